@@ -1,0 +1,47 @@
+//! One event of the target, as user space sees it, and its decoding from ring-buffer bytes.
+
+mod decode;
+
+pub use decode::{DecodeError, decode};
+pub use tracer_common::{Birth, By, Kind, NewProc, Stack, Switch, status};
+
+/// What a probe saw: the decoded form of one ring-buffer record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub ts: u64,
+    /// Address of the goroutine's `runtime.g`, 0 where there is none.
+    pub g: u64,
+    /// Its goid, 0 while unknown.
+    pub goid: u64,
+    /// Thread id in the initial PID namespace.
+    pub tid: u32,
+    /// Which probe.
+    pub kind: Kind,
+    /// State before ([`status`]), or [`status::UNSAID`].
+    pub from: u8,
+    /// State after ([`status`]), or [`status::UNSAID`].
+    pub to: u8,
+    /// Index into the binary's wait reasons; only means something for a goroutine that waits.
+    pub reason: u8,
+    /// What else the probe knew.
+    pub payload: Payload,
+}
+
+/// The part of an [`Event`] that depends on its kind (see [`Kind`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "events are decoded on the stack and not kept")]
+pub enum Payload {
+    /// Nothing more.
+    None,
+    /// Who did it.
+    By(By),
+    /// Where it happened.
+    Stack(Stack),
+    /// Where the goroutine comes from.
+    Birth(Birth),
+    /// A goroutine about to be made.
+    NewProc(NewProc),
+    /// Who runs instead.
+    Switch(Switch),
+}

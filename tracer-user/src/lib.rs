@@ -1,0 +1,12 @@
+//! sfgi, the goroutine inspector, as a library: everything the command does.
+//!
+//! Data goes one way: [`probe`] (or a recording) → [`event`] → [`model`] → [`present`]. [`target`]
+//! knows the traced process and its binary; nothing in `event` and `model` knows about eBPF,
+//! terminals or clocks.
+
+pub mod cli;
+pub mod event;
+pub mod model;
+pub mod present;
+pub mod probe;
+pub mod target;
