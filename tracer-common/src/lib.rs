@@ -13,13 +13,17 @@
 /// `net.(*conn).Read` (eight frames of plumbing).
 pub const MAX_FRAMES: usize = 12;
 
+/// Index of `reentersyscall`'s own probe in [`Config::probes`]: it shares
+/// [`Kind::SyscallEnter`] with `entersyscall`.
+pub const REENTER: usize = KINDS;
+
 /// Goroutines that one call of `runtime.injectglist` may announce; the rest is counted as lost.
 pub const MAX_INJECT: u32 = 128;
 
 /// Goroutine states: the values of `g.atomicstatus` (`src/runtime/runtime2.go`, same numbers in
 /// Go 1.19–1.27; `LEAKED` and `DEADEXTRA` since 1.26).
 pub mod status {
-    #![expect(missing_docs, reason = "the names are the runtime's own")]
+    #![allow(missing_docs, reason = "the names are the runtime's own")]
     pub const IDLE: u8 = 0;
     pub const RUNNABLE: u8 = 1;
     pub const RUNNING: u8 = 2;
@@ -251,9 +255,12 @@ pub struct Config {
     /// Bit `i`: wait reason `i` is one of the runtime's fake waits (the goroutine executes on the
     /// system stack); no event is sent for it.
     pub fake_reasons: u64,
-    /// Link-time address of the instruction the `casgstatus` probe stands on; the difference to
-    /// the instruction pointer at a hit is the load bias.
-    pub casgstatus_probe: u64,
+    /// Bit `k`: the probe of [`Kind`] `k` stands on the branch of the stack check itself; a hit
+    /// with the branch about to be taken is `morestack`'s and does not count.
+    pub flags_test: u64,
+    /// Link-time address of the instruction each probe stands on, by [`Kind`] (and [`REENTER`]);
+    /// the difference to the instruction pointer at a hit is the load bias.
+    pub probes: [u64; KINDS + 1],
     /// Link-time bounds of `runtime.systemstack_switch`.
     pub systemstack_switch: u64,
     /// End (exclusive) of `runtime.systemstack_switch`.
@@ -279,10 +286,9 @@ pub struct Config {
     pub g_schedlink: u32,
     /// Offset of `g.parentGoid`; 0 where the version has none (≤ 1.20).
     pub g_parent_goid: u32,
-    /// Offset of `g.gopc`.
+    /// Offset of `g.gopc`; `ancestors` and `startpc` must follow it, `parentGoid`, where there
+    /// is one, stand before it.
     pub g_gopc: u32,
-    /// Offset of `g.startpc`.
-    pub g_startpc: u32,
     /// Offset of `g.coroarg`; 0 where the version has none (≤ 1.21).
     pub g_coroarg: u32,
     /// Offset of `g.coroexit`.
@@ -295,12 +301,10 @@ pub struct Config {
     pub p_goidcache: u32,
     /// Offset of `coro.gp`.
     pub coro_gp: u32,
-    /// Offset of `task_struct.pid` in the running kernel, from its BTF.
+    /// Offset of `task_struct.pid` in the running kernel, from its BTF; `tgid` follows it.
     pub task_pid: u32,
-    /// Offset of `task_struct.tgid` in the running kernel, from its BTF.
-    pub task_tgid: u32,
-    /// Keeps the size a multiple of eight without implicit padding.
-    pub _pad: u32,
+    /// Offset of `task_struct.__state` (`state` before 5.14).
+    pub task_state: u32,
 }
 
 /// Bits of [`Config::flags`].
@@ -310,8 +314,6 @@ pub mod flags {
     pub const STALE_GOID: u32 = 1;
     /// Only goroutines in the `GOIDS` map are reported.
     pub const FILTER_GOIDS: u32 = 2;
-    /// `entersyscall` probes send no return addresses.
-    pub const NO_SYSCALL_STACK: u32 = 4;
 }
 
 /// Per-CPU counters, one element.

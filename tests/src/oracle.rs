@@ -1,0 +1,373 @@
+//! Holds sfgi's account of a program against Go's own: for each goroutine the two sequences of
+//! state transitions must be the same.
+//!
+//! Go's tracer and the runtime's status word define some steps differently. Each such difference is
+//! a [`Class`] with its exact pattern on both sides ([`RULES`]); where no rule fits, it is a
+//! [`Disagreement`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fmt,
+};
+
+use crate::{
+    gotrace::Recording,
+    state::{
+        State::{self, Dead, Preempted, Runnable, Running, Syscall, Unknown, Waiting},
+        Transition,
+    },
+};
+
+/// How far the two times of a transition may be apart, ns: a thread can lose its CPU between the
+/// probe and the runtime's own note. At the edges of a recording the fixtures are quiet for twice as
+/// long (`margin` of their harness).
+const EDGE: u64 = 100_000_000;
+
+/// A difference that the two define differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// See [`Class::explanation`]; so for all of them.
+    LostProcessor,
+    #[expect(missing_docs, reason = "see explanation()")]
+    ExitWithoutProcessor,
+    #[expect(missing_docs, reason = "see explanation()")]
+    Suspended,
+    #[expect(missing_docs, reason = "see explanation()")]
+    CoroutineSwitch,
+    #[expect(missing_docs, reason = "see explanation()")]
+    ExtraGoroutineMade,
+    #[expect(missing_docs, reason = "see explanation()")]
+    FirstSight,
+    #[expect(missing_docs, reason = "see explanation()")]
+    OutsideRecording,
+}
+
+impl Class {
+    /// What the difference is and where in Go's source it comes from.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Class::LostProcessor => {
+                "The goroutine came back from a system call, its P had been taken, it got one at once. The status word \
+                 goes syscall→running; the trace writes GoSyscallEndBlocked and GoStart, i.e. through runnable \
+                 (src/runtime/proc.go, exitsyscall)."
+            }
+            Class::ExitWithoutProcessor => {
+                "The same, but there was no P to be had. Since Go 1.26 the status word goes syscall→running→runnable \
+                 (src/runtime/proc.go, exitsyscall, exitsyscallNoP); the trace writes only GoSyscallEndBlocked."
+            }
+            Class::Suspended => {
+                "A goroutine stopped for its stack to be scanned or its status to be traced. The status word goes \
+                 running→preempted→waiting (src/runtime/preempt.go, suspendG; proc.go, preemptPark); the trace has no \
+                 preempted state and writes one GoBlock with the reason \"preempted\"."
+            }
+            Class::CoroutineSwitch => {
+                "iter.Pull hands the thread to a goroutine. The status word goes waiting→running (src/runtime/coro.go, \
+                 coroswitch_m); the trace's reader makes GoUnblock and GoStart of the one GoSwitch, i.e. through \
+                 runnable (src/internal/trace/order.go, advanceGoSwitch)."
+            }
+            Class::ExtraGoroutineMade => {
+                "The goroutine for a C thread is prepared before a thread needs it: idle→dead or deadextra \
+                 (src/runtime/proc.go, oneNewExtraM). The trace knows it only from its use on (GoCreateSyscall)."
+            }
+            Class::FirstSight => {
+                "sfgi sees the goroutine for the first time by a probe that does not say the state before; the trace's \
+                 first generation wrote the status of every goroutine (src/runtime/tracestatus.go)."
+            }
+            Class::OutsideRecording => {
+                "sfgi was attached before the recording began or after it ended (src/runtime/trace.go, StartTrace, \
+                 StopTrace)."
+            }
+        }
+    }
+}
+
+/// One difference: these steps on Go's side mean those on sfgi's.
+struct Rule {
+    class: Class,
+    /// Go releases 1.N with this difference.
+    minors: std::ops::RangeInclusive<u32>,
+    go: &'static [(State, State)],
+    /// Reason that the first step of `go` must have; any if empty.
+    reason: &'static str,
+    sfgi: &'static [(State, State)],
+}
+
+/// All differences within a goroutine's sequence; where several fit, all are tried.
+const RULES: [Rule; 4] = [
+    Rule {
+        class: Class::LostProcessor,
+        minors: 22..=u32::MAX,
+        go: &[(Syscall, Runnable), (Runnable, Running)],
+        reason: "",
+        sfgi: &[(Syscall, Running)],
+    },
+    Rule {
+        class: Class::ExitWithoutProcessor,
+        minors: 26..=u32::MAX,
+        go: &[(Syscall, Runnable)],
+        reason: "",
+        sfgi: &[(Syscall, Running), (Running, Runnable)],
+    },
+    Rule {
+        class: Class::Suspended,
+        minors: 22..=u32::MAX,
+        go: &[(Running, Waiting)],
+        reason: "preempted",
+        sfgi: &[(Running, Preempted), (Preempted, Waiting)],
+    },
+    Rule {
+        class: Class::CoroutineSwitch,
+        minors: 23..=u32::MAX,
+        go: &[(Waiting, Runnable), (Runnable, Running)],
+        reason: "",
+        sfgi: &[(Waiting, Running)],
+    },
+];
+
+/// What agreed.
+#[derive(Debug, Default)]
+pub struct Agreement {
+    /// Goroutines compared.
+    pub goroutines: usize,
+    /// Transitions in Go's recording.
+    pub transitions: usize,
+    /// Of these, found in sfgi's account just so.
+    pub same: usize,
+    /// How often each difference occurred.
+    pub classes: BTreeMap<Class, usize>,
+    /// Largest difference between the two times of a transition, ns.
+    pub max_skew: u64,
+}
+
+impl Agreement {
+    fn count(&mut self, class: Class, times: usize) {
+        if times > 0 {
+            *self.classes.entry(class).or_default() += times;
+        }
+    }
+
+    fn add(&mut self, other: Agreement) {
+        self.goroutines += other.goroutines;
+        self.transitions += other.transitions;
+        self.same += other.same;
+        self.max_skew = self.max_skew.max(other.max_skew);
+        for (class, times) in other.classes {
+            self.count(class, times);
+        }
+    }
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let explained = self.transitions - self.same;
+        write!(
+            f,
+            "{} goroutines, {} transitions: {} same, {explained} explained",
+            self.goroutines, self.transitions, self.same
+        )?;
+        write!(f, ", clocks within {} µs", self.max_skew / 1000)?;
+        self.classes.iter().try_for_each(|(class, times)| write!(f, ", {class:?} {times}"))
+    }
+}
+
+/// What no rule explains.
+#[derive(Debug)]
+pub struct Disagreement {
+    goid: u64,
+    what: &'static str,
+    go: Vec<Transition>,
+    sfgi: Vec<Transition>,
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "goroutine {}: {}", self.goid, self.what)?;
+        for (name, list) in [("go", &self.go), ("sfgi", &self.sfgi)] {
+            write!(f, "\n  {name}:")?;
+            list.iter().try_for_each(|transition| write!(f, "\n    {transition}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares Go's recording with sfgi's transitions (goroutine → steps, in order) of a program built
+/// by Go 1.`minor`. Returns what agreed and what did not.
+pub fn compare(
+    minor: u32,
+    go: &Recording,
+    sfgi: &BTreeMap<u64, Vec<Transition>>,
+) -> (Agreement, Vec<Disagreement>) {
+    let mut agreement = Agreement::default();
+    let mut disagreements = Vec::new();
+    let goids: BTreeSet<u64> = go.goroutines.keys().chain(sfgi.keys()).copied().collect();
+    for goid in goids {
+        let theirs = go.goroutines.get(&goid).map(Vec::as_slice).unwrap_or_default();
+        let ours = sfgi.get(&goid).map(Vec::as_slice).unwrap_or_default();
+        match compare_one(minor, (go.begin, go.end), theirs, ours) {
+            Ok(one) => agreement.add(one),
+            Err(what) => disagreements.push(Disagreement {
+                goid,
+                what: what.what,
+                go: around(theirs, what.go),
+                sfgi: around(ours, what.sfgi),
+            }),
+        }
+    }
+    (agreement, disagreements)
+}
+
+/// Where two sequences part.
+struct Parting {
+    what: &'static str,
+    go: usize,
+    sfgi: usize,
+}
+
+/// A few steps before and after `at`.
+fn around(list: &[Transition], at: usize) -> Vec<Transition> {
+    let from = at.saturating_sub(4).min(list.len());
+    let to = (at + 5).min(list.len());
+    list[from..to].to_vec()
+}
+
+fn compare_one(
+    minor: u32,
+    (begin, end): (u64, u64),
+    go: &[Transition],
+    ours: &[Transition],
+) -> Result<Agreement, Parting> {
+    let mut agreement = Agreement { goroutines: 1, transitions: go.len(), ..Agreement::default() };
+    let inside = |t: &Transition| t.ts > begin + EDGE && t.ts + EDGE < end;
+    let Some(first) = go.first() else {
+        if let Some(at) = ours.iter().position(inside) {
+            return Err(Parting { what: "only sfgi saw it move", go: 0, sfgi: at });
+        }
+        agreement.count(Class::OutsideRecording, ours.len());
+        return Ok(agreement);
+    };
+    // Where Go's sequence may begin in ours: at its birth, or at the same time.
+    let may_begin = |our: &Transition| match first.from {
+        Dead => our.from == Dead && !is_preparation(our),
+        _ => our.ts.abs_diff(first.ts) < EDGE,
+    };
+    let mut parting = Parting { what: "only Go saw it move", go: 0, sfgi: ours.len() };
+    for start in (0..ours.len()).filter(|&at| may_begin(&ours[at])) {
+        match align(minor, go, &ours[start..]) {
+            Ok(aligned) => {
+                let after = start + aligned.sfgi;
+                let missed =
+                    ours[..start].iter().chain(&ours[after..]).filter(|t| !is_preparation(t)).any(inside);
+                if missed {
+                    parting = Parting { what: "sfgi saw more", go: go.len(), sfgi: after };
+                    continue;
+                }
+                let prepared = ours[..start].iter().filter(|t| is_preparation(t)).count();
+                agreement.count(Class::ExtraGoroutineMade, prepared);
+                agreement.count(Class::OutsideRecording, ours.len() - aligned.sfgi - prepared);
+                agreement.add(aligned.agreement);
+                return Ok(agreement);
+            }
+            Err((at_go, at_sfgi)) if at_go >= parting.go => {
+                parting = Parting { what: "they part", go: at_go, sfgi: start + at_sfgi };
+            }
+            Err(_) => {}
+        }
+    }
+    Err(parting)
+}
+
+/// `idle→dead`: both are "not there", so it reads dead→dead.
+fn is_preparation(transition: &Transition) -> bool {
+    transition.from == Dead && transition.to == Dead
+}
+
+struct Aligned {
+    agreement: Agreement,
+    /// How many of our steps were used.
+    sfgi: usize,
+}
+
+/// A way two sequences can go on together: so many steps here, so many there, and what it is.
+type Move = (usize, usize, Option<Class>);
+
+/// Consumes all of `go` along the beginning of `ours`, or tells how far that is possible: `(steps
+/// of go, steps of ours)`. Depth first over the rules that fit; no pair of positions is tried twice.
+fn align(minor: u32, go: &[Transition], ours: &[Transition]) -> Result<Aligned, (usize, usize)> {
+    let mut tried = HashSet::new();
+    let mut furthest = (0, 0);
+    // Positions reached, each with the moves that are still to be tried from there.
+    let mut path: Vec<(usize, usize, Vec<Move>)> = vec![(0, 0, first_moves(minor, go, ours))];
+    while let Some((g, s, open)) = path.last_mut() {
+        let (g, s) = (*g, *s);
+        if g == go.len() {
+            return Ok(Aligned { agreement: account(&path, go, ours), sfgi: s });
+        }
+        furthest = furthest.max((g, s));
+        let Some(&(more_g, more_s, _)) = open.last() else {
+            path.pop();
+            if let Some((_, _, open)) = path.last_mut() {
+                open.pop();
+            }
+            continue;
+        };
+        let (g, s) = (g + more_g, s + more_s);
+        if tried.insert((g, s)) {
+            path.push((g, s, moves(minor, &go[g..], &ours[s..])));
+        } else {
+            open.pop();
+        }
+    }
+    Err(furthest)
+}
+
+/// The moves possible at the beginning of the two, the likeliest last.
+fn moves(minor: u32, go: &[Transition], ours: &[Transition]) -> Vec<Move> {
+    let mut moves: Vec<Move> = RULES
+        .iter()
+        .filter(|rule| rule.minors.contains(&minor))
+        .filter(|rule| starts_with(go, rule.go) && starts_with(ours, rule.sfgi))
+        .filter(|rule| rule.reason.is_empty() || go[0].reason == rule.reason)
+        .map(|rule| (rule.go.len(), rule.sfgi.len(), Some(rule.class)))
+        .collect();
+    if let (Some(theirs), Some(our)) = (go.first(), ours.first())
+        && (theirs.from, theirs.to) == (our.from, our.to)
+    {
+        moves.push((1, 1, None));
+    }
+    moves
+}
+
+/// As [`moves`], where also sfgi may not know the state before.
+fn first_moves(minor: u32, go: &[Transition], ours: &[Transition]) -> Vec<Move> {
+    let mut moves = moves(minor, go, ours);
+    if let (Some(theirs), Some(our)) = (go.first(), ours.first())
+        && (our.from, our.to) == (Unknown, theirs.to)
+    {
+        moves.push((1, 1, Some(Class::FirstSight)));
+    }
+    moves
+}
+
+fn starts_with(list: &[Transition], pattern: &[(State, State)]) -> bool {
+    list.len() >= pattern.len()
+        && list.iter().zip(pattern).all(|(t, &(from, to))| (t.from, t.to) == (from, to))
+}
+
+/// Sums up the moves of a whole path.
+fn account(path: &[(usize, usize, Vec<Move>)], go: &[Transition], ours: &[Transition]) -> Agreement {
+    let mut agreement = Agreement::default();
+    for (g, s, open) in path {
+        match open.last() {
+            Some((_, _, None)) if *g < go.len() => {
+                agreement.same += 1;
+                agreement.max_skew = agreement.max_skew.max(go[*g].ts.abs_diff(ours[*s].ts));
+            }
+            Some((_, _, Some(class))) if *g < go.len() => agreement.count(*class, 1),
+            _ => {}
+        }
+    }
+    agreement
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Processes that do not outlive their test, and their output, line by line with arrival times.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::process::{CommandExt, ExitStatusExt},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::{
+    process::{Pid, Signal, kill_process, set_parent_process_death_signal},
+    time::{ClockId, clock_gettime},
+};
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// A line of output.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// When it was read, `CLOCK_MONOTONIC` nanoseconds.
+    pub at_ns: u64,
+    /// Without the line end.
+    pub text: String,
+}
+
+/// A running process, killed when this is dropped or the test's thread ends.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    /// What it printed to stdout.
+    pub stdout: Output,
+    /// What it printed to stderr.
+    pub stderr: Output,
+}
+
+impl Process {
+    /// Starts the command with all three standard streams piped.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(command: &mut Command) -> Result<Process> {
+        // SAFETY: the closure only makes one system call, which is allowed between fork and exec.
+        unsafe {
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        let stdout = Output::read(child.stdout.take().context("stdout is piped")?);
+        let stderr = Output::read(child.stderr.take().context("stderr is piped")?);
+        let stdin = child.stdin.take();
+        Ok(Process { child, stdin, stdout, stderr })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Writes an empty line to its stdin: what a fixture waits for.
+    ///
+    /// # Errors
+    /// It has closed its stdin.
+    pub fn say(&mut self) -> Result<()> {
+        let stdin = self.stdin.as_mut().context("stdin is closed")?;
+        stdin.write_all(b"\n").context("cannot write to the process")
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// It has gone already.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).with_context(|| format!("cannot signal process {pid:?}"))
+    }
+
+    /// Waits until it ends and all its output was read.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                self.stdout.wait_closed();
+                self.stderr.wait_closed();
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        bail!("process {} did not end within {timeout:?}; its stderr:\n{}", self.pid(), self.stderr.text())
+    }
+
+    /// As [`wait`](Self::wait), and it must have ended with this exit code.
+    ///
+    /// # Errors
+    /// It does not end in time, or otherwise; the error holds its stderr.
+    pub fn wait_code(&mut self, timeout: Duration, code: i32) -> Result<()> {
+        let status = self.wait(timeout)?;
+        let how = (status.code(), status.signal());
+        anyhow::ensure!(
+            how == (Some(code), None),
+            "{status}, expected exit code {code}:\n{}",
+            self.stderr.text()
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only when the process has gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a stream as they arrive.
+#[derive(Clone, Debug)]
+pub struct Output(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: Vec<Line>,
+    closed: bool,
+}
+
+impl Output {
+    fn read(stream: impl Read + Send + 'static) -> Output {
+        let shared = Arc::new(Shared::default());
+        let writer = Arc::clone(&shared);
+        thread::spawn(move || {
+            for text in BufReader::new(stream).lines() {
+                let Ok(text) = text else { break };
+                let line = Line { at_ns: monotonic_ns(), text };
+                writer.lock().lines.push(line);
+                writer.changed.notify_all();
+            }
+            writer.lock().closed = true;
+            writer.changed.notify_all();
+        });
+        Output(shared)
+    }
+
+    /// The first line, from the beginning on, for which `wanted` holds; waits for it.
+    ///
+    /// # Errors
+    /// The stream ends or the time is over before it comes; the error holds what came instead.
+    pub fn wait_for(&self, timeout: Duration, wanted: impl Fn(&str) -> bool) -> Result<Line> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.0.lock();
+        let mut seen = 0;
+        loop {
+            if let Some(line) = state.lines[seen..].iter().find(|line| wanted(&line.text)) {
+                return Ok(line.clone());
+            }
+            seen = state.lines.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.closed || left.is_zero() {
+                drop(state);
+                bail!("the expected line did not come within {timeout:?}; what came:\n{}", self.text());
+            }
+            state = self.0.changed.wait_timeout(state, left).expect("no reader panics").0;
+        }
+    }
+
+    /// All lines so far.
+    pub fn lines(&self) -> Vec<Line> {
+        self.0.lock().lines.clone()
+    }
+
+    /// All lines so far as one text.
+    pub fn text(&self) -> String {
+        self.0.lock().lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n")
+    }
+
+    fn wait_closed(&self) {
+        let state = self.0.lock();
+        // A grandchild may keep the stream open; what the process itself wrote arrives at once.
+        let _ = self.0.changed.wait_timeout_while(state, Duration::from_secs(5), |state| !state.closed);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no reader panics")
+    }
+}

@@ -1,0 +1,153 @@
+//! The sfgi binary under test.
+
+use std::{env, ffi::OsStr, fs, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::{
+    machine,
+    process::Process,
+    state::{State, Transition},
+};
+
+/// How long sfgi may take to read a binary, load its programs and attach all probes.
+pub const ATTACH: Duration = Duration::from_secs(30);
+
+/// How long sfgi may take to end once it should.
+pub const END: Duration = Duration::from_secs(30);
+
+/// Path of the sfgi binary: `$SFGI_BIN`, else the newer of `target/{release,debug}/sfgi`.
+///
+/// # Errors
+/// It was not built.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("SFGI_BIN") {
+        return Ok(path.into());
+    }
+    let target = machine::target_dir();
+    let built = |profile: &str| {
+        let path = target.join(profile).join("sfgi");
+        let time = fs::metadata(&path).and_then(|meta| meta.modified()).ok()?;
+        Some((time, path))
+    };
+    let newest = [built("debug"), built("release")].into_iter().flatten().max();
+    newest.map(|(_, path)| path).context("sfgi is not built: run `cargo xtask build`")
+}
+
+/// The command `sfgi ARGS…`.
+///
+/// # Errors
+/// As [`binary`].
+pub fn command<S: AsRef<OsStr>>(args: &[S]) -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    command.args(args);
+    Ok(command)
+}
+
+/// Starts `sfgi trace -p PID --format json ARGS…` and returns when all probes stand.
+///
+/// # Errors
+/// sfgi cannot be started or does not attach; the error holds its stderr.
+pub fn attach(pid: u32, args: &[&str]) -> Result<Process> {
+    let pid = pid.to_string();
+    let mut command = command(&["trace", "-p", &pid, "--format", "json"])?;
+    attached(command.args(args))
+}
+
+/// Starts an sfgi command that attaches to one process, and returns when all probes stand.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attached(command: &mut Command) -> Result<Process> {
+    let sfgi = Process::spawn(command)?;
+    sfgi.stderr.wait_for(ATTACH, |line| line.contains("attached to PID"))?;
+    Ok(sfgi)
+}
+
+/// A line of `sfgi trace --format json`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// `sfgi.trace/1`.
+    pub schema: String,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub ts_ns: u64,
+    /// Process.
+    pub pid: u32,
+    /// Goroutine, where known.
+    pub goid: Option<u64>,
+    /// What happened: `create`, `block`, ….
+    pub event: String,
+    /// Function the goroutine runs.
+    pub start_func: Option<String>,
+    /// Events lost, for `lost`.
+    pub count: Option<u64>,
+    /// Thread.
+    pub tid: Option<u32>,
+    /// Why: Go's wait reason.
+    pub reason: Option<String>,
+    /// State before, by Go's name.
+    pub from: Option<String>,
+    /// State after, by Go's name.
+    pub to: Option<String>,
+    /// Goroutine that did it.
+    pub by_goid: Option<u64>,
+    /// Length of what ended, nanoseconds.
+    pub duration_ns: Option<u64>,
+    /// Function it is about.
+    pub func: Option<String>,
+    /// Its source file.
+    pub file: Option<String>,
+    /// Line in it.
+    pub line: Option<u32>,
+    /// What is wrong, for `illegal`.
+    pub note: Option<String>,
+}
+
+impl Event {
+    /// The state transition this line tells, if it tells one.
+    ///
+    /// # Errors
+    /// It names a state that Go does not have.
+    pub fn transition(&self) -> Result<Option<Transition>> {
+        let (Some(from), Some(to)) = (&self.from, &self.to) else { return Ok(None) };
+        let state = |name: &str| State::of_sfgi(name).with_context(|| format!("no state of Go: {name}"));
+        let (from, to) = (state(from)?, state(to)?);
+        let reason = self.reason.clone().unwrap_or_default();
+        Ok(Some(Transition { ts: self.ts_ns, from, to, reason }))
+    }
+}
+
+/// Parses the output of `sfgi trace --format json`.
+///
+/// # Errors
+/// A line is not what the schema says.
+pub fn events(text: &str) -> Result<Vec<Event>> {
+    text.lines().map(event).collect()
+}
+
+/// Parses one line of it.
+///
+/// # Errors
+/// As [`events`].
+pub fn event(line: &str) -> Result<Event> {
+    let event: Event = serde_json::from_str(line).with_context(|| line.to_owned())?;
+    anyhow::ensure!(event.schema == "sfgi.trace/1", "unknown schema: {line}");
+    Ok(event)
+}
+
+/// Fails if a line reports an illegal transition; the error shows them.
+///
+/// # Errors
+/// See above.
+pub fn none_illegal(events: &[Event]) -> Result<()> {
+    let illegal: Vec<String> = events
+        .iter()
+        .filter(|event| event.event == "illegal")
+        .take(10)
+        .map(|event| format!("{event:?}"))
+        .collect();
+    anyhow::ensure!(illegal.is_empty(), "illegal transitions reported:\n{}", illegal.join("\n"));
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! How a trace begins and ends: whatever happens to either side, the other one goes on, the output
+//! is complete, and nothing is left in the kernel.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use live_tests::{
+    fixture::{self, Variant},
+    machine,
+    process::Process,
+    sfgi,
+    toolchain::Go,
+};
+use rustix::process::Signal;
+
+/// Enough for a target or an sfgi that does what it should.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A fixture that works until it is killed, and sfgi at it.
+fn pair(args: &[&str]) -> Result<(Process, Process)> {
+    let mut target = fixture::start("workers", &Go::newest(), Variant::Plain, &["-d", "1h"])?;
+    let sfgi = sfgi::attach(target.pid(), args)?;
+    target.say()?;
+    sfgi.stdout.wait_for(SOON, |line| line.contains("\"create\""))?;
+    Ok((target, sfgi))
+}
+
+/// sfgi ends with 0 and a summary, all its lines are whole and none reports an illegal transition,
+/// and none of its BPF objects is left.
+fn ends_cleanly(mut sfgi: Process, objects: &[String]) -> Result<()> {
+    sfgi.wait_code(sfgi::END, 0)?;
+    let events = sfgi::events(&sfgi.stdout.text())?;
+    sfgi::none_illegal(&events)?;
+    let summary = sfgi.stderr.text();
+    assert!(summary.contains("lost"), "the summary does not say what was lost:\n{summary}");
+    nothing_left(objects)
+}
+
+fn objects(sfgi: &Process) -> Result<Vec<String>> {
+    let objects = machine::bpf_objects_of(sfgi.pid())?;
+    assert!(
+        objects.iter().any(|object| object.starts_with("prog")),
+        "sfgi holds no BPF program: {objects:?}"
+    );
+    Ok(objects)
+}
+
+/// The kernel frees BPF objects a moment after their last holder has gone.
+fn nothing_left(objects: &[String]) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !machine::still_there(objects)?.is_empty() {
+        assert!(Instant::now() < deadline, "left behind: {:?}", machine::still_there(objects)?);
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn still_works(target: &mut Process) {
+    let error = target.wait(Duration::from_millis(500)).expect_err("the target must not end with sfgi");
+    assert!(error.to_string().contains("did not end"), "{error:#}");
+}
+
+#[test]
+fn the_target_exits() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let mut target = fixture::start("workers", &Go::newest(), Variant::Plain, &[])?;
+    let sfgi = sfgi::attach(target.pid(), &[])?;
+    let objects = objects(&sfgi)?;
+    target.say()?;
+    target.wait_code(SOON, 0)?;
+    ends_cleanly(sfgi, &objects)
+}
+
+#[test]
+fn the_target_is_killed() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let (target, sfgi) = pair(&[])?;
+    let objects = objects(&sfgi)?;
+    target.signal(Signal::KILL)?;
+    ends_cleanly(sfgi, &objects)
+}
+
+#[test]
+fn the_target_runs_children_and_becomes_another_program() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let mut target = fixture::start("children", &Go::newest(), Variant::Plain, &[])?;
+    let sfgi = sfgi::attach(target.pid(), &[])?;
+    let objects = objects(&sfgi)?;
+    target.say()?;
+    let pid = target.pid();
+    let started = Instant::now();
+    target.wait_code(SOON, 0)?;
+    assert!(started.elapsed() > Duration::from_millis(900), "the target did not become sleep(1)");
+    let strangers = sfgi::events(&sfgi.stdout.text())?.into_iter().find(|event| event.pid != pid);
+    assert!(strangers.is_none(), "an event of a child: {strangers:?}");
+    ends_cleanly(sfgi, &objects)
+}
+
+#[test]
+fn interrupt_and_terminate_end_the_trace_but_not_the_target() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    for signal in [Signal::INT, Signal::TERM] {
+        let (mut target, sfgi) = pair(&[])?;
+        let objects = objects(&sfgi)?;
+        sfgi.signal(signal)?;
+        ends_cleanly(sfgi, &objects)?;
+        still_works(&mut target);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_time_is_over() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let (mut target, mut sfgi) = pair(&["-d", "1"])?;
+    let objects = objects(&sfgi)?;
+    let started = Instant::now();
+    sfgi.wait(sfgi::END)?;
+    assert!(started.elapsed() < Duration::from_secs(4), "-d 1 took {:?}", started.elapsed());
+    ends_cleanly(sfgi, &objects)?;
+    still_works(&mut target);
+    Ok(())
+}
+
+#[test]
+fn a_killed_sfgi_leaves_nothing_behind() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let (mut target, mut sfgi) = pair(&[])?;
+    let objects = objects(&sfgi)?;
+    sfgi.signal(Signal::KILL)?;
+    sfgi.wait(SOON)?;
+    nothing_left(&objects)?;
+    still_works(&mut target);
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Differential oracle: the fixture runs Go's own `runtime/trace` while sfgi traces it, and both
+//! must tell the same transitions of every goroutine. With ordinary builds that checks probe set B,
+//! with PGO builds set A.
+
+use std::{collections::BTreeMap, process::Command, time::Duration};
+
+use anyhow::{Context, Result};
+use live_tests::{
+    fixture::{self, Variant},
+    gotrace, machine, oracle,
+    sfgi::{self, Event},
+    state::Transition,
+    toolchain::Go,
+};
+
+const WORK: Duration = Duration::from_secs(120);
+
+/// Holds sfgi against Go's tracer for a fixture on every release that has one.
+fn agrees(name: &str, units: u32) {
+    if !machine::can_trace() {
+        return;
+    }
+    let mut failures = 0;
+    for go in Go::with_trace() {
+        for (variant, set) in [(Variant::Plain, "b"), (Variant::Plain, "a"), (Variant::Pgo, "a")] {
+            let run = format!("{name} go{} {variant} set {set}", go.version);
+            match agreement(name, units, &go, variant, set) {
+                Ok(agreement) => machine::report(&format!("{run}: {agreement}")),
+                Err(error) => {
+                    failures += 1;
+                    machine::report(&format!("{run}: FAILED: {error:#}"));
+                }
+            }
+        }
+    }
+    assert_eq!(failures, 0, "{name}: sfgi and Go's tracer disagree, see above");
+}
+
+fn agreement(name: &str, units: u32, go: &Go, variant: Variant, set: &str) -> Result<oracle::Agreement> {
+    let dir = tempfile::tempdir()?;
+    let recording = dir.path().join("go.trace");
+    let lines = dir.path().join("sfgi.json");
+    let mut command = Command::new(fixture::build(name, go, variant)?);
+    command.args(["-n", &units.to_string()]).env("FIXTURE_TRACE", &recording);
+    let mut target = fixture::start_command(&mut command)?;
+    let output = lines.to_str().context("the temporary directory has a UTF-8 name")?;
+    let mut sfgi = sfgi::attach(target.pid(), &["--set", set, "-o", output])?;
+    target.say()?;
+    target.wait_code(WORK, 0)?;
+    sfgi.wait_code(sfgi::END, 0)?;
+
+    let events = sfgi::events(&std::fs::read_to_string(&lines)?)?;
+    sfgi::none_illegal(&events)?;
+    let recording = gotrace::read(&recording)?;
+    let (agreement, disagreements) = oracle::compare(go.minor, &recording, &transitions(&events)?);
+    anyhow::ensure!(
+        disagreements.is_empty(),
+        "{} goroutines disagree ({agreement}); the first ones:\n{}\nsfgi says:\n{}",
+        disagreements.len(),
+        disagreements.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        sfgi.stderr.text()
+    );
+    anyhow::ensure!(agreement.same > 0, "nothing was compared");
+    Ok(agreement)
+}
+
+/// What sfgi told of each goroutine, in its order.
+fn transitions(events: &[Event]) -> Result<BTreeMap<u64, Vec<Transition>>> {
+    let mut goroutines: BTreeMap<u64, Vec<Transition>> = BTreeMap::new();
+    for event in events {
+        if let Some(transition) = event.transition()? {
+            let goid = event.goid.with_context(|| format!("a transition of nobody: {event:?}"))?;
+            goroutines.entry(goid).or_default().push(transition);
+        }
+    }
+    Ok(goroutines)
+}
+
+#[test]
+fn unbuffered_ping_pong() {
+    agrees("pingpong", 3);
+}
+
+#[test]
+fn worker_pool() {
+    agrees("workers", 5);
+}
+
+#[test]
+fn mutex_contention() {
+    agrees("mutex", 5);
+}
+
+#[test]
+fn select_with_timers() {
+    agrees("selects", 10);
+}
+
+#[test]
+fn loopback_tcp_echo() {
+    agrees("tcpecho", 3);
+}
+
+#[test]
+fn file_and_blocking_syscalls() {
+    agrees("syscalls", 5);
+}
+
+#[test]
+fn cgo_calls_and_callbacks() {
+    agrees("cgo", 10);
+}
+
+#[test]
+fn coroutines() {
+    agrees("coro", 10);
+}
+
+#[test]
+fn allocation_and_collection() {
+    agrees("gcheavy", 2);
+}
+
+#[test]
+fn panics_and_goexit() {
+    agrees("panics", 20);
+}
+
+#[test]
+fn ten_thousand_short_goroutines() {
+    agrees("short", 10_000);
+}
+
+#[test]
+fn busy_goroutines_preempted() {
+    agrees("preempt", 1);
+}

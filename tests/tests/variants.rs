@@ -1,0 +1,117 @@
+//! Every Go release in every kind of build: the events of known goroutines, with their names,
+//! places, wait reasons and durations.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use live_tests::{
+    fixture::{self, Variant},
+    machine,
+    sfgi::{self, Event},
+    toolchain::Go,
+};
+
+/// Runs `check` on the events of a fixture, for every release and variant; reports all failures.
+fn everywhere(name: &str, check: impl Fn(&Go, &[Event]) -> Result<()>) -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let mut failures = 0;
+    for go in Go::all() {
+        for variant in Variant::all(&go) {
+            let events = events(name, &go, variant);
+            if let Err(error) = events.and_then(|events| check(&go, &events)) {
+                failures += 1;
+                machine::report(&format!("{name} go{} {variant}: {error:#}", go.version));
+            }
+        }
+    }
+    anyhow::ensure!(failures == 0, "{failures} builds of {name} failed, see above");
+    Ok(())
+}
+
+fn events(name: &str, go: &Go, variant: Variant) -> Result<Vec<Event>> {
+    let mut target = fixture::start(name, go, variant, &["-n", "1"])?;
+    let mut sfgi = sfgi::attach(target.pid(), &[])?;
+    target.say()?;
+    target.wait_code(Duration::from_secs(30), 0)?;
+    sfgi.wait_code(sfgi::END, 0)?;
+    let events = sfgi::events(&sfgi.stdout.text())?;
+    sfgi::none_illegal(&events)?;
+    Ok(events)
+}
+
+#[test]
+fn ping_pong_from_birth_to_death() -> Result<()> {
+    let creation = line_of("pingpong", "go pong(")?;
+    let waits = [line_of("pingpong", "for n := range there")?, line_of("pingpong", "back <- n + 1")?];
+    everywhere("pingpong", |_, events| {
+        let born = events
+            .iter()
+            .find(|event| event.event == "create" && event.start_func.as_deref() == Some("main.pong"))
+            .context("the creation of main.pong was not seen")?;
+        is_at(born, "main.main.func1", creation)?;
+        let pong: Vec<&Event> = events.iter().filter(|event| event.goid == born.goid).collect();
+        let of_kind = |kind: &'static str| pong.iter().copied().filter(move |event| event.event == kind);
+
+        for block in of_kind("block") {
+            let reason = block.reason.as_deref().unwrap_or_default();
+            let line = match reason {
+                "chan receive" => waits[0],
+                "chan send" => waits[1],
+                _ => anyhow::bail!("pong never waits for {reason:?}"),
+            };
+            is_at(block, "main.pong", line)?;
+        }
+        let blocks = of_kind("block").count();
+        anyhow::ensure!((900..=2100).contains(&blocks), "pong blocked {blocks} times in 1000 round trips");
+        let woken: Vec<&Event> = of_kind("unblock").collect();
+        anyhow::ensure!(woken.len() == blocks, "blocked {blocks} times, woken {}", woken.len());
+        let by_main = woken.iter().filter(|event| event.by_goid == Some(1)).count();
+        anyhow::ensure!(by_main == woken.len(), "goroutine 1 did only {by_main} of {blocks} wake-ups");
+        anyhow::ensure!(woken.iter().all(|event| event.duration_ns.is_some_and(|ns| ns > 0)), "no duration");
+        anyhow::ensure!(of_kind("exit").count() == 1, "the exit of pong was not seen");
+        anyhow::ensure!(pong.last().is_some_and(|event| event.event == "exit"), "its exit is not its end");
+        Ok(())
+    })
+}
+
+/// The wait reasons of each release (`src/runtime/runtime2.go`, `waitReasonStrings`): mutexes have
+/// had their own since 1.20, wait groups since 1.24.
+#[test]
+fn locks_by_their_wait_reasons() -> Result<()> {
+    everywhere("mutex", |go, events| {
+        let mut expected = vec![("main.passTheTurn.func1", "sync.Cond.Wait")];
+        let anonymous = "semacquire";
+        let since = |minor, name| if go.minor >= minor { name } else { anonymous };
+        expected.push(("main.lockAndUnlock.func1", since(20, "sync.Mutex.Lock")));
+        expected.push(("main.readAndWrite.func1", since(20, "sync.RWMutex.RLock")));
+        expected.push(("main.readAndWrite.func1", since(20, "sync.RWMutex.Lock")));
+        expected.push(("main.together", since(24, "sync.WaitGroup.Wait")));
+        for (func, reason) in expected {
+            let seen = |event: &Event| {
+                event.event == "block"
+                    && event.func.as_deref().is_some_and(|name| name.starts_with(func))
+                    && event.reason.as_deref() == Some(reason)
+            };
+            anyhow::ensure!(events.iter().any(seen), "nobody blocked in {func} for {reason:?}");
+        }
+        Ok(())
+    })
+}
+
+fn is_at(event: &Event, func: &str, line: u32) -> Result<()> {
+    let place = (event.func.as_deref(), event.line);
+    anyhow::ensure!(place == (Some(func), Some(line)), "expected {func} line {line}: {event:?}");
+    let file = event.file.as_deref().unwrap_or_default();
+    anyhow::ensure!(file.ends_with("pingpong/main.go"), "{event:?}");
+    Ok(())
+}
+
+/// The line of a fixture's source that contains this text.
+fn line_of(name: &str, text: &str) -> Result<u32> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).join("main.go");
+    let source = fs::read_to_string(source)?;
+    let index = source.lines().position(|line| line.contains(text)).with_context(|| text.to_owned())?;
+    Ok(u32::try_from(index)? + 1)
+}

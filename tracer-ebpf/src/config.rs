@@ -1,0 +1,75 @@
+//! What user space patched into this object, and whether a hit is the target's.
+
+use crate::{abi, emit};
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, programs::ProbeContext};
+use tracer_common::{Config, Counters, KINDS, Kind};
+
+#[unsafe(no_mangle)]
+pub static CONFIG: Config = Config {
+    fake_reasons: 0,
+    flags_test: 0,
+    probes: [0; KINDS + 1],
+    systemstack_switch: 0,
+    systemstack_switch_end: 0,
+    plumbing_end: 0,
+    tgid: 0,
+    rings: 1,
+    flags: 0,
+    g_status: 0,
+    g_m: 0,
+    g_sched_pc: 0,
+    g_sched_bp: 0,
+    g_schedlink: 0,
+    g_parent_goid: 0,
+    g_gopc: 0,
+    g_coroarg: 0,
+    g_coroexit: 0,
+    m_curg: 0,
+    m_p: 0,
+    p_goidcache: 0,
+    coro_gp: 0,
+    task_pid: 0,
+    task_state: 0,
+};
+
+/// Reads one field of the configuration. Volatile, because the compiler would fold the zeros
+/// above; the verifier then folds what user space wrote.
+macro_rules! config {
+    ($($field:tt)+) => {
+        // SAFETY: a valid, aligned, initialised static.
+        unsafe { core::ptr::read_volatile(&raw const crate::config::CONFIG.$($field)+) }
+    };
+}
+pub(crate) use config;
+
+/// One hit of a probe: when, on which thread, and what is counted.
+pub struct Hit {
+    pub ts: u64,
+    pub tid: u32,
+    pub counters: *mut Counters,
+}
+
+/// Says whether this hit is the target's, and counts it. `None`: not ours, or it does not count.
+#[inline(always)]
+pub fn enter(ctx: &ProbeContext, kind: Kind) -> Option<Hit> {
+    if config!(flags_test) & (1 << kind as u32) != 0 && abi::stack_check_fails(ctx) {
+        return None;
+    }
+    let id = aya_ebpf::helpers::bpf_get_current_pid_tgid();
+    let tgid = config!(tgid);
+    if tgid != 0 && (id >> 32) as u32 != tgid {
+        return None;
+    }
+    let counters = emit::counters()?;
+    // SAFETY: this CPU's own element; a probe that interrupts another one can at worst lose one.
+    unsafe { (*counters).hits[kind as usize] += 1 };
+    // SAFETY: a helper without arguments.
+    let ts = unsafe { bpf_ktime_get_ns() };
+    Some(Hit { ts, tid: id as u32, counters })
+}
+
+/// Where the process's text lies relative to its link addresses, seen from a hit at `probe`.
+#[inline(always)]
+pub fn bias(ctx: &ProbeContext, probe: u64) -> u64 {
+    abi::instruction_pointer(ctx).wrapping_sub(probe)
+}

@@ -1,0 +1,70 @@
+//! Sending: the rings, and the counters of what was sent and what found no room.
+
+use crate::config::{Hit, config};
+use aya_ebpf::{
+    btf_maps::{ArrayOfMaps, RingBuf},
+    helpers::generated::bpf_get_smp_processor_id,
+    macros::{btf_map, map},
+    maps::{HashMap, PerCpuArray},
+};
+use tracer_common::{Counters, Header, Kind, flags};
+
+/// Rings user space can hand in at most; it creates them, in the size it likes.
+const MAX_RINGS: usize = 256;
+
+/// `BPF_RB_NO_WAKEUP`: user space drains by the clock. A wake-up from the probe doubles its cost.
+const NO_WAKEUP: u64 = 1;
+
+#[btf_map]
+static RINGS: ArrayOfMaps<RingBuf<u64, 4096>, MAX_RINGS> = ArrayOfMaps::new();
+
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Goroutines to report; only asked under [`flags::FILTER_GOIDS`].
+#[map]
+static GOIDS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
+
+/// This CPU's counters.
+#[inline(always)]
+pub fn counters() -> Option<*mut Counters> {
+    COUNTERS.get_ptr_mut(0)
+}
+
+/// Whether the user asked for this goroutine. One whose goid is not known yet always counts.
+#[inline(always)]
+pub fn wanted(goid: u64) -> bool {
+    if config!(flags) & flags::FILTER_GOIDS == 0 || goid == 0 {
+        return true;
+    }
+    // SAFETY: entries are written before the probes are attached and never removed.
+    unsafe { GOIDS.get(&goid) }.is_some()
+}
+
+#[repr(C)]
+struct Record<P> {
+    header: Header,
+    payload: P,
+}
+
+/// Sends one event. `fill` writes the payload straight into the ring; what it leaves untouched
+/// is old ring content, so payloads carry their own lengths.
+#[inline(always)]
+pub fn emit<P: 'static>(hit: &Hit, header: Header, kind: Kind, fill: impl FnOnce(&mut P)) -> Option<()> {
+    let rings = config!(rings);
+    // SAFETY: a helper without arguments.
+    let ring = if rings <= 1 { 0 } else { (unsafe { bpf_get_smp_processor_id() }) % rings };
+    let Some(mut entry) = RINGS.get(ring).and_then(|ring| ring.reserve_untyped::<Record<P>>(0)) else {
+        // SAFETY: as in `enter`.
+        unsafe { (*hit.counters).lost[kind as usize] += 1 };
+        return None;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: `record` points to reserved ring memory of this size; the payload is plain integers.
+    unsafe {
+        (*record).header = Header { ts: hit.ts, tid: hit.tid, kind: kind as u8, ..header };
+        fill(&mut (*record).payload);
+    }
+    entry.submit(NO_WAKEUP);
+    Some(())
+}

@@ -1,0 +1,121 @@
+//! Reading the runtime's structures from user memory: every read is checked by the kernel, and
+//! a failed one ends the probe.
+
+use crate::{
+    abi,
+    config::{bias, config},
+};
+use aya_ebpf::{helpers::bpf_probe_read_user, programs::ProbeContext};
+use tracer_common::{Birth, Header, MAX_FRAMES, Stack, flags, status};
+
+/// Reads a value of the target's memory.
+#[inline(always)]
+pub fn read<T: Copy>(addr: u64) -> Option<T> {
+    // SAFETY: the helper checks the address; a bad one is an error, not a fault.
+    unsafe { bpf_probe_read_user(addr as *const T) }.ok()
+}
+
+/// What one read of a `g` tells: `atomicstatus` … `waitreason` lie within five words.
+pub struct G {
+    pub addr: u64,
+    pub goid: u64,
+    pub reason: u8,
+}
+
+impl G {
+    /// Reads the goroutine at `addr`.
+    #[inline(always)]
+    pub fn read(addr: u64) -> Option<G> {
+        let words: [u64; 5] = read(addr + u64::from(config!(g_status)))?;
+        Some(G { addr, goid: words[1], reason: words[4] as u8 })
+    }
+
+    /// The header of an event about this goroutine; `emit` adds time, thread and kind.
+    #[inline(always)]
+    pub fn header(&self, from: u8, to: u8) -> Header {
+        Header { g: self.addr, goid: self.goid, from, to, reason: self.reason, ..Header::default() }
+    }
+
+    /// As [`G::header`], where the probed function does not say what the state was.
+    #[inline(always)]
+    pub fn header_to(&self, to: u8) -> Header {
+        self.header(status::UNSAID, to)
+    }
+}
+
+/// `g.sched`: where a goroutine that is off its thread will go on. Words from `pc` on: pc, g,
+/// ctxt, (ret up to 1.24,) lr, bp.
+pub struct Sched {
+    pub pc: u64,
+    pub ctxt: u64,
+    pub bp: u64,
+}
+
+impl Sched {
+    /// Reads `g.sched`.
+    #[inline(always)]
+    pub fn read(g: u64) -> Option<Sched> {
+        let words: [u64; 6] = read(g + u64::from(config!(g_sched_pc)))?;
+        let bp = if config!(g_sched_bp) - config!(g_sched_pc) == 32 { words[4] } else { words[5] };
+        Some(Sched { pc: words[0], ctxt: words[2], bp })
+    }
+}
+
+/// `g.m.curg`: the goroutine whose thread this is, also while it runs on the system stack.
+/// 0 where there is none (the scheduler itself).
+#[inline(always)]
+pub fn current(ctx: &ProbeContext) -> Option<u64> {
+    let m: u64 = read(abi::current_g(ctx) + u64::from(config!(g_m)))?;
+    read(m + u64::from(config!(m_curg)))
+}
+
+/// Goid of [`current`]; 0: the scheduler.
+#[inline(always)]
+pub fn current_goid(ctx: &ProbeContext) -> u64 {
+    current(ctx).filter(|g| *g != 0).and_then(G::read).map_or(0, |g| g.goid)
+}
+
+/// Where a goroutine comes from, as its `g` records it. `parent` is used where the version keeps
+/// no `parentGoid` (≤ 1.20).
+#[inline(always)]
+pub fn birth(g: u64, funcval: u64, parent: impl FnOnce() -> u64) -> Option<Birth> {
+    let words: [u64; 4] = read(g + u64::from(config!(g_gopc)) - 8)?;
+    let parent_goid = if config!(g_parent_goid) != 0 { words[0] } else { parent() };
+    Some(Birth { parent_goid, gopc: words[1], startpc: words[3], funcval })
+}
+
+/// The goid newproc1 is about to give (≤ 1.23, where casgstatus comes first): the next of the P's
+/// batch. 0 when the batch is used up and another one must be drawn first.
+#[inline(always)]
+pub fn next_goid(ctx: &ProbeContext) -> Option<u64> {
+    let m: u64 = read(abi::current_g(ctx) + u64::from(config!(g_m)))?;
+    let p: u64 = read(m + u64::from(config!(m_p)))?;
+    let [next, end]: [u64; 2] = read(p + u64::from(config!(p_goidcache)))?;
+    Some(if next == end { 0 } else { next })
+}
+
+/// Whether goids are given after the first transition (≤ 1.23).
+#[inline(always)]
+pub fn goid_is_stale() -> bool {
+    config!(flags) & flags::STALE_GOID != 0
+}
+
+/// Walks frame pointers from `fp` into `stack`, and stops at the first frame above the plumbing.
+#[inline(always)]
+pub fn walk(ctx: &ProbeContext, probe: u64, mut fp: u64, stack: &mut Stack) {
+    let mut enough = config!(plumbing_end);
+    if enough != 0 {
+        enough = enough.wrapping_add(bias(ctx, probe));
+    }
+    stack.len = 0;
+    for i in 0..MAX_FRAMES {
+        let Some([caller, pc]) = read::<[u64; 2]>(fp) else { return };
+        stack.pcs[i] = pc;
+        stack.len = i as u64 + 1;
+        // A stack grows down, so a caller's frame is above: anything else is no frame.
+        if (enough != 0 && pc >= enough) || caller <= fp {
+            return;
+        }
+        fp = caller;
+    }
+}

@@ -1,0 +1,210 @@
+//! Set A: the scheduler's own functions, which hold for every build, also with PGO. All run on
+//! the system stack, where no stack check fails, so each fires once.
+
+use crate::{
+    abi,
+    config::{config, enter},
+    emit::{emit, wanted},
+    goroutine::{G, Sched, birth, current, current_goid, read, walk},
+    status::{plain, wake},
+};
+use aya_ebpf::{macros::uprobe, programs::ProbeContext};
+use aya_log_ebpf::warn;
+use tracer_common::{
+    Birth, Kind, MAX_INJECT, NewProc, Stack,
+    status::{DEAD, PREEMPTED, RUNNABLE, RUNNING, UNSAID, WAITING},
+};
+
+/// `func newproc1(fn *funcval, callergp *g, callerpc uintptr, …) *g`, Go 1.19–1.27.
+#[uprobe]
+pub fn newproc1(ctx: ProbeContext) -> u32 {
+    try_newproc1(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_newproc1(ctx: &ProbeContext) -> Option<()> {
+    let hit = enter(ctx, Kind::NewProc)?;
+    let (funcval, callerpc) = (abi::arg0(ctx), abi::arg2(ctx));
+    let caller = G::read(abi::arg1(ctx))?;
+    let startpc: u64 = read(funcval)?;
+    emit::<NewProc>(&hit, caller.header(UNSAID, UNSAID), Kind::NewProc, |new| {
+        *new = NewProc { callerpc, funcval, startpc };
+    })
+}
+
+/// `func execute(gp *g, inheritTime bool)`, Go 1.19–1.27. A goroutine that never ran has its
+/// start function in `sched.pc` and the funcval in `sched.ctxt` (`gostartcallfn`).
+#[uprobe]
+pub fn execute(ctx: ProbeContext) -> u32 {
+    try_execute(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_execute(ctx: &ProbeContext) -> Option<()> {
+    let hit = enter(ctx, Kind::Execute)?;
+    let g = G::read(abi::arg0(ctx))?;
+    if !wanted(g.goid) {
+        return None;
+    }
+    let sched = Sched::read(g.addr)?;
+    let from_where = birth(g.addr, sched.ctxt, || 0)?;
+    if sched.pc == from_where.startpc {
+        emit::<Birth>(&hit, g.header_to(RUNNING), Kind::FirstRun, |to| *to = from_where)
+    } else {
+        emit::<()>(&hit, g.header_to(RUNNING), Kind::Execute, |_| ())
+    }
+}
+
+/// `func park_m(gp *g)`, Go 1.19–1.27; `gp.waitreason` and `gp.sched` are set.
+#[uprobe]
+pub fn park_m(ctx: ProbeContext) -> u32 {
+    try_park_m(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_park_m(ctx: &ProbeContext) -> Option<()> {
+    let hit = enter(ctx, Kind::Park)?;
+    let g = G::read(abi::arg0(ctx))?;
+    if !wanted(g.goid) {
+        return None;
+    }
+    let sched = Sched::read(g.addr)?;
+    emit::<Stack>(&hit, g.header(RUNNING, WAITING), Kind::Park, |stack| {
+        walk(ctx, config!(probes[Kind::Park as usize]), sched.bp, stack);
+    })
+}
+
+/// `func ready(gp *g, traceskip int, next bool)`, Go 1.19–1.27.
+#[uprobe]
+pub fn ready(ctx: ProbeContext) -> u32 {
+    try_ready(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_ready(ctx: &ProbeContext) -> Option<()> {
+    let hit = enter(ctx, Kind::Ready)?;
+    let g = G::read(abi::arg0(ctx))?;
+    wake(ctx, &hit, &g, Kind::Ready, UNSAID)
+}
+
+/// `func injectglist(glist *gList)`, Go 1.19–1.27: everything on the list becomes runnable. The
+/// list starts with its head and is linked through `g.schedlink`.
+#[uprobe]
+pub fn injectglist(ctx: ProbeContext) -> u32 {
+    try_injectglist(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_injectglist(ctx: &ProbeContext) -> Option<()> {
+    let hit = enter(ctx, Kind::Inject)?;
+    let mut addr: u64 = read(abi::arg0(ctx))?;
+    for _ in 0..MAX_INJECT {
+        if addr == 0 {
+            return Some(());
+        }
+        let g = G::read(addr)?;
+        wake(ctx, &hit, &g, Kind::Inject, UNSAID);
+        addr = read(addr + u64::from(config!(g_schedlink)))?;
+    }
+    if addr != 0 {
+        // SAFETY: as in `enter`.
+        unsafe { (*hit.counters).lost[Kind::Inject as usize] += 1 };
+        warn!(ctx, "injectglist: more than {} goroutines in one list", MAX_INJECT);
+    }
+    Some(())
+}
+
+/// `func gosched_m(gp *g)`, Go 1.19–1.27.
+#[uprobe]
+pub fn gosched_m(ctx: ProbeContext) -> u32 {
+    plain(&ctx, Kind::Gosched, |g| g.header(RUNNING, RUNNABLE));
+    0
+}
+
+/// `func goyield_m(gp *g)`, Go 1.19–1.27.
+#[uprobe]
+pub fn goyield_m(ctx: ProbeContext) -> u32 {
+    plain(&ctx, Kind::Goyield, |g| g.header(RUNNING, RUNNABLE));
+    0
+}
+
+/// `func goschedImpl(gp *g, preempted bool)` (the second argument since 1.22).
+#[uprobe]
+pub fn goschedimpl(ctx: ProbeContext) -> u32 {
+    plain(&ctx, Kind::GoschedImpl, |g| g.header(RUNNING, RUNNABLE));
+    0
+}
+
+/// `func preemptPark(gp *g)`, Go 1.19–1.27.
+#[uprobe]
+pub fn preemptpark(ctx: ProbeContext) -> u32 {
+    plain(&ctx, Kind::PreemptPark, |g| g.header(RUNNING, PREEMPTED));
+    0
+}
+
+/// `func gdestroy(gp *g)`, Go 1.22+; before, `func goexit0(gp *g)`.
+#[uprobe]
+pub fn gdestroy(ctx: ProbeContext) -> u32 {
+    try_gdestroy(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_gdestroy(ctx: &ProbeContext) -> Option<()> {
+    let hit = enter(ctx, Kind::Destroy)?;
+    let g = G::read(abi::arg0(ctx))?;
+    if !wanted(g.goid) {
+        return None;
+    }
+    let from_where = birth(g.addr, 0, || 0)?;
+    emit::<Birth>(&hit, g.header(RUNNING, DEAD), Kind::Destroy, |to| *to = from_where)
+}
+
+/// `func needm()`, Go 1.19–1.27: a C thread without a g calls Go.
+#[uprobe]
+pub fn needm(ctx: ProbeContext) -> u32 {
+    if let Some(hit) = enter(&ctx, Kind::NeedM) {
+        emit::<()>(&hit, Default::default(), Kind::NeedM, |_| ());
+    }
+    0
+}
+
+/// `func dropm()`, Go 1.19–1.27: on g0; the goroutine that goes back is `m.curg`.
+#[uprobe]
+pub fn dropm(ctx: ProbeContext) -> u32 {
+    try_dropm(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_dropm(ctx: &ProbeContext) -> Option<()> {
+    let hit = enter(ctx, Kind::DropM)?;
+    let g = G::read(current(ctx)?)?;
+    emit::<()>(&hit, g.header_to(DEAD), Kind::DropM, |_| ())
+}
+
+/// `func (c *gcControllerState) startCycle(…)`, Go 1.19–1.27: once for each collection.
+#[uprobe]
+pub fn gcstart(ctx: ProbeContext) -> u32 {
+    gc(&ctx, Kind::GcStart);
+    0
+}
+
+/// `func gcMarkTermination(…)`, Go 1.19–1.27: once for each collection, when marking is over.
+#[uprobe]
+pub fn gcend(ctx: ProbeContext) -> u32 {
+    gc(&ctx, Kind::GcEnd);
+    0
+}
+
+#[inline(always)]
+fn gc(ctx: &ProbeContext, kind: Kind) -> Option<()> {
+    let hit = enter(ctx, kind)?;
+    let header = tracer_common::Header { goid: current_goid(ctx), ..Default::default() };
+    emit::<()>(&hit, header, kind, |_| ())
+}

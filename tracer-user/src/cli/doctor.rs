@@ -1,0 +1,72 @@
+//! `sfgi doctor`: what this host and a binary allow.
+
+use super::target::in_words;
+use crate::{
+    probe::{self, Calibration},
+    target::{CostClass, GoBinary, Mode, Plan, Process},
+};
+use anyhow::Result;
+use clap::Args as ClapArgs;
+use std::{fs, path::PathBuf};
+
+#[derive(ClapArgs)]
+#[command(after_help = "\
+EXAMPLES
+  sfgi doctor                  is this host fit, and what does a probe cost here?
+  sfgi doctor -p 1234          which probes would stand where in process 1234
+  sfgi doctor ./server         the same for a file")]
+pub(super) struct Args {
+    /// Process to look at
+    #[arg(short, long, value_name = "PID", conflicts_with = "file")]
+    pid: Option<u32>,
+    /// Executable to look at
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    println!("kernel       {}", kernel.trim());
+    probe::check_host()?;
+    let calibration = probe::calibrate()?;
+    println!("uprobes      yes, {:.0} ns a hit where the kernel emulates the instruction,", calibration.emulated_ns);
+    println!("             {:.0} ns where it single-steps", calibration.single_stepped_ns);
+    println!("BTF          yes");
+    let Some((binary, name)) = open(args)? else { return Ok(()) };
+    println!("binary       {name}");
+    println!("Go           {}", binary.version().raw);
+    println!("module       {}", binary.info().path.as_deref().unwrap_or("unknown"));
+    println!("layout       {}", binary.layout().source());
+    for (mode, name) in [(Mode::Full, "full"), (Mode::Wait, "wait"), (Mode::Life, "life")] {
+        let plan = Plan::choose(&binary, mode, None, true)?;
+        println!("\nmode {name}: {}", in_words(&plan, mode));
+        print_plan(&plan, &calibration);
+    }
+    Ok(())
+}
+
+fn open(args: &Args) -> Result<Option<(GoBinary, String)>> {
+    if let Some(pid) = args.pid {
+        let process = Process::open(pid.cast_signed())?;
+        return Ok(Some((GoBinary::read(process.exe()?)?, process.exe_name()?.display().to_string())));
+    }
+    let Some(path) = &args.file else { return Ok(None) };
+    Ok(Some((GoBinary::open(path)?, path.display().to_string())))
+}
+
+fn print_plan(plan: &Plan, calibration: &Calibration) {
+    println!("  {:<46} {:>10} {:>9}  {:<28} {:>8}", "FUNCTION", "ADDRESS", "OFFSET", "INSTRUCTION", "NS/HIT");
+    for probe in &plan.probes {
+        let (ns, mark) = match probe.cost() {
+            CostClass::Emulated => (calibration.emulated_ns, ""),
+            CostClass::SingleStepped => (calibration.single_stepped_ns, "  single-stepped"),
+        };
+        println!(
+            "  {:<46} {:>#10x} {:>#9x}  {:<28} {ns:>8.0}{mark}",
+            probe.function, probe.placement.vaddr, probe.file_offset, probe.placement.instruction
+        );
+    }
+    for missing in &plan.missing {
+        println!("  {:<46} not probed: {}", missing.function, missing.reason);
+    }
+}

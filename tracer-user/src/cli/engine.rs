@@ -1,0 +1,98 @@
+//! The loop of a trace: drain, digest, show; and what is said when it ends.
+
+use super::target::Traced;
+use crate::{
+    model::Step,
+    present::{Filter, Sink},
+    probe::{self, Calibration},
+};
+use anyhow::Result;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// What ended a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Every traced process has ended, or replaced its program.
+    TargetsGone,
+    /// The user, by a signal or `-d`.
+    Asked,
+}
+
+/// Where the results go.
+pub(super) struct Output {
+    pub(super) sink: Box<dyn Sink + Send>,
+    pub(super) filter: Filter,
+    /// Print a summary at the end instead of events.
+    pub(super) summary_only: bool,
+}
+
+/// Everything that runs on the tracing thread.
+pub(super) struct Engine {
+    targets: Vec<Traced>,
+    output: Output,
+    calibration: Calibration,
+    every: Duration,
+    steps: Vec<(usize, Step)>,
+}
+
+impl Engine {
+    pub(super) fn new(targets: Vec<Traced>, output: Output, calibration: Calibration, every: Duration) -> Engine {
+        Engine { targets, output, calibration, every, steps: Vec::new() }
+    }
+
+    /// Runs until `stop` is set or every target's trace has ended, then drains what is left and
+    /// reports.
+    pub(super) fn run(mut self, stop: &AtomicBool) -> Result<()> {
+        let start = Instant::now();
+        if !self.output.summary_only {
+            self.output.sink.begin()?;
+        }
+        loop {
+            let finish = stop.load(Ordering::Relaxed) || self.targets.iter().all(|target| target.ended.is_some());
+            let result = self.round(finish);
+            if finish || result.is_err() {
+                // The report is owed also to a user whose output was closed.
+                self.report(start.elapsed().as_secs_f64())?;
+                return result;
+            }
+            thread::sleep(self.every);
+        }
+    }
+
+    fn round(&mut self, finish: bool) -> Result<()> {
+        let mut fresh = Vec::new();
+        for (index, target) in self.targets.iter_mut().enumerate() {
+            let lost = target.collect(finish, &mut fresh)?;
+            if lost > 0 && !self.output.summary_only {
+                self.output.sink.lost(target.pid, lost, probe::now())?;
+            }
+            self.steps.extend(fresh.drain(..).map(|step| (index, step)));
+        }
+        if self.targets.len() > 1 {
+            self.steps.sort_by_key(|(_, step)| step.ts);
+        }
+        for (index, step) in self.steps.drain(..) {
+            if self.output.filter.wants_step(&step) {
+                let line = self.targets[index].line(&step);
+                if self.output.filter.wants_line(&line) {
+                    self.output.sink.line(&line)?;
+                }
+            }
+        }
+        Ok(self.output.sink.flush()?)
+    }
+
+    fn report(&mut self, seconds: f64) -> Result<()> {
+        for target in &self.targets {
+            if let Some(why) = &target.ended {
+                eprintln!("sfgi: {why}");
+            }
+            eprintln!("sfgi: {}", target.closing(seconds, &self.calibration)?);
+        }
+        Ok(self.output.sink.flush()?)
+    }
+}

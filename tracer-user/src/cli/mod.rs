@@ -1,0 +1,57 @@
+//! The command line: one file a command, each thin.
+
+mod doctor;
+mod engine;
+mod launch;
+mod target;
+mod trace;
+
+use clap::{Parser, Subcommand};
+use std::{io, process::ExitCode};
+
+/// The goroutine inspector: watches the goroutines of unmodified, already running Go programs.
+#[derive(Parser)]
+#[command(name = "sfgi", version, about, arg_required_else_help = true, after_help = "\
+Exit codes: 0 done, 1 the tool failed, 2 bad usage.
+
+EXAMPLES
+  sfgi trace -p 1234                     every goroutine event of process 1234, live
+  sfgi trace -p 1234 -c -d 10            a summary of ten seconds
+  sfgi trace -- ./server -port 8080      from the first goroutine on
+  sfgi doctor -p 1234                    which probes would be used, where, at what cost")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Trace goroutine events live, a line each
+    Trace(trace::Args),
+    /// Say what this host and a binary allow: each probe with address, instruction and cost
+    Doctor(doctor::Args),
+}
+
+/// Parses the arguments, runs the command, prints what went wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Trace(args) => trace::run(args),
+        Command::Doctor(args) => doctor::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has seen enough (`sfgi … | head`).
+        Err(err) if is_broken_pipe(&err) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("sfgi: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(err: &anyhow::Error) -> bool {
+    err.chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|err| err.kind() == io::ErrorKind::BrokenPipe)
+}

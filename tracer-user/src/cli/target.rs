@@ -1,0 +1,318 @@
+//! One traced process: its binary, its probes, its model, its names.
+
+use super::launch::{Launched, resolve};
+use crate::{
+    event::{Birth, Event, Kind, Stack},
+    model::{self, Goroutines, Setup, Step, What},
+    present::{Line, Site, Symbols, duration},
+    probe::{Batch, Calibration, Options, Session, Totals},
+    target::{CostClass, GoBinary, Mode, Plan, ProbeSet, Process},
+};
+use anyhow::{Context as _, Result, bail};
+use std::{collections::HashMap, ffi::OsString, fs::File, io, num::NonZeroU32, os::fd::OwnedFd, sync::Arc, time::Duration};
+
+/// What to attach.
+pub(super) struct Attach {
+    pub(super) mode: Mode,
+    pub(super) set: Option<ProbeSet>,
+    pub(super) gc: bool,
+    pub(super) threads: bool,
+    pub(super) goids: Vec<u64>,
+    pub(super) ring_bytes: u32,
+}
+
+/// Goroutines whose state is kept at once; a million cost about 200 MB.
+const CAPACITY: usize = 1_000_000;
+
+/// A process under trace.
+pub(super) struct Traced {
+    pub(super) pid: u32,
+    process: Option<Process>,
+    binary: Arc<GoBinary>,
+    plan: Plan,
+    session: Session,
+    symbols: Symbols,
+    pub(super) goroutines: Goroutines,
+    /// Of goroutines that were there before the trace, read from their `g` when first shown.
+    births: HashMap<u64, Option<Birth>>,
+    mode: Mode,
+    batch: Batch,
+    cpu: (Duration, Duration),
+    pub(super) ended: Option<String>,
+}
+
+impl Traced {
+    /// Attaches to a running process.
+    pub(super) fn attach(pid: u32, attach: &Attach) -> Result<Traced> {
+        let process = Process::open(pid.cast_signed())?;
+        let exe = process.exe()?;
+        let binary = GoBinary::read(exe.try_clone()?)
+            .with_context(|| format!("PID {pid} ({})", process.exe_name().unwrap_or_default().display()))?;
+        let bias = process.load_bias(binary.image().entry())?;
+        let mut traced = Self::start(pid, exe, binary, attach, false)?;
+        traced.symbols.set_bias(bias);
+        traced.cpu.0 = process.cpu_time().unwrap_or_default();
+        traced.process = Some(process);
+        Ok(traced)
+    }
+
+    /// Prepares a command that waits before its first instruction.
+    pub(super) fn launch(command: &[OsString], attach: &Attach) -> Result<(Traced, Launched)> {
+        let Some((name, args)) = command.split_first() else { bail!("no command") };
+        let path = resolve(name)?;
+        let exe = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let binary = GoBinary::read(exe.try_clone()?).with_context(|| path.display().to_string())?;
+        let launched = Launched::fork(&path, args)?;
+        let traced = Self::start(launched.pid, exe, binary, attach, true)?;
+        Ok((traced, launched))
+    }
+
+    fn start(pid: u32, exe: File, binary: GoBinary, attach: &Attach, from_birth: bool) -> Result<Traced> {
+        let plan = Plan::choose(&binary, attach.mode, attach.set, attach.gc)?;
+        let options = Options {
+            ring_bytes: attach.ring_bytes,
+            goids: attach.goids.clone(),
+            threads: attach.threads,
+            from_birth,
+        };
+        let id = NonZeroU32::new(pid).context("process 0 is the kernel's")?;
+        let session = Session::start(id, &exe, &binary, &plan, &options)?;
+        let goroutines = Goroutines::new(Setup {
+            minor: binary.version().minor,
+            set: match plan.set {
+                ProbeSet::A => model::Set::A,
+                ProbeSet::B => model::Set::B,
+            },
+            mode: match attach.mode {
+                Mode::Full => model::Mode::Full,
+                Mode::Wait => model::Mode::Wait,
+                Mode::Life => model::Mode::Life,
+            },
+            wait_reasons: binary.wait_reasons().to_vec(),
+            blind: blind(&plan),
+            capacity: CAPACITY,
+        });
+        let binary = Arc::new(binary);
+        Ok(Traced {
+            pid,
+            process: None,
+            symbols: Symbols::new(Arc::clone(&binary), 0),
+            binary,
+            plan,
+            session,
+            goroutines,
+            births: HashMap::new(),
+            mode: attach.mode,
+            batch: Batch::default(),
+            cpu: Default::default(),
+            ended: None,
+        })
+    }
+
+    /// A descriptor that becomes readable when the process ends.
+    pub(super) fn pidfd(&self) -> io::Result<OwnedFd> {
+        let pid = rustix::process::Pid::from_raw(self.pid.cast_signed()).ok_or(io::ErrorKind::NotFound)?;
+        Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+    }
+
+    /// One line at the start: what is traced, by which probes, at what price, and what could not
+    /// be placed well.
+    pub(super) fn describe(&self, calibration: &Calibration) -> String {
+        let mut text = format!(
+            "attached to PID {}: {}, {}, {} probes ({}), about {:.0} ns a hit",
+            self.pid,
+            self.binary.version().raw,
+            self.binary.info().path.as_deref().unwrap_or("unknown module"),
+            self.plan.probes.len(),
+            in_words(&self.plan, self.mode),
+            calibration.emulated_ns,
+        );
+        for probe in self.plan.probes.iter().filter(|probe| probe.cost() == CostClass::SingleStepped) {
+            text += &format!(
+                "\nsfgi: {} can only be probed at `{}`, which the kernel single-steps: about {:.0} ns a hit",
+                probe.function, probe.placement.instruction, calibration.single_stepped_ns
+            );
+        }
+        for missing in &self.plan.missing {
+            text += &format!("\nsfgi: without {}: {}", missing.function, missing.reason);
+        }
+        text
+    }
+
+    /// Drains the rings and lets the model digest what came. `finish` removes the probes first.
+    /// Returns how many events were lost.
+    pub(super) fn collect(&mut self, finish: bool, steps: &mut Vec<Step>) -> Result<u64> {
+        let mut batch = std::mem::take(&mut self.batch);
+        if finish { self.session.stop(&mut batch)? } else { self.session.drain(&mut batch)? }
+        if let Some(cpu) = self.process.as_ref().and_then(|process| process.cpu_time().ok()) {
+            self.cpu.1 = cpu;
+        }
+        if batch.lost > 0 {
+            self.goroutines.lost(batch.lost);
+        }
+        for event in &batch.events {
+            if event.kind == Kind::Exec {
+                self.executed(event)?;
+            } else if self.ended.is_none() {
+                self.goroutines.apply(event, steps);
+            }
+        }
+        self.goroutines.settle(batch.complete_until, steps);
+        let lost = batch.lost;
+        self.batch = batch;
+        Ok(lost)
+    }
+
+    /// The process replaced its program: for a command we launched, this is its beginning; else
+    /// the end of what we came to see.
+    fn executed(&mut self, event: &Event) -> Result<()> {
+        if self.process.is_none() {
+            let process = Process::open(self.pid.cast_signed())?;
+            self.symbols.set_bias(process.load_bias(self.binary.image().entry())?);
+            self.process = Some(process);
+        } else {
+            log::debug!("exec at {} by thread {}", event.ts, event.tid);
+            self.ended = Some(format!("PID {} replaced its program by exec: its trace ends here", self.pid));
+        }
+        Ok(())
+    }
+
+    /// Resolves the names of a step.
+    pub(super) fn line<'a>(&'a mut self, step: &'a Step) -> Line<'a> {
+        let birth = self.birth(step);
+        let function = birth.and_then(|birth| self.symbols.function(birth.startpc));
+        let site = match step.what {
+            What::Create => birth.and_then(|birth| self.symbols.go_statement(birth.gopc)),
+            // It goes on where it left off.
+            What::Start | What::Preempt => self
+                .goroutines
+                .get(step.goid)
+                .filter(|known| known.site.len > 0)
+                .and_then(|known| self.symbols.wait_site(&known.site)),
+            _ => step.stack.as_ref().and_then(|stack| self.symbols.wait_site(stack)),
+        };
+        let site = site.or_else(|| function.clone());
+        Line { pid: self.pid, step, reason: self.reason(step), site, function }
+    }
+
+    /// Where the goroutine of this step comes from: from its birth if that was seen, else from
+    /// its `g`, which it keeps as long as it lives.
+    fn birth(&mut self, step: &Step) -> Option<Birth> {
+        if step.birth.is_some() {
+            return step.birth;
+        }
+        let known = self.goroutines.get(step.goid)?;
+        if known.birth.is_some() {
+            return known.birth;
+        }
+        if let Some(birth) = self.births.get(&step.goid) {
+            return *birth;
+        }
+        let birth = self.read_birth(known.g, step.goid);
+        if self.births.len() >= CAPACITY {
+            self.births.clear();
+        }
+        self.births.insert(step.goid, birth);
+        birth
+    }
+
+    fn read_birth(&self, g: u64, goid: u64) -> Option<Birth> {
+        let (process, layout) = (self.process.as_ref()?, self.binary.layout());
+        let word = |field: &str| {
+            let mut word = [0; 8];
+            let addr = g.checked_add(u64::from(layout.field("g", field)?))?;
+            (process.read(addr, &mut word).ok()? == 8).then(|| u64::from_ne_bytes(word))
+        };
+        let birth = Birth {
+            parent_goid: word("parentGoid").unwrap_or(0),
+            gopc: word("gopc")?,
+            startpc: word("startpc")?,
+            funcval: 0,
+        };
+        // The g may have been given to another goroutine meanwhile.
+        (word("goid")? == goid).then_some(birth)
+    }
+
+    fn reason(&self, step: &Step) -> &str {
+        if step.reason == 0 {
+            return "";
+        }
+        self.binary.wait_reasons().get(usize::from(step.reason)).map_or("", String::as_str)
+    }
+
+    /// Where a stack waits, for the summary.
+    pub(super) fn wait_site(&mut self, stack: &Stack) -> Option<Site> {
+        self.symbols.wait_site(stack)
+    }
+
+    /// Where a `go` statement stands, for the summary.
+    pub(super) fn go_statement(&mut self, gopc: u64) -> Option<Site> {
+        self.symbols.go_statement(gopc)
+    }
+
+    /// What the trace cost and what it missed, in two or three sentences.
+    pub(super) fn closing(&self, seconds: f64, calibration: &Calibration) -> Result<String> {
+        let totals = self.session.totals()?;
+        let cost_ns = self.cost_ns(&totals, calibration);
+        let hits: u64 = self.uprobe_hits(&totals).map(|(_, n)| n).sum();
+        let cpu = self.cpu.1.saturating_sub(self.cpu.0);
+        let cpu_ns = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
+        let mut text = format!(
+            "PID {}: {hits} probe hits in {seconds:.1} s ({:.0}/s), {} of the target's time",
+            self.pid,
+            hits as f64 / seconds.max(1e-3),
+            duration(cost_ns as u64),
+        );
+        if hits > 0 {
+            text += &format!(" ({:.0} ns a hit", cost_ns / hits as f64);
+            if cpu_ns > 0 {
+                text += &format!(", about {:.1} % of the {} of CPU it used", cost_ns / cpu_ns as f64 * 100.0, duration(cpu_ns));
+            }
+            text += ")";
+        }
+        let lost: u64 = totals.lost.values().sum();
+        text += &format!("; {lost} events lost");
+        if lost > 0 {
+            let kinds: Vec<String> = totals.lost.iter().map(|(kind, n)| format!("{kind:?} {n}")).collect();
+            text += &format!(" ({}): a larger --ring-size or fewer events help", kinds.join(", "));
+        }
+        if totals.undecodable > 0 {
+            text += &format!("; {} records not understood, which is a bug in sfgi", totals.undecodable);
+        }
+        Ok(text)
+    }
+
+    /// Hits of the probes that the target pays for with a trap.
+    fn uprobe_hits<'t>(&self, totals: &'t Totals) -> impl Iterator<Item = (Kind, u64)> + 't {
+        totals.hits.iter().map(|(kind, n)| (*kind, *n)).filter(|(kind, _)| *kind < Kind::ThreadOff)
+    }
+
+    fn cost_ns(&self, totals: &Totals, calibration: &Calibration) -> f64 {
+        self.uprobe_hits(totals)
+            .map(|(kind, hits)| {
+                let class = self.plan.probes.iter().find(|probe| probe.kind == kind).map(|probe| probe.cost());
+                let ns = match class {
+                    Some(CostClass::SingleStepped) => calibration.single_stepped_ns,
+                    _ => calibration.emulated_ns,
+                };
+                hits as f64 * ns
+            })
+            .sum()
+    }
+}
+
+/// Kinds of events that may be missing, because their function is not, or not everywhere, probed.
+fn blind(plan: &Plan) -> Vec<Kind> {
+    let missing = |function: &str| plan.missing.iter().any(|missing| missing.function == function);
+    plan.probes.iter().filter(|probe| missing(probe.function)).map(|probe| probe.kind).collect()
+}
+
+/// What is probed, and why that.
+pub(super) fn in_words(plan: &Plan, mode: Mode) -> &'static str {
+    match (mode, plan.set) {
+        (Mode::Full, ProbeSet::B) => "set B: casgstatus, which is whole in this binary",
+        (Mode::Full, ProbeSet::A) => "set A: the scheduler's functions, because casgstatus is inlined or by request",
+        (Mode::Wait, _) => "park and wake",
+        (Mode::Life, _) => "birth and death",
+    }
+}

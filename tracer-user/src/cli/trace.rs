@@ -1,0 +1,316 @@
+//! `sfgi trace`: goroutine events live, a line each, or their summary.
+
+use super::{
+    engine::{Engine, Ending, Output},
+    target::{Attach, Traced},
+};
+use crate::{
+    model::What,
+    present::{Filter, Json, Sink, Text},
+    probe,
+    target::{Mode, ProbeSet},
+};
+use anyhow::{Context as _, Result, bail};
+use clap::{Args as ClapArgs, ValueEnum};
+use regex::Regex;
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, BufWriter, IsTerminal as _, Write},
+    path::PathBuf,
+    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    time::Duration,
+};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EventArg {
+    Create,
+    Start,
+    Exit,
+    Block,
+    Unblock,
+    Syscall,
+    Preempt,
+    Gc,
+    Illegal,
+    Sched,
+}
+
+impl EventArg {
+    fn events(self) -> &'static [What] {
+        match self {
+            EventArg::Create => &[What::Create],
+            EventArg::Start => &[What::Start],
+            EventArg::Exit => &[What::Exit],
+            EventArg::Block => &[What::Block],
+            EventArg::Unblock => &[What::Unblock],
+            EventArg::Syscall => &[What::SyscallEnter, What::SyscallExit],
+            EventArg::Preempt => &[What::Preempt],
+            EventArg::Gc => &[What::GcStart, What::GcEnd],
+            EventArg::Illegal => &[What::Illegal],
+            EventArg::Sched => &[What::ThreadOff, What::ThreadOn, What::ThreadWake],
+        }
+    }
+
+    /// All but `sched`, which costs a look at every context switch of the machine.
+    const DEFAULT: [EventArg; 9] = [
+        EventArg::Create,
+        EventArg::Start,
+        EventArg::Exit,
+        EventArg::Block,
+        EventArg::Unblock,
+        EventArg::Syscall,
+        EventArg::Preempt,
+        EventArg::Gc,
+        EventArg::Illegal,
+    ];
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ModeArg {
+    /// Every state transition
+    Full,
+    /// Blocking and waking only
+    Wait,
+    /// Birth and death only
+    Life,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SetArg {
+    A,
+    B,
+}
+
+#[derive(ClapArgs)]
+#[command(after_help = "\
+Times are seconds since the trace began. A block shows its length when it ends; unblock says by
+whom (nobody: a timer, the network poller, or the garbage collector). What was lost is said.
+
+EXAMPLES
+  sfgi trace -p 1234 -e block,unblock --min 10ms    who was blocked for 10 ms or more, and on what
+  sfgi trace -p 1234 -c -d 10                       per wait reason and site: count, p50, p99, max
+  sfgi trace -p 1234 --func 'main\\.worker'          only goroutines and sites of main.worker
+  sfgi trace -p 1234 -e create,exit --mode life     which go statements make goroutines, cheaply
+  sfgi trace --format json -o out.json -- ./server  everything from the start, for a program")]
+pub(super) struct Args {
+    /// Process to trace (several: repeat)
+    #[arg(short, long = "pid", value_name = "PID", required_unless_present = "command", conflicts_with = "command")]
+    pid: Vec<u32>,
+    /// Kinds of events to show [default: all but sched]
+    #[arg(short, long, value_delimiter = ',', value_name = "EVENTS")]
+    events: Vec<EventArg>,
+    /// Only this goroutine (several: repeat)
+    #[arg(long, value_name = "GOID")]
+    goid: Vec<u64>,
+    /// Only where the goroutine's function, its go statement or the wait site matches
+    #[arg(long, value_name = "REGEX")]
+    func: Option<Regex>,
+    /// Only what lasted at least this long (blocks and system calls, shown when they end)
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    min: Option<Duration>,
+    /// Print a summary at the end instead of events
+    #[arg(short = 'c', long)]
+    summary: bool,
+    /// Stop after this many seconds
+    #[arg(short, long, value_name = "SECS", value_parser = parse_seconds)]
+    duration: Option<Duration>,
+    /// Output format
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Write to FILE instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// What to observe: less costs the target less
+    #[arg(long, value_enum, default_value = "full")]
+    mode: ModeArg,
+    /// Force a probe set instead of choosing by the binary (A: the scheduler's functions,
+    /// B: casgstatus)
+    #[arg(long, value_enum, ignore_case = true, hide = true)]
+    set: Option<SetArg>,
+    /// Bytes of each event ring, a power of two
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
+    ring_size: u32,
+    /// How often the rings are read
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_duration)]
+    drain_every: Duration,
+    /// Command to start and trace, with its arguments
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_alphabetic() || c == 'µ');
+    let value: f64 = digits.parse().map_err(|_| format!("{text}: a time is a number and a unit, as 10ms"))?;
+    let unit = match &text[digits.len()..] {
+        "ns" => 1e-9,
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{text}: a time needs a unit: ns, us, ms, s, m or h")),
+    };
+    Duration::try_from_secs_f64(value * unit).map_err(|err| format!("{text}: {err}"))
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|err| format!("{text}: {err}")),
+        Err(_) => parse_duration(text),
+    }
+}
+
+impl Args {
+    fn events(&self) -> Vec<What> {
+        let kinds: &[EventArg] = if self.events.is_empty() { &EventArg::DEFAULT } else { &self.events };
+        kinds.iter().flat_map(|kind| kind.events()).copied().collect()
+    }
+
+    fn attach(&self) -> Attach {
+        let events = self.events();
+        Attach {
+            mode: match self.mode {
+                ModeArg::Full => Mode::Full,
+                ModeArg::Wait => Mode::Wait,
+                ModeArg::Life => Mode::Life,
+            },
+            set: self.set.map(|set| match set {
+                SetArg::A => ProbeSet::A,
+                SetArg::B => ProbeSet::B,
+            }),
+            gc: events.contains(&What::GcStart),
+            threads: events.contains(&What::ThreadOn),
+            goids: self.goid.clone(),
+            ring_bytes: self.ring_size,
+        }
+    }
+
+    fn writer(&self) -> Result<(Box<dyn Write + Send>, bool)> {
+        Ok(match &self.output {
+            Some(path) if path.as_os_str() != "-" => {
+                let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+                (Box::new(file), false)
+            }
+            _ => (Box::new(io::stdout()), io::stdout().is_terminal()),
+        })
+    }
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    probe::check_host()?;
+    if !args.ring_size.is_power_of_two() || args.ring_size < 4096 {
+        bail!("--ring-size {}: a ring is a power of two, at least 4096 bytes", args.ring_size);
+    }
+    // An output that cannot be written is refused before anything is touched.
+    let (out, terminal) = args.writer()?;
+    let calibration = probe::calibrate().context("cannot measure what a probe costs here")?;
+    let attach = args.attach();
+    let (targets, launched) = if args.command.is_empty() {
+        let traced = args.pid.iter().map(|pid| Traced::attach(*pid, &attach)).collect::<Result<Vec<_>>>()?;
+        (traced, None)
+    } else {
+        let (traced, launched) = Traced::launch(&args.command, &attach)?;
+        (vec![traced], Some(launched))
+    };
+    for target in &targets {
+        eprintln!("sfgi: {}", target.describe(&calibration));
+    }
+    let filter = Filter {
+        events: args.events(),
+        goids: args.goid.clone(),
+        func: args.func.clone(),
+        min_ns: args.min.map_or(0, |min| u64::try_from(min.as_nanos()).unwrap_or(u64::MAX)),
+    };
+    let several = targets.len() > 1;
+    let out = BufWriter::with_capacity(1 << 16, out);
+    let sink: Box<dyn Sink + Send> = match args.format {
+        Format::Json => Box::new(Json::new(out)),
+        Format::Text => Box::new(Text::new(out, probe::now(), several, terminal)),
+    };
+    let pidfds = targets.iter().map(Traced::pidfd).collect::<io::Result<Vec<_>>>()?;
+    let output = Output { sink, filter, summary_only: args.summary };
+    let engine = Engine::new(targets, output, calibration, args.drain_every);
+
+    let mut child = launched.map(super::launch::Launched::go).transpose()?;
+    let ending = drive(engine, pidfds, args.duration)?;
+    if let Some(child) = &mut child
+        && ending != Ending::TargetsGone
+        && child.try_wait()?.is_none()
+    {
+        eprintln!("sfgi: stopping the command (PID {})", child.id());
+        // SAFETY: our own child, not waited for yet, so the id is still its.
+        unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+    }
+    Ok(())
+}
+
+/// Runs the engine on a thread of its own until the user, the clock or the targets end it.
+fn drive(engine: Engine, pidfds: Vec<std::os::fd::OwnedFd>, limit: Option<Duration>) -> Result<Ending> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut hangup = signal(SignalKind::hangup())?;
+        let flag = Arc::clone(&stop);
+        let mut work = tokio::task::spawn_blocking(move || engine.run(&flag));
+        let ending = tokio::select! {
+            _ = interrupt.recv() => Ending::Asked,
+            _ = terminate.recv() => Ending::Asked,
+            _ = hangup.recv() => Ending::Asked,
+            () = sleep(limit) => Ending::Asked,
+            result = all_gone(pidfds) => { result?; Ending::TargetsGone }
+            // Output closed, or every target replaced its program.
+            result = &mut work => return result?.map(|()| Ending::TargetsGone),
+        };
+        stop.store(true, Ordering::Relaxed);
+        tokio::select! {
+            result = work => result??,
+            // The user insists.
+            _ = interrupt.recv() => bail!("interrupted while the rings were drained: the end is missing"),
+        }
+        Ok(ending)
+    })
+}
+
+async fn sleep(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until every process has ended.
+async fn all_gone(pidfds: Vec<std::os::fd::OwnedFd>) -> io::Result<()> {
+    for pidfd in pidfds {
+        // SAFETY: the descriptor is owned, and lives in the AsyncFd until that is dropped.
+        let ended = unsafe { AsyncFd::register(pidfd) }.map_err(io::Error::from)?;
+        ended.readable().await?.retain_ready();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_need_a_unit_and_seconds_do_not() {
+        assert_eq!(parse_duration("10ms"), Ok(Duration::from_millis(10)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_seconds("2"), Ok(Duration::from_secs(2)));
+        for bad in ["", "ms", "10", "-1s", "1e400s", "10 parsecs", "NaNs"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The machine itself: takes one change of state, judges it against what was seen before, and
+//! says it as a [`Step`].
+
+use super::bypass::{Bypass, Told, Verdict, judge};
+use super::say::{say, stack_of};
+use super::store::Key;
+use super::{Goroutines, Note, State, Step, What};
+use crate::event::{Event, Payload};
+
+/// Contradictions that wait for a late event to explain them; more are said at once.
+const MAX_ACCUSED: usize = 1024;
+
+/// A contradiction that a late event may still explain.
+#[derive(Debug)]
+pub(super) struct Accusation {
+    key: Key,
+    /// The last state seen, moved on by late events.
+    seen: State,
+    pub(super) illegal: Step,
+}
+
+/// A change of one goroutine, as an event tells it.
+#[derive(Clone, Copy)]
+pub(super) struct Move {
+    pub(super) from: State,
+    pub(super) to: State,
+    pub(super) reason: u8,
+    pub(super) note: Note,
+}
+
+impl Move {
+    pub(super) fn new(event: &Event, from: State, to: State) -> Move {
+        Move { from, to, reason: event.reason, note: Note::None }
+    }
+}
+
+impl Goroutines {
+    /// Takes a change: judges it, says what the probes passed over, and says it.
+    pub(super) fn change(&mut self, at: usize, event: &Event, mut change: Move, out: &mut Vec<Step>) {
+        let goroutine = self.store.at(at);
+        if event.ts < goroutine.last_ts {
+            self.late(at, event, &change, out);
+            return;
+        }
+        let (last, same_thread) = (goroutine.last, goroutine.tid == event.tid);
+        if let Some(seen) = self.known(at).filter(|seen| *seen != change.from) {
+            let Move { from, to, .. } = change;
+            let switched = self.threads.at(event.tid).switched.contains(&event.g);
+            let told = Told { kind: event.kind, from, to, seen, last, same_thread, switched };
+            match judge(&told, &self.setup) {
+                Verdict::Counted => return,
+                Verdict::Unwatched => {}
+                Verdict::Through(bypass, path) => {
+                    change.note = Note::Bypass(bypass);
+                    self.walk(at, event, seen, bypass, path, out);
+                }
+                Verdict::Contradicts => self.accuse(at, event, &change, seen, out),
+            }
+        }
+        self.advance(at, event, &change, out);
+    }
+
+    /// Says the states that a goroutine went through unseen.
+    fn walk(&mut self, at: usize, e: &Event, seen: State, by: Bypass, path: &[State], out: &mut Vec<Step>) {
+        let mut from = seen;
+        for &to in path {
+            let reason = self.store.at(at).reason;
+            let unseen = Event { payload: Payload::None, ..*e };
+            self.advance(at, &unseen, &Move { from, to, reason, note: Note::Bypass(by) }, out);
+            from = to;
+        }
+    }
+
+    /// Moves a goroutine on and says so.
+    pub(super) fn advance(&mut self, at: usize, event: &Event, change: &Move, out: &mut Vec<Step>) {
+        let &Move { from, to, reason, .. } = change;
+        let epoch = self.epoch;
+        let goroutine = self.store.at(at);
+        let seen_whole = goroutine.epoch == epoch && goroutine.state == from && goroutine.since_ts != 0;
+        let lasted = seen_whole.then(|| event.ts.saturating_sub(goroutine.since_ts));
+        if let Some(what) = What::of(from, to) {
+            out.push(say(goroutine, event, change, what, lasted));
+        }
+        let leaked = from == State::Leaked || to == State::Leaked; // the wait goes on
+        if from == State::Running {
+            goroutine.running_ns += lasted.unwrap_or(0);
+        }
+        if matches!(to, State::Waiting | State::Preempted) && !leaked {
+            goroutine.reason = reason;
+        }
+        if matches!(to, State::Waiting | State::Syscall) && !leaked {
+            goroutine.site = stack_of(event).unwrap_or_default();
+        }
+        let since_ts = if leaked { goroutine.since_ts } else { event.ts };
+        self.adopt(at, event, to, since_ts);
+    }
+
+    /// Takes over a state, and which thread the goroutine is on.
+    pub(super) fn adopt(&mut self, at: usize, event: &Event, to: State, since_ts: u64) {
+        let on_thread = |state| matches!(state, State::Running | State::Syscall);
+        let (key, epoch) = (self.store.key(at), self.epoch);
+        let goroutine = self.store.at(at);
+        let (from, from_tid) = (goroutine.state, goroutine.tid);
+        (goroutine.state, goroutine.since_ts, goroutine.epoch) = (to, since_ts, epoch);
+        (goroutine.tid, goroutine.last, goroutine.last_ts) = (event.tid, event.kind, event.ts);
+        if to.is_dead() {
+            self.store.bury(at);
+        }
+        if on_thread(to) {
+            let thread = self.threads.at(event.tid);
+            (thread.running, thread.epoch) = (Some(key), epoch);
+        }
+        if on_thread(from) && !(on_thread(to) && from_tid == event.tid) {
+            let thread = self.threads.at(from_tid);
+            thread.running = thread.running.filter(|running| *running != key);
+        }
+    }
+
+    /// An event that came after younger ones of its goroutine: it is said, but changes nothing,
+    /// and may explain what the younger ones were accused of.
+    pub(super) fn late(&mut self, at: usize, event: &Event, change: &Move, out: &mut Vec<Step>) {
+        let key = self.store.key(at);
+        if let Some(what) = What::of(change.from, change.to) {
+            out.push(say(self.store.at(at), event, change, what, None));
+        }
+        self.accused.retain_mut(|accusation| {
+            if accusation.key == key && accusation.seen == change.from {
+                accusation.seen = change.to;
+            }
+            accusation.seen != accusation.illegal.from
+        });
+    }
+
+    /// Nothing explains this change: it will be called illegal, unless a late event does.
+    pub(super) fn accuse(
+        &mut self,
+        at: usize,
+        event: &Event,
+        change: &Move,
+        seen: State,
+        out: &mut Vec<Step>,
+    ) {
+        let key = self.store.key(at);
+        let goroutine = self.store.at(at);
+        let note = Note::Contradiction { seen, since_ts: goroutine.since_ts, said: change.from };
+        let illegal = say(goroutine, event, &Move { note, ..*change }, What::Illegal, None);
+        if self.accused.len() < MAX_ACCUSED {
+            self.accused.push(Accusation { key, seen, illegal });
+        } else {
+            out.push(illegal);
+        }
+    }
+
+    /// A change that no place in this version's runtime makes. It is said at once, also after a
+    /// loss, because the event alone proves it.
+    pub(super) fn condemn(&mut self, at: usize, event: &Event, from: State, to: State, out: &mut Vec<Step>) {
+        let note = Note::NotInGraph { minor: self.setup.minor };
+        let goroutine = self.store.at(at);
+        let change = Move { from, to, reason: event.reason, note };
+        out.push(say(goroutine, event, &change, What::Illegal, None));
+        if event.ts >= goroutine.last_ts {
+            self.adopt(at, event, to, event.ts);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Puts what happened into words: makes the [`Step`]s.
+
+use super::machine::Move;
+use super::{Goroutine, Note, State, Step, What};
+use crate::event::{Birth, Event, Payload, Stack};
+
+/// A step that is about no goroutine's state.
+pub(super) fn bare(event: &Event, what: What) -> Step {
+    Step {
+        ts: event.ts,
+        goid: event.goid,
+        g: event.g,
+        tid: event.tid,
+        what,
+        from: State::Unknown,
+        to: State::Unknown,
+        reason: 0,
+        by_goid: 0,
+        duration_ns: None,
+        stack: None,
+        birth: None,
+        note: Note::None,
+    }
+}
+
+/// The creation of a goroutine that was not seen itself.
+pub(super) fn unnamed_create(ts: u64, tid: u32, birth: Birth) -> Step {
+    Step {
+        ts,
+        goid: 0,
+        g: 0,
+        tid,
+        what: What::Create,
+        from: State::Dead,
+        to: State::Runnable,
+        reason: 0,
+        by_goid: birth.parent_goid,
+        duration_ns: None,
+        stack: None,
+        birth: Some(birth),
+        note: Note::None,
+    }
+}
+
+/// Puts a change into words; `lasted` is how long the state before did.
+pub(super) fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, lasted: Option<u64>) -> Step {
+    let &Move { from, to, note, .. } = change;
+    let told = birth_of(event);
+    if let Some(birth) = told {
+        let parent_goid = if birth.parent_goid != 0 { birth.parent_goid } else { parent_of(of) };
+        of.birth = Some(Birth { parent_goid, ..birth });
+    }
+    if what == What::Create {
+        of.created_ts = Some(event.ts);
+    }
+    let reason = match (from, to) {
+        (State::Waiting, _) if lasted.is_some() => of.reason,
+        (State::Waiting, _) | (_, State::Waiting | State::Preempted) => change.reason,
+        _ => 0,
+    };
+    let site = (of.site.len != 0 && lasted.is_some()).then_some(of.site);
+    Step {
+        ts: event.ts,
+        goid: of.goid,
+        g: of.g,
+        tid: event.tid,
+        what,
+        from,
+        to,
+        reason,
+        by_goid: by(event, what, of),
+        duration_ns: match what {
+            What::Exit => of.created_ts.map(|created| event.ts.saturating_sub(created)),
+            What::Create | What::Illegal => None,
+            _ => lasted,
+        },
+        stack: match what {
+            What::Block | What::SyscallEnter => stack_of(event),
+            What::Unblock | What::SyscallExit => site,
+            _ => None,
+        },
+        birth: match what {
+            What::Create | What::Exit => of.birth,
+            What::Start if told.is_some() => of.birth,
+            _ => None,
+        },
+        note,
+    }
+}
+
+/// Who did it.
+fn by(event: &Event, what: What, of: &Goroutine) -> u64 {
+    match (event.payload, what) {
+        (Payload::By(by), What::Unblock | What::Illegal) => by.by_goid,
+        (_, What::Create) => parent_of(of),
+        _ => 0,
+    }
+}
+
+fn parent_of(of: &Goroutine) -> u64 {
+    of.birth.map_or(0, |birth| birth.parent_goid)
+}
+
+fn birth_of(event: &Event) -> Option<Birth> {
+    match event.payload {
+        Payload::Birth(birth) => Some(birth),
+        _ => None,
+    }
+}
+
+pub(super) fn stack_of(event: &Event) -> Option<Stack> {
+    match event.payload {
+        Payload::Stack(stack) if stack.len != 0 => Some(stack),
+        _ => None,
+    }
+}

@@ -1,0 +1,217 @@
+//! The model's tests. Most are timelines: lines of events in, lines of steps out.
+//!
+//! An event: `10 m1 g7 casgstatus 2>4 chan receive`: time, thread, goroutine, function and what
+//! it was told. `g7@3` is goroutine 7 on the `g` of goroutine 3, `g0@3` one without a goid yet.
+//! Then, in any order: a wait reason, `by g1`, `pc=5,6`, `fn=9` (funcval), `parent=g1`, `to g8`,
+//! `exit`, `parked`. Lines beginning with `--` are calls: `-- lost`, `-- settle 50`.
+//!
+//! A step: `10 g7 block running→waiting chan receive 5ns by g1 pc=5,6 (note)`.
+
+mod bounds;
+mod illegal;
+mod modes;
+mod set_a;
+mod set_b;
+mod summary;
+mod table;
+
+use super::*;
+use crate::event::{Birth, By, Event, NewProc, Payload, Stack, Switch, status};
+use std::fmt::Write;
+
+pub(super) const REASONS: [&str; 11] = [
+    "",
+    "chan receive",
+    "select",
+    "coroutine",
+    "preempted",
+    "garbage collection",
+    "GC worker (idle)",
+    "stopping the world",
+    "dumping heap",
+    "IO wait",
+    "select (no cases)",
+];
+
+pub(super) fn setup(minor: u32, set: Set) -> Setup {
+    Setup {
+        minor,
+        set,
+        mode: Mode::Full,
+        wait_reasons: REASONS.map(String::from).to_vec(),
+        blind: Vec::new(),
+        capacity: 1000,
+    }
+}
+
+pub(super) fn set_a(minor: u32) -> Setup {
+    setup(minor, Set::A)
+}
+
+pub(super) fn set_b(minor: u32) -> Setup {
+    setup(minor, Set::B)
+}
+
+/// Applies the events and compares the steps; at the end everything is settled.
+#[track_caller]
+pub(super) fn timeline(setup: Setup, events: &str, expected: &str) -> Goroutines {
+    let (model, steps) = run(setup, events);
+    let got: Vec<String> = steps.iter().map(line).collect();
+    let expected: Vec<&str> = expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    assert!(got == expected, "got:\n{}\nexpected:\n{}", got.join("\n"), expected.join("\n"));
+    model
+}
+
+pub(super) fn run(setup: Setup, events: &str) -> (Goroutines, Vec<Step>) {
+    let (mut model, mut steps) = (Goroutines::new(setup), Vec::new());
+    for text in events.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        match text.strip_prefix("-- ") {
+            Some("lost") => model.lost(1),
+            Some(call) => {
+                let up_to = call.strip_prefix("settle ").and_then(|ts| ts.parse().ok());
+                model.settle(up_to.expect("-- lost or -- settle TS"), &mut steps);
+            }
+            None => model.apply(&event(text), &mut steps),
+        }
+    }
+    model.settle(u64::MAX, &mut steps);
+    (model, steps)
+}
+
+/// The event a line stands for.
+pub(super) fn event(text: &str) -> Event {
+    let mut words = text.split(' ');
+    let mut next = || words.next().unwrap_or_else(|| panic!("too short: {text}"));
+    let ts = number(next());
+    let tid = number(next()) as u32;
+    let (goid, g) = goroutine(next());
+    let kind = next();
+    let mut event =
+        Event { ts, g, goid, tid, kind: Kind::Exec, from: 0, to: 0, reason: 0, payload: Payload::None };
+    let rest = match kind {
+        "casgstatus" => {
+            let (from, to) = next().split_once('>').expect("FROM>TO");
+            (event.from, event.to) = (number(from) as u8, number(to) as u8);
+            ""
+        }
+        other => other,
+    };
+    event.kind = kind_of(rest, event.from, event.to);
+    let rest: Vec<&str> = words.collect();
+    details(&mut event, &rest.join(" "));
+    event
+}
+
+fn kind_of(name: &str, from: u8, to: u8) -> Kind {
+    match (name, from, to) {
+        ("", status::WAITING, status::RUNNABLE) => Kind::StatusWake,
+        ("", status::RUNNING, status::WAITING) => Kind::StatusPark,
+        ("", status::DEAD, status::RUNNABLE | status::WAITING) => Kind::StatusCreate,
+        ("", ..) => Kind::Status,
+        ("casGToPreemptScan", ..) => Kind::PreemptScan,
+        ("casGFromPreempted", ..) => Kind::FromPreempted,
+        ("coroswitch_m", ..) => Kind::CoroSwitch,
+        ("newproc1", ..) => Kind::NewProc,
+        ("execute", ..) => Kind::Execute,
+        ("firstrun", ..) => Kind::FirstRun,
+        ("park_m", ..) => Kind::Park,
+        ("ready", ..) => Kind::Ready,
+        ("injectglist", ..) => Kind::Inject,
+        ("gosched_m", ..) => Kind::Gosched,
+        ("goyield_m", ..) => Kind::Goyield,
+        ("goschedImpl", ..) => Kind::GoschedImpl,
+        ("preemptPark", ..) => Kind::PreemptPark,
+        ("gdestroy", ..) => Kind::Destroy,
+        ("entersyscall", ..) => Kind::SyscallEnter,
+        ("entersyscallblock", ..) => Kind::SyscallBlock,
+        ("exitsyscall", ..) => Kind::SyscallExit,
+        ("exitsyscall0" | "exitsyscallNoP", ..) => Kind::SyscallExitNoP,
+        ("needm", ..) => Kind::NeedM,
+        ("dropm", ..) => Kind::DropM,
+        ("gcstart", ..) => Kind::GcStart,
+        ("gcend", ..) => Kind::GcEnd,
+        ("off", ..) => Kind::ThreadOff,
+        ("on", ..) => Kind::ThreadOn,
+        ("wake", ..) => Kind::ThreadWake,
+        ("exec", ..) => Kind::Exec,
+        _ => panic!("no such function: {name}"),
+    }
+}
+
+/// Wait reason and payload.
+fn details(event: &mut Event, rest: &str) {
+    let (mut by, mut to, mut parent, mut pcs, mut funcval) = (0, (0, 0), 0, Vec::new(), 0);
+    let (mut exit, mut reason) = (0, Vec::new());
+    let mut words = rest.split(' ').filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        match word.split_once('=') {
+            Some(("pc", list)) => pcs = list.split(',').map(number).collect(),
+            Some(("fn", value)) => funcval = number(value),
+            Some(("parent", who)) => parent = goroutine(who).0,
+            _ if word == "by" => by = goroutine(words.next().expect("by whom")).0,
+            _ if word == "to" => to = goroutine(words.next().expect("to whom")),
+            _ if word == "exit" => exit = 1,
+            _ if word == "parked" => event.to = status::WAITING,
+            _ if word == "runnable" => event.from = 1,
+            _ => reason.push(word),
+        }
+    }
+    let reason = reason.join(" ");
+    let index = REASONS.iter().position(|known| *known == reason);
+    event.reason = index.unwrap_or_else(|| panic!("no such wait reason: {reason}")) as u8;
+    let pc = |at: usize| pcs.get(at).copied().unwrap_or(0);
+    event.payload = match event.kind {
+        Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: by }),
+        Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
+            Payload::Stack(Stack { len: pcs.len() as u64, pcs: std::array::from_fn(pc) })
+        }
+        Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => {
+            Payload::Birth(Birth { parent_goid: parent, gopc: pc(0), startpc: pc(1), funcval })
+        }
+        Kind::NewProc => Payload::NewProc(NewProc { callerpc: pc(0), startpc: pc(1), funcval }),
+        Kind::CoroSwitch => Payload::Switch(Switch { next_g: to.1, next_goid: to.0, exit }),
+        _ => Payload::None,
+    };
+}
+
+/// `g7` → (7, its `g`), `g7@3` → (7, the `g` of 3), `g0@3` → (0, the `g` of 3).
+fn goroutine(text: &str) -> (u64, u64) {
+    let (goid, on) = text.split_once('@').unwrap_or((text, text));
+    (number(goid), number(on) * 0x1000)
+}
+
+fn number(text: &str) -> u64 {
+    let digits = text.trim_start_matches(['g', 'm']);
+    digits.parse().unwrap_or_else(|_| panic!("no number: {text}"))
+}
+
+/// The line a step reads as.
+pub(super) fn line(step: &Step) -> String {
+    let mut line = format!("{} g{} {}", step.ts, step.goid, step.what);
+    let mut put = |text: std::fmt::Arguments<'_>| line.write_fmt(text).expect("a String takes all");
+    if (step.from, step.to) != (State::Unknown, State::Unknown) {
+        put(format_args!(" {}→{}", step.from, step.to));
+    }
+    match REASONS.get(usize::from(step.reason)) {
+        Some(&"") => {}
+        Some(reason) => put(format_args!(" {reason}")),
+        None => put(format_args!(" reason {}", step.reason)),
+    }
+    if let Some(duration_ns) = step.duration_ns {
+        put(format_args!(" {duration_ns}ns"));
+    }
+    if step.by_goid != 0 {
+        put(format_args!(" by g{}", step.by_goid));
+    }
+    if let Some(stack) = step.stack {
+        let pcs: Vec<String> = stack.pcs.iter().take(stack.len as usize).map(u64::to_string).collect();
+        put(format_args!(" pc={}", pcs.join(",")));
+    }
+    if let Some(birth) = step.birth {
+        put(format_args!(" born={},{}", birth.gopc, birth.startpc));
+    }
+    if step.note != Note::None {
+        put(format_args!(" ({})", step.note));
+    }
+    line
+}

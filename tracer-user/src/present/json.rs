@@ -1,0 +1,111 @@
+//! JSON lines: one object an event, schema `sfgi.trace/1`.
+
+use super::{Line, SCHEMA, Sink};
+use crate::model::{State, What};
+use serde::{Serialize, Serializer};
+use std::io::{self, Write};
+
+/// Writes JSON lines.
+pub struct Json<W> {
+    out: W,
+}
+
+impl<W: Write> Json<W> {
+    /// Into `out`.
+    pub fn new(out: W) -> Self {
+        Json { out }
+    }
+
+    /// One object on a line of its own.
+    pub fn object(&mut self, object: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.out, object).map_err(io::Error::from)?;
+        self.out.write_all(b"\n")
+    }
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    schema: &'static str,
+    ts_ns: u64,
+    pid: u32,
+    goid: Option<u64>,
+    event: &'static str,
+    tid: u32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "state")]
+    from: Option<State>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "state")]
+    to: Option<State>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_goid: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    func: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_func: Option<&'a str>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
+}
+
+fn state<S: Serializer>(state: &Option<State>, out: S) -> Result<S::Ok, S::Error> {
+    match state {
+        Some(state) => out.collect_str(state),
+        None => out.serialize_none(),
+    }
+}
+
+#[derive(Serialize)]
+struct Lost {
+    schema: &'static str,
+    event: &'static str,
+    ts_ns: u64,
+    pid: u32,
+    count: u64,
+}
+
+impl<W: Write> Sink for Json<W> {
+    fn begin(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn line(&mut self, line: &Line<'_>) -> io::Result<()> {
+        let step = line.step;
+        let of_a_goroutine = !matches!(
+            step.what,
+            What::GcStart | What::GcEnd | What::ThreadOff | What::ThreadOn | What::ThreadWake
+        );
+        let site = line.site.as_ref();
+        self.object(&Object {
+            schema: SCHEMA,
+            ts_ns: step.ts,
+            pid: line.pid,
+            goid: (step.goid != 0).then_some(step.goid),
+            event: step.what.name(),
+            tid: step.tid,
+            reason: line.reason,
+            from: of_a_goroutine.then_some(step.from),
+            to: of_a_goroutine.then_some(step.to),
+            by_goid: (step.by_goid != 0).then_some(step.by_goid),
+            duration_ns: step.duration_ns,
+            func: site.map(|site| &*site.func),
+            file: site.map(|site| &*site.file),
+            line: site.map(|site| site.line),
+            start_func: line.function.as_ref().map(|site| &*site.func),
+            note: step.note.to_string(),
+        })
+    }
+
+    fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()> {
+        self.object(&Lost { schema: SCHEMA, event: "lost", ts_ns: ts, pid, count })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

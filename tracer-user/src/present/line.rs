@@ -1,0 +1,54 @@
+//! One event ready to be shown, and whether it is to be shown.
+
+use super::Site;
+use crate::model::{Step, What};
+use regex::Regex;
+
+/// A step with its names.
+pub struct Line<'a> {
+    /// The process.
+    pub pid: u32,
+    /// What happened.
+    pub step: &'a Step,
+    /// The wait reason, in the runtime's words; empty where there is none.
+    pub reason: &'a str,
+    /// Where: the wait site, the `go` statement, or the goroutine's function.
+    pub site: Option<Site>,
+    /// The function the goroutine runs.
+    pub function: Option<Site>,
+}
+
+/// Which lines the user wants.
+pub struct Filter {
+    /// Wanted kinds of events.
+    pub events: Vec<What>,
+    /// Only these goroutines; empty: all.
+    pub goids: Vec<u64>,
+    /// Only where one of the line's functions matches.
+    pub func: Option<Regex>,
+    /// Only events whose duration is known and at least this, in nanoseconds.
+    pub min_ns: u64,
+}
+
+impl Filter {
+    /// Whether to look at the step at all, before names are resolved. An illegal transition is
+    /// held back by no threshold.
+    pub fn wants_step(&self, step: &Step) -> bool {
+        self.events.contains(&step.what)
+            && (self.goids.is_empty() || self.goids.contains(&step.goid))
+            && (self.min_ns == 0
+                || step.what == What::Illegal
+                || step.duration_ns.is_some_and(|ns| measures_a_wait(step.what) && ns >= self.min_ns))
+    }
+
+    /// Whether to show it, now that its names are known.
+    pub fn wants_line(&self, line: &Line<'_>) -> bool {
+        let Some(func) = &self.func else { return true };
+        [&line.site, &line.function].into_iter().flatten().any(|site| func.is_match(&site.func))
+    }
+}
+
+/// Whether the duration of this event is a time spent blocked: for `--min`.
+fn measures_a_wait(what: What) -> bool {
+    matches!(what, What::Unblock | What::SyscallExit | What::ThreadOn)
+}

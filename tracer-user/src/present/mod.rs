@@ -1,0 +1,29 @@
+//! What a person or a program gets to read: steps with their names resolved, as text or JSON
+//! lines, and the summary.
+
+mod json;
+mod line;
+mod symbols;
+mod text;
+
+pub use json::Json;
+pub use line::{Filter, Line};
+pub use symbols::{Site, Symbols};
+pub use text::{Text, duration};
+
+use std::io;
+
+/// The schema name in every JSON line of a trace.
+pub const SCHEMA: &str = "sfgi.trace/1";
+
+/// Where lines go.
+pub trait Sink {
+    /// Before the first line.
+    fn begin(&mut self) -> io::Result<()>;
+    /// One event.
+    fn line(&mut self, line: &Line<'_>) -> io::Result<()>;
+    /// Events were lost just before the next line.
+    fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()>;
+    /// Hands on everything written so far.
+    fn flush(&mut self) -> io::Result<()>;
+}

@@ -1,0 +1,97 @@
+//! Program counters of one process → function, file and line, remembered.
+
+use crate::{
+    event::Stack,
+    target::GoBinary,
+};
+use std::{collections::HashMap, sync::Arc};
+
+/// A place in the program's source.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Site {
+    /// Full function name, as Go prints it.
+    pub func: Arc<str>,
+    /// File, as the compiler recorded it; empty when unknown.
+    pub file: Arc<str>,
+    /// Line; 0 when unknown.
+    pub line: u32,
+}
+
+/// Packages whose frames only pass a wait on: nobody looks for his bug there.
+const PLUMBING: [&str; 8] =
+    ["runtime.", "runtime/", "internal/", "sync.", "sync/", "syscall.", "time.Sleep", "golang.org/x/sys/"];
+
+/// How many addresses are remembered; a hostile target can invent any number of them.
+const CAPACITY: usize = 1 << 16;
+
+/// Resolves addresses of one process.
+pub struct Symbols {
+    binary: Arc<GoBinary>,
+    bias: u64,
+    cache: HashMap<u64, Arc<[Site]>>,
+}
+
+impl Symbols {
+    /// `bias`: what the kernel added to the binary's link addresses.
+    pub fn new(binary: Arc<GoBinary>, bias: u64) -> Self {
+        Symbols { binary, bias, cache: HashMap::new() }
+    }
+
+    /// The load bias became known, or another one.
+    pub fn set_bias(&mut self, bias: u64) {
+        self.bias = bias;
+        self.cache.clear();
+    }
+
+    /// The frames at `pc`, innermost (inlined) first; empty when nothing is known there.
+    fn frames(&mut self, pc: u64) -> Arc<[Site]> {
+        if let Some(frames) = self.cache.get(&pc) {
+            return Arc::clone(frames);
+        }
+        let frames: Arc<[Site]> = self
+            .binary
+            .symbolize(pc.wrapping_sub(self.bias))
+            .into_iter()
+            .map(|frame| Site { func: frame.func.into(), file: frame.file.into(), line: frame.line })
+            .collect();
+        if self.cache.len() >= CAPACITY {
+            self.cache.clear();
+        }
+        self.cache.insert(pc, Arc::clone(&frames));
+        frames
+    }
+
+    /// The frames of a return address: the call is the instruction before it.
+    fn caller(&mut self, pc: u64) -> Arc<[Site]> {
+        self.frames(pc.wrapping_sub(1))
+    }
+
+    /// Where a goroutine waits: the innermost frame that is not plumbing; if all are, the
+    /// outermost one seen.
+    pub fn wait_site(&mut self, stack: &Stack) -> Option<Site> {
+        let mut last = None;
+        for &pc in stack.pcs.iter().take(stack.len as usize) {
+            for site in self.caller(pc).iter() {
+                if !is_plumbing(&site.func) {
+                    return Some(site.clone());
+                }
+                last = Some(site.clone());
+            }
+        }
+        last
+    }
+
+    /// The `go` statement before this return address (`g.gopc`).
+    pub fn go_statement(&mut self, gopc: u64) -> Option<Site> {
+        self.caller(gopc).first().cloned()
+    }
+
+    /// The function a goroutine runs, by its entry (`g.startpc`).
+    pub fn function(&mut self, startpc: u64) -> Option<Site> {
+        self.frames(startpc).last().cloned()
+    }
+}
+
+fn is_plumbing(func: &str) -> bool {
+    func != "runtime.main" && PLUMBING.iter().any(|prefix| func.starts_with(prefix))
+}

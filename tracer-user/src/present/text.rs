@@ -1,0 +1,145 @@
+//! Text: one aligned line an event.
+
+use super::{Line, Site, Sink};
+use crate::model::What;
+use std::io::{self, Write};
+
+/// Writes text lines.
+pub struct Text<W> {
+    out: W,
+    start_ts: u64,
+    colour: bool,
+    several: bool,
+}
+
+impl<W: Write> Text<W> {
+    /// Into `out`. Times count from `start_ts` (`CLOCK_MONOTONIC`, ns); with `several` processes
+    /// each line names its own; `colour` only for a terminal.
+    pub fn new(out: W, start_ts: u64, several: bool, colour: bool) -> Self {
+        Text { out, start_ts, colour, several }
+    }
+
+    fn pid_column(&self, pid: u32) -> String {
+        if self.several { format!("{pid:>8} ") } else { String::new() }
+    }
+
+    /// SGR codes around a line, for those that must not be overlooked.
+    fn paint(&self, what: What) -> (&'static str, &'static str) {
+        match what {
+            What::Illegal if self.colour => ("\x1b[1;31m", "\x1b[0m"),
+            What::Create | What::Exit if self.colour => ("\x1b[32m", "\x1b[0m"),
+            _ => ("", ""),
+        }
+    }
+}
+
+impl<W: Write> Sink for Text<W> {
+    fn begin(&mut self) -> io::Result<()> {
+        let pid = if self.several { format!("{:>8} ", "PID") } else { String::new() };
+        writeln!(
+            self.out,
+            "{:>12} {pid}{:>8} {:>8}  {:<9} {:>9}  {:<28} WHERE",
+            "TIME", "THREAD", "GOROUTINE", "EVENT", "DURATION", "REASON"
+        )
+    }
+
+    fn line(&mut self, line: &Line<'_>) -> io::Result<()> {
+        let step = line.step;
+        let seconds = step.ts.saturating_sub(self.start_ts) as f64 / 1e9;
+        let pid = self.pid_column(line.pid);
+        let goroutine = match step.goid {
+            0 => "-".to_owned(),
+            goid => format!("g{goid}"),
+        };
+        let took = step.duration_ns.map(duration).unwrap_or_default();
+        let (on, off) = self.paint(step.what);
+        let (event, detail) = (word(step.what), detail(line));
+        let site = line.site.as_ref().map(place).unwrap_or_default();
+        writeln!(
+            self.out,
+            "{on}{seconds:>12.6} {pid}{:>8} {goroutine:>9}  {event:<9} {took:>9}  {detail:<28} {site}{off}",
+            step.tid
+        )
+    }
+
+    fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()> {
+        let seconds = ts.saturating_sub(self.start_ts) as f64 / 1e9;
+        let pid = self.pid_column(pid);
+        writeln!(self.out, "{seconds:>12.6} {pid}{:>8} {:>9}  LOST {count} events", "-", "-")
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// The event column. An arrow says where a system call goes.
+fn word(what: What) -> &'static str {
+    match what {
+        What::SyscallEnter => "syscall →",
+        What::SyscallExit => "syscall ←",
+        What::GcStart => "gc start",
+        What::GcEnd => "gc end",
+        What::ThreadOff => "off cpu",
+        What::ThreadOn => "on cpu",
+        What::ThreadWake => "cpu wake",
+        What::Illegal => "ILLEGAL",
+        other => other.name(),
+    }
+}
+
+/// The reason column: why it waits, who woke it, who made it.
+fn detail(line: &Line<'_>) -> String {
+    let step = line.step;
+    match step.what {
+        What::Create => {
+            let function = line.function.as_ref().map_or("?", |site| &*site.func);
+            format!("{function}{}", by(step.by_goid))
+        }
+        What::Unblock => format!("{}{}", line.reason, by(step.by_goid)),
+        What::Illegal => {
+            format!("{} → {}: {}", step.from, step.to, step.note)
+        }
+        _ => line.reason.to_owned(),
+    }
+}
+
+fn by(goid: u64) -> String {
+    if goid == 0 { String::new() } else { format!(" by g{goid}") }
+}
+
+/// `main.worker  worker.go:33`, the file without its directory.
+fn place(site: &Site) -> String {
+    let file = site.file.rsplit('/').next().unwrap_or_default();
+    if file.is_empty() { site.func.to_string() } else { format!("{}  {file}:{}", site.func, site.line) }
+}
+
+/// Nanoseconds in the largest unit that leaves a digit before the point: `1.23ms`, `12.3µs`.
+pub fn duration(ns: u64) -> String {
+    let value = ns as f64;
+    let (value, unit) = match ns {
+        0..1_000 => return format!("{ns}ns"),
+        1_000..1_000_000 => (value / 1e3, "µs"),
+        1_000_000..1_000_000_000 => (value / 1e6, "ms"),
+        1_000_000_000..60_000_000_000 => (value / 1e9, "s"),
+        _ => return format!("{}m{:02}s", ns / 60_000_000_000, ns / 1_000_000_000 % 60),
+    };
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$}{unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn durations_keep_three_digits() {
+        let cases = [
+            (0, "0ns"), (999, "999ns"), (1_234, "1.23µs"), (56_789, "56.8µs"), (123_456, "123µs"),
+            (1_500_000, "1.50ms"), (59_000_000_000, "59.0s"), (61_000_000_000, "1m01s"),
+        ];
+        for (ns, text) in cases {
+            assert_eq!(duration(ns), text);
+        }
+    }
+}

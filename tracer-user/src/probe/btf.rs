@@ -1,0 +1,132 @@
+//! The few kernel structure offsets the programs need, from the running kernel's own BTF
+//! (`/sys/kernel/btf/vmlinux`; format: `include/uapi/linux/btf.h`).
+
+use bytes::Buf;
+use std::{fs, io};
+
+/// Where the running kernel describes its types.
+pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Offsets in `struct task_struct`, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TaskLayout {
+    /// `pid`; `tgid` lies right behind it.
+    pub(super) pid: u32,
+    /// `__state` (`state` up to Linux 5.13).
+    pub(super) state: u32,
+}
+
+impl TaskLayout {
+    /// Of the running kernel.
+    pub(super) fn of_this_kernel() -> io::Result<TaskLayout> {
+        let raw = fs::read(VMLINUX)?;
+        Self::parse(&raw)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no usable task_struct in the kernel's BTF"))
+    }
+
+    fn parse(raw: &[u8]) -> Option<TaskLayout> {
+        let (types, strings) = sections(raw)?;
+        let (mut pid, mut tgid, mut state) = (None, None, None);
+        for member in struct_members(types, strings, "task_struct")? {
+            match name_at(strings, member.name) {
+                b"pid" => pid = Some(member.offset),
+                b"tgid" => tgid = Some(member.offset),
+                b"__state" | b"state" => state = Some(member.offset),
+                _ => {}
+            }
+        }
+        let (pid, state) = (pid?, state?);
+        (tgid? == pid + 4).then_some(TaskLayout { pid, state })
+    }
+}
+
+struct Member {
+    name: u32,
+    offset: u32,
+}
+
+/// The type section and the string section of a BTF blob.
+fn sections(raw: &[u8]) -> Option<(&[u8], &[u8])> {
+    const MAGIC: u16 = 0xeb9f;
+    let mut header = raw.get(..24)?;
+    if header.get_u16_le() != MAGIC {
+        return None;
+    }
+    header.advance(2);
+    let len = header.get_u32_le() as usize;
+    let body = raw.get(len..)?;
+    let mut section = || {
+        let (off, len) = (header.get_u32_le() as usize, header.get_u32_le() as usize);
+        body.get(off..off.checked_add(len)?)
+    };
+    Some((section()?, section()?))
+}
+
+fn name_at(strings: &[u8], off: u32) -> &[u8] {
+    let rest = strings.get(off as usize..).unwrap_or_default();
+    rest.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// The members of the first `struct` of this name, offsets in bytes.
+fn struct_members(mut types: &[u8], strings: &[u8], wanted: &str) -> Option<Vec<Member>> {
+    const STRUCT: u32 = 4;
+    while types.len() >= 12 {
+        let (name, info, _) = (types.get_u32_le(), types.get_u32_le(), types.get_u32_le());
+        let (count, kind, bitfields) = ((info & 0xffff) as usize, (info >> 24) & 0x1f, info >> 31 != 0);
+        let size = trailing_bytes(kind, count)?;
+        let mut body = types.get(..size)?;
+        if kind == STRUCT && name_at(strings, name) == wanted.as_bytes() {
+            return Some(
+                (0..count)
+                    .map(|_| {
+                        let (name, _, bits) = (body.get_u32_le(), body.get_u32_le(), body.get_u32_le());
+                        // With the kind flag the upper byte is the width of a bit field.
+                        Member { name, offset: if bitfields { bits & 0x00ff_ffff } else { bits } / 8 }
+                    })
+                    .collect(),
+            );
+        }
+        types.advance(size);
+    }
+    None
+}
+
+/// Bytes behind the 12 of a type, by its kind (`BTF_KIND_*`).
+fn trailing_bytes(kind: u32, count: usize) -> Option<usize> {
+    Some(match kind {
+        1 | 14 | 17 => 4,                  // int, var, decl tag
+        3 => 12,                           // array
+        4 | 5 | 15 | 19 => 12 * count,     // struct, union, datasec, enum64
+        6 | 13 => 8 * count,               // enum, func proto
+        2 | 7..=12 | 16 | 18 => 0,         // pointer, forward, typedef, qualifiers, func, float, type tag
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_task_struct_of_a_small_blob() {
+        let strings = b"\0task_struct\0__state\0pid\0tgid\0";
+        let mut types = Vec::new();
+        let int = [0u32, 1 << 24, 4, 0];
+        let task = [1u32, 4 << 24 | 3, 64, 13, 1, 24 * 8, 21, 1, 40 * 8, 25, 1, 44 * 8];
+        for word in int.iter().chain(&task) {
+            types.extend(word.to_le_bytes());
+        }
+        let mut blob = Vec::new();
+        blob.extend(0xeb9fu16.to_le_bytes());
+        blob.extend([1, 0]);
+        for word in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
+            blob.extend(word.to_le_bytes());
+        }
+        blob.extend(&types);
+        blob.extend(strings);
+        assert_eq!(TaskLayout::parse(&blob), Some(TaskLayout { pid: 40, state: 24 }));
+        for len in 0..blob.len() {
+            TaskLayout::parse(&blob[..len]);
+        }
+    }
+}

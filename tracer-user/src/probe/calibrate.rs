@@ -1,0 +1,168 @@
+//! What a probe costs on this host, measured before the trace on this process itself: a real
+//! uprobe, with the real program, on a function of ours that calls itself a goroutine.
+
+use super::{
+    btf::TaskLayout,
+    object,
+    session::{Options, ProbeError, Session, now},
+};
+use aya::programs::uprobe::UProbeScope;
+use std::{arch::asm, fs::File, num::NonZeroU32};
+use tracer_common::{Config, KINDS, Kind};
+
+/// Nanoseconds a hit costs the target, median of several batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Calibration {
+    /// On an instruction that the kernel emulates, event included.
+    pub emulated_ns: f64,
+    /// On one that it must single-step.
+    pub single_stepped_ns: f64,
+}
+
+const BATCHES: usize = 7;
+const CALLS: usize = 600;
+
+/// Measures both cost classes. Takes about 100 ms, most of it the kernel's, for putting the
+/// probes in place and taking them away.
+pub fn calibrate() -> Result<Calibration, ProbeError> {
+    let fake = Fake::new();
+    let plain = median(|| fake.call(emulated_target as *const () as usize));
+    let cost = |target: usize| -> Result<f64, ProbeError> {
+        let _session = attach_to_self(target, &fake)?;
+        Ok((median(|| fake.call(target)) - plain).max(0.0))
+    };
+    Ok(Calibration {
+        emulated_ns: cost(emulated_target as *const () as usize)?,
+        single_stepped_ns: cost(single_stepped_target as *const () as usize)?,
+    })
+}
+
+/// Nanoseconds a call, the median of [`BATCHES`] batches.
+fn median(mut call: impl FnMut()) -> f64 {
+    let mut batches: Vec<u64> = (0..BATCHES)
+        .map(|_| {
+            let start = now();
+            for _ in 0..CALLS {
+                call();
+            }
+            now() - start
+        })
+        .collect();
+    batches.sort_unstable();
+    batches[BATCHES / 2] as f64 / (CALLS * TRANSITIONS.len()) as f64
+}
+
+/// The life of a busy goroutine: it parks, is woken, runs.
+const TRANSITIONS: [(u64, u64); 3] = [(2, 4), (4, 1), (1, 2)];
+
+/// Words of memory that look like a `g` on a thread with a stack of three frames.
+struct Fake {
+    words: Box<[u64; 64]>,
+}
+
+// Word indices within `Fake::words`.
+const G: usize = 0;
+const G0: usize = 20;
+const M: usize = 40;
+const FRAMES: usize = 50;
+
+// Byte offsets within a fake `g` and `m`.
+const STATUS: u32 = 0;
+const SCHED_PC: u32 = 40;
+const SCHED_BP: u32 = 72;
+const G_M: u32 = 80;
+const GOPC: u32 = 96;
+const M_CURG: u32 = 0;
+
+impl Fake {
+    fn new() -> Self {
+        let mut words = Box::new([0u64; 64]);
+        let at = |index: usize, words: &[u64; 64]| words.as_ptr() as u64 + 8 * index as u64;
+        words[G + 1] = 1;
+        words[G + SCHED_BP as usize / 8] = at(FRAMES, &words);
+        words[G0 + G_M as usize / 8] = at(M, &words);
+        words[M + M_CURG as usize / 8] = at(G, &words);
+        for frame in [FRAMES, FRAMES + 2] {
+            words[frame] = at(frame + 2, &words);
+        }
+        Self { words }
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            tgid: std::process::id(),
+            rings: 1,
+            probes: [0; KINDS + 1],
+            g_status: STATUS,
+            g_m: G_M,
+            g_sched_pc: SCHED_PC,
+            g_sched_bp: SCHED_BP,
+            g_gopc: GOPC,
+            m_curg: M_CURG,
+            task_pid: TaskLayout::default().pid,
+            ..Config::default()
+        }
+    }
+
+    /// One call of `target` a transition, with the registers of `casgstatus(gp, old, new)`.
+    fn call(&self, target: usize) {
+        let (g, g0) = (&raw const self.words[G], &raw const self.words[G0]);
+        for (old, new) in TRANSITIONS {
+            // SAFETY: `target` is one of the two functions below, which touch nothing but the
+            // stack; RBX, which cannot be an operand, is saved around the call.
+            unsafe {
+                asm!(
+                    "push rbx",
+                    "mov rbx, rsi",
+                    "call rdi",
+                    "pop rbx",
+                    in("rsi") old,
+                    in("rdi") target,
+                    in("rax") g,
+                    in("rcx") new,
+                    in("r14") g0,
+                    clobber_abi("C"),
+                );
+            }
+        }
+    }
+}
+
+/// Begins with `push %rbp`, as a Go function does.
+#[unsafe(naked)]
+extern "C" fn emulated_target() {
+    core::arch::naked_asm!("push rbp", "pop rbp", "ret")
+}
+
+/// Begins with `sub`, which the kernel cannot emulate.
+#[unsafe(naked)]
+extern "C" fn single_stepped_target() {
+    core::arch::naked_asm!("sub rsp, 8", "add rsp, 8", "ret")
+}
+
+/// The status program on `target`, for this process only.
+fn attach_to_self(target: usize, fake: &Fake) -> Result<(aya::Ebpf, Session), ProbeError> {
+    let options = Options { ring_bytes: 1 << 22, goids: Vec::new(), threads: false, from_birth: true };
+    let (mut ebpf, session) = Session::load(&fake.config(), &options)?;
+    let exe = File::open("/proc/self/exe").map_err(|err| ProbeError::Load(err.into()))?;
+    let offset = file_offset(target).ok_or(ProbeError::Object("mapping of its own text"))?;
+    let program = object::uprobe(&mut ebpf, super::config::program(Kind::Status, "runtime.casgstatus"))?;
+    let me = NonZeroU32::new(std::process::id()).ok_or(ProbeError::Object("process id"))?;
+    program
+        .attach(offset, format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&exe)), UProbeScope::OneProcess(me))
+        .map_err(|source| ProbeError::Attach { function: "itself, to measure the cost".into(), offset, source })?;
+    Ok((ebpf, session))
+}
+
+/// Where in our own executable the code at `addr` comes from.
+fn file_offset(addr: usize) -> Option<u64> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    maps.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let offset = fields.nth(1)?;
+        let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+        let addr = addr as u64;
+        (start..end).contains(&addr).then_some(addr - start + u64::from_str_radix(offset, 16).ok()?)
+    })
+}

@@ -1,0 +1,139 @@
+//! What the programs must know of one target: offsets, addresses, which wait reasons are fake.
+
+use super::{
+    btf::TaskLayout,
+    session::{Options, ProbeError},
+};
+use crate::target::{GoBinary, Plan};
+use std::{fs, num::NonZeroU32};
+use tracer_common::{Config, KINDS, Kind, REENTER, flags};
+
+/// Wait reasons of goroutines that execute on the system stack while their status says waiting.
+/// `isWaitingForSuspendG` in `src/runtime/runtime2.go` (1.23 on); the same call sites exist before.
+const FAKE_WAITS: [&str; 10] = [
+    "stopping the world",
+    "GC mark termination",
+    "garbage collection",
+    "garbage collection scan",
+    "trace goroutine status",
+    "trace proc status",
+    "page trace flush",
+    "GC assist marking",
+    "GC worker (active)",
+    "flushing proc caches",
+];
+
+/// `PROC_PID_INIT_INO` (`include/linux/proc_ns.h`): the initial PID namespace.
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+pub(super) fn build(
+    pid: NonZeroU32,
+    binary: &GoBinary,
+    plan: &Plan,
+    options: &Options,
+    task: TaskLayout,
+    cpus: u32,
+) -> Result<Config, ProbeError> {
+    let layout = binary.layout();
+    let optional = |name: &str, field: &str| layout.field(name, field).unwrap_or(0);
+    let field = |name: &str, field: &str| {
+        layout.field(name, field).ok_or_else(|| ProbeError::Layout(format!("the offset of runtime.{name}.{field}")))
+    };
+    let switch = binary.functions().find("runtime.systemstack_switch");
+    let mut flags = 0;
+    if binary.version().minor <= 23 {
+        flags |= flags::STALE_GOID;
+    }
+    if !options.goids.is_empty() {
+        flags |= flags::FILTER_GOIDS;
+    }
+    let mut config = Config {
+        fake_reasons: fake_reasons(binary.wait_reasons()),
+        flags_test: 0,
+        probes: [0; KINDS + 1],
+        systemstack_switch: switch.as_ref().map_or(0, |f| f.entry),
+        systemstack_switch_end: switch.as_ref().map_or(0, |f| f.end),
+        plumbing_end: binary.plumbing_end(),
+        tgid: if in_initial_pid_namespace() { pid.get() } else { 0 },
+        // One ring is enough, and in order by itself, where at most two CPUs write to it.
+        rings: if cpus > 2 { cpus.min(256) } else { 1 },
+        flags,
+        g_status: field("g", "atomicstatus")?,
+        g_m: field("g", "m")?,
+        g_sched_pc: field("g", "sched.pc")?,
+        g_sched_bp: field("g", "sched.bp")?,
+        g_schedlink: field("g", "schedlink")?,
+        g_parent_goid: optional("g", "parentGoid"),
+        g_gopc: field("g", "gopc")?,
+        g_coroarg: optional("g", "coroarg"),
+        g_coroexit: optional("g", "coroexit"),
+        m_curg: field("m", "curg")?,
+        m_p: field("m", "p")?,
+        p_goidcache: field("p", "goidcache")?,
+        coro_gp: optional("coro", "gp"),
+        task_pid: task.pid,
+        task_state: task.state,
+    };
+    for probe in &plan.probes {
+        let slot = if probe.function == "runtime.reentersyscall" { REENTER } else { probe.kind as usize };
+        config.probes[slot] = probe.placement.vaddr;
+        if probe.placement.flags_test {
+            config.flags_test |= 1 << probe.kind as u32;
+        }
+    }
+    check_adjacency(&config, field("g", "startpc")?)?;
+    Ok(config)
+}
+
+/// The programs read neighbours in one go.
+fn check_adjacency(config: &Config, startpc: u32) -> Result<(), ProbeError> {
+    let bp = config.g_sched_bp - config.g_sched_pc;
+    let parent = config.g_parent_goid;
+    if (bp == 32 || bp == 40) && startpc == config.g_gopc + 16 && (parent == 0 || parent + 8 == config.g_gopc) {
+        Ok(())
+    } else {
+        Err(ProbeError::Layout("the usual order of the fields of runtime.g".into()))
+    }
+}
+
+fn fake_reasons(reasons: &[String]) -> u64 {
+    let bits = reasons.iter().take(64).enumerate().filter(|(_, reason)| FAKE_WAITS.contains(&reason.as_str()));
+    bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
+}
+
+/// In another PID namespace the ids that the kernel gives to a program are not the ones we know.
+fn in_initial_pid_namespace() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == INITIAL_PID_NAMESPACE)
+}
+
+/// The eBPF program for a Go function.
+pub(super) fn program(kind: Kind, function: &str) -> &'static str {
+    match kind {
+        Kind::Status | Kind::StatusWake | Kind::StatusPark | Kind::StatusCreate => "casgstatus",
+        Kind::PreemptScan => "casgtopreemptscan",
+        Kind::FromPreempted => "casgfrompreempted",
+        Kind::CoroSwitch => "coroswitch_m",
+        Kind::NewProc => "newproc1",
+        Kind::Execute | Kind::FirstRun => "execute",
+        Kind::Park => "park_m",
+        Kind::Ready => "ready",
+        Kind::Inject => "injectglist",
+        Kind::Gosched => "gosched_m",
+        Kind::Goyield => "goyield_m",
+        Kind::GoschedImpl => "goschedimpl",
+        Kind::PreemptPark => "preemptpark",
+        Kind::Destroy => "gdestroy",
+        Kind::SyscallEnter if function == "runtime.reentersyscall" => "reentersyscall",
+        Kind::SyscallEnter => "entersyscall",
+        Kind::SyscallBlock => "entersyscallblock",
+        Kind::SyscallExit => "exitsyscall",
+        Kind::SyscallExitNoP => "exitsyscallnop",
+        Kind::NeedM => "needm",
+        Kind::DropM => "dropm",
+        Kind::GcStart => "gcstart",
+        Kind::GcEnd => "gcend",
+        Kind::ThreadOff | Kind::ThreadOn => "sched_switch",
+        Kind::ThreadWake => "sched_wakeup",
+        Kind::Exec => "sched_process_exec",
+    }
+}

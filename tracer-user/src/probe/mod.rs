@@ -1,0 +1,14 @@
+//! The kernel side of a trace: loads the eBPF programs for one target, puts them on the
+//! instructions that [`crate::target`] chose, and drains what they send.
+
+mod btf;
+mod calibrate;
+mod config;
+mod host;
+mod merge;
+mod object;
+mod session;
+
+pub use calibrate::{Calibration, calibrate};
+pub use host::{HostError, check as check_host};
+pub use session::{Batch, Options, ProbeError, Session, Totals, now};

@@ -1,0 +1,275 @@
+//! One target being traced: its programs, its rings, its counters.
+
+use super::{
+    btf::TaskLayout,
+    config,
+    merge::{Merger, SLACK_NS},
+    object,
+};
+use crate::{
+    event::{DecodeError, Event, decode},
+    target::{GoBinary, Plan, ProbeSite},
+};
+use aya::{
+    Btf, Ebpf,
+    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{ProgramError, uprobe::UProbeScope},
+};
+use rustix::time::{ClockId, clock_gettime};
+use std::{collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf};
+use tracer_common::{Config, Counters, KINDS, Kind};
+
+/// Why a target cannot be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The object's maps could not be created.
+    #[error("the kernel refused the eBPF object: {0:#}")]
+    Load(anyhow::Error),
+    /// The build is broken.
+    #[error("the eBPF object has no {0}: this sfgi was built wrongly")]
+    Object(&'static str),
+    /// The verifier or the attach point refused a program.
+    #[error("the kernel refused the eBPF program {name}: {source}")]
+    Program {
+        /// Name of the program.
+        name: &'static str,
+        /// The kernel's reason.
+        source: ProgramError,
+    },
+    /// A uprobe could not be placed.
+    #[error("cannot put a uprobe on {function} (file offset {offset:#x}): {source}")]
+    Attach {
+        /// The Go function.
+        function: String,
+        /// Where in the file.
+        offset: u64,
+        /// The kernel's reason.
+        source: ProgramError,
+    },
+    /// The rings could not be made.
+    #[error("cannot create an event ring of {bytes} bytes (a power of two, at least a page): {source}")]
+    Ring {
+        /// The size asked for.
+        bytes: u32,
+        /// The kernel's reason.
+        source: aya::maps::MapError,
+    },
+    /// The kernel's types could not be read.
+    #[error("cannot read the kernel's BTF: {0}")]
+    Btf(String),
+    /// A structure of this Go version does not look as the probes need it.
+    #[error("the runtime layout of this binary lacks {0}")]
+    Layout(String),
+    /// Counters could not be read.
+    #[error("cannot read the probes' counters: {0}")]
+    Counters(#[source] aya::maps::MapError),
+}
+
+/// How to trace.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of one event ring, a power of two.
+    pub ring_bytes: u32,
+    /// Only these goroutines; empty: all.
+    pub goids: Vec<u64>,
+    /// Also the threads' on/off-CPU times (`sched_switch`, `sched_wakeup`).
+    pub threads: bool,
+    /// The process does not run the binary yet: nothing that comes is to be dropped.
+    pub from_birth: bool,
+}
+
+/// What one drain brought.
+#[derive(Default)]
+pub struct Batch {
+    /// Events by time, oldest first.
+    pub events: Vec<Event>,
+    /// Events lost since the last drain.
+    pub lost: u64,
+    /// With `lost`: what was learned from events up to this time (ns) is in doubt.
+    pub doubt_until: u64,
+    /// Everything up to this time has been delivered.
+    pub complete_until: u64,
+}
+
+/// Counts since the start of the session, by [`Kind`].
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Times each probe ran.
+    pub hits: BTreeMap<Kind, u64>,
+    /// Events that found their ring full.
+    pub lost: BTreeMap<Kind, u64>,
+    /// Records that could not be decoded. Anything but 0 is a bug in sfgi.
+    pub undecodable: u64,
+}
+
+/// Events one ring may deliver in one drain, so that a busy target cannot keep the reader from
+/// ever handing on what it has.
+const BATCH: usize = 1 << 16;
+
+/// A target with its probes. Dropping it removes every probe; so does the death of this process.
+pub struct Session {
+    ebpf: Option<Ebpf>,
+    rings: Vec<RingBuf<MapData>>,
+    counters: PerCpuArray<MapData, Counters>,
+    merger: Merger,
+    start_ts: u64,
+    stop_ts: u64,
+    lost_before: u64,
+    undecodable: u64,
+    /// Whether the last drain read every ring to its end.
+    drained: bool,
+}
+
+/// Now, as the probes' clock shows it (`CLOCK_MONOTONIC`, ns).
+pub fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+impl Session {
+    /// Loads the programs of `plan` and attaches them to process `pid`, which runs `binary` out
+    /// of `exe`. Takes 10–20 ms a probe. The process is not stopped and not written to.
+    pub fn start(
+        pid: NonZeroU32,
+        exe: &File,
+        binary: &GoBinary,
+        plan: &Plan,
+        options: &Options,
+    ) -> Result<Session, ProbeError> {
+        let task = TaskLayout::of_this_kernel().map_err(|err| ProbeError::Btf(err.to_string()))?;
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let config = config::build(pid, binary, plan, options, task, cpus)?;
+        let (mut ebpf, mut session) = Self::load(&config, options)?;
+        for probe in &plan.probes {
+            attach(&mut ebpf, probe, pid, exe)?;
+        }
+        if config.tgid != 0 {
+            let btf = Btf::from_sys_fs().map_err(|err| ProbeError::Btf(err.to_string()))?;
+            object::attach_tracepoint(&mut ebpf, "sched_process_exec", &btf)?;
+            if options.threads {
+                object::attach_tracepoint(&mut ebpf, "sched_switch", &btf)?;
+                object::attach_tracepoint(&mut ebpf, "sched_wakeup", &btf)?;
+            }
+        }
+        session.ebpf = Some(ebpf);
+        // Before the last probe stood, what the others saw was not the whole.
+        session.start_ts = if options.from_birth { 0 } else { now() };
+        Ok(session)
+    }
+
+    /// Maps and rings, nothing attached.
+    pub(super) fn load(config: &Config, options: &Options) -> Result<(Ebpf, Session), ProbeError> {
+        let mut ebpf = object::load(config)?;
+        let rings = object::create_rings(&mut ebpf, config.rings, options.ring_bytes)?;
+        if !options.goids.is_empty() {
+            let map = ebpf.map_mut("GOIDS").ok_or(ProbeError::Object("map GOIDS"))?;
+            let mut goids: HashMap<_, u64, u8> = HashMap::try_from(map).map_err(ProbeError::Counters)?;
+            for goid in &options.goids {
+                goids.insert(goid, 1, 0).map_err(ProbeError::Counters)?;
+            }
+        }
+        let map = ebpf.take_map("COUNTERS").ok_or(ProbeError::Object("map COUNTERS"))?;
+        let counters = PerCpuArray::try_from(map).map_err(ProbeError::Counters)?;
+        // What the programs have to say for themselves goes to this process's log.
+        if let Err(err) = aya_log::EbpfLogger::init(&mut ebpf) {
+            log::debug!("the eBPF programs log nothing: {err}");
+        }
+        let session = Session {
+            ebpf: None,
+            rings,
+            counters,
+            merger: Merger::default(),
+            start_ts: 0,
+            stop_ts: u64::MAX,
+            lost_before: 0,
+            undecodable: 0,
+            drained: false,
+        };
+        Ok((ebpf, session))
+    }
+
+    /// Takes what the rings hold. Replaces the contents of `batch`.
+    pub fn drain(&mut self, batch: &mut Batch) -> Result<(), ProbeError> {
+        let mut complete = now().saturating_sub(SLACK_NS);
+        self.drained = true;
+        for ring in &mut self.rings {
+            let mut last = 0;
+            for _ in 0..BATCH {
+                let Some(record) = ring.next() else {
+                    last = u64::MAX;
+                    break;
+                };
+                match decode(&record) {
+                    Ok(event) => {
+                        last = event.ts;
+                        if (self.start_ts..=self.stop_ts).contains(&event.ts) {
+                            self.merger.push(event);
+                        }
+                    }
+                    Err(DecodeError::Truncated { .. } | DecodeError::UnknownKind(_)) => self.undecodable += 1,
+                }
+            }
+            // A ring that was left with something in it may hold anything behind its last event.
+            complete = complete.min(last);
+            self.drained &= last == u64::MAX;
+        }
+        self.hand_over(complete, batch)
+    }
+
+    /// Removes the probes, then delivers everything that is left.
+    pub fn stop(&mut self, batch: &mut Batch) -> Result<(), ProbeError> {
+        self.stop_ts = now();
+        self.ebpf = None;
+        let (mut events, mut lost) = (Vec::new(), 0);
+        self.drained = false;
+        while !self.drained {
+            self.drain(batch)?;
+            events.append(&mut batch.events);
+            lost += batch.lost;
+        }
+        self.hand_over(u64::MAX, batch)?;
+        events.append(&mut batch.events);
+        (batch.events, batch.lost) = (events, batch.lost + lost);
+        Ok(())
+    }
+
+    /// What the probes counted so far.
+    pub fn totals(&self) -> Result<Totals, ProbeError> {
+        let mut totals = Totals { undecodable: self.undecodable, ..Totals::default() };
+        for cpu in self.read_counters()?.iter() {
+            for kind in Kind::ALL {
+                *totals.hits.entry(kind).or_default() += cpu.hits[kind as usize];
+                *totals.lost.entry(kind).or_default() += cpu.lost[kind as usize];
+            }
+        }
+        totals.hits.retain(|_, n| *n > 0);
+        totals.lost.retain(|_, n| *n > 0);
+        Ok(totals)
+    }
+
+    fn read_counters(&self) -> Result<aya::maps::PerCpuValues<Counters>, ProbeError> {
+        self.counters.get(&0, 0).map_err(ProbeError::Counters)
+    }
+
+    fn hand_over(&mut self, complete: u64, batch: &mut Batch) -> Result<(), ProbeError> {
+        let lost: u64 = self.read_counters()?.iter().map(|cpu| cpu.lost.iter().take(KINDS).sum::<u64>()).sum();
+        batch.lost = lost - self.lost_before;
+        self.lost_before = lost;
+        batch.doubt_until = now();
+        batch.complete_until = complete;
+        batch.events.clear();
+        self.merger.release(complete, &mut batch.events);
+        Ok(())
+    }
+}
+
+fn attach(ebpf: &mut Ebpf, probe: &ProbeSite, pid: NonZeroU32, exe: &File) -> Result<(), ProbeError> {
+    let program = object::uprobe(ebpf, config::program(probe.kind, probe.function))?;
+    // The open file, not its name: it may have been deleted, replaced, or be in another mount
+    // namespace.
+    let path = PathBuf::from(format!("/proc/self/fd/{}", exe.as_raw_fd()));
+    program.attach(probe.file_offset, path, UProbeScope::OneProcess(pid)).map_err(|source| {
+        ProbeError::Attach { function: probe.function.into(), offset: probe.file_offset, source }
+    })?;
+    Ok(())
+}

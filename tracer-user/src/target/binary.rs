@@ -1,0 +1,243 @@
+//! A Go binary: everything a trace needs to know of the executable file.
+
+use super::buildinfo::{BuildInfo, GoVersion};
+use super::elf::{Arch, ElfError, Image};
+use super::layout::{Layout, LayoutError, OLDEST};
+use super::pclntab::{Frame, Pclntab, PclntabError};
+use super::wait_reasons;
+use bytes::Bytes;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Largest file that is read. The largest Go programs have a few hundred megabytes.
+const MAX_FILE: u64 = 2 << 30;
+
+/// Packages whose functions only pass a wait on to their callers: a stack that is still within them
+/// does not yet say who waits.
+const PLUMBING: [&str; 6] = ["runtime", "syscall", "time", "io", "os", "net"];
+/// The same for everything below these paths.
+const PLUMBING_TREES: [&str; 3] = ["internal", "runtime/internal", "sync"];
+
+/// Why a file is no binary that can be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum BinaryError {
+    /// The file cannot be read.
+    #[error("its executable cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// Larger than any Go program.
+    #[error("its executable has {0} bytes; files of more than 2 GiB are not read")]
+    TooLarge(u64),
+    /// The file is no usable ELF image.
+    #[error("it is {0}")]
+    Elf(#[from] ElfError),
+    /// Nothing in the file is Go's.
+    #[error("it is not a Go program: the executable has neither Go build information nor a pclntab")]
+    NotGo,
+    /// Go's tables are there, the build information is not.
+    #[error(
+        "it is a Go program without build information that can be read: older than go1.18 (go1.{OLDEST} is the \
+         oldest version supported), or .go.buildinfo was removed"
+    )]
+    NoBuildInfo,
+    /// The build information names no version.
+    #[error("the Go version it was built with, {0:?}, is not one that can be read")]
+    Version(String),
+    /// The version is not supported.
+    #[error("it was {0}")]
+    Unsupported(#[source] LayoutError),
+    /// A build mode that sfgi does not know how to read.
+    #[error("it was built with -buildmode={0}, which is not supported yet; exe and pie are")]
+    BuildMode(String),
+    /// The Go runtime is in another file.
+    #[error("its Go runtime lies in a shared library (built with -linkshared), which is not supported yet")]
+    LinkShared,
+    /// The function table cannot be used.
+    #[error("{0}")]
+    Pclntab(#[from] PclntabError),
+}
+
+/// A Go executable.
+pub struct GoBinary {
+    image: Image,
+    info: BuildInfo,
+    version: GoVersion,
+    layout: Layout,
+    functions: Pclntab,
+    wait_reasons: Vec<String>,
+    plumbing_end: u64,
+}
+
+impl GoBinary {
+    /// Reads the executable at `path`; for a running process use `Process::exe`.
+    ///
+    /// # Errors
+    /// [`BinaryError`], one sentence to be put behind the name of the program.
+    pub fn open(path: &Path) -> Result<GoBinary, BinaryError> {
+        GoBinary::read(File::open(path)?)
+    }
+
+    /// Reads the executable from an open file, from its start.
+    ///
+    /// # Errors
+    /// As [`GoBinary::open`].
+    pub fn read(file: File) -> Result<GoBinary, BinaryError> {
+        let size = file.metadata()?.len();
+        if size > MAX_FILE {
+            return Err(BinaryError::TooLarge(size));
+        }
+        let mut data = Vec::new();
+        file.take(MAX_FILE).read_to_end(&mut data)?;
+        GoBinary::parse(data.into())
+    }
+
+    /// Reads the executable from its bytes.
+    ///
+    /// # Errors
+    /// As [`GoBinary::open`].
+    pub fn parse(data: Bytes) -> Result<GoBinary, BinaryError> {
+        let image = Image::parse(data)?;
+        let info = BuildInfo::find(&image).ok_or_else(|| {
+            if Pclntab::is_in(&image) { BinaryError::NoBuildInfo } else { BinaryError::NotGo }
+        })?;
+        let version = info.version.clone().ok_or_else(|| BinaryError::Version(info.raw_version.clone()))?;
+        if let Some(mode) = info.setting("-buildmode").filter(|mode| !matches!(*mode, "exe" | "pie")) {
+            return Err(BinaryError::BuildMode(mode.to_owned()));
+        }
+        let layout = Layout::find(&image, &version).map_err(BinaryError::Unsupported)?;
+        let gofunc = layout.field("moduledata", "gofunc");
+        let gofunc = gofunc.ok_or(PclntabError::Corrupt("the layout of its module data is not known"))?;
+        let functions = Pclntab::locate(&image, gofunc)?;
+        if functions.find("runtime.main").is_none() {
+            return Err(BinaryError::LinkShared);
+        }
+        let wait_reasons = wait_reasons::find(&image, &functions).unwrap_or_default();
+        let plumbing_end = plumbing_end(&functions, &info);
+        Ok(GoBinary { image, info, version, layout, functions, wait_reasons, plumbing_end })
+    }
+
+    /// The version of Go it was built with.
+    pub fn version(&self) -> &GoVersion {
+        &self.version
+    }
+
+    /// The processor it is for.
+    pub fn arch(&self) -> Arch {
+        self.image.arch()
+    }
+
+    /// Whether the kernel may load it anywhere.
+    pub fn pie(&self) -> bool {
+        self.image.pie()
+    }
+
+    /// The file as it is mapped.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Main module, modules and build settings.
+    pub fn info(&self) -> &BuildInfo {
+        &self.info
+    }
+
+    /// Where the runtime's fields lie.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Its functions.
+    pub fn functions(&self) -> &Pclntab {
+        &self.functions
+    }
+
+    /// See [`Pclntab::symbolize`].
+    pub fn symbolize(&self, pc: u64) -> Vec<Frame<'_>> {
+        self.functions.symbolize(pc)
+    }
+
+    /// Whether C code is linked in, which may call back into Go (`crosscall2` is the way).
+    pub fn cgo(&self) -> bool {
+        self.functions.find("crosscall2").is_some()
+    }
+
+    /// The texts of `g.waitreason` by number, number 0 being empty. Empty where the binary does not
+    /// show them.
+    pub fn wait_reasons(&self) -> &[String] {
+        &self.wait_reasons
+    }
+
+    /// Link-time address behind the functions that only pass a wait on (runtime, sync, net, …): a
+    /// stack walk may end at the first frame from here on. 0: there is no such border, because the
+    /// program's own functions lie among them.
+    pub fn plumbing_end(&self) -> u64 {
+        self.plumbing_end
+    }
+}
+
+/// The linker lays packages out in the order of their dependencies, so the plumbing comes early;
+/// packages of the program that import little may come earlier.
+fn plumbing_end(functions: &Pclntab, info: &BuildInfo) -> u64 {
+    let own = |name: &str| {
+        let package = package(name);
+        let below = |path: &String| is_or_below(package, path);
+        package == "main" || info.module.iter().chain(&info.path).chain(&info.deps).any(below)
+    };
+    let plumbing = |package: &str| {
+        PLUMBING.contains(&package) || PLUMBING_TREES.iter().any(|path| is_or_below(package, path))
+    };
+    let (mut end, mut runtime_end) = (0, 0);
+    for function in functions.functions() {
+        if own(function.name) {
+            break;
+        }
+        if plumbing(package(function.name)) {
+            end = function.end;
+        }
+        if package(function.name) == "runtime" {
+            runtime_end = function.end;
+        }
+    }
+    if runtime_end == 0 { 0 } else { end }
+}
+
+/// The import path of a function's package. In the linker's names a dot in the last element of the
+/// path is written `%2e`, so the path ends at the first dot behind the last slash.
+fn package(function: &str) -> &str {
+    // Type arguments may hold slashes of other packages.
+    let plain = function.split('[').next().unwrap_or(function);
+    let last = plain.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = plain.get(last..).and_then(|rest| rest.find('.'));
+    plain.get(..dot.map_or(plain.len(), |dot| last + dot)).unwrap_or(plain)
+}
+
+fn is_or_below(package: &str, path: &str) -> bool {
+    package.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_of_functions() {
+        assert_eq!(package("main.main.func1"), "main");
+        assert_eq!(package("internal/poll.(*FD).Read"), "internal/poll");
+        assert_eq!(package("example.com/x/y%2ez.F"), "example.com/x/y%2ez");
+        assert_eq!(package("slices.SortFunc[go.shape.[]example.com/a.T,go.shape.int]"), "slices");
+        assert_eq!(package("crosscall2"), "crosscall2");
+    }
+
+    #[test]
+    fn files_that_are_no_go_programs() {
+        let message = |data: &[u8]| match GoBinary::parse(data.to_vec().into()) {
+            Ok(_) => panic!("accepted"),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(message(b"#!/bin/sh\n"), "it is not an ELF file");
+        assert_eq!(message(b""), "it is not an ELF file");
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(message(&own).starts_with("it is not a Go program"));
+        assert!(message(&own[..4096]).starts_with("it is a truncated ELF file"));
+    }
+}

@@ -1,0 +1,176 @@
+//! Struct layouts from a binary's DWARF (version 4 up to Go 1.24, 5 from 1.25 on).
+//!
+//! Go's linker writes the types of package runtime into a compilation unit of that name
+//! (`src/cmd/link/internal/ld/dwarf.go`); only the entries of such units are read.
+
+use super::elf::Image;
+use gimli::{
+    Abbreviations, AttributeValue, DebugAbbrev, DebugInfo, DebugInfoUnitHeadersIter, DebugStr,
+    DebuggingInformationEntry, DwAt, EndianSlice, LittleEndian, UnitHeader, constants as dw,
+};
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSection};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// Structs a goroutine tracer reads, without the package.
+const STRUCTS: &[&str] = &[
+    "g",
+    "m",
+    "p",
+    "sudog",
+    "hchan",
+    "schedt",
+    "coro",
+    "moduledata",
+    "notifyList",
+    "semaRoot",
+    "timer",
+    "timeTimer",
+    "mspan",
+    "mheap",
+    "heapArena",
+    "pollDesc",
+];
+/// How deep structs within structs are followed: `g.sched.pc` is two.
+const MAX_DEPTH: usize = 3;
+/// Uncompressed size up to which a section is read: ten times what a very large Go program has.
+const MAX_SECTION: u64 = 2 << 30;
+
+type Slice<'a> = EndianSlice<'a, LittleEndian>;
+type Entry<'a> = DebuggingInformationEntry<Slice<'a>>;
+
+/// A struct type as DWARF describes it.
+struct Struct {
+    name: String,
+    size: Option<u32>,
+    fields: Vec<Field>,
+}
+
+struct Field {
+    name: String,
+    offset: u32,
+    /// Offset in `.debug_info` of its type.
+    of: Option<usize>,
+}
+
+/// What a unit says: structs, and type names that stand for another type, by their offset in
+/// `.debug_info`.
+#[derive(Default)]
+struct Types {
+    structs: HashMap<usize, Struct>,
+    aliases: HashMap<usize, usize>,
+}
+
+/// Offsets by `struct.field`, as in `Layout`. `None`: the binary has no DWARF, or it does not
+/// describe `runtime.g`.
+pub(super) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
+    let file = ElfFile64::<object::LittleEndian>::parse(&**image.data()).ok()?;
+    let [info, abbrev, strings] = [".debug_info", ".debug_abbrev", ".debug_str"].map(|name| {
+        file.section_by_name(name).and_then(|section| uncompressed(&section)).unwrap_or_default()
+    });
+    let reader = Reader {
+        info: DebugInfo::new(&info, LittleEndian),
+        abbrev: DebugAbbrev::new(&abbrev, LittleEndian),
+        strings: DebugStr::from(EndianSlice::new(&strings, LittleEndian)),
+    };
+    let types = reader.units().find_map(|(unit, abbreviations)| reader.types(&unit, &abbreviations))?;
+    let mut found = HashMap::new();
+    for of in types.structs.values() {
+        if let Some(name) = of.name.strip_prefix("runtime.").filter(|name| STRUCTS.contains(name)) {
+            found.extend(of.size.map(|size| (format!("{name}._size"), size)));
+            types.flatten(of, name, 0, 0, &mut found);
+        }
+    }
+    Some(found)
+}
+
+fn uncompressed<'a>(section: &impl ObjectSection<'a>) -> Option<Cow<'a, [u8]>> {
+    let data = section.compressed_data().ok()?;
+    (data.uncompressed_size <= MAX_SECTION).then(|| data.decompress().ok())?
+}
+
+struct Reader<'a> {
+    info: DebugInfo<Slice<'a>>,
+    abbrev: DebugAbbrev<Slice<'a>>,
+    strings: DebugStr<Slice<'a>>,
+}
+
+impl<'a> Reader<'a> {
+    /// The units named `runtime`: one for the Go files, one for each assembly file.
+    fn units(&self) -> impl Iterator<Item = (UnitHeader<Slice<'a>>, Abbreviations)> {
+        let mut units: DebugInfoUnitHeadersIter<_> = self.info.units();
+        std::iter::from_fn(move || units.next().ok().flatten()).filter_map(|unit| {
+            let abbreviations = unit.abbreviations(&self.abbrev).ok()?;
+            let mut entries = unit.entries(&abbreviations);
+            let name =
+                entries.next_dfs().ok().flatten().and_then(|entry| self.text(entry, dw::DW_AT_name))?;
+            (name == "runtime").then_some((unit, abbreviations))
+        })
+    }
+
+    /// The struct types of a unit; `None` for a unit without `runtime.g`.
+    fn types(&self, unit: &UnitHeader<Slice<'a>>, abbreviations: &Abbreviations) -> Option<Types> {
+        let mut types = Types::default();
+        let mut entries = unit.entries(abbreviations);
+        let mut open = None;
+        while let Ok(Some(entry)) = entries.next_dfs() {
+            let place = entry.offset().to_debug_info_offset(unit)?.0;
+            match entry.tag() {
+                dw::DW_TAG_structure_type => {
+                    let Some(name) = self.text(entry, dw::DW_AT_name) else { continue };
+                    let size = number(entry, dw::DW_AT_byte_size);
+                    types.structs.insert(place, Struct { name, size, fields: Vec::new() });
+                    open = Some(place);
+                }
+                dw::DW_TAG_member => {
+                    let Some(parent) = open.and_then(|open| types.structs.get_mut(&open)) else { continue };
+                    let Some(name) = self.text(entry, dw::DW_AT_name) else { continue };
+                    let Some(offset) = number(entry, dw::DW_AT_data_member_location) else { continue };
+                    parent.fields.push(Field { name, offset, of: type_of(unit, entry) });
+                }
+                dw::DW_TAG_typedef => types.aliases.extend(type_of(unit, entry).map(|of| (place, of))),
+                _ => {}
+            }
+        }
+        types.structs.values().any(|found| found.name == "runtime.g").then_some(types)
+    }
+
+    fn text(&self, entry: &Entry<'a>, name: DwAt) -> Option<String> {
+        let text = match entry.attr_value(name)? {
+            AttributeValue::String(text) => text,
+            AttributeValue::DebugStrRef(offset) => self.strings.get_str(offset).ok()?,
+            _ => return None,
+        };
+        std::str::from_utf8(text.slice()).ok().map(str::to_owned)
+    }
+}
+
+impl Types {
+    /// Adds the fields of a struct, and of the structs in it, under `prefix`.
+    fn flatten(&self, of: &Struct, prefix: &str, base: u32, depth: usize, found: &mut HashMap<String, u32>) {
+        for field in &of.fields {
+            let name = format!("{prefix}.{}", field.name);
+            let Some(offset) = base.checked_add(field.offset) else { continue };
+            let inner = field.of.and_then(|of| self.structs.get(self.aliases.get(&of).unwrap_or(&of)));
+            if let Some(inner) = inner
+                && depth + 1 < MAX_DEPTH
+            {
+                self.flatten(inner, &name, offset, depth + 1, found);
+            }
+            found.insert(name, offset);
+        }
+    }
+}
+
+fn number(entry: &Entry<'_>, name: DwAt) -> Option<u32> {
+    u32::try_from(entry.attr_value(name)?.udata_value()?).ok()
+}
+
+fn type_of(unit: &UnitHeader<Slice<'_>>, entry: &Entry<'_>) -> Option<usize> {
+    match entry.attr_value(dw::DW_AT_type)? {
+        AttributeValue::DebugInfoRef(offset) => Some(offset.0),
+        AttributeValue::UnitRef(offset) => Some(offset.to_debug_info_offset(unit)?.0),
+        _ => None,
+    }
+}

