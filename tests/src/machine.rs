@@ -1,13 +1,15 @@
 //! What this machine lets the tests do, and what BPF leaves on it.
 
 use std::{
-    env,
+    collections::BTreeSet,
+    env, fs,
     io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::toolchain;
 
@@ -43,36 +45,36 @@ pub fn target_dir() -> PathBuf {
     exe.ancestors().nth(3).expect("a test binary lies in TARGET/PROFILE/deps").to_path_buf()
 }
 
-/// The BPF programs, maps and links that a process holds now, as `bpftool` names them.
+/// The BPF programs, maps and links that a process holds now: `prog_id 7`.
 ///
 /// # Errors
-/// `bpftool` is missing or fails.
-pub fn bpf_objects_of(pid: u32) -> Result<Vec<String>> {
-    bpf_objects(|object| {
-        let holders = object["pids"].as_array().into_iter().flatten();
-        holders.into_iter().any(|holder| holder["pid"] == pid)
-    })
+/// The process has gone.
+pub fn bpf_objects_of(pid: u32) -> Result<BTreeSet<String>> {
+    let mut objects = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor may be closed meanwhile.
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        // A link's entry also names its program.
+        objects.extend(text.lines().filter_map(|line| {
+            let (key, id) = line.split_once(":\t")?;
+            ["prog_id", "map_id", "link_id"].contains(&key).then(|| format!("{key} {id}"))
+        }));
+    }
+    Ok(objects)
 }
 
 /// Which of these are still in the kernel.
 ///
 /// # Errors
-/// As [`bpf_objects_of`].
-pub fn still_there(objects: &[String]) -> Result<Vec<String>> {
-    let all = bpf_objects(|_| true)?;
-    Ok(objects.iter().filter(|object| all.contains(object)).cloned().collect())
-}
-
-fn bpf_objects(wanted: impl Fn(&serde_json::Value) -> bool) -> Result<Vec<String>> {
-    let mut names = Vec::new();
+/// `bpftool` is missing or fails.
+pub fn still_there(objects: &BTreeSet<String>) -> Result<Vec<String>> {
+    let mut there = Vec::new();
     for kind in ["prog", "map", "link"] {
         let text = toolchain::output(Command::new("bpftool").args(["--json", kind, "list"]))?;
-        let list: serde_json::Value =
-            serde_json::from_slice(&text).context("bpftool's output is not JSON")?;
+        let list: Value = serde_json::from_slice(&text).context("bpftool's output is not JSON")?;
         let list = list.as_array().context("bpftool's output is not a list")?;
-        names.extend(
-            list.iter().filter(|object| wanted(object)).map(|object| format!("{kind} {}", object["id"])),
-        );
+        let names = list.iter().map(|object| format!("{kind}_id {}", object["id"]));
+        there.extend(names.filter(|name| objects.contains(name)));
     }
-    Ok(names)
+    Ok(there)
 }

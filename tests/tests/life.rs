@@ -2,6 +2,7 @@
 //! is complete, and nothing is left in the kernel.
 
 use std::{
+    collections::BTreeSet,
     thread,
     time::{Duration, Instant},
 };
@@ -30,7 +31,7 @@ fn pair(args: &[&str]) -> Result<(Process, Process)> {
 
 /// sfgi ends with 0 and a summary, all its lines are whole and none reports an illegal transition,
 /// and none of its BPF objects is left.
-fn ends_cleanly(mut sfgi: Process, objects: &[String]) -> Result<()> {
+fn ends_cleanly(mut sfgi: Process, objects: &BTreeSet<String>) -> Result<()> {
     sfgi.wait_code(sfgi::END, 0)?;
     let events = sfgi::events(&sfgi.stdout.text())?;
     sfgi::none_illegal(&events)?;
@@ -39,7 +40,7 @@ fn ends_cleanly(mut sfgi: Process, objects: &[String]) -> Result<()> {
     nothing_left(objects)
 }
 
-fn objects(sfgi: &Process) -> Result<Vec<String>> {
+fn objects(sfgi: &Process) -> Result<BTreeSet<String>> {
     let objects = machine::bpf_objects_of(sfgi.pid())?;
     assert!(
         objects.iter().any(|object| object.starts_with("prog")),
@@ -49,7 +50,7 @@ fn objects(sfgi: &Process) -> Result<Vec<String>> {
 }
 
 /// The kernel frees BPF objects a moment after their last holder has gone.
-fn nothing_left(objects: &[String]) -> Result<()> {
+fn nothing_left(objects: &BTreeSet<String>) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !machine::still_there(objects)?.is_empty() {
         assert!(Instant::now() < deadline, "left behind: {:?}", machine::still_there(objects)?);

@@ -13,10 +13,6 @@
 /// `net.(*conn).Read` (eight frames of plumbing).
 pub const MAX_FRAMES: usize = 12;
 
-/// Index of `reentersyscall`'s own probe in [`Config::probes`]: it shares
-/// [`Kind::SyscallEnter`] with `entersyscall`.
-pub const REENTER: usize = KINDS;
-
 /// Goroutines that one call of `runtime.injectglist` may announce; the rest is counted as lost.
 pub const MAX_INJECT: u32 = 128;
 
@@ -150,11 +146,7 @@ impl Kind {
 
     /// The kind with this discriminant, or `None` for a byte no probe sends.
     pub const fn from_u8(raw: u8) -> Option<Kind> {
-        if (raw as usize) < KINDS {
-            Some(Self::ALL[raw as usize])
-        } else {
-            None
-        }
+        if (raw as usize) < KINDS { Some(Self::ALL[raw as usize]) } else { None }
     }
 }
 
@@ -258,9 +250,8 @@ pub struct Config {
     /// Bit `k`: the probe of [`Kind`] `k` stands on the branch of the stack check itself; a hit
     /// with the branch about to be taken is `morestack`'s and does not count.
     pub flags_test: u64,
-    /// Link-time address of the instruction each probe stands on, by [`Kind`] (and [`REENTER`]);
-    /// the difference to the instruction pointer at a hit is the load bias.
-    pub probes: [u64; KINDS + 1],
+    /// Link-time address of the instruction each probe stands on, by [`Kind`]; the difference to the instruction pointer at a hit is the load bias.
+    pub probes: [u64; KINDS],
     /// Link-time bounds of `runtime.systemstack_switch`.
     pub systemstack_switch: u64,
     /// End (exclusive) of `runtime.systemstack_switch`.
@@ -268,6 +259,9 @@ pub struct Config {
     /// Link-time address behind the last function of the packages that only pass a wait on
     /// (runtime, sync, …): a stack walk stops at the first frame above. 0: no such bound.
     pub plumbing_end: u64,
+    /// Index of the wait reason "IO wait"; its stacks are walked whole, because the network's
+    /// plumbing is deep. 255: the binary has none.
+    pub io_wait: u32,
     /// Process to watch, in the initial PID namespace; 0: the uprobes' own filter must do.
     pub tgid: u32,
     /// Event rings in use; a CPU sends to ring `cpu % rings`.
@@ -305,6 +299,8 @@ pub struct Config {
     pub task_pid: u32,
     /// Offset of `task_struct.__state` (`state` before 5.14).
     pub task_state: u32,
+    /// Keeps the size a multiple of eight without implicit padding.
+    pub _pad: u32,
 }
 
 /// Bits of [`Config::flags`].

@@ -12,6 +12,7 @@ pub static CONFIG: Config = Config {
     systemstack_switch: 0,
     systemstack_switch_end: 0,
     plumbing_end: 0,
+    io_wait: 255,
     tgid: 0,
     rings: 1,
     flags: 0,
@@ -30,6 +31,7 @@ pub static CONFIG: Config = Config {
     coro_gp: 0,
     task_pid: 0,
     task_state: 0,
+    _pad: 0,
 };
 
 /// Reads one field of the configuration. Volatile, because the compiler would fold the zeros

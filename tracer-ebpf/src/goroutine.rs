@@ -100,13 +100,17 @@ pub fn goid_is_stale() -> bool {
     config!(flags) & flags::STALE_GOID != 0
 }
 
-/// Walks frame pointers from `fp` into `stack`, and stops at the first frame above the plumbing.
+/// The first address of the process at which a stack walk may stop: what lies below only passes a
+/// wait on. 0: nowhere.
 #[inline(always)]
-pub fn walk(ctx: &ProbeContext, probe: u64, mut fp: u64, stack: &mut Stack) {
-    let mut enough = config!(plumbing_end);
-    if enough != 0 {
-        enough = enough.wrapping_add(bias(ctx, probe));
-    }
+pub fn enough(ctx: &ProbeContext, probe: u64, g: &G) -> u64 {
+    let end = config!(plumbing_end);
+    if end == 0 || u32::from(g.reason) == config!(io_wait) { 0 } else { end.wrapping_add(bias(ctx, probe)) }
+}
+
+/// Walks frame pointers from `fp` into `stack`, as far as the first one at or above `enough`.
+#[inline(always)]
+pub fn walk(mut fp: u64, enough: u64, stack: &mut Stack) {
     stack.len = 0;
     for i in 0..MAX_FRAMES {
         let Some([caller, pc]) = read::<[u64; 2]>(fp) else { return };

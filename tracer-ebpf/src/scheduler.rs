@@ -5,7 +5,7 @@ use crate::{
     abi,
     config::{config, enter},
     emit::{emit, wanted},
-    goroutine::{G, Sched, birth, current, current_goid, read, walk},
+    goroutine::{G, Sched, birth, current, current_goid, enough, read, walk},
     status::{plain, wake},
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
@@ -73,7 +73,7 @@ fn try_park_m(ctx: &ProbeContext) -> Option<()> {
     }
     let sched = Sched::read(g.addr)?;
     emit::<Stack>(&hit, g.header(RUNNING, WAITING), Kind::Park, |stack| {
-        walk(ctx, config!(probes[Kind::Park as usize]), sched.bp, stack);
+        walk(sched.bp, enough(ctx, config!(probes[Kind::Park as usize]), &g), stack);
     })
 }
 

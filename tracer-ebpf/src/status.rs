@@ -5,7 +5,7 @@ use crate::{
     abi,
     config::{Hit, bias, config, enter},
     emit::{emit, wanted},
-    goroutine::{G, Sched, birth, current_goid, goid_is_stale, next_goid, read, walk},
+    goroutine::{G, Sched, birth, current_goid, enough, goid_is_stale, next_goid, read, walk},
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use tracer_common::{
@@ -70,7 +70,7 @@ fn park(ctx: &ProbeContext, hit: &Hit, g: &G) -> Option<()> {
         return None;
     }
     emit::<Stack>(hit, g.header(RUNNING, WAITING), Kind::StatusPark, |stack| {
-        walk(ctx, probe, sched.bp, stack);
+        walk(sched.bp, enough(ctx, probe, g), stack);
     })
 }
 

@@ -2,21 +2,21 @@
 
 use crate::{
     abi,
-    config::{config, enter},
+    config::enter,
     emit::{emit, wanted},
     goroutine::{G, read, walk},
     status::plain,
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use tracer_common::{
-    Kind, REENTER, Stack,
+    Kind, Stack,
     status::{RUNNABLE, RUNNING, SYSCALL, UNSAID},
 };
 
 /// `func entersyscall()`, Go 1.19–1.27.
 #[uprobe]
 pub fn entersyscall(ctx: ProbeContext) -> u32 {
-    enter_syscall(&ctx, Kind::SyscallEnter, Kind::SyscallEnter as usize);
+    enter_syscall(&ctx, Kind::SyscallEnter);
     0
 }
 
@@ -24,26 +24,26 @@ pub fn entersyscall(ctx: ProbeContext) -> u32 {
 /// itself at the end of a callback from C.
 #[uprobe]
 pub fn reentersyscall(ctx: ProbeContext) -> u32 {
-    enter_syscall(&ctx, Kind::SyscallEnter, REENTER);
+    enter_syscall(&ctx, Kind::SyscallEnter);
     0
 }
 
 /// `func entersyscallblock()`, Go 1.19–1.27.
 #[uprobe]
 pub fn entersyscallblock(ctx: ProbeContext) -> u32 {
-    enter_syscall(&ctx, Kind::SyscallBlock, Kind::SyscallBlock as usize);
+    enter_syscall(&ctx, Kind::SyscallBlock);
     0
 }
 
 #[inline(always)]
-fn enter_syscall(ctx: &ProbeContext, kind: Kind, slot: usize) -> Option<()> {
+fn enter_syscall(ctx: &ProbeContext, kind: Kind) -> Option<()> {
     let hit = enter(ctx, kind)?;
     let g = G::read(abi::current_g(ctx))?;
     if !wanted(g.goid) {
         return None;
     }
     emit::<Stack>(&hit, g.header(RUNNING, SYSCALL), kind, |stack| {
-        walk(ctx, config!(probes[slot]), abi::frame_pointer(ctx), stack);
+        walk(abi::frame_pointer(ctx), 0, stack);
         // The direct caller has not pushed a frame pointer of ours yet: it is at the stack's top.
         if stack.len == 0 {
             if let Some(pc) = read(abi::stack_pointer(ctx)) {

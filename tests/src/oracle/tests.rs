@@ -25,7 +25,7 @@ fn compare_steps(minor: u32, go: &str, sfgi: &str) -> Result<Agreement, String> 
     }
 }
 
-const LIFE: &str = "100 dead>runnable, 200 runnable>running, 300 running>waiting, 400 waiting>runnable, \
+const LIFE: &str = "150 dead>runnable, 200 runnable>running, 300 running>waiting, 400 waiting>runnable, \
                     500 runnable>running, 600 running>dead";
 
 #[test]
@@ -48,9 +48,9 @@ fn a_missing_an_added_and_a_changed_step_disagree() {
 
 #[test]
 fn a_missing_first_and_last_step_disagree() {
-    compare_steps(26, LIFE, LIFE.strip_prefix("100 dead>runnable, ").unwrap()).unwrap_err();
+    compare_steps(26, LIFE, LIFE.strip_prefix("150 dead>runnable, ").unwrap()).unwrap_err();
     compare_steps(26, LIFE, LIFE.strip_suffix(", 600 running>dead").unwrap()).unwrap_err();
-    compare_steps(26, LIFE.strip_prefix("100 dead>runnable, ").unwrap(), LIFE).unwrap_err();
+    compare_steps(26, LIFE.strip_prefix("150 dead>runnable, ").unwrap(), LIFE).unwrap_err();
     compare_steps(26, LIFE.strip_suffix(", 600 running>dead").unwrap(), LIFE).unwrap_err();
 }
 

@@ -29,7 +29,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     println!("kernel       {}", kernel.trim());
     probe::check_host()?;
     let calibration = probe::calibrate()?;
-    println!("uprobes      yes, {:.0} ns a hit where the kernel emulates the instruction,", calibration.emulated_ns);
+    println!(
+        "uprobes      yes, {:.0} ns a hit where the kernel emulates the instruction,",
+        calibration.emulated_ns
+    );
     println!("             {:.0} ns where it single-steps", calibration.single_stepped_ns);
     println!("BTF          yes");
     let Some((binary, name)) = open(args)? else { return Ok(()) };

@@ -2,7 +2,7 @@
 
 use super::target::Traced;
 use crate::{
-    model::Step,
+    model::{Step, Summary},
     present::{Filter, Sink},
     probe::{self, Calibration},
 };
@@ -36,12 +36,20 @@ pub(super) struct Engine {
     output: Output,
     calibration: Calibration,
     every: Duration,
+    /// One a target, with `summary_only`.
+    summaries: Vec<Summary>,
     steps: Vec<(usize, Step)>,
 }
 
 impl Engine {
-    pub(super) fn new(targets: Vec<Traced>, output: Output, calibration: Calibration, every: Duration) -> Engine {
-        Engine { targets, output, calibration, every, steps: Vec::new() }
+    pub(super) fn new(
+        targets: Vec<Traced>,
+        output: Output,
+        calibration: Calibration,
+        every: Duration,
+    ) -> Engine {
+        let summaries = targets.iter().map(|_| Summary::default()).collect();
+        Engine { targets, output, calibration, every, summaries, steps: Vec::new() }
     }
 
     /// Runs until `stop` is set or every target's trace has ended, then drains what is left and
@@ -52,7 +60,8 @@ impl Engine {
             self.output.sink.begin()?;
         }
         loop {
-            let finish = stop.load(Ordering::Relaxed) || self.targets.iter().all(|target| target.ended.is_some());
+            let finish =
+                stop.load(Ordering::Relaxed) || self.targets.iter().all(|target| target.ended.is_some());
             let result = self.round(finish);
             if finish || result.is_err() {
                 // The report is owed also to a user whose output was closed.
@@ -76,18 +85,31 @@ impl Engine {
             self.steps.sort_by_key(|(_, step)| step.ts);
         }
         for (index, step) in self.steps.drain(..) {
-            if self.output.filter.wants_step(&step) {
-                let line = self.targets[index].line(&step);
-                if self.output.filter.wants_line(&line) {
-                    self.output.sink.line(&line)?;
-                }
+            if !self.output.filter.wants_step(&step) {
+                continue;
+            }
+            if self.output.summary_only && self.output.filter.func.is_none() {
+                self.summaries[index].add(&step);
+                continue;
+            }
+            let line = self.targets[index].line(&step);
+            if !self.output.filter.wants_line(&line) {
+                continue;
+            }
+            if self.output.summary_only {
+                self.summaries[index].add(&step);
+            } else {
+                self.output.sink.line(&line)?;
             }
         }
         Ok(self.output.sink.flush()?)
     }
 
     fn report(&mut self, seconds: f64) -> Result<()> {
-        for target in &self.targets {
+        for (target, summary) in self.targets.iter_mut().zip(&mut self.summaries) {
+            if self.output.summary_only {
+                self.output.sink.summary(&target.report(summary)?)?;
+            }
             if let Some(why) = &target.ended {
                 eprintln!("sfgi: {why}");
             }

@@ -11,14 +11,20 @@ use std::{io, process::ExitCode};
 
 /// The goroutine inspector: watches the goroutines of unmodified, already running Go programs.
 #[derive(Parser)]
-#[command(name = "sfgi", version, about, arg_required_else_help = true, after_help = "\
+#[command(
+    name = "sfgi",
+    version,
+    about,
+    arg_required_else_help = true,
+    after_help = "\
 Exit codes: 0 done, 1 the tool failed, 2 bad usage.
 
 EXAMPLES
   sfgi trace -p 1234                     every goroutine event of process 1234, live
   sfgi trace -p 1234 -c -d 10            a summary of ten seconds
   sfgi trace -- ./server -port 8080      from the first goroutine on
-  sfgi doctor -p 1234                    which probes would be used, where, at what cost")]
+  sfgi doctor -p 1234                    which probes would be used, where, at what cost"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -2,14 +2,17 @@
 
 use super::launch::{Launched, resolve};
 use crate::{
-    event::{Birth, Event, Kind, Stack},
-    model::{self, Goroutines, Setup, Step, What},
-    present::{Line, Site, Symbols, duration},
-    probe::{Batch, Calibration, Options, Session, Totals},
+    event::{Birth, Event, Kind},
+    model::{self, Goroutines, Setup, Step, Summary, What},
+    present::{Line, Report, Symbols, duration},
+    probe::{self, Batch, Calibration, Options, Session, Totals},
     target::{CostClass, GoBinary, Mode, Plan, ProbeSet, Process},
 };
 use anyhow::{Context as _, Result, bail};
-use std::{collections::HashMap, ffi::OsString, fs::File, io, num::NonZeroU32, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, ffi::OsString, fs::File, io, num::NonZeroU32, os::fd::OwnedFd, sync::Arc,
+    time::Duration,
+};
 
 /// What to attach.
 pub(super) struct Attach {
@@ -143,12 +146,16 @@ impl Traced {
     /// Returns how many events were lost.
     pub(super) fn collect(&mut self, finish: bool, steps: &mut Vec<Step>) -> Result<u64> {
         let mut batch = std::mem::take(&mut self.batch);
-        if finish { self.session.stop(&mut batch)? } else { self.session.drain(&mut batch)? }
+        if finish {
+            self.session.stop(&mut batch)?
+        } else {
+            self.session.drain(&mut batch)?
+        }
         if let Some(cpu) = self.process.as_ref().and_then(|process| process.cpu_time().ok()) {
             self.cpu.1 = cpu;
         }
         if batch.lost > 0 {
-            self.goroutines.lost(batch.lost);
+            self.goroutines.lost(batch.lost, batch.doubt_until);
         }
         for event in &batch.events {
             if event.kind == Kind::Exec {
@@ -240,14 +247,11 @@ impl Traced {
         self.binary.wait_reasons().get(usize::from(step.reason)).map_or("", String::as_str)
     }
 
-    /// Where a stack waits, for the summary.
-    pub(super) fn wait_site(&mut self, stack: &Stack) -> Option<Site> {
-        self.symbols.wait_site(stack)
-    }
-
-    /// Where a `go` statement stands, for the summary.
-    pub(super) fn go_statement(&mut self, gopc: u64) -> Option<Site> {
-        self.symbols.go_statement(gopc)
+    /// The summary with its names; what still waits counts up to now.
+    pub(super) fn report(&mut self, summary: &mut Summary) -> Result<Report> {
+        let lost = self.session.totals()?.lost.values().sum();
+        summary.close(&self.goroutines, probe::now());
+        Ok(Report::new(self.pid, summary, lost, self.binary.wait_reasons(), &mut self.symbols))
     }
 
     /// What the trace cost and what it missed, in two or three sentences.
@@ -266,7 +270,11 @@ impl Traced {
         if hits > 0 {
             text += &format!(" ({:.0} ns a hit", cost_ns / hits as f64);
             if cpu_ns > 0 {
-                text += &format!(", about {:.1} % of the {} of CPU it used", cost_ns / cpu_ns as f64 * 100.0, duration(cpu_ns));
+                text += &format!(
+                    ", about {:.1} % of the {} of CPU it used",
+                    cost_ns / cpu_ns as f64 * 100.0,
+                    duration(cpu_ns)
+                );
             }
             text += ")";
         }
@@ -290,7 +298,8 @@ impl Traced {
     fn cost_ns(&self, totals: &Totals, calibration: &Calibration) -> f64 {
         self.uprobe_hits(totals)
             .map(|(kind, hits)| {
-                let class = self.plan.probes.iter().find(|probe| probe.kind == kind).map(|probe| probe.cost());
+                let class =
+                    self.plan.probes.iter().find(|probe| probe.kind == kind).map(|probe| probe.cost());
                 let ns = match class {
                     Some(CostClass::SingleStepped) => calibration.single_stepped_ns,
                     _ => calibration.emulated_ns,
@@ -311,7 +320,9 @@ fn blind(plan: &Plan) -> Vec<Kind> {
 pub(super) fn in_words(plan: &Plan, mode: Mode) -> &'static str {
     match (mode, plan.set) {
         (Mode::Full, ProbeSet::B) => "set B: casgstatus, which is whole in this binary",
-        (Mode::Full, ProbeSet::A) => "set A: the scheduler's functions, because casgstatus is inlined or by request",
+        (Mode::Full, ProbeSet::A) => {
+            "set A: the scheduler's functions, because casgstatus is inlined or by request"
+        }
         (Mode::Wait, _) => "park and wake",
         (Mode::Life, _) => "birth and death",
     }

@@ -1,7 +1,7 @@
 //! `sfgi trace`: goroutine events live, a line each, or their summary.
 
 use super::{
-    engine::{Engine, Ending, Output},
+    engine::{Ending, Engine, Output},
     target::{Attach, Traced},
 };
 use crate::{
@@ -18,7 +18,10 @@ use std::{
     fs::File,
     io::{self, BufWriter, IsTerminal as _, Write},
     path::PathBuf,
-    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -105,7 +108,13 @@ EXAMPLES
   sfgi trace --format json -o out.json -- ./server  everything from the start, for a program")]
 pub(super) struct Args {
     /// Process to trace (several: repeat)
-    #[arg(short, long = "pid", value_name = "PID", required_unless_present = "command", conflicts_with = "command")]
+    #[arg(
+        short,
+        long = "pid",
+        value_name = "PID",
+        required_unless_present = "command",
+        conflicts_with = "command"
+    )]
     pid: Vec<u32>,
     /// Kinds of events to show [default: all but sched]
     #[arg(short, long, value_delimiter = ',', value_name = "EVENTS")]
@@ -260,7 +269,8 @@ fn drive(engine: Engine, pidfds: Vec<std::os::fd::OwnedFd>, limit: Option<Durati
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = Arc::new(AtomicBool::new(false));
     runtime.block_on(async {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let mut hangup = signal(SignalKind::hangup())?;
         let flag = Arc::clone(&stop);
         let mut work = tokio::task::spawn_blocking(move || engine.run(&flag));

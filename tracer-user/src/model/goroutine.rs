@@ -33,8 +33,6 @@ pub struct Goroutine {
     pub(super) last_ts: u64,
     /// The last event.
     pub(super) last: Kind,
-    /// Value of the model's loss counter when its state was last told.
-    pub(super) epoch: u32,
     /// What waits to be said about it.
     pub(super) held: Option<Held>,
     /// Changes when the place is given to another goroutine.
@@ -61,7 +59,6 @@ impl Goroutine {
             off_cpu_ns: 0,
             last_ts: 0,
             last: Kind::Exec,
-            epoch: 0,
             held: None,
             generation,
             used: true,

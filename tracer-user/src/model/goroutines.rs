@@ -21,8 +21,8 @@ pub struct Goroutines {
     pub(super) store: Store,
     pub(super) threads: Threads,
     pub(super) births: Births,
-    /// Counts losses: what was told in an earlier epoch is doubtful.
-    pub(super) epoch: u32,
+    /// Events up to this time may have been lost: what was told before is doubtful.
+    pub(super) doubt_until: u64,
     pub(super) held: Queues,
     pub(super) accused: Vec<Accusation>,
     gc_since: u64,
@@ -38,7 +38,7 @@ impl Goroutines {
             store: Store::new(setup.capacity),
             threads: Threads::new(setup.capacity),
             births: Births::new(setup.minor >= 21),
-            epoch: 0,
+            doubt_until: 0,
             held: Queues::default(),
             accused: Vec::new(),
             gc_since: 0,
@@ -66,12 +66,13 @@ impl Goroutines {
         }
     }
 
-    /// Events were lost since the last call: nothing seen before may be held against what comes,
-    /// nor what is accused already. Call it before [`Goroutines::settle`].
-    pub fn lost(&mut self, count: u64) {
+    /// Events were lost, the last of them not after `until_ts`: nothing told up to then may be
+    /// held against what comes, nor what is accused already. Call it before the events of the
+    /// drain that found the loss are applied.
+    pub fn lost(&mut self, count: u64, until_ts: u64) {
         if count != 0 {
             self.lost = self.lost.saturating_add(count);
-            self.epoch = self.epoch.wrapping_add(1);
+            self.doubt_until = self.doubt_until.max(until_ts);
             self.accused.clear();
             self.births.doubt();
         }
@@ -124,9 +125,9 @@ impl Goroutines {
 
     /// The state of the goroutine at this place, if it can be held against anyone.
     pub(super) fn known(&mut self, at: usize) -> Option<State> {
-        let epoch = self.epoch;
+        let doubt_until = self.doubt_until;
         let goroutine = self.store.at(at);
-        (goroutine.epoch == epoch && goroutine.state != State::Unknown).then_some(goroutine.state)
+        (goroutine.last_ts > doubt_until && goroutine.state != State::Unknown).then_some(goroutine.state)
     }
 
     fn collection(&mut self, event: &Event, out: &mut Vec<Step>) {

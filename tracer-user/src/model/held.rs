@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 pub(super) const HOLD_CREATE_NS: u64 = 1_000_000_000;
 
 /// How long the return from a system call may be held back to see whether it found a P.
-pub(super) const HOLD_EXIT_NS: u64 = 1_000_000;
+pub(super) const HOLD_EXIT_NS: u64 = 10_000_000;
 
 /// An event that is kept with its goroutine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

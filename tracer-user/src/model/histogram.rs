@@ -26,6 +26,19 @@ impl Histogram {
         self.max = self.max.max(value);
     }
 
+    /// Counts everything that another one counted.
+    pub fn merge(&mut self, other: &Histogram) {
+        if self.classes.len() < other.classes.len() {
+            self.classes.resize(other.classes.len(), 0);
+        }
+        for (mine, theirs) in self.classes.iter_mut().zip(&other.classes) {
+            *mine += theirs;
+        }
+        self.count += other.count;
+        self.total = self.total.saturating_add(other.total);
+        self.max = self.max.max(other.max);
+    }
+
     /// How many values there are.
     pub fn count(&self) -> u64 {
         self.count

@@ -74,9 +74,10 @@ impl Goroutines {
     /// Moves a goroutine on and says so.
     pub(super) fn advance(&mut self, at: usize, event: &Event, change: &Move, out: &mut Vec<Step>) {
         let &Move { from, to, reason, .. } = change;
-        let epoch = self.epoch;
+        let doubt_until = self.doubt_until;
         let goroutine = self.store.at(at);
-        let seen_whole = goroutine.epoch == epoch && goroutine.state == from && goroutine.since_ts != 0;
+        let seen_whole =
+            goroutine.last_ts > doubt_until && goroutine.state == from && goroutine.since_ts != 0;
         let lasted = seen_whole.then(|| event.ts.saturating_sub(goroutine.since_ts));
         if let Some(what) = What::of(from, to) {
             out.push(say(goroutine, event, change, what, lasted));
@@ -98,17 +99,17 @@ impl Goroutines {
     /// Takes over a state, and which thread the goroutine is on.
     pub(super) fn adopt(&mut self, at: usize, event: &Event, to: State, since_ts: u64) {
         let on_thread = |state| matches!(state, State::Running | State::Syscall);
-        let (key, epoch) = (self.store.key(at), self.epoch);
+        let key = self.store.key(at);
         let goroutine = self.store.at(at);
         let (from, from_tid) = (goroutine.state, goroutine.tid);
-        (goroutine.state, goroutine.since_ts, goroutine.epoch) = (to, since_ts, epoch);
+        (goroutine.state, goroutine.since_ts) = (to, since_ts);
         (goroutine.tid, goroutine.last, goroutine.last_ts) = (event.tid, event.kind, event.ts);
         if to.is_dead() {
             self.store.bury(at);
         }
         if on_thread(to) {
             let thread = self.threads.at(event.tid);
-            (thread.running, thread.epoch) = (Some(key), epoch);
+            (thread.running, thread.running_ts) = (Some(key), event.ts);
         }
         if on_thread(from) && !(on_thread(to) && from_tid == event.tid) {
             let thread = self.threads.at(from_tid);

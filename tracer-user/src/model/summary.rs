@@ -71,6 +71,14 @@ pub struct Times {
 }
 
 impl Times {
+    /// Adds what another one counted.
+    pub fn merge(&mut self, other: &Times) {
+        self.ended.merge(&other.ended);
+        self.unmeasured += other.unmeasured;
+        self.open += other.open;
+        self.open_longest_ns = self.open_longest_ns.max(other.open_longest_ns);
+    }
+
     fn end(&mut self, duration_ns: Option<u64>) {
         match duration_ns {
             Some(duration_ns) => self.ended.add(duration_ns),

@@ -11,8 +11,8 @@ use hashbrown::HashMap;
 pub(super) struct Thread {
     /// The goroutine that runs here, or is in a system call here.
     pub(super) running: Option<Key>,
-    /// Value of the model's loss counter when that was seen.
-    pub(super) epoch: u32,
+    /// When that was seen.
+    pub(super) running_ts: u64,
     /// Since when it has a CPU.
     pub(super) on_ts: u64,
     /// Since when it has none.
@@ -59,7 +59,7 @@ impl Threads {
 impl Goroutines {
     /// A thread gets or leaves a CPU, or wakes.
     pub(super) fn thread(&mut self, event: &Event, out: &mut Vec<Step>) {
-        let epoch = self.epoch;
+        let doubt_until = self.doubt_until;
         let thread = self.threads.at(event.tid);
         let since = |ts: u64| (ts != 0 && ts <= event.ts).then(|| event.ts - ts);
         let (what, duration_ns) = match event.kind {
@@ -72,7 +72,7 @@ impl Goroutines {
             Kind::ThreadOn => (thread.on_ts, thread.off_ts) = (event.ts, 0),
             _ => {}
         }
-        let running = thread.running.filter(|_| thread.epoch == epoch);
+        let running = thread.running.filter(|_| thread.running_ts > doubt_until);
         let mut step = Step { duration_ns, ..bare(event, what) };
         if what == What::ThreadOff && event.from != 0 {
             step.note = Note::KernelPreempted;

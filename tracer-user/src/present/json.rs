@@ -1,6 +1,6 @@
 //! JSON lines: one object an event, schema `sfgi.trace/1`.
 
-use super::{Line, SCHEMA, Sink};
+use super::{Line, Report, SCHEMA, Sink};
 use crate::model::{State, What};
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
@@ -16,8 +16,7 @@ impl<W: Write> Json<W> {
         Json { out }
     }
 
-    /// One object on a line of its own.
-    pub fn object(&mut self, object: &impl Serialize) -> io::Result<()> {
+    fn object(&mut self, object: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut self.out, object).map_err(io::Error::from)?;
         self.out.write_all(b"\n")
     }
@@ -103,6 +102,10 @@ impl<W: Write> Sink for Json<W> {
 
     fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()> {
         self.object(&Lost { schema: SCHEMA, event: "lost", ts_ns: ts, pid, count })
+    }
+
+    fn summary(&mut self, report: &Report) -> io::Result<()> {
+        self.object(report)
     }
 
     fn flush(&mut self) -> io::Result<()> {

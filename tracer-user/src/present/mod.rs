@@ -3,11 +3,13 @@
 
 mod json;
 mod line;
+mod summary;
 mod symbols;
 mod text;
 
 pub use json::Json;
 pub use line::{Filter, Line};
+pub use summary::Report;
 pub use symbols::{Site, Symbols};
 pub use text::{Text, duration};
 
@@ -24,6 +26,8 @@ pub trait Sink {
     fn line(&mut self, line: &Line<'_>) -> io::Result<()>;
     /// Events were lost just before the next line.
     fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()>;
+    /// What the trace came to, at its end.
+    fn summary(&mut self, report: &Report) -> io::Result<()>;
     /// Hands on everything written so far.
     fn flush(&mut self) -> io::Result<()>;
 }

@@ -1,9 +1,6 @@
 //! Program counters of one process → function, file and line, remembered.
 
-use crate::{
-    event::Stack,
-    target::GoBinary,
-};
+use crate::{event::Stack, target::GoBinary};
 use std::{collections::HashMap, sync::Arc};
 
 /// A place in the program's source.

@@ -1,6 +1,6 @@
 //! Text: one aligned line an event.
 
-use super::{Line, Site, Sink};
+use super::{Line, Report, Sink, Site};
 use crate::model::What;
 use std::io::{self, Write};
 
@@ -66,6 +66,10 @@ impl<W: Write> Sink for Text<W> {
         let seconds = ts.saturating_sub(self.start_ts) as f64 / 1e9;
         let pid = self.pid_column(pid);
         writeln!(self.out, "{seconds:>12.6} {pid}{:>8} {:>9}  LOST {count} events", "-", "-")
+    }
+
+    fn summary(&mut self, report: &Report) -> io::Result<()> {
+        report.write_text(&mut self.out)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -135,8 +139,14 @@ mod tests {
     #[test]
     fn durations_keep_three_digits() {
         let cases = [
-            (0, "0ns"), (999, "999ns"), (1_234, "1.23µs"), (56_789, "56.8µs"), (123_456, "123µs"),
-            (1_500_000, "1.50ms"), (59_000_000_000, "59.0s"), (61_000_000_000, "1m01s"),
+            (0, "0ns"),
+            (999, "999ns"),
+            (1_234, "1.23µs"),
+            (56_789, "56.8µs"),
+            (123_456, "123µs"),
+            (1_500_000, "1.50ms"),
+            (59_000_000_000, "59.0s"),
+            (61_000_000_000, "1m01s"),
         ];
         for (ns, text) in cases {
             assert_eq!(duration(ns), text);

@@ -20,8 +20,9 @@ impl TaskLayout {
     /// Of the running kernel.
     pub(super) fn of_this_kernel() -> io::Result<TaskLayout> {
         let raw = fs::read(VMLINUX)?;
-        Self::parse(&raw)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no usable task_struct in the kernel's BTF"))
+        Self::parse(&raw).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "no usable task_struct in the kernel's BTF")
+        })
     }
 
     fn parse(raw: &[u8]) -> Option<TaskLayout> {
@@ -94,11 +95,11 @@ fn struct_members(mut types: &[u8], strings: &[u8], wanted: &str) -> Option<Vec<
 /// Bytes behind the 12 of a type, by its kind (`BTF_KIND_*`).
 fn trailing_bytes(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
-        1 | 14 | 17 => 4,                  // int, var, decl tag
-        3 => 12,                           // array
-        4 | 5 | 15 | 19 => 12 * count,     // struct, union, datasec, enum64
-        6 | 13 => 8 * count,               // enum, func proto
-        2 | 7..=12 | 16 | 18 => 0,         // pointer, forward, typedef, qualifiers, func, float, type tag
+        1 | 14 | 17 => 4,              // int, var, decl tag
+        3 => 12,                       // array
+        4 | 5 | 15 | 19 => 12 * count, // struct, union, datasec, enum64
+        6 | 13 => 8 * count,           // enum, func proto
+        2 | 7..=12 | 16 | 18 => 0,     // pointer, forward, typedef, qualifiers, func, float, type tag
         _ => return None,
     })
 }

@@ -149,8 +149,16 @@ fn attach_to_self(target: usize, fake: &Fake) -> Result<(aya::Ebpf, Session), Pr
     let program = object::uprobe(&mut ebpf, super::config::program(Kind::Status, "runtime.casgstatus"))?;
     let me = NonZeroU32::new(std::process::id()).ok_or(ProbeError::Object("process id"))?;
     program
-        .attach(offset, format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&exe)), UProbeScope::OneProcess(me))
-        .map_err(|source| ProbeError::Attach { function: "itself, to measure the cost".into(), offset, source })?;
+        .attach(
+            offset,
+            format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&exe)),
+            UProbeScope::OneProcess(me),
+        )
+        .map_err(|source| ProbeError::Attach {
+            function: "itself, to measure the cost".into(),
+            offset,
+            source,
+        })?;
     Ok((ebpf, session))
 }
 

@@ -37,7 +37,9 @@ pub(super) fn build(
     let layout = binary.layout();
     let optional = |name: &str, field: &str| layout.field(name, field).unwrap_or(0);
     let field = |name: &str, field: &str| {
-        layout.field(name, field).ok_or_else(|| ProbeError::Layout(format!("the offset of runtime.{name}.{field}")))
+        layout
+            .field(name, field)
+            .ok_or_else(|| ProbeError::Layout(format!("the offset of runtime.{name}.{field}")))
     };
     let switch = binary.functions().find("runtime.systemstack_switch");
     let mut flags = 0;
@@ -89,7 +91,8 @@ pub(super) fn build(
 fn check_adjacency(config: &Config, startpc: u32) -> Result<(), ProbeError> {
     let bp = config.g_sched_bp - config.g_sched_pc;
     let parent = config.g_parent_goid;
-    if (bp == 32 || bp == 40) && startpc == config.g_gopc + 16 && (parent == 0 || parent + 8 == config.g_gopc) {
+    if (bp == 32 || bp == 40) && startpc == config.g_gopc + 16 && (parent == 0 || parent + 8 == config.g_gopc)
+    {
         Ok(())
     } else {
         Err(ProbeError::Layout("the usual order of the fields of runtime.g".into()))
@@ -97,7 +100,8 @@ fn check_adjacency(config: &Config, startpc: u32) -> Result<(), ProbeError> {
 }
 
 fn fake_reasons(reasons: &[String]) -> u64 {
-    let bits = reasons.iter().take(64).enumerate().filter(|(_, reason)| FAKE_WAITS.contains(&reason.as_str()));
+    let bits =
+        reasons.iter().take(64).enumerate().filter(|(_, reason)| FAKE_WAITS.contains(&reason.as_str()));
     bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
 }
 

@@ -34,7 +34,17 @@ mod tests {
     use crate::event::{Kind, Payload};
 
     fn at(ts: u64, goid: u64) -> Event {
-        Event { ts, g: 1, goid, tid: 1, kind: Kind::Status, from: 1, to: 2, reason: 0, payload: Payload::None }
+        Event {
+            ts,
+            g: 1,
+            goid,
+            tid: 1,
+            kind: Kind::Status,
+            from: 1,
+            to: 2,
+            reason: 0,
+            payload: Payload::None,
+        }
     }
 
     #[test]

@@ -23,7 +23,11 @@ pub(super) fn load(config: &Config) -> Result<Ebpf, ProbeError> {
 }
 
 /// Creates `count` event rings of `bytes` each and hands them to the programs.
-pub(super) fn create_rings(ebpf: &mut Ebpf, count: u32, bytes: u32) -> Result<Vec<RingBuf<MapData>>, ProbeError> {
+pub(super) fn create_rings(
+    ebpf: &mut Ebpf,
+    count: u32,
+    bytes: u32,
+) -> Result<Vec<RingBuf<MapData>>, ProbeError> {
     let fail = |source: aya::maps::MapError| ProbeError::Ring { bytes, source };
     let map = ebpf.map_mut("RINGS").ok_or(ProbeError::Object("map RINGS"))?;
     let mut rings: ArrayOfMaps<&mut MapData, MapData> = ArrayOfMaps::try_from(map).map_err(fail)?;

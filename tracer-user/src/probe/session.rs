@@ -252,7 +252,8 @@ impl Session {
     }
 
     fn hand_over(&mut self, complete: u64, batch: &mut Batch) -> Result<(), ProbeError> {
-        let lost: u64 = self.read_counters()?.iter().map(|cpu| cpu.lost.iter().take(KINDS).sum::<u64>()).sum();
+        let lost: u64 =
+            self.read_counters()?.iter().map(|cpu| cpu.lost.iter().take(KINDS).sum::<u64>()).sum();
         batch.lost = lost - self.lost_before;
         self.lost_before = lost;
         batch.doubt_until = now();

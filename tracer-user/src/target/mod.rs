@@ -17,6 +17,8 @@ mod pcvalue;
 mod placement;
 mod probes;
 mod process;
+#[cfg(test)]
+mod synthetic;
 mod wait_reasons;
 
 pub use binary::{BinaryError, GoBinary};
@@ -27,3 +29,6 @@ pub use pclntab::{Frame, Function, Pclntab, PclntabError};
 pub use placement::{CostClass, PlaceError, Placement, StackFrame};
 pub use probes::{Missing, Mode, Plan, PlanError, ProbeSet, ProbeSite};
 pub use process::{Process, ProcessError};
+
+#[cfg(test)]
+mod hostile_tests;

@@ -135,7 +135,7 @@ proptest! {
         for (event, then) in events {
             model.apply(&event, &mut out);
             match then {
-                0 => model.lost(1),
+                0 => model.lost(1, event.ts),
                 1 => model.settle(event.ts, &mut out),
                 2 => model.settle(u64::MAX, &mut out),
                 _ => {}

@@ -64,14 +64,19 @@ pub(super) fn timeline(setup: Setup, events: &str, expected: &str) -> Goroutines
 
 pub(super) fn run(setup: Setup, events: &str) -> (Goroutines, Vec<Step>) {
     let (mut model, mut steps) = (Goroutines::new(setup), Vec::new());
+    let mut last_ts = 0;
     for text in events.lines().map(str::trim).filter(|line| !line.is_empty()) {
         match text.strip_prefix("-- ") {
-            Some("lost") => model.lost(1),
+            Some("lost") => model.lost(1, last_ts),
             Some(call) => {
                 let up_to = call.strip_prefix("settle ").and_then(|ts| ts.parse().ok());
                 model.settle(up_to.expect("-- lost or -- settle TS"), &mut steps);
             }
-            None => model.apply(&event(text), &mut steps),
+            None => {
+                let event = event(text);
+                last_ts = last_ts.max(event.ts);
+                model.apply(&event, &mut steps);
+            }
         }
     }
     model.settle(u64::MAX, &mut steps);

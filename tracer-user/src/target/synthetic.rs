@@ -1,0 +1,277 @@
+//! A small Go executable made up for tests: every table that the readers follow, in a few hundred
+//! bytes, so that each byte can be cut off or changed. Real binaries are read in the live tests.
+
+/// Where the three segments lie.
+const HEADERS: u64 = 0x40_0000;
+const CODE: u64 = 0x50_0000;
+const DATA: u64 = 0x60_0000;
+/// Bytes of each function.
+pub(super) const FUNCTION: u64 = 32;
+/// The functions, in the order of their addresses.
+pub(super) const FUNCTIONS: [&str; 4] =
+    ["runtime.casgstatus", "runtime.waitReason.String", "runtime.main", "main.main"];
+/// What is inlined into `main.main` at bytes 8 to 16, and what into that at 12 to 16.
+pub(super) const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
+/// The wait reasons.
+pub(super) const REASONS: [&str; 3] = ["", "IO wait", "chan receive"];
+
+/// What to make.
+#[derive(Clone, Copy)]
+pub(super) struct Recipe {
+    /// Text of the version.
+    pub version: &'static str,
+    /// With relative relocations for all pointers.
+    pub pie: bool,
+}
+
+/// The entry of a function of [`FUNCTIONS`].
+pub(super) fn entry(index: usize) -> u64 {
+    CODE + index as u64 * FUNCTION
+}
+
+/// A stretch of memory and the pointers in it.
+#[derive(Default)]
+struct Part {
+    bytes: Vec<u8>,
+    pointers: Vec<(usize, u64)>,
+}
+
+impl Part {
+    fn pad(&mut self, align: usize) -> usize {
+        self.bytes.resize(self.bytes.len().next_multiple_of(align), 0);
+        self.bytes.len()
+    }
+
+    fn u32(&mut self, values: &[u32]) {
+        values.iter().for_each(|value| self.bytes.extend(value.to_le_bytes()));
+    }
+
+    fn u64(&mut self, values: &[u64]) {
+        values.iter().for_each(|value| self.bytes.extend(value.to_le_bytes()));
+    }
+
+    fn pointer(&mut self, target: u64) {
+        self.pointers.push((self.bytes.len(), target));
+        self.u64(&[0]);
+    }
+
+    fn slice(&mut self, target: u64, len: u64) {
+        self.pointer(target);
+        self.u64(&[len, len]);
+    }
+}
+
+/// The bytes of the file.
+pub(super) fn binary(recipe: Recipe) -> Vec<u8> {
+    let old = recipe.version.starts_with("go1.19");
+    // Header, four program headers, and room for the dynamic section behind them.
+    let mut head = Part::default();
+    head.bytes.resize(0x200, 0);
+    let table = pclntab(&mut head, old);
+    let mut data = Part::default();
+    build_info(&mut data, recipe.version);
+    module_data(&mut data, &table, old);
+    let reasons = data.pad(16) as u64;
+    for reason in REASONS {
+        if reason.is_empty() {
+            data.u64(&[0, 0]);
+        } else {
+            data.pointer(HEADERS + head.bytes.len() as u64);
+            data.u64(&[reason.len() as u64]);
+            head.bytes.extend(reason.as_bytes());
+        }
+    }
+    let code = code(DATA + reasons);
+    let relocations = if recipe.pie { relocate(&mut data, &mut head) } else { plant(&mut data) };
+    let mut file = head.bytes;
+    file.resize(file.len().next_multiple_of(16), 0);
+    let (code_at, data_at) = (file.len() as u64, file.len() as u64 + code.len() as u64);
+    let loads = [
+        (HEADERS, 0, code_at, 4),
+        (CODE, code_at, code.len() as u64, 5),
+        (DATA, data_at, data.bytes.len() as u64, 6),
+    ];
+    file.extend(code);
+    file.extend(data.bytes);
+    write_headers(&mut file, &loads, relocations);
+    file
+}
+
+/// Offsets of the tables from the header, and what the module data says of them.
+struct Tables {
+    start: u64,
+    names: u64,
+    cu: u64,
+    files: u64,
+    pcs: u64,
+    functab: u64,
+    functions_data: u64,
+}
+
+fn pclntab(head: &mut Part, old: bool) -> Tables {
+    let start = head.pad(16);
+    let at = |head: &Part| (head.bytes.len() - start) as u64;
+    head.bytes.resize(start + 72, 0);
+    let names = at(head);
+    let name_offsets: Vec<u32> = (FUNCTIONS.iter().chain(&INLINED))
+        .map(|name| {
+            let offset = (at(head) - names) as u32;
+            head.bytes.extend(name.as_bytes());
+            head.bytes.push(0);
+            offset
+        })
+        .collect();
+    head.pad(8);
+    let cu = at(head);
+    head.u32(&[0]);
+    let files = at(head);
+    head.bytes.extend(b"/src/main.go\0");
+    let pcs = at(head);
+    // Offset 0 stands for "no table".
+    head.bytes.push(0);
+    let table = |head: &mut Part, bytes: &[u8]| {
+        let offset = (at(head) - pcs) as u32;
+        head.bytes.extend(bytes);
+        offset
+    };
+    let file_table = table(head, &[2, 32, 0]);
+    // Line 10 up to 8, then 20 up to 12, 30 up to 16, 11.
+    let line_table = table(head, &[22, 8, 20, 4, 20, 4, 37, 16, 0]);
+    // No inlining up to 8, then entry 0, from 12 on entry 1, from 16 on none.
+    let inline_table = table(head, &[0, 8, 2, 4, 2, 4, 3, 16, 0]);
+    head.pad(8);
+    let functab = at(head);
+    let records = functab + (FUNCTIONS.len() as u64 * 8 + 4).next_multiple_of(8);
+    let (base, tail) = if old { (36, 4) } else { (40, 4) };
+    let record_len = base + tail + 3 * 4 + 4 * 4;
+    for index in 0..FUNCTIONS.len() as u64 {
+        head.u32(&[(index * FUNCTION) as u32, (records - functab + index * record_len) as u32]);
+    }
+    head.u32(&[(FUNCTIONS.len() as u64 * FUNCTION) as u32]);
+    head.pad(8);
+    for index in 0..FUNCTIONS.len() {
+        let inlines = index + 1 == FUNCTIONS.len();
+        head.u32(&[
+            index as u32 * FUNCTION as u32,
+            name_offsets[index],
+            0,
+            0,
+            0,
+            file_table,
+            line_table,
+            3,
+            0,
+        ]);
+        if !old {
+            head.u32(&[1]);
+        }
+        head.bytes.extend([0, 0, 0, 4]);
+        head.u32(&[0, 0, if inlines { inline_table } else { 0 }]);
+        head.u32(&[u32::MAX, u32::MAX, u32::MAX, if inlines { 0 } else { u32::MAX }]);
+    }
+    head.pad(8);
+    let functions_data = at(head);
+    for (name, parent) in [(name_offsets[4], 7), (name_offsets[5], 11)] {
+        if old {
+            head.u32(&[0, 0, 0, name, parent]);
+        } else {
+            head.u32(&[0, name, parent, 1]);
+        }
+    }
+    let magic: u32 = if old { 0xffff_fff0 } else { 0xffff_fff1 };
+    let mut header = Part::default();
+    header.u32(&[magic, 0x0801_0000]);
+    header.u64(&[FUNCTIONS.len() as u64, 1, 0, names, cu, files, pcs, functab]);
+    head.bytes[start..start + 72].copy_from_slice(&header.bytes);
+    Tables { start: HEADERS + start as u64, names, cu, files, pcs, functab, functions_data }
+}
+
+fn build_info(data: &mut Part, version: &str) {
+    data.bytes.extend(b"\xff Go buildinf:\x08\x02");
+    data.u64(&[0, 0]);
+    let module =
+        "0123456789abcdefpath\tmain\nmod\texample.com/m\t(devel)\t\nbuild\t-buildmode=exe\nfedcba9876543210";
+    for text in [version, module] {
+        data.bytes.push(text.len() as u8);
+        data.bytes.extend(text.as_bytes());
+    }
+}
+
+fn module_data(data: &mut Part, table: &Tables, old: bool) {
+    let module = data.pad(16) as u64;
+    data.pointer(table.start);
+    for (offset, len) in [
+        (table.names, 1),
+        (table.cu, 1),
+        (table.files, 1),
+        (table.pcs, 1),
+        (table.functab, 1),
+        (table.functab, FUNCTIONS.len() as u64 + 1),
+    ] {
+        data.slice(table.start + offset, len);
+    }
+    let end = CODE + FUNCTIONS.len() as u64 * FUNCTION;
+    data.u64(&[0]);
+    for bound in [CODE, end, CODE, end] {
+        data.pointer(bound);
+    }
+    // gofunc: 304 up to 1.19, 320 from 1.20 to 1.26.
+    let gofunc = if old { 304 } else { 320 };
+    data.bytes.resize(module as usize + gofunc, 0);
+    data.pointer(table.start + table.functions_data);
+}
+
+fn code(reasons: u64) -> Vec<u8> {
+    let mut code = vec![0xcc; FUNCTIONS.len() * FUNCTION as usize];
+    // cmp al,3; jb; lea rdx,[rip+…]
+    let at = FUNCTION as usize;
+    let distance = (reasons - (CODE + FUNCTION + 11)) as u32;
+    code[at..at + 4].copy_from_slice(&[0x3c, REASONS.len() as u8, 0x72, 0]);
+    code[at + 4..at + 7].copy_from_slice(&[0x48, 0x8d, 0x15]);
+    code[at + 7..at + 11].copy_from_slice(&distance.to_le_bytes());
+    // push rbp
+    code[0] = 0x55;
+    code
+}
+
+/// Writes the pointers into the data.
+fn plant(data: &mut Part) -> Option<(u64, u64)> {
+    for (at, target) in &data.pointers {
+        data.bytes[*at..*at + 8].copy_from_slice(&target.to_le_bytes());
+    }
+    None
+}
+
+/// Leaves the pointers zero and writes relocations; returns where they are and how many bytes.
+fn relocate(data: &mut Part, head: &mut Part) -> Option<(u64, u64)> {
+    let start = head.pad(8) as u64;
+    for (at, target) in &data.pointers {
+        head.u64(&[DATA + *at as u64, 8, *target]);
+    }
+    Some((HEADERS + start, head.bytes.len() as u64 - start))
+}
+
+fn write_headers(file: &mut [u8], loads: &[(u64, u64, u64, u32)], relocations: Option<(u64, u64)>) {
+    let mut header = Part::default();
+    header.bytes.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    let (file_type, programs) = if relocations.is_some() { (3u16, 4u16) } else { (2, 3) };
+    header.bytes.extend(file_type.to_le_bytes());
+    header.bytes.extend(62u16.to_le_bytes());
+    header.u32(&[1]);
+    header.u64(&[CODE, 64, 0]);
+    header.u32(&[0]);
+    for field in [64u16, 56, programs, 64, 0, 0] {
+        header.bytes.extend(field.to_le_bytes());
+    }
+    for (vaddr, offset, len, flags) in loads {
+        header.u32(&[1, *flags]);
+        header.u64(&[*offset, *vaddr, *vaddr, *len, *len, 16]);
+    }
+    if let Some((table, len)) = relocations {
+        let dynamic = 64 + 4 * 56;
+        header.u32(&[2, 6]);
+        header.u64(&[dynamic, HEADERS + dynamic, HEADERS + dynamic, 48, 48, 8]);
+        header.u64(&[7, table, 8, len, 0, 0]);
+    }
+    file[..header.bytes.len()].copy_from_slice(&header.bytes);
+}
