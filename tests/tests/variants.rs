@@ -81,17 +81,17 @@ fn ping_pong_from_birth_to_death() -> Result<()> {
 #[test]
 fn locks_by_their_wait_reasons() -> Result<()> {
     everywhere("mutex", |go, events| {
-        let mut expected = vec![("main.passTheTurn.func1", "sync.Cond.Wait")];
+        let mut expected = vec![("main.(*turn).contend", "sync.Cond.Wait")];
         let anonymous = "semacquire";
         let since = |minor, name| if go.minor >= minor { name } else { anonymous };
-        expected.push(("main.lockAndUnlock.func1", since(20, "sync.Mutex.Lock")));
-        expected.push(("main.readAndWrite.func1", since(20, "sync.RWMutex.RLock")));
-        expected.push(("main.readAndWrite.func1", since(20, "sync.RWMutex.Lock")));
+        expected.push(("main.(*plain).contend", since(20, "sync.Mutex.Lock")));
+        expected.push(("main.(*shared).contend", since(20, "sync.RWMutex.RLock")));
+        expected.push(("main.(*shared).contend", since(20, "sync.RWMutex.Lock")));
         expected.push(("main.together", since(24, "sync.WaitGroup.Wait")));
         for (func, reason) in expected {
             let seen = |event: &Event| {
                 event.event == "block"
-                    && event.func.as_deref().is_some_and(|name| name.starts_with(func))
+                    && event.func.as_deref() == Some(func)
                     && event.reason.as_deref() == Some(reason)
             };
             anyhow::ensure!(events.iter().any(seen), "nobody blocked in {func} for {reason:?}");

@@ -8,7 +8,7 @@ use tracer_common::{Config, Counters, KINDS, Kind};
 pub static CONFIG: Config = Config {
     fake_reasons: 0,
     flags_test: 0,
-    probes: [0; KINDS + 1],
+    probes: [0; KINDS],
     systemstack_switch: 0,
     systemstack_switch_end: 0,
     plumbing_end: 0,

@@ -12,8 +12,8 @@ use std::{
 const LIVE_SECS: &str = "8";
 const SUMMARY_SECS: &str = "5";
 
-/// How many lines of the live trace are asked for is up to the service; these events are the ones worth reading.
-const EVENTS: &str = "create,exit,block,unblock";
+/// What is worth reading in the live trace: the events of the service's own goroutines, not of net/http's.
+const INTERESTING: [&str; 4] = ["-e", "create,exit,block,unblock", "--func", r"^main\."];
 
 /// Builds sfgi and the service, starts the service, traces it twice, stops it.
 pub(crate) fn run() -> Result<()> {
@@ -25,21 +25,22 @@ pub(crate) fn run() -> Result<()> {
 
     println!(
         "\nA small shop service runs as process {pid}: an ordinary Go program that knows nothing of sfgi. It gets ten\n\
-         requests a second, and has faults that real services have. For {LIVE_SECS} seconds, every goroutine that is\n\
-         created, blocks, is woken and ends. Watch askSupplier: two are created for each quote, one of them blocks in\n\
-         its send and is never unblocked. (Ctrl-C ends the demo.)\n"
+         requests a second, and has faults that real services have. Here is what its goroutines do for {LIVE_SECS} seconds.\n\
+         Watch askSupplier: two are created for each quote, and one of them blocks in its send (chan send) for good.\n\
+         Ctrl-C ends the demo.\n"
     );
-    trace(&sfgi, &["-p", &pid, "-e", EVENTS, "-d", LIVE_SECS])?;
+    trace(&sfgi, &[["-p", &pid, "-d", LIVE_SECS].as_slice(), &INTERESTING].concat())?;
     if interrupt::happened() {
         return Ok(());
     }
 
     println!(
-        "\nThe same service for {SUMMARY_SECS} seconds, as a summary (-c). Look at the creation sites: where `created`\n\
-         runs ahead of `exited`, goroutines pile up: askSupplier (nobody takes the second answer), book (the ledger's\n\
-         mutex is never unlocked) and report (a WaitGroup that one part forgets).\n"
+        "\nThe same service for {SUMMARY_SECS} seconds, as a summary (-c). OPEN counts waits that have not ended: some of\n\
+         askSupplier (nobody takes the second answer), book (the ledger's mutex is never unlocked) and report (a\n\
+         WaitGroup that one part forgets) never will. The last table shows which go statements make them: those of\n\
+         quote, order and report, where more is created than exits.\n"
     );
-    trace(&sfgi, &["-p", &pid, "-c", "-d", SUMMARY_SECS])
+    trace(&sfgi, &["-p", &pid, "-d", SUMMARY_SECS, "-c"])
 }
 
 /// Builds the service with the newest Go.

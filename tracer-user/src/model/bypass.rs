@@ -24,7 +24,8 @@ pub enum Bypass {
     /// Set A. dead → syscall by `needm`, which does not know its goroutine yet: seen at the
     /// `exitsyscall` that follows on the thread.
     NeedM,
-    /// Set A. syscall → running did not happen after all: `exitsyscall0` found no P.
+    /// Set A. `exitsyscall` found no P: up to 1.25 the goroutine went from syscall to runnable
+    /// (`exitsyscall0`), from 1.26 it was running in between (`exitsyscallNoP`).
     SyscallNoP,
     /// Set A. A function that calls another one that is probed for the same change (`gosched_m`:
     /// `goschedImpl`; `entersyscall`: `reentersyscall`).

@@ -29,8 +29,10 @@ pub struct Goroutine {
     pub running_ns: u64,
     /// How much of that its thread had no CPU.
     pub off_cpu_ns: u64,
-    /// Time of its last event.
+    /// Time of its last event, also one that is held back.
     pub(super) last_ts: u64,
+    /// When its state was last told.
+    pub(super) told_ts: u64,
     /// The last event.
     pub(super) last: Kind,
     /// What waits to be said about it.
@@ -58,6 +60,7 @@ impl Goroutine {
             running_ns: 0,
             off_cpu_ns: 0,
             last_ts: 0,
+            told_ts: 0,
             last: Kind::Exec,
             held: None,
             generation,

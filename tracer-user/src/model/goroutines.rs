@@ -127,7 +127,7 @@ impl Goroutines {
     pub(super) fn known(&mut self, at: usize) -> Option<State> {
         let doubt_until = self.doubt_until;
         let goroutine = self.store.at(at);
-        (goroutine.last_ts > doubt_until && goroutine.state != State::Unknown).then_some(goroutine.state)
+        (goroutine.told_ts > doubt_until && goroutine.state != State::Unknown).then_some(goroutine.state)
     }
 
     fn collection(&mut self, event: &Event, out: &mut Vec<Step>) {

@@ -11,7 +11,8 @@ use std::collections::VecDeque;
 /// How long a creation may be held back for its goid, nanoseconds of the target's time.
 pub(super) const HOLD_CREATE_NS: u64 = 1_000_000_000;
 
-/// How long the return from a system call may be held back to see whether it found a P.
+/// How long the return from a system call may be held back to see whether it found a P. Its next
+/// event releases it sooner; on a busy machine the kernel may take the thread's CPU in between.
 pub(super) const HOLD_EXIT_NS: u64 = 10_000_000;
 
 /// An event that is kept with its goroutine.

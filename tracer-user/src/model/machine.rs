@@ -76,8 +76,8 @@ impl Goroutines {
         let &Move { from, to, reason, .. } = change;
         let doubt_until = self.doubt_until;
         let goroutine = self.store.at(at);
-        let seen_whole =
-            goroutine.last_ts > doubt_until && goroutine.state == from && goroutine.since_ts != 0;
+        // What is doubtful at its beginning (0: it was not seen) has no duration.
+        let seen_whole = goroutine.since_ts > doubt_until && goroutine.state == from;
         let lasted = seen_whole.then(|| event.ts.saturating_sub(goroutine.since_ts));
         if let Some(what) = What::of(from, to) {
             out.push(say(goroutine, event, change, what, lasted));
@@ -102,7 +102,7 @@ impl Goroutines {
         let key = self.store.key(at);
         let goroutine = self.store.at(at);
         let (from, from_tid) = (goroutine.state, goroutine.tid);
-        (goroutine.state, goroutine.since_ts) = (to, since_ts);
+        (goroutine.state, goroutine.since_ts, goroutine.told_ts) = (to, since_ts, event.ts);
         (goroutine.tid, goroutine.last, goroutine.last_ts) = (event.tid, event.kind, event.ts);
         if to.is_dead() {
             self.store.bury(at);

@@ -15,8 +15,22 @@ pub struct Site {
 }
 
 /// Packages whose frames only pass a wait on: nobody looks for his bug there.
-const PLUMBING: [&str; 8] =
-    ["runtime.", "runtime/", "internal/", "sync.", "sync/", "syscall.", "time.Sleep", "golang.org/x/sys/"];
+const PLUMBING: [&str; 14] = [
+    "runtime.",
+    "runtime/",
+    "internal/",
+    "sync.",
+    "sync/",
+    "syscall.",
+    "time.Sleep",
+    "golang.org/x/sys/",
+    "net.(*netFD).",
+    "net.(*conn).",
+    "os.(*File).",
+    "io.",
+    "bufio.",
+    "fmt.",
+];
 
 /// How many addresses are remembered; a hostile target can invent any number of them.
 const CAPACITY: usize = 1 << 16;

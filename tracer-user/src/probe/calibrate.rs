@@ -2,13 +2,12 @@
 //! uprobe, with the real program, on a function of ours that calls itself a goroutine.
 
 use super::{
-    btf::TaskLayout,
     object,
     session::{Options, ProbeError, Session, now},
 };
 use aya::programs::uprobe::UProbeScope;
 use std::{arch::asm, fs::File, num::NonZeroU32};
-use tracer_common::{Config, KINDS, Kind};
+use tracer_common::{Config, Kind};
 
 /// Nanoseconds a hit costs the target, median of several batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,14 +91,12 @@ impl Fake {
         Config {
             tgid: std::process::id(),
             rings: 1,
-            probes: [0; KINDS + 1],
             g_status: STATUS,
             g_m: G_M,
             g_sched_pc: SCHED_PC,
             g_sched_bp: SCHED_BP,
             g_gopc: GOPC,
             m_curg: M_CURG,
-            task_pid: TaskLayout::default().pid,
             ..Config::default()
         }
     }

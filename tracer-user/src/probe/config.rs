@@ -6,7 +6,7 @@ use super::{
 };
 use crate::target::{GoBinary, Plan};
 use std::{fs, num::NonZeroU32};
-use tracer_common::{Config, KINDS, Kind, REENTER, flags};
+use tracer_common::{Config, KINDS, Kind, flags};
 
 /// Wait reasons of goroutines that execute on the system stack while their status says waiting.
 /// `isWaitingForSuspendG` in `src/runtime/runtime2.go` (1.23 on); the same call sites exist before.
@@ -52,10 +52,11 @@ pub(super) fn build(
     let mut config = Config {
         fake_reasons: fake_reasons(binary.wait_reasons()),
         flags_test: 0,
-        probes: [0; KINDS + 1],
+        probes: [0; KINDS],
         systemstack_switch: switch.as_ref().map_or(0, |f| f.entry),
         systemstack_switch_end: switch.as_ref().map_or(0, |f| f.end),
         plumbing_end: binary.plumbing_end(),
+        io_wait: binary.wait_reasons().iter().position(|reason| reason == "IO wait").map_or(255, |i| i as u32),
         tgid: if in_initial_pid_namespace() { pid.get() } else { 0 },
         // One ring is enough, and in order by itself, where at most two CPUs write to it.
         rings: if cpus > 2 { cpus.min(256) } else { 1 },
@@ -75,10 +76,10 @@ pub(super) fn build(
         coro_gp: optional("coro", "gp"),
         task_pid: task.pid,
         task_state: task.state,
+        _pad: 0,
     };
     for probe in &plan.probes {
-        let slot = if probe.function == "runtime.reentersyscall" { REENTER } else { probe.kind as usize };
-        config.probes[slot] = probe.placement.vaddr;
+        config.probes[probe.kind as usize] = probe.placement.vaddr;
         if probe.placement.flags_test {
             config.flags_test |= 1 << probe.kind as u32;
         }

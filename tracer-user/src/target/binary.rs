@@ -40,9 +40,6 @@ pub enum BinaryError {
          oldest version supported), or .go.buildinfo was removed"
     )]
     NoBuildInfo,
-    /// The build information names no version.
-    #[error("the Go version it was built with, {0:?}, is not one that can be read")]
-    Version(String),
     /// The version is not supported.
     #[error("it was {0}")]
     Unsupported(#[source] LayoutError),
@@ -61,7 +58,6 @@ pub enum BinaryError {
 pub struct GoBinary {
     image: Image,
     info: BuildInfo,
-    version: GoVersion,
     layout: Layout,
     functions: Pclntab,
     wait_reasons: Vec<String>,
@@ -100,11 +96,10 @@ impl GoBinary {
         let info = BuildInfo::find(&image).ok_or_else(|| {
             if Pclntab::is_in(&image) { BinaryError::NoBuildInfo } else { BinaryError::NotGo }
         })?;
-        let version = info.version.clone().ok_or_else(|| BinaryError::Version(info.raw_version.clone()))?;
         if let Some(mode) = info.setting("-buildmode").filter(|mode| !matches!(*mode, "exe" | "pie")) {
             return Err(BinaryError::BuildMode(mode.to_owned()));
         }
-        let layout = Layout::find(&image, &version).map_err(BinaryError::Unsupported)?;
+        let layout = Layout::find(&image, &info.version).map_err(BinaryError::Unsupported)?;
         let gofunc = layout.field("moduledata", "gofunc");
         let gofunc = gofunc.ok_or(PclntabError::Corrupt("the layout of its module data is not known"))?;
         let functions = Pclntab::locate(&image, gofunc)?;
@@ -113,12 +108,12 @@ impl GoBinary {
         }
         let wait_reasons = wait_reasons::find(&image, &functions).unwrap_or_default();
         let plumbing_end = plumbing_end(&functions, &info);
-        Ok(GoBinary { image, info, version, layout, functions, wait_reasons, plumbing_end })
+        Ok(GoBinary { image, info, layout, functions, wait_reasons, plumbing_end })
     }
 
     /// The version of Go it was built with.
     pub fn version(&self) -> &GoVersion {
-        &self.version
+        &self.info.version
     }
 
     /// The processor it is for.

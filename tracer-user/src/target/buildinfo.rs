@@ -78,10 +78,8 @@ fn leading_number(text: &str) -> Option<(u32, &str)> {
 /// The build information of a binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildInfo {
-    /// Which Go built it; `None` when the text names no version sfgi can read.
-    pub version: Option<GoVersion>,
-    /// The version text itself.
-    pub raw_version: String,
+    /// Which Go built it.
+    pub version: GoVersion,
     /// Import path of the main package, if it was built in module mode.
     pub path: Option<String>,
     /// Path of the main module.
@@ -93,14 +91,11 @@ pub struct BuildInfo {
 }
 
 impl BuildInfo {
-    /// Finds and reads the build information. `None`: there is none, so this is no Go program, or
-    /// one older than Go 1.18.
+    /// Finds and reads the build information. `None`: there is none that names a version; so this is
+    /// no Go program, or one older than Go 1.18.
     pub fn find(image: &Image) -> Option<BuildInfo> {
-        if let Some(found) = image
-            .section(".go.buildinfo")
-            .and_then(|(vaddr, _)| image.tail(vaddr))
-            .and_then(|blob| parse(&blob))
-        {
+        let section = image.section(".go.buildinfo").and_then(|vaddr| image.tail(vaddr));
+        if let Some(found) = section.and_then(|blob| parse(&blob)) {
             return Some(found);
         }
         // The linker puts it at the start of the writable data, aligned to 16.
@@ -128,17 +123,10 @@ fn parse(blob: &[u8]) -> Option<BuildInfo> {
         return None;
     }
     let mut at = INLINE;
-    let version = text(blob, &mut at)?;
-    let version = std::str::from_utf8(version).ok().filter(|text| !text.is_empty())?;
+    let version = GoVersion::parse(std::str::from_utf8(text(blob, &mut at)?).ok()?)?;
     let module = text(blob, &mut at).unwrap_or_default();
-    let mut info = BuildInfo {
-        version: GoVersion::parse(version),
-        raw_version: version.to_owned(),
-        path: None,
-        module: None,
-        deps: Vec::new(),
-        settings: BTreeMap::new(),
-    };
+    let mut info =
+        BuildInfo { version, path: None, module: None, deps: Vec::new(), settings: BTreeMap::new() };
     // As in debug/buildinfo: without both marks and the final newline there is no module text.
     if let Some(body) = module.get(MARK..module.len().saturating_sub(MARK))
         && body.last() == Some(&b'\n')
@@ -260,7 +248,7 @@ mod tests {
         let whole = blob("go1.26.6", &framed("path\tx\nbuild\tCGO_ENABLED=0\n"));
         for len in 0..whole.len() {
             if let Some(info) = parse(&whole[..len]) {
-                assert_eq!(info.raw_version, "go1.26.6");
+                assert_eq!(info.version.raw, "go1.26.6");
                 assert_eq!(info.path, None, "cut at {len}");
             }
         }

@@ -20,10 +20,13 @@ pub(super) fn u64_at(data: &[u8], at: usize) -> Option<u64> {
     array(data, at).map(u64::from_le_bytes)
 }
 
+/// The longest string that is read. Names with many type arguments have some thousand bytes.
+const MAX_STRING: usize = 16 << 10;
+
 /// The bytes of the NUL-terminated string at `at`, without the NUL.
 pub(super) fn c_string(data: &[u8], at: usize) -> Option<&[u8]> {
     let rest = data.get(at..)?;
-    rest.get(..rest.iter().position(|byte| *byte == 0)?)
+    rest.get(..rest.iter().take(MAX_STRING).position(|byte| *byte == 0)?)
 }
 
 /// An unsigned LEB128 number (`encoding/binary.Uvarint`) at `*at`, which moves behind it. `None`

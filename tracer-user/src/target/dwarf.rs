@@ -8,9 +8,6 @@ use gimli::{
     Abbreviations, AttributeValue, DebugAbbrev, DebugInfo, DebugInfoUnitHeadersIter, DebugStr,
     DebuggingInformationEntry, DwAt, EndianSlice, LittleEndian, UnitHeader, constants as dw,
 };
-use object::read::elf::ElfFile64;
-use object::{Object, ObjectSection};
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Structs a goroutine tracer reads, without the package.
@@ -34,8 +31,10 @@ const STRUCTS: &[&str] = &[
 ];
 /// How deep structs within structs are followed: `g.sched.pc` is two.
 const MAX_DEPTH: usize = 3;
-/// Uncompressed size up to which a section is read: ten times what a very large Go program has.
-const MAX_SECTION: u64 = 2 << 30;
+/// Uncompressed size up to which a section is read: several times what a very large Go program has.
+const MAX_SECTION: u64 = 512 << 20;
+/// Fields that are collected; Go 1.27 has 700.
+const MAX_FIELDS: usize = 10_000;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Entry<'a> = DebuggingInformationEntry<Slice<'a>>;
@@ -65,10 +64,8 @@ struct Types {
 /// Offsets by `struct.field`, as in `Layout`. `None`: the binary has no DWARF, or it does not
 /// describe `runtime.g`.
 pub(super) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
-    let file = ElfFile64::<object::LittleEndian>::parse(&**image.data()).ok()?;
-    let [info, abbrev, strings] = [".debug_info", ".debug_abbrev", ".debug_str"].map(|name| {
-        file.section_by_name(name).and_then(|section| uncompressed(&section)).unwrap_or_default()
-    });
+    let section = |name| image.contents(name, MAX_SECTION).unwrap_or_default();
+    let (info, abbrev, strings) = (section(".debug_info"), section(".debug_abbrev"), section(".debug_str"));
     let reader = Reader {
         info: DebugInfo::new(&info, LittleEndian),
         abbrev: DebugAbbrev::new(&abbrev, LittleEndian),
@@ -83,11 +80,6 @@ pub(super) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
         }
     }
     Some(found)
-}
-
-fn uncompressed<'a>(section: &impl ObjectSection<'a>) -> Option<Cow<'a, [u8]>> {
-    let data = section.compressed_data().ok()?;
-    (data.uncompressed_size <= MAX_SECTION).then(|| data.decompress().ok())?
 }
 
 struct Reader<'a> {
@@ -152,6 +144,9 @@ impl Types {
         for field in &of.fields {
             let name = format!("{prefix}.{}", field.name);
             let Some(offset) = base.checked_add(field.offset) else { continue };
+            if found.len() >= MAX_FIELDS {
+                return;
+            }
             let inner = field.of.and_then(|of| self.structs.get(self.aliases.get(&of).unwrap_or(&of)));
             if let Some(inner) = inner
                 && depth + 1 < MAX_DEPTH

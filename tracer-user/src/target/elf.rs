@@ -6,14 +6,20 @@
 
 use super::bytes::{array, u32_at, u64_at};
 use bytes::Bytes;
-use object::LittleEndian;
 use object::elf::{
-    DT_RELA, DT_RELASZ, ELFCLASS32, ELFDATA2MSB, ELFMAG, EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC,
-    FileHeader64, PF_W, PF_X, PT_DYNAMIC, PT_LOAD, R_AARCH64_RELATIVE, R_X86_64_RELATIVE, SHT_NOBITS,
+    DT_RELA, DT_RELASZ, ELFCLASS32, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD, ELFDATA2MSB, ELFMAG, EM_AARCH64,
+    EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_W, PF_X, PT_DYNAMIC, PT_LOAD, R_AARCH64_RELATIVE,
+    R_X86_64_RELATIVE, SectionHeader64,
 };
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::read::elf::{CompressionHeader, FileHeader, ProgramHeader, SectionHeader};
+use object::{CompressedData, CompressionFormat, LittleEndian};
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
+/// Segments to load that are looked at; linkers make fewer than ten.
+const MAX_SEGMENTS: usize = 64;
+/// Sections that are looked at; a Go executable has about forty.
+const MAX_SECTIONS: usize = 1024;
 /// Bytes of one `Elf64_Rela`.
 const RELA: usize = 24;
 /// Bytes of one `Elf64_Dyn`.
@@ -81,13 +87,6 @@ impl Segment {
     }
 }
 
-#[derive(Clone, Debug)]
-struct Section {
-    name: Vec<u8>,
-    vaddr: u64,
-    size: u64,
-}
-
 /// An executable file, as the kernel will map it.
 pub struct Image {
     data: Bytes,
@@ -95,7 +94,6 @@ pub struct Image {
     pie: bool,
     entry: u64,
     segments: Vec<Segment>,
-    sections: Vec<Section>,
     dynamic: Option<(u64, u64)>,
     relocations: OnceLock<Vec<(u64, u64)>>,
 }
@@ -126,6 +124,9 @@ impl Image {
             let (offset, size) = program.file_range(LittleEndian);
             let vaddr = program.p_vaddr(LittleEndian);
             match program.p_type(LittleEndian) {
+                PT_LOAD if segments.len() == MAX_SEGMENTS => {
+                    return Err(ElfError::Corrupt("it has more segments than any program"));
+                }
                 PT_LOAD => {
                     let end = offset.checked_add(size).ok_or(ElfError::Corrupt("a segment wraps around"))?;
                     if end > data.len() as u64 {
@@ -148,10 +149,9 @@ impl Image {
         if segments.is_empty() {
             return Err(ElfError::Corrupt("it has no segment to load"));
         }
-        let sections = sections(header, &data);
         let entry = header.e_entry(LittleEndian);
         let pie = file_type == ET_DYN;
-        Ok(Image { arch, pie, entry, segments, sections, dynamic, relocations: OnceLock::new(), data })
+        Ok(Image { arch, pie, entry, segments, dynamic, relocations: OnceLock::new(), data })
     }
 
     /// The processor it is for.
@@ -167,11 +167,6 @@ impl Image {
     /// Link-time address of the entry point.
     pub fn entry(&self) -> u64 {
         self.entry
-    }
-
-    /// The whole file.
-    pub(super) fn data(&self) -> &Bytes {
-        &self.data
     }
 
     pub(super) fn segments(&self) -> &[Segment] {
@@ -223,10 +218,39 @@ impl Image {
         self.relocations.get_or_init(|| self.read_relocations().unwrap_or_default())
     }
 
-    /// Link-time bounds of a section, if there is a section table and it has this one.
-    pub(super) fn section(&self, name: &str) -> Option<(u64, u64)> {
-        let found = self.sections.iter().find(|section| section.name == name.as_bytes())?;
-        Some((found.vaddr, found.size))
+    /// Link-time address of a section, if there is a section table and it has this one in memory.
+    pub(super) fn section(&self, name: &str) -> Option<u64> {
+        let vaddr = self.section_header(name)?.sh_addr(LittleEndian);
+        (vaddr != 0).then_some(vaddr)
+    }
+
+    /// What a section that is only in the file holds, uncompressed, if that is no more than
+    /// `limit` bytes.
+    pub(super) fn contents(&self, name: &str, limit: u64) -> Option<Cow<'_, [u8]>> {
+        let header = self.section_header(name)?;
+        let Some((compression, offset, size)) = header.compression(LittleEndian, &*self.data).ok()? else {
+            return header.data(LittleEndian, &*self.data).ok().map(Cow::Borrowed);
+        };
+        let format = match compression.ch_type(LittleEndian) {
+            ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
+            ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
+            _ => return None,
+        };
+        let uncompressed_size = compression.ch_size(LittleEndian);
+        let data = self.data.get(usize::try_from(offset).ok()?..)?.get(..usize::try_from(size).ok()?)?;
+        (uncompressed_size <= limit)
+            .then(|| CompressedData { format, data, uncompressed_size }.decompress().ok())?
+    }
+
+    fn section_header(&self, name: &str) -> Option<&SectionHeader64<LittleEndian>> {
+        let header = header(&self.data).ok()?;
+        let table = header.section_headers(LittleEndian, &*self.data).ok()?;
+        let names = table.get(header.shstrndx(LittleEndian, &*self.data).ok()? as usize)?;
+        let names = names.data(LittleEndian, &*self.data).ok()?;
+        table.iter().take(MAX_SECTIONS).find(|section| {
+            let rest = names.get(section.sh_name(LittleEndian) as usize..).unwrap_or_default();
+            rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+        })
     }
 
     /// Reads the table that `DT_RELA` of the dynamic section names, as the loader will.
@@ -270,17 +294,4 @@ fn header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> {
     }
     FileHeader64::<LittleEndian>::parse(data)
         .map_err(|_| ElfError::Corrupt("its file header is no ELF header"))
-}
-
-/// The sections with bytes in memory; none where the table is missing or broken.
-fn sections(header: &FileHeader64<LittleEndian>, data: &[u8]) -> Vec<Section> {
-    let Ok(table) = header.sections(LittleEndian, data) else { return Vec::new() };
-    table
-        .iter()
-        .filter(|section| section.sh_type(LittleEndian) != SHT_NOBITS && section.sh_addr(LittleEndian) != 0)
-        .filter_map(|section| {
-            let name = table.section_name(LittleEndian, section).ok()?.to_vec();
-            Some(Section { name, vaddr: section.sh_addr(LittleEndian), size: section.sh_size(LittleEndian) })
-        })
-        .collect()
 }

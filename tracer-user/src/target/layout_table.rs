@@ -4,8 +4,11 @@
 use super::elf::Arch;
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 const DATA: &str = include_str!("layouts.json");
+
+static TABLE: LazyLock<Option<Table>> = LazyLock::new(|| serde_json::from_str(DATA).ok());
 
 #[derive(Deserialize)]
 struct Table {
@@ -31,7 +34,7 @@ impl Row {
 /// The fields of Go 1.`minor`.`patch`, and which rows they are from: the row of this very version,
 /// what the rows before and after it agree on, or the nearest row at the end of the series.
 pub(super) fn lookup(arch: Arch, minor: u32, patch: u32) -> Option<(String, HashMap<String, u32>)> {
-    let table: Table = serde_json::from_str(DATA).ok()?;
+    let table = TABLE.as_ref()?;
     let series: Vec<_> = (table.rows.iter().enumerate())
         .filter_map(|(index, row)| Some((row.patch(arch, minor)?, index, &row.go)))
         .collect();

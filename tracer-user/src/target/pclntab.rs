@@ -9,6 +9,7 @@ use super::elf::{Arch, Image};
 use super::pcvalue::{Runs, value_at};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 
 /// First word of the header in Go 1.18 and 1.19, and from 1.20 on.
@@ -21,6 +22,10 @@ const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
 /// `_PCDATA_InlTreeIndex`, `_FUNCDATA_InlTree`.
 const PCDATA_INL_TREE: usize = 2;
 const FUNCDATA_INL_TREE: usize = 3;
+/// Places that look like a header and are examined. By chance there is none.
+const MAX_CANDIDATES: usize = 64;
+/// Functions at most: ten times as many as very large programs have.
+const MAX_FUNCTIONS: usize = 4 << 20;
 /// An inlined call within an inlined call …: the compiler stops far earlier.
 const MAX_INLINE_DEPTH: usize = 64;
 /// Words of `moduledata`, the same from 1.18 to 1.27.
@@ -89,6 +94,12 @@ pub struct Frame<'a> {
     pub inlined: bool,
 }
 
+/// Function indices by a hash of the name, ordered.
+struct Names {
+    hasher: RandomState,
+    hashed: Vec<(u64, u32)>,
+}
+
 /// The table, located and checked. All reads are lazy and bounds-checked.
 pub struct Pclntab {
     /// From the header to the end of its segment.
@@ -104,7 +115,7 @@ pub struct Pclntab {
     files: usize,
     pcs: usize,
     functab: usize,
-    by_name: OnceLock<Vec<u32>>,
+    by_name: OnceLock<Names>,
 }
 
 impl Pclntab {
@@ -116,7 +127,7 @@ impl Pclntab {
     /// neither addresses nor inlining can be told from Go 1.26 on.
     pub fn locate(image: &Image, gofunc: u32) -> Result<Pclntab, PclntabError> {
         let mut verdict = PclntabError::Missing;
-        for vaddr in candidates(image) {
+        for vaddr in candidates(image).take(MAX_CANDIDATES) {
             match Pclntab::at(image, vaddr, gofunc) {
                 Ok(found) => return Ok(found),
                 Err(error) => verdict = error,
@@ -129,7 +140,7 @@ impl Pclntab {
     pub(super) fn is_in(image: &Image) -> bool {
         let sections = SECTIONS.iter().any(|name| image.section(name).is_some());
         sections
-            || candidates(image).any(|vaddr| {
+            || candidates(image).take(MAX_CANDIDATES).any(|vaddr| {
                 image.tail(vaddr).is_some_and(|data| Header::parse(&data, image.arch()).is_some())
             })
     }
@@ -209,20 +220,22 @@ impl Pclntab {
     /// The function of this name. Where an assembly wrapper shares the name of the function that
     /// it calls, the latter: `FuncIDWrapper` is the largest function id in every version.
     pub fn find(&self, name: &str) -> Option<Function<'_>> {
-        let by_name = self.by_name.get_or_init(|| self.index_names());
-        let named = |index: &u32| self.function(*index as usize).map_or("", |function| function.name);
-        let start = by_name.partition_point(|index| named(index) < name);
-        by_name
-            .iter()
-            .skip(start)
-            .map_while(|index| self.function(*index as usize).filter(|function| function.name == name))
+        let names = self.by_name.get_or_init(|| self.hash_names());
+        let hash = names.hasher.hash_one(name);
+        let start = names.hashed.partition_point(|(other, _)| *other < hash);
+        (names.hashed.iter().skip(start))
+            .take_while(|(other, _)| *other == hash)
+            .filter_map(|(_, index)| self.function(*index as usize))
+            .filter(|function| function.name == name)
             .min_by_key(|function| self.data.get(function.record + self.format.func_id()))
     }
 
-    fn index_names(&self) -> Vec<u32> {
-        let mut named: Vec<_> = self.functions().map(|function| function.name).zip(0u32..).collect();
-        named.sort_unstable();
-        named.into_iter().map(|(_, index)| index).collect()
+    fn hash_names(&self) -> Names {
+        let hasher = RandomState::new();
+        let names = self.functions().map(|function| hasher.hash_one(function.name));
+        let mut hashed: Vec<_> = names.zip(0u32..).collect();
+        hashed.sort_unstable();
+        Names { hasher, hashed }
     }
 
     /// The function whose code contains a link-time address.
@@ -381,7 +394,7 @@ impl Header {
         let word = |at| u64_at(data, at).and_then(|value| usize::try_from(value).ok());
         let table = |at| word(at).filter(|offset| (HEADER..data.len()).contains(offset));
         let (count, functab) = (word(8)?, table(64)?);
-        if count == 0 || count > (data.len() - functab) / 8 {
+        if count == 0 || count > MAX_FUNCTIONS || count > (data.len() - functab) / 8 {
             return None;
         }
         let (names, cu, files, pcs) = (table(32)?, table(40)?, table(48)?, table(56)?);
@@ -391,8 +404,8 @@ impl Header {
 
 /// Where a pclntab may begin: its own section, else wherever there is a header.
 fn candidates(image: &Image) -> impl Iterator<Item = u64> {
-    let sections = SECTIONS.iter().filter_map(|name| image.section(name)).map(|(vaddr, _)| vaddr);
-    let scanned = image.segments().iter().filter(|segment| !segment.executable).flat_map(|segment| {
+    let sections = SECTIONS.iter().filter_map(|name| image.section(name));
+    let scanned = image.segments().iter().flat_map(|segment| {
         let data = image.read(segment.vaddr, segment.file_size).unwrap_or_default();
         let headers = data.chunks_exact(8).enumerate().filter(|(_, word)| {
             MAGICS.iter().any(|(magic, _)| word.starts_with(&magic.to_le_bytes()) && word.ends_with(&[8]))

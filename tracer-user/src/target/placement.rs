@@ -314,13 +314,14 @@ fn immediate(instruction: &Instruction) -> Option<i64> {
 /// in `arch/x86/kernel/uprobes.c`. They know push of a 64-bit register, the one-byte nop, relative
 /// jumps and calls; with a prefix they do so in some kernels only, or refuse the probe.
 fn emulated(bytes: &[u8]) -> bool {
-    match bytes {
-        [0x50..=0x57 | 0x90] | [0x41, 0x50..=0x57] => true,
-        [0x70..=0x7f | 0xeb, _] => true,
-        [0xe8 | 0xe9, _, _, _, _] => true,
-        [0x0f, 0x80..=0x8f, _, _, _, _] => true,
-        _ => false,
-    }
+    matches!(
+        bytes,
+        [0x50..=0x57 | 0x90]
+            | [0x41, 0x50..=0x57]
+            | [0x70..=0x7f | 0xeb, _]
+            | [0xe8 | 0xe9, _, _, _, _]
+            | [0x0f, 0x80..=0x8f, _, _, _, _]
+    )
 }
 
 /// Whether the kernel accepts a probe here at all: not on a breakpoint, nor with a prefix it

@@ -109,6 +109,9 @@ struct Candidate {
     stack: Stack,
 }
 
+/// The largest function that is decoded; the largest of these has four kilobytes.
+const MAX_CODE: u64 = 1 << 20;
+
 /// No argument, only the current g.
 const NONE: ArgUse = ArgUse { integers: 0, frames: false };
 /// `gp *g` alone.
@@ -227,8 +230,9 @@ fn site(binary: &GoBinary, candidate: &Candidate) -> Result<ProbeSite, Option<St
     }
     let function = binary.functions().find(candidate.function).ok_or(None)?;
     let image = binary.image();
-    let code = image.read(function.entry, function.end - function.entry);
-    let placement = code
+    let size = Some(function.end - function.entry).filter(|size| *size <= MAX_CODE);
+    let placement = size
+        .and_then(|size| image.read(function.entry, size))
         .ok_or(PlaceError::Undecodable)
         .and_then(|code| place(code, function.entry, candidate.args, candidate.stack))
         .map_err(|error| Some(error.to_string()))?;

@@ -11,13 +11,15 @@ use super::pclntab::Pclntab;
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
 
 const FUNCTION: &str = "runtime.waitReason.String";
+/// It has 48 bytes.
+const MAX_CODE: u64 = 512;
 /// The longest text up to 1.27 has 28 bytes.
 const MAX_TEXT: u64 = 64;
 
 /// The wait reasons by number; number 0 is empty. `None` where they cannot be found.
 pub(super) fn find(image: &Image, functions: &Pclntab) -> Option<Vec<String>> {
     let function = functions.find(FUNCTION)?;
-    let code = image.read(function.entry, function.end - function.entry)?;
+    let code = image.read(function.entry, (function.end - function.entry).min(MAX_CODE))?;
     let mut count = None;
     for instruction in Decoder::with_ip(64, code, function.entry, DecoderOptions::NONE) {
         if instruction.mnemonic() == Mnemonic::Cmp && instruction.op1_kind() == OpKind::Immediate8 {

@@ -218,21 +218,21 @@ fn no_p_after_a_system_call_from_1_26() {
 }
 
 #[test]
-fn a_return_from_a_system_call_is_held_back_for_a_millisecond() {
+fn a_return_from_a_system_call_is_held_back_for_ten_milliseconds() {
     timeline(
         set_a(25),
         "20 m1 g7 entersyscall
          30 m1 g7 exitsyscall
-         -- settle 1000029
-         1000030 m1 g0@0 gcstart
-         -- settle 1000030
-         1000040 m1 g0@0 gcend
-         1000050 m1 g7 exitsyscall0",
+         -- settle 10000029
+         10000030 m1 g0@0 gcstart
+         -- settle 10000030
+         10000040 m1 g0@0 gcend
+         10000050 m1 g7 exitsyscall0",
         "20 g7 syscall_enter running→syscall
-         1000030 g0 gc_start
+         10000030 g0 gc_start
          30 g7 syscall_exit syscall→running 10ns
-         1000040 g0 gc_end 10ns
-         1000050 g7 preempt running→runnable 1000020ns (no P was free after the system call)",
+         10000040 g0 gc_end 10ns
+         10000050 g7 preempt running→runnable 10000020ns (no P was free after the system call)",
     );
 }
 
@@ -321,5 +321,25 @@ fn a_late_event_is_said_but_changes_nothing() {
          30 g7 start runnable→running 0ns (woken by the scheduler, which ran it at once)
          20 g7 unblock waiting→runnable by g1
          40 g7 block running→waiting select 10ns",
+    );
+}
+
+#[test]
+fn a_return_that_is_held_back_does_not_make_what_is_doubtful_certain() {
+    timeline(
+        set_a(25),
+        "10 m1 g7 execute
+         10 m2 g8 entersyscall
+         -- lost
+         30 m1 g7 exitsyscall
+         30 m2 g8 exitsyscall
+         40 m1 g7 park_m select
+         40 m2 g8 park_m select",
+        "10 g7 start runnable→running
+         10 g8 syscall_enter running→syscall
+         30 g7 syscall_exit syscall→running
+         40 g7 block running→waiting select 10ns
+         30 g8 syscall_exit syscall→running
+         40 g8 block running→waiting select 10ns",
     );
 }
