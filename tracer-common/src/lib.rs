@@ -56,8 +56,8 @@ pub enum Kind {
     FromPreempted = 5,
     /// `runtime.coroswitch_m(gp)`, Go 1.22+. Payload [`Switch`].
     CoroSwitch = 6,
-    /// `runtime.newproc1`: `g`, `goid` are the creator's; the new goroutine is not known yet.
-    /// Payload [`NewProc`].
+    /// `runtime.newproc1`: `g`, `goid` are the creator's; the new goroutine is not known yet; `to`
+    /// is the state it begins in. Payload [`NewProc`].
     NewProc = 7,
     /// `runtime.execute(gp, …)`: → running. No payload.
     Execute = 8,
@@ -250,7 +250,8 @@ pub struct Config {
     /// Bit `k`: the probe of [`Kind`] `k` stands on the branch of the stack check itself; a hit
     /// with the branch about to be taken is `morestack`'s and does not count.
     pub flags_test: u64,
-    /// Link-time address of the instruction each probe stands on, by [`Kind`]; the difference to the instruction pointer at a hit is the load bias.
+    /// Link-time address of the instruction each probe stands on, by [`Kind`];
+    /// the difference to the instruction pointer at a hit is the load bias.
     pub probes: [u64; KINDS],
     /// Link-time bounds of `runtime.systemstack_switch`.
     pub systemstack_switch: u64,
@@ -308,6 +309,8 @@ pub mod flags {
     /// `goid` is stale in the first transition of a new goroutine (Go ≤ 1.23): take it from the
     /// P's cache, or send 0.
     pub const STALE_GOID: u32 = 1;
+    /// newproc1 has a fourth argument that says whether the goroutine begins parked (Go 1.23+).
+    pub const PARKED_ARGUMENT: u32 = 4;
     /// Only goroutines in the `GOIDS` map are reported.
     pub const FILTER_GOIDS: u32 = 2;
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     abi,
-    config::{config, enter},
+    config::{Hit, config, enter},
     emit::{emit, wanted},
     goroutine::{G, Sched, birth, current, current_goid, enough, read, walk},
     status::{plain, wake},
@@ -11,11 +11,11 @@ use crate::{
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use aya_log_ebpf::warn;
 use tracer_common::{
-    Birth, Kind, MAX_INJECT, NewProc, Stack,
+    Birth, Kind, MAX_INJECT, NewProc, Stack, flags,
     status::{DEAD, PREEMPTED, RUNNABLE, RUNNING, UNSAID, WAITING},
 };
 
-/// `func newproc1(fn *funcval, callergp *g, callerpc uintptr, …) *g`, Go 1.19–1.27.
+/// `func newproc1(fn *funcval, callergp *g, callerpc uintptr[, parked bool, …]) *g`, Go 1.19–1.27.
 #[uprobe]
 pub fn newproc1(ctx: ProbeContext) -> u32 {
     try_newproc1(&ctx);
@@ -25,10 +25,36 @@ pub fn newproc1(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_newproc1(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::NewProc)?;
-    let (funcval, callerpc) = (abi::arg0(ctx), abi::arg2(ctx));
-    let caller = G::read(abi::arg1(ctx))?;
+    // A bool: the upper bits of its register mean nothing.
+    let parked = config!(flags) & flags::PARKED_ARGUMENT != 0 && abi::arg3(ctx) & 0xff != 0;
+    let to = if parked { WAITING } else { RUNNABLE };
+    announce(&hit, abi::arg1(ctx), abi::arg2(ctx), abi::arg0(ctx), to)
+}
+
+/// `func newproc(fn *funcval)`, Go 1.19–1.27: on the creator's own stack, for builds where
+/// newproc1 is inlined into its only other caller.
+#[uprobe]
+pub fn newproc(ctx: ProbeContext) -> u32 {
+    try_newproc(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_newproc(ctx: &ProbeContext) -> Option<()> {
+    let hit = enter(ctx, Kind::NewProc)?;
+    let callerpc: u64 = read(abi::stack_pointer(ctx))?;
+    announce(&hit, abi::current_g(ctx), callerpc, abi::arg0(ctx), RUNNABLE)
+}
+
+/// A goroutine is about to be made.
+#[inline(always)]
+fn announce(hit: &Hit, caller: u64, callerpc: u64, funcval: u64, to: u8) -> Option<()> {
+    if config!(flags) & flags::FILTER_GOIDS != 0 {
+        return None; // Whoever is asked for by his id is there already.
+    }
+    let caller = G::read(caller)?;
     let startpc: u64 = read(funcval)?;
-    emit::<NewProc>(&hit, caller.header(UNSAID, UNSAID), Kind::NewProc, |new| {
+    emit::<NewProc>(hit, caller.header(UNSAID, to), Kind::NewProc, |new| {
         *new = NewProc { callerpc, funcval, startpc };
     })
 }

@@ -20,6 +20,8 @@ registers! {
     arg1 = rbx;
     /// Third integer argument.
     arg2 = rcx;
+    /// Fourth integer argument.
+    arg3 = rdi;
     /// The current g: the goroutine on a user stack, g0 on the system stack.
     current_g = r14;
     /// The caller's frame pointer, as long as the prologue has not pushed it.

@@ -92,7 +92,7 @@ impl Traced {
                 Mode::Life => model::Mode::Life,
             },
             wait_reasons: binary.wait_reasons().to_vec(),
-            blind: blind(&plan),
+            blind: plan.missing.iter().map(|missing| missing.kind).collect(),
             capacity: CAPACITY,
         });
         let binary = Arc::new(binary);
@@ -308,12 +308,6 @@ impl Traced {
             })
             .sum()
     }
-}
-
-/// Kinds of events that may be missing, because their function is not, or not everywhere, probed.
-fn blind(plan: &Plan) -> Vec<Kind> {
-    let missing = |function: &str| plan.missing.iter().any(|missing| missing.function == function);
-    plan.probes.iter().filter(|probe| missing(probe.function)).map(|probe| probe.kind).collect()
 }
 
 /// What is probed, and why that.

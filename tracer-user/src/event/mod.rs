@@ -30,7 +30,6 @@ pub struct Event {
 
 /// The part of an [`Event`] that depends on its kind (see [`Kind`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "events are decoded on the stack and not kept")]
 pub enum Payload {
     /// Nothing more.
     None,

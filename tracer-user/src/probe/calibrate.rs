@@ -7,7 +7,7 @@ use super::{
 };
 use aya::programs::uprobe::UProbeScope;
 use std::{arch::asm, fs::File, num::NonZeroU32};
-use tracer_common::{Config, Kind};
+use tracer_common::Config;
 
 /// Nanoseconds a hit costs the target, median of several batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -143,7 +143,7 @@ fn attach_to_self(target: usize, fake: &Fake) -> Result<(aya::Ebpf, Session), Pr
     let (mut ebpf, session) = Session::load(&fake.config(), &options)?;
     let exe = File::open("/proc/self/exe").map_err(|err| ProbeError::Load(err.into()))?;
     let offset = file_offset(target).ok_or(ProbeError::Object("mapping of its own text"))?;
-    let program = object::uprobe(&mut ebpf, super::config::program(Kind::Status, "runtime.casgstatus"))?;
+    let program = object::uprobe(&mut ebpf, "casgstatus")?;
     let me = NonZeroU32::new(std::process::id()).ok_or(ProbeError::Object("process id"))?;
     program
         .attach(

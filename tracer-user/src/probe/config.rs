@@ -6,7 +6,7 @@ use super::{
 };
 use crate::target::{GoBinary, Plan};
 use std::{fs, num::NonZeroU32};
-use tracer_common::{Config, KINDS, Kind, flags};
+use tracer_common::{Config, KINDS, flags};
 
 /// Wait reasons of goroutines that execute on the system stack while their status says waiting.
 /// `isWaitingForSuspendG` in `src/runtime/runtime2.go` (1.23 on); the same call sites exist before.
@@ -45,6 +45,9 @@ pub(super) fn build(
     let mut flags = 0;
     if binary.version().minor <= 23 {
         flags |= flags::STALE_GOID;
+    }
+    if binary.version().minor >= 23 {
+        flags |= flags::PARKED_ARGUMENT;
     }
     if !options.goids.is_empty() {
         flags |= flags::FILTER_GOIDS;
@@ -111,34 +114,33 @@ fn in_initial_pid_namespace() -> bool {
     fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == INITIAL_PID_NAMESPACE)
 }
 
-/// The eBPF program for a Go function.
-pub(super) fn program(kind: Kind, function: &str) -> &'static str {
-    match kind {
-        Kind::Status | Kind::StatusWake | Kind::StatusPark | Kind::StatusCreate => "casgstatus",
-        Kind::PreemptScan => "casgtopreemptscan",
-        Kind::FromPreempted => "casgfrompreempted",
-        Kind::CoroSwitch => "coroswitch_m",
-        Kind::NewProc => "newproc1",
-        Kind::Execute | Kind::FirstRun => "execute",
-        Kind::Park => "park_m",
-        Kind::Ready => "ready",
-        Kind::Inject => "injectglist",
-        Kind::Gosched => "gosched_m",
-        Kind::Goyield => "goyield_m",
-        Kind::GoschedImpl => "goschedimpl",
-        Kind::PreemptPark => "preemptpark",
-        Kind::Destroy => "gdestroy",
-        Kind::SyscallEnter if function == "runtime.reentersyscall" => "reentersyscall",
-        Kind::SyscallEnter => "entersyscall",
-        Kind::SyscallBlock => "entersyscallblock",
-        Kind::SyscallExit => "exitsyscall",
-        Kind::SyscallExitNoP => "exitsyscallnop",
-        Kind::NeedM => "needm",
-        Kind::DropM => "dropm",
-        Kind::GcStart => "gcstart",
-        Kind::GcEnd => "gcend",
-        Kind::ThreadOff | Kind::ThreadOn => "sched_switch",
-        Kind::ThreadWake => "sched_wakeup",
-        Kind::Exec => "sched_process_exec",
-    }
+/// The eBPF program for a Go function; `None` for one that no program is written for.
+pub(super) fn program(function: &str) -> Option<&'static str> {
+    Some(match function.strip_prefix("runtime.")? {
+        "casgstatus" => "casgstatus",
+        "casGToPreemptScan" => "casgtopreemptscan",
+        "casGFromPreempted" => "casgfrompreempted",
+        "coroswitch_m" => "coroswitch_m",
+        "newproc1" => "newproc1",
+        "newproc" => "newproc",
+        "execute" => "execute",
+        "park_m" => "park_m",
+        "ready" => "ready",
+        "injectglist" => "injectglist",
+        "gosched_m" | "goschedguarded_m" => "gosched_m",
+        "goyield_m" => "goyield_m",
+        "goschedImpl" | "gopreempt_m" => "goschedimpl",
+        "preemptPark" => "preemptpark",
+        "gdestroy" | "goexit0" => "gdestroy",
+        "reentersyscall" => "reentersyscall",
+        "entersyscall" => "entersyscall",
+        "entersyscallblock" => "entersyscallblock",
+        "exitsyscall" => "exitsyscall",
+        "exitsyscall0" | "exitsyscallNoP" => "exitsyscallnop",
+        "needm" => "needm",
+        "dropm" => "dropm",
+        "(*gcControllerState).startCycle" => "gcstart",
+        "gcMarkTermination" => "gcend",
+        _ => return None,
+    })
 }

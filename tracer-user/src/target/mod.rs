@@ -17,8 +17,6 @@ mod pcvalue;
 mod placement;
 mod probes;
 mod process;
-#[cfg(test)]
-mod synthetic;
 mod wait_reasons;
 
 pub use binary::{BinaryError, GoBinary};
@@ -31,4 +29,4 @@ pub use probes::{Missing, Mode, Plan, PlanError, ProbeSet, ProbeSite};
 pub use process::{Process, ProcessError};
 
 #[cfg(test)]
-mod hostile_tests;
+mod tests;

@@ -4,34 +4,22 @@
 //! Layout: `src/runtime/symtab.go` (`pcHeader`, `functab`, `_func`, `inlinedCall`) and
 //! `src/cmd/link/internal/ld/pcln.go`; unchanged in form from 1.20 to 1.27.
 
-use super::bytes::{c_string, i32_at, u32_at, u64_at};
-use super::elf::{Arch, Image};
+mod locate;
+
+use super::bytes::{c_string, i32_at, u32_at};
+use super::elf::Image;
 use super::pcvalue::{Runs, value_at};
 use bytes::Bytes;
+use locate::{Header, MODULEDATA_TEXT, candidates, moduledata};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 
-/// First word of the header in Go 1.18 and 1.19, and from 1.20 on.
-const MAGICS: [(u32, Format); 2] = [(0xffff_fff0, Format::Go118), (0xffff_fff1, Format::Go120)];
-/// Bytes of the header: six bytes of identification in eight, then eight words.
-const HEADER: usize = 72;
-/// The sections it has to itself; in position-independent executables that were linked externally
-/// by Go up to 1.25 it lies within `.data.rel.ro`.
-const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
 /// `_PCDATA_InlTreeIndex`, `_FUNCDATA_InlTree`.
 const PCDATA_INL_TREE: usize = 2;
 const FUNCDATA_INL_TREE: usize = 3;
-/// Places that look like a header and are examined. By chance there is none.
-const MAX_CANDIDATES: usize = 64;
-/// Functions at most: ten times as many as very large programs have.
-const MAX_FUNCTIONS: usize = 4 << 20;
 /// An inlined call within an inlined call …: the compiler stops far earlier.
 const MAX_INLINE_DEPTH: usize = 64;
-/// Words of `moduledata`, the same from 1.18 to 1.27.
-const MODULEDATA_TEXT: u64 = 22 * 8;
-const MODULEDATA_ETEXT: u64 = 23 * 8;
-
 /// Why a pclntab cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PclntabError {
@@ -127,7 +115,7 @@ impl Pclntab {
     /// neither addresses nor inlining can be told from Go 1.26 on.
     pub fn locate(image: &Image, gofunc: u32) -> Result<Pclntab, PclntabError> {
         let mut verdict = PclntabError::Missing;
-        for vaddr in candidates(image).take(MAX_CANDIDATES) {
+        for vaddr in candidates(image) {
             match Pclntab::at(image, vaddr, gofunc) {
                 Ok(found) => return Ok(found),
                 Err(error) => verdict = error,
@@ -138,9 +126,8 @@ impl Pclntab {
 
     /// Whether there is a pclntab, of a version that can be read or an older one.
     pub(super) fn is_in(image: &Image) -> bool {
-        let sections = SECTIONS.iter().any(|name| image.section(name).is_some());
-        sections
-            || candidates(image).take(MAX_CANDIDATES).any(|vaddr| {
+        locate::has_section(image)
+            || candidates(image).any(|vaddr| {
                 image.tail(vaddr).is_some_and(|data| Header::parse(&data, image.arch()).is_some())
             })
     }
@@ -365,74 +352,4 @@ impl Pclntab {
         }
         found
     }
-}
-
-/// The header's fields, as offsets from its start.
-struct Header {
-    format: Format,
-    quantum: u64,
-    count: usize,
-    names: usize,
-    cu: usize,
-    files: usize,
-    pcs: usize,
-    functab: usize,
-}
-
-impl Header {
-    fn parse(data: &[u8], arch: Arch) -> Option<Header> {
-        let magic = u32_at(data, 0)?;
-        let (_, format) = *MAGICS.iter().find(|(known, _)| *known == magic)?;
-        let quantum = match arch {
-            Arch::Amd64 => 1,
-            Arch::Arm64 => 4,
-        };
-        if data.get(4..8)? != [0, 0, quantum, 8] {
-            return None;
-        }
-        // Every table begins behind the header and inside the data.
-        let word = |at| u64_at(data, at).and_then(|value| usize::try_from(value).ok());
-        let table = |at| word(at).filter(|offset| (HEADER..data.len()).contains(offset));
-        let (count, functab) = (word(8)?, table(64)?);
-        if count == 0 || count > MAX_FUNCTIONS || count > (data.len() - functab) / 8 {
-            return None;
-        }
-        let (names, cu, files, pcs) = (table(32)?, table(40)?, table(48)?, table(56)?);
-        Some(Header { format, quantum: u64::from(quantum), count, names, cu, files, pcs, functab })
-    }
-}
-
-/// Where a pclntab may begin: its own section, else wherever there is a header.
-fn candidates(image: &Image) -> impl Iterator<Item = u64> {
-    let sections = SECTIONS.iter().filter_map(|name| image.section(name));
-    let scanned = image.segments().iter().flat_map(|segment| {
-        let data = image.read(segment.vaddr, segment.file_size).unwrap_or_default();
-        let headers = data.chunks_exact(8).enumerate().filter(|(_, word)| {
-            MAGICS.iter().any(|(magic, _)| word.starts_with(&magic.to_le_bytes()) && word.ends_with(&[8]))
-        });
-        headers.map(|(index, _)| segment.vaddr + index as u64 * 8)
-    });
-    sections.chain(scanned)
-}
-
-/// The address of the `moduledata` whose pclntab stands at `vaddr`: the structure that begins with
-/// its address and continues with the slices of its tables.
-fn moduledata(image: &Image, vaddr: u64, header: &Header) -> Option<u64> {
-    let relocated =
-        image.relocations().iter().filter(|(_, target)| *target == vaddr).map(|(place, _)| *place);
-    let plain = image.segments().iter().filter(|segment| !segment.executable).flat_map(|segment| {
-        let data = image.read(segment.vaddr, segment.file_size).unwrap_or_default();
-        let words = data.chunks_exact(8).enumerate().filter(move |(_, word)| **word == vaddr.to_le_bytes());
-        words.map(|(index, _)| segment.vaddr + index as u64 * 8)
-    });
-    relocated.chain(plain).find(|place| {
-        // funcnametab, cutab, filetab, pctab, pclntable, ftab: a slice of three words each.
-        let tables = [header.names, header.cu, header.files, header.pcs, header.functab, header.functab];
-        let mut at = *place;
-        tables.iter().enumerate().all(|(index, offset)| {
-            at = *place + 8 + index as u64 * 24;
-            image.read_ptr(at) == vaddr.checked_add(*offset as u64)
-        }) && image.read_ptr(at + 8) == Some(header.count as u64 + 1)
-            && image.read_ptr(*place + MODULEDATA_TEXT) < image.read_ptr(*place + MODULEDATA_ETEXT)
-    })
 }

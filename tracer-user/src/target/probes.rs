@@ -54,6 +54,8 @@ impl ProbeSite {
 /// A function that belongs to the set and gets no probe, or one that does not see all calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
+    /// What its probe would have sent.
+    pub kind: Kind,
     /// The Go function.
     pub function: &'static str,
     /// Why, in words.
@@ -196,7 +198,7 @@ impl Plan {
                 if candidate.need == Need::Must {
                     return Err(PlanError::Mandatory { function, reason });
                 }
-                self.missing.push(Missing { function, reason });
+                self.missing.push(Missing { kind: candidate.kind, function, reason });
             }
         }
         let mut unseen = Vec::new();
@@ -211,7 +213,7 @@ impl Plan {
         if !unseen.is_empty() {
             let reason =
                 format!("the compiler inlined it into {} (a profile-guided build)", unseen.join(", "));
-            self.missing.push(Missing { function, reason });
+            self.missing.push(Missing { kind: candidate.kind, function, reason });
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! What the readers make of a whole binary, and of one that was cut off or changed.
 
-use super::synthetic::{self, FUNCTION, FUNCTIONS, INLINED, REASONS, Recipe, entry};
+mod synthetic;
+
+use self::synthetic::{FUNCTION, FUNCTIONS, INLINED, REASONS, Recipe, entry};
 use super::*;
 
 const RECIPES: [Recipe; 4] = [
