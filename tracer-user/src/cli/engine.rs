@@ -10,7 +10,7 @@ use anyhow::Result;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// What ended a trace.
@@ -55,7 +55,6 @@ impl Engine {
     /// Runs until `stop` is set or every target's trace has ended, then drains what is left and
     /// reports.
     pub(super) fn run(mut self, stop: &AtomicBool) -> Result<()> {
-        let start = Instant::now();
         if !self.output.summary_only {
             self.output.sink.begin()?;
         }
@@ -65,17 +64,21 @@ impl Engine {
             let result = self.round(finish);
             if finish || result.is_err() {
                 // The report is owed also to a user whose output was closed.
-                self.report(start.elapsed().as_secs_f64())?;
-                return result;
+                self.report()?;
+                return result.map(|_| ());
             }
-            thread::sleep(self.every);
+            if let Ok(false) = result {
+                thread::sleep(self.every);
+            }
         }
     }
 
-    fn round(&mut self, finish: bool) -> Result<()> {
-        let mut fresh = Vec::new();
+    /// Drains every target once. Says whether there is more to drain at once.
+    fn round(&mut self, finish: bool) -> Result<bool> {
+        let (mut fresh, mut more) = (Vec::new(), false);
         for (index, target) in self.targets.iter_mut().enumerate() {
-            let lost = target.collect(finish, &mut fresh)?;
+            let (lost, more_here) = target.collect(finish, &mut fresh)?;
+            more |= more_here;
             if lost > 0 && !self.output.summary_only {
                 self.output.sink.lost(target.pid, lost, probe::now())?;
             }
@@ -102,10 +105,11 @@ impl Engine {
                 self.output.sink.line(&line)?;
             }
         }
-        Ok(self.output.sink.flush()?)
+        self.output.sink.flush()?;
+        Ok(more)
     }
 
-    fn report(&mut self, seconds: f64) -> Result<()> {
+    fn report(&mut self) -> Result<()> {
         for (target, summary) in self.targets.iter_mut().zip(&mut self.summaries) {
             if self.output.summary_only {
                 self.output.sink.summary(&target.report(summary)?)?;
@@ -113,7 +117,7 @@ impl Engine {
             if let Some(why) = &target.ended {
                 eprintln!("sfgi: {why}");
             }
-            eprintln!("sfgi: {}", target.closing(seconds, &self.calibration)?);
+            eprintln!("sfgi: {}", target.closing(&self.calibration)?);
         }
         Ok(self.output.sink.flush()?)
     }

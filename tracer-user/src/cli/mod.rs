@@ -41,6 +41,7 @@ enum Command {
 /// Parses the arguments, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", "warn")).init();
     let result = match cli.command {
         Command::Trace(args) => trace::run(args),
         Command::Doctor(args) => doctor::run(&args),

@@ -143,8 +143,8 @@ impl Traced {
     }
 
     /// Drains the rings and lets the model digest what came. `finish` removes the probes first.
-    /// Returns how many events were lost.
-    pub(super) fn collect(&mut self, finish: bool, steps: &mut Vec<Step>) -> Result<u64> {
+    /// Returns how many events were lost, and whether there is more to collect at once.
+    pub(super) fn collect(&mut self, finish: bool, steps: &mut Vec<Step>) -> Result<(u64, bool)> {
         let mut batch = std::mem::take(&mut self.batch);
         if finish {
             self.session.stop(&mut batch)?
@@ -165,9 +165,9 @@ impl Traced {
             }
         }
         self.goroutines.settle(batch.complete_until, steps);
-        let lost = batch.lost;
+        let found = (batch.lost, batch.more);
         self.batch = batch;
-        Ok(lost)
+        Ok(found)
     }
 
     /// The process replaced its program: for a command we launched, this is its beginning; else
@@ -255,8 +255,8 @@ impl Traced {
     }
 
     /// What the trace cost and what it missed, in two or three sentences.
-    pub(super) fn closing(&self, seconds: f64, calibration: &Calibration) -> Result<String> {
-        let totals = self.session.totals()?;
+    pub(super) fn closing(&self, calibration: &Calibration) -> Result<String> {
+        let (totals, seconds) = (self.session.totals()?, self.session.seconds());
         let cost_ns = self.cost_ns(&totals, calibration);
         let hits: u64 = self.uprobe_hits(&totals).map(|(_, n)| n).sum();
         let cpu = self.cpu.1.saturating_sub(self.cpu.0);

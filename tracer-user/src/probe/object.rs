@@ -2,7 +2,7 @@
 
 use super::session::ProbeError;
 use aya::{
-    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
+    Btf, Ebpf, EbpfLoader,
     maps::{ArrayOfMaps, Map, MapData, RingBuf},
     programs::{BtfTracePoint, UProbe},
 };
@@ -17,7 +17,6 @@ const RINGBUF: u32 = 27;
 pub(super) fn load(config: &Config) -> Result<Ebpf, ProbeError> {
     EbpfLoader::new()
         .override_global("CONFIG", config, true)
-        .verifier_log_level(VerifierLogLevel::empty())
         .load(OBJECT)
         .map_err(|source| ProbeError::Load(source.into()))
 }

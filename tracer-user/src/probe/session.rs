@@ -15,6 +15,7 @@ use aya::{
     maps::{HashMap, MapData, PerCpuArray, RingBuf},
     programs::{ProgramError, uprobe::UProbeScope},
 };
+use aya_log::EbpfLogger;
 use rustix::time::{ClockId, clock_gettime};
 use std::{collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf};
 use tracer_common::{Config, Counters, KINDS, Kind};
@@ -89,6 +90,8 @@ pub struct Batch {
     pub doubt_until: u64,
     /// Everything up to this time has been delivered.
     pub complete_until: u64,
+    /// A ring was left with something in it: drain again at once.
+    pub more: bool,
 }
 
 /// Counts since the start of the session, by [`Kind`].
@@ -103,15 +106,19 @@ pub struct Totals {
 }
 
 /// Events one ring may deliver in one drain, so that a busy target cannot keep the reader from
-/// ever handing on what it has.
-const BATCH: usize = 1 << 16;
+/// handing on what it has, or from noticing that it is to stop.
+const BATCH: usize = 1 << 13;
 
 /// A target with its probes. Dropping it removes every probe; so does the death of this process.
 pub struct Session {
     ebpf: Option<Ebpf>,
     rings: Vec<RingBuf<MapData>>,
+    /// What the programs have to say for themselves goes to this process's log.
+    log: EbpfLogger<&'static dyn log::Log>,
     counters: PerCpuArray<MapData, Counters>,
     merger: Merger,
+    attached_ts: u64,
+    /// Events from before, or after, do not count: not all probes stood.
     start_ts: u64,
     stop_ts: u64,
     lost_before: u64,
@@ -153,7 +160,8 @@ impl Session {
         }
         session.ebpf = Some(ebpf);
         // Before the last probe stood, what the others saw was not the whole.
-        session.start_ts = if options.from_birth { 0 } else { now() };
+        session.attached_ts = now();
+        session.start_ts = if options.from_birth { 0 } else { session.attached_ts };
         Ok(session)
     }
 
@@ -170,15 +178,14 @@ impl Session {
         }
         let map = ebpf.take_map("COUNTERS").ok_or(ProbeError::Object("map COUNTERS"))?;
         let counters = PerCpuArray::try_from(map).map_err(ProbeError::Counters)?;
-        // What the programs have to say for themselves goes to this process's log.
-        if let Err(err) = aya_log::EbpfLogger::init(&mut ebpf) {
-            log::debug!("the eBPF programs log nothing: {err}");
-        }
+        let log = EbpfLogger::init(&mut ebpf).map_err(|err| ProbeError::Load(err.into()))?;
         let session = Session {
             ebpf: None,
             rings,
+            log,
             counters,
             merger: Merger::default(),
+            attached_ts: 0,
             start_ts: 0,
             stop_ts: u64::MAX,
             lost_before: 0,
@@ -192,6 +199,7 @@ impl Session {
     pub fn drain(&mut self, batch: &mut Batch) -> Result<(), ProbeError> {
         let mut complete = now().saturating_sub(SLACK_NS);
         self.drained = true;
+        self.log.flush();
         for ring in &mut self.rings {
             let mut last = 0;
             for _ in 0..BATCH {
@@ -233,6 +241,11 @@ impl Session {
         Ok(())
     }
 
+    /// How long all probes have stood, or stood, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.stop_ts.min(now()).saturating_sub(self.attached_ts) as f64 / 1e9
+    }
+
     /// What the probes counted so far.
     pub fn totals(&self) -> Result<Totals, ProbeError> {
         let mut totals = Totals { undecodable: self.undecodable, ..Totals::default() };
@@ -258,6 +271,7 @@ impl Session {
         self.lost_before = lost;
         batch.doubt_until = now();
         batch.complete_until = complete;
+        batch.more = !self.drained;
         batch.events.clear();
         self.merger.release(complete, &mut batch.events);
         Ok(())

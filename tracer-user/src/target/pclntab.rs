@@ -20,6 +20,7 @@ const PCDATA_INL_TREE: usize = 2;
 const FUNCDATA_INL_TREE: usize = 3;
 /// An inlined call within an inlined call …: the compiler stops far earlier.
 const MAX_INLINE_DEPTH: usize = 64;
+
 /// Why a pclntab cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PclntabError {

@@ -149,19 +149,9 @@ fn pclntab(head: &mut Part, old: bool) -> Tables {
     }
     head.u32(&[(FUNCTIONS.len() as u64 * FUNCTION) as u32]);
     head.pad(8);
-    for index in 0..FUNCTIONS.len() {
-        let inlines = index + 1 == FUNCTIONS.len();
-        head.u32(&[
-            index as u32 * FUNCTION as u32,
-            name_offsets[index],
-            0,
-            0,
-            0,
-            file_table,
-            line_table,
-            3,
-            0,
-        ]);
+    for (name, index) in name_offsets.iter().zip(0..FUNCTIONS.len() as u32) {
+        let inlines = index as usize + 1 == FUNCTIONS.len();
+        head.u32(&[index * FUNCTION as u32, *name, 0, 0, 0, file_table, line_table, 3, 0]);
         if !old {
             head.u32(&[1]);
         }

@@ -1,0 +1,26 @@
+//! The input stands where the build information of a valid executable was, behind the magic; and
+//! by itself it is read as a version.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sfgi_fuzz::{
+    executable,
+    target::{BuildInfo, GoVersion, Image},
+};
+
+const MAGIC: &[u8] = b"\xff Go buildinf:";
+
+fuzz_target!(|input: &[u8]| {
+    let mut data = executable(0);
+    if let Some(start) = data.windows(MAGIC.len()).position(|bytes| bytes == MAGIC) {
+        let rest = &mut data[start + MAGIC.len()..];
+        let len = input.len().min(rest.len());
+        rest[..len].copy_from_slice(&input[..len]);
+        if let Ok(image) = Image::parse(data.into()) {
+            BuildInfo::find(&image);
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(input) {
+        GoVersion::parse(text);
+    }
+});

@@ -1,0 +1,8 @@
+//! The input is a record of the ring buffer.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let _ = sfgi_fuzz::event::decode(input);
+});

@@ -1,0 +1,39 @@
+//! The parts of sfgi under test, compiled by themselves: the fuzz targets need neither the eBPF
+//! programs nor the rest of the library.
+//!
+//! Run them with `cargo xtask fuzz`. It uses the ordinary compiler with LLVM's coverage counters
+//! switched on; `cargo +nightly fuzz run NAME` works too.
+
+#[path = "../../tracer-user/src/event/mod.rs"]
+pub mod event;
+#[path = "../../tracer-user/src/target/tests/synthetic.rs"]
+mod synthetic;
+#[path = "../../tracer-user/src/target/mod.rs"]
+pub mod target;
+
+use synthetic::{Recipe, binary};
+use target::{GoBinary, Mode, Plan, ProbeSet};
+
+/// The made-up executables that inputs change, chosen by `which`: old and new tables, fixed and
+/// position-independent.
+pub fn executable(which: u8) -> Vec<u8> {
+    let version = if which & 1 == 0 { "go1.26.6" } else { "go1.19.8" };
+    binary(Recipe { version, pie: which & 2 != 0 })
+}
+
+/// Asks a binary everything that a trace asks.
+pub fn use_all(data: Vec<u8>) {
+    let Ok(binary) = GoBinary::parse(data.into()) else { return };
+    for function in binary.functions().functions().take(64) {
+        for pc in (function.entry..function.end).take(64) {
+            binary.symbolize(pc);
+        }
+        binary.functions().find(function.name);
+    }
+    binary.functions().inlined_callees(&["runtime.gopark"]);
+    for mode in [Mode::Full, Mode::Wait, Mode::Life] {
+        for set in [None, Some(ProbeSet::A), Some(ProbeSet::B)] {
+            let _ = Plan::choose(&binary, mode, set, true);
+        }
+    }
+}
