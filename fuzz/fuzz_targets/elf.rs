@@ -1,21 +1,27 @@
-//! The input replaces the start of a valid executable: file header, program headers, dynamic
-//! section, and as much behind them as it is long.
+//! The input is a list of changes to the headers of a valid executable: where (two bytes) and to
+//! what (a word); and by itself it is read as a file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sfgi_fuzz::{executable, target::Image, use_all};
 
+/// Bytes of the file header, the program headers and the dynamic section.
+const HEADERS: usize = 0x180;
+
 fuzz_target!(|input: &[u8]| {
     let mut data = executable(2);
-    let len = input.len().min(data.len());
-    data[..len].copy_from_slice(&input[..len]);
+    for change in input.chunks_exact(10) {
+        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % HEADERS;
+        data[at..at + 8].copy_from_slice(&change[2..]);
+    }
     use_all(data.clone());
-    let _ = Image::parse(input.to_vec().into());
-    let Ok(image) = Image::parse(data.into()) else { return };
-    for vaddr in [0, image.entry(), image.entry().wrapping_neg(), u64::MAX] {
-        image.file_offset(vaddr);
-        image.read(vaddr, u64::MAX);
-        image.read(vaddr, 16);
-        image.read_ptr(vaddr);
+    for file in [data, input.to_vec()] {
+        let Ok(image) = Image::parse(file.into()) else { continue };
+        for vaddr in [0, image.entry(), image.entry().wrapping_neg(), u64::MAX] {
+            image.file_offset(vaddr);
+            image.read(vaddr, u64::MAX);
+            image.read(vaddr, 16);
+            image.read_ptr(vaddr);
+        }
     }
 });

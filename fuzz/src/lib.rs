@@ -31,8 +31,8 @@ pub fn use_all(data: Vec<u8>) {
         binary.functions().find(function.name);
     }
     binary.functions().inlined_callees(&["runtime.gopark"]);
-    for mode in [Mode::Full, Mode::Wait, Mode::Life] {
-        for set in [None, Some(ProbeSet::A), Some(ProbeSet::B)] {
+    for mode in [Mode::Full, Mode::Life] {
+        for set in [None, Some(ProbeSet::A)] {
             let _ = Plan::choose(&binary, mode, set, true);
         }
     }

@@ -6,7 +6,7 @@ use crate::{
     model::{self, Goroutines, Setup, Step, Summary, What},
     present::{Line, Report, Symbols, duration},
     probe::{self, Batch, Calibration, Options, Session, Totals},
-    target::{CostClass, GoBinary, Mode, Plan, ProbeSet, Process},
+    target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process},
 };
 use anyhow::{Context as _, Result, bail};
 use std::{
@@ -147,9 +147,9 @@ impl Traced {
     pub(super) fn collect(&mut self, finish: bool, steps: &mut Vec<Step>) -> Result<(u64, bool)> {
         let mut batch = std::mem::take(&mut self.batch);
         if finish {
-            self.session.stop(&mut batch)?
+            self.session.stop(&mut batch)?;
         } else {
-            self.session.drain(&mut batch)?
+            self.session.drain(&mut batch)?;
         }
         if let Some(cpu) = self.process.as_ref().and_then(|process| process.cpu_time().ok()) {
             self.cpu.1 = cpu;
@@ -298,8 +298,7 @@ impl Traced {
     fn cost_ns(&self, totals: &Totals, calibration: &Calibration) -> f64 {
         self.uprobe_hits(totals)
             .map(|(kind, hits)| {
-                let class =
-                    self.plan.probes.iter().find(|probe| probe.kind == kind).map(|probe| probe.cost());
+                let class = self.plan.probes.iter().find(|probe| probe.kind == kind).map(ProbeSite::cost);
                 let ns = match class {
                     Some(CostClass::SingleStepped) => calibration.single_stepped_ns,
                     _ => calibration.emulated_ns,

@@ -59,7 +59,11 @@ pub(super) fn build(
         systemstack_switch: switch.as_ref().map_or(0, |f| f.entry),
         systemstack_switch_end: switch.as_ref().map_or(0, |f| f.end),
         plumbing_end: binary.plumbing_end(),
-        io_wait: binary.wait_reasons().iter().position(|reason| reason == "IO wait").map_or(255, |i| i as u32),
+        io_wait: binary
+            .wait_reasons()
+            .iter()
+            .position(|reason| reason == "IO wait")
+            .map_or(255, |i| i as u32),
         tgid: if in_initial_pid_namespace() { pid.get() } else { 0 },
         // One ring is enough, and in order by itself, where at most two CPUs write to it.
         rings: if cpus > 2 { cpus.min(256) } else { 1 },

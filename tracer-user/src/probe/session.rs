@@ -279,7 +279,10 @@ impl Session {
 }
 
 fn attach(ebpf: &mut Ebpf, probe: &ProbeSite, pid: NonZeroU32, exe: &File) -> Result<(), ProbeError> {
-    let program = object::uprobe(ebpf, config::program(probe.function).ok_or(ProbeError::Object("program for this function"))?)?;
+    let program = object::uprobe(
+        ebpf,
+        config::program(probe.function).ok_or(ProbeError::Object("program for this function"))?,
+    )?;
     // The open file, not its name: it may have been deleted, replaced, or be in another mount
     // namespace.
     let path = PathBuf::from(format!("/proc/self/fd/{}", exe.as_raw_fd()));

@@ -2,7 +2,7 @@
 
 mod synthetic;
 
-use self::synthetic::{FUNCTION, FUNCTIONS, INLINED, REASONS, Recipe, entry};
+use self::synthetic::{CODE, FUNCTION, FUNCTIONS, INLINED, REASONS, Recipe};
 use super::*;
 
 const RECIPES: [Recipe; 4] = [
@@ -11,6 +11,11 @@ const RECIPES: [Recipe; 4] = [
     Recipe { version: "go1.19.8", pie: true },
     Recipe { version: "go1.26.6", pie: true },
 ];
+
+/// The entry of a function of [`FUNCTIONS`].
+fn entry(index: u64) -> u64 {
+    CODE + index * FUNCTION
+}
 
 /// Asks everything that there is to ask.
 fn use_all(data: Vec<u8>) {

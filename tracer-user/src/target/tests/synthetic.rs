@@ -1,9 +1,11 @@
 //! A small Go executable made up for tests: every table that the readers follow, in a few hundred
 //! bytes, so that each byte can be cut off or changed. Real binaries are read in the live tests.
 
-/// Where the three segments lie.
+/// Where the segment with the headers and the pclntab lies.
 const HEADERS: u64 = 0x40_0000;
-const CODE: u64 = 0x50_0000;
+/// Where the functions lie.
+pub(super) const CODE: u64 = 0x50_0000;
+/// Where the writable data lies.
 const DATA: u64 = 0x60_0000;
 /// Bytes of each function.
 pub(super) const FUNCTION: u64 = 32;
@@ -22,11 +24,6 @@ pub(super) struct Recipe {
     pub version: &'static str,
     /// With relative relocations for all pointers.
     pub pie: bool,
-}
-
-/// The entry of a function of [`FUNCTIONS`].
-pub(super) fn entry(index: usize) -> u64 {
-    CODE + index as u64 * FUNCTION
 }
 
 /// A stretch of memory and the pointers in it.
