@@ -5,8 +5,9 @@
 use crate::{setup, sh};
 use anyhow::{Context as _, Result, ensure};
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 /// The manifest of the fuzz targets, which are a workspace of their own.
@@ -41,8 +42,8 @@ pub(crate) fn run_targets(secs: u32, targets: &[String]) -> Result<()> {
     let binaries = build(&directory)?;
     let share = (secs as usize / chosen.len().max(1)).max(1);
     for name in chosen {
-        println!("--- {name}, {share} s");
-        fuzz(&binaries.join(name), name, &directory, share)?;
+        let inputs = fuzz(&binaries.join(name), name, &directory, share)?;
+        println!("{name}: {inputs} inputs in {share} s, none broke it");
     }
     Ok(())
 }
@@ -86,22 +87,28 @@ fn build(directory: &Path) -> Result<PathBuf> {
     Ok(directory.join(host).join("release"))
 }
 
-/// Runs one target; what it learns stays in the target directory, what breaks it too. Fails if something does.
-fn fuzz(program: &Path, name: &str, directory: &Path, secs: usize) -> Result<()> {
-    let corpus = directory.join("corpus").join(name);
-    let findings = directory.join("findings").join(name);
+/// Runs one target and gives the number of inputs tried; what it learns stays in the target directory, what
+/// breaks it too. Fails if something does.
+fn fuzz(program: &Path, name: &str, directory: &Path, secs: usize) -> Result<u64> {
+    let [corpus, findings] = ["corpus", "findings"].map(|kind| directory.join(kind).join(name));
     for dir in [&corpus, &findings] {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
+    let log_file = directory.join(format!("{name}.log"));
+    let log = File::create(&log_file).with_context(|| format!("cannot write {}", log_file.display()))?;
     let mut fuzzer = sh::command(program)?;
-    fuzzer
-        .args(["-verbosity=0", "-print_final_stats=1", "-timeout=10"])
-        .arg(format!("-max_total_time={secs}"));
+    fuzzer.args(["-print_final_stats=1", "-timeout=10"]).arg(format!("-max_total_time={secs}"));
     fuzzer.arg(format!("-artifact_prefix={}/", findings.display())).arg(&corpus);
-    let seeds = sh::root().join("fuzz/corpus").join(name);
-    if seeds.is_dir() {
-        fuzzer.arg(seeds);
-    }
-    sh::show(&mut fuzzer)
-        .with_context(|| format!("fuzz target {name} broke; the input is in {}", findings.display()))
+    let status = fuzzer.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).status()?;
+    let log = String::from_utf8_lossy(&fs::read(&log_file)?).into_owned();
+    ensure!(
+        status.success(),
+        "fuzz target {name} broke; the input is in {}\n{}",
+        findings.display(),
+        sh::tail(&log)
+    );
+    let inputs = log.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    inputs
+        .and_then(|inputs| inputs.trim().parse().ok())
+        .context("libFuzzer did not say how many inputs it tried")
 }

@@ -117,11 +117,15 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         let all = format!("{stdout}{}", String::from_utf8_lossy(&output.stderr));
-        let lines: Vec<&str> = all.lines().collect();
-        let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n  ");
-        bail!("{} failed: {}\n  {tail}", line(command), output.status);
+        bail!("{} failed: {}\n{}", line(command), output.status, tail(&all));
     }
     Ok(stdout)
+}
+
+/// The last lines of what a program printed, indented.
+pub(crate) fn tail(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(|line| format!("  {line}")).collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
 }
 
 /// The last thing that a failed program said.

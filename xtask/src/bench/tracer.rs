@@ -51,7 +51,8 @@ impl Tracer {
     fn words(&self, program: &Path, pid: &str, setting: &Setting) -> Vec<OsString> {
         match self {
             Self::Bpftrace(symbol) => {
-                let script = format!("uprobe:{}:\"{symbol}\" {{ @hits = count(); }}", program.display());
+                let count = format!("uprobe:{}:\"{symbol}\" {{ @hits = count(); }}", program.display());
+                let script = format!("BEGIN {{ printf(\"attached\\n\"); }} {count}");
                 ["bpftrace", "-f", "json", "-p", pid, "-e", &script].map(OsString::from).into()
             }
             Self::Sfgi(args) => {
@@ -64,7 +65,8 @@ impl Tracer {
 
     fn is_attached(&self, line: &str) -> bool {
         match self {
-            Self::Bpftrace(_) => line.contains("\"attached_probes\""),
+            // Its own message comes before it attaches; output of BEGIN is printed once everything stands.
+            Self::Bpftrace(_) => line.contains("\"printf\""),
             Self::Sfgi(_) => line.starts_with("sfgi: attached to PID "),
         }
     }
