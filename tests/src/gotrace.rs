@@ -38,7 +38,8 @@ pub fn read(file: &Path) -> Result<Recording> {
 }
 
 /// Reads the tool's output. The state that the recording first finds a goroutine in
-/// (`Undetermined->X`) is no transition; its goroutine appears with an empty list.
+/// (`Undetermined->X`) is no transition, nor is what each further generation finds (`X->X`, see
+/// `src/runtime/tracestatus.go`); the goroutine appears all the same, if need be with an empty list.
 ///
 /// # Errors
 /// A state transition of a goroutine cannot be read.
@@ -59,7 +60,7 @@ pub fn parse(text: impl BufRead) -> Result<Recording> {
             let goid = goid.parse().with_context(|| format!("no goroutine id: {line}"))?;
             let transition = transition(ts, &line).with_context(|| format!("no transition: {line}"))?;
             let list = recording.goroutines.entry(goid).or_default();
-            if transition.from != State::Unknown {
+            if transition.from != State::Unknown && transition.from != transition.to {
                 list.push(transition);
             }
         }
@@ -112,8 +113,9 @@ M=7 P=0 G=-1 StateTransition Time=150 Resource=Goroutine(5) Reason=\"\" GoID=5 R
 
     #[test]
     fn a_goroutine_seen_in_one_state_only_is_there_without_a_transition() {
-        let line = "M=7 P=0 G=-1 StateTransition Time=120 GoID=9 Undetermined->Waiting Reason=\"\"\n";
-        let recording = parse(line.as_bytes()).unwrap();
+        let lines = "M=7 P=0 G=-1 StateTransition Time=120 GoID=9 Undetermined->Waiting Reason=\"\"\n\
+                     M=7 P=0 G=-1 StateTransition Time=130 GoID=9 Waiting->Waiting Reason=\"\"\n";
+        let recording = parse(lines.as_bytes()).unwrap();
         assert_eq!(recording.goroutines[&9], []);
     }
 

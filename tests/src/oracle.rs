@@ -216,6 +216,8 @@ pub fn compare(
     (agreement, disagreements)
 }
 
+const NEVER_BEGAN: &str = "only Go saw it move";
+
 /// Where two sequences part.
 struct Parting {
     what: &'static str,
@@ -250,8 +252,10 @@ fn compare_one(
         Dead => our.from == Dead && !is_preparation(our),
         _ => our.ts.abs_diff(first.ts) < EDGE,
     };
-    let mut parting = Parting { what: "only Go saw it move", go: 0, sfgi: ours.len() };
-    for start in (0..ours.len()).filter(|&at| may_begin(&ours[at])) {
+    let mut parting = Parting { what: NEVER_BEGAN, go: 0, sfgi: ours.len() };
+    let mut starts: Vec<usize> = (0..ours.len()).filter(|&at| may_begin(&ours[at])).collect();
+    starts.sort_by_key(|&at| ours[at].ts.abs_diff(first.ts));
+    for start in starts {
         match align(minor, go, &ours[start..]) {
             Ok(aligned) => {
                 let after = start + aligned.sfgi;
@@ -267,7 +271,7 @@ fn compare_one(
                 agreement.add(aligned.agreement);
                 return Ok(agreement);
             }
-            Err((at_go, at_sfgi)) if at_go >= parting.go => {
+            Err((at_go, at_sfgi)) if at_go > parting.go || parting.what == NEVER_BEGAN => {
                 parting = Parting { what: "they part", go: at_go, sfgi: start + at_sfgi };
             }
             Err(_) => {}

@@ -5,7 +5,7 @@ use crate::{
     event::{Birth, Event, Kind},
     model::{self, Goroutines, Setup, Step, Summary, What},
     present::{Line, Report, Symbols, duration},
-    probe::{self, Batch, Calibration, Options, Session, Totals},
+    probe::{Batch, Calibration, Options, Session, Totals},
     target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process},
 };
 use anyhow::{Context as _, Result, bail};
@@ -250,7 +250,7 @@ impl Traced {
     /// The summary with its names; what still waits counts up to now.
     pub(super) fn report(&mut self, summary: &mut Summary) -> Result<Report> {
         let lost = self.session.totals()?.lost.values().sum();
-        summary.close(&self.goroutines, probe::now());
+        summary.close(&self.goroutines, self.session.until());
         Ok(Report::new(self.pid, summary, lost, self.binary.wait_reasons(), &mut self.symbols))
     }
 

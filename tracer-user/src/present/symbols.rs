@@ -40,18 +40,21 @@ pub struct Symbols {
     binary: Arc<GoBinary>,
     bias: u64,
     cache: HashMap<u64, Arc<[Site]>>,
+    /// Start of a goroutine → entry of the function that it is about.
+    entries: HashMap<u64, u64>,
 }
 
 impl Symbols {
     /// `bias`: what the kernel added to the binary's link addresses.
     pub fn new(binary: Arc<GoBinary>, bias: u64) -> Self {
-        Symbols { binary, bias, cache: HashMap::new() }
+        Symbols { binary, bias, cache: HashMap::new(), entries: HashMap::new() }
     }
 
     /// The load bias became known, or another one.
     pub fn set_bias(&mut self, bias: u64) {
         self.bias = bias;
         self.cache.clear();
+        self.entries.clear();
     }
 
     /// The frames at `pc`, innermost (inlined) first; empty when nothing is known there.
@@ -65,11 +68,7 @@ impl Symbols {
             .into_iter()
             .map(|frame| Site { func: frame.func.into(), file: frame.file.into(), line: frame.line })
             .collect();
-        if self.cache.len() >= CAPACITY {
-            self.cache.clear();
-        }
-        self.cache.insert(pc, Arc::clone(&frames));
-        frames
+        remember(&mut self.cache, pc, frames)
     }
 
     /// The frames of a return address: the call is the instruction before it.
@@ -97,10 +96,26 @@ impl Symbols {
         self.caller(gopc).first().cloned()
     }
 
-    /// The function a goroutine runs, by its entry (`g.startpc`).
+    /// The function a goroutine runs, by its `g.startpc`.
     pub fn function(&mut self, startpc: u64) -> Option<Site> {
-        self.frames(startpc).last().cloned()
+        let entry = match self.entries.get(&startpc) {
+            Some(entry) => *entry,
+            None => {
+                let entry = self.binary.goroutine_entry(startpc.wrapping_sub(self.bias));
+                remember(&mut self.entries, startpc, entry.wrapping_add(self.bias))
+            }
+        };
+        self.frames(entry).last().cloned()
     }
+}
+
+/// Keeps an answer; a full cache begins anew.
+fn remember<V: Clone>(cache: &mut HashMap<u64, V>, key: u64, value: V) -> V {
+    if cache.len() >= CAPACITY {
+        cache.clear();
+    }
+    cache.insert(key, value.clone());
+    value
 }
 
 fn is_plumbing(func: &str) -> bool {

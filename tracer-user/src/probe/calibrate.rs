@@ -3,9 +3,10 @@
 
 use super::{
     object,
-    session::{Options, ProbeError, Session, now},
+    session::{Options, ProbeError, Session},
 };
 use aya::programs::uprobe::UProbeScope;
+use rustix::time::{ClockId, clock_gettime};
 use std::{arch::asm, fs::File, num::NonZeroU32};
 use tracer_common::Config;
 
@@ -40,15 +41,21 @@ pub fn calibrate() -> Result<Calibration, ProbeError> {
 fn median(mut call: impl FnMut()) -> f64 {
     let mut batches: Vec<u64> = (0..BATCHES)
         .map(|_| {
-            let start = now();
+            let start = cpu_time();
             for _ in 0..CALLS {
                 call();
             }
-            now() - start
+            cpu_time() - start
         })
         .collect();
     batches.sort_unstable();
     batches[BATCHES / 2] as f64 / (CALLS * TRANSITIONS.len()) as f64
+}
+
+/// CPU time of this thread, nanoseconds: what else the machine does must not count.
+fn cpu_time() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// The life of a busy goroutine: it parks, is woken, runs.

@@ -243,7 +243,12 @@ impl Session {
 
     /// How long all probes have stood, or stood, in seconds.
     pub fn seconds(&self) -> f64 {
-        self.stop_ts.min(now()).saturating_sub(self.attached_ts) as f64 / 1e9
+        self.until().saturating_sub(self.attached_ts) as f64 / 1e9
+    }
+
+    /// Up to when events count: now, or when the probes were removed (`CLOCK_MONOTONIC`, ns).
+    pub fn until(&self) -> u64 {
+        self.stop_ts.min(now())
     }
 
     /// What the probes counted so far.

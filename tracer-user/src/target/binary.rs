@@ -4,7 +4,7 @@ use super::buildinfo::{BuildInfo, GoVersion};
 use super::elf::{Arch, ElfError, Image};
 use super::layout::{Layout, LayoutError, OLDEST};
 use super::pclntab::{Frame, Pclntab, PclntabError};
-use super::wait_reasons;
+use super::{wait_reasons, wrapper};
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read};
@@ -149,6 +149,12 @@ impl GoBinary {
     /// See [`Pclntab::symbolize`].
     pub fn symbolize(&self, pc: u64) -> Vec<Frame<'_>> {
         self.functions.symbolize(pc)
+    }
+
+    /// The entry of the function that a goroutine runs which starts at `startpc`: that itself, or
+    /// what stands behind the wrapper of its `go` statement, where that has a body of its own.
+    pub fn goroutine_entry(&self, startpc: u64) -> u64 {
+        wrapper::wrapped(self, startpc).map_or(startpc, |function| function.entry)
     }
 
     /// Whether C code is linked in, which may call back into Go (`crosscall2` is the way).
