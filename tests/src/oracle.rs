@@ -70,8 +70,10 @@ impl Class {
                  (src/runtime/proc.go, oneNewExtraM). The trace knows it only from its use on (GoCreateSyscall)."
             }
             Class::FirstSight => {
-                "sfgi sees the goroutine for the first time by a probe that does not say the state before; the trace's \
-                 first generation wrote the status of every goroutine (src/runtime/tracestatus.go)."
+                "sfgi sees the goroutine for the first time, it has been parked since before the probes stood, and in \
+                 set A nothing tells its wake-up when the scheduler wakes it by itself (src/runtime/proc.go, \
+                 findRunnable; mgcpacer.go, findRunnableGCWorker): its account begins with runnable→running. The \
+                 trace's first generation wrote the status of every goroutine (tracestatus.go)."
             }
             Class::OutsideRecording => {
                 "sfgi was attached before the recording began or after it ended (src/runtime/trace.go, StartTrace, \
@@ -256,13 +258,15 @@ fn compare_one(
     let mut starts: Vec<usize> = (0..ours.len()).filter(|&at| may_begin(&ours[at])).collect();
     starts.sort_by_key(|&at| ours[at].ts.abs_diff(first.ts));
     for start in starts {
-        match align(minor, go, &ours[start..]) {
+        match align(minor, go, &ours[start..], start == 0) {
             Ok(aligned) => {
                 let after = start + aligned.sfgi;
                 let missed =
                     ours[..start].iter().chain(&ours[after..]).filter(|t| !is_preparation(t)).any(inside);
                 if missed {
-                    parting = Parting { what: "sfgi saw more", go: go.len(), sfgi: after };
+                    if parting.what == NEVER_BEGAN {
+                        parting = Parting { what: "sfgi saw more", go: go.len(), sfgi: after };
+                    }
                     continue;
                 }
                 let prepared = ours[..start].iter().filter(|t| is_preparation(t)).count();
@@ -271,7 +275,7 @@ fn compare_one(
                 agreement.add(aligned.agreement);
                 return Ok(agreement);
             }
-            Err((at_go, at_sfgi)) if at_go > parting.go || parting.what == NEVER_BEGAN => {
+            Err((at_go, at_sfgi)) if parting.what == NEVER_BEGAN => {
                 parting = Parting { what: "they part", go: at_go, sfgi: start + at_sfgi };
             }
             Err(_) => {}
@@ -295,12 +299,18 @@ struct Aligned {
 type Move = (usize, usize, Option<Class>);
 
 /// Consumes all of `go` along the beginning of `ours`, or tells how far that is possible: `(steps
-/// of go, steps of ours)`. Depth first over the rules that fit; no pair of positions is tried twice.
-fn align(minor: u32, go: &[Transition], ours: &[Transition]) -> Result<Aligned, (usize, usize)> {
+/// of go, steps of ours)`. `first_sight`: sfgi saw nothing of the goroutine before. Depth first over the rules that fit; no pair of positions is tried twice.
+fn align(
+    minor: u32,
+    go: &[Transition],
+    ours: &[Transition],
+    first_sight: bool,
+) -> Result<Aligned, (usize, usize)> {
     let mut tried = HashSet::new();
     let mut furthest = (0, 0);
     // Positions reached, each with the moves that are still to be tried from there.
-    let mut path: Vec<(usize, usize, Vec<Move>)> = vec![(0, 0, first_moves(minor, go, ours))];
+    let begin = if first_sight { first_moves(minor, go, ours) } else { moves(minor, go, ours) };
+    let mut path: Vec<(usize, usize, Vec<Move>)> = vec![(0, 0, begin)];
     while let Some((g, s, open)) = path.last_mut() {
         let (g, s) = (*g, *s);
         if g == go.len() {
@@ -341,13 +351,18 @@ fn moves(minor: u32, go: &[Transition], ours: &[Transition]) -> Vec<Move> {
     moves
 }
 
-/// As [`moves`], where also sfgi may not know the state before.
+/// As [`moves`], at the first that sfgi saw of a goroutine: it may not know the state before, or
+/// know it from the step it saw and not have seen the step into it.
 fn first_moves(minor: u32, go: &[Transition], ours: &[Transition]) -> Vec<Move> {
     let mut moves = moves(minor, go, ours);
-    if let (Some(theirs), Some(our)) = (go.first(), ours.first())
-        && (our.from, our.to) == (Unknown, theirs.to)
-    {
-        moves.push((1, 1, Some(Class::FirstSight)));
+    if let (Some(theirs), Some(our)) = (go.first(), ours.first()) {
+        if (our.from, our.to) == (Unknown, theirs.to) {
+            moves.push((1, 1, Some(Class::FirstSight)));
+        } else if (theirs.from, theirs.to) == (Waiting, our.from)
+            && starts_with(&go[1..], &[(our.from, our.to)])
+        {
+            moves.push((2, 1, Some(Class::FirstSight)));
+        }
     }
     moves
 }

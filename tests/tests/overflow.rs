@@ -17,7 +17,7 @@ fn losses_are_counted_and_shown_and_are_no_illegal_transitions() -> Result<()> {
     }
     for go in Go::all() {
         for set in ["a", "b"] {
-            let mut target = fixture::start("workers", &go, Variant::Plain, &["-n", "20"])?;
+            let mut target = fixture::start("workers", &go, Variant::Plain, &["-d", "2s"])?;
             let tiny = ["--ring-size", "4096", "--drain-every", "100ms", "--set", set];
             let mut sfgi = sfgi::attach(target.pid(), &tiny)?;
             target.say()?;

@@ -323,11 +323,14 @@ pub struct Counters {
     pub hits: [u64; KINDS],
     /// Events that found no room in their ring, by [`Kind`].
     pub lost: [u64; KINDS],
+    /// Reads of the target's memory that failed, by the probe's usual [`Kind`]; the event was sent
+    /// without what they would have told.
+    pub blurred: [u64; KINDS],
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Counters { hits: [0; KINDS], lost: [0; KINDS] }
+        Counters { hits: [0; KINDS], lost: [0; KINDS], blurred: [0; KINDS] }
     }
 }
 

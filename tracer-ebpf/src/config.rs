@@ -48,7 +48,25 @@ pub(crate) use config;
 pub struct Hit {
     pub ts: u64,
     pub tid: u32,
+    /// What the probe usually sends.
+    pub kind: Kind,
     pub counters: *mut Counters,
+}
+
+impl Hit {
+    /// Counts that memory of the target could not be read.
+    #[inline(always)]
+    pub fn blur(&self) {
+        // SAFETY: as in `enter`.
+        unsafe { (*self.counters).blurred[self.kind as usize] += 1 };
+    }
+
+    /// Counts an event that could not be sent.
+    #[inline(always)]
+    pub fn lose(&self, kind: Kind) {
+        // SAFETY: as in `enter`.
+        unsafe { (*self.counters).lost[kind as usize] += 1 };
+    }
 }
 
 /// Says whether this hit is the target's, and counts it. `None`: not ours, or it does not count.
@@ -67,7 +85,7 @@ pub fn enter(ctx: &ProbeContext, kind: Kind) -> Option<Hit> {
     unsafe { (*counters).hits[kind as usize] += 1 };
     // SAFETY: a helper without arguments.
     let ts = unsafe { bpf_ktime_get_ns() };
-    Some(Hit { ts, tid: id as u32, counters })
+    Some(Hit { ts, tid: id as u32, kind, counters })
 }
 
 /// Where the process's text lies relative to its link addresses, seen from a hit at `probe`.

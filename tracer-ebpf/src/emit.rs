@@ -55,8 +55,7 @@ pub fn emit<P: 'static>(hit: &Hit, header: Header, kind: Kind, fill: impl FnOnce
     // SAFETY: a helper without arguments.
     let ring = if rings <= 1 { 0 } else { (unsafe { bpf_get_smp_processor_id() }) % rings };
     let Some(mut entry) = RINGS.get(ring).and_then(|ring| ring.reserve_untyped::<Record<P>>(0)) else {
-        // SAFETY: as in `enter`.
-        unsafe { (*hit.counters).lost[kind as usize] += 1 };
+        hit.lose(kind);
         return None;
     };
     let record = entry.as_mut_ptr();

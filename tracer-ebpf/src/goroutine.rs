@@ -1,9 +1,10 @@
-//! Reading the runtime's structures from user memory: every read is checked by the kernel, and
-//! a failed one ends the probe.
+//! Reading the runtime's structures from user memory. A program cannot wait for a page, so any read
+//! may fail, also of memory that is there: the kernel moves pages. What an event is about is in
+//! registers and is always sent; what could not be read is left out, and counted.
 
 use crate::{
     abi,
-    config::{bias, config},
+    config::{Hit, bias, config},
 };
 use aya_ebpf::{helpers::bpf_probe_read_user, programs::ProbeContext};
 use tracer_common::{Birth, Header, MAX_FRAMES, Stack, flags, status};
@@ -23,11 +24,16 @@ pub struct G {
 }
 
 impl G {
-    /// Reads the goroutine at `addr`.
+    /// Reads the goroutine at `addr`; its goid stays 0 where that fails.
     #[inline(always)]
-    pub fn read(addr: u64) -> Option<G> {
-        let words: [u64; 5] = read(addr + u64::from(config!(g_status)))?;
-        Some(G { addr, goid: words[1], reason: words[4] as u8 })
+    pub fn read(hit: &Hit, addr: u64) -> G {
+        match read::<[u64; 5]>(addr + u64::from(config!(g_status))) {
+            Some(words) => G { addr, goid: words[1], reason: words[4] as u8 },
+            None => {
+                hit.blur();
+                G { addr, goid: 0, reason: 0 }
+            }
+        }
     }
 
     /// The header of an event about this goroutine; `emit` adds time, thread and kind.
@@ -52,12 +58,15 @@ pub struct Sched {
 }
 
 impl Sched {
-    /// Reads `g.sched`.
+    /// Reads `g.sched`; all 0 where that fails.
     #[inline(always)]
-    pub fn read(g: u64) -> Option<Sched> {
-        let words: [u64; 6] = read(g + u64::from(config!(g_sched_pc)))?;
+    pub fn read(hit: &Hit, g: u64) -> Sched {
+        let Some(words) = read::<[u64; 6]>(g + u64::from(config!(g_sched_pc))) else {
+            hit.blur();
+            return Sched { pc: 0, ctxt: 0, bp: 0 };
+        };
         let bp = if config!(g_sched_bp) - config!(g_sched_pc) == 32 { words[4] } else { words[5] };
-        Some(Sched { pc: words[0], ctxt: words[2], bp })
+        Sched { pc: words[0], ctxt: words[2], bp }
     }
 }
 
@@ -71,17 +80,27 @@ pub fn current(ctx: &ProbeContext) -> Option<u64> {
 
 /// Goid of [`current`]; 0: the scheduler.
 #[inline(always)]
-pub fn current_goid(ctx: &ProbeContext) -> u64 {
-    current(ctx).filter(|g| *g != 0).and_then(G::read).map_or(0, |g| g.goid)
+pub fn current_goid(ctx: &ProbeContext, hit: &Hit) -> u64 {
+    match current(ctx) {
+        Some(0) => 0,
+        Some(g) => G::read(hit, g).goid,
+        None => {
+            hit.blur();
+            0
+        }
+    }
 }
 
 /// Where a goroutine comes from, as its `g` records it. `parent` is used where the version keeps
 /// no `parentGoid` (≤ 1.20).
 #[inline(always)]
-pub fn birth(g: u64, funcval: u64, parent: impl FnOnce() -> u64) -> Option<Birth> {
-    let words: [u64; 4] = read(g + u64::from(config!(g_gopc)) - 8)?;
+pub fn birth(hit: &Hit, g: u64, funcval: u64, parent: impl FnOnce() -> u64) -> Birth {
+    let Some(words) = read::<[u64; 4]>(g + u64::from(config!(g_gopc)) - 8) else {
+        hit.blur();
+        return Birth::default();
+    };
     let parent_goid = if config!(g_parent_goid) != 0 { words[0] } else { parent() };
-    Some(Birth { parent_goid, gopc: words[1], startpc: words[3], funcval })
+    Birth { parent_goid, gopc: words[1], startpc: words[3], funcval }
 }
 
 /// The goid newproc1 is about to give (≤ 1.23, where casgstatus comes first): the next of the P's

@@ -42,7 +42,7 @@ pub fn newproc(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_newproc(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::NewProc)?;
-    let callerpc: u64 = read(abi::stack_pointer(ctx))?;
+    let callerpc = read(abi::stack_pointer(ctx)).unwrap_or(0);
     announce(&hit, abi::current_g(ctx), callerpc, abi::arg0(ctx), RUNNABLE)
 }
 
@@ -52,8 +52,8 @@ fn announce(hit: &Hit, caller: u64, callerpc: u64, funcval: u64, to: u8) -> Opti
     if config!(flags) & flags::FILTER_GOIDS != 0 {
         return None; // Whoever is asked for by his id is there already.
     }
-    let caller = G::read(caller)?;
-    let startpc: u64 = read(funcval)?;
+    let caller = G::read(hit, caller);
+    let startpc = read(funcval).unwrap_or(0);
     emit::<NewProc>(hit, caller.header(UNSAID, to), Kind::NewProc, |new| {
         *new = NewProc { callerpc, funcval, startpc };
     })
@@ -70,13 +70,13 @@ pub fn execute(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_execute(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::Execute)?;
-    let g = G::read(abi::arg0(ctx))?;
+    let g = G::read(&hit, abi::arg0(ctx));
     if !wanted(g.goid) {
         return None;
     }
-    let sched = Sched::read(g.addr)?;
-    let from_where = birth(g.addr, sched.ctxt, || 0)?;
-    if sched.pc == from_where.startpc {
+    let sched = Sched::read(&hit, g.addr);
+    let from_where = birth(&hit, g.addr, sched.ctxt, || 0);
+    if sched.pc == from_where.startpc && sched.pc != 0 {
         emit::<Birth>(&hit, g.header_to(RUNNING), Kind::FirstRun, |to| *to = from_where)
     } else {
         emit::<()>(&hit, g.header_to(RUNNING), Kind::Execute, |_| ())
@@ -93,11 +93,11 @@ pub fn park_m(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_park_m(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::Park)?;
-    let g = G::read(abi::arg0(ctx))?;
+    let g = G::read(&hit, abi::arg0(ctx));
     if !wanted(g.goid) {
         return None;
     }
-    let sched = Sched::read(g.addr)?;
+    let sched = Sched::read(&hit, g.addr);
     emit::<Stack>(&hit, g.header(RUNNING, WAITING), Kind::Park, |stack| {
         walk(sched.bp, enough(ctx, config!(probes[Kind::Park as usize]), &g), stack);
     })
@@ -113,7 +113,7 @@ pub fn ready(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_ready(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::Ready)?;
-    let g = G::read(abi::arg0(ctx))?;
+    let g = G::read(&hit, abi::arg0(ctx));
     wake(ctx, &hit, &g, Kind::Ready, UNSAID)
 }
 
@@ -128,19 +128,19 @@ pub fn injectglist(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_injectglist(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::Inject)?;
-    let mut addr: u64 = read(abi::arg0(ctx))?;
+    let mut addr: Option<u64> = read(abi::arg0(ctx));
     for _ in 0..MAX_INJECT {
-        if addr == 0 {
+        let Some(g) = addr else { break };
+        if g == 0 {
             return Some(());
         }
-        let g = G::read(addr)?;
+        let g = G::read(&hit, g);
         wake(ctx, &hit, &g, Kind::Inject, UNSAID);
-        addr = read(addr + u64::from(config!(g_schedlink)))?;
+        addr = read(g.addr + u64::from(config!(g_schedlink)));
     }
-    if addr != 0 {
-        // SAFETY: as in `enter`.
-        unsafe { (*hit.counters).lost[Kind::Inject as usize] += 1 };
-        warn!(ctx, "injectglist: more than {} goroutines in one list", MAX_INJECT);
+    if addr != Some(0) {
+        hit.lose(Kind::Inject);
+        warn!(ctx, "injectglist: a list was not read to its end");
     }
     Some(())
 }
@@ -183,11 +183,11 @@ pub fn gdestroy(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_gdestroy(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::Destroy)?;
-    let g = G::read(abi::arg0(ctx))?;
+    let g = G::read(&hit, abi::arg0(ctx));
     if !wanted(g.goid) {
         return None;
     }
-    let from_where = birth(g.addr, 0, || 0)?;
+    let from_where = birth(&hit, g.addr, 0, || 0);
     emit::<Birth>(&hit, g.header(RUNNING, DEAD), Kind::Destroy, |to| *to = from_where)
 }
 
@@ -210,7 +210,11 @@ pub fn dropm(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_dropm(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::DropM)?;
-    let g = G::read(current(ctx)?)?;
+    let Some(g) = current(ctx) else {
+        hit.lose(Kind::DropM);
+        return None;
+    };
+    let g = G::read(&hit, g);
     emit::<()>(&hit, g.header_to(DEAD), Kind::DropM, |_| ())
 }
 
@@ -231,6 +235,6 @@ pub fn gcend(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn gc(ctx: &ProbeContext, kind: Kind) -> Option<()> {
     let hit = enter(ctx, kind)?;
-    let header = tracer_common::Header { goid: current_goid(ctx), ..Default::default() };
+    let header = tracer_common::Header { goid: current_goid(ctx, &hit), ..Default::default() };
     emit::<()>(&hit, header, kind, |_| ())
 }

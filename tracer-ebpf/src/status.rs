@@ -29,7 +29,7 @@ fn try_casgstatus(ctx: &ProbeContext) -> Option<()> {
         (2, 8) | (8, 2) | (0, 6) | (0, 11) => return None,
         _ => {}
     }
-    let mut g = G::read(addr)?;
+    let mut g = G::read(&hit, addr);
     match (from, to) {
         (DEAD, RUNNABLE | WAITING) => {
             if goid_is_stale() {
@@ -38,7 +38,7 @@ fn try_casgstatus(ctx: &ProbeContext) -> Option<()> {
             if !wanted(g.goid) {
                 return None;
             }
-            let from_where = birth(addr, 0, || current_goid(ctx))?;
+            let from_where = birth(&hit, addr, 0, || current_goid(ctx, &hit));
             emit::<Birth>(&hit, g.header(from, to), Kind::StatusCreate, |to| *to = from_where)
         }
         (RUNNING, WAITING) => park(ctx, &hit, &g),
@@ -63,8 +63,8 @@ fn park(ctx: &ProbeContext, hit: &Hit, g: &G) -> Option<()> {
     if !wanted(g.goid) || is_fake(g.reason) || abi::current_g(ctx) == g.addr {
         return None;
     }
-    let sched = Sched::read(g.addr)?;
     let probe = config!(probes[Kind::Status as usize]);
+    let sched = Sched::read(hit, g.addr);
     let pc = sched.pc.wrapping_sub(bias(ctx, probe));
     if pc >= config!(systemstack_switch) && pc < config!(systemstack_switch_end) {
         return None;
@@ -80,7 +80,7 @@ pub fn wake(ctx: &ProbeContext, hit: &Hit, g: &G, kind: Kind, from: u8) -> Optio
     if !wanted(g.goid) {
         return None;
     }
-    let by_goid = current_goid(ctx);
+    let by_goid = current_goid(ctx, hit);
     emit::<By>(hit, g.header(from, RUNNABLE), kind, |by| by.by_goid = by_goid)
 }
 
@@ -88,7 +88,7 @@ pub fn wake(ctx: &ProbeContext, hit: &Hit, g: &G, kind: Kind, from: u8) -> Optio
 #[inline(always)]
 pub fn plain(ctx: &ProbeContext, kind: Kind, header: impl FnOnce(&G) -> Header) -> Option<()> {
     let hit = enter(ctx, kind)?;
-    let g = G::read(abi::arg0(ctx))?;
+    let g = G::read(&hit, abi::arg0(ctx));
     if !wanted(g.goid) {
         return None;
     }
@@ -118,14 +118,22 @@ pub fn coroswitch_m(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// The goroutine to run next, and whether this one ends.
+#[inline(always)]
+fn partner(g: u64) -> Option<(u64, u8)> {
+    let coro: u64 = read(g + u64::from(config!(g_coroarg)))?;
+    Some((read(coro + u64::from(config!(coro_gp)))?, read(g + u64::from(config!(g_coroexit)))?))
+}
+
 #[inline(always)]
 fn try_coroswitch(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::CoroSwitch)?;
-    let g = G::read(abi::arg0(ctx))?;
-    let coro: u64 = read(g.addr + u64::from(config!(g_coroarg)))?;
-    let next: u64 = read(coro + u64::from(config!(coro_gp)))?;
-    let next = G::read(next)?;
-    let exit: u8 = read(g.addr + u64::from(config!(g_coroexit)))?;
+    let g = G::read(&hit, abi::arg0(ctx));
+    let Some((next, exit)) = partner(g.addr) else {
+        hit.lose(Kind::CoroSwitch);
+        return None;
+    };
+    let next = G::read(&hit, next);
     if !wanted(g.goid) && !wanted(next.goid) {
         return None;
     }

@@ -38,7 +38,7 @@ pub fn entersyscallblock(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn enter_syscall(ctx: &ProbeContext, kind: Kind) -> Option<()> {
     let hit = enter(ctx, kind)?;
-    let g = G::read(abi::current_g(ctx))?;
+    let g = G::read(&hit, abi::current_g(ctx));
     if !wanted(g.goid) {
         return None;
     }
@@ -64,7 +64,7 @@ pub fn exitsyscall(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_exitsyscall(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::SyscallExit)?;
-    let g = G::read(abi::current_g(ctx))?;
+    let g = G::read(&hit, abi::current_g(ctx));
     if !wanted(g.goid) {
         return None;
     }

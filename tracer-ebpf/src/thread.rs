@@ -74,5 +74,5 @@ fn send(tid: u32, kind: Kind, from: u8) -> Option<()> {
     unsafe { (*counters).hits[kind as usize] += 1 };
     // SAFETY: a helper without arguments.
     let ts = unsafe { bpf_ktime_get_ns() };
-    emit::emit::<()>(&Hit { ts, tid, counters }, Header { from, ..Header::default() }, kind, |_| ())
+    emit::emit::<()>(&Hit { ts, tid, kind, counters }, Header { from, ..Header::default() }, kind, |_| ())
 }

@@ -132,4 +132,8 @@ fn an_unknown_state_is_first_sight() {
     let agreement = compare_steps(25, go, &go.replace("waiting", "unknown")).unwrap();
     assert_eq!(agreement.classes, BTreeMap::from([(Class::FirstSight, 1)]));
     compare_steps(25, go, &go.replace("runnable>running", "unknown>running")).unwrap_err();
+    let unseen = compare_steps(25, go, "150 runnable>running").unwrap();
+    assert_eq!(unseen.classes, BTreeMap::from([(Class::FirstSight, 1)]));
+    let seen_before = "110 running>waiting, 150 runnable>running";
+    compare_steps(25, go, seen_before).unwrap_err();
 }

@@ -154,9 +154,7 @@ impl Traced {
         if let Some(cpu) = self.process.as_ref().and_then(|process| process.cpu_time().ok()) {
             self.cpu.1 = cpu;
         }
-        if batch.lost > 0 {
-            self.goroutines.lost(batch.lost, batch.doubt_until);
-        }
+        self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);
         for event in &batch.events {
             if event.kind == Kind::Exec {
                 self.executed(event)?;
@@ -283,6 +281,10 @@ impl Traced {
         if lost > 0 {
             let kinds: Vec<String> = totals.lost.iter().map(|(kind, n)| format!("{kind:?} {n}")).collect();
             text += &format!(" ({}): a larger --ring-size or fewer events help", kinds.join(", "));
+        }
+        let blurred: u64 = totals.blurred.values().sum();
+        if blurred > 0 {
+            text += &format!("; {blurred} times its memory could not be read at that moment");
         }
         if totals.undecodable > 0 {
             text += &format!("; {} records not understood, which is a bug in sfgi", totals.undecodable);

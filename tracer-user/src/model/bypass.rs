@@ -28,7 +28,7 @@ pub enum Bypass {
     /// (`exitsyscall0`), from 1.26 it was running in between (`exitsyscallNoP`).
     SyscallNoP,
     /// Set A. A function that calls another one that is probed for the same change (`gosched_m`:
-    /// `goschedImpl`; `entersyscall`: `reentersyscall`).
+    /// `goschedImpl`; `entersyscall`: `reentersyscall`; `coroswitch_m`: `gdestroy`).
     NestedEntry,
     /// Set B. `coroswitch_m` falls back on `casgstatus` for what its event has already told
     /// (`coro.go`: the CAS met a scan bit, or the goroutine is in a synctest bubble).
@@ -132,6 +132,9 @@ fn counted(told: &Told, setup: &Setup) -> Option<Bypass> {
         // resumeG, of a goroutine whose preemption is not probed.
         Kind::Ready if setup.mode != Mode::Full => Some(Bypass::ResumeG),
         Kind::SyscallEnter if told.seen == Syscall && last == Kind::SyscallEnter && told.same_thread => {
+            Some(Bypass::NestedEntry)
+        }
+        Kind::Destroy if told.seen.is_dead() && last == Kind::CoroSwitch && told.same_thread => {
             Some(Bypass::NestedEntry)
         }
         Kind::GoschedImpl if told.seen == Runnable && last == Kind::Gosched && told.same_thread => {

@@ -2,7 +2,7 @@
 //! switches, which both sets have.
 
 use super::machine::Move;
-use super::{Goroutines, State, Step};
+use super::{Goroutines, Set, State, Step};
 use crate::event::{By, Event, Kind, Payload, Switch};
 
 impl Goroutines {
@@ -80,6 +80,10 @@ impl Goroutines {
             let at = self.whose(event, out);
             let waits = Event { reason: self.reasons.coroutine, ..*event };
             self.change(at, &waits, Move::new(&waits, State::Running, State::Waiting), out);
+        } else if self.setup.set == Set::A {
+            // gdestroy, which it calls next, may be inlined.
+            let at = self.whose(event, out);
+            self.change(at, event, Move::new(event, State::Running, State::Dead), out);
         }
         if next_g != 0 {
             let payload = Payload::By(By { by_goid: event.goid });

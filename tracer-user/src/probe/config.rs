@@ -34,13 +34,7 @@ pub(super) fn build(
     task: TaskLayout,
     cpus: u32,
 ) -> Result<Config, ProbeError> {
-    let layout = binary.layout();
-    let optional = |name: &str, field: &str| layout.field(name, field).unwrap_or(0);
-    let field = |name: &str, field: &str| {
-        layout
-            .field(name, field)
-            .ok_or_else(|| ProbeError::Layout(format!("the offset of runtime.{name}.{field}")))
-    };
+    let offsets = binary.layout().probe_offsets()?;
     let switch = binary.functions().find("runtime.systemstack_switch");
     let mut flags = 0;
     if binary.version().minor <= 23 {
@@ -68,19 +62,19 @@ pub(super) fn build(
         // One ring is enough, and in order by itself, where at most two CPUs write to it.
         rings: if cpus > 2 { cpus.min(256) } else { 1 },
         flags,
-        g_status: field("g", "atomicstatus")?,
-        g_m: field("g", "m")?,
-        g_sched_pc: field("g", "sched.pc")?,
-        g_sched_bp: field("g", "sched.bp")?,
-        g_schedlink: field("g", "schedlink")?,
-        g_parent_goid: optional("g", "parentGoid"),
-        g_gopc: field("g", "gopc")?,
-        g_coroarg: optional("g", "coroarg"),
-        g_coroexit: optional("g", "coroexit"),
-        m_curg: field("m", "curg")?,
-        m_p: field("m", "p")?,
-        p_goidcache: field("p", "goidcache")?,
-        coro_gp: optional("coro", "gp"),
+        g_status: offsets.g_status,
+        g_m: offsets.g_m,
+        g_sched_pc: offsets.g_sched_pc,
+        g_sched_bp: offsets.g_sched_bp,
+        g_schedlink: offsets.g_schedlink,
+        g_parent_goid: offsets.g_parent_goid,
+        g_gopc: offsets.g_gopc,
+        g_coroarg: offsets.g_coroarg,
+        g_coroexit: offsets.g_coroexit,
+        m_curg: offsets.m_curg,
+        m_p: offsets.m_p,
+        p_goidcache: offsets.p_goidcache,
+        coro_gp: offsets.coro_gp,
         task_pid: task.pid,
         task_state: task.state,
         _pad: 0,
@@ -91,20 +85,7 @@ pub(super) fn build(
             config.flags_test |= 1 << probe.kind as u32;
         }
     }
-    check_adjacency(&config, field("g", "startpc")?)?;
     Ok(config)
-}
-
-/// The programs read neighbours in one go.
-fn check_adjacency(config: &Config, startpc: u32) -> Result<(), ProbeError> {
-    let bp = config.g_sched_bp - config.g_sched_pc;
-    let parent = config.g_parent_goid;
-    if (bp == 32 || bp == 40) && startpc == config.g_gopc + 16 && (parent == 0 || parent + 8 == config.g_gopc)
-    {
-        Ok(())
-    } else {
-        Err(ProbeError::Layout("the usual order of the fields of runtime.g".into()))
-    }
 }
 
 fn fake_reasons(reasons: &[String]) -> u64 {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     event::{DecodeError, Event, decode},
-    target::{GoBinary, Plan, ProbeSite},
+    target::{GoBinary, LayoutError, Plan, ProbeSite},
 };
 use aya::{
     Btf, Ebpf,
@@ -18,7 +18,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use rustix::time::{ClockId, clock_gettime};
 use std::{collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf};
-use tracer_common::{Config, Counters, KINDS, Kind};
+use tracer_common::{Config, Counters, Kind};
 
 /// Why a target cannot be traced.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +59,8 @@ pub enum ProbeError {
     #[error("cannot read the kernel's BTF: {0}")]
     Btf(String),
     /// A structure of this Go version does not look as the probes need it.
-    #[error("the runtime layout of this binary lacks {0}")]
-    Layout(String),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// Counters could not be read.
     #[error("cannot read the probes' counters: {0}")]
     Counters(#[source] aya::maps::MapError),
@@ -86,7 +86,9 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// Events lost since the last drain.
     pub lost: u64,
-    /// With `lost`: what was learned from events up to this time (ns) is in doubt.
+    /// Reads of the target's memory that failed since the last drain.
+    pub blurred: u64,
+    /// With `lost` or `blurred`: what was learned from events up to this time (ns) is in doubt.
     pub doubt_until: u64,
     /// Everything up to this time has been delivered.
     pub complete_until: u64,
@@ -101,6 +103,8 @@ pub struct Totals {
     pub hits: BTreeMap<Kind, u64>,
     /// Events that found their ring full.
     pub lost: BTreeMap<Kind, u64>,
+    /// Reads of the target's memory that failed; what they would have told is missing.
+    pub blurred: BTreeMap<Kind, u64>,
     /// Records that could not be decoded. Anything but 0 is a bug in sfgi.
     pub undecodable: u64,
 }
@@ -121,7 +125,8 @@ pub struct Session {
     /// Events from before, or after, do not count: not all probes stood.
     start_ts: u64,
     stop_ts: u64,
-    lost_before: u64,
+    /// Lost and blurred, when they were last looked at.
+    before: (u64, u64),
     undecodable: u64,
     /// Whether the last drain read every ring to its end.
     drained: bool,
@@ -188,7 +193,7 @@ impl Session {
             attached_ts: 0,
             start_ts: 0,
             stop_ts: u64::MAX,
-            lost_before: 0,
+            before: (0, 0),
             undecodable: 0,
             drained: false,
         };
@@ -258,10 +263,12 @@ impl Session {
             for kind in Kind::ALL {
                 *totals.hits.entry(kind).or_default() += cpu.hits[kind as usize];
                 *totals.lost.entry(kind).or_default() += cpu.lost[kind as usize];
+                *totals.blurred.entry(kind).or_default() += cpu.blurred[kind as usize];
             }
         }
         totals.hits.retain(|_, n| *n > 0);
         totals.lost.retain(|_, n| *n > 0);
+        totals.blurred.retain(|_, n| *n > 0);
         Ok(totals)
     }
 
@@ -270,10 +277,14 @@ impl Session {
     }
 
     fn hand_over(&mut self, complete: u64, batch: &mut Batch) -> Result<(), ProbeError> {
-        let lost: u64 =
-            self.read_counters()?.iter().map(|cpu| cpu.lost.iter().take(KINDS).sum::<u64>()).sum();
-        batch.lost = lost - self.lost_before;
-        self.lost_before = lost;
+        let (mut lost, mut blurred) = (0, 0);
+        for cpu in self.read_counters()?.iter() {
+            lost += cpu.lost.iter().sum::<u64>();
+            blurred += cpu.blurred.iter().sum::<u64>();
+        }
+        batch.lost = lost - self.before.0;
+        batch.blurred = blurred - self.before.1;
+        self.before = (lost, blurred);
         batch.doubt_until = now();
         batch.complete_until = complete;
         batch.more = !self.drained;

@@ -105,7 +105,7 @@ impl Layout {
         };
         let near = |name, distance, base| {
             let apart = LayoutError::Apart(name, distance, base, self.source.to_string());
-            (at(name)? == at(base)? + distance).then_some(()).ok_or(apart)
+            (at(name)?.checked_sub(at(base)?) == Some(distance)).then_some(()).ok_or(apart)
         };
         near("g.goid", 8, "g.atomicstatus")?;
         near("g.waitreason", 32, "g.atomicstatus")?;
@@ -113,6 +113,8 @@ impl Layout {
         near("g.sched.ctxt", 16, "g.sched.pc")?;
         near("g.startpc", 16, "g.gopc")?;
         near("p.goidcacheend", 8, "p.goidcache")?;
+        // Up to 1.24 `sched.ret` lies in between.
+        near("g.sched.bp", 32, "g.sched.pc").or_else(|_| near("g.sched.bp", 40, "g.sched.pc"))?;
         if at("g.parentGoid").is_ok() {
             near("g.gopc", 8, "g.parentGoid")?;
         }

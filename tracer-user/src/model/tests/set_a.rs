@@ -286,8 +286,8 @@ fn a_coroutine_switches_and_ends() {
          30 g1 unblock waiting→running coroutine 10ns by g7
          40 g1 block running→waiting coroutine 10ns
          40 g7 unblock waiting→running coroutine 10ns by g1
+         50 g7 exit running→dead 40ns born=1,2
          50 g1 unblock waiting→running coroutine 10ns by g7
-         51 g7 exit running→dead 41ns born=1,2
          60 g1 block running→waiting select 10ns",
     );
 }
