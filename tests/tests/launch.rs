@@ -30,14 +30,15 @@ fn the_first_goroutine_is_seen_from_its_creation_on() -> Result<()> {
         let main: Vec<&Event> = events.iter().filter(|event| event.goid == Some(1)).collect();
         let first: Vec<&str> = main.iter().take(2).map(|event| event.event.as_str()).collect();
         assert_eq!(first, ["create", "start"], "go{}: goroutine 1 begins with {main:#?}", go.version);
-        let created = events.iter().filter(|event| event.event == "create" && is_worker(event)).count();
-        assert_eq!(created, 8, "go{}: workers created", go.version);
+        let created = events.iter().filter(|event| is_made_by_batch(event)).count();
+        assert_eq!(created, 10, "go{}: goroutines of batch created", go.version);
     }
     Ok(())
 }
 
-fn is_worker(event: &Event) -> bool {
-    event.start_func.as_deref() == Some("main.worker")
+/// `batch` starts its workers, a feeder and one that closes.
+fn is_made_by_batch(event: &Event) -> bool {
+    event.event == "create" && event.func.as_deref() == Some("main.batch")
 }
 
 #[test]

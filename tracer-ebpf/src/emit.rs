@@ -38,7 +38,7 @@ pub fn wanted(goid: u64) -> bool {
         return true;
     }
     // SAFETY: entries are written before the probes are attached and never removed.
-    unsafe { GOIDS.get(&goid) }.is_some()
+    unsafe { GOIDS.get(goid) }.is_some()
 }
 
 #[repr(C)]

@@ -45,11 +45,11 @@ fn enter_syscall(ctx: &ProbeContext, kind: Kind) -> Option<()> {
     emit::<Stack>(&hit, g.header(RUNNING, SYSCALL), kind, |stack| {
         walk(abi::frame_pointer(ctx), 0, stack);
         // The direct caller has not pushed a frame pointer of ours yet: it is at the stack's top.
-        if stack.len == 0 {
-            if let Some(pc) = read(abi::stack_pointer(ctx)) {
-                stack.pcs[0] = pc;
-                stack.len = 1;
-            }
+        if stack.len == 0
+            && let Some(pc) = read(abi::stack_pointer(ctx))
+        {
+            stack.pcs[0] = pc;
+            stack.len = 1;
         }
     })
 }
