@@ -6,7 +6,11 @@ use crate::{
     abi,
     config::{Hit, bias, config},
 };
-use aya_ebpf::{helpers::bpf_probe_read_user, programs::ProbeContext};
+use aya_ebpf::{
+    helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as bpf_probe_read_user_raw},
+    programs::ProbeContext,
+};
+use core::mem::MaybeUninit;
 use tracer_common::{Birth, Header, MAX_FRAMES, Stack, flags, status};
 
 /// Reads a value of the target's memory.
@@ -49,24 +53,54 @@ impl G {
     }
 }
 
-/// `g.sched`: where a goroutine that is off its thread will go on. Words from `pc` on: pc, g,
-/// ctxt, (ret up to 1.24,) lr, bp.
-pub struct Sched {
+/// What a goroutine that is off its thread has in its `g`, in one read of [`PARKED`] words from
+/// `sched.pc` on: a read costs about as much as everything else here, whatever its length.
+pub struct Parked {
+    pub g: G,
+    /// `g.sched`: where it will go on.
     pub pc: u64,
     pub ctxt: u64,
     pub bp: u64,
+    /// `g.parentGoid` (or what stands there up to 1.20), `gopc`, `startpc`.
+    birth: [u64; 3],
 }
 
-impl Sched {
-    /// Reads `g.sched`; all 0 where that fails.
+/// Words that hold `sched.pc` … `startpc` in every version: 304 + 8 bytes up to offset 64.
+const PARKED: usize = 32;
+
+impl Parked {
+    /// Reads the goroutine at `addr`; everything stays 0 where that fails.
     #[inline(always)]
-    pub fn read(hit: &Hit, g: u64) -> Sched {
-        let Some(words) = read::<[u64; 6]>(g + u64::from(config!(g_sched_pc))) else {
-            hit.blur();
-            return Sched { pc: 0, ctxt: 0, bp: 0 };
+    pub fn read(hit: &Hit, addr: u64) -> Parked {
+        let base = config!(g_sched_pc);
+        let mut buffer = MaybeUninit::<[u64; PARKED]>::uninit();
+        let words = buffer.as_mut_ptr().cast::<u64>();
+        // SAFETY: the helper checks the address, and fills the whole buffer: with zeros, if it
+        // cannot read.
+        let failed = unsafe {
+            bpf_probe_read_user_raw(words.cast(), 8 * PARKED as u32, (addr + u64::from(base)) as *const _)
         };
-        let bp = if config!(g_sched_bp) - config!(g_sched_pc) == 32 { words[4] } else { words[5] };
-        Sched { pc: words[0], ctxt: words[2], bp }
+        if failed != 0 {
+            hit.blur();
+        }
+        // SAFETY: within the buffer. The offsets are constants to the verifier.
+        let at = |offset: u32| unsafe { *words.add((offset.wrapping_sub(base) / 8) as usize % PARKED) };
+        let (status, gopc) = (config!(g_status), config!(g_gopc));
+        Parked {
+            g: G { addr, goid: at(status + 8), reason: at(status + 32) as u8 },
+            pc: at(base),
+            ctxt: at(base + 16),
+            bp: at(config!(g_sched_bp)),
+            birth: [at(gopc - 8), at(gopc), at(gopc + 16)],
+        }
+    }
+
+    /// Where it comes from. The parent is not known up to Go 1.20.
+    #[inline(always)]
+    pub fn birth(&self, funcval: u64) -> Birth {
+        let [parent, gopc, startpc] = self.birth;
+        let parent_goid = if config!(g_parent_goid) != 0 { parent } else { 0 };
+        Birth { parent_goid, gopc, startpc, funcval }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{
     abi,
     config::{Hit, config, enter},
     emit::{emit, wanted},
-    goroutine::{G, Sched, birth, current, current_goid, enough, read, walk},
+    goroutine::{G, Parked, current, current_goid, enough, read, walk},
     status::{plain, wake},
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
@@ -70,13 +70,13 @@ pub fn execute(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_execute(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::Execute)?;
-    let g = G::read(&hit, abi::arg0(ctx));
+    let parked = Parked::read(&hit, abi::arg0(ctx));
+    let g = &parked.g;
     if !wanted(g.goid) {
         return None;
     }
-    let sched = Sched::read(&hit, g.addr);
-    let from_where = birth(&hit, g.addr, sched.ctxt, || 0);
-    if sched.pc == from_where.startpc && sched.pc != 0 {
+    let from_where = parked.birth(parked.ctxt);
+    if parked.pc == from_where.startpc && parked.pc != 0 {
         emit::<Birth>(&hit, g.header_to(RUNNING), Kind::FirstRun, |to| *to = from_where)
     } else {
         emit::<()>(&hit, g.header_to(RUNNING), Kind::Execute, |_| ())
@@ -93,13 +93,13 @@ pub fn park_m(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_park_m(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::Park)?;
-    let g = G::read(&hit, abi::arg0(ctx));
+    let parked = Parked::read(&hit, abi::arg0(ctx));
+    let g = &parked.g;
     if !wanted(g.goid) {
         return None;
     }
-    let sched = Sched::read(&hit, g.addr);
     emit::<Stack>(&hit, g.header(RUNNING, WAITING), Kind::Park, |stack| {
-        walk(sched.bp, enough(ctx, config!(probes[Kind::Park as usize]), &g), stack);
+        walk(parked.bp, enough(ctx, config!(probes[Kind::Park as usize]), g), stack);
     })
 }
 
@@ -183,12 +183,12 @@ pub fn gdestroy(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_gdestroy(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::Destroy)?;
-    let g = G::read(&hit, abi::arg0(ctx));
-    if !wanted(g.goid) {
+    let goroutine = Parked::read(&hit, abi::arg0(ctx));
+    if !wanted(goroutine.g.goid) {
         return None;
     }
-    let from_where = birth(&hit, g.addr, 0, || 0);
-    emit::<Birth>(&hit, g.header(RUNNING, DEAD), Kind::Destroy, |to| *to = from_where)
+    let from_where = goroutine.birth(0);
+    emit::<Birth>(&hit, goroutine.g.header(RUNNING, DEAD), Kind::Destroy, |to| *to = from_where)
 }
 
 /// `func needm()`, Go 1.19–1.27: a C thread without a g calls Go.

@@ -5,7 +5,7 @@ use crate::{
     abi,
     config::{Hit, bias, config, enter},
     emit::{emit, wanted},
-    goroutine::{G, Sched, birth, current_goid, enough, goid_is_stale, next_goid, read, walk},
+    goroutine::{G, Parked, birth, current_goid, enough, goid_is_stale, next_goid, read, walk},
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use tracer_common::{
@@ -29,6 +29,9 @@ fn try_casgstatus(ctx: &ProbeContext) -> Option<()> {
         (2, 8) | (8, 2) | (0, 6) | (0, 11) => return None,
         _ => {}
     }
+    if (from, to) == (RUNNING, WAITING) {
+        return park(ctx, &hit, addr);
+    }
     let mut g = G::read(&hit, addr);
     match (from, to) {
         (DEAD, RUNNABLE | WAITING) => {
@@ -41,7 +44,6 @@ fn try_casgstatus(ctx: &ProbeContext) -> Option<()> {
             let from_where = birth(&hit, addr, 0, || current_goid(ctx, &hit));
             emit::<Birth>(&hit, g.header(from, to), Kind::StatusCreate, |to| *to = from_where)
         }
-        (RUNNING, WAITING) => park(ctx, &hit, &g),
         (WAITING, RUNNABLE) => wake(ctx, &hit, &g, Kind::StatusWake, from),
         (WAITING, RUNNING) if is_fake(g.reason) => None,
         _ if wanted(g.goid) => emit::<()>(&hit, g.header(from, to), Kind::Status, |_| ()),
@@ -59,18 +61,19 @@ fn is_fake(reason: u8) -> bool {
 /// goroutine that calls from its own stack (nobody parks himself without `mcall`), or by a
 /// `sched.pc` that `systemstack` left (up to 1.19 the reason can be stale).
 #[inline(always)]
-fn park(ctx: &ProbeContext, hit: &Hit, g: &G) -> Option<()> {
-    if !wanted(g.goid) || is_fake(g.reason) || abi::current_g(ctx) == g.addr {
+fn park(ctx: &ProbeContext, hit: &Hit, addr: u64) -> Option<()> {
+    let parked = Parked::read(hit, addr);
+    let g = &parked.g;
+    if !wanted(g.goid) || is_fake(g.reason) || abi::current_g(ctx) == addr {
         return None;
     }
     let probe = config!(probes[Kind::Status as usize]);
-    let sched = Sched::read(hit, g.addr);
-    let pc = sched.pc.wrapping_sub(bias(ctx, probe));
+    let pc = parked.pc.wrapping_sub(bias(ctx, probe));
     if pc >= config!(systemstack_switch) && pc < config!(systemstack_switch_end) {
         return None;
     }
     emit::<Stack>(hit, g.header(RUNNING, WAITING), Kind::StatusPark, |stack| {
-        walk(sched.bp, enough(ctx, probe, g), stack);
+        walk(parked.bp, enough(ctx, probe, g), stack);
     })
 }
 

@@ -112,6 +112,10 @@ impl Layout {
         near("g.sched.g", 8, "g.sched.pc")?;
         near("g.sched.ctxt", 16, "g.sched.pc")?;
         near("g.startpc", 16, "g.gopc")?;
+        // All of `sched.pc` … `startpc` is read at once (`PARKED` in tracer-ebpf).
+        if at("g.startpc")?.checked_sub(at("g.sched.pc")?).is_none_or(|distance| distance > 31 * 8) {
+            return Err(LayoutError::Apart("g.startpc", 31 * 8, "g.sched.pc", self.source.to_string()));
+        }
         near("p.goidcacheend", 8, "p.goidcache")?;
         // Up to 1.24 `sched.ret` lies in between.
         near("g.sched.bp", 32, "g.sched.pc").or_else(|_| near("g.sched.bp", 40, "g.sched.pc"))?;
