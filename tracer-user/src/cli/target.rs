@@ -1,6 +1,5 @@
 //! One traced process: its binary, its probes, its model, its names.
 
-use super::launch::{Launched, resolve};
 use crate::{
     event::{Birth, Event, Kind},
     model::{self, Goroutines, Setup, Step, Summary, What},
@@ -8,9 +7,9 @@ use crate::{
     probe::{Batch, Calibration, Options, Session, Totals},
     target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process},
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use std::{
-    collections::HashMap, ffi::OsString, fs::File, io, num::NonZeroU32, os::fd::OwnedFd, sync::Arc,
+    collections::HashMap, fs::File, io, num::NonZeroU32, os::fd::OwnedFd, path::Path, sync::Arc,
     time::Duration,
 };
 
@@ -44,33 +43,45 @@ pub(super) struct Traced {
     pub(super) ended: Option<String>,
 }
 
-impl Traced {
-    /// Attaches to a running process.
-    pub(super) fn attach(pid: u32, attach: &Attach) -> Result<Traced> {
+/// A program that can be traced; nothing is attached yet.
+pub(super) struct Opened {
+    /// The process that runs it; `None` for one that is yet to be started.
+    process: Option<Process>,
+    exe: File,
+    binary: GoBinary,
+}
+
+impl Opened {
+    /// What a process runs.
+    pub(super) fn process(pid: u32) -> Result<Opened> {
         let process = Process::open(pid.cast_signed())?;
         let exe = process.exe()?;
         let binary = GoBinary::read(exe.try_clone()?)
             .with_context(|| format!("PID {pid} ({})", process.exe_name().unwrap_or_default().display()))?;
-        let bias = process.load_bias(binary.image().entry())?;
-        let mut traced = Self::start(pid, exe, binary, attach, false)?;
-        traced.symbols.set_bias(bias);
-        traced.cpu.0 = process.cpu_time().unwrap_or_default();
-        traced.process = Some(process);
+        Ok(Opened { process: Some(process), exe, binary })
+    }
+
+    /// What a command would run.
+    pub(super) fn file(path: &Path) -> Result<Opened> {
+        let exe = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let binary = GoBinary::read(exe.try_clone()?).with_context(|| path.display().to_string())?;
+        Ok(Opened { process: None, exe, binary })
+    }
+}
+
+impl Traced {
+    /// Attaches to process `pid`, which runs `opened`, or is about to.
+    pub(super) fn attach(pid: u32, opened: Opened, attach: &Attach) -> Result<Traced> {
+        let Opened { process, exe, binary } = opened;
+        let bias = process.as_ref().map(|process| process.load_bias(binary.image().entry())).transpose()?;
+        let mut traced = Self::start(pid, &exe, binary, attach, process.is_none())?;
+        traced.symbols.set_bias(bias.unwrap_or(0));
+        traced.cpu.0 = process.as_ref().and_then(|process| process.cpu_time().ok()).unwrap_or_default();
+        traced.process = process;
         Ok(traced)
     }
 
-    /// Prepares a command that waits before its first instruction.
-    pub(super) fn launch(command: &[OsString], attach: &Attach) -> Result<(Traced, Launched)> {
-        let Some((name, args)) = command.split_first() else { bail!("no command") };
-        let path = resolve(name)?;
-        let exe = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        let binary = GoBinary::read(exe.try_clone()?).with_context(|| path.display().to_string())?;
-        let launched = Launched::fork(&path, args)?;
-        let traced = Self::start(launched.pid, exe, binary, attach, true)?;
-        Ok((traced, launched))
-    }
-
-    fn start(pid: u32, exe: File, binary: GoBinary, attach: &Attach, from_birth: bool) -> Result<Traced> {
+    fn start(pid: u32, exe: &File, binary: GoBinary, attach: &Attach, from_birth: bool) -> Result<Traced> {
         let plan = Plan::choose(&binary, attach.mode, attach.set, attach.gc)?;
         let options = Options {
             ring_bytes: attach.ring_bytes,
@@ -79,7 +90,7 @@ impl Traced {
             from_birth,
         };
         let id = NonZeroU32::new(pid).context("process 0 is the kernel's")?;
-        let session = Session::start(id, &exe, &binary, &plan, &options)?;
+        let session = Session::start(id, exe, &binary, &plan, &options)?;
         let goroutines = Goroutines::new(Setup {
             minor: binary.version().minor,
             set: match plan.set {

@@ -2,12 +2,13 @@
 
 use super::{
     engine::{Ending, Engine, Output},
-    target::{Attach, Traced},
+    launch::{self, Launched},
+    target::{Attach, Opened, Traced},
 };
 use crate::{
     model::What,
     present::{Filter, Json, Sink, Text},
-    probe,
+    probe::{self, Calibration},
     target::{Mode, ProbeSet},
 };
 use anyhow::{Context as _, Result, bail};
@@ -96,7 +97,9 @@ enum SetArg {
 }
 
 #[derive(ClapArgs)]
-#[command(after_help = "\
+#[command(
+    override_usage = "sfgi trace [OPTIONS] (-p PID... | -- CMD...)",
+    after_help = "\
 Times are seconds since the trace began. A block shows its length when it ends; unblock says by
 whom (nobody: a timer, the network poller, or the garbage collector). What was lost is said.
 
@@ -105,7 +108,8 @@ EXAMPLES
   sfgi trace -p 1234 -c -d 10                       per wait reason and site: count, p50, p99, max
   sfgi trace -p 1234 --func 'main\\.worker'          only goroutines and sites of main.worker
   sfgi trace -p 1234 -e create,exit --mode life     which go statements make goroutines, cheaply
-  sfgi trace --format json -o out.json -- ./server  everything from the start, for a program")]
+  sfgi trace --format json -o out.json -- ./server  everything from the start, for a program"
+)]
 pub(super) struct Args {
     /// Process to trace (several: repeat)
     #[arg(
@@ -148,7 +152,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, ignore_case = true, hide = true)]
     set: Option<SetArg>,
     /// Bytes of each event ring, a power of two
-    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, value_parser = parse_ring_size)]
     ring_size: u32,
     /// How often the rings are read
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_duration)]
@@ -171,6 +175,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("{text}: a time needs a unit: ns, us, ms, s, m or h")),
     };
     Duration::try_from_secs_f64(value * unit).map_err(|err| format!("{text}: {err}"))
+}
+
+fn parse_ring_size(text: &str) -> Result<u32, String> {
+    let size = text.parse::<u32>().ok().filter(|size| size.is_power_of_two() && *size >= 4096);
+    size.ok_or_else(|| format!("{text}: a ring's size is a power of two, at least 4096 bytes"))
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
@@ -205,6 +214,26 @@ impl Args {
         }
     }
 
+    /// Looks at every target first, so that a wrong one costs nobody anything; then measures what a
+    /// probe costs here, and attaches.
+    fn attach_all(&self) -> Result<(Calibration, Vec<Traced>, Option<Launched>)> {
+        let attach = self.attach();
+        let calibrate = || probe::calibrate().context("cannot measure what a probe costs here");
+        if let Some((name, arguments)) = self.command.split_first() {
+            let path = launch::resolve(name)?;
+            let opened = Opened::file(&path)?;
+            let calibration = calibrate()?;
+            let launched = Launched::fork(&path, arguments)?;
+            let traced = Traced::attach(launched.pid, opened, &attach)?;
+            return Ok((calibration, vec![traced], Some(launched)));
+        }
+        let opened = self.pid.iter().map(|pid| Opened::process(*pid)).collect::<Result<Vec<_>>>()?;
+        let calibration = calibrate()?;
+        let attach_one = |(pid, opened): (&u32, Opened)| Traced::attach(*pid, opened, &attach);
+        let traced = self.pid.iter().zip(opened).map(attach_one).collect::<Result<Vec<_>>>()?;
+        Ok((calibration, traced, None))
+    }
+
     fn writer(&self) -> Result<(Box<dyn Write + Send>, bool)> {
         Ok(match &self.output {
             Some(path) if path.as_os_str() != "-" => {
@@ -218,20 +247,9 @@ impl Args {
 
 pub(super) fn run(args: Args) -> Result<()> {
     probe::check_host()?;
-    if !args.ring_size.is_power_of_two() || args.ring_size < 4096 {
-        bail!("--ring-size {}: a ring is a power of two, at least 4096 bytes", args.ring_size);
-    }
     // An output that cannot be written is refused before anything is touched.
     let (out, terminal) = args.writer()?;
-    let calibration = probe::calibrate().context("cannot measure what a probe costs here")?;
-    let attach = args.attach();
-    let (targets, launched) = if args.command.is_empty() {
-        let traced = args.pid.iter().map(|pid| Traced::attach(*pid, &attach)).collect::<Result<Vec<_>>>()?;
-        (traced, None)
-    } else {
-        let (traced, launched) = Traced::launch(&args.command, &attach)?;
-        (vec![traced], Some(launched))
-    };
+    let (calibration, targets, launched) = args.attach_all()?;
     for target in &targets {
         eprintln!("sfgi: {}", target.describe(&calibration));
     }
@@ -251,7 +269,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let output = Output { sink, filter, summary_only: args.summary };
     let engine = Engine::new(targets, output, calibration, args.drain_every);
 
-    let mut child = launched.map(super::launch::Launched::go).transpose()?;
+    let mut child = launched.map(Launched::go).transpose()?;
     let ending = drive(engine, pidfds, args.duration)?;
     if let Some(child) = &mut child
         && ending != Ending::TargetsGone
@@ -268,7 +286,7 @@ pub(super) fn run(args: Args) -> Result<()> {
 fn drive(engine: Engine, pidfds: Vec<std::os::fd::OwnedFd>, limit: Option<Duration>) -> Result<Ending> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = Arc::new(AtomicBool::new(false));
-    runtime.block_on(async {
+    let ending = runtime.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let mut hangup = signal(SignalKind::hangup())?;
@@ -290,7 +308,10 @@ fn drive(engine: Engine, pidfds: Vec<std::os::fd::OwnedFd>, limit: Option<Durati
             _ = interrupt.recv() => bail!("interrupted while the rings were drained: the end is missing"),
         }
         Ok(ending)
-    })
+    });
+    // If the user insisted, the engine is not waited for.
+    runtime.shutdown_background();
+    ending
 }
 
 async fn sleep(limit: Option<Duration>) {
