@@ -2,7 +2,7 @@
 //! must tell the same transitions of every goroutine. With ordinary builds that checks probe set B,
 //! with PGO builds set A.
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{collections::BTreeMap, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use live_tests::{
@@ -15,16 +15,28 @@ use live_tests::{
 
 const WORK: Duration = Duration::from_secs(120);
 
-/// Holds sfgi against Go's tracer for a fixture on every release that has one.
+/// How each release is built, and the probe set it is traced with.
+const RUNS: [(Variant, &str); 3] = [(Variant::Plain, "b"), (Variant::Plain, "a"), (Variant::Pgo, "a")];
+
+/// Holds sfgi against Go's tracer for a fixture on every release that has one. The runs of a release
+/// go on at the same time: they mostly wait.
 fn agrees(name: &str, units: u32) {
     if !machine::can_trace() {
         return;
     }
     let mut failures = 0;
     for go in Go::with_trace() {
-        for (variant, set) in [(Variant::Plain, "b"), (Variant::Plain, "a"), (Variant::Pgo, "a")] {
+        let go = &go;
+        let results = thread::scope(|scope| {
+            let runs = RUNS.map(|(variant, set)| {
+                let binary = fixture::build(name, go, variant);
+                scope.spawn(move || agreement(&binary?, units, go, set))
+            });
+            runs.map(|run| run.join().expect("a run does not panic"))
+        });
+        for ((variant, set), result) in RUNS.iter().zip(results) {
             let run = format!("{name} go{} {variant} set {set}", go.version);
-            match agreement(name, units, &go, variant, set) {
+            match result {
                 Ok(agreement) => machine::report(&format!("{run}: {agreement}")),
                 Err(error) => {
                     failures += 1;
@@ -36,11 +48,11 @@ fn agrees(name: &str, units: u32) {
     assert_eq!(failures, 0, "{name}: sfgi and Go's tracer disagree, see above");
 }
 
-fn agreement(name: &str, units: u32, go: &Go, variant: Variant, set: &str) -> Result<oracle::Agreement> {
+fn agreement(binary: &Path, units: u32, go: &Go, set: &str) -> Result<oracle::Agreement> {
     let dir = tempfile::tempdir()?;
     let recording = dir.path().join("go.trace");
     let lines = dir.path().join("sfgi.json");
-    let mut command = Command::new(fixture::build(name, go, variant)?);
+    let mut command = Command::new(binary);
     command.args(["-n", &units.to_string()]).env("FIXTURE_TRACE", &recording);
     let mut target = fixture::start_command(&mut command)?;
     let output = lines.to_str().context("the temporary directory has a UTF-8 name")?;

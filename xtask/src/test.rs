@@ -6,9 +6,7 @@ use clap::ValueEnum;
 use std::{
     env::consts::ARCH,
     fmt::Write as _,
-    fs,
     io::{BufRead as _, BufReader},
-    path::Path,
     process::{Command, Stdio},
     time::Instant,
 };
@@ -130,39 +128,10 @@ fn unit(compiler: setup::Compiler, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Live tests trace with the release build, the one that people run. They run one at a time, since they measure;
-/// but the oracle only compares, and mostly waits for the kernel to put probes in place and take them away.
+/// Live tests trace with the release build, the one that people run. They are compiled as whoever calls and run
+/// as root, one at a time, since they measure.
 fn live(compiler: setup::Compiler, tally: &mut Tally) -> Result<()> {
     let sfgi = build::sfgi(compiler, true)?;
-    let (oracle, others): (Vec<_>, Vec<_>) = live_tests()?.into_iter().partition(|name| name == "oracle");
-    run_live(compiler, &sfgi, &others, 1, tally)?;
-    run_live(compiler, &sfgi, &oracle, ORACLE_THREADS, tally)
-}
-
-/// How many runs of the oracle overlap.
-const ORACLE_THREADS: u32 = 3;
-
-/// The test programs of the live tests.
-fn live_tests() -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(sh::root().join("tests/tests"))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// Runs live tests, compiled as whoever calls, as root.
-fn run_live(
-    compiler: setup::Compiler,
-    sfgi: &Path,
-    names: &[String],
-    threads: u32,
-    tally: &mut Tally,
-) -> Result<()> {
     let mut cargo = sh::cargo()?;
     compiler.tell(&mut cargo).env("SFGI_BIN", sfgi);
     if let [first, rest @ ..] = sh::root_prefix()?.as_slice() {
@@ -174,9 +143,16 @@ fn run_live(
         let host = sh::host()?.to_uppercase().replace('-', "_");
         cargo.env(format!("CARGO_TARGET_{host}_RUNNER"), runner);
     }
-    cargo.args(["test", "--no-fail-fast", "--package", "live-tests"]);
-    cargo.args(names.iter().flat_map(|name| ["--test", name]));
-    cargo.args(["--", &format!("--test-threads={threads}")]);
+    cargo.args([
+        "test",
+        "--no-fail-fast",
+        "--package",
+        "live-tests",
+        "--test",
+        "*",
+        "--",
+        "--test-threads=1",
+    ]);
     tally.count(&mut cargo)
 }
 
