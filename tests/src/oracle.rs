@@ -2,7 +2,7 @@
 //! state transitions must be the same.
 //!
 //! Go's tracer and the runtime's status word define some steps differently. Each such difference is
-//! a [`Class`] with its exact pattern on both sides ([`RULES`]); where no rule fits, it is a
+//! a [`Class`] with its exact pattern on both sides (`RULES`); where no rule fits, it is a
 //! [`Disagreement`].
 
 use std::{
