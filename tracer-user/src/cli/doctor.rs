@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     println!("layout       {}", binary.layout().source());
     for (mode, name) in [(Mode::Full, "full"), (Mode::Wait, "wait"), (Mode::Life, "life")] {
         let plan = Plan::choose(&binary, mode, None, true)?;
-        println!("\nmode {name}: {}", in_words(&plan, mode));
+        println!("\nmode {name}: {}", in_words(&plan, mode, false));
         print_plan(&plan, &calibration);
     }
     Ok(())

@@ -30,6 +30,8 @@ const CAPACITY: usize = 1_000_000;
 pub(super) struct Traced {
     pub(super) pid: u32,
     process: Option<Process>,
+    /// Whether it runs the binary already: a launched command does not before its `exec`.
+    runs: bool,
     binary: Arc<GoBinary>,
     plan: Plan,
     session: Session,
@@ -38,6 +40,8 @@ pub(super) struct Traced {
     /// Of goroutines that were there before the trace, read from their `g` when first shown.
     births: HashMap<u64, Option<Birth>>,
     mode: Mode,
+    /// The user chose the probe set.
+    forced: bool,
     batch: Batch,
     cpu: (Duration, Duration),
     pub(super) ended: Option<String>,
@@ -110,6 +114,7 @@ impl Traced {
         Ok(Traced {
             pid,
             process: None,
+            runs: !from_birth,
             symbols: Symbols::new(Arc::clone(&binary), 0),
             binary,
             plan,
@@ -117,6 +122,7 @@ impl Traced {
             goroutines,
             births: HashMap::new(),
             mode: attach.mode,
+            forced: attach.set.is_some(),
             batch: Batch::default(),
             cpu: Default::default(),
             ended: None,
@@ -138,7 +144,7 @@ impl Traced {
             self.binary.version().raw,
             self.binary.info().path.as_deref().unwrap_or("unknown module"),
             self.plan.probes.len(),
-            in_words(&self.plan, self.mode),
+            in_words(&self.plan, self.mode, self.forced),
             calibration.emulated_ns,
         );
         for probe in self.plan.probes.iter().filter(|probe| probe.cost() == CostClass::SingleStepped) {
@@ -168,7 +174,7 @@ impl Traced {
         self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);
         for event in &batch.events {
             if event.kind == Kind::Exec {
-                self.executed(event)?;
+                self.executed(event);
             } else if self.ended.is_none() {
                 self.goroutines.apply(event, steps);
             }
@@ -181,16 +187,18 @@ impl Traced {
 
     /// The process replaced its program: for a command we launched, this is its beginning; else
     /// the end of what we came to see.
-    fn executed(&mut self, event: &Event) -> Result<()> {
-        if self.process.is_none() {
-            let process = Process::open(self.pid.cast_signed())?;
-            self.symbols.set_bias(process.load_bias(self.binary.image().entry())?);
-            self.process = Some(process);
-        } else {
+    fn executed(&mut self, event: &Event) {
+        if self.runs {
             log::debug!("exec at {} by thread {}", event.ts, event.tid);
             self.ended = Some(format!("PID {} replaced its program by exec: its trace ends here", self.pid));
+            return;
         }
-        Ok(())
+        self.runs = true;
+        // A short command may have ended by now: then only what its file says is known.
+        if let Ok(process) = Process::open(self.pid.cast_signed()) {
+            self.symbols.set_bias(process.load_bias(self.binary.image().entry()).unwrap_or(0));
+            self.process = Some(process);
+        }
     }
 
     /// Resolves the names of a step.
@@ -323,13 +331,12 @@ impl Traced {
 }
 
 /// What is probed, and why that.
-pub(super) fn in_words(plan: &Plan, mode: Mode) -> &'static str {
-    match (mode, plan.set) {
-        (Mode::Full, ProbeSet::B) => "set B: casgstatus, which is whole in this binary",
-        (Mode::Full, ProbeSet::A) => {
-            "set A: the scheduler's functions, because casgstatus is inlined or by request"
-        }
-        (Mode::Wait, _) => "park and wake",
-        (Mode::Life, _) => "birth and death",
+pub(super) fn in_words(plan: &Plan, mode: Mode, forced: bool) -> &'static str {
+    match (mode, plan.set, forced) {
+        (Mode::Full, ProbeSet::B, _) => "set B: casgstatus, which is whole in this binary",
+        (Mode::Full, ProbeSet::A, false) => "set A: the scheduler's functions, since casgstatus is inlined",
+        (Mode::Full, ProbeSet::A, true) => "set A: the scheduler's functions, as asked",
+        (Mode::Wait, ..) => "park and wake",
+        (Mode::Life, ..) => "birth and death",
     }
 }

@@ -30,7 +30,7 @@ pub enum ProbeError {
     #[error("the eBPF object has no {0}: this sfgi was built wrongly")]
     Object(&'static str),
     /// The verifier or the attach point refused a program.
-    #[error("the kernel refused the eBPF program {name}: {source}")]
+    #[error("the kernel refused the eBPF program {name}")]
     Program {
         /// Name of the program.
         name: &'static str,
@@ -38,7 +38,7 @@ pub enum ProbeError {
         source: ProgramError,
     },
     /// A uprobe could not be placed.
-    #[error("cannot put a uprobe on {function} (file offset {offset:#x}): {source}")]
+    #[error("cannot put a uprobe on {function} (file offset {offset:#x})")]
     Attach {
         /// The Go function.
         function: String,
@@ -48,7 +48,7 @@ pub enum ProbeError {
         source: ProgramError,
     },
     /// The rings could not be made.
-    #[error("cannot create an event ring of {bytes} bytes (a power of two, at least a page): {source}")]
+    #[error("cannot create an event ring of {bytes} bytes (a power of two, at least a page)")]
     Ring {
         /// The size asked for.
         bytes: u32,
@@ -62,7 +62,7 @@ pub enum ProbeError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// Counters could not be read.
-    #[error("cannot read the probes' counters: {0}")]
+    #[error("cannot read the probes' counters")]
     Counters(#[source] aya::maps::MapError),
 }
 

@@ -4,7 +4,7 @@ use super::buildinfo::{BuildInfo, GoVersion};
 use super::elf::{Arch, ElfError, Image};
 use super::layout::{Layout, LayoutError, OLDEST};
 use super::pclntab::{Frame, Pclntab, PclntabError};
-use super::{wait_reasons, wrapper};
+use super::wait_reasons;
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read};
@@ -23,13 +23,13 @@ const PLUMBING_TREES: [&str; 3] = ["internal", "runtime/internal", "sync"];
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
     /// The file cannot be read.
-    #[error("its executable cannot be read: {0}")]
+    #[error("its executable cannot be read")]
     Io(#[from] io::Error),
     /// Larger than any Go program.
     #[error("its executable has {0} bytes; files of more than 2 GiB are not read")]
     TooLarge(u64),
     /// The file is no usable ELF image.
-    #[error("it is {0}")]
+    #[error(transparent)]
     Elf(#[from] ElfError),
     /// Nothing in the file is Go's.
     #[error("it is not a Go program: the executable has neither Go build information nor a pclntab")]
@@ -41,8 +41,8 @@ pub enum BinaryError {
     )]
     NoBuildInfo,
     /// The version is not supported.
-    #[error("it was {0}")]
-    Unsupported(#[source] LayoutError),
+    #[error(transparent)]
+    Unsupported(LayoutError),
     /// A build mode that sfgi does not know how to read.
     #[error("it was built with -buildmode={0}, which is not supported yet; exe and pie are")]
     BuildMode(String),
@@ -50,7 +50,7 @@ pub enum BinaryError {
     #[error("its Go runtime lies in a shared library (built with -linkshared), which is not supported yet")]
     LinkShared,
     /// The function table cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Pclntab(#[from] PclntabError),
 }
 
@@ -152,9 +152,9 @@ impl GoBinary {
     }
 
     /// The entry of the function that a goroutine runs which starts at `startpc`: that itself, or
-    /// what stands behind the wrapper of its `go` statement, where that has a body of its own.
+    /// what the wrapper of its `go` statement stands for.
     pub fn goroutine_entry(&self, startpc: u64) -> u64 {
-        wrapper::wrapped(self, startpc).map_or(startpc, |function| function.entry)
+        self.functions.wrapped(startpc).unwrap_or(startpc)
     }
 
     /// Whether C code is linked in, which may call back into Go (`crosscall2` is the way).

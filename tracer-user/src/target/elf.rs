@@ -48,25 +48,25 @@ impl Arch {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
     /// The magic number is not there.
-    #[error("not an ELF file")]
+    #[error("it is not an ELF file")]
     NotElf,
     /// `ELFCLASS32`.
-    #[error("a 32-bit program; only 64-bit programs are supported")]
+    #[error("it is a 32-bit program; only 64-bit programs are supported")]
     ThirtyTwoBit,
     /// `ELFDATA2MSB`.
-    #[error("a big-endian program; only little-endian programs are supported")]
+    #[error("it is a big-endian program; only little-endian programs are supported")]
     BigEndian,
     /// Neither x86-64 nor AArch64; the number is `e_machine`.
-    #[error("a program for an unsupported processor (ELF machine {0}); amd64 and arm64 are supported")]
+    #[error("it is a program for an unsupported processor (ELF machine {0}); amd64 and arm64 are supported")]
     Machine(u16),
     /// Neither `ET_EXEC` nor `ET_DYN`; the number is `e_type`.
-    #[error("not an executable (ELF type {0})")]
+    #[error("it is not an executable (ELF type {0})")]
     Type(u16),
     /// The file ends before what its headers announce.
-    #[error("a truncated ELF file: {0} lies behind its end")]
+    #[error("it is a truncated ELF file: {0} lies behind its end")]
     Truncated(&'static str),
     /// The headers contradict themselves.
-    #[error("a corrupt ELF file: {0}")]
+    #[error("it is a corrupt ELF file: {0}")]
     Corrupt(&'static str),
 }
 

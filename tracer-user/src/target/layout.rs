@@ -17,12 +17,12 @@ pub(super) const OLDEST: u32 = 19;
 pub enum LayoutError {
     /// The version is newer than the table, and there is no DWARF.
     #[error(
-        "{0} is newer than go1.{NEWEST}, the newest version known, and the binary has no DWARF: build it \
+        "it was built with {0}, newer than go1.{NEWEST}, the newest version known, and without DWARF: build it \
          without -ldflags=-w (or -s), or use a newer sfgi"
     )]
     TooNew(String),
     /// Older than [`OLDEST`].
-    #[error("built with {0}; go1.{OLDEST} is the oldest version supported")]
+    #[error("it was built with {0}; go1.{OLDEST} is the oldest version supported")]
     TooOld(String),
     /// A field that the probes read is not where the layout can say.
     #[error("the layout of {0} is not known for this binary ({1})")]
@@ -205,6 +205,9 @@ mod tests {
     fn versions_without_a_row_are_refused() {
         let devel = GoVersion::parse("devel go1.28-0f3a8c91b2").unwrap();
         let error = Layout::from_table(Arch::Amd64, &devel).unwrap_err();
-        assert!(error.to_string().starts_with("devel go1.28-0f3a8c91b2 is newer than go1.27"), "{error}");
+        assert!(
+            error.to_string().starts_with("it was built with devel go1.28-0f3a8c91b2, newer than go1.27"),
+            "{error}"
+        );
     }
 }

@@ -18,7 +18,6 @@ mod placement;
 mod probes;
 mod process;
 mod wait_reasons;
-mod wrapper;
 
 pub use binary::{BinaryError, GoBinary};
 pub use buildinfo::{BuildInfo, GoVersion};

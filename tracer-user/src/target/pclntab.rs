@@ -18,6 +18,8 @@ use std::sync::OnceLock;
 /// `_PCDATA_InlTreeIndex`, `_FUNCDATA_InlTree`.
 const PCDATA_INL_TREE: usize = 2;
 const FUNCDATA_INL_TREE: usize = 3;
+/// `_FUNCDATA_WrapInfo` (`src/internal/abi/symtab.go`; `src/runtime/symtab.go` in 1.19).
+const FUNCDATA_WRAP_INFO: usize = 7;
 /// An inlined call within an inlined call …: the compiler stops far earlier.
 const MAX_INLINE_DEPTH: usize = 64;
 
@@ -300,6 +302,15 @@ impl Pclntab {
         let offset = (index < usize::from(kinds)).then(|| u32_at(&self.data, first + index * 4))??;
         // ^uint32(0): this function has none.
         (offset != u32::MAX).then(|| self.funcdata.get(offset as usize..))?
+    }
+
+    /// The entry of the function that the wrapper at `entry` was made for: `go f(x)` starts a
+    /// closure that holds `x` and calls `f`. `None`: there is no such wrapper at `entry`.
+    pub fn wrapped(&self, entry: u64) -> Option<u64> {
+        let wrapper = self.function_at(entry)?;
+        let offset = u32_at(self.funcdata(&wrapper, FUNCDATA_WRAP_INFO)?, 0)?;
+        let entry = self.text.checked_add(u64::from(offset))?;
+        (self.function_at(entry)?.entry == entry).then_some(entry)
     }
 
     /// `nameOff` and `parentPc` of an entry of an inline tree.

@@ -43,7 +43,7 @@ pub enum ProcessError {
         what: &'static str,
     },
     /// Anything else.
-    #[error("{what} of process {pid} cannot be read: {source}")]
+    #[error("{what} of process {pid} cannot be read")]
     Io {
         /// The process.
         pid: i32,
