@@ -33,6 +33,7 @@ pub use bypass::Bypass;
 pub use goroutine::Goroutine;
 pub use goroutines::Goroutines;
 pub use histogram::Histogram;
+pub use reasons::FAKE_WAITS;
 pub use state::State;
 pub use step::{Note, Step, What};
 pub use summary::{Creation, Pcs, Summary, Table, Times, WaitSite};

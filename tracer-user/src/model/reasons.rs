@@ -4,7 +4,7 @@
 /// Reasons of a goroutine that only looks as if it waited, and goes on executing on the system
 /// stack. The runtime lists them itself since 1.23 (`runtime2.go: isWaitingForSuspendG`; there
 /// `isWaitingForGC`); the heap dump is not in its list, but does the same (`heapdump.go`).
-const FAKE: [&str; 11] = [
+pub const FAKE_WAITS: [&str; 11] = [
     "stopping the world",
     "GC mark termination",
     "garbage collection",
@@ -29,7 +29,7 @@ impl Reasons {
     pub(super) fn new(texts: &[String]) -> Reasons {
         let mut reasons = Reasons { fake: [false; 256], coroutine: 0 };
         for (index, text) in (0u8..=255).zip(texts) {
-            reasons.fake[usize::from(index)] = FAKE.contains(&text.as_str());
+            reasons.fake[usize::from(index)] = FAKE_WAITS.contains(&text.as_str());
             if text == "coroutine" {
                 reasons.coroutine = index;
             }

@@ -4,24 +4,12 @@ use super::{
     btf::TaskLayout,
     session::{Options, ProbeError},
 };
-use crate::target::{GoBinary, Plan};
+use crate::{
+    model::FAKE_WAITS,
+    target::{GoBinary, Plan},
+};
 use std::{fs, num::NonZeroU32};
 use tracer_common::{Config, KINDS, flags};
-
-/// Wait reasons of goroutines that execute on the system stack while their status says waiting.
-/// `isWaitingForSuspendG` in `src/runtime/runtime2.go` (1.23 on); the same call sites exist before.
-const FAKE_WAITS: [&str; 10] = [
-    "stopping the world",
-    "GC mark termination",
-    "garbage collection",
-    "garbage collection scan",
-    "trace goroutine status",
-    "trace proc status",
-    "page trace flush",
-    "GC assist marking",
-    "GC worker (active)",
-    "flushing proc caches",
-];
 
 /// `PROC_PID_INIT_INO` (`include/linux/proc_ns.h`): the initial PID namespace.
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";

@@ -106,11 +106,6 @@ impl Process {
         stat(self.pid).is_some_and(|(state, start)| start == self.start_time && state != 'Z' && state != 'X')
     }
 
-    /// When it was started, in clock ticks since boot; tells it from a later process of the same id.
-    pub fn start_time(&self) -> u64 {
-        self.start_time
-    }
-
     /// Its executable, also if the file was deleted or replaced since: the kernel's link leads to
     /// the very file that is mapped.
     ///
@@ -152,53 +147,6 @@ impl Process {
             .and_then(|entry| word(entry, 8))
             .ok_or_else(|| self.error(what, io::Error::other("it has no entry point (a 32-bit process?)")))?;
         Ok(loaded.wrapping_sub(entry))
-    }
-
-    /// Its command line; empty where it has cleared it.
-    ///
-    /// # Errors
-    /// The process has ended.
-    pub fn command_line(&self) -> Result<Vec<String>, ProcessError> {
-        let raw = fs::read(proc_path(self.pid, "cmdline"))
-            .map_err(|error| self.error("the command line", error))?;
-        let raw = raw.strip_suffix(b"\0").unwrap_or(&raw);
-        let arguments = raw.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
-        Ok(if raw.is_empty() { Vec::new() } else { arguments.collect() })
-    }
-
-    /// Its id in each PID namespace, ours first, its own last.
-    ///
-    /// # Errors
-    /// The process has ended.
-    pub fn namespace_pids(&self) -> Result<Vec<i32>, ProcessError> {
-        let what = "the status";
-        let status =
-            fs::read_to_string(proc_path(self.pid, "status")).map_err(|error| self.error(what, error))?;
-        let ids = status_field(&status, "NSpid:").unwrap_or_default();
-        Ok(ids.split_ascii_whitespace().filter_map(|id| id.parse().ok()).collect())
-    }
-
-    /// Whether it lives in another namespace of this kind (`pid`, `mnt`, …) than we do.
-    ///
-    /// # Errors
-    /// As [`Process::exe`].
-    pub fn in_other_namespace(&self, kind: &str) -> Result<bool, ProcessError> {
-        let name = format!("ns/{kind}");
-        let theirs =
-            fs::read_link(proc_path(self.pid, &name)).map_err(|error| self.error("the namespaces", error))?;
-        let ours = fs::read_link(Path::new("/proc/self").join(&name))
-            .map_err(|error| self.error("our own side", error))?;
-        Ok(theirs != ours)
-    }
-
-    /// Its threads, by id in our PID namespace.
-    ///
-    /// # Errors
-    /// The process has ended.
-    pub fn threads(&self) -> Result<Vec<i32>, ProcessError> {
-        let entries =
-            fs::read_dir(proc_path(self.pid, "task")).map_err(|error| self.error("the threads", error))?;
-        Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
     }
 
     /// CPU time that all its threads have used so far, in user and kernel mode.
@@ -295,14 +243,11 @@ mod tests {
     fn a_process_is_described() {
         let child = Sleeper::start();
         let process = Process::open(child.pid()).unwrap();
-        while process.command_line().unwrap() != ["sleep", "60"] {
+        assert!(process.alive());
+        // Until its `exec` it is still us.
+        while !process.exe_name().unwrap().ends_with("sleep") {
             std::thread::yield_now();
         }
-        assert!(process.alive());
-        assert_eq!(process.threads().unwrap(), [child.pid()]);
-        assert_eq!(process.namespace_pids().unwrap().first(), Some(&child.pid()));
-        assert!(!process.in_other_namespace("pid").unwrap());
-        assert!(process.exe_name().unwrap().ends_with("sleep"));
     }
 
     #[test]
