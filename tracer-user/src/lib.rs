@@ -6,7 +6,9 @@
 
 pub mod cli;
 pub mod event;
+pub mod memory;
 pub mod model;
 pub mod present;
 pub mod probe;
+pub mod snapshot;
 pub mod target;

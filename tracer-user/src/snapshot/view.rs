@@ -1,0 +1,38 @@
+//! A program's memory together with what its binary says about it.
+
+use crate::memory::Memory;
+use crate::target::GoBinary;
+
+/// What every reader of this module looks through.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The memory.
+    pub memory: &'a dyn Memory,
+    /// The binary that runs in it.
+    pub binary: &'a GoBinary,
+    /// What the kernel added to the binary's link-time addresses.
+    pub bias: u64,
+}
+
+impl View<'_> {
+    /// The word at `addr`; `None` where it cannot be read.
+    pub fn word(&self, addr: u64) -> Option<u64> {
+        self.memory.word(addr).ok()
+    }
+
+    /// The address of a field of the runtime's struct `of` at `base`; `None` where this version has
+    /// none.
+    pub fn at(&self, base: u64, of: &str, field: &str) -> Option<u64> {
+        base.checked_add(u64::from(self.binary.layout().field(of, field)?))
+    }
+
+    /// The word in a field of the runtime's struct `of` at `base`.
+    pub fn field(&self, base: u64, of: &str, field: &str) -> Option<u64> {
+        self.word(self.at(base, of, field)?)
+    }
+
+    /// The text of a wait reason; empty for 0 and for numbers the binary does not have.
+    pub fn reason(&self, reason: u8) -> &str {
+        self.binary.wait_reasons().get(usize::from(reason)).map_or("", String::as_str)
+    }
+}
