@@ -3,6 +3,7 @@
 use super::opened::Opened;
 use crate::{
     event::{Birth, Event, Kind},
+    memory::{Live, Memory},
     model::{self, Goroutines, Setup, Step, Summary, What},
     present::{Line, Report, Symbols, duration},
     probe::{Batch, Calibration, Options, Session, Totals},
@@ -213,12 +214,8 @@ impl Traced {
     }
 
     fn read_birth(&self, g: u64, goid: u64) -> Option<Birth> {
-        let (process, layout) = (self.process.as_ref()?, self.binary.layout());
-        let word = |field: &str| {
-            let mut word = [0; 8];
-            let addr = g.checked_add(u64::from(layout.field("g", field)?))?;
-            (process.read(addr, &mut word).ok()? == 8).then(|| u64::from_ne_bytes(word))
-        };
+        let (memory, layout) = (Live::of(self.process.as_ref()?), self.binary.layout());
+        let word = |field: &str| memory.word(g.checked_add(u64::from(layout.field("g", field)?))?).ok();
         let birth = Birth {
             parent_goid: word("parentGoid").unwrap_or(0),
             gopc: word("gopc")?,

@@ -3,6 +3,10 @@
 //! Every word that comes from here is hostile. Readers bound each length before they allocate, and
 //! each walk by a number of steps.
 
+mod live;
+
+pub use live::Live;
+
 /// Why memory could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
