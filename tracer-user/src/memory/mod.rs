@@ -3,8 +3,12 @@
 //! Every word that comes from here is hostile. Readers bound each length before they allocate, and
 //! each walk by a number of steps.
 
+#[cfg(test)]
+mod image;
 mod live;
 
+#[cfg(test)]
+pub(crate) use image::Image;
 pub use live::Live;
 
 /// Why memory could not be read.

@@ -2,6 +2,7 @@
 //! running. Nothing is written, nothing is stopped; what moves while it is read is said to be in
 //! motion.
 
+mod labels;
 mod types;
 mod view;
 

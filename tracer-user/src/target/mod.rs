@@ -7,7 +7,7 @@
 
 mod binary;
 mod buildinfo;
-mod bytes;
+pub(crate) mod bytes;
 mod dwarf;
 mod elf;
 mod layout;
