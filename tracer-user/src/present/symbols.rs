@@ -50,6 +50,11 @@ impl Symbols {
         Symbols { binary, bias, cache: HashMap::new(), entries: HashMap::new() }
     }
 
+    /// What was added to the link addresses.
+    pub fn bias(&self) -> u64 {
+        self.bias
+    }
+
     /// The load bias became known, or another one.
     pub fn set_bias(&mut self, bias: u64) {
         self.bias = bias;
