@@ -5,6 +5,7 @@
 mod args;
 mod labels;
 mod offsets;
+mod outer;
 mod raw;
 mod system;
 mod take;

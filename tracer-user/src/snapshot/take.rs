@@ -6,7 +6,7 @@ use super::raw::Raw;
 use super::system::is_system;
 use super::unwind::Unwinder;
 use super::window::Window;
-use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, labels, objects};
+use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, labels, outer};
 use crate::memory::{Fault, Memory, Range};
 use crate::model::State;
 use crate::target::Globals;
@@ -16,6 +16,8 @@ use std::collections::HashMap;
 const CHUNK: usize = 1024;
 /// Bytes of a stack that are read ahead; what few goroutines need beyond is read one by one.
 const STACK_AHEAD: u64 = 1024;
+/// Bytes of a running goroutine's stack that are searched for its outer frames.
+const OUTER_AHEAD: u64 = 32 << 10;
 /// Entries of `runtime.allgs` that are looked at: a target cannot make us read without end.
 const MAX_ENTRIES: u64 = 1 << 26;
 /// How often a goroutine that moves is read again.
@@ -185,9 +187,6 @@ impl<'a> Reading<'a> {
             self.snapshot.taken_ns =
                 [latest, polled].into_iter().flatten().max().map_or((0, 0), |ns| (ns, ns));
         }
-        if self.options.objects {
-            objects::find(&self.view, self.globals, &mut self.snapshot);
-        }
         self.snapshot
     }
 
@@ -319,6 +318,9 @@ impl<'a> Reading<'a> {
         let (mut stack, mut args) = (StackId::default(), (0, 0));
         if matches!(state, State::Running | State::CopyStack) {
             trust = Trust::Running;
+            if self.options.stacks {
+                stack = self.outer_frames(raw);
+            }
         } else if let Some((base, bytes)) = ahead {
             let window = Window::new(self.view.memory, base, bytes, raw.still.stack.1);
             let text = self.snapshot.args.len();
@@ -332,6 +334,20 @@ impl<'a> Reading<'a> {
             args = (text, self.snapshot.args.len() - text);
         }
         self.push(addr, raw, trust, (stack, args));
+    }
+
+    /// What can be told of the stack of a goroutine that runs.
+    fn outer_frames(&mut self, raw: &Raw) -> StackId {
+        let (lo, top) = (raw.still.stack.0, raw.stktopsp);
+        let base = lo.max(top.saturating_sub(OUTER_AHEAD));
+        let mut bytes = vec![0; usize::try_from(top.saturating_sub(base)).unwrap_or(0)];
+        if self.view.memory.read(base, &mut bytes).is_err() {
+            return StackId::default();
+        }
+        let window = Window::new(self.view.memory, base, &bytes, top);
+        let View { binary, bias, .. } = self.view;
+        let frames = outer::frames(&window, binary, bias, raw.startpc, top);
+        self.snapshot.stacks.intern(&frames)
     }
 
     fn add_moving(&mut self, addr: u64, raw: &Raw) {
