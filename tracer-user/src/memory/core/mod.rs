@@ -159,7 +159,7 @@ impl<'a> Core<'a> {
 
     /// What shows that another executable ran, if anything does.
     fn other(&self, notes: &Notes) -> Option<&'static str> {
-        if self.bias % PAGE != 0 || (self.bias != 0 && !self.exe.pie()) {
+        if !self.bias.is_multiple_of(PAGE) || (self.bias != 0 && !self.exe.pie()) {
             return Some("it has another entry point");
         }
         let entry = self.exe.entry();
