@@ -17,6 +17,7 @@ mod pcvalue;
 mod placement;
 mod probes;
 mod process;
+pub(crate) mod tracebacks;
 mod wait_reasons;
 
 pub use binary::{BinaryError, GoBinary};
@@ -24,7 +25,7 @@ pub use buildinfo::{BuildInfo, GoVersion};
 pub(crate) use elf::file_header;
 pub use elf::{Arch, ElfError, Image};
 pub use layout::{Layout, LayoutError, ProbeOffsets, Source};
-pub use pclntab::{Frame, Function, Pclntab, PclntabError};
+pub use pclntab::{Frame, FuncData, Function, PcData, Pclntab, PclntabError};
 pub use placement::{CostClass, PlaceError, Placement, StackFrame};
 pub use probes::{Missing, Mode, Plan, PlanError, ProbeSet, ProbeSite};
 pub use process::{Process, ProcessError};
