@@ -24,6 +24,7 @@ mod wait_reasons;
 
 pub use binary::{BinaryError, GoBinary};
 pub use buildinfo::{BuildInfo, GoVersion};
+pub(crate) use elf::file_header;
 pub use elf::{Arch, ElfError, Image};
 pub use globals::{Globals, GlobalsError, SemTable};
 pub use layout::{Layout, LayoutError, ProbeOffsets, Source};
@@ -33,4 +34,4 @@ pub use probes::{Missing, Mode, Plan, PlanError, ProbeSet, ProbeSite};
 pub use process::{Process, ProcessError};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

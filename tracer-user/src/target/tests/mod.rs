@@ -1,6 +1,6 @@
 //! What the readers make of a whole binary, and of one that was cut off or changed.
 
-mod synthetic;
+pub(crate) mod synthetic;
 
 use self::synthetic::{CODE, FUNCTION, FUNCTIONS, INLINED, REASONS, Recipe};
 use super::*;

@@ -4,22 +4,22 @@
 /// Where the segment with the headers and the pclntab lies.
 const HEADERS: u64 = 0x40_0000;
 /// Where the functions lie.
-pub(super) const CODE: u64 = 0x50_0000;
+pub(crate) const CODE: u64 = 0x50_0000;
 /// Where the writable data lies.
 const DATA: u64 = 0x60_0000;
 /// Bytes of each function.
-pub(super) const FUNCTION: u64 = 32;
+pub(crate) const FUNCTION: u64 = 32;
 /// The functions, in the order of their addresses.
-pub(super) const FUNCTIONS: [&str; 5] =
+pub(crate) const FUNCTIONS: [&str; 5] =
     ["runtime.casgstatus", "runtime.waitReason.String", "runtime.forEachGRace", "runtime.main", "main.main"];
 /// What is inlined into `main.main` at bytes 8 to 16, and what into that at 12 to 16.
-pub(super) const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
+pub(crate) const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
 /// The wait reasons.
-pub(super) const REASONS: [&str; 3] = ["", "IO wait", "chan receive"];
+pub(crate) const REASONS: [&str; 3] = ["", "IO wait", "chan receive"];
 
 /// What to make.
 #[derive(Clone, Copy)]
-pub(super) struct Recipe {
+pub(crate) struct Recipe {
     /// Text of the version.
     pub version: &'static str,
     /// With relative relocations for all pointers.
@@ -59,7 +59,7 @@ impl Part {
 }
 
 /// The bytes of the file.
-pub(super) fn binary(recipe: Recipe) -> Vec<u8> {
+pub(crate) fn binary(recipe: Recipe) -> Vec<u8> {
     let old = recipe.version.starts_with("go1.19");
     // Header, four program headers, and room for the dynamic section behind them.
     let mut head = Part::default();
