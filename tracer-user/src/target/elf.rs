@@ -77,6 +77,7 @@ pub(super) struct Segment {
     pub offset: u64,
     /// Bytes that come from the file; what memory has beyond is zero.
     pub file_size: u64,
+    pub memory_size: u64,
     pub executable: bool,
     pub writable: bool,
 }
@@ -138,6 +139,7 @@ impl Image {
                         vaddr,
                         offset,
                         file_size: size,
+                        memory_size: program.p_memsz(LittleEndian),
                         executable: flags.0 & PF_X.0 != 0,
                         writable: flags.0 & PF_W.0 != 0,
                     });
@@ -171,6 +173,15 @@ impl Image {
 
     pub(super) fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// Whether the program may write the `len` bytes at a link-time address: where its variables are.
+    pub(super) fn is_writable(&self, vaddr: u64, len: u64) -> bool {
+        self.segments.iter().filter(|segment| segment.writable).any(|segment| {
+            let room =
+                vaddr.checked_sub(segment.vaddr).and_then(|into| segment.memory_size.checked_sub(into));
+            room.is_some_and(|room| len <= room)
+        })
     }
 
     fn segment_at(&self, vaddr: u64) -> Option<&Segment> {

@@ -20,11 +20,10 @@ mod tests;
 use super::{Snapshot, View};
 use crate::memory::Range;
 use crate::model::State;
+use crate::target::Globals;
 use crate::target::bytes::u64_at;
 use records::records;
 use sudog::Fields;
-
-pub(super) use semaphores::Semtable;
 
 /// What sort of thing a goroutine waits for, by its wait reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +66,9 @@ struct Waiting {
     stack_end: u64,
 }
 
-/// Fills [`Snapshot::objects`] and [`Goroutine::waits`](super::Goroutine::waits). `semtable` is
-/// needed for programs of Go up to 1.25. Says nothing where the memory makes no sense.
-pub(super) fn find(view: &View, semtable: Option<Semtable>, snapshot: &mut Snapshot) {
+/// Fills [`Snapshot::objects`] and [`Goroutine::waits`](super::Goroutine::waits). Says
+/// nothing where the memory makes no sense.
+pub(super) fn find(view: &View, globals: &Globals, snapshot: &mut Snapshot) {
     let Some(fields) = Fields::of(view.binary.layout()) else { return };
     let waiting = waiting(view, snapshot).unwrap_or_default();
     channels::find(view, &fields, &waiting, snapshot);
@@ -77,7 +76,7 @@ pub(super) fn find(view: &View, semtable: Option<Semtable>, snapshot: &mut Snaps
     if fields.all_from_g {
         semaphores::from_g(view, &fields, &waiting, &mut waits);
     } else {
-        if let Some(semtable) = semtable {
+        if let Some(semtable) = globals.semtable {
             semaphores::from_table(view, &fields, semtable, &waiting, &mut waits);
         }
         conds::from_stacks(view, &fields, &waiting, &mut waits);

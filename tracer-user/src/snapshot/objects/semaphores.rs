@@ -5,6 +5,7 @@ use super::sudog::Fields;
 use super::sync::At;
 use super::{Sort, Waiting, records};
 use crate::snapshot::View;
+use crate::target::SemTable;
 use crate::target::bytes::u64_at;
 use std::collections::{HashMap, HashSet};
 
@@ -15,17 +16,6 @@ const MAX_STRIDE: u64 = 4096;
 const WALKS: usize = 3;
 /// `sudog`s that a walk looks at beyond the goroutines that are known to wait.
 const MORE_SUDOGS: usize = 1 << 16;
-
-/// `runtime.semtable`: an array of `semaRoot`s.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::snapshot) struct Semtable {
-    /// Its address in the target's memory.
-    pub addr: u64,
-    /// How many.
-    pub count: u64,
-    /// Bytes from one to the next.
-    pub stride: u64,
-}
 
 /// Go 1.26 and later: `g.waiting` has the `sudog` of each wait, and that the address: of the
 /// semaphore, or of `Cond.notify`.
@@ -45,7 +35,7 @@ pub(super) fn from_g(view: &View, fields: &Fields, waiting: &[Waiting], found: &
 pub(super) fn from_table(
     view: &View,
     fields: &Fields,
-    table: Semtable,
+    table: SemTable,
     waiting: &[Waiting],
     found: &mut Vec<At>,
 ) {
@@ -66,14 +56,14 @@ pub(super) fn from_table(
 fn walk(
     view: &View,
     fields: &Fields,
-    table: Semtable,
+    table: SemTable,
     left: &mut HashMap<u64, u32>,
     found: &mut Vec<At>,
 ) -> Option<()> {
     let treap = view.binary.layout().field("semaRoot", "treap")? as usize;
     let (count, stride) = (table.count.min(MAX_BUCKETS) as usize, table.stride.clamp(8, MAX_STRIDE) as usize);
     let mut roots = vec![0; count * stride];
-    view.memory.read(table.addr, &mut roots).ok()?;
+    view.memory.read(table.addr.wrapping_add(view.bias), &mut roots).ok()?;
     let mut todo: Vec<_> = roots.chunks_exact(stride).filter_map(|root| u64_at(root, treap)).collect();
     let mut blocks = Blocks::new(view.memory);
     let mut seen = HashSet::new();
