@@ -58,7 +58,7 @@ impl Symbols {
     }
 
     /// The frames at `pc`, innermost (inlined) first; empty when nothing is known there.
-    fn frames(&mut self, pc: u64) -> Arc<[Site]> {
+    pub(super) fn frames(&mut self, pc: u64) -> Arc<[Site]> {
         if let Some(frames) = self.cache.get(&pc) {
             return Arc::clone(frames);
         }

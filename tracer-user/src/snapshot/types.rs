@@ -83,7 +83,7 @@ pub struct Goroutine {
 }
 
 /// One thing that a goroutine waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Wait {
     /// Index into [`Snapshot::objects`].
     pub object: u32,
@@ -92,7 +92,7 @@ pub struct Wait {
 }
 
 /// What a goroutine wants of what it waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Wants {
     /// To receive from the channel.
     Receive,

@@ -29,4 +29,4 @@ pub use probes::{Missing, Mode, Plan, PlanError, ProbeSet, ProbeSite};
 pub use process::{Process, ProcessError};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

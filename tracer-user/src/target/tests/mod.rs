@@ -12,8 +12,13 @@ const RECIPES: [Recipe; 4] = [
     Recipe { version: "go1.26.6", pie: true },
 ];
 
+/// The small binary that the others' tests need one for: see [`synthetic`] for what is in it.
+pub(crate) fn small_binary() -> GoBinary {
+    GoBinary::parse(synthetic::binary(RECIPES[1]).into()).unwrap()
+}
+
 /// The entry of a function of [`FUNCTIONS`].
-fn entry(index: u64) -> u64 {
+pub(crate) fn entry(index: u64) -> u64 {
     CODE + index * FUNCTION
 }
 
