@@ -86,7 +86,8 @@ impl<'a, W: Write> GroupText<'a, W> {
 
     fn creators(&mut self, group: &Group) -> io::Result<()> {
         for (creator, count) in &group.creators {
-            let site = self.snapshot.goroutines.get(*creator as usize).and_then(|one| self.names.creator(one));
+            let site =
+                self.snapshot.goroutines.get(*creator as usize).and_then(|one| self.names.creator(one));
             let Some(Site { func, file, line }) = site else { continue };
             let share = if *count == group.count { String::new() } else { format!("  ({count})") };
             writeln!(self.out, "  created by {func}  {file}:{line}{share}")?;
@@ -108,7 +109,8 @@ impl<'a, W: Write> GroupText<'a, W> {
 
     fn labels(&mut self, group: &Group) -> io::Result<()> {
         for (set, count) in &group.labels {
-            let Some(labels) = set.checked_sub(1).and_then(|set| self.snapshot.labels.get(set as usize)) else {
+            let Some(labels) = set.checked_sub(1).and_then(|set| self.snapshot.labels.get(set as usize))
+            else {
                 continue;
             };
             let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key:?}:{value:?}")).collect();

@@ -21,7 +21,7 @@
 //! `unknown`. With `--group` there is `groups` in place of `goroutines`: see [`JsonDump::groups`]. With `--object`
 //! there is also `object`, as in `waits_for` without `wants`.
 
-use super::{DUMP_SCHEMA, Group, Names, names::Shown};
+use super::{DUMP_SCHEMA, Group, Names, names::Line};
 use crate::{
     present::Site,
     snapshot::{Goroutine, Object, ObjectKind, Snapshot, StackId, Trust, Wait, Wants},
@@ -104,7 +104,7 @@ struct Entry<'a> {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct LineEntry<'a> {
     func: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     file: &'a str,
@@ -360,9 +360,8 @@ impl<'a, W: Write> JsonDump<'a, W> {
             let site = snapshot.goroutines.get(*creator as usize).and_then(|one| self.names.creator(one));
             created_by.extend(site.map(|site| Creator { count: *count, ..Creator::new(site) }));
         }
-        let counted = |(set, count): &(u32, u64)| {
-            Some(LabelCount { count: *count, labels: labels(snapshot, *set)? })
-        };
+        let counted =
+            |(set, count): &(u32, u64)| Some(LabelCount { count: *count, labels: labels(snapshot, *set)? });
         let waited = |(wait, count): &(Wait, u64)| {
             let object = snapshot.objects.get(wait.object as usize)?;
             Some(Waited { object, wants: Some(wait.wants), count: *count })
@@ -407,7 +406,7 @@ impl Stacks {
             std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
             std::collections::hash_map::Entry::Vacant(place) => {
                 let shown = names.stack(snapshot.stacks.get(id));
-                let lines: Vec<Line<'_>> = shown.iter().map(line).collect();
+                let lines: Vec<LineEntry<'_>> = shown.iter().map(entry).collect();
                 let made = to_raw_value(&lines)?;
                 self.bytes += made.get().len();
                 Ok(place.insert(made))
@@ -416,7 +415,7 @@ impl Stacks {
     }
 }
 
-fn line(shown: &Shown) -> Line<'_> {
-    let Shown { site, inlined } = shown;
-    Line { func: &site.func, file: &site.file, line: site.line, inlined: *inlined }
+fn entry(line: &Line) -> LineEntry<'_> {
+    let Site { func, file, line: number } = &line.site;
+    LineEntry { func, file, line: *number, inlined: line.inlined }
 }

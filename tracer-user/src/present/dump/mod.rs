@@ -13,7 +13,6 @@ mod select;
 #[cfg(test)]
 mod tests;
 
-
 pub use group::Group;
 pub use group_text::GroupText;
 pub use json::{About, JsonDump};

@@ -4,30 +4,41 @@ use crate::{
     model::State,
     present::{Site, Symbols},
     snapshot::{Goroutine, Pc, Snapshot},
-    target::GoBinary,
+    target::{GoBinary, tracebacks},
 };
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-/// One line of a stack, as a traceback shows it.
+/// One line of a stack: a function at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
+pub(super) struct Line {
     /// Function, file and line.
-    pub site: Site,
+    pub(super) site: Site,
     /// Whether the compiler put the function's body into its caller's, which is the next line.
-    pub inlined: bool,
+    pub(super) inlined: bool,
+    /// Whether the compiler made the function to reach another one.
+    pub(super) wrapper: bool,
 }
+
+/// How many addresses are remembered; a hostile target can invent any number of them.
+const CAPACITY: usize = 1 << 16;
+/// A wrapper that called one of these, instead of what it is for, is shown
+/// (`elideWrapperCalling` of `src/runtime/traceback.go`).
+const PANICS: [&str; 3] = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"];
 
 /// Resolves what a snapshot holds as numbers.
 pub struct Names {
     binary: Arc<GoBinary>,
+    bias: u64,
     symbols: Symbols,
+    lines: HashMap<Pc, Arc<[Line]>>,
     now_ns: u64,
 }
 
 impl Names {
     /// `bias`: what the kernel added to the binary's link-time addresses.
     pub fn new(binary: Arc<GoBinary>, bias: u64, snapshot: &Snapshot) -> Names {
-        Names { symbols: Symbols::new(Arc::clone(&binary), bias), binary, now_ns: snapshot.taken_ns.1 }
+        let symbols = Symbols::new(Arc::clone(&binary), bias);
+        Names { binary, bias, symbols, lines: HashMap::new(), now_ns: snapshot.taken_ns.1 }
     }
 
     /// The binary.
@@ -65,25 +76,55 @@ impl Names {
         if goroutine.startpc == 0 { None } else { self.symbols.function(goroutine.startpc) }
     }
 
-    /// All lines of a stack, innermost first.
-    pub fn stack(&mut self, stack: &[Pc]) -> Vec<Shown> {
-        let mut lines = Vec::new();
+    /// The lines of a stack that a traceback shows, innermost first: without the runtime's own,
+    /// unless there are no others.
+    pub(super) fn stack(&mut self, stack: &[Pc]) -> Vec<Line> {
+        let minor = self.binary.version().minor;
+        let lines: Vec<Line> = self.frames(stack).into_iter().flat_map(|(_, lines)| lines).collect();
+        let shows = |(index, line): &(usize, &Line)| {
+            let func = &*line.site.func;
+            tracebacks::shows(func, minor) || (func == tracebacks::PANIC && *index > 0)
+        };
+        let shown: Vec<Line> = lines.iter().enumerate().filter(shows).map(|(_, line)| line.clone()).collect();
+        if shown.is_empty() { lines } else { shown }
+    }
+
+    /// The physical frames of a stack and what is inlined into each, innermost first; without
+    /// wrappers, which the runtime leaves out of all stacks that it shows.
+    pub(super) fn frames(&mut self, stack: &[Pc]) -> Vec<(Pc, Vec<Line>)> {
+        let mut callee_panics = false;
+        let mut frames = Vec::with_capacity(stack.len());
         for pc in stack {
-            let frames = self.symbols.frames(pc.lookup());
-            let physical = frames.len().saturating_sub(1);
-            lines.extend(
-                frames
-                    .iter()
-                    .enumerate()
-                    .map(|(level, site)| Shown { site: site.clone(), inlined: level < physical }),
-            );
+            let mut lines = self.lines(*pc).to_vec();
+            lines.retain(|line| {
+                let panics = PANICS.contains(&&*line.site.func);
+                let called_for_panic = std::mem::replace(&mut callee_panics, panics);
+                !line.wrapper || called_for_panic
+            });
+            if !lines.is_empty() {
+                frames.push((*pc, lines));
+            }
         }
-        lines
+        frames
     }
 
     /// The physical frame at `pc` with what is inlined into it, innermost first.
-    pub(super) fn frames(&mut self, pc: Pc) -> Arc<[Site]> {
-        self.symbols.frames(pc.lookup())
+    pub(super) fn lines(&mut self, pc: Pc) -> Arc<[Line]> {
+        if let Some(lines) = self.lines.get(&pc) {
+            return Arc::clone(lines);
+        }
+        if self.lines.len() >= CAPACITY {
+            self.lines.clear();
+        }
+        let frames = self.binary.symbolize(pc.lookup().wrapping_sub(self.bias));
+        let lines = frames.into_iter().map(|frame| Line {
+            site: Site { func: frame.func.into(), file: frame.file.into(), line: frame.line },
+            inlined: frame.inlined,
+            wrapper: frame.wrapper,
+        });
+        let lines: Arc<[Line]> = lines.collect();
+        self.lines.insert(pc, Arc::clone(&lines));
+        lines
     }
 }
 

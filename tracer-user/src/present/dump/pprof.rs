@@ -8,6 +8,7 @@
 
 use super::{
     Names,
+    names::Line,
     proto::{self, Profile},
 };
 use crate::snapshot::{Goroutine, Pc, Snapshot, StackId, Trust};
@@ -102,7 +103,8 @@ struct Builder<'a, W: Write> {
     strings: HashMap<String, i64>,
     /// By name, as the runtime has it.
     functions: HashMap<String, u64>,
-    locations: HashMap<Pc, u64>,
+    /// By physical frame and number of lines.
+    locations: HashMap<(Pc, usize), u64>,
     /// Of the goroutines without a stack.
     notes: HashMap<&'static str, u64>,
     last_location: u64,
@@ -158,35 +160,35 @@ impl<'a, W: Write> Builder<'a, W> {
     fn sample(&mut self, stack: &[Pc], labels: &[(String, String)], note: Option<&'static str>, count: i64) {
         let location_id = match note {
             Some(note) => vec![self.note(note)],
-            None => stack.iter().filter_map(|pc| self.location(*pc)).collect(),
+            None => self.locations(stack),
         };
-        let label = labels.iter().map(|(key, value)| proto::Label {
-            key: self.string(key),
-            str: self.string(value),
-        });
+        let label =
+            labels.iter().map(|(key, value)| proto::Label { key: self.string(key), str: self.string(value) });
         let label = label.collect();
         self.part.sample.push(proto::Sample { location_id, value: vec![count], label });
     }
 
-    /// The location of a physical frame; `None` for the end of every stack, `runtime.goexit`, which
-    /// the runtime leaves out.
-    fn location(&mut self, pc: Pc) -> Option<u64> {
-        if let Some(id) = self.locations.get(&pc) {
-            return (*id != 0).then_some(*id);
+    /// The locations of a stack: all but the end of every stack, `runtime.goexit`, and wrappers.
+    fn locations(&mut self, stack: &[Pc]) -> Vec<u64> {
+        let mut frames = self.names.frames(stack);
+        frames.retain(|(_, lines)| lines.first().is_none_or(|line| &*line.site.func != "runtime.goexit"));
+        frames.iter().map(|(pc, lines)| self.location(*pc, lines)).collect()
+    }
+
+    fn location(&mut self, pc: Pc, lines: &[Line]) -> u64 {
+        // With and without wrappers it is not the same place.
+        let key = (pc, lines.len());
+        if let Some(id) = self.locations.get(&key) {
+            return *id;
         }
-        let frames = self.names.frames(pc);
-        let id = if frames.first().is_some_and(|site| &*site.func == "runtime.goexit") {
-            0
-        } else {
-            let lines = frames.iter().map(|site| proto::Line {
-                function_id: self.function(&site.func, &site.file),
-                line: i64::from(site.line),
-            });
-            let line = lines.collect();
-            self.push_location(pc.lookup(), line)
-        };
-        self.locations.insert(pc, id);
-        (id != 0).then_some(id)
+        let lines = lines.iter().map(|line| proto::Line {
+            function_id: self.function(&line.site.func, &line.site.file),
+            line: i64::from(line.site.line),
+        });
+        let lines = lines.collect();
+        let id = self.push_location(pc.lookup(), lines);
+        self.locations.insert(key, id);
+        id
     }
 
     fn push_location(&mut self, address: u64, line: Vec<proto::Line>) -> u64 {

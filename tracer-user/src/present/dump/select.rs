@@ -77,7 +77,7 @@ fn stack_matches(
 ) -> bool {
     *known.entry(stack).or_insert_with(|| {
         let pcs = snapshot.stacks.get(stack);
-        pcs.iter().any(|pc| names.frames(*pc).iter().any(|site| func.is_match(&site.func)))
+        pcs.iter().any(|pc| names.lines(*pc).iter().any(|line| func.is_match(&line.site.func)))
     })
 }
 

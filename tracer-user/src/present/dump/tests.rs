@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     model::State,
     snapshot::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Trust, Wait, Wants},
-    target::tests::{entry, small_binary},
+    target::tests::{entry_of, small_binary, synthetic::WRAPPER},
 };
 use flate2::read::GzDecoder;
 use prost::Message;
@@ -26,8 +26,8 @@ fn goroutine(goid: u64) -> Goroutine {
         reason: CHAN_RECEIVE,
         waiting_since_ns: 0,
         parent_goid: 1,
-        gopc: entry(3) + 5,
-        startpc: entry(3),
+        gopc: entry_of("main.main") + 5,
+        startpc: entry_of("main.main"),
         tid: 0,
         locked: false,
         system: false,
@@ -41,9 +41,12 @@ fn goroutine(goid: u64) -> Goroutine {
 /// Goroutine 1 reads from the network; 7, 8 and 9 receive from a channel, 9 with labels and since
 /// nobody knows when; 10 runs; 11 moves; 2 is the runtime's own.
 fn snapshot() -> Snapshot {
-    let mut snapshot = Snapshot { taken_ns: (99 * SECOND, 100 * SECOND), unreadable: 3, ..Snapshot::default() };
-    let receive = snapshot.stacks.intern(&[Pc::of_return(entry(3) + 13), Pc::of_return(entry(2) + 9)]);
-    let main = snapshot.stacks.intern(&[Pc::of_return(entry(2) + 9)]);
+    let mut snapshot =
+        Snapshot { taken_ns: (99 * SECOND, 100 * SECOND), unreadable: 3, ..Snapshot::default() };
+    let (inner, outer) = (entry_of("main.main") + 13, entry_of("runtime.main") + 9);
+    let stack = [inner, entry_of(WRAPPER) + 9, outer].map(Pc::of_return);
+    let receive = snapshot.stacks.intern(&stack);
+    let main = snapshot.stacks.intern(&[Pc::of_return(outer)]);
     snapshot.labels = vec![vec![("job".into(), "a \"b\"".into()), ("user".into(), "7".into())]];
     snapshot.objects = vec![Object {
         addr: 0xc000_0121_20,
@@ -95,7 +98,10 @@ fn regex(text: &str) -> Option<Regex> {
 fn goroutines_are_chosen_by_all_that_is_asked() {
     assert_eq!(chosen(&Choice::default()), [1, 7, 8, 9, 10, 11]);
     assert_eq!(chosen(&Choice { system: true, ..Choice::default() }).len(), 7);
-    assert_eq!(chosen(&Choice { states: vec![State::Running, State::Runnable], ..Choice::default() }), [10, 11]);
+    assert_eq!(
+        chosen(&Choice { states: vec![State::Running, State::Runnable], ..Choice::default() }),
+        [10, 11]
+    );
     assert_eq!(chosen(&Choice { goids: HashSet::from([9, 1, 99]), ..Choice::default() }), [1, 9]);
     assert_eq!(chosen(&Choice { object: Some(0), ..Choice::default() }), [7, 8, 9]);
     assert_eq!(chosen(&Choice { reason: regex("^chan"), ..Choice::default() }), [7, 8, 9]);
@@ -106,7 +112,7 @@ fn goroutines_are_chosen_by_all_that_is_asked() {
 
 #[test]
 fn functions_are_looked_for_in_stacks_and_creators() {
-    // Inlined into main.main, which receives.
+    // Inlined into main.main.
     assert_eq!(chosen(&Choice { func: regex("^main.outer$"), ..Choice::default() }), [7, 8, 9]);
     // main.main made all but the first, which the runtime made.
     assert_eq!(chosen(&Choice { func: regex("^main.main$"), ..Choice::default() }), [7, 8, 9, 10, 11]);
@@ -125,7 +131,7 @@ fn orders() {
     assert_eq!(sorted(Order::Goid), [1, 2, 7, 8, 9, 10, 11]);
     assert_eq!(sorted(Order::Age), [7, 8, 1, 9, 10, 11, 2]);
     assert_eq!(sorted(Order::State), [11, 10, 1, 7, 8, 9, 2]);
-    assert_eq!(sorted(Order::Func), [10, 11, 7, 8, 9, 1, 2]);
+    assert_eq!(sorted(Order::Func), [10, 11, 7, 8, 9, 1, 2]); // none, main.outer, runtime.main
     assert_eq!(sorted(Order::Creator), [1, 2, 7, 8, 9, 10, 11]);
 }
 
@@ -209,7 +215,8 @@ fn an_object_is_shown_with_those_who_wait_each_way() {
 
 fn profile(snapshot: &Snapshot) -> proto::Profile {
     let chosen: Vec<u32> = (0..snapshot.goroutines.len() as u32).collect();
-    let mapping = Mapping { start: 0x50_0000, limit: 0x51_0000, file: "/srv/shop".into(), ..Mapping::default() };
+    let mapping =
+        Mapping { start: 0x50_0000, limit: 0x51_0000, file: "/srv/shop".into(), ..Mapping::default() };
     let mut out = Vec::new();
     write_profile(&mut out, snapshot, &mut names(snapshot), &chosen, &mapping, 5).unwrap();
     let mut bytes = Vec::new();
@@ -239,13 +246,13 @@ fn a_profile_counts_stacks_and_labels() {
         (sample.value[0], functions.join(" "), labels.collect::<Vec<_>>().join(" "))
     });
     let samples: Vec<_> = samples.collect();
-    let receive = "runtime.gopark:30 main.outer:20 main.main:10 runtime.main:10";
+    let receive = "runtime.gopark:30 main.outer:20 main.main:10 runtime.main:20";
     let samples: Vec<_> =
         samples.iter().map(|(count, stack, labels)| (*count, stack.as_str(), labels.as_str())).collect();
     assert_eq!(
         samples,
         [
-            (2, "runtime.main:10", ""),
+            (2, "runtime.main:20", ""),
             (2, receive, ""),
             (1, receive, "job=a \"b\" user=7"),
             (1, "[running]:0", ""),
@@ -254,7 +261,7 @@ fn a_profile_counts_stacks_and_labels() {
     );
     // One location for main.main with what is inlined into it.
     assert_eq!(profile.location.iter().map(|location| location.line.len()).collect::<Vec<_>>(), [1, 3, 1, 1]);
-    assert_eq!(profile.location[1].address, entry(3) + 12);
+    assert_eq!(profile.location[1].address, entry_of("main.main") + 12);
 }
 
 /// The parts in which a large profile is written come to one.

@@ -17,8 +17,13 @@ pub(crate) fn small_binary() -> GoBinary {
     GoBinary::parse(synthetic::binary(RECIPES[1]).into()).unwrap()
 }
 
+/// The entry of the function of this name.
+pub(crate) fn entry_of(name: &str) -> u64 {
+    entry(FUNCTIONS.iter().position(|function| *function == name).unwrap() as u64)
+}
+
 /// The entry of a function of [`FUNCTIONS`].
-pub(crate) fn entry(index: u64) -> u64 {
+fn entry(index: u64) -> u64 {
     CODE + index * FUNCTION
 }
 
