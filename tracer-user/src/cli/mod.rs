@@ -3,6 +3,10 @@
 mod doctor;
 mod engine;
 mod launch;
+mod opened;
+mod output;
+mod outside;
+mod parse;
 mod target;
 mod trace;
 

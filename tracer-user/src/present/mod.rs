@@ -13,6 +13,7 @@ pub use summary::Report;
 pub use symbols::{Site, Symbols};
 pub use text::{Text, duration};
 
+use crate::model::Merged;
 use std::io;
 
 /// The schema name in every JSON line of a trace.
@@ -26,6 +27,8 @@ pub trait Sink {
     fn line(&mut self, line: &Line<'_>) -> io::Result<()>;
     /// Events were lost just before the next line.
     fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()>;
+    /// After a loss a snapshot told how things really stand.
+    fn resync(&mut self, pid: u32, merged: &Merged, ts: u64) -> io::Result<()>;
     /// What the trace came to, at its end.
     fn summary(&mut self, report: &Report) -> io::Result<()>;
     /// Hands on everything written so far.

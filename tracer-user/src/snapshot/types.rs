@@ -1,5 +1,7 @@
 //! What a snapshot holds.
 
+use crate::event::Birth;
+use crate::memory::Fault;
 use crate::model::State;
 use std::collections::HashMap;
 
@@ -19,6 +21,8 @@ pub struct Snapshot {
     pub objects: Vec<Object>,
     /// Entries of `runtime.allgs` that could not be read or were no `g`.
     pub unreadable: u64,
+    /// Why the reading ended before the last goroutine; `None`: it did not.
+    pub incomplete: Option<Fault>,
     /// Arguments of all frames, see [`Goroutine::args`].
     pub args: String,
 }
@@ -80,6 +84,13 @@ pub struct Goroutine {
     pub args: (usize, usize),
     /// What it waits for, if that was asked for and is known; several for a select.
     pub waits: Vec<Wait>,
+}
+
+impl Goroutine {
+    /// Where it comes from.
+    pub fn birth(&self) -> Birth {
+        Birth { parent_goid: self.parent_goid, gopc: self.gopc, startpc: self.startpc, funcval: 0 }
+    }
 }
 
 /// One thing that a goroutine waits for.
