@@ -12,7 +12,7 @@ use crate::{
     present::{Line, Report, Symbols, duration},
     probe::{Batch, Calibration, Options, Session, Totals},
     snapshot::{Clock, View},
-    target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process},
+    target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process, tracebacks},
 };
 use anyhow::{Context as _, Result};
 use std::{fs::File, io, num::NonZeroU32, os::fd::OwnedFd, sync::Arc, time::Duration};
@@ -257,11 +257,13 @@ impl Traced {
             _ => step.stack.as_ref().and_then(|stack| self.symbols.wait_site(stack)),
         };
         let site = site.or_else(|| function.clone());
-        let creator = birth.filter(|birth| step.what == What::Found && birth.gopc != 0);
+        // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.
+        let creator = birth.filter(|birth| step.what == What::Found && birth.gopc != 0 && step.goid != 1);
         let creator = creator.and_then(|birth| self.symbols.go_statement(birth.gopc));
         let stack = self.outside.stack(step);
         let stack = stack.iter().flat_map(|stack| stack.iter());
-        let stack = stack.flat_map(|pc| self.symbols.frames(pc.lookup()).to_vec()).collect();
+        let stack = stack.flat_map(|pc| self.symbols.frames(pc.lookup()).to_vec());
+        let stack = stack.filter(|site| tracebacks::shows(&site.func, self.binary.version().minor)).collect();
         Line { pid: self.pid, step, reason: self.reason(step), site, function, creator, stack }
     }
 

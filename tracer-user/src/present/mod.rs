@@ -1,17 +1,20 @@
 //! What a person or a program gets to read: steps with their names resolved, as text or JSON
 //! lines, and the summary.
 
+pub mod dump;
 mod json;
 mod line;
 mod summary;
 mod symbols;
 mod text;
+mod traceback;
 
 pub use json::Json;
 pub use line::{Filter, Line};
 pub use summary::Report;
 pub use symbols::{Site, Symbols};
 pub use text::{Text, duration};
+pub use traceback::Traceback;
 
 use crate::model::Merged;
 use std::io;

@@ -55,7 +55,10 @@ impl<W: Write> Sink for Text<W> {
         let took = step.duration_ns.map(|ns| format!("{sign}{}", duration(ns))).unwrap_or_default();
         let (on, off) = self.paint(step.what);
         let (event, detail) = (word(step.what), detail(line));
-        let site = line.site.as_ref().map(place).unwrap_or_default();
+        let mut site = line.site.as_ref().map(place).unwrap_or_default();
+        if let Some(creator) = &line.creator {
+            site += &format!(", made by {}{}", place(creator), by(step.by_goid));
+        }
         writeln!(
             self.out,
             "{on}{seconds:>12.6} {pid}{:>8} {goroutine:>9}  {event:<9} {took:>9}  {detail:<28} {site}{off}",
@@ -115,19 +118,12 @@ fn detail(line: &Line<'_>) -> String {
             format!("{function}{}", by(step.by_goid))
         }
         What::Unblock => format!("{}{}", line.reason, by(step.by_goid)),
-        What::Found => found(line),
+        What::Found => format!("{} {}", step.to, line.reason),
         What::Illegal => {
             format!("{} → {}: {}", step.from, step.to, step.note)
         }
         _ => line.reason.to_owned(),
     }
-}
-
-/// `waiting chan receive, made by main.main  main.go:12`.
-fn found(line: &Line<'_>) -> String {
-    let reason = if line.reason.is_empty() { String::new() } else { format!(" {}", line.reason) };
-    let creator = line.creator.as_ref().map(|site| format!(", made by {}", place(site))).unwrap_or_default();
-    format!("{}{reason}{creator}{}", line.step.to, by(line.step.by_goid))
 }
 
 fn by(goid: u64) -> String {
