@@ -1,6 +1,7 @@
 //! What a person or a program gets to read: steps with their names resolved, as text or JSON
 //! lines, and the summary.
 
+pub mod dump;
 mod json;
 mod line;
 mod summary;

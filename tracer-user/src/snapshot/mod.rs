@@ -4,6 +4,7 @@
 
 mod args;
 mod labels;
+mod objects;
 mod offsets;
 mod outer;
 mod raw;

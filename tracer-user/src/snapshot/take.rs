@@ -6,7 +6,7 @@ use super::raw::Raw;
 use super::system::is_system;
 use super::unwind::Unwinder;
 use super::window::Window;
-use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, labels, outer};
+use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, labels, objects, outer};
 use crate::memory::{Fault, Memory, Range};
 use crate::model::State;
 use crate::target::Globals;
@@ -180,6 +180,9 @@ impl<'a> Reading<'a> {
 
     /// What was read.
     pub fn finish(mut self) -> Snapshot {
+        if self.options.objects {
+            objects::find(&self.view, self.globals, &mut self.snapshot);
+        }
         self.snapshot.taken_ns.1 = self.view.now_ns();
         if self.view.clock == Clock::Stopped {
             let latest = self.snapshot.goroutines.iter().map(|goroutine| goroutine.waiting_since_ns).max();

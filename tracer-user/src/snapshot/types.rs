@@ -94,7 +94,7 @@ impl Goroutine {
 }
 
 /// One thing that a goroutine waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Wait {
     /// Index into [`Snapshot::objects`].
     pub object: u32,
@@ -103,7 +103,7 @@ pub struct Wait {
 }
 
 /// What a goroutine wants of what it waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Wants {
     /// To receive from the channel.
     Receive,

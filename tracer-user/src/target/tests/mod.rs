@@ -12,6 +12,16 @@ const RECIPES: [Recipe; 4] = [
     Recipe { version: "go1.26.6", pie: true },
 ];
 
+/// The small binary that the others' tests need one for: see [`synthetic`] for what is in it.
+pub(crate) fn small_binary() -> GoBinary {
+    GoBinary::parse(synthetic::binary(RECIPES[1]).into()).unwrap()
+}
+
+/// The entry of the function of this name.
+pub(crate) fn entry_of(name: &str) -> u64 {
+    entry(FUNCTIONS.iter().position(|function| *function == name).unwrap() as u64)
+}
+
 /// The entry of a function of [`FUNCTIONS`].
 fn entry(index: u64) -> u64 {
     CODE + index * FUNCTION

@@ -12,6 +12,9 @@ pub(crate) const FUNCTION: u64 = 32;
 /// The functions, in the order of their addresses.
 pub(crate) const FUNCTIONS: [&str; 5] =
     ["runtime.casgstatus", "runtime.waitReason.String", "runtime.forEachGRace", "runtime.main", "main.main"];
+/// The one of them that the compiler made to reach another one, and `FuncIDWrapper`.
+pub(crate) const WRAPPER: &str = FUNCTIONS[1];
+const WRAPPER_ID: u8 = 22;
 /// What is inlined into `main.main` at bytes 8 to 16, and what into that at 12 to 16.
 pub(crate) const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
 /// The wait reasons.
@@ -155,7 +158,8 @@ fn pclntab(head: &mut Part, old: bool) -> Tables {
         if !old {
             head.u32(&[1]);
         }
-        head.bytes.extend([0, 0, 0, 4]);
+        let id = if FUNCTIONS[index as usize] == WRAPPER { WRAPPER_ID } else { 0 };
+        head.bytes.extend([id, 0, 0, 4]);
         head.u32(&[0, 0, if inlines { inline_table } else { 0 }]);
         head.u32(&[u32::MAX, u32::MAX, u32::MAX, if inlines { 0 } else { u32::MAX }]);
     }
