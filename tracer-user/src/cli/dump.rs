@@ -382,7 +382,7 @@ fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -404,8 +404,8 @@ mod tests {
 
     #[test]
     fn addresses_are_hexadecimal() {
-        assert_eq!(address("0xc000012120"), Ok(0xc000_0121_20));
-        assert_eq!(address("c000012120"), Ok(0xc000_0121_20));
+        assert_eq!(address("0xc000012120"), Ok(0x00c0_0001_2120));
+        assert_eq!(address("c000012120"), Ok(0x00c0_0001_2120));
         for bad in ["", "0x", "g", "0x1_0", "-1", "0x1ffffffffffffffff"] {
             assert!(address(bad).is_err(), "{bad}");
         }
