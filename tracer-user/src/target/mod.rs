@@ -6,14 +6,15 @@
 //! hostile: each read is checked against the bytes there are.
 
 mod binary;
+mod build_id;
 mod buildinfo;
 pub(crate) mod bytes;
 mod code;
 mod dwarf;
 mod elf;
 mod globals;
+mod infer;
 mod layout;
-mod layout_table;
 mod pclntab;
 mod pcvalue;
 mod placement;
@@ -27,7 +28,7 @@ pub use buildinfo::{BuildInfo, GoVersion};
 pub(crate) use elf::file_header;
 pub use elf::{Arch, ElfError, Image};
 pub use globals::{Globals, GlobalsError, SemTable};
-pub use layout::{Layout, LayoutError, ProbeOffsets, Source};
+pub use layout::{Layout, LayoutError, Source};
 pub use pclntab::{Frame, FuncData, Function, PcData, Pclntab, PclntabError};
 pub use placement::{CostClass, PlaceError, Placement, StackFrame};
 pub use probes::{Missing, Mode, Plan, PlanError, ProbeSet, ProbeSite};
