@@ -204,6 +204,11 @@ fn semaphores_of_old_versions_are_in_the_table() {
     assert_eq!(program.waits(1), [(mutex + 0x204, &ObjectKind::Semaphore, Wants::Wake)]);
     assert_eq!(program.waits(2), [(mutex, &locked, Wants::Lock)]);
     assert_eq!(program.waits(3), [(mutex + 4, &ObjectKind::Semaphore, Wants::Wake)]);
+    let at = |addr| program.snapshot.object_at(addr).map(|index| &program.snapshot.objects[index as usize]);
+    assert_eq!(at(mutex).map(|object| &object.kind), Some(&locked));
+    assert_eq!(at(mutex + 0x104).map(|object| object.addr), Some(mutex + 0x100), "the semaphore in it");
+    assert_eq!(at(mutex + 4).map(|object| &object.kind), Some(&ObjectKind::Semaphore), "its own start");
+    assert_eq!((at(mutex + 0x108), at(mutex + 0x208)), (None, None));
 }
 
 /// The stack has the address of the `Cond`, not of its list; and other words.
