@@ -84,7 +84,7 @@ pub fn build(name: &str, go: &Go, variant: Variant) -> Result<PathBuf> {
     // Only a finished binary gets the name that others look for.
     let unfinished = dir.join(format!("{name}.{}", std::process::id()));
     let mut command = go.command();
-    command.current_dir(&sources).env("CGO_ENABLED", if name == "cgo" { "1" } else { "0" });
+    command.current_dir(&sources).env("CGO_ENABLED", if name.starts_with("cgo") { "1" } else { "0" });
     command
         .args(["build", "-buildvcs=false"])
         .arg("-o")
