@@ -13,6 +13,8 @@ use std::{collections::HashMap, sync::Arc};
 pub(super) struct Line {
     /// Function, file and line.
     pub(super) site: Site,
+    /// Line of the function's beginning; 0 where that is not known.
+    pub(super) start_line: u32,
     /// Whether the compiler put the function's body into its caller's, which is the next line.
     pub(super) inlined: bool,
     /// Whether the compiler made the function to reach another one.
@@ -21,9 +23,6 @@ pub(super) struct Line {
 
 /// How many addresses are remembered; a hostile target can invent any number of them.
 const CAPACITY: usize = 1 << 16;
-/// A wrapper that called one of these, instead of what it is for, is shown
-/// (`elideWrapperCalling` of `src/runtime/traceback.go`).
-const PANICS: [&str; 3] = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"];
 
 /// Resolves what a snapshot holds as numbers.
 pub struct Names {
@@ -97,7 +96,7 @@ impl Names {
         for pc in stack {
             let mut lines = self.lines(*pc).to_vec();
             lines.retain(|line| {
-                let panics = PANICS.contains(&&*line.site.func);
+                let panics = tracebacks::shows_its_wrapper(&line.site.func);
                 let called_for_panic = std::mem::replace(&mut callee_panics, panics);
                 !line.wrapper || called_for_panic
             });
@@ -119,6 +118,7 @@ impl Names {
         let frames = self.binary.symbolize(pc.lookup().wrapping_sub(self.bias));
         let lines = frames.into_iter().map(|frame| Line {
             site: Site { func: frame.func.into(), file: frame.file.into(), line: frame.line },
+            start_line: frame.start_line,
             inlined: frame.inlined,
             wrapper: frame.wrapper,
         });
