@@ -1,6 +1,10 @@
 //! `sfgi dump`: every goroutine of a running program, or of a core file, as its memory shows it.
 
-use super::{opened::Opened, output, parse::duration};
+use super::{
+    opened::{LayoutArg, Opened},
+    output,
+    parse::duration,
+};
 use crate::{
     memory::{Core, Live},
     model::State,
@@ -145,6 +149,8 @@ pub(super) struct Args {
     /// Order [default: the runtime's own; groups: the largest first]
     #[arg(long, value_enum, conflicts_with = "group")]
     sort: Option<SortArg>,
+    #[command(flatten)]
+    layout: LayoutArg,
     /// At most so many goroutines or groups
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -161,8 +167,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         bail!("a pprof profile always is in groups: leave out --group");
     }
     let opened = match (args.pid, &args.exe) {
-        (Some(pid), _) => Opened::process(pid)?,
-        (None, Some(exe)) => Opened::file(exe)?,
+        (Some(pid), _) => Opened::process(pid, &args.layout)?,
+        (None, Some(exe)) => Opened::file(exe, &args.layout)?,
         (None, None) => {
             bail!("neither a process nor a core file was given: use -p PID, or --core FILE --exe FILE")
         }
