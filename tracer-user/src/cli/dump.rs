@@ -9,9 +9,7 @@ use crate::{
     memory::{Core, Live},
     model::State,
     present::Traceback,
-    present::dump::{
-        About, Choice, Executable, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile,
-    },
+    present::dump::{About, Choice, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile},
     snapshot::{self, Clock, Options, Snapshot, Trust, View},
 };
 use anyhow::{Context as _, Result, bail};
@@ -230,8 +228,7 @@ impl Dump<'_> {
             Format::Text => self.text(out, terminal, &shown, &mut names)?,
             Format::Json => self.json(out, &shown, &mut names)?,
             Format::Pprof => {
-                let exe = Executable { name: &self.opened.name, bias: self.bias };
-                write_profile(&mut *out, &snapshot, &mut names, &shown.chosen, exe, time_ns)?;
+                write_profile(&mut *out, &snapshot, &mut names, &shown.chosen, &self.opened.name, time_ns)?;
             }
         }
         out.flush()?;
