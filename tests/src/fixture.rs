@@ -101,7 +101,7 @@ pub fn build_for(name: &str, go: &Go, variant: Variant, arch: Option<&str>) -> R
     }
     // Only a finished binary gets the name that others look for.
     let unfinished = dir.join(format!("{name}.{}", std::process::id()));
-    let cgo = name == "cgo" || matches!(variant, Variant::External | Variant::Race);
+    let cgo = name.starts_with("cgo") || matches!(variant, Variant::External | Variant::Race);
     let mut command = go.command();
     command.current_dir(&sources).env("CGO_ENABLED", if cgo { "1" } else { "0" });
     if let Some(arch) = arch {

@@ -13,6 +13,10 @@ use std::{collections::HashMap, sync::Arc};
 pub(super) struct Line {
     /// Function, file and line.
     pub(super) site: Site,
+    /// Link-time address of the instruction, for an inlining function of the call.
+    pub(super) pc: u64,
+    /// Line of the function's beginning; 0 where that is not known.
+    pub(super) start_line: u32,
     /// Whether the compiler put the function's body into its caller's, which is the next line.
     pub(super) inlined: bool,
     /// Whether the compiler made the function to reach another one.
@@ -21,9 +25,6 @@ pub(super) struct Line {
 
 /// How many addresses are remembered; a hostile target can invent any number of them.
 const CAPACITY: usize = 1 << 16;
-/// A wrapper that called one of these, instead of what it is for, is shown
-/// (`elideWrapperCalling` of `src/runtime/traceback.go`).
-const PANICS: [&str; 3] = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"];
 
 /// Resolves what a snapshot holds as numbers.
 pub struct Names {
@@ -44,6 +45,11 @@ impl Names {
     /// The binary.
     pub fn binary(&self) -> &GoBinary {
         &self.binary
+    }
+
+    /// What the kernel added to its link-time addresses.
+    pub(super) fn bias(&self) -> u64 {
+        self.bias
     }
 
     /// Why it waits, in the runtime's words; empty where it does not wait.
@@ -80,7 +86,7 @@ impl Names {
     /// unless there are no others.
     pub(super) fn stack(&mut self, stack: &[Pc]) -> Vec<Line> {
         let minor = self.binary.version().minor;
-        let lines: Vec<Line> = self.frames(stack).into_iter().flat_map(|(_, lines)| lines).collect();
+        let lines: Vec<Line> = self.frames(stack).into_iter().flatten().collect();
         let shows = |(index, line): &(usize, &Line)| {
             let func = &*line.site.func;
             tracebacks::shows(func, minor) || (func == tracebacks::PANIC && *index > 0)
@@ -89,20 +95,20 @@ impl Names {
         if shown.is_empty() { lines } else { shown }
     }
 
-    /// The physical frames of a stack and what is inlined into each, innermost first; without
+    /// The physical frames of a stack with what is inlined into each, innermost first; without
     /// wrappers, which the runtime leaves out of all stacks that it shows.
-    pub(super) fn frames(&mut self, stack: &[Pc]) -> Vec<(Pc, Vec<Line>)> {
+    pub(super) fn frames(&mut self, stack: &[Pc]) -> Vec<Vec<Line>> {
         let mut callee_panics = false;
         let mut frames = Vec::with_capacity(stack.len());
         for pc in stack {
             let mut lines = self.lines(*pc).to_vec();
             lines.retain(|line| {
-                let panics = PANICS.contains(&&*line.site.func);
+                let panics = tracebacks::shows_its_wrapper(&line.site.func);
                 let called_for_panic = std::mem::replace(&mut callee_panics, panics);
                 !line.wrapper || called_for_panic
             });
             if !lines.is_empty() {
-                frames.push((*pc, lines));
+                frames.push(lines);
             }
         }
         frames
@@ -119,6 +125,8 @@ impl Names {
         let frames = self.binary.symbolize(pc.lookup().wrapping_sub(self.bias));
         let lines = frames.into_iter().map(|frame| Line {
             site: Site { func: frame.func.into(), file: frame.file.into(), line: frame.line },
+            pc: frame.pc,
+            start_line: frame.start_line,
             inlined: frame.inlined,
             wrapper: frame.wrapper,
         });
