@@ -73,7 +73,7 @@ fn lists(view: &View, candidates: &[u64]) -> Vec<(u64, u64)> {
         // Tickets are numbered; `wait` is the next one's, `notify` the next to be woken.
         let waiters = u32_at(bytes, wait)?.wrapping_sub(u32_at(bytes, notify)?);
         let (head, tail) = (u64_at(bytes, head)?, u64_at(bytes, tail)?);
-        let pointer = |word: u64| word >= LOWEST && word % 8 == 0;
+        let pointer = |word: u64| word >= LOWEST && word.is_multiple_of(8);
         if waiters > 0 && waiters < 1 << 31 && pointer(head) && pointer(tail) {
             lists.push((*candidates.get(at)?, head));
         }
