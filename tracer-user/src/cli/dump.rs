@@ -11,6 +11,7 @@ use crate::{
     present::Traceback,
     present::dump::{About, Choice, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile},
     snapshot::{self, Clock, Options, Snapshot, Trust, View},
+    target::Source,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -333,6 +334,10 @@ impl Dump<'_> {
         ];
         for (number, what) in doubts.into_iter().filter(|(number, _)| *number > 0) {
             text += &format!(", {} {what}", count(number));
+        }
+        let layout = self.opened.binary.layout().source();
+        if matches!(layout, Source::Inferred(_) | Source::File { .. }) {
+            text += &format!("; layout: {layout}");
         }
         if let Some(fault) = snapshot.incomplete {
             text += &format!("; incomplete: {fault}");
