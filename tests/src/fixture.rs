@@ -38,6 +38,12 @@ pub enum Variant {
     /// With a CPU profile of `pingpong`, so that the compiler inlines the hot functions of the
     /// scheduler (Go 1.21+).
     Pgo,
+    /// Linked by the C linker (`-ldflags=-linkmode=external`), with cgo.
+    External,
+    /// With the race detector (`-race`), which is C code.
+    Race,
+    /// Without the paths of this machine (`-trimpath`).
+    Trimpath,
 }
 
 impl Variant {
@@ -59,6 +65,9 @@ impl fmt::Display for Variant {
             Variant::Pie => "pie",
             Variant::PieStripped => "pie+stripped",
             Variant::Pgo => "pgo",
+            Variant::External => "external",
+            Variant::Race => "race",
+            Variant::Trimpath => "trimpath",
         })
     }
 }
@@ -73,25 +82,44 @@ pub fn supported(name: &str, go: &Go) -> bool {
 /// # Errors
 /// `go build` fails, or the profile for [`Variant::Pgo`] cannot be recorded.
 pub fn build(name: &str, go: &Go, variant: Variant) -> Result<PathBuf> {
+    build_for(name, go, variant, None)
+}
+
+/// As [`build`], for a processor other than this machine's (its `GOARCH`).
+///
+/// # Errors
+/// As [`build`].
+pub fn build_for(name: &str, go: &Go, variant: Variant, arch: Option<&str>) -> Result<PathBuf> {
     let sources = sources_dir();
     let dir = machine::target_dir().join("fixtures");
     fs::create_dir_all(&dir)?;
     let key = content_hash(&[sources.join(name), sources.join("internal"), sources.join("go.mod")])?;
-    let binary = dir.join(format!("{name}-{}-{variant}-{key:016x}", go.version));
+    let version = [go.version.as_str()].into_iter().chain(arch).collect::<Vec<_>>().join("-");
+    let binary = dir.join(format!("{name}-{version}-{variant}-{key:016x}"));
     if binary.exists() {
         return Ok(binary);
     }
     // Only a finished binary gets the name that others look for.
     let unfinished = dir.join(format!("{name}.{}", std::process::id()));
+    let cgo = name.starts_with("cgo") || matches!(variant, Variant::External | Variant::Race);
     let mut command = go.command();
-    command.current_dir(&sources).env("CGO_ENABLED", if name == "cgo" { "1" } else { "0" });
+    command.current_dir(&sources).env("CGO_ENABLED", if cgo { "1" } else { "0" });
+    if let Some(arch) = arch {
+        command.env("GOARCH", arch);
+    }
     command
         .args(["build", "-buildvcs=false"])
         .arg("-o")
         .arg(&unfinished)
         .arg(format!("-ldflags={}", linker_flags(name, go, variant)));
     match variant {
-        Variant::Plain | Variant::Stripped => {}
+        Variant::Plain | Variant::Stripped | Variant::External => {}
+        Variant::Race => {
+            command.arg("-race");
+        }
+        Variant::Trimpath => {
+            command.arg("-trimpath");
+        }
         Variant::Pie | Variant::PieStripped => {
             command.arg("-buildmode=pie");
         }
@@ -127,6 +155,9 @@ fn linker_flags(name: &str, go: &Go, variant: Variant) -> String {
     let mut flags = Vec::new();
     if matches!(variant, Variant::Stripped | Variant::PieStripped) {
         flags.push("-s -w");
+    }
+    if variant == Variant::External {
+        flags.push("-linkmode=external");
     }
     if name == "illegal" && go.minor >= 23 {
         flags.push("-checklinkname=0");
