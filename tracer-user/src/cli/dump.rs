@@ -251,9 +251,8 @@ impl Dump<'_> {
     fn select<'s>(&self, snapshot: &'s Snapshot, names: &mut Names) -> Result<Shown<'s>> {
         let args = self.args;
         let object = args.object.map(|addr| {
-            let index = snapshot.objects.iter().position(|object| object.addr == addr);
-            index
-                .and_then(|index| u32::try_from(index).ok())
+            snapshot
+                .object_at(addr)
                 .with_context(|| format!("{}: no goroutine waits for anything at {addr:#x}", self.name()))
         });
         let object = object.transpose()?;
