@@ -7,10 +7,8 @@ use crate::memory::{Fault, Memory};
 use crate::model::State;
 use crate::target::GoBinary;
 use crate::target::tests::synthetic::{CODE, FUNCTION, REASONS, Recipe, binary};
-use proptest::prelude::*;
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::time::Instant;
 
 const ARRAY: u64 = 0x7000_0000;
 const G: u64 = 0xc000_0000;
@@ -203,7 +201,7 @@ struct Chaos {
 }
 
 /// Its array is no longer than this.
-const MAPPED: u64 = 512 * 8;
+const MAPPED: u64 = 64 * 8;
 
 impl Chaos {
     fn word(&self, addr: u64) -> u64 {
@@ -219,7 +217,7 @@ impl Chaos {
         word = word.wrapping_mul(0xbf58_476d_1ce4_e5b9);
         word ^= word >> 32;
         if (ARRAY..ARRAY + MAPPED).contains(&addr) {
-            return G + (word % 512) * 0x1000;
+            return G + (word % 64) * 0x1000;
         }
         let field = |name: &str| u64::from(self.binary.layout().field("g", name).unwrap());
         match (addr - G.min(addr)) % 0x1000 {
@@ -265,32 +263,25 @@ impl Memory for Chaos {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
-    #[test]
-    fn hostile_memory_is_read_within_bounds(
-        seed: u64,
-        entries in prop_oneof![0..600u64, Just(u64::MAX), any::<u64>()],
-        version in prop_oneof![Just("go1.19.8"), Just("go1.26.6")],
-    ) {
-        let binary = GoBinary::parse(binary(Recipe { version, pie: false }).into()).unwrap();
-        let chaos = Chaos { binary, seed, entries };
+#[test]
+fn hostile_memory_is_read_within_bounds() {
+    let versions = ["go1.19.8", "go1.26.6"];
+    for (seed, entries) in [0, 7, 64, 65, u64::MAX / 8, u64::MAX].into_iter().enumerate() {
+        let recipe = Recipe { version: versions[seed % 2], pie: false };
+        let binary = GoBinary::parse(binary(recipe).into()).unwrap();
+        let chaos = Chaos { binary, seed: seed as u64, entries };
         let view = View { memory: &chaos, binary: &chaos.binary, bias: 0, clock: Clock::Live };
-        let started = Instant::now();
         let snapshot = take(&view, ALL, &mut |_, _| ()).unwrap();
         let most = entries.min(MAPPED / 8) as usize;
-        prop_assert!(snapshot.goroutines.len() + snapshot.unreadable as usize <= most);
-        prop_assert_eq!(snapshot.incomplete.is_some(), entries > MAPPED / 8);
+        assert!(snapshot.goroutines.len() + snapshot.unreadable as usize <= most);
+        assert_eq!(snapshot.incomplete.is_some(), entries > MAPPED / 8);
         for goroutine in &snapshot.goroutines {
             let (start, len) = goroutine.args;
             let frames = snapshot.stacks.get(goroutine.stack).len();
-            prop_assert!(frames <= 10_000);
+            assert!(frames <= 10_000);
             let text = snapshot.args.get(start..start + len).unwrap();
-            prop_assert!(len == 0 || text.lines().count() == frames);
-            for wait in &goroutine.waits {
-                prop_assert!((wait.object as usize) < snapshot.objects.len());
-            }
+            assert!(len == 0 || text.lines().count() == frames);
+            assert!(goroutine.waits.iter().all(|wait| (wait.object as usize) < snapshot.objects.len()));
         }
-        prop_assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
     }
 }
