@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use crate::{machine, process::Process, toolchain, toolchain::Go};
 
-/// All fixtures.
+/// All fixtures of `fixtures/internal/harness`: they work for a while.
 pub const ALL: [&str; 15] = [
     "pingpong", "workers", "mutex", "selects", "tcpecho", "syscalls", "cgo", "coro", "gcheavy", "panics",
     "short", "preempt", "illegal", "faults", "children",
@@ -146,7 +146,8 @@ fn profile(go: &Go) -> Result<PathBuf> {
     Ok(profile)
 }
 
-fn sources_dir() -> PathBuf {
+/// Where the sources of the fixtures lie, a directory each.
+pub fn sources_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
