@@ -1,9 +1,9 @@
 //! `sfgi doctor`: what this host and a binary allow.
 
-use super::target::in_words;
+use super::{opened::Opened, target::in_words};
 use crate::{
     probe::{self, Calibration},
-    target::{CostClass, GoBinary, Mode, Plan, Process},
+    target::{CostClass, Mode, Plan},
 };
 use anyhow::Result;
 use clap::Args as ClapArgs;
@@ -35,8 +35,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     );
     println!("             {:.0} ns where it single-steps", calibration.single_stepped_ns);
     println!("BTF          yes");
-    let Some((binary, name)) = open(args)? else { return Ok(()) };
-    println!("binary       {name}");
+    let Some(Opened { binary, name, .. }) = open(args)? else { return Ok(()) };
+    println!("binary       {}", name.display());
     println!("Go           {}", binary.version().raw);
     println!("module       {}", binary.info().path.as_deref().unwrap_or("unknown"));
     println!("layout       {}", binary.layout().source());
@@ -48,13 +48,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn open(args: &Args) -> Result<Option<(GoBinary, String)>> {
-    if let Some(pid) = args.pid {
-        let process = Process::open(pid.cast_signed())?;
-        return Ok(Some((GoBinary::read(process.exe()?)?, process.exe_name()?.display().to_string())));
+fn open(args: &Args) -> Result<Option<Opened>> {
+    match (args.pid, &args.file) {
+        (Some(pid), _) => Opened::process(pid).map(Some),
+        (None, Some(path)) => Opened::file(path).map(Some),
+        (None, None) => Ok(None),
     }
-    let Some(path) = &args.file else { return Ok(None) };
-    Ok(Some((GoBinary::open(path)?, path.display().to_string())))
 }
 
 fn print_plan(plan: &Plan, calibration: &Calibration) {

@@ -3,6 +3,9 @@
 mod doctor;
 mod engine;
 mod launch;
+mod opened;
+mod output;
+mod parse;
 mod target;
 mod trace;
 

@@ -1,17 +1,16 @@
 //! One traced process: its binary, its probes, its model, its names.
 
+use super::opened::Opened;
 use crate::{
     event::{Birth, Event, Kind},
+    memory::{Live, Memory},
     model::{self, Goroutines, Setup, Step, Summary, What},
     present::{Line, Report, Symbols, duration},
     probe::{Batch, Calibration, Options, Session, Totals},
     target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process},
 };
 use anyhow::{Context as _, Result};
-use std::{
-    collections::HashMap, fs::File, io, num::NonZeroU32, os::fd::OwnedFd, path::Path, sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fs::File, io, num::NonZeroU32, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 /// What to attach.
 pub(super) struct Attach {
@@ -47,39 +46,13 @@ pub(super) struct Traced {
     pub(super) ended: Option<String>,
 }
 
-/// A program that can be traced; nothing is attached yet.
-pub(super) struct Opened {
-    /// The process that runs it; `None` for one that is yet to be started.
-    process: Option<Process>,
-    exe: File,
-    binary: GoBinary,
-}
-
-impl Opened {
-    /// What a process runs.
-    pub(super) fn process(pid: u32) -> Result<Opened> {
-        let process = Process::open(pid.cast_signed())?;
-        let exe = process.exe()?;
-        let binary = GoBinary::read(exe.try_clone()?)
-            .with_context(|| format!("PID {pid} ({})", process.exe_name().unwrap_or_default().display()))?;
-        Ok(Opened { process: Some(process), exe, binary })
-    }
-
-    /// What a command would run.
-    pub(super) fn file(path: &Path) -> Result<Opened> {
-        let exe = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        let binary = GoBinary::read(exe.try_clone()?).with_context(|| path.display().to_string())?;
-        Ok(Opened { process: None, exe, binary })
-    }
-}
-
 impl Traced {
     /// Attaches to process `pid`, which runs `opened`, or is about to.
     pub(super) fn attach(pid: u32, opened: Opened, attach: &Attach) -> Result<Traced> {
-        let Opened { process, exe, binary } = opened;
-        let bias = process.as_ref().map(|process| process.load_bias(binary.image().entry())).transpose()?;
+        let bias = opened.bias()?;
+        let Opened { process, exe, binary, .. } = opened;
         let mut traced = Self::start(pid, &exe, binary, attach, process.is_none())?;
-        traced.symbols.set_bias(bias.unwrap_or(0));
+        traced.symbols.set_bias(bias);
         traced.cpu.0 = process.as_ref().and_then(|process| process.cpu_time().ok()).unwrap_or_default();
         traced.process = process;
         Ok(traced)
@@ -241,12 +214,8 @@ impl Traced {
     }
 
     fn read_birth(&self, g: u64, goid: u64) -> Option<Birth> {
-        let (process, layout) = (self.process.as_ref()?, self.binary.layout());
-        let word = |field: &str| {
-            let mut word = [0; 8];
-            let addr = g.checked_add(u64::from(layout.field("g", field)?))?;
-            (process.read(addr, &mut word).ok()? == 8).then(|| u64::from_ne_bytes(word))
-        };
+        let (memory, layout) = (Live::of(self.process.as_ref()?), self.binary.layout());
+        let word = |field: &str| memory.word(g.checked_add(u64::from(layout.field("g", field)?))?).ok();
         let birth = Birth {
             parent_goid: word("parentGoid").unwrap_or(0),
             gopc: word("gopc")?,

@@ -3,7 +3,10 @@
 use super::{
     engine::{Ending, Engine, Output},
     launch::{self, Launched},
-    target::{Attach, Opened, Traced},
+    opened::Opened,
+    output,
+    parse::{duration, seconds},
+    target::{Attach, Traced},
 };
 use crate::{
     model::What,
@@ -16,8 +19,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
 use std::{
     ffi::OsString,
-    fs::File,
-    io::{self, BufWriter, IsTerminal as _, Write},
+    io::{self, BufWriter},
     path::PathBuf,
     sync::{
         Arc,
@@ -130,13 +132,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "REGEX")]
     func: Option<Regex>,
     /// Only what lasted at least this long (blocks and system calls, shown when they end)
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     min: Option<Duration>,
     /// Print a summary at the end instead of events
     #[arg(short = 'c', long)]
     summary: bool,
     /// Stop after this many seconds
-    #[arg(short, long, value_name = "SECS", value_parser = parse_seconds)]
+    #[arg(short, long, value_name = "SECS", value_parser = seconds)]
     duration: Option<Duration>,
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
@@ -155,38 +157,16 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, value_parser = parse_ring_size)]
     ring_size: u32,
     /// How often the rings are read
-    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = duration)]
     drain_every: Duration,
     /// Command to start and trace, with its arguments
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_alphabetic() || c == 'µ');
-    let value: f64 = digits.parse().map_err(|_| format!("{text}: a time is a number and a unit, as 10ms"))?;
-    let unit = match &text[digits.len()..] {
-        "ns" => 1e-9,
-        "us" | "µs" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("{text}: a time needs a unit: ns, us, ms, s, m or h")),
-    };
-    Duration::try_from_secs_f64(value * unit).map_err(|err| format!("{text}: {err}"))
-}
-
 fn parse_ring_size(text: &str) -> Result<u32, String> {
     let size = text.parse::<u32>().ok().filter(|size| size.is_power_of_two() && *size >= 4096);
     size.ok_or_else(|| format!("{text}: a ring's size is a power of two, at least 4096 bytes"))
-}
-
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|err| format!("{text}: {err}")),
-        Err(_) => parse_duration(text),
-    }
 }
 
 impl Args {
@@ -233,22 +213,12 @@ impl Args {
         let traced = self.pid.iter().zip(opened).map(attach_one).collect::<Result<Vec<_>>>()?;
         Ok((calibration, traced, None))
     }
-
-    fn writer(&self) -> Result<(Box<dyn Write + Send>, bool)> {
-        Ok(match &self.output {
-            Some(path) if path.as_os_str() != "-" => {
-                let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-                (Box::new(file), false)
-            }
-            _ => (Box::new(io::stdout()), io::stdout().is_terminal()),
-        })
-    }
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
     probe::check_host()?;
     // An output that cannot be written is refused before anything is touched.
-    let (out, terminal) = args.writer()?;
+    let (out, terminal) = output::open(args.output.as_deref())?;
     let (calibration, targets, launched) = args.attach_all()?;
     for target in &targets {
         eprintln!("sfgi: {}", target.describe(&calibration));
@@ -329,19 +299,4 @@ async fn all_gone(pidfds: Vec<std::os::fd::OwnedFd>) -> io::Result<()> {
         ended.readable().await?.retain_ready();
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_need_a_unit_and_seconds_do_not() {
-        assert_eq!(parse_duration("10ms"), Ok(Duration::from_millis(10)));
-        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(parse_seconds("2"), Ok(Duration::from_secs(2)));
-        for bad in ["", "ms", "10", "-1s", "1e400s", "10 parsecs", "NaNs"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
-    }
 }

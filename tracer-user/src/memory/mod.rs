@@ -3,6 +3,14 @@
 //! Every word that comes from here is hostile. Readers bound each length before they allocate, and
 //! each walk by a number of steps.
 
+#[cfg(test)]
+mod image;
+mod live;
+
+#[cfg(test)]
+pub(crate) use image::Image;
+pub use live::Live;
+
 /// Why memory could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {

@@ -67,6 +67,8 @@ impl Goroutines {
             let payload = Payload::Birth(expected.birth);
             let born = Event { ts: expected.ts, tid: expected.tid, kind: Kind::NewProc, payload, ..*event };
             self.change(at, &born, Move::new(&born, State::Dead, State::Runnable), out);
+        } else {
+            self.introduce(at, event, out);
         }
         let run = Event { kind: Kind::Execute, ..*event };
         self.change(at, &run, Move::new(&run, State::Runnable, State::Running), out);

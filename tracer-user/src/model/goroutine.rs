@@ -15,6 +15,8 @@ pub struct Goroutine {
     pub state: State,
     /// Since when, `CLOCK_MONOTONIC` nanoseconds; 0: not known.
     pub since_ts: u64,
+    /// It may be so for longer than since `since_ts`: a snapshot found it so.
+    pub since_at_least: bool,
     /// Why it waits, or waited last: an index into the binary's wait reasons.
     pub reason: u8,
     /// Where it comes from, if that was seen.
@@ -33,6 +35,8 @@ pub struct Goroutine {
     pub(super) last_ts: u64,
     /// When its state was last told.
     pub(super) told_ts: u64,
+    /// Its state is what a snapshot saw: good to be shown, not to be held against an event.
+    pub(super) by_snapshot: bool,
     /// The last event.
     pub(super) last: Kind,
     /// What waits to be said about it.
@@ -52,6 +56,7 @@ impl Goroutine {
             goid,
             state: State::Unknown,
             since_ts: 0,
+            since_at_least: false,
             reason: 0,
             birth: None,
             created_ts: None,
@@ -61,6 +66,7 @@ impl Goroutine {
             off_cpu_ns: 0,
             last_ts: 0,
             told_ts: 0,
+            by_snapshot: false,
             last: Kind::Exec,
             held: None,
             generation,

@@ -2,7 +2,7 @@
 //! when that does not come.
 
 use super::machine::Move;
-use super::say::unnamed_create;
+use super::say::{found, unnamed_create};
 use super::store::Key;
 use super::{Goroutines, Mode, Set, State, Step};
 use crate::event::{Event, Kind, Payload};
@@ -103,7 +103,19 @@ impl Goroutines {
         if self.store.at(at).held.is_some() {
             self.release(at, out);
         }
+        // The first run may turn out to be that of a goroutine whose `go` statement was seen.
+        if event.kind != Kind::FirstRun {
+            self.introduce(at, event, out);
+        }
         at
+    }
+
+    /// Before the first event of a goroutine that a snapshot found: says how it was found.
+    pub(super) fn introduce(&mut self, at: usize, event: &Event, out: &mut Vec<Step>) {
+        let goroutine = self.store.at(at);
+        if goroutine.by_snapshot && goroutine.last_ts == 0 {
+            out.push(found(goroutine, event));
+        }
     }
 
     /// Says what has been kept for too long.

@@ -43,7 +43,9 @@ impl Goroutines {
             return;
         }
         let (last, same_thread) = (goroutine.last, goroutine.tid == event.tid);
-        if let Some(seen) = self.known(at).filter(|seen| *seen != change.from) {
+        let by_snapshot = self.store.at(at).by_snapshot;
+        let seen = if by_snapshot { Some(self.store.at(at).state) } else { self.known(at) };
+        if let Some(seen) = seen.filter(|seen| *seen != change.from) {
             let Move { from, to, .. } = change;
             let switched = self.threads.at(event.tid).switched.contains(&event.g);
             let told = Told { kind: event.kind, from, to, seen, last, same_thread, switched };
@@ -54,6 +56,8 @@ impl Goroutines {
                     change.note = Note::Bypass(bypass);
                     self.walk(at, event, seen, bypass, path, out);
                 }
+                // The goroutine may have moved while the snapshot was taken.
+                Verdict::Contradicts if by_snapshot => {}
                 Verdict::Contradicts => self.accuse(at, event, &change, seen, out),
             }
         }
@@ -77,7 +81,8 @@ impl Goroutines {
         let doubt_until = self.doubt_until;
         let goroutine = self.store.at(at);
         // What is doubtful at its beginning (0: it was not seen) has no duration.
-        let seen_whole = goroutine.since_ts > doubt_until && goroutine.state == from;
+        let seen = goroutine.since_ts > doubt_until || goroutine.since_at_least;
+        let seen_whole = seen && goroutine.state == from;
         let lasted = seen_whole.then(|| event.ts.saturating_sub(goroutine.since_ts));
         if let Some(what) = What::of(from, to) {
             out.push(say(goroutine, event, change, what, lasted));
@@ -93,7 +98,9 @@ impl Goroutines {
             goroutine.site = stack_of(event).unwrap_or_default();
         }
         let since_ts = if leaked { goroutine.since_ts } else { event.ts };
+        let at_least = leaked && goroutine.since_at_least;
         self.adopt(at, event, to, since_ts);
+        self.store.at(at).since_at_least = at_least;
     }
 
     /// Takes over a state, and which thread the goroutine is on.
@@ -103,6 +110,7 @@ impl Goroutines {
         let goroutine = self.store.at(at);
         let (from, from_tid) = (goroutine.state, goroutine.tid);
         (goroutine.state, goroutine.since_ts, goroutine.told_ts) = (to, since_ts, event.ts);
+        (goroutine.by_snapshot, goroutine.since_at_least) = (false, false);
         (goroutine.tid, goroutine.last, goroutine.last_ts) = (event.tid, event.kind, event.ts);
         if to.is_dead() {
             self.store.bury(at);

@@ -17,6 +17,7 @@ pub(super) fn bare(event: &Event, what: What) -> Step {
         reason: 0,
         by_goid: 0,
         duration_ns: None,
+        at_least: false,
         stack: None,
         birth: None,
         note: Note::None,
@@ -36,14 +37,33 @@ pub(super) fn unnamed_create(ts: u64, tid: u32, birth: Birth) -> Step {
         reason: 0,
         by_goid: birth.parent_goid,
         duration_ns: None,
+        at_least: false,
         stack: None,
         birth: Some(birth),
         note: Note::None,
     }
 }
 
+/// A goroutine that was there before the trace, as a snapshot found it: said before its first event.
+pub(super) fn found(of: &Goroutine, event: &Event) -> Step {
+    let waited = of.since_at_least.then(|| event.ts.saturating_sub(of.since_ts));
+    Step {
+        goid: of.goid,
+        g: of.g,
+        to: of.state,
+        reason: of.reason,
+        by_goid: parent_of(of),
+        duration_ns: waited,
+        at_least: waited.is_some(),
+        stack: (of.site.len != 0).then_some(of.site),
+        birth: of.birth,
+        ..bare(event, What::Found)
+    }
+}
+
 /// Puts a change into words; `lasted` is how long the state before did.
 pub(super) fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, lasted: Option<u64>) -> Step {
+    let at_least = of.since_at_least && lasted.is_some() && !matches!(what, What::Exit);
     let &Move { from, to, note, .. } = change;
     let told = birth_of(event);
     if let Some(birth) = told {
@@ -74,6 +94,7 @@ pub(super) fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, 
             What::Create | What::Illegal => None,
             _ => lasted,
         },
+        at_least,
         stack: match what {
             What::Block | What::SyscallEnter => stack_of(event),
             What::Unblock | What::SyscallExit => site,

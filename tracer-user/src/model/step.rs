@@ -28,15 +28,17 @@ pub struct Step {
     /// itself (a timer, the network poller, the garbage collector), or not known.
     pub by_goid: u64,
     /// How long the state that ends here lasted, nanoseconds: `Unblock` the wait, `Start` the
-    /// time in the run queue, `SyscallExit` the system call, `Block`, `Preempt` and
+    /// time in the run queue, `Found` what it is in, `SyscallExit` the system call, `Block`, `Preempt` and
     /// `SyscallEnter` the time it ran, `Exit` the goroutine's life, `GcEnd` the collection,
     /// `ThreadOff` the time on the CPU, `ThreadOn` the time off it, `ThreadWake` the sleep.
     /// `None` where the beginning was not seen.
     pub duration_ns: Option<u64>,
-    /// Return addresses: `Block` and `Unblock` where it waits or waited, `SyscallEnter` and
+    /// `duration_ns` is a lower bound: a snapshot found the goroutine so, its beginning was not seen.
+    pub at_least: bool,
+    /// Return addresses: `Block`, `Unblock` and `Found` where it waits or waited, `SyscallEnter` and
     /// `SyscallExit` where it called.
     pub stack: Option<Stack>,
-    /// Where the goroutine comes from: with `Create`, `Exit` and the first `Start`, if known.
+    /// Where the goroutine comes from: with `Create`, `Found`, `Exit` and the first `Start`, if known.
     pub birth: Option<Birth>,
     /// What else there is to say.
     pub note: Note,
@@ -47,6 +49,9 @@ pub struct Step {
 pub enum What {
     /// A goroutine begins to exist (a `go` statement, `iter.Pull`, a C thread that calls Go).
     Create,
+    /// It was there before the trace: `to` is the state a snapshot found it in. Comes just before the
+    /// first thing that happens to it.
+    Found,
     /// It gets a thread: runnable → running.
     Start,
     /// It waits.
@@ -82,8 +87,9 @@ pub enum What {
 
 impl What {
     /// All kinds.
-    pub const ALL: [What; 16] = [
+    pub const ALL: [What; 17] = [
         What::Create,
+        What::Found,
         What::Start,
         What::Block,
         What::Unblock,
@@ -105,6 +111,7 @@ impl What {
     pub fn name(self) -> &'static str {
         match self {
             What::Create => "create",
+            What::Found => "found",
             What::Start => "start",
             What::Block => "block",
             What::Unblock => "unblock",

@@ -151,14 +151,15 @@ impl Summary {
 
     /// Counts one step.
     pub fn add(&mut self, step: &Step) {
+        let measured = step.duration_ns.filter(|_| !step.at_least);
         match step.what {
             What::Unblock => {
                 let site = WaitSite { reason: step.reason, pcs: pcs(step.stack.as_ref()) };
-                self.reasons.row(step.reason).end(step.duration_ns);
-                self.wait_sites.row(site).end(step.duration_ns);
+                self.reasons.row(step.reason).end(measured);
+                self.wait_sites.row(site).end(measured);
             }
             What::SyscallExit => {
-                self.syscall_sites.row(pcs(step.stack.as_ref())).end(step.duration_ns);
+                self.syscall_sites.row(pcs(step.stack.as_ref())).end(measured);
             }
             What::Create | What::Exit => self.creation(step),
             What::Illegal => self.illegal += 1,

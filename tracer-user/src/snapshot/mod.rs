@@ -2,7 +2,10 @@
 //! running. Nothing is written, nothing is stopped; what moves while it is read is said to be in
 //! motion.
 
+mod args;
+mod labels;
 mod types;
+mod unwind;
 mod view;
 
 pub use types::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Stacks, Trust, Wait, Wants};

@@ -1,5 +1,6 @@
 //! What a snapshot holds.
 
+use crate::memory::Fault;
 use crate::model::State;
 use std::collections::HashMap;
 
@@ -19,6 +20,8 @@ pub struct Snapshot {
     pub objects: Vec<Object>,
     /// Entries of `runtime.allgs` that could not be read or were no `g`.
     pub unreadable: u64,
+    /// Why the reading ended before the last goroutine; `None`: it did not.
+    pub incomplete: Option<Fault>,
     /// Arguments of all frames, see [`Goroutine::args`].
     pub args: String,
 }

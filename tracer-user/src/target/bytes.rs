@@ -1,22 +1,22 @@
 //! Reading little-endian integers from bytes that may end anywhere.
 
 /// The `N` bytes at `at`, if they are there.
-pub(super) fn array<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
+pub(crate) fn array<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
     data.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
 /// The `u32` at `at`.
-pub(super) fn u32_at(data: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(data: &[u8], at: usize) -> Option<u32> {
     array(data, at).map(u32::from_le_bytes)
 }
 
 /// The `i32` at `at`.
-pub(super) fn i32_at(data: &[u8], at: usize) -> Option<i32> {
+pub(crate) fn i32_at(data: &[u8], at: usize) -> Option<i32> {
     array(data, at).map(i32::from_le_bytes)
 }
 
 /// The `u64` at `at`.
-pub(super) fn u64_at(data: &[u8], at: usize) -> Option<u64> {
+pub(crate) fn u64_at(data: &[u8], at: usize) -> Option<u64> {
     array(data, at).map(u64::from_le_bytes)
 }
 
@@ -24,14 +24,14 @@ pub(super) fn u64_at(data: &[u8], at: usize) -> Option<u64> {
 const MAX_STRING: usize = 16 << 10;
 
 /// The bytes of the NUL-terminated string at `at`, without the NUL.
-pub(super) fn c_string(data: &[u8], at: usize) -> Option<&[u8]> {
+pub(crate) fn c_string(data: &[u8], at: usize) -> Option<&[u8]> {
     let rest = data.get(at..)?;
     rest.get(..rest.iter().take(MAX_STRING).position(|byte| *byte == 0)?)
 }
 
 /// An unsigned LEB128 number (`encoding/binary.Uvarint`) at `*at`, which moves behind it. `None`
 /// when the bytes end or the number does not fit 64 bits.
-pub(super) fn uvarint(data: &[u8], at: &mut usize) -> Option<u64> {
+pub(crate) fn uvarint(data: &[u8], at: &mut usize) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let byte = *data.get(*at)?;

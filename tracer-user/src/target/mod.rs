@@ -7,7 +7,7 @@
 
 mod binary;
 mod buildinfo;
-mod bytes;
+pub(crate) mod bytes;
 mod dwarf;
 mod elf;
 mod layout;
@@ -17,13 +17,14 @@ mod pcvalue;
 mod placement;
 mod probes;
 mod process;
+pub(crate) mod tracebacks;
 mod wait_reasons;
 
 pub use binary::{BinaryError, GoBinary};
 pub use buildinfo::{BuildInfo, GoVersion};
 pub use elf::{Arch, ElfError, Image};
 pub use layout::{Layout, LayoutError, ProbeOffsets, Source};
-pub use pclntab::{Frame, Function, Pclntab, PclntabError};
+pub use pclntab::{Frame, FuncData, Function, PcData, Pclntab, PclntabError};
 pub use placement::{CostClass, PlaceError, Placement, StackFrame};
 pub use probes::{Missing, Mode, Plan, PlanError, ProbeSet, ProbeSite};
 pub use process::{Process, ProcessError};

@@ -4,24 +4,18 @@
 //! Layout: `src/runtime/symtab.go` (`pcHeader`, `functab`, `_func`, `inlinedCall`) and
 //! `src/cmd/link/internal/ld/pcln.go`; unchanged in form from 1.20 to 1.27.
 
+mod inline;
 mod locate;
+mod tables;
 
 use super::bytes::{c_string, i32_at, u32_at};
 use super::elf::Image;
-use super::pcvalue::{Runs, value_at};
 use bytes::Bytes;
+pub use inline::Frame;
 use locate::{Header, MODULEDATA_TEXT, candidates, moduledata};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
-
-/// `_PCDATA_InlTreeIndex`, `_FUNCDATA_InlTree`.
-const PCDATA_INL_TREE: usize = 2;
-const FUNCDATA_INL_TREE: usize = 3;
-/// `_FUNCDATA_WrapInfo` (`src/internal/abi/symtab.go`; `src/runtime/symtab.go` in 1.19).
-const FUNCDATA_WRAP_INFO: usize = 7;
-/// An inlined call within an inlined call …: the compiler stops far earlier.
-const MAX_INLINE_DEPTH: usize = 64;
+pub use tables::{FuncData, PcData};
 
 /// Why a pclntab cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,13 +44,6 @@ impl Format {
         }
     }
 
-    /// Bytes of an entry of the inline tree, and where in it `nameOff` and `parentPc` are.
-    fn inlined_call(self) -> (usize, usize, usize) {
-        match self {
-            Format::Go118 => (20, 12, 16),
-            Format::Go120 => (16, 4, 8),
-        }
-    }
 }
 
 /// A function of the binary.
@@ -70,19 +57,6 @@ pub struct Function<'a> {
     pub end: u64,
     /// Offset of its `_func` in the table.
     record: usize,
-}
-
-/// One level of a symbolized pc.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame<'a> {
-    /// Full name of the function.
-    pub func: &'a str,
-    /// Source file, as the compiler saw it; empty where there is none.
-    pub file: &'a str,
-    /// Line in the file; 0 where there is none.
-    pub line: u32,
-    /// Whether the compiler put the function's body into its caller's.
-    pub inlined: bool,
 }
 
 /// Function indices by a hash of the name, ordered.
@@ -107,6 +81,8 @@ pub struct Pclntab {
     pcs: usize,
     functab: usize,
     by_name: OnceLock<Names>,
+    /// `FuncIDWrapper` of this version.
+    wrapper: OnceLock<u8>,
 }
 
 impl Pclntab {
@@ -157,6 +133,7 @@ impl Pclntab {
             pcs: header.pcs,
             functab: header.functab,
             by_name: OnceLock::new(),
+            wrapper: OnceLock::new(),
             data,
         };
         table.check_order(image)?;
@@ -243,37 +220,6 @@ impl Pclntab {
         self.function(low).filter(|function| function.entry <= pc && pc < function.end)
     }
 
-    /// Which functions a link-time address belongs to, the innermost inlined one first, with the
-    /// file and line of each. For a return address pass `pc - 1`. Empty: not Go code.
-    pub fn symbolize(&self, pc: u64) -> Vec<Frame<'_>> {
-        let Some(function) = self.function_at(pc) else { return Vec::new() };
-        let mut frames = Vec::new();
-        let mut into = pc - function.entry;
-        while frames.len() < MAX_INLINE_DEPTH
-            && let Some((name, parent)) = self.inlined_at(&function, into)
-        {
-            frames.push(self.frame(&function, into, self.name(name), true));
-            into = parent;
-        }
-        frames.push(self.frame(&function, into, function.name, false));
-        frames
-    }
-
-    fn frame<'a>(&'a self, function: &Function<'_>, into: u64, func: &'a str, inlined: bool) -> Frame<'a> {
-        let value = |field| {
-            let table = u32_at(&self.data, function.record + field).filter(|offset| *offset != 0)?;
-            self.pcvalue(function, table, into)
-        };
-        // _func: pcfile at 20, pcln at 24.
-        let line = value(24).and_then(|line| u32::try_from(line).ok()).unwrap_or(0);
-        Frame {
-            func,
-            file: value(20).and_then(|index| self.file(function, index)).unwrap_or(""),
-            line,
-            inlined,
-        }
-    }
-
     fn file(&self, function: &Function<'_>, index: i32) -> Option<&str> {
         let base = u32_at(&self.data, function.record + 32)? as usize;
         let index = base.checked_add(usize::try_from(index).ok()?)?;
@@ -281,87 +227,12 @@ impl Pclntab {
         std::str::from_utf8(c_string(&self.data, self.files.checked_add(offset as usize)?)?).ok()
     }
 
-    fn pcvalue(&self, function: &Function<'_>, table: u32, into: u64) -> Option<i32> {
-        let table = self.data.get(self.pcs + table as usize..)?;
-        value_at(table, self.quantum, function.end - function.entry, into)
-    }
-
-    /// The offset of a PCDATA table in the pc tables.
-    fn pcdata(&self, function: &Function<'_>, index: usize) -> Option<u32> {
-        let count = u32_at(&self.data, function.record + 28)? as usize;
-        let first = function.record + self.format.func_id() + 4;
-        let offset = (index < count).then(|| u32_at(&self.data, first + index * 4))??;
-        (offset != 0).then_some(offset)
-    }
-
-    /// The FUNCDATA of a function, up to the end of the segment.
-    fn funcdata(&self, function: &Function<'_>, index: usize) -> Option<&[u8]> {
-        let count = u32_at(&self.data, function.record + 28)? as usize;
-        let kinds = *self.data.get(function.record + self.format.func_id() + 3)?;
-        let first = (function.record + self.format.func_id() + 4).checked_add(count.checked_mul(4)?)?;
-        let offset = (index < usize::from(kinds)).then(|| u32_at(&self.data, first + index * 4))??;
-        // ^uint32(0): this function has none.
-        (offset != u32::MAX).then(|| self.funcdata.get(offset as usize..))?
-    }
-
     /// The entry of the function that the wrapper at `entry` was made for: `go f(x)` starts a
     /// closure that holds `x` and calls `f`. `None`: there is no such wrapper at `entry`.
     pub fn wrapped(&self, entry: u64) -> Option<u64> {
         let wrapper = self.function_at(entry)?;
-        let offset = u32_at(self.funcdata(&wrapper, FUNCDATA_WRAP_INFO)?, 0)?;
+        let offset = u32_at(self.funcdata(&wrapper, FuncData::WrapInfo)?, 0)?;
         let entry = self.text.checked_add(u64::from(offset))?;
         (self.function_at(entry)?.entry == entry).then_some(entry)
-    }
-
-    /// `nameOff` and `parentPc` of an entry of an inline tree.
-    fn inlined_call(&self, tree: &[u8], index: i32) -> Option<(i32, i32)> {
-        let (size, name, parent) = self.format.inlined_call();
-        let entry = tree.get(usize::try_from(index).ok()?.checked_mul(size)?..)?.get(..size)?;
-        Some((i32_at(entry, name)?, i32_at(entry, parent)?))
-    }
-
-    /// The inlined function at `into`, and where in `function` its call stands.
-    fn inlined_at(&self, function: &Function<'_>, into: u64) -> Option<(i32, u64)> {
-        let table = self.pcdata(function, PCDATA_INL_TREE)?;
-        let tree = self.funcdata(function, FUNCDATA_INL_TREE)?;
-        let index = self.pcvalue(function, table, into)?;
-        let (name, parent) = self.inlined_call(tree, index)?;
-        Some((name, u64::try_from(parent).ok()?))
-    }
-
-    /// Which of `wanted` the compiler inlined, and into which functions. A probe on such a function
-    /// misses those calls.
-    pub fn inlined_callees<'w>(&self, wanted: &[&'w str]) -> BTreeMap<&'w str, BTreeSet<&str>> {
-        let offsets = self.name_offsets(wanted);
-        let mut found = BTreeMap::<_, BTreeSet<_>>::new();
-        for function in self.functions() {
-            let Some(table) = self.pcdata(&function, PCDATA_INL_TREE) else { continue };
-            let Some(tree) = self.funcdata(&function, FUNCDATA_INL_TREE) else { continue };
-            let Some(table) = self.data.get(self.pcs + table as usize..) else { continue };
-            for run in Runs::new(table, self.quantum, function.end - function.entry) {
-                if let Some((name, _)) = self.inlined_call(tree, run.value)
-                    && let Some(name) = offsets.get(&name)
-                {
-                    found.entry(*name).or_default().insert(function.name);
-                }
-            }
-        }
-        found
-    }
-
-    /// Where in the name table the wanted names stand.
-    fn name_offsets<'w>(&self, wanted: &[&'w str]) -> HashMap<i32, &'w str> {
-        let table = self.data.get(self.names..self.cu.max(self.names)).unwrap_or_default();
-        let mut found = HashMap::new();
-        let mut start = 0;
-        for name in table.split(|byte| *byte == 0) {
-            if let Some(wanted) = wanted.iter().find(|wanted| wanted.as_bytes() == name)
-                && let Ok(offset) = i32::try_from(start)
-            {
-                found.insert(offset, *wanted);
-            }
-            start += name.len() + 1;
-        }
-        found
     }
 }

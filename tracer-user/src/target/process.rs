@@ -1,5 +1,6 @@
 //! A running process: who it is, which executable it runs, where that lies in its memory, and
-//! whether it still lives. Reads `/proc`, and the process's memory; writes nothing.
+//! whether it still lives. Reads `/proc`, writes nothing; its memory is read by
+//! [`crate::memory::Live`].
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -169,21 +170,6 @@ impl Process {
         Ok(Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0)))
     }
 
-    /// Reads its memory at an address as it sees it, without stopping it. Returns how many bytes
-    /// could be read; fewer than asked for where the mapping ends.
-    ///
-    /// # Errors
-    /// The system's: `EFAULT` where nothing is mapped, `EPERM` without CAP_SYS_PTRACE, `ESRCH` when
-    /// it has ended.
-    pub fn read(&self, addr: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        let remote = libc::iovec { iov_base: addr as *mut libc::c_void, iov_len: buffer.len() };
-        // SAFETY: the local vector is `buffer`, which is ours to write; the kernel checks the
-        // remote one, and only reads there.
-        let read = unsafe { libc::process_vm_readv(self.pid, &raw const local, 1, &raw const remote, 1, 0) };
-        usize::try_from(read).map_err(|_| io::Error::last_os_error())
-    }
-
     fn error(&self, what: &'static str, source: io::Error) -> ProcessError {
         let pid = self.pid;
         match source.kind() {
@@ -218,6 +204,7 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Memory;
     use std::process::{Child, Command};
 
     struct Sleeper(Child);
@@ -251,13 +238,8 @@ mod tests {
     }
 
     #[test]
-    fn our_own_memory_and_cpu_time_can_be_read() {
+    fn our_own_cpu_time_can_be_read() {
         let process = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
-        let value = 0x1122_3344_5566_7788u64;
-        let mut buffer = [0; 8];
-        assert_eq!(process.read(&raw const value as u64, &mut buffer).unwrap(), 8);
-        assert_eq!(u64::from_ne_bytes(buffer), value);
-        assert_eq!(process.read(8, &mut buffer).unwrap_err().raw_os_error(), Some(libc::EFAULT));
         let before = process.cpu_time().unwrap();
         let mut sum = 0u64;
         while process.cpu_time().unwrap() == before {
@@ -273,7 +255,7 @@ mod tests {
         let image = super::super::Image::parse(data.into()).unwrap();
         let bias = process.load_bias(image.entry()).unwrap();
         let mut code = [0; 16];
-        assert_eq!(process.read(image.entry().wrapping_add(bias), &mut code).unwrap(), 16);
+        crate::memory::Live::of(&process).read(image.entry().wrapping_add(bias), &mut code).unwrap();
         assert_eq!(image.read(image.entry(), 16), Some(&code[..]));
         assert_eq!(bias % 4096, 0);
     }

@@ -10,6 +10,7 @@
 mod bounds;
 mod illegal;
 mod modes;
+mod seen;
 mod set_a;
 mod set_b;
 mod summary;
@@ -203,7 +204,7 @@ pub(super) fn line(step: &Step) -> String {
         None => put(format_args!(" reason {}", step.reason)),
     }
     if let Some(duration_ns) = step.duration_ns {
-        put(format_args!(" {duration_ns}ns"));
+        put(format_args!(" {}{duration_ns}ns", if step.at_least { "≥" } else { "" }));
     }
     if step.by_goid != 0 {
         put(format_args!(" by g{}", step.by_goid));

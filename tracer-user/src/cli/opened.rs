@@ -1,0 +1,47 @@
+//! A program that a command is about to look at; nothing is attached and nothing read of its memory
+//! yet.
+
+use crate::target::{GoBinary, Process};
+use anyhow::{Context as _, Result};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+/// A Go program, running or not.
+pub(super) struct Opened {
+    /// The process that runs it; `None` for a file.
+    pub(super) process: Option<Process>,
+    /// Its executable.
+    pub(super) exe: File,
+    /// The name of that, as the process sees it.
+    pub(super) name: PathBuf,
+    pub(super) binary: GoBinary,
+}
+
+impl Opened {
+    /// What a process runs.
+    pub(super) fn process(pid: u32) -> Result<Opened> {
+        let process = Process::open(pid.cast_signed())?;
+        let (exe, name) = (process.exe()?, process.exe_name()?);
+        let binary =
+            GoBinary::read(exe.try_clone()?).with_context(|| format!("PID {pid} ({})", name.display()))?;
+        Ok(Opened { process: Some(process), exe, name, binary })
+    }
+
+    /// What a command would run, or what a core file was made of.
+    pub(super) fn file(path: &Path) -> Result<Opened> {
+        let exe = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let binary = GoBinary::read(exe.try_clone()?).with_context(|| path.display().to_string())?;
+        Ok(Opened { process: None, exe, name: path.to_owned(), binary })
+    }
+
+    /// What the kernel added to its link-time addresses; 0 where nothing runs it.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub(super) fn bias(&self) -> Result<u64> {
+        let of = |process: &Process| process.load_bias(self.binary.image().entry());
+        Ok(self.process.as_ref().map(of).transpose()?.unwrap_or(0))
+    }
+}

@@ -1,0 +1,268 @@
+//! The physical frames of a goroutine, told from its saved registers and its stack.
+//!
+//! This is the walk of the runtime's own unwinder (`src/runtime/traceback.go`: `gentraceback` up to
+//! 1.20, `unwinder` since 1.21, the same in what is done here): each function's pc table says how
+//! far the stack pointer lies below the caller's. It needs no frame pointers, so it holds for system
+//! calls and for assembly, too.
+
+use super::args::{ArgProgram, word};
+use super::types::Pc;
+use crate::memory::Memory;
+use crate::target::{Arch, Function, GoBinary, tracebacks};
+use std::rc::Rc;
+
+/// Frames of one stack at most. Deeper ones are legal, up to 1 GiB of stack; a traceback shows a
+/// hundred.
+const MAX_FRAMES: usize = 10_000;
+/// How many pcs are remembered; a hostile stack can name any number of them.
+const MAX_SITES: usize = 1 << 14;
+/// What a signal handler on arm64 reserves to save LR before it makes the goroutine call
+/// `sigpanic` or `asyncPreempt`: `alignUp(sys.MinFrameSize, sys.StackAlign)`.
+const INJECTED_FRAME: u64 = 16;
+
+/// Why a stack could not be walked to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Broken {
+    /// A pc that lies in no function.
+    #[error("0x{0:x} is no address in the program's code")]
+    Pc(u64),
+    /// A word that lies outside the stack, or cannot be read.
+    #[error("0x{0:x} is not on the stack")]
+    Stack(u64),
+    /// The frame at this stack pointer is its own caller, or lies above it.
+    #[error("the frame at 0x{0:x} has no end")]
+    Stuck(u64),
+    /// More frames than are read.
+    #[error("it has more than {MAX_FRAMES} frames")]
+    TooDeep,
+}
+
+/// The words of a `g` that say where it stopped.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Saved {
+    /// `g.sched.pc`, `.sp` and `.lr` (which is 0 on amd64).
+    pub sched: (u64, u64, u64),
+    /// `g.syscallpc` and `g.syscallsp`.
+    pub syscall: (u64, u64),
+    /// `g.stack.lo` and `.hi`.
+    pub stack: (u64, u64),
+}
+
+impl Saved {
+    /// The registers to begin with: those of the system call as long as it has not been left, also
+    /// when the state does not say so any more (`unwinder.initAt`).
+    pub(super) fn registers(&self) -> Registers {
+        let (pc, sp) = self.syscall;
+        if sp != 0 {
+            return Registers { pc, sp, lr: 0, syscall: true, stack: self.stack };
+        }
+        let (pc, sp, lr) = self.sched;
+        Registers { pc, sp, lr, syscall: false, stack: self.stack }
+    }
+}
+
+/// Where an unwinding begins. The pc is one that the goroutine itself saved: a return address,
+/// unless it is the entry of a function, which the goroutine then has not begun (`symPC`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Registers {
+    pub pc: u64,
+    pub sp: u64,
+    /// arm64's link register; 0: none, or unknown.
+    pub lr: u64,
+    /// Whether they were saved on the way into a system call: before the function there moved its
+    /// stack pointer.
+    pub syscall: bool,
+    /// Lowest address of the stack, and the one behind it.
+    pub stack: (u64, u64),
+}
+
+/// What the pclntab says of a pc.
+struct Site {
+    pc: Pc,
+    /// From the stack pointer to where it was at the function's entry; `None`: not a Go function.
+    delta: Option<u64>,
+    /// The stack ends here, as far as can be told.
+    last: bool,
+    /// It writes the stack pointer, so that the stack ends here unless it has not yet done so.
+    writes_sp: bool,
+    /// It was not called: a signal handler put it on the stack, and the pc below it is exact.
+    injected: bool,
+    shown: Shown,
+    args: ArgProgram,
+}
+
+/// Whether a traceback prints the function.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Yes,
+    /// It depends on the frames around it.
+    Perhaps,
+    /// Only where nothing else is to be shown.
+    No,
+}
+
+/// Walks the stacks of one process; remembers what it learned of each pc.
+pub(super) struct Unwinder<'a> {
+    binary: &'a GoBinary,
+    bias: u64,
+    sites: hashbrown::HashMap<Pc, Option<Rc<Site>>>,
+}
+
+impl<'a> Unwinder<'a> {
+    /// `bias`: what the kernel added to the binary's link addresses.
+    pub(super) fn new(binary: &'a GoBinary, bias: u64) -> Unwinder<'a> {
+        Unwinder { binary, bias, sites: hashbrown::HashMap::new() }
+    }
+
+    /// Appends the frames to `pcs`, innermost first; and to `args`, where they are asked for, a line
+    /// for each with what a traceback prints between the parentheses, which is empty for functions
+    /// that the traceback hides.
+    ///
+    /// # Errors
+    /// Where the stack makes no sense; what was appended holds up to there.
+    pub(super) fn unwind(
+        &mut self,
+        memory: &dyn Memory,
+        from: Registers,
+        pcs: &mut Vec<Pc>,
+        mut args: Option<&mut String>,
+    ) -> Result<(), Broken> {
+        let (frames, text) = (pcs.len(), args.as_ref().map_or(0, |args| args.len()));
+        let mut walk = Walk { memory, from, pcs, args: args.as_deref_mut(), all: false, any_shown: false };
+        let end = self.walk(&mut walk);
+        // A traceback that would show nothing shows everything.
+        if walk.any_shown || args.is_none() {
+            return end;
+        }
+        pcs.truncate(frames);
+        if let Some(args) = args.as_deref_mut() {
+            args.truncate(text);
+        }
+        self.walk(&mut Walk { memory, from, pcs, args, all: true, any_shown: false })
+    }
+
+    fn walk(&mut self, walk: &mut Walk<'_>) -> Result<(), Broken> {
+        let link_register = self.binary.arch() == Arch::Arm64;
+        let limit = walk.pcs.len() + MAX_FRAMES;
+        let Registers { mut pc, mut sp, mut lr, syscall, .. } = walk.from;
+        if pc == 0 {
+            // A nil function was called: begin with the caller.
+            (pc, lr) = (walk.word(sp)?, 0);
+            sp = sp.wrapping_add(if link_register { 0 } else { 8 });
+        }
+        let (mut innermost, mut injected) = (true, false);
+        loop {
+            let site = self.site(pc, injected).ok_or(Broken::Pc(pc))?;
+            let Some(delta) = site.delta else { return Ok(()) };
+            let caller_sp = sp.checked_add(delta + if link_register { 0 } else { 8 });
+            let caller_sp = caller_sp.ok_or(Broken::Stuck(sp))?;
+            if walk.pcs.len() >= limit {
+                return Err(Broken::TooDeep);
+            }
+            // arm64 keeps a word for LR below the arguments (sys.MinFrameSize).
+            walk.frame(&site, caller_sp.wrapping_add(if link_register { 8 } else { 0 }));
+            if site.last || site.writes_sp && !(innermost && syscall) {
+                return Ok(());
+            }
+            let caller = if !link_register {
+                walk.word(caller_sp.wrapping_sub(8))?
+            } else if lr == 0 || innermost && delta > 0 {
+                walk.word(sp)?
+            } else {
+                lr
+            };
+            if caller == 0 {
+                return Ok(());
+            }
+            if caller == pc && caller_sp == sp {
+                return Err(Broken::Stuck(sp));
+            }
+            (pc, sp, lr) = (caller, caller_sp, 0);
+            (innermost, injected) = (false, site.injected);
+            if injected && link_register {
+                let saved = walk.word(sp)?;
+                sp = sp.wrapping_add(INJECTED_FRAME);
+                match self.site(pc, true) {
+                    None => pc = saved,
+                    Some(site) if site.delta == Some(0) => lr = saved,
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+
+    /// What is known of a pc, which is exact where the frame above it was injected.
+    fn site(&mut self, addr: u64, exact: bool) -> Option<Rc<Site>> {
+        let key = if exact { Pc::exact(addr) } else { Pc::of_return(addr) };
+        if let Some(site) = self.sites.get(&key) {
+            return site.clone();
+        }
+        if self.sites.len() >= MAX_SITES {
+            self.sites.clear();
+        }
+        let site = self.look_up(key).map(Rc::new);
+        self.sites.insert(key, site.clone());
+        site
+    }
+
+    fn look_up(&self, pc: Pc) -> Option<Site> {
+        let functions = self.binary.functions();
+        let linked = pc.addr().wrapping_sub(self.bias);
+        let function = functions.function_at(linked)?;
+        let pc = if linked == function.entry { Pc::exact(pc.addr()) } else { pc };
+        let lookup = pc.lookup().wrapping_sub(self.bias);
+        let delta = functions.sp_delta(&function, linked);
+        Some(Site {
+            pc,
+            delta: delta.and_then(|delta| u64::try_from(delta).ok()),
+            last: functions.is_top_frame(&function),
+            // cgocallback switches from the thread's stack to the goroutine's with a frame on either.
+            writes_sp: functions.writes_sp(&function) && function.name != "runtime.cgocallback",
+            injected: is_injected(function.name),
+            shown: self.shown(&function),
+            args: ArgProgram::compile(functions, &function, lookup),
+        })
+    }
+
+    fn shown(&self, function: &Function<'_>) -> Shown {
+        if !tracebacks::shows(function.name, self.binary.version().minor) {
+            // A panic is shown where it is not the innermost frame.
+            return if function.name == tracebacks::PANIC { Shown::Perhaps } else { Shown::No };
+        }
+        if self.binary.functions().is_wrapper(function) { Shown::Perhaps } else { Shown::Yes }
+    }
+}
+
+/// `isInjectedCall` of `src/runtime/traceback.go`. (Up to 1.20 the traceback looks up the line of
+/// the pc below `asyncPreempt` as if it were a return address, which may be the line before.)
+fn is_injected(function: &str) -> bool {
+    matches!(function, "runtime.sigpanic" | "runtime.asyncPreempt" | "runtime.debugCallV2")
+}
+
+/// One walk, and what it writes.
+struct Walk<'a> {
+    memory: &'a dyn Memory,
+    from: Registers,
+    pcs: &'a mut Vec<Pc>,
+    args: Option<&'a mut String>,
+    /// Arguments also of what a traceback hides.
+    all: bool,
+    any_shown: bool,
+}
+
+impl Walk<'_> {
+    fn word(&self, addr: u64) -> Result<u64, Broken> {
+        word(self.memory, addr, self.from.stack).ok_or(Broken::Stack(addr))
+    }
+
+    fn frame(&mut self, site: &Site, argp: u64) {
+        self.pcs.push(site.pc);
+        self.any_shown |= site.shown == Shown::Yes;
+        if let Some(args) = self.args.as_deref_mut() {
+            if self.all || site.shown != Shown::No {
+                site.args.print(self.memory, argp, self.from.stack, args);
+            }
+            args.push('\n');
+        }
+    }
+}
