@@ -35,13 +35,17 @@ pub enum Variant {
     Pie,
     /// Both.
     PieStripped,
+    /// For arm64, as `go build` does it.
+    Arm64,
+    /// For arm64, without symbol table and DWARF.
+    Arm64Stripped,
     /// With a CPU profile of `pingpong`, so that the compiler inlines the hot functions of the
     /// scheduler (Go 1.21+).
     Pgo,
 }
 
 impl Variant {
-    /// All variants this release can build.
+    /// All variants of this release that this machine runs.
     pub fn all(go: &Go) -> Vec<Variant> {
         let mut all = vec![Variant::Plain, Variant::Stripped, Variant::Pie, Variant::PieStripped];
         if go.minor >= 21 {
@@ -58,6 +62,8 @@ impl fmt::Display for Variant {
             Variant::Stripped => "stripped",
             Variant::Pie => "pie",
             Variant::PieStripped => "pie+stripped",
+            Variant::Arm64 => "arm64",
+            Variant::Arm64Stripped => "arm64+stripped",
             Variant::Pgo => "pgo",
         })
     }
@@ -92,6 +98,9 @@ pub fn build(name: &str, go: &Go, variant: Variant) -> Result<PathBuf> {
         .arg(format!("-ldflags={}", linker_flags(name, go, variant)));
     match variant {
         Variant::Plain | Variant::Stripped => {}
+        Variant::Arm64 | Variant::Arm64Stripped => {
+            command.env("GOARCH", "arm64");
+        }
         Variant::Pie | Variant::PieStripped => {
             command.arg("-buildmode=pie");
         }
@@ -125,7 +134,7 @@ pub fn start_command(command: &mut Command) -> Result<Process> {
 
 fn linker_flags(name: &str, go: &Go, variant: Variant) -> String {
     let mut flags = Vec::new();
-    if matches!(variant, Variant::Stripped | Variant::PieStripped) {
+    if matches!(variant, Variant::Stripped | Variant::PieStripped | Variant::Arm64Stripped) {
         flags.push("-s -w");
     }
     if name == "illegal" && go.minor >= 23 {

@@ -190,7 +190,12 @@ impl Output {
     }
 
     /// As [`wait_for`](Self::wait_for), without regard to the first `seen` lines.
-    fn wait_for_after(&self, mut seen: usize, timeout: Duration, wanted: impl Fn(&str) -> bool) -> Result<Line> {
+    fn wait_for_after(
+        &self,
+        mut seen: usize,
+        timeout: Duration,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Line> {
         let deadline = Instant::now() + timeout;
         let mut state = self.0.lock();
         loop {

@@ -8,17 +8,16 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     fixture,
-    traceback::{Creator, Frame, Goroutine},
+    traceback::{Creator, ELIDED, Frame, Goroutine},
 };
 
 /// What must stand on the line of the fixture that waits, by status (`src/runtime/runtime2.go`,
 /// `waitReasonStrings`).
-const WAITS: [(&str, &[&str]); 8] = [
+const WAITS: [(&str, &[&str]); 7] = [
     ("chan receive", &["<-"]),
     ("chan send", &["<-"]),
     ("select", &["select"]),
     ("sleep", &["time.Sleep("]),
-    ("semacquire", &[".Lock(", ".RLock(", ".Wait("]),
     ("sync.Mutex.Lock", &[".Lock("]),
     ("sync.RWMutex.Lock", &[".Lock("]),
     ("sync.WaitGroup.Wait", &[".Wait("]),
@@ -52,7 +51,14 @@ impl Source {
     }
 
     fn possible(&self, goroutine: &Goroutine) -> Result<()> {
-        let frames = &goroutine.frames;
+        let frames = match goroutine.frames.as_slice() {
+            // Up to Go 1.20 the frame below a goroutine that has not run yet is shown.
+            [frames @ .., last] if last.func == "runtime.goexit" => frames,
+            frames => frames,
+        };
+        if frames.iter().all(|frame| frame.func.starts_with("runtime.goexit")) && !frames.is_empty() {
+            return Ok(()); // it has come to its end
+        }
         for frame in frames.iter().filter(|frame| is_main(&frame.func)) {
             self.is_in(&frame.func, &frame.file, frame.line)?;
         }
@@ -63,12 +69,16 @@ impl Source {
             self.waits(&goroutine.status, frame)?;
         }
         let creator = goroutine.creator.as_ref().context("it has no creator")?;
-        self.starts(creator, frames.last().context("it has no stack")?)
+        let outermost = frames.last().context("it has no stack")?;
+        // Up to Go 1.20 those left out are the outermost, and not always said to be
+        // (`_TracebackMaxFrames`).
+        if frames.len() >= 100 { Ok(()) } else { self.starts(creator, outermost) }
     }
 
     /// `func` contains this line.
     fn is_in(&self, func: &str, file: &str, line: u32) -> Result<()> {
-        let lines = self.0.get(file_name(file)).with_context(|| format!("not a file of the fixture: {file}"))?;
+        let lines =
+            self.0.get(file_name(file)).with_context(|| format!("not a file of the fixture: {file}"))?;
         let before = lines.get(..line as usize).with_context(|| format!("{file} has no line {line}"))?;
         let around = before.iter().rev().find_map(|line| line.strip_prefix("func "));
         let around = around.with_context(|| format!("line {line} is in no function"))?;
@@ -81,13 +91,14 @@ impl Source {
     /// `caller` calls `callee` on its line; each of the callee's arguments that is told is one less, if
     /// a function of one number calls itself.
     fn calls(&self, caller: &Frame, callee: &Frame) -> Result<()> {
-        if !is_main(&caller.func) || callee.func.starts_with("runtime.") {
+        if !is_main(&caller.func) || callee.func.starts_with("runtime.") || callee.func == ELIDED {
             return Ok(());
         }
         let line = self.line(&caller.file, caller.line)?;
         let named = line.contains(&format!("{}(", name(&callee.func)));
         ensure!(named, "{} does not call {}: {line}", caller.func, callee.func);
-        if let (true, Some(above), Some(below)) = (caller.func == callee.func, number(caller), number(callee)) {
+        if let (true, Some(above), Some(below)) = (caller.func == callee.func, number(caller), number(callee))
+        {
             ensure!(above == below + 1, "{} with {above} calls itself with {below}", caller.func);
         }
         Ok(())
@@ -101,13 +112,15 @@ impl Source {
         Ok(())
     }
 
-    /// The line of the creator starts `outermost`.
+    /// The line of the creator starts `outermost`, or it is that line's wrapper: the function that the
+    /// compiler makes for a `go` statement with arguments, seen before it has called anything.
     fn starts(&self, creator: &Creator, outermost: &Frame) -> Result<()> {
         ensure!(is_main(&outermost.func), "its outermost function is {}", outermost.func);
         self.is_in(&creator.func, &creator.file, creator.line)?;
         let line = self.line(&creator.file, creator.line)?;
+        let is_wrapper = wrapped(&outermost.func) == Some(&creator.func) && outermost.line == creator.line;
         let started = line.contains(&format!("go {}(", name(&outermost.func)));
-        ensure!(started, "{} is not started by: {line}", outermost.func);
+        ensure!(started || is_wrapper, "{} is not started by: {line}", outermost.func);
         Ok(())
     }
 
@@ -126,9 +139,17 @@ fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// `Lock` of `sync.(*Mutex).Lock`.
+/// `Lock` of `sync.(*Mutex).Lock`; the name of the function around, for one that has none.
 fn name(func: &str) -> &str {
+    let func = wrapped(func).unwrap_or(func);
     func.rsplit('.').next().unwrap_or(func)
+}
+
+/// `main.move` of `main.move.gowrap1`, and of `main.move.func1`, as it is called up to Go 1.21.
+fn wrapped(func: &str) -> Option<&str> {
+    let (around, last) = func.rsplit_once('.')?;
+    let number = last.strip_prefix("gowrap").or_else(|| last.strip_prefix("func"))?;
+    (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then_some(around)
 }
 
 /// The first argument, if there is only this one and it was told for sure.
@@ -187,6 +208,7 @@ func inner(n int) {
             ))
             .unwrap();
         source.check(&goroutine("runnable", &[("outer", "...", 5)], 2)).unwrap();
+        source.check(&goroutine("runnable", &[("start.gowrap1", "", 2)], 2)).unwrap();
     }
 
     #[test]
@@ -201,6 +223,7 @@ func inner(n int) {
             ("no chan receive", goroutine("chan receive", &[("inner", "", 11), ("outer", "", 6)], 2)),
             ("not started by", goroutine("runnable", &[("inner", "", 10)], 2)),
             ("is not in main.start", goroutine("runnable", &[("outer", "", 5)], 6)),
+            ("not started by", goroutine("runnable", &[("start.gowrap1", "", 3)], 2)),
             ("no stack", goroutine("runnable", &[], 2)),
         ];
         for (words, goroutine) in cases {

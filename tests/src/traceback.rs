@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 
+/// The "function" of a frame that stands for those left out in the middle of a deep stack
+/// (`...12 frames elided...`, Go 1.21+; up to 1.20 `...additional frames elided...` at the end).
+pub const ELIDED: &str = "...";
+
 /// One goroutine of a traceback.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Goroutine {
@@ -17,7 +21,7 @@ pub struct Goroutine {
     pub minutes: u64,
     /// What else stands between the brackets: `locked to thread`.
     pub remarks: Vec<String>,
-    /// Innermost first.
+    /// Innermost first. Where frames were left out, there is one called [`ELIDED`].
     pub frames: Vec<Frame>,
     /// Who made it; `None` for the main goroutine.
     pub creator: Option<Creator>,
@@ -67,8 +71,8 @@ impl Goroutine {
 pub fn parse(text: &str) -> Result<BTreeMap<u64, Goroutine>> {
     let mut all = BTreeMap::new();
     for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()) {
-        let goroutine =
-            goroutine(paragraph.trim_matches('\n')).with_context(|| format!("not a traceback:\n{paragraph}"))?;
+        let goroutine = goroutine(paragraph.trim_matches('\n'))
+            .with_context(|| format!("not a traceback:\n{paragraph}"))?;
         let goid = goroutine.goid;
         anyhow::ensure!(all.insert(goid, goroutine).is_none(), "goroutine {goid} occurs twice");
     }
@@ -79,11 +83,17 @@ fn goroutine(paragraph: &str) -> Result<Goroutine> {
     let mut lines = paragraph.lines();
     let mut goroutine = header(lines.next().unwrap_or_default()).context("its first line")?;
     while let Some(line) = lines.next() {
-        if line.starts_with('\t') || line.starts_with("...") {
+        if line.starts_with('\t') {
             goroutine.notes.push(line.trim().to_owned());
             continue;
         }
-        let (file, number, offset) = lines.next().and_then(place).with_context(|| format!("no place: {line}"))?;
+        if let Some(what) = line.strip_prefix(ELIDED) {
+            let (func, args) = (ELIDED.to_owned(), what.to_owned());
+            goroutine.frames.push(Frame { func, args, ..Frame::default() });
+            continue;
+        }
+        let (file, number, offset) =
+            lines.next().and_then(place).with_context(|| format!("no place: {line}"))?;
         if let Some(creator) = line.strip_prefix("created by ") {
             let (func, goid) = match creator.rsplit_once(" in goroutine ") {
                 Some((func, goid)) => (func, Some(goid.parse()?)),
@@ -167,10 +177,18 @@ created by main.main
         let seven = &all[&7];
         assert_eq!((seven.status.as_str(), seven.minutes), ("chan receive", 3));
         assert_eq!(seven.remarks, ["locked to thread"]);
-        assert_eq!(seven.notes, ["...12 frames elided..."]);
-        let frames: Vec<_> = seven.frames.iter().map(|f| (f.func.as_str(), f.args.as_str(), f.line)).collect();
-        assert_eq!(frames, [("main.(*turn).still", "...", 79), ("main.deep[...]", "0x28, {0x1?, 0x2}", 80)]);
-        assert_eq!((seven.frames[1].file.as_str(), seven.frames[1].offset.as_str()), ("/src/a file.go", "+0x1d"));
+        let frames: Vec<_> =
+            seven.frames.iter().map(|f| (f.func.as_str(), f.args.as_str(), f.line)).collect();
+        let expected = [
+            ("main.(*turn).still", "...", 79),
+            ("main.deep[...]", "0x28, {0x1?, 0x2}", 80),
+            (ELIDED, "12 frames elided...", 0),
+        ];
+        assert_eq!(frames, expected);
+        assert_eq!(
+            (seven.frames[1].file.as_str(), seven.frames[1].offset.as_str()),
+            ("/src/a file.go", "+0x1d")
+        );
         let creator = seven.creator.as_ref().unwrap();
         assert_eq!((creator.func.as_str(), creator.goid, creator.line), ("main.standStill", Some(1), 36));
         assert_eq!(all[&9].creator.as_ref().unwrap().goid, None);

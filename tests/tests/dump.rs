@@ -200,7 +200,10 @@ fn attributes(go: &Go) -> Result<()> {
         let labels = if goroutine.has("main.stillLabelled") { &expected } else { &BTreeMap::new() };
         ensure!(goroutine.labels == *labels, "labels: {goroutine:#?}");
         let locked = goroutine.has("main.stillLocked") || (go.minor < 21 && goroutine.has("os/signal.loop"));
-        ensure!(goroutine.locked_to_thread == locked || goroutine.has("runtime.main"), "locked: {goroutine:#?}");
+        ensure!(
+            goroutine.locked_to_thread == locked || goroutine.has("runtime.main"),
+            "locked: {goroutine:#?}"
+        );
         ensure!(!goroutine.system, "a system goroutine: {goroutine:#?}");
     }
     // A goroutine in a system call has a thread, and the thread is in that call.
@@ -279,7 +282,8 @@ fn selections_orders_and_groups() -> Result<()> {
     let pid = crowd.process.pid();
     let count = |args: &[&str]| Ok::<_, anyhow::Error>(dump::json(pid, args)?.goroutines.len());
     let all = dump::json(pid, &[])?;
-    let expected = |wanted: &dyn Fn(&dump::Goroutine) -> bool| all.goroutines.iter().filter(|g| wanted(g)).count();
+    let expected =
+        |wanted: &dyn Fn(&dump::Goroutine) -> bool| all.goroutines.iter().filter(|g| wanted(g)).count();
 
     let in_syscall = expected(&|g| g.status == "syscall");
     ensure!(in_syscall >= crowd::EACH && count(&["--state", "syscall"])? == in_syscall);
