@@ -116,6 +116,22 @@ pub struct Event {
     pub by_goid: Option<u64>,
     /// Length of what ended, nanoseconds.
     pub duration_ns: Option<u64>,
+    /// `duration_ns` is a lower bound.
+    #[serde(default)]
+    pub at_least: bool,
+    /// The `go` statement, for `found`.
+    pub created_by: Option<Place>,
+    /// Whole stack, with `--stacks`.
+    #[serde(default)]
+    pub stack: Vec<Place>,
+    /// For `resync`: goroutines in the snapshot, and what it changed.
+    pub seen: Option<u64>,
+    /// See `seen`.
+    pub new: Option<u64>,
+    /// See `seen`.
+    pub corrected: Option<u64>,
+    /// See `seen`.
+    pub ended: Option<u64>,
     /// Function it is about.
     pub func: Option<String>,
     /// Its source file.
@@ -124,6 +140,18 @@ pub struct Event {
     pub line: Option<u32>,
     /// What is wrong, for `illegal`.
     pub note: Option<String>,
+}
+
+/// A place in the source.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Function.
+    pub func: String,
+    /// Its source file.
+    pub file: String,
+    /// Line in it.
+    pub line: u32,
 }
 
 impl Event {

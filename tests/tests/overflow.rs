@@ -30,6 +30,9 @@ fn losses_are_counted_and_shown_and_are_no_illegal_transitions() -> Result<()> {
             let counted = lost(&sfgi.stderr.text())?;
             assert!(counted > 0, "go{} set {set}: nothing was lost: the test is too gentle", go.version);
             assert_eq!(shown, counted, "go{} set {set}: losses in the lines and in the summary", go.version);
+            let resync = events.iter().find(|event| event.event == "resync");
+            let resync = resync.with_context(|| format!("go{} set {set}: no resync", go.version))?;
+            assert!(resync.seen > Some(0), "go{} set {set}: {resync:?}", go.version);
             assert!(events.len() > 100, "go{} set {set}: only {} lines", go.version, events.len());
         }
     }

@@ -5,6 +5,7 @@
 //! terminals or clocks.
 
 pub mod cli;
+pub mod clock;
 pub mod event;
 pub mod memory;
 pub mod model;

@@ -1,10 +1,11 @@
 //! The loop of a trace: drain, digest, show; and what is said when it ends.
 
-use super::target::Traced;
+use super::target::{Collected, Traced};
 use crate::{
+    clock,
     model::{Step, Summary},
     present::{Filter, Sink},
-    probe::{self, Calibration},
+    probe::Calibration,
 };
 use anyhow::Result;
 use std::{
@@ -77,10 +78,15 @@ impl Engine {
     fn round(&mut self, finish: bool) -> Result<bool> {
         let (mut fresh, mut more) = (Vec::new(), false);
         for (index, target) in self.targets.iter_mut().enumerate() {
-            let (lost, more_here) = target.collect(finish, &mut fresh)?;
+            let Collected { lost, more: more_here, resync } = target.collect(finish, &mut fresh)?;
             more |= more_here;
             if lost > 0 && !self.output.summary_only {
-                self.output.sink.lost(target.pid, lost, probe::now())?;
+                self.output.sink.lost(target.pid, lost, clock::now())?;
+            }
+            if let Some(merged) = resync
+                && !self.output.summary_only
+            {
+                self.output.sink.resync(target.pid, &merged, clock::now())?;
             }
             self.steps.extend(fresh.drain(..).map(|step| (index, step)));
         }

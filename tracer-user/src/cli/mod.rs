@@ -5,6 +5,7 @@ mod engine;
 mod launch;
 mod opened;
 mod output;
+mod outside;
 mod parse;
 mod target;
 mod trace;

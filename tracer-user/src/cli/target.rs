@@ -1,16 +1,21 @@
 //! One traced process: its binary, its probes, its model, its names.
 
-use super::opened::Opened;
+use super::{
+    opened::Opened,
+    outside::{self, Outside},
+};
 use crate::{
-    event::{Birth, Event, Kind},
-    memory::{Live, Memory},
-    model::{self, Goroutines, Setup, Step, Summary, What},
+    clock,
+    event::{Event, Kind},
+    memory::Live,
+    model::{self, Goroutines, Merged, Setup, Step, Summary, What},
     present::{Line, Report, Symbols, duration},
     probe::{Batch, Calibration, Options, Session, Totals},
-    target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process},
+    snapshot::{Clock, View},
+    target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process, tracebacks},
 };
 use anyhow::{Context as _, Result};
-use std::{collections::HashMap, fs::File, io, num::NonZeroU32, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{fs::File, io, num::NonZeroU32, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 /// What to attach.
 pub(super) struct Attach {
@@ -20,6 +25,18 @@ pub(super) struct Attach {
     pub(super) threads: bool,
     pub(super) goids: Vec<u64>,
     pub(super) ring_bytes: u32,
+    /// How long a block must last for its stack to be read, nanoseconds; `None`: no stacks.
+    pub(super) stacks_ns: Option<u64>,
+}
+
+/// What came of one round of collecting.
+pub(super) struct Collected {
+    /// How many events were lost.
+    pub(super) lost: u64,
+    /// There is more to collect at once.
+    pub(super) more: bool,
+    /// A snapshot told how things stand after a loss.
+    pub(super) resync: Option<Merged>,
 }
 
 /// Goroutines whose state is kept at once; a million cost about 200 MB.
@@ -28,7 +45,7 @@ const CAPACITY: usize = 1_000_000;
 /// A process under trace.
 pub(super) struct Traced {
     pub(super) pid: u32,
-    process: Option<Process>,
+    process: Option<Arc<Process>>,
     /// Whether it runs the binary already: a launched command does not before its `exec`.
     runs: bool,
     binary: Arc<GoBinary>,
@@ -36,8 +53,9 @@ pub(super) struct Traced {
     session: Session,
     symbols: Symbols,
     pub(super) goroutines: Goroutines,
-    /// Of goroutines that were there before the trace, read from their `g` when first shown.
-    births: HashMap<u64, Option<Birth>>,
+    outside: Outside,
+    /// Whether a snapshot has been merged.
+    joined: bool,
     mode: Mode,
     /// The user chose the probe set.
     forced: bool,
@@ -54,7 +72,7 @@ impl Traced {
         let mut traced = Self::start(pid, &exe, binary, attach, process.is_none())?;
         traced.symbols.set_bias(bias);
         traced.cpu.0 = process.as_ref().and_then(|process| process.cpu_time().ok()).unwrap_or_default();
-        traced.process = process;
+        traced.process = process.map(Arc::new);
         Ok(traced)
     }
 
@@ -93,7 +111,8 @@ impl Traced {
             plan,
             session,
             goroutines,
-            births: HashMap::new(),
+            outside: Outside::new(attach.stacks_ns, !from_birth),
+            joined: false,
             mode: attach.mode,
             forced: attach.set.is_some(),
             batch: Batch::default(),
@@ -132,9 +151,28 @@ impl Traced {
         text
     }
 
-    /// Drains the rings and lets the model digest what came. `finish` removes the probes first.
-    /// Returns how many events were lost, and whether there is more to collect at once.
-    pub(super) fn collect(&mut self, finish: bool, steps: &mut Vec<Step>) -> Result<(u64, bool)> {
+    /// Drains the rings and lets the model digest what came; looks at the target's memory where
+    /// that is needed. `finish` removes the probes first.
+    pub(super) fn collect(&mut self, finish: bool, steps: &mut Vec<Step>) -> Result<Collected> {
+        let first = steps.len();
+        let mut collected = self.drain(finish, steps)?;
+        if !finish && self.runs && self.outside.wants_snapshot(clock::now()) {
+            self.take_snapshot(steps, &mut collected)?;
+        }
+        let complete_until = self.batch.complete_until;
+        let resync = self.outside.merge(&mut self.goroutines, complete_until);
+        collected.resync = resync.filter(|_| std::mem::replace(&mut self.joined, true));
+        self.outside.note(&steps[first..]);
+        if let Some(process) = self.process.clone()
+            && !finish
+        {
+            let (memory, binary) = (Live::of(&process), Arc::clone(&self.binary));
+            self.outside.read_long(&self.view(&memory, &binary), &self.goroutines, complete_until);
+        }
+        Ok(collected)
+    }
+
+    fn drain(&mut self, finish: bool, steps: &mut Vec<Step>) -> Result<Collected> {
         let mut batch = std::mem::take(&mut self.batch);
         if finish {
             self.session.stop(&mut batch)?;
@@ -144,7 +182,12 @@ impl Traced {
         if let Some(cpu) = self.process.as_ref().and_then(|process| process.cpu_time().ok()) {
             self.cpu.1 = cpu;
         }
-        self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);
+        if batch.lost + batch.blurred != 0 {
+            self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);
+        }
+        if batch.lost != 0 {
+            self.outside.lost();
+        }
         for event in &batch.events {
             if event.kind == Kind::Exec {
                 self.executed(event);
@@ -153,9 +196,34 @@ impl Traced {
             }
         }
         self.goroutines.settle(batch.complete_until, steps);
-        let found = (batch.lost, batch.more);
+        let collected = Collected { lost: batch.lost, more: batch.more, resync: None };
         self.batch = batch;
-        Ok(found)
+        Ok(collected)
+    }
+
+    /// Reads all goroutines, and goes on draining meanwhile.
+    fn take_snapshot(&mut self, steps: &mut Vec<Step>, collected: &mut Collected) -> Result<()> {
+        let Some(process) = self.process.clone() else { return Ok(()) };
+        let (memory, binary) = (Live::of(&process), Arc::clone(&self.binary));
+        let view = self.view(&memory, &binary);
+        let snapshot = outside::read_all(&view, || {
+            let meanwhile = self.drain(false, steps)?;
+            collected.lost += meanwhile.lost;
+            collected.more = meanwhile.more;
+            Ok(())
+        })?;
+        match snapshot {
+            Ok(snapshot) => self.outside.take(&snapshot),
+            Err(error) => {
+                eprintln!("sfgi: PID {}: goroutines are only known once they move: {error}", self.pid);
+                self.outside.give_up();
+            }
+        }
+        Ok(())
+    }
+
+    fn view<'v>(&self, memory: &'v Live<'_>, binary: &'v GoBinary) -> View<'v> {
+        View { memory, binary, bias: self.symbols.bias(), clock: Clock::Live }
     }
 
     /// The process replaced its program: for a command we launched, this is its beginning; else
@@ -170,13 +238,13 @@ impl Traced {
         // A short command may have ended by now: then only what its file says is known.
         if let Ok(process) = Process::open(self.pid.cast_signed()) {
             self.symbols.set_bias(process.load_bias(self.binary.image().entry()).unwrap_or(0));
-            self.process = Some(process);
+            self.process = Some(Arc::new(process));
         }
     }
 
     /// Resolves the names of a step.
     pub(super) fn line<'a>(&'a mut self, step: &'a Step) -> Line<'a> {
-        let birth = self.birth(step);
+        let birth = step.birth.or_else(|| self.goroutines.get(step.goid)?.birth);
         let function = birth.and_then(|birth| self.symbols.function(birth.startpc));
         let site = match step.what {
             What::Create => birth.and_then(|birth| self.symbols.go_statement(birth.gopc)),
@@ -189,41 +257,14 @@ impl Traced {
             _ => step.stack.as_ref().and_then(|stack| self.symbols.wait_site(stack)),
         };
         let site = site.or_else(|| function.clone());
-        Line { pid: self.pid, step, reason: self.reason(step), site, function }
-    }
-
-    /// Where the goroutine of this step comes from: from its birth if that was seen, else from
-    /// its `g`, which it keeps as long as it lives.
-    fn birth(&mut self, step: &Step) -> Option<Birth> {
-        if step.birth.is_some() {
-            return step.birth;
-        }
-        let known = self.goroutines.get(step.goid)?;
-        if known.birth.is_some() {
-            return known.birth;
-        }
-        if let Some(birth) = self.births.get(&step.goid) {
-            return *birth;
-        }
-        let birth = self.read_birth(known.g, step.goid);
-        if self.births.len() >= CAPACITY {
-            self.births.clear();
-        }
-        self.births.insert(step.goid, birth);
-        birth
-    }
-
-    fn read_birth(&self, g: u64, goid: u64) -> Option<Birth> {
-        let (memory, layout) = (Live::of(self.process.as_ref()?), self.binary.layout());
-        let word = |field: &str| memory.word(g.checked_add(u64::from(layout.field("g", field)?))?).ok();
-        let birth = Birth {
-            parent_goid: word("parentGoid").unwrap_or(0),
-            gopc: word("gopc")?,
-            startpc: word("startpc")?,
-            funcval: 0,
-        };
-        // The g may have been given to another goroutine meanwhile.
-        (word("goid")? == goid).then_some(birth)
+        // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.
+        let creator = birth.filter(|birth| step.what == What::Found && birth.gopc != 0 && step.goid != 1);
+        let creator = creator.and_then(|birth| self.symbols.go_statement(birth.gopc));
+        let stack = self.outside.stack(step);
+        let stack = stack.iter().flat_map(|stack| stack.iter());
+        let stack = stack.flat_map(|pc| self.symbols.frames(pc.lookup()).to_vec());
+        let stack = stack.filter(|site| tracebacks::shows(&site.func, self.binary.version().minor)).collect();
+        Line { pid: self.pid, step, reason: self.reason(step), site, function, creator, stack }
     }
 
     fn reason(&self, step: &Step) -> &str {

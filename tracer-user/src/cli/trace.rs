@@ -9,6 +9,7 @@ use super::{
     target::{Attach, Traced},
 };
 use crate::{
+    clock,
     model::What,
     present::{Filter, Json, Sink, Text},
     probe::{self, Calibration},
@@ -41,6 +42,7 @@ enum Format {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EventArg {
     Create,
+    Found,
     Start,
     Exit,
     Block,
@@ -56,6 +58,7 @@ impl EventArg {
     fn events(self) -> &'static [What] {
         match self {
             EventArg::Create => &[What::Create],
+            EventArg::Found => &[What::Found],
             EventArg::Start => &[What::Start],
             EventArg::Exit => &[What::Exit],
             EventArg::Block => &[What::Block],
@@ -69,8 +72,9 @@ impl EventArg {
     }
 
     /// All but `sched`, which costs a look at every context switch of the machine.
-    const DEFAULT: [EventArg; 9] = [
+    const DEFAULT: [EventArg; 10] = [
         EventArg::Create,
+        EventArg::Found,
         EventArg::Start,
         EventArg::Exit,
         EventArg::Block,
@@ -134,6 +138,11 @@ pub(super) struct Args {
     /// Only what lasted at least this long (blocks and system calls, shown when they end)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     min: Option<Duration>,
+    /// Show the whole stack of what lasted longer than TIME (10ms if not given), and of what waited
+    /// before the trace began
+    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, require_equals = true,
+          default_missing_value = "10ms")]
+    stacks: Option<Duration>,
     /// Print a summary at the end instead of events
     #[arg(short = 'c', long)]
     summary: bool,
@@ -191,6 +200,7 @@ impl Args {
             threads: events.contains(&What::ThreadOn),
             goids: self.goid.clone(),
             ring_bytes: self.ring_size,
+            stacks_ns: self.stacks.map(|threshold| u64::try_from(threshold.as_nanos()).unwrap_or(u64::MAX)),
         }
     }
 
@@ -233,7 +243,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let out = BufWriter::with_capacity(1 << 16, out);
     let sink: Box<dyn Sink + Send> = match args.format {
         Format::Json => Box::new(Json::new(out)),
-        Format::Text => Box::new(Text::new(out, probe::now(), several, terminal)),
+        Format::Text => Box::new(Text::new(out, clock::now(), several, terminal)),
     };
     let pidfds = targets.iter().map(Traced::pidfd).collect::<io::Result<Vec<_>>>()?;
     let output = Output { sink, filter, summary_only: args.summary };

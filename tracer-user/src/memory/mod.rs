@@ -3,10 +3,12 @@
 //! Every word that comes from here is hostile. Readers bound each length before they allocate, and
 //! each walk by a number of steps.
 
+mod core;
 #[cfg(test)]
 mod image;
 mod live;
 
+pub use core::{Core, CoreError};
 #[cfg(test)]
 pub(crate) use image::Image;
 pub use live::Live;

@@ -1,8 +1,8 @@
 //! What a snapshot tells the model: which goroutines there are, also those that did not move since
 //! the trace began, and after a loss how things really stand.
 
-use super::goroutines::Goroutines;
 use super::State;
+use super::goroutines::Goroutines;
 use crate::event::{Birth, Stack};
 use hashbrown::HashSet;
 

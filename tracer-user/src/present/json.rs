@@ -1,7 +1,7 @@
 //! JSON lines: one object an event, schema `sfgi.trace/1`.
 
-use super::{Line, Report, SCHEMA, Sink};
-use crate::model::{State, What};
+use super::{Line, Report, SCHEMA, Sink, Site};
+use crate::model::{Merged, State, What};
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 
@@ -40,6 +40,8 @@ struct Object<'a> {
     by_goid: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     duration_ns: Option<u64>,
+    #[serde(skip_serializing_if = "is_false")]
+    at_least: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     func: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,8 +50,31 @@ struct Object<'a> {
     line: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     start_func: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_by: Option<Place<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stack: Vec<Place<'a>>,
     #[serde(skip_serializing_if = "String::is_empty")]
     note: String,
+}
+
+/// A place in the source.
+#[derive(Serialize)]
+struct Place<'a> {
+    func: &'a str,
+    file: &'a str,
+    line: u32,
+}
+
+impl<'a> From<&'a Site> for Place<'a> {
+    fn from(site: &'a Site) -> Self {
+        Place { func: &site.func, file: &site.file, line: site.line }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn state<S: Serializer>(state: &Option<State>, out: S) -> Result<S::Ok, S::Error> {
@@ -66,6 +91,18 @@ struct Lost {
     ts_ns: u64,
     pid: u32,
     count: u64,
+}
+
+#[derive(Serialize)]
+struct Resync {
+    schema: &'static str,
+    event: &'static str,
+    ts_ns: u64,
+    pid: u32,
+    seen: u64,
+    new: u64,
+    corrected: u64,
+    ended: u64,
 }
 
 impl<W: Write> Sink for Json<W> {
@@ -88,20 +125,28 @@ impl<W: Write> Sink for Json<W> {
             event: step.what.name(),
             tid: step.tid,
             reason: line.reason,
-            from: of_a_goroutine.then_some(step.from),
+            from: (of_a_goroutine && step.what != What::Found).then_some(step.from),
             to: of_a_goroutine.then_some(step.to),
             by_goid: (step.by_goid != 0).then_some(step.by_goid),
             duration_ns: step.duration_ns,
+            at_least: step.at_least,
             func: site.map(|site| &*site.func),
             file: site.map(|site| &*site.file),
             line: site.map(|site| site.line),
             start_func: line.function.as_ref().map(|site| &*site.func),
+            created_by: line.creator.as_ref().map(Place::from),
+            stack: line.stack.iter().map(Place::from).collect(),
             note: step.note.to_string(),
         })
     }
 
     fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()> {
         self.object(&Lost { schema: SCHEMA, event: "lost", ts_ns: ts, pid, count })
+    }
+
+    fn resync(&mut self, pid: u32, merged: &Merged, ts: u64) -> io::Result<()> {
+        let &Merged { seen, new, corrected, ended } = merged;
+        self.object(&Resync { schema: SCHEMA, event: "resync", ts_ns: ts, pid, seen, new, corrected, ended })
     }
 
     fn summary(&mut self, report: &Report) -> io::Result<()> {

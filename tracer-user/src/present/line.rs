@@ -16,6 +16,10 @@ pub struct Line<'a> {
     pub site: Option<Site>,
     /// The function the goroutine runs.
     pub function: Option<Site>,
+    /// The `go` statement that made it, with `found`.
+    pub creator: Option<Site>,
+    /// The whole stack, innermost frame first, where it was read from outside; else empty.
+    pub stack: Vec<Site>,
 }
 
 /// Which lines the user wants.
@@ -44,11 +48,12 @@ impl Filter {
     /// Whether to show it, now that its names are known.
     pub fn wants_line(&self, line: &Line<'_>) -> bool {
         let Some(func) = &self.func else { return true };
-        [&line.site, &line.function].into_iter().flatten().any(|site| func.is_match(&site.func))
+        let named = [&line.site, &line.function, &line.creator].into_iter();
+        named.flatten().any(|site| func.is_match(&site.func))
     }
 }
 
 /// Whether the duration of this event is a time spent blocked: for `--min`.
 fn measures_a_wait(what: What) -> bool {
-    matches!(what, What::Unblock | What::SyscallExit | What::ThreadOn)
+    matches!(what, What::Found | What::Unblock | What::SyscallExit | What::ThreadOn)
 }

@@ -1,6 +1,7 @@
 //! What a person or a program gets to read: steps with their names resolved, as text or JSON
 //! lines, and the summary.
 
+pub mod dump;
 mod json;
 mod line;
 mod summary;
@@ -13,6 +14,7 @@ pub use summary::Report;
 pub use symbols::{Site, Symbols};
 pub use text::{Text, duration};
 
+use crate::model::Merged;
 use std::io;
 
 /// The schema name in every JSON line of a trace.
@@ -26,6 +28,8 @@ pub trait Sink {
     fn line(&mut self, line: &Line<'_>) -> io::Result<()>;
     /// Events were lost just before the next line.
     fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()>;
+    /// After a loss a snapshot told how things really stand.
+    fn resync(&mut self, pid: u32, merged: &Merged, ts: u64) -> io::Result<()>;
     /// What the trace came to, at its end.
     fn summary(&mut self, report: &Report) -> io::Result<()>;
     /// Hands on everything written so far.

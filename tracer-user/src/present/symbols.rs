@@ -50,6 +50,11 @@ impl Symbols {
         Symbols { binary, bias, cache: HashMap::new(), entries: HashMap::new() }
     }
 
+    /// What was added to the link addresses.
+    pub fn bias(&self) -> u64 {
+        self.bias
+    }
+
     /// The load bias became known, or another one.
     pub fn set_bias(&mut self, bias: u64) {
         self.bias = bias;
@@ -58,7 +63,7 @@ impl Symbols {
     }
 
     /// The frames at `pc`, innermost (inlined) first; empty when nothing is known there.
-    fn frames(&mut self, pc: u64) -> Arc<[Site]> {
+    pub fn frames(&mut self, pc: u64) -> Arc<[Site]> {
         if let Some(frames) = self.cache.get(&pc) {
             return Arc::clone(frames);
         }

@@ -1,7 +1,7 @@
 //! Text: one aligned line an event.
 
 use super::{Line, Report, Sink, Site};
-use crate::model::What;
+use crate::model::{Merged, What};
 use std::io::{self, Write};
 
 /// Writes text lines.
@@ -51,21 +51,38 @@ impl<W: Write> Sink for Text<W> {
             0 => "-".to_owned(),
             goid => format!("g{goid}"),
         };
-        let took = step.duration_ns.map(duration).unwrap_or_default();
+        let sign = if step.at_least { "≥" } else { "" };
+        let took = step.duration_ns.map(|ns| format!("{sign}{}", duration(ns))).unwrap_or_default();
         let (on, off) = self.paint(step.what);
         let (event, detail) = (word(step.what), detail(line));
-        let site = line.site.as_ref().map(place).unwrap_or_default();
+        let mut site = line.site.as_ref().map(place).unwrap_or_default();
+        if let Some(creator) = &line.creator {
+            site += &format!(", made by {}{}", place(creator), by(step.by_goid));
+        }
         writeln!(
             self.out,
             "{on}{seconds:>12.6} {pid}{:>8} {goroutine:>9}  {event:<9} {took:>9}  {detail:<28} {site}{off}",
             step.tid
-        )
+        )?;
+        line.stack.iter().try_for_each(|site| writeln!(self.out, "{:>33}{}", "", place(site)))
     }
 
     fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()> {
         let seconds = ts.saturating_sub(self.start_ts) as f64 / 1e9;
         let pid = self.pid_column(pid);
         writeln!(self.out, "{seconds:>12.6} {pid}{:>8} {:>9}  LOST {count} events", "-", "-")
+    }
+
+    fn resync(&mut self, pid: u32, merged: &Merged, ts: u64) -> io::Result<()> {
+        let seconds = ts.saturating_sub(self.start_ts) as f64 / 1e9;
+        let pid = self.pid_column(pid);
+        let Merged { seen, corrected, new, ended } = merged;
+        writeln!(
+            self.out,
+            "{seconds:>12.6} {pid}{:>8} {:>9}  RESYNC from a snapshot of {seen} goroutines: {new} were not \
+             known, {corrected} in another state, {ended} had ended",
+            "-", "-"
+        )
     }
 
     fn summary(&mut self, report: &Report) -> io::Result<()> {
@@ -101,6 +118,7 @@ fn detail(line: &Line<'_>) -> String {
             format!("{function}{}", by(step.by_goid))
         }
         What::Unblock => format!("{}{}", line.reason, by(step.by_goid)),
+        What::Found => format!("{} {}", step.to, line.reason),
         What::Illegal => {
             format!("{} → {}: {}", step.from, step.to, step.note)
         }

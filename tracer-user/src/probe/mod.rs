@@ -11,4 +11,4 @@ mod session;
 
 pub use calibrate::{Calibration, calibrate};
 pub use host::{HostError, check as check_host};
-pub use session::{Batch, Options, ProbeError, Session, Totals, now};
+pub use session::{Batch, Options, ProbeError, Session, Totals};

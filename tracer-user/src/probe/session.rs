@@ -7,6 +7,7 @@ use super::{
     object,
 };
 use crate::{
+    clock::now,
     event::{DecodeError, Event, decode},
     target::{GoBinary, LayoutError, Plan, ProbeSite},
 };
@@ -16,7 +17,6 @@ use aya::{
     programs::{ProgramError, uprobe::UProbeScope},
 };
 use aya_log::EbpfLogger;
-use rustix::time::{ClockId, clock_gettime};
 use std::{collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf};
 use tracer_common::{Config, Counters, Kind};
 
@@ -130,12 +130,6 @@ pub struct Session {
     undecodable: u64,
     /// Whether the last drain read every ring to its end.
     drained: bool,
-}
-
-/// Now, as the probes' clock shows it (`CLOCK_MONOTONIC`, ns).
-pub fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 impl Session {

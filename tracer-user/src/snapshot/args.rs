@@ -38,7 +38,9 @@ impl ArgProgram {
     /// The program of `function` where `lookup` is the address whose liveness is meant (link-time;
     /// for a frame that made a call, one within the call).
     pub(super) fn compile(functions: &Pclntab, function: &Function<'_>, lookup: u64) -> ArgProgram {
-        let Some(info) = functions.funcdata(function, FuncData::ArgInfo) else { return ArgProgram::default() };
+        let Some(info) = functions.funcdata(function, FuncData::ArgInfo) else {
+            return ArgProgram::default();
+        };
         let index = functions.pcdata(function, PcData::ArgLiveIndex, lookup).unwrap_or(-1);
         let liveness = Liveness { info: functions.funcdata(function, FuncData::ArgLiveInfo), index };
         ArgProgram(translate(info, &liveness))
@@ -157,8 +159,20 @@ mod tests {
 
     #[test]
     fn aggregates_and_what_is_left_out() {
-        let program =
-            [START_AGGREGATE, 0, 1, START_AGGREGATE, 8, 8, END_AGGREGATE, END_AGGREGATE, 16, 8, DOTDOTDOT, END];
+        let program = [
+            START_AGGREGATE,
+            0,
+            1,
+            START_AGGREGATE,
+            8,
+            8,
+            END_AGGREGATE,
+            END_AGGREGATE,
+            16,
+            8,
+            DOTDOTDOT,
+            END,
+        ];
         assert_eq!(printed(&program, None, -1), "{0x88, {0x2}}, 0x3, ...");
         assert_eq!(printed(&[START_AGGREGATE, END_AGGREGATE, 8, 8, END], None, -1), "{}, 0x2");
         assert_eq!(printed(&[OFFSET_TOO_LARGE, OFFSET_TOO_LARGE, END], None, -1), "_, _");

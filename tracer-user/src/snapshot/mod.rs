@@ -4,9 +4,17 @@
 
 mod args;
 mod labels;
+mod objects;
+mod offsets;
+mod outer;
+mod raw;
+mod system;
+mod take;
 mod types;
 mod unwind;
 mod view;
+mod window;
 
+pub use take::{Options, Reading, SnapshotError, look, take};
 pub use types::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Stacks, Trust, Wait, Wants};
-pub use view::View;
+pub use view::{Clock, View};

@@ -1,5 +1,6 @@
 //! What a snapshot holds.
 
+use crate::event::Birth;
 use crate::memory::Fault;
 use crate::model::State;
 use std::collections::HashMap;
@@ -85,8 +86,15 @@ pub struct Goroutine {
     pub waits: Vec<Wait>,
 }
 
+impl Goroutine {
+    /// Where it comes from.
+    pub fn birth(&self) -> Birth {
+        Birth { parent_goid: self.parent_goid, gopc: self.gopc, startpc: self.startpc, funcval: 0 }
+    }
+}
+
 /// One thing that a goroutine waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Wait {
     /// Index into [`Snapshot::objects`].
     pub object: u32,
@@ -95,7 +103,7 @@ pub struct Wait {
 }
 
 /// What a goroutine wants of what it waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Wants {
     /// To receive from the channel.
     Receive,

@@ -1,5 +1,6 @@
 //! A program's memory together with what its binary says about it.
 
+use crate::clock;
 use crate::memory::Memory;
 use crate::target::GoBinary;
 
@@ -12,9 +13,28 @@ pub struct View<'a> {
     pub binary: &'a GoBinary,
     /// What the kernel added to the binary's link-time addresses.
     pub bias: u64,
+    /// What time it is there.
+    pub clock: Clock,
+}
+
+/// What time it is for the goroutines of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Now: it runs.
+    Live,
+    /// When its memory was written to a core file.
+    Stopped,
 }
 
 impl View<'_> {
+    /// What time it is there: `CLOCK_MONOTONIC`, nanoseconds; 0 where it stands still.
+    pub fn now_ns(&self) -> u64 {
+        match self.clock {
+            Clock::Live => clock::now(),
+            Clock::Stopped => 0,
+        }
+    }
+
     /// The word at `addr`; `None` where it cannot be read.
     pub fn word(&self, addr: u64) -> Option<u64> {
         self.memory.word(addr).ok()

@@ -2,6 +2,7 @@
 
 use super::buildinfo::{BuildInfo, GoVersion};
 use super::elf::{Arch, ElfError, Image};
+use super::globals::{Globals, GlobalsError};
 use super::layout::{Layout, LayoutError, OLDEST};
 use super::pclntab::{Frame, Pclntab, PclntabError};
 use super::wait_reasons;
@@ -60,6 +61,7 @@ pub struct GoBinary {
     info: BuildInfo,
     layout: Layout,
     functions: Pclntab,
+    globals: Result<Globals, GlobalsError>,
     wait_reasons: Vec<String>,
     plumbing_end: u64,
 }
@@ -106,9 +108,10 @@ impl GoBinary {
         if functions.find("runtime.main").is_none() {
             return Err(BinaryError::LinkShared);
         }
+        let globals = Globals::find(&image, &functions, &layout);
         let wait_reasons = wait_reasons::find(&image, &functions).unwrap_or_default();
         let plumbing_end = plumbing_end(&functions, &info);
-        Ok(GoBinary { image, info, layout, functions, wait_reasons, plumbing_end })
+        Ok(GoBinary { image, info, layout, functions, globals, wait_reasons, plumbing_end })
     }
 
     /// The version of Go it was built with.
@@ -144,6 +147,14 @@ impl GoBinary {
     /// Its functions.
     pub fn functions(&self) -> &Pclntab {
         &self.functions
+    }
+
+    /// Where the runtime's variables are.
+    ///
+    /// # Errors
+    /// The goroutines of this binary cannot be found from outside.
+    pub fn globals(&self) -> Result<&Globals, GlobalsError> {
+        self.globals.as_ref().map_err(|error| *error)
     }
 
     /// See [`Pclntab::symbolize`].

@@ -29,6 +29,8 @@ const STRUCTS: &[&str] = &[
     "heapArena",
     "pollDesc",
 ];
+/// Array types that it reads: `_size` is in bytes, `_count` in elements.
+const ARRAYS: &[&str] = &["semTable"];
 /// How deep structs within structs are followed: `g.sched.pc` is two.
 const MAX_DEPTH: usize = 3;
 /// Uncompressed size up to which a section is read: several times what a very large Go program has.
@@ -58,6 +60,8 @@ struct Field {
 #[derive(Default)]
 struct Types {
     structs: HashMap<usize, Struct>,
+    /// By `array._size` and `array._count`, those of [`ARRAYS`].
+    arrays: HashMap<String, u32>,
     aliases: HashMap<usize, usize>,
 }
 
@@ -72,14 +76,26 @@ pub(super) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
         strings: DebugStr::from(EndianSlice::new(&strings, LittleEndian)),
     };
     let types = reader.units().find_map(|(unit, abbreviations)| reader.types(&unit, &abbreviations))?;
-    let mut found = HashMap::new();
+    let mut found = types.arrays.clone();
     for of in types.structs.values() {
-        if let Some(name) = of.name.strip_prefix("runtime.").filter(|name| STRUCTS.contains(name)) {
+        if let Some(name) = wanted(&of.name, STRUCTS) {
             found.extend(of.size.map(|size| (format!("{name}._size"), size)));
-            types.flatten(of, name, 0, 0, &mut found);
+            types.flatten(of, &name, 0, 0, &mut found);
         }
     }
     Some(found)
+}
+
+/// The name without its package, if it is one of these.
+fn wanted(name: &str, of: &[&str]) -> Option<String> {
+    name.strip_prefix("runtime.").filter(|name| of.contains(name)).map(str::to_owned)
+}
+
+/// The type whose members or bounds follow.
+enum Open {
+    Nothing,
+    Struct(usize),
+    Array(String),
 }
 
 struct Reader<'a> {
@@ -101,27 +117,41 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The struct types of a unit; `None` for a unit without `runtime.g`.
+    /// The types of a unit; `None` for a unit without `runtime.g`.
     fn types(&self, unit: &UnitHeader<Slice<'a>>, abbreviations: &Abbreviations) -> Option<Types> {
         let mut types = Types::default();
         let mut entries = unit.entries(abbreviations);
-        let mut open = None;
+        let mut open = Open::Nothing;
         while let Ok(Some(entry)) = entries.next_dfs() {
             let place = entry.offset().to_debug_info_offset(unit)?.0;
-            match entry.tag() {
-                dw::DW_TAG_structure_type => {
-                    let Some(name) = self.text(entry, dw::DW_AT_name) else { continue };
+            let name = || self.text(entry, dw::DW_AT_name);
+            match (entry.tag(), &open) {
+                (dw::DW_TAG_structure_type, _) => {
+                    let Some(name) = name() else { continue };
                     let size = number(entry, dw::DW_AT_byte_size);
                     types.structs.insert(place, Struct { name, size, fields: Vec::new() });
-                    open = Some(place);
+                    open = Open::Struct(place);
                 }
-                dw::DW_TAG_member => {
-                    let Some(parent) = open.and_then(|open| types.structs.get_mut(&open)) else { continue };
-                    let Some(name) = self.text(entry, dw::DW_AT_name) else { continue };
+                (dw::DW_TAG_member, Open::Struct(of)) => {
+                    let Some(parent) = types.structs.get_mut(of) else { continue };
+                    let Some(name) = name() else { continue };
                     let Some(offset) = number(entry, dw::DW_AT_data_member_location) else { continue };
                     parent.fields.push(Field { name, offset, of: type_of(unit, entry) });
                 }
-                dw::DW_TAG_typedef => types.aliases.extend(type_of(unit, entry).map(|of| (place, of))),
+                (dw::DW_TAG_array_type, _) => {
+                    open = Open::Nothing;
+                    let Some(name) = name().and_then(|name| wanted(&name, ARRAYS)) else { continue };
+                    let size = number(entry, dw::DW_AT_byte_size);
+                    types.arrays.extend(size.map(|size| (format!("{name}._size"), size)));
+                    open = Open::Array(name);
+                }
+                (dw::DW_TAG_subrange_type, Open::Array(of)) => {
+                    let count = number(entry, dw::DW_AT_count);
+                    types.arrays.extend(count.map(|count| (format!("{of}._count"), count)));
+                }
+                (dw::DW_TAG_typedef, _) => {
+                    types.aliases.extend(type_of(unit, entry).map(|of| (place, of)));
+                }
                 _ => {}
             }
         }

@@ -77,6 +77,7 @@ pub(super) struct Segment {
     pub offset: u64,
     /// Bytes that come from the file; what memory has beyond is zero.
     pub file_size: u64,
+    pub memory_size: u64,
     pub executable: bool,
     pub writable: bool,
 }
@@ -105,7 +106,7 @@ impl Image {
     /// [`ElfError`] says what is wrong with the file. A section table that is missing or broken is
     /// no error.
     pub fn parse(data: Bytes) -> Result<Image, ElfError> {
-        let header = header(&data)?;
+        let header = file_header(&data)?;
         let arch = match header.e_machine(LittleEndian) {
             EM_X86_64 => Arch::Amd64,
             EM_AARCH64 => Arch::Arm64,
@@ -138,6 +139,7 @@ impl Image {
                         vaddr,
                         offset,
                         file_size: size,
+                        memory_size: program.p_memsz(LittleEndian),
                         executable: flags.0 & PF_X.0 != 0,
                         writable: flags.0 & PF_W.0 != 0,
                     });
@@ -173,6 +175,15 @@ impl Image {
         &self.segments
     }
 
+    /// Whether the program may write the `len` bytes at a link-time address: where its variables are.
+    pub(super) fn is_writable(&self, vaddr: u64, len: u64) -> bool {
+        self.segments.iter().filter(|segment| segment.writable).any(|segment| {
+            let room =
+                vaddr.checked_sub(segment.vaddr).and_then(|into| segment.memory_size.checked_sub(into));
+            room.is_some_and(|room| len <= room)
+        })
+    }
+
     fn segment_at(&self, vaddr: u64) -> Option<&Segment> {
         self.segments.iter().find(|segment| segment.contains(vaddr))
     }
@@ -184,12 +195,22 @@ impl Image {
     }
 
     /// Everything the file has from a link-time address to the end of its segment.
-    pub(super) fn tail(&self, vaddr: u64) -> Option<Bytes> {
+    pub(crate) fn tail(&self, vaddr: u64) -> Option<Bytes> {
         let segment = self.segment_at(vaddr)?;
         let end = segment.offset + segment.file_size;
         let start = segment.offset + (vaddr - segment.vaddr);
         let range = usize::try_from(start).ok()?..usize::try_from(end).ok()?;
         (range.end <= self.data.len()).then(|| self.data.slice(range))
+    }
+
+    /// Link-time address of the first byte of the file, if that is in memory.
+    pub(crate) fn at_file_start(&self) -> Option<u64> {
+        self.segments.iter().find(|segment| segment.offset == 0).map(|segment| segment.vaddr)
+    }
+
+    /// Whether the program may write to this link-time address.
+    pub(crate) fn writable(&self, vaddr: u64) -> bool {
+        self.segment_at(vaddr).is_some_and(|segment| segment.writable)
     }
 
     /// `len` bytes at a link-time address, before relocation.
@@ -243,7 +264,7 @@ impl Image {
     }
 
     fn section_header(&self, name: &str) -> Option<&SectionHeader64<LittleEndian>> {
-        let header = header(&self.data).ok()?;
+        let header = file_header(&self.data).ok()?;
         let table = header.section_headers(LittleEndian, &*self.data).ok()?;
         let names = table.get(header.shstrndx(LittleEndian, &*self.data).ok()? as usize)?;
         let names = names.data(LittleEndian, &*self.data).ok()?;
@@ -278,7 +299,7 @@ impl Image {
 }
 
 /// The file header, once it is sure that it is one sfgi can read.
-fn header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> {
+pub(crate) fn file_header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> {
     let ident: [u8; 6] = array(data, 0).ok_or(ElfError::NotElf)?;
     if !ident.starts_with(&ELFMAG) {
         return Err(ElfError::NotElf);

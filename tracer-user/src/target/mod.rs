@@ -8,8 +8,10 @@
 mod binary;
 mod buildinfo;
 pub(crate) mod bytes;
+mod code;
 mod dwarf;
 mod elf;
+mod globals;
 mod layout;
 mod layout_table;
 mod pclntab;
@@ -22,7 +24,9 @@ mod wait_reasons;
 
 pub use binary::{BinaryError, GoBinary};
 pub use buildinfo::{BuildInfo, GoVersion};
+pub(crate) use elf::file_header;
 pub use elf::{Arch, ElfError, Image};
+pub use globals::{Globals, GlobalsError, SemTable};
 pub use layout::{Layout, LayoutError, ProbeOffsets, Source};
 pub use pclntab::{Frame, FuncData, Function, PcData, Pclntab, PclntabError};
 pub use placement::{CostClass, PlaceError, Placement, StackFrame};
@@ -30,4 +34,4 @@ pub use probes::{Missing, Mode, Plan, PlanError, ProbeSet, ProbeSite};
 pub use process::{Process, ProcessError};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -43,7 +43,6 @@ impl Format {
             Format::Go120 => 40,
         }
     }
-
 }
 
 /// A function of the binary.

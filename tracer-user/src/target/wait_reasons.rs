@@ -6,30 +6,29 @@
 //! length of the array, and then refers to it; so in all versions from 1.19 to 1.27.
 
 use super::bytes::u64_at;
+use super::code::{Access, Step, steps};
 use super::elf::Image;
 use super::pclntab::Pclntab;
-use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
 
 const FUNCTION: &str = "runtime.waitReason.String";
-/// It has 48 bytes.
-const MAX_CODE: u64 = 512;
 /// The longest text up to 1.27 has 28 bytes.
 const MAX_TEXT: u64 = 64;
+/// The number is a byte.
+const MAX_COUNT: u64 = 256;
 
 /// The wait reasons by number; number 0 is empty. `None` where they cannot be found.
 pub(super) fn find(image: &Image, functions: &Pclntab) -> Option<Vec<String>> {
-    let function = functions.find(FUNCTION)?;
-    let code = image.read(function.entry, (function.end - function.entry).min(MAX_CODE))?;
     let mut count = None;
-    for instruction in Decoder::with_ip(64, code, function.entry, DecoderOptions::NONE) {
-        if instruction.mnemonic() == Mnemonic::Cmp && instruction.op1_kind() == OpKind::Immediate8 {
-            count = Some(u64::from(instruction.immediate8()));
-        }
-        // It also refers to the text "unknown wait reason", which is no array of strings.
-        if instruction.memory_base() == Register::RIP
-            && let Some(found) = strings(image, instruction.ip_rel_memory_address(), count?)
-        {
-            return Some(found);
+    for step in steps(image, functions, FUNCTION) {
+        match step {
+            Step::Compare(bound) => count = Some(bound).filter(|count| *count <= MAX_COUNT),
+            // It also refers to the text "unknown wait reason", which is no array of strings.
+            Step::Global(addr, Access::Address) => {
+                if let Some(found) = strings(image, addr, count?) {
+                    return Some(found);
+                }
+            }
+            _ => {}
         }
     }
     None

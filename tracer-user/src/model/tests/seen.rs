@@ -72,8 +72,7 @@ fn without_a_stamp_it_waits_at_least_since_the_snapshot() {
 
 #[test]
 fn what_the_scheduler_woke_unseen_is_said_to_have_been_woken() {
-    let (steps, _) =
-        around(set_a(24), "", (1000, &[seen(7, State::Waiting, 9, 0)]), "2000 m1 g7 execute");
+    let (steps, _) = around(set_a(24), "", (1000, &[seen(7, State::Waiting, 9, 0)]), "2000 m1 g7 execute");
     assert_eq!(
         steps[1..],
         [

@@ -1,6 +1,6 @@
 //! What the readers make of a whole binary, and of one that was cut off or changed.
 
-mod synthetic;
+pub(crate) mod synthetic;
 
 use self::synthetic::{CODE, FUNCTION, FUNCTIONS, INLINED, REASONS, Recipe};
 use super::*;
@@ -11,6 +11,16 @@ const RECIPES: [Recipe; 4] = [
     Recipe { version: "go1.19.8", pie: true },
     Recipe { version: "go1.26.6", pie: true },
 ];
+
+/// The small binary that the others' tests need one for: see [`synthetic`] for what is in it.
+pub(crate) fn small_binary() -> GoBinary {
+    GoBinary::parse(synthetic::binary(RECIPES[1]).into()).unwrap()
+}
+
+/// The entry of the function of this name.
+pub(crate) fn entry_of(name: &str) -> u64 {
+    entry(FUNCTIONS.iter().position(|function| *function == name).unwrap() as u64)
+}
 
 /// The entry of a function of [`FUNCTIONS`].
 fn entry(index: u64) -> u64 {
@@ -38,12 +48,16 @@ fn a_whole_binary_is_read() {
         let binary = GoBinary::parse(synthetic::binary(recipe).into()).unwrap();
         assert_eq!((binary.version().raw.as_str(), binary.pie()), (recipe.version, recipe.pie));
         assert_eq!(binary.wait_reasons(), REASONS);
+        let globals = binary.globals().unwrap();
+        assert_eq!(globals.allgptr, globals.allglen + 8);
+        assert!(!binary.image().is_writable(globals.allglen - 0x10_0000, 8));
+        assert_eq!(globals.allm, None);
         assert_eq!(binary.info().module.as_deref(), Some("example.com/m"));
         let functions: Vec<_> = binary.functions().functions().map(|function| function.name).collect();
         assert_eq!(functions, FUNCTIONS);
-        assert_eq!(binary.plumbing_end(), entry(3));
+        assert_eq!(binary.plumbing_end(), entry(4));
         let found = binary.functions().find("runtime.main").unwrap();
-        assert_eq!((found.entry, found.end), (entry(2), entry(3)));
+        assert_eq!((found.entry, found.end), (entry(3), entry(4)));
     }
 }
 
@@ -52,7 +66,7 @@ fn inlined_functions_are_told_from_their_callers() {
     for recipe in RECIPES {
         let binary = GoBinary::parse(synthetic::binary(recipe).into()).unwrap();
         let frames = |into| {
-            let frames = binary.symbolize(entry(3) + into);
+            let frames = binary.symbolize(entry(4) + into);
             assert!(frames.iter().all(|frame| frame.file == "/src/main.go"));
             frames.iter().map(|frame| (frame.func, frame.line, frame.inlined)).collect::<Vec<_>>()
         };
@@ -62,7 +76,7 @@ fn inlined_functions_are_told_from_their_callers() {
         assert_eq!(frames(12), nested);
         assert_eq!(frames(16), [("main.main", 11, false)]);
         assert_eq!(binary.symbolize(entry(0) - 1), []);
-        assert_eq!(binary.symbolize(entry(4)), []);
+        assert_eq!(binary.symbolize(entry(5)), []);
         let inlined = binary.functions().inlined_callees(&["runtime.gopark", "runtime.casgstatus"]);
         assert_eq!(inlined.into_iter().collect::<Vec<_>>(), [("runtime.gopark", ["main.main"].into())]);
     }
@@ -75,9 +89,19 @@ fn the_file_offset_of_an_address_is_where_its_bytes_are() {
     let offset = usize::try_from(image.file_offset(entry(0)).unwrap()).unwrap();
     assert_eq!(data[offset], 0x55);
     assert_eq!(image.read(entry(0), 1), Some(&[0x55][..]));
-    assert_eq!(image.read(entry(4), 1), None);
-    assert_eq!(image.read(entry(3), FUNCTION + 1), None);
+    assert_eq!(image.read(entry(5), 1), None);
+    assert_eq!(image.read(entry(4), FUNCTION + 1), None);
     assert_eq!(image.file_offset(0), None);
+}
+
+#[test]
+fn a_list_of_goroutines_that_is_not_found_is_said() {
+    let mut data = synthetic::binary(RECIPES[1]);
+    let code = data.windows(3).position(|bytes| bytes == [0x48, 0x8b, 0x1d]).unwrap();
+    // lea instead of mov: allgptr would not be loaded.
+    data[code + 1] = 0x8d;
+    let binary = GoBinary::parse(data.into()).unwrap();
+    assert!(binary.globals().unwrap_err().to_string().contains("runtime.forEachGRace"));
 }
 
 #[test]

@@ -4,22 +4,25 @@
 /// Where the segment with the headers and the pclntab lies.
 const HEADERS: u64 = 0x40_0000;
 /// Where the functions lie.
-pub(super) const CODE: u64 = 0x50_0000;
+pub(crate) const CODE: u64 = 0x50_0000;
 /// Where the writable data lies.
 const DATA: u64 = 0x60_0000;
 /// Bytes of each function.
-pub(super) const FUNCTION: u64 = 32;
+pub(crate) const FUNCTION: u64 = 32;
 /// The functions, in the order of their addresses.
-pub(super) const FUNCTIONS: [&str; 4] =
-    ["runtime.casgstatus", "runtime.waitReason.String", "runtime.main", "main.main"];
+pub(crate) const FUNCTIONS: [&str; 5] =
+    ["runtime.casgstatus", "runtime.waitReason.String", "runtime.forEachGRace", "runtime.main", "main.main"];
+/// The one of them that the compiler made to reach another one, and `FuncIDWrapper`.
+pub(crate) const WRAPPER: &str = FUNCTIONS[1];
+const WRAPPER_ID: u8 = 22;
 /// What is inlined into `main.main` at bytes 8 to 16, and what into that at 12 to 16.
-pub(super) const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
+pub(crate) const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
 /// The wait reasons.
-pub(super) const REASONS: [&str; 3] = ["", "IO wait", "chan receive"];
+pub(crate) const REASONS: [&str; 3] = ["", "IO wait", "chan receive"];
 
 /// What to make.
 #[derive(Clone, Copy)]
-pub(super) struct Recipe {
+pub(crate) struct Recipe {
     /// Text of the version.
     pub version: &'static str,
     /// With relative relocations for all pointers.
@@ -59,7 +62,7 @@ impl Part {
 }
 
 /// The bytes of the file.
-pub(super) fn binary(recipe: Recipe) -> Vec<u8> {
+pub(crate) fn binary(recipe: Recipe) -> Vec<u8> {
     let old = recipe.version.starts_with("go1.19");
     // Header, four program headers, and room for the dynamic section behind them.
     let mut head = Part::default();
@@ -78,7 +81,10 @@ pub(super) fn binary(recipe: Recipe) -> Vec<u8> {
             head.bytes.extend(reason.as_bytes());
         }
     }
-    let code = code(DATA + reasons);
+    // allglen, allgptr
+    let list = data.pad(8) as u64;
+    data.u64(&[0, 0]);
+    let code = code(DATA + reasons, DATA + list);
     let relocations = if recipe.pie { relocate(&mut data, &mut head) } else { plant(&mut data) };
     let mut file = head.bytes;
     file.resize(file.len().next_multiple_of(16), 0);
@@ -152,13 +158,14 @@ fn pclntab(head: &mut Part, old: bool) -> Tables {
         if !old {
             head.u32(&[1]);
         }
-        head.bytes.extend([0, 0, 0, 4]);
+        let id = if FUNCTIONS[index as usize] == WRAPPER { WRAPPER_ID } else { 0 };
+        head.bytes.extend([id, 0, 0, 4]);
         head.u32(&[0, 0, if inlines { inline_table } else { 0 }]);
         head.u32(&[u32::MAX, u32::MAX, u32::MAX, if inlines { 0 } else { u32::MAX }]);
     }
     head.pad(8);
     let functions_data = at(head);
-    for (name, parent) in [(name_offsets[4], 7), (name_offsets[5], 11)] {
+    for (name, parent) in [(name_offsets[5], 7), (name_offsets[6], 11)] {
         if old {
             head.u32(&[0, 0, 0, name, parent]);
         } else {
@@ -208,7 +215,7 @@ fn module_data(data: &mut Part, table: &Tables, old: bool) {
     data.pointer(table.start + table.functions_data);
 }
 
-fn code(reasons: u64) -> Vec<u8> {
+fn code(reasons: u64, list: u64) -> Vec<u8> {
     let mut code = vec![0xcc; FUNCTIONS.len() * FUNCTION as usize];
     // cmp al,3; jb; lea rdx,[rip+…]
     let at = FUNCTION as usize;
@@ -216,6 +223,13 @@ fn code(reasons: u64) -> Vec<u8> {
     code[at..at + 4].copy_from_slice(&[0x3c, REASONS.len() as u8, 0x72, 0]);
     code[at + 4..at + 7].copy_from_slice(&[0x48, 0x8d, 0x15]);
     code[at + 7..at + 11].copy_from_slice(&distance.to_le_bytes());
+    // mov rcx,[rip+…]; mov rbx,[rip+…]
+    for (index, opcode) in [[0x48, 0x8b, 0x0d], [0x48, 0x8b, 0x1d]].iter().enumerate() {
+        let at = 2 * FUNCTION as usize + 7 * index;
+        let distance = (list + 8 * index as u64).wrapping_sub(CODE + at as u64 + 7) as u32;
+        code[at..at + 3].copy_from_slice(opcode);
+        code[at + 3..at + 7].copy_from_slice(&distance.to_le_bytes());
+    }
     // push rbp
     code[0] = 0x55;
     code

@@ -1,0 +1,134 @@
+//! What the numbers of a snapshot stand for.
+
+use crate::{
+    model::State,
+    present::{Site, Symbols},
+    snapshot::{Goroutine, Pc, Snapshot},
+    target::{GoBinary, tracebacks},
+};
+use std::{collections::HashMap, sync::Arc};
+
+/// One line of a stack: a function at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    /// Function, file and line.
+    pub(super) site: Site,
+    /// Whether the compiler put the function's body into its caller's, which is the next line.
+    pub(super) inlined: bool,
+    /// Whether the compiler made the function to reach another one.
+    pub(super) wrapper: bool,
+}
+
+/// How many addresses are remembered; a hostile target can invent any number of them.
+const CAPACITY: usize = 1 << 16;
+/// A wrapper that called one of these, instead of what it is for, is shown
+/// (`elideWrapperCalling` of `src/runtime/traceback.go`).
+const PANICS: [&str; 3] = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"];
+
+/// Resolves what a snapshot holds as numbers.
+pub struct Names {
+    binary: Arc<GoBinary>,
+    bias: u64,
+    symbols: Symbols,
+    lines: HashMap<Pc, Arc<[Line]>>,
+    now_ns: u64,
+}
+
+impl Names {
+    /// `bias`: what the kernel added to the binary's link-time addresses.
+    pub fn new(binary: Arc<GoBinary>, bias: u64, snapshot: &Snapshot) -> Names {
+        let symbols = Symbols::new(Arc::clone(&binary), bias);
+        Names { binary, bias, symbols, lines: HashMap::new(), now_ns: snapshot.taken_ns.1 }
+    }
+
+    /// The binary.
+    pub fn binary(&self) -> &GoBinary {
+        &self.binary
+    }
+
+    /// Why it waits, in the runtime's words; empty where it does not wait.
+    pub fn reason(&self, goroutine: &Goroutine) -> &str {
+        if !waits(goroutine.state) {
+            return "";
+        }
+        self.binary.wait_reasons().get(usize::from(goroutine.reason)).map_or("", String::as_str)
+    }
+
+    /// How long it has been waiting at least, in nanoseconds; `None`: not known, or it does not
+    /// wait.
+    pub fn waiting_ns(&self, goroutine: &Goroutine) -> Option<u64> {
+        // As the runtime's `goroutineheader` (`src/runtime/traceback.go`) has it.
+        let tells = waits(goroutine.state) || goroutine.state == State::Syscall;
+        (tells && goroutine.waiting_since_ns != 0)
+            .then(|| self.now_ns.saturating_sub(goroutine.waiting_since_ns))
+    }
+
+    /// The `go` statement that made it; none for the main goroutine, which the runtime made.
+    pub fn creator(&mut self, goroutine: &Goroutine) -> Option<Site> {
+        if goroutine.goid == 1 || goroutine.gopc == 0 {
+            return None;
+        }
+        self.symbols.go_statement(goroutine.gopc)
+    }
+
+    /// The function it runs.
+    pub fn start(&mut self, goroutine: &Goroutine) -> Option<Site> {
+        if goroutine.startpc == 0 { None } else { self.symbols.function(goroutine.startpc) }
+    }
+
+    /// The lines of a stack that a traceback shows, innermost first: without the runtime's own,
+    /// unless there are no others.
+    pub(super) fn stack(&mut self, stack: &[Pc]) -> Vec<Line> {
+        let minor = self.binary.version().minor;
+        let lines: Vec<Line> = self.frames(stack).into_iter().flat_map(|(_, lines)| lines).collect();
+        let shows = |(index, line): &(usize, &Line)| {
+            let func = &*line.site.func;
+            tracebacks::shows(func, minor) || (func == tracebacks::PANIC && *index > 0)
+        };
+        let shown: Vec<Line> = lines.iter().enumerate().filter(shows).map(|(_, line)| line.clone()).collect();
+        if shown.is_empty() { lines } else { shown }
+    }
+
+    /// The physical frames of a stack and what is inlined into each, innermost first; without
+    /// wrappers, which the runtime leaves out of all stacks that it shows.
+    pub(super) fn frames(&mut self, stack: &[Pc]) -> Vec<(Pc, Vec<Line>)> {
+        let mut callee_panics = false;
+        let mut frames = Vec::with_capacity(stack.len());
+        for pc in stack {
+            let mut lines = self.lines(*pc).to_vec();
+            lines.retain(|line| {
+                let panics = PANICS.contains(&&*line.site.func);
+                let called_for_panic = std::mem::replace(&mut callee_panics, panics);
+                !line.wrapper || called_for_panic
+            });
+            if !lines.is_empty() {
+                frames.push((*pc, lines));
+            }
+        }
+        frames
+    }
+
+    /// The physical frame at `pc` with what is inlined into it, innermost first.
+    pub(super) fn lines(&mut self, pc: Pc) -> Arc<[Line]> {
+        if let Some(lines) = self.lines.get(&pc) {
+            return Arc::clone(lines);
+        }
+        if self.lines.len() >= CAPACITY {
+            self.lines.clear();
+        }
+        let frames = self.binary.symbolize(pc.lookup().wrapping_sub(self.bias));
+        let lines = frames.into_iter().map(|frame| Line {
+            site: Site { func: frame.func.into(), file: frame.file.into(), line: frame.line },
+            inlined: frame.inlined,
+            wrapper: frame.wrapper,
+        });
+        let lines: Arc<[Line]> = lines.collect();
+        self.lines.insert(pc, Arc::clone(&lines));
+        lines
+    }
+}
+
+/// Whether a goroutine in this state has a wait reason.
+fn waits(state: State) -> bool {
+    matches!(state, State::Waiting | State::Leaked)
+}

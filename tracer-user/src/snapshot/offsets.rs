@@ -1,0 +1,76 @@
+//! Where in a `runtime.g` the fields are that a snapshot reads, resolved once a binary.
+
+use crate::target::Layout;
+
+/// Offsets in `runtime.g`, bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Offsets {
+    pub(super) stack_lo: usize,
+    pub(super) stack_hi: usize,
+    pub(super) m: usize,
+    pub(super) sched_sp: usize,
+    pub(super) sched_pc: usize,
+    pub(super) sched_g: usize,
+    pub(super) sched_lr: usize,
+    pub(super) stktopsp: usize,
+    pub(super) syscallsp: usize,
+    pub(super) syscallpc: usize,
+    pub(super) status: usize,
+    pub(super) goid: usize,
+    pub(super) waitsince: usize,
+    pub(super) waitreason: usize,
+    pub(super) tracking_seq: usize,
+    pub(super) lockedm: usize,
+    /// Since 1.21.
+    pub(super) parent_goid: Option<usize>,
+    pub(super) gopc: usize,
+    pub(super) startpc: usize,
+    pub(super) labels: usize,
+    /// Bytes of a `g` up to the last of these fields.
+    pub(super) len: usize,
+    /// Of `runtime.m`.
+    pub(super) m_procid: u64,
+}
+
+/// More than the largest `g` up to 1.27 (456 bytes) by far; a layout that says more is nonsense.
+const MAX_LEN: usize = 4096;
+
+impl Offsets {
+    /// From the layout of a binary.
+    ///
+    /// # Errors
+    /// The name of the first field that the layout does not have.
+    pub(super) fn of(layout: &Layout) -> Result<Offsets, &'static str> {
+        let mut len = 0;
+        let mut g = |name: &'static str| {
+            let offset = layout.field("g", name).map(|offset| offset as usize).ok_or(name)?;
+            len = len.max(offset.saturating_add(8));
+            if len <= MAX_LEN { Ok(offset) } else { Err(name) }
+        };
+        let offsets = Offsets {
+            stack_lo: g("stack.lo")?,
+            stack_hi: g("stack.hi")?,
+            m: g("m")?,
+            sched_sp: g("sched.sp")?,
+            sched_pc: g("sched.pc")?,
+            sched_g: g("sched.g")?,
+            sched_lr: g("sched.lr")?,
+            stktopsp: g("stktopsp")?,
+            syscallsp: g("syscallsp")?,
+            syscallpc: g("syscallpc")?,
+            status: g("atomicstatus")?,
+            goid: g("goid")?,
+            waitsince: g("waitsince")?,
+            waitreason: g("waitreason")?,
+            tracking_seq: g("trackingSeq")?,
+            lockedm: g("lockedm")?,
+            parent_goid: g("parentGoid").ok(),
+            gopc: g("gopc")?,
+            startpc: g("startpc")?,
+            labels: g("labels")?,
+            len: 0,
+            m_procid: u64::from(layout.field("m", "procid").ok_or("procid")?),
+        };
+        Ok(Offsets { len, ..offsets })
+    }
+}

@@ -1,0 +1,87 @@
+//! x86-64.
+
+use super::{Access, Step};
+use iced_x86::{
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+};
+
+pub(super) fn steps(code: &[u8], entry: u64) -> Vec<Step> {
+    let mut facts = InstructionInfoFactory::new();
+    let mut found = Vec::new();
+    for instruction in Decoder::with_ip(64, code, entry, DecoderOptions::NONE) {
+        found.extend(memory(&instruction, &mut facts));
+        found.extend(compared(&instruction).map(Step::Compare));
+    }
+    found
+}
+
+/// What the memory operand of an instruction tells.
+fn memory(instruction: &Instruction, facts: &mut InstructionInfoFactory) -> Option<Step> {
+    // Code is padded with long forms of nop, which refer to memory that means nothing.
+    if instruction.mnemonic() == Mnemonic::Nop {
+        return None;
+    }
+    let operand = (0..instruction.op_count()).find(|index| instruction.op_kind(*index) == OpKind::Memory)?;
+    let size = u8::try_from(instruction.memory_size().size()).unwrap_or(u8::MAX);
+    let access = if instruction.mnemonic() == Mnemonic::Lea {
+        Access::Address
+    } else {
+        match facts.info(instruction).op_access(operand) {
+            OpAccess::Read | OpAccess::CondRead => Access::Load(size),
+            OpAccess::Write | OpAccess::CondWrite => Access::Store(size),
+            OpAccess::ReadWrite | OpAccess::ReadCondWrite => Access::Update(size),
+            _ => return None,
+        }
+    };
+    match instruction.memory_base() {
+        Register::RIP => Some(Step::Global(instruction.ip_rel_memory_address(), access)),
+        base if base.is_gpr64() && instruction.memory_index() == Register::None => {
+            let offset = instruction.memory_displacement64().cast_signed();
+            Some(Step::Field { base: u8::try_from(base.number()).ok()?, offset, access })
+        }
+        _ => None,
+    }
+}
+
+fn compared(instruction: &Instruction) -> Option<u64> {
+    let constant = matches!(
+        instruction.op1_kind(),
+        OpKind::Immediate8
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64
+    );
+    (instruction.mnemonic() == Mnemonic::Cmp && constant).then(|| instruction.immediate(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_instructions_tell() {
+        let code = [
+            0x48, 0x8b, 0x0d, 0x10, 0, 0, 0, // mov rcx,[rip+16]
+            0x48, 0x8d, 0x05, 0xf0, 0xff, 0xff, 0xff, // lea rax,[rip-16]
+            0xff, 0x05, 0x20, 0, 0, 0, // inc dword [rip+32]
+            0x89, 0x93, 0x90, 0, 0, 0, // mov [rbx+0x90],edx
+            0xf0, 0x0f, 0xb1, 0x8a, 0x98, 0, 0, 0, // lock cmpxchg [rdx+0x98],ecx
+            0x3c, 0x2f, // cmp al,47
+            0x0f, 0x1f, 0x44, 0, 0x40, // nop [rax+rax+0x40]
+            0x48, 0x8b, 0x34, 0xcb, // mov rsi,[rbx+rcx*8]
+        ];
+        let field = |base, offset, access| Step::Field { base, offset, access };
+        let expected = [
+            Step::Global(0x1017, Access::Load(8)),
+            Step::Global(0xffe, Access::Address),
+            Step::Global(0x1034, Access::Update(4)),
+            field(3, 0x90, Access::Store(4)),
+            field(2, 0x98, Access::Update(4)),
+            Step::Compare(47),
+        ];
+        assert_eq!(steps(&code, 0x1000), expected);
+    }
+}

@@ -1,0 +1,121 @@
+//! Where the runtime keeps its own tables: link-time addresses of its variables.
+//!
+//! A stripped binary has no symbols for them, but functions that refer to them, and the pclntab
+//! has the names of those. Which function refers to what, and in which order, is the same from Go
+//! 1.19 to 1.27 on both processors (`src/runtime/proc.go`, `sema.go`, `symtab.go`, `mgcwork.go`).
+
+use super::code::{Access, Step, steps};
+use super::elf::Image;
+use super::layout::Layout;
+use super::pclntab::Pclntab;
+
+/// Why the goroutines of a binary cannot be listed from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the list of all goroutines (runtime.allgs) cannot be found in its code: runtime.forEachGRace is missing or \
+     not as Go 1.19 to 1.27 compile it; build it with an ordinary Go toolchain"
+)]
+pub struct GlobalsError;
+
+/// Link-time addresses of the runtime's variables; the load bias is to be added. `None`: the
+/// binary does not show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Globals {
+    /// `allglen`, a word. To be read before `allgptr`.
+    pub allglen: u64,
+    /// `allgptr`, the address of an array of at least `allglen` pointers to `g`.
+    pub allgptr: u64,
+    /// `allm`, a pointer to the first `m`; the others follow by `m.alllink`.
+    pub allm: Option<u64>,
+    /// `allp`, a slice of pointers to `p`.
+    pub allp: Option<u64>,
+    /// `sched`, the `schedt`.
+    pub sched: Option<u64>,
+    /// `semtable`, the table of those that wait for semaphores.
+    pub semtable: Option<SemTable>,
+    /// `firstmoduledata`, the `moduledata` of the executable.
+    pub first_module: Option<u64>,
+    /// `mheap_`, the `mheap`.
+    pub mheap: Option<u64>,
+}
+
+/// An array of `semaRoot`, each with padding behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SemTable {
+    /// Link-time address of the first.
+    pub addr: u64,
+    /// Bytes from one to the next.
+    pub stride: u64,
+    /// How many there are. A semaphore at `addr` belongs to number `(addr >> 3) % count`.
+    pub count: u64,
+}
+
+impl Globals {
+    /// Finds them.
+    ///
+    /// # Errors
+    /// [`GlobalsError`] where `allglen` or `allgptr` is not to be found.
+    pub(super) fn find(image: &Image, functions: &Pclntab, layout: &Layout) -> Result<Globals, GlobalsError> {
+        let code = Code { image, functions };
+        let (allglen, allgptr) = code.all_goroutines().ok_or(GlobalsError)?;
+        Ok(Globals {
+            allglen,
+            allgptr,
+            allm: code.threads(),
+            allp: code.first("runtime.preemptall", |_| true),
+            // mput begins with sched.midle.
+            sched: code.first("runtime.mput", |_| true).and_then(|midle| {
+                let sched = midle.checked_sub(layout.field("schedt", "midle")?.into())?;
+                image.is_writable(sched, 1).then_some(sched)
+            }),
+            semtable: code.first("runtime.semrelease1", is_address).and_then(|addr| {
+                let size = u64::from(layout.field("semTable", "_size")?);
+                let count = u64::from(layout.field("semTable", "_count")?);
+                let stride = size.checked_div(count)?;
+                image.is_writable(addr, size).then_some(SemTable { addr, stride, count })
+            }),
+            first_module: code.first("runtime.findfunc", is_address),
+            mheap: code.first("runtime.getempty.func1", is_address),
+        })
+    }
+}
+
+struct Code<'a> {
+    image: &'a Image,
+    functions: &'a Pclntab,
+}
+
+impl Code<'_> {
+    /// The variables that a function refers to; texts and other constants are left out.
+    fn variables(&self, function: &str) -> impl Iterator<Item = (u64, Access)> {
+        steps(self.image, self.functions, function).into_iter().filter_map(|step| match step {
+            Step::Global(addr, access) if self.image.is_writable(addr, 8) => Some((addr, access)),
+            _ => None,
+        })
+    }
+
+    /// The first variable that a function refers to in this way.
+    fn first(&self, function: &str, how: impl Fn(Access) -> bool) -> Option<u64> {
+        self.variables(function).find(|(_, access)| how(*access)).map(|(addr, _)| addr)
+    }
+
+    /// `forEachGRace` loads `allglen` and then `allgptr`, and nothing else.
+    fn all_goroutines(&self) -> Option<(u64, u64)> {
+        let mut found = self.variables("runtime.forEachGRace");
+        let (len, array, more) = (found.next()?, found.next()?, found.next());
+        let loads = [len.1, array.1] == [Access::Load(8); 2];
+        (loads && len.0 != array.0 && more.is_none()).then_some((len.0, array.0))
+    }
+
+    /// `mcommoninit` puts a thread in front of `allm`, `mexit` takes it out: it is the only word
+    /// that one loads and the other refers to as well.
+    fn threads(&self) -> Option<u64> {
+        let removed: Vec<_> = self.variables("runtime.mexit").map(|(addr, _)| addr).collect();
+        let mut loaded = self.variables("runtime.mcommoninit").filter(|(_, how)| *how == Access::Load(8));
+        loaded.find(|(addr, _)| removed.contains(addr)).map(|(addr, _)| addr)
+    }
+}
+
+fn is_address(access: Access) -> bool {
+    access == Access::Address
+}
