@@ -7,12 +7,14 @@ mod line;
 mod summary;
 mod symbols;
 mod text;
+mod traceback;
 
 pub use json::Json;
 pub use line::{Filter, Line};
 pub use summary::Report;
 pub use symbols::{Site, Symbols};
 pub use text::{Text, duration};
+pub use traceback::Traceback;
 
 use crate::model::Merged;
 use std::io;

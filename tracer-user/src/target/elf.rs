@@ -14,10 +14,13 @@ use object::elf::{
 use object::read::elf::{CompressionHeader, FileHeader, ProgramHeader, SectionHeader};
 use object::{CompressedData, CompressionFormat, LittleEndian};
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// Segments to load that are looked at; linkers make fewer than ten.
 const MAX_SEGMENTS: usize = 64;
+/// Mappings begin and end at multiples of this, on every processor.
+const PAGE: u64 = 4096;
 /// Sections that are looked at; a Go executable has about forty.
 const MAX_SECTIONS: usize = 1024;
 /// Bytes of one `Elf64_Rela`.
@@ -206,6 +209,14 @@ impl Image {
     /// Link-time address of the first byte of the file, if that is in memory.
     pub(crate) fn at_file_start(&self) -> Option<u64> {
         self.segments.iter().find(|segment| segment.offset == 0).map(|segment| segment.vaddr)
+    }
+
+    /// The code: link-time addresses, and where in the file they begin, all in whole pages as the
+    /// kernel maps them.
+    pub fn code(&self) -> Option<(Range<u64>, u64)> {
+        let segment = self.segments.iter().find(|segment| segment.executable)?;
+        let end = (segment.vaddr + segment.file_size).checked_next_multiple_of(PAGE)?;
+        Some((segment.vaddr / PAGE * PAGE..end, segment.offset / PAGE * PAGE))
     }
 
     /// Whether the program may write to this link-time address.

@@ -6,6 +6,7 @@
 //! hostile: each read is checked against the bytes there are.
 
 mod binary;
+mod build_id;
 mod buildinfo;
 pub(crate) mod bytes;
 mod code;

@@ -18,6 +18,7 @@ use std::{
     cmp::Reverse,
     collections::HashMap,
     io::{self, Write},
+    path::Path,
 };
 
 /// Parts of the profile that are held in memory before they are written: messages of protocol
@@ -25,19 +26,13 @@ use std::{
 /// behind the other.
 const PART: usize = 4096;
 
-/// What the profile says about the program's code in memory.
-#[derive(Clone, Debug, Default)]
-pub struct Mapping {
-    /// First address.
-    pub start: u64,
-    /// Address behind the last byte.
-    pub limit: u64,
-    /// Where in the file the first byte stands.
-    pub offset: u64,
-    /// Name of the executable.
-    pub file: String,
-    /// Its GNU build id in hexadecimal; empty where it has none.
-    pub build_id: String,
+/// The executable that ran.
+#[derive(Clone, Copy, Debug)]
+pub struct Executable<'a> {
+    /// Its name as the process saw it.
+    pub name: &'a Path,
+    /// What the kernel added to its link-time addresses.
+    pub bias: u64,
 }
 
 /// Writes these goroutines as a compressed profile. `time_ns` is the wall clock's, 0 for unknown.
@@ -49,11 +44,11 @@ pub fn write_profile(
     snapshot: &Snapshot,
     names: &mut Names,
     chosen: &[u32],
-    mapping: &Mapping,
+    exe: Executable<'_>,
     time_ns: i64,
 ) -> io::Result<()> {
     let mut builder = Builder::new(GzEncoder::new(out, Compression::fast()), names);
-    builder.head(mapping, time_ns);
+    builder.head(exe, time_ns);
     for ((stack, labels, trust), count) in samples(snapshot, chosen) {
         builder.sample(snapshot.stacks.get(stack), labels_of(snapshot, labels), trust, count);
         builder.flush(PART)?;
@@ -127,7 +122,7 @@ impl<'a, W: Write> Builder<'a, W> {
         builder
     }
 
-    fn head(&mut self, mapping: &Mapping, time_ns: i64) {
+    fn head(&mut self, exe: Executable<'_>, time_ns: i64) {
         let count = proto::ValueType { r#type: self.string("goroutine"), unit: self.string("count") };
         self.part.period_type = Some(count);
         self.part.period = 1;
@@ -135,13 +130,18 @@ impl<'a, W: Write> Builder<'a, W> {
         self.part.time_nanos = time_ns;
         let comment = self.string(concat!("sfgi ", env!("CARGO_PKG_VERSION")));
         self.part.comment.push(comment);
+        let image = self.names.binary().image();
+        let (build_id, code) = (image.build_id().unwrap_or_default(), image.code());
+        let (addrs, file_offset) = code.unwrap_or_default();
+        // A file that was deleted since is still known by its name.
+        let name = exe.name.to_string_lossy();
         let mapping = proto::Mapping {
             id: 1,
-            memory_start: mapping.start,
-            memory_limit: mapping.limit,
-            file_offset: mapping.offset,
-            filename: self.string(&mapping.file),
-            build_id: self.string(&mapping.build_id),
+            memory_start: addrs.start.wrapping_add(exe.bias),
+            memory_limit: addrs.end.wrapping_add(exe.bias),
+            file_offset,
+            filename: self.string(name.strip_suffix(" (deleted)").unwrap_or(&name)),
+            build_id: self.string(&build_id),
             has_functions: true,
         };
         self.part.mapping.push(mapping);

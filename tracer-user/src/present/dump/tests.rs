@@ -215,10 +215,9 @@ fn an_object_is_shown_with_those_who_wait_each_way() {
 
 fn profile(snapshot: &Snapshot) -> proto::Profile {
     let chosen: Vec<u32> = (0..snapshot.goroutines.len() as u32).collect();
-    let mapping =
-        Mapping { start: 0x50_0000, limit: 0x51_0000, file: "/srv/shop".into(), ..Mapping::default() };
+    let exe = Executable { name: Path::new("/srv/shop (deleted)"), bias: 0x10_0000 };
     let mut out = Vec::new();
-    write_profile(&mut out, snapshot, &mut names(snapshot), &chosen, &mapping, 5).unwrap();
+    write_profile(&mut out, snapshot, &mut names(snapshot), &chosen, exe, 5).unwrap();
     let mut bytes = Vec::new();
     GzDecoder::new(&out[..]).read_to_end(&mut bytes).unwrap();
     proto::Profile::decode(&bytes[..]).unwrap()
@@ -259,6 +258,9 @@ fn a_profile_counts_stacks_and_labels() {
             (1, "[in motion]:0", ""),
         ]
     );
+    let mapping = &profile.mapping[0];
+    assert_eq!((mapping.memory_start, mapping.memory_limit), (0x60_0000, 0x60_1000));
+    assert_eq!((string(mapping.filename), string(mapping.build_id)), ("/srv/shop", ""));
     // One location for main.main with what is inlined into it.
     assert_eq!(profile.location.iter().map(|location| location.line.len()).collect::<Vec<_>>(), [1, 3, 1, 1]);
     assert_eq!(profile.location[1].address, entry_of("main.main") + 12);
