@@ -4,8 +4,10 @@ use super::{opened::Opened, output, parse::duration};
 use crate::{
     memory::{Core, Live},
     model::State,
-    present::dump::{About, Choice, Executable, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile},
-    snapshot::{self, Clock, Snapshot, Trust, View},
+    present::dump::{
+        About, Choice, Executable, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile,
+    },
+    snapshot::{self, Clock, Options, Snapshot, Trust, View},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -151,7 +153,8 @@ pub(super) struct Args {
 
 fn address(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
-    u64::from_str_radix(digits, 16).map_err(|_| format!("{text}: an address is a hexadecimal number, as 0xc000012120"))
+    u64::from_str_radix(digits, 16)
+        .map_err(|_| format!("{text}: an address is a hexadecimal number, as 0xc000012120"))
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -161,7 +164,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let opened = match (args.pid, &args.exe) {
         (Some(pid), _) => Opened::process(pid)?,
         (None, Some(exe)) => Opened::file(exe)?,
-        (None, None) => bail!("neither a process nor a core file was given: use -p PID, or --core FILE --exe FILE"),
+        (None, None) => {
+            bail!("neither a process nor a core file was given: use -p PID, or --core FILE --exe FILE")
+        }
     };
     // An output that cannot be written is refused before anything is read.
     let (out, terminal) = output::open(args.output.as_deref())?;
@@ -193,36 +198,216 @@ struct Dump<'a> {
     bias: u64,
 }
 
+/// What is to be shown of a snapshot.
+struct Shown<'a> {
+    snapshot: &'a Snapshot,
+    /// Goroutines, by index.
+    chosen: Vec<u32>,
+    /// Their groups, if that was asked for.
+    groups: Option<Vec<Group>>,
+    object: Option<u32>,
+    /// How many goroutines or groups `--limit` left out.
+    left_out: usize,
+}
+
 impl Dump<'_> {
     fn run(&self, view: &View<'_>, out: &mut impl Write, terminal: bool) -> Result<()> {
-        let started = Instant::now();
-        let time_ns = self.wall_clock_ns();
+        let (started, time_ns) = (Instant::now(), self.wall_clock_ns());
         let mut progress = Progress::new();
-        let snapshot = snapshot::take(view, self.options(), &mut |read, all| progress.show(read, all))
-            .with_context(|| self.name())?;
+        let taken = snapshot::take(view, self.options(), &mut |read, all| progress.show(read, all));
         progress.clear();
-        let took = started.elapsed();
+        let (snapshot, took) = (taken.with_context(|| self.name())?, started.elapsed());
         let mut names = Names::new(Arc::clone(&self.opened.binary), self.bias, &snapshot);
-        let choice = self.choice(&snapshot)?;
-        let mut chosen = choice.of(&snapshot, &mut names);
-        let matching = chosen.len();
-        if let Some(sort) = self.args.sort {
-            sort.order().sort(&mut chosen, &snapshot, &mut names);
+        let shown = self.select(&snapshot, &mut names)?;
+        match self.args.format {
+            Format::Text => self.text(out, terminal, &shown, &mut names)?,
+            Format::Json => self.json(out, &shown, &mut names)?,
+            Format::Pprof => {
+                let exe = Executable { name: &self.opened.name, bias: self.bias };
+                write_profile(&mut *out, &snapshot, &mut names, &shown.chosen, exe, time_ns)?;
+            }
         }
-        let mut groups = None;
-        let limit = self.args.limit.unwrap_or(usize::MAX);
-        let left_out = if self.args.group {
-            let groups = groups.insert(Group::all(&snapshot, &names, &chosen));
-            let left_out = groups.len().saturating_sub(limit);
-            groups.truncate(limit);
-            left_out
-        } else {
-            chosen.truncate(limit);
-            matching - chosen.len()
-        };
-        self.write(out, terminal, &snapshot, &mut names, &chosen, groups.as_deref(), choice.object, time_ns)?;
         out.flush()?;
-        self.close(&snapshot, took, matching, left_out);
+        eprintln!("sfgi: {}", self.closing(&shown, took));
         Ok(())
+    }
+
+    fn options(&self) -> Options {
+        let text = self.args.format == Format::Text && !self.args.group;
+        let pprof = self.args.format == Format::Pprof;
+        Options {
+            stacks: true,
+            args: text,
+            labels: true,
+            objects: !(text || pprof) || self.args.object.is_some(),
+        }
+    }
+
+    fn select<'s>(&self, snapshot: &'s Snapshot, names: &mut Names) -> Result<Shown<'s>> {
+        let args = self.args;
+        let object = args.object.map(|addr| {
+            let index = snapshot.objects.iter().position(|object| object.addr == addr);
+            index
+                .and_then(|index| u32::try_from(index).ok())
+                .with_context(|| format!("{}: no goroutine waits for anything at {addr:#x}", self.name()))
+        });
+        let object = object.transpose()?;
+        let choice = Choice {
+            states: args.state.iter().flat_map(|state| state.states()).copied().collect(),
+            reason: args.reason.clone(),
+            func: args.func.clone(),
+            older_ns: args.older.map_or(0, |older| u64::try_from(older.as_nanos()).unwrap_or(u64::MAX)),
+            goids: args.goid.iter().copied().collect(),
+            object,
+            system: args.system,
+        };
+        let mut chosen = choice.of(snapshot, names);
+        if let Some(sort) = args.sort {
+            sort.order().sort(&mut chosen, snapshot, names);
+        }
+        let mut groups = args.group.then(|| Group::all(snapshot, names, &chosen));
+        let all = groups.as_ref().map_or(chosen.len(), Vec::len);
+        let limit = args.limit.unwrap_or(all);
+        match &mut groups {
+            Some(groups) => groups.truncate(limit),
+            None => chosen.truncate(limit),
+        }
+        Ok(Shown { snapshot, chosen, groups, object, left_out: all.saturating_sub(limit) })
+    }
+
+    fn text(&self, out: &mut impl Write, terminal: bool, shown: &Shown<'_>, names: &mut Names) -> Result<()> {
+        if let Some(text) = shown.object.and_then(|object| object_in_full(shown.snapshot, object)) {
+            writeln!(out, "{text}\n")?;
+        }
+        if let Some(groups) = &shown.groups {
+            return Ok(GroupText::new(out, shown.snapshot, names, terminal).write(groups)?);
+        }
+        bail!("text is not there yet");
+    }
+
+    fn json(&self, out: &mut impl Write, shown: &Shown<'_>, names: &mut Names) -> Result<()> {
+        let incomplete = shown.snapshot.incomplete.map(|fault| fault.to_string());
+        let about = About {
+            pid: self.pid,
+            exe: &self.opened.name,
+            incomplete: incomplete.as_deref(),
+            object: shown.object,
+        };
+        let document = JsonDump::new(out, shown.snapshot, names);
+        match &shown.groups {
+            Some(groups) => document.groups(&about, groups)?,
+            None => document.goroutines(&about, &shown.chosen)?,
+        }
+        Ok(())
+    }
+
+    /// What was read, in a sentence; what is missing or doubtful, and what was left out.
+    fn closing(&self, shown: &Shown<'_>, took: Duration) -> String {
+        let snapshot = shown.snapshot;
+        let mut text = format!(
+            "{} ({}): {} goroutines read in {:.1} ms",
+            self.name(),
+            self.opened.binary.version().raw,
+            count(snapshot.goroutines.len() as u64),
+            took.as_secs_f64() * 1e3
+        );
+        let with = |trust| snapshot.goroutines.iter().filter(|one| one.trust == trust).count() as u64;
+        let doubts = [
+            (with(Trust::InMotion), "in motion"),
+            (with(Trust::Broken), "whose memory makes no sense"),
+            (snapshot.unreadable, "that could not be read"),
+        ];
+        for (number, what) in doubts.into_iter().filter(|(number, _)| *number > 0) {
+            text += &format!(", {} {what}", count(number));
+        }
+        if let Some(fault) = snapshot.incomplete {
+            text += &format!("; incomplete: {fault}");
+        }
+        if shown.left_out > 0 {
+            let what = if shown.groups.is_some() { "groups" } else { "goroutines" };
+            text += &format!("; {} more {what} left out (--limit)", count(shown.left_out as u64));
+        }
+        text
+    }
+
+    fn name(&self) -> String {
+        match (&self.args.core, self.pid) {
+            (None, Some(pid)) => format!("PID {pid}"),
+            (core, _) => core.as_deref().unwrap_or(&self.opened.name).display().to_string(),
+        }
+    }
+
+    /// The time of what is shown; 0 of a core file, which does not tell.
+    fn wall_clock_ns(&self) -> i64 {
+        if self.args.core.is_some() {
+            return 0;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(now.as_nanos()).unwrap_or(0)
+    }
+}
+
+/// A line on the terminal that says how far it is.
+struct Progress {
+    next: Option<Instant>,
+    shown: bool,
+}
+
+impl Progress {
+    /// Nothing is shown before [`PROGRESS_EVERY`] is over, nor where standard error is no terminal.
+    fn new() -> Progress {
+        let next = io::stderr().is_terminal().then(|| Instant::now() + PROGRESS_EVERY);
+        Progress { next, shown: false }
+    }
+
+    fn show(&mut self, read: u64, all: u64) {
+        if let Some(next) = &mut self.next
+            && Instant::now() >= *next
+        {
+            *next = Instant::now() + PROGRESS_EVERY;
+            self.shown = true;
+            eprint!("\rsfgi: read {} of {} goroutines", count(read), count(all));
+        }
+    }
+
+    fn clear(&self) {
+        if self.shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+/// `1,000,000`.
+fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let cases = [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345, "12,345"), (1_000_000, "1,000,000")];
+        for (number, text) in cases {
+            assert_eq!(count(number), text);
+        }
+    }
+
+    #[test]
+    fn addresses_are_hexadecimal() {
+        assert_eq!(address("0xc000012120"), Ok(0x00c0_0001_2120));
+        assert_eq!(address("c000012120"), Ok(0x00c0_0001_2120));
+        for bad in ["", "0x", "g", "0x1_0", "-1", "0x1ffffffffffffffff"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
     }
 }

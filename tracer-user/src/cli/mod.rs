@@ -1,6 +1,7 @@
 //! The command line: one file a command, each thin.
 
 mod doctor;
+mod dump;
 mod engine;
 mod launch;
 mod opened;
@@ -27,6 +28,8 @@ EXAMPLES
   sfgi trace -p 1234                     every goroutine event of process 1234, live
   sfgi trace -p 1234 -c -d 10            a summary of ten seconds
   sfgi trace -- ./server -port 8080      from the first goroutine on
+  sfgi dump -p 1234                      every goroutine with its stack, as a panic would print them
+  sfgi dump -p 1234 --group              the same stack once, with how many there are
   sfgi doctor -p 1234                    which probes would be used, where, at what cost"
 )]
 struct Cli {
@@ -38,6 +41,8 @@ struct Cli {
 enum Command {
     /// Trace goroutine events live, a line each
     Trace(trace::Args),
+    /// Print all goroutines with their stacks, without stopping the program
+    Dump(dump::Args),
     /// Say what this host and a binary allow: each probe with address, instruction and cost
     Doctor(doctor::Args),
 }
@@ -48,6 +53,7 @@ pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", "warn")).init();
     let result = match cli.command {
         Command::Trace(args) => trace::run(args),
+        Command::Dump(args) => dump::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     match result {

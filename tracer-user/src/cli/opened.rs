@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// A Go program, running or not.
@@ -16,7 +17,7 @@ pub(super) struct Opened {
     pub(super) exe: File,
     /// The name of that, as the process sees it.
     pub(super) name: PathBuf,
-    pub(super) binary: GoBinary,
+    pub(super) binary: Arc<GoBinary>,
 }
 
 impl Opened {
@@ -26,14 +27,14 @@ impl Opened {
         let (exe, name) = (process.exe()?, process.exe_name()?);
         let binary =
             GoBinary::read(exe.try_clone()?).with_context(|| format!("PID {pid} ({})", name.display()))?;
-        Ok(Opened { process: Some(process), exe, name, binary })
+        Ok(Opened { process: Some(process), exe, name, binary: Arc::new(binary) })
     }
 
     /// What a command would run, or what a core file was made of.
     pub(super) fn file(path: &Path) -> Result<Opened> {
         let exe = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let binary = GoBinary::read(exe.try_clone()?).with_context(|| path.display().to_string())?;
-        Ok(Opened { process: None, exe, name: path.to_owned(), binary })
+        Ok(Opened { process: None, exe, name: path.to_owned(), binary: Arc::new(binary) })
     }
 
     /// What the kernel added to its link-time addresses; 0 where nothing runs it.

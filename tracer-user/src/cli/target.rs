@@ -76,7 +76,13 @@ impl Traced {
         Ok(traced)
     }
 
-    fn start(pid: u32, exe: &File, binary: GoBinary, attach: &Attach, from_birth: bool) -> Result<Traced> {
+    fn start(
+        pid: u32,
+        exe: &File,
+        binary: Arc<GoBinary>,
+        attach: &Attach,
+        from_birth: bool,
+    ) -> Result<Traced> {
         let plan = Plan::choose(&binary, attach.mode, attach.set, attach.gc)?;
         let options = Options {
             ring_bytes: attach.ring_bytes,
@@ -101,7 +107,6 @@ impl Traced {
             blind: plan.missing.iter().map(|missing| missing.kind).collect(),
             capacity: CAPACITY,
         });
-        let binary = Arc::new(binary);
         Ok(Traced {
             pid,
             process: None,

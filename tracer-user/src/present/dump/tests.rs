@@ -49,7 +49,7 @@ fn snapshot() -> Snapshot {
     let main = snapshot.stacks.intern(&[Pc::of_return(outer)]);
     snapshot.labels = vec![vec![("job".into(), "a \"b\"".into()), ("user".into(), "7".into())]];
     snapshot.objects = vec![Object {
-        addr: 0xc000_0121_20,
+        addr: 0x00c0_0001_2120,
         kind: ObjectKind::Channel {
             len: 0,
             cap: 8,
