@@ -4,6 +4,7 @@ use super::{opened::Opened, output, parse::duration};
 use crate::{
     memory::{Core, Live},
     model::State,
+    present::Traceback,
     present::dump::{
         About, Choice, Executable, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile,
     },
@@ -282,7 +283,17 @@ impl Dump<'_> {
         if let Some(groups) = &shown.groups {
             return Ok(GroupText::new(out, shown.snapshot, names, terminal).write(groups)?);
         }
-        bail!("text is not there yet");
+        let binary = &self.opened.binary;
+        let now_ns = shown.snapshot.taken_ns.1;
+        let mut traceback = Traceback::new(binary, self.bias, shown.snapshot, now_ns);
+        let goroutine = |index: &u32| shown.snapshot.goroutines.get(*index as usize);
+        for (index, goroutine) in shown.chosen.iter().filter_map(goroutine).enumerate() {
+            if index > 0 {
+                out.write_all(b"\n")?;
+            }
+            traceback.write(out, goroutine)?;
+        }
+        Ok(())
     }
 
     fn json(&self, out: &mut impl Write, shown: &Shown<'_>, names: &mut Names) -> Result<()> {

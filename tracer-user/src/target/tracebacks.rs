@@ -17,6 +17,12 @@ pub(crate) fn shows(name: &str, minor: u32) -> bool {
     }
 }
 
+/// Whether a wrapper is shown that called this function instead of what it is for
+/// (`elideWrapperCalling`).
+pub(crate) fn shows_its_wrapper(name: &str) -> bool {
+    matches!(name, PANIC | "runtime.sigpanic" | "runtime.panicwrap")
+}
+
 /// Whether a function of the runtime can be called from elsewhere. Methods count since 1.23.
 fn is_exported(name: &str, minor: u32) -> bool {
     let upper = |name: &str| name.starts_with(|first: char| first.is_ascii_uppercase());

@@ -6,8 +6,11 @@ use super::{
     object::{in_words, verb},
 };
 use crate::{
-    present::{Site, duration},
-    snapshot::{Goroutine, Snapshot, Trust, Wait},
+    present::{
+        Site, duration,
+        traceback::{clean, printed},
+    },
+    snapshot::{Goroutine, Snapshot, Trust, Wait, Wants},
 };
 use std::io::{self, Write};
 
@@ -53,7 +56,7 @@ impl<'a, W: Write> GroupText<'a, W> {
         let (on, off) = if self.colour { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
         let goroutines = if group.count == 1 { "goroutine" } else { "goroutines" };
         let reason = self.names.reason(first);
-        let state = if reason.is_empty() { first.state.to_string() } else { reason.to_owned() };
+        let state = if reason.is_empty() { first.state.to_string().into() } else { clean(reason) };
         let age = match group.age_ns {
             None => String::new(),
             Some((min, max)) if min == max => format!(", {}", duration(min)),
@@ -67,8 +70,11 @@ impl<'a, W: Write> GroupText<'a, W> {
     }
 
     fn stack(&mut self, first: &Goroutine) -> io::Result<()> {
+        let minor = self.names.binary().version().minor;
         let lines = self.names.stack(self.snapshot.stacks.get(first.stack));
-        let width = lines.iter().map(|line| line.site.func.len()).max().unwrap_or(0).min(FUNCTIONS);
+        let lines: Vec<(String, &Site)> =
+            lines.iter().map(|line| (printed(&line.site.func, minor), &line.site)).collect();
+        let width = lines.iter().map(|(func, _)| func.len()).max().unwrap_or(0).min(FUNCTIONS);
         let note = match (first.trust, lines.is_empty()) {
             (Trust::Still, false) => None,
             (Trust::Still, true) => Some("no stack"),
@@ -77,18 +83,19 @@ impl<'a, W: Write> GroupText<'a, W> {
             (Trust::Running, false) => Some("running: the stack is a best effort"),
             (Trust::Broken, _) => Some("their memory makes no sense, this is as much as could be read"),
         };
-        for line in &lines {
-            let Site { func, file, line } = &line.site;
-            writeln!(self.out, "    {func:<width$}  {file}:{line}")?;
+        for (func, Site { file, line, .. }) in &lines {
+            writeln!(self.out, "    {func:<width$}  {}:{line}", clean(file))?;
         }
         note.map_or(Ok(()), |note| writeln!(self.out, "    ({note})"))
     }
 
     fn creators(&mut self, group: &Group) -> io::Result<()> {
+        let minor = self.names.binary().version().minor;
         for (creator, count) in &group.creators {
             let site =
                 self.snapshot.goroutines.get(*creator as usize).and_then(|one| self.names.creator(one));
             let Some(Site { func, file, line }) = site else { continue };
+            let (func, file) = (printed(&func, minor), clean(&file));
             let share = if *count == group.count { String::new() } else { format!("  ({count})") };
             writeln!(self.out, "  created by {func}  {file}:{line}{share}")?;
         }
@@ -96,13 +103,25 @@ impl<'a, W: Write> GroupText<'a, W> {
     }
 
     fn waits(&mut self, group: &Group) -> io::Result<()> {
-        for (Wait { object, wants }, count) in &group.waits {
-            let Some(object) = self.snapshot.objects.get(*object as usize) else { continue };
-            let (wait, object) = (if *count == 1 { "waits" } else { "wait" }, in_words(object));
-            writeln!(self.out, "  {count} {wait} {} {object}", verb(*wants))?;
+        let snapshot = self.snapshot;
+        let object = |wait: &Wait| snapshot.objects.get(wait.object as usize).map(in_words);
+        if group.objects > 1
+            && let Some((Wait { wants, .. }, 1)) = group.waits.first()
+        {
+            // Each has its own: they are as like as their stacks.
+            let same = group.waits.iter().all(|(wait, _)| wait.wants == *wants);
+            let some: Vec<String> = group.waits.iter().filter_map(|(wait, _)| object(wait)).collect();
+            let more = if group.objects > NAMED { ", …" } else { "" };
+            let verb = verb(if same { *wants } else { Wants::Unknown });
+            return writeln!(self.out, "  wait {verb} {} objects: {}{more}", group.objects, some.join(", "));
+        }
+        for (wait, count) in &group.waits {
+            let Some(object) = object(wait) else { continue };
+            let waits = if *count == 1 { "waits" } else { "wait" };
+            writeln!(self.out, "  {count} {waits} {} {object}", verb(wait.wants))?;
         }
         if group.objects > NAMED {
-            writeln!(self.out, "  … {} different objects in all", group.objects)?;
+            writeln!(self.out, "  … {} objects in all", group.objects)?;
         }
         Ok(())
     }

@@ -21,9 +21,6 @@ pub(super) struct Line {
 
 /// How many addresses are remembered; a hostile target can invent any number of them.
 const CAPACITY: usize = 1 << 16;
-/// A wrapper that called one of these, instead of what it is for, is shown
-/// (`elideWrapperCalling` of `src/runtime/traceback.go`).
-const PANICS: [&str; 3] = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"];
 
 /// Resolves what a snapshot holds as numbers.
 pub struct Names {
@@ -97,7 +94,7 @@ impl Names {
         for pc in stack {
             let mut lines = self.lines(*pc).to_vec();
             lines.retain(|line| {
-                let panics = PANICS.contains(&&*line.site.func);
+                let panics = tracebacks::shows_its_wrapper(&line.site.func);
                 let called_for_panic = std::mem::replace(&mut callee_panics, panics);
                 !line.wrapper || called_for_panic
             });

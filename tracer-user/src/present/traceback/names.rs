@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 
 /// Control characters would reach a terminal, or look like the end of a line.
-pub(super) fn clean(text: &str) -> Cow<'_, str> {
+pub(in crate::present) fn clean(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) { text.replace(char::is_control, "?").into() } else { text.into() }
 }
 
 /// `printFuncName` of Go 1.`minor`.
-pub(super) fn printed(name: &str, minor: u32) -> String {
+pub(in crate::present) fn printed(name: &str, minor: u32) -> String {
     if name == "runtime.gopanic" {
         return "panic".to_owned();
     }

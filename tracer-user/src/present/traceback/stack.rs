@@ -143,8 +143,7 @@ impl<'a> Renderer<'a> {
             rest: place(frame.file, frame.line, into),
             inlined: frame.inlined,
             wrapper: frame.wrapper,
-            panics: special
-                && matches!(frame.func, tracebacks::PANIC | "runtime.sigpanic" | "runtime.panicwrap"),
+            panics: special && tracebacks::shows_its_wrapper(frame.func),
             shown: tracebacks::shows(frame.func, self.minor),
             below: frame.func == tracebacks::PANIC,
         }
