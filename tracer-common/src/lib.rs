@@ -239,6 +239,58 @@ const _: () = {
     assert!(size_of::<Switch>() == 24);
 };
 
+/// Where the fields of the runtime's structures lie that the probes read, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeOffsets {
+    /// Offset of `g.atomicstatus`. `goid` must be `g_status + 8`, `waitreason` `g_status + 32`.
+    pub g_status: u32,
+    /// Offset of `g.m`.
+    pub g_m: u32,
+    /// Offset of `g.sched.pc`; `sched.g`, `sched.ctxt` follow it.
+    pub g_sched_pc: u32,
+    /// Offset of `g.sched.bp`, four or five words behind `sched.pc`.
+    pub g_sched_bp: u32,
+    /// Offset of `g.schedlink`.
+    pub g_schedlink: u32,
+    /// Offset of `g.parentGoid`; 0 where the version has none (≤ 1.20).
+    pub g_parent_goid: u32,
+    /// Offset of `g.gopc`; `ancestors` and `startpc` must follow it, `parentGoid`, where there
+    /// is one, stand before it.
+    pub g_gopc: u32,
+    /// Offset of `g.coroarg`; 0 where the version has none (≤ 1.21).
+    pub g_coroarg: u32,
+    /// Offset of `g.coroexit`.
+    pub g_coroexit: u32,
+    /// Offset of `m.curg`.
+    pub m_curg: u32,
+    /// Offset of `m.p`.
+    pub m_p: u32,
+    /// Offset of `p.goidcache`; `goidcacheend` follows it.
+    pub p_goidcache: u32,
+    /// Offset of `coro.gp`.
+    pub coro_gp: u32,
+}
+
+impl ProbeOffsets {
+    /// What stands in the object until it is patched.
+    pub const ZERO: ProbeOffsets = ProbeOffsets {
+        g_status: 0,
+        g_m: 0,
+        g_sched_pc: 0,
+        g_sched_bp: 0,
+        g_schedlink: 0,
+        g_parent_goid: 0,
+        g_gopc: 0,
+        g_coroarg: 0,
+        g_coroexit: 0,
+        m_curg: 0,
+        m_p: 0,
+        p_goidcache: 0,
+        coro_gp: 0,
+    };
+}
+
 /// Constants patched into the object's read-only data before it is loaded, so that the verifier
 /// folds them. One object is loaded for each target.
 #[repr(C)]
@@ -269,33 +321,8 @@ pub struct Config {
     pub rings: u32,
     /// See [`flags`].
     pub flags: u32,
-    /// Offsets in `runtime.g`. `goid` must be `g_status + 8`, `waitreason` `g_status + 32`.
-    pub g_status: u32,
-    /// Offset of `g.m`.
-    pub g_m: u32,
-    /// Offset of `g.sched.pc`; `sched.g`, `sched.ctxt` follow it.
-    pub g_sched_pc: u32,
-    /// Offset of `g.sched.bp`, four or five words behind `sched.pc`.
-    pub g_sched_bp: u32,
-    /// Offset of `g.schedlink`.
-    pub g_schedlink: u32,
-    /// Offset of `g.parentGoid`; 0 where the version has none (≤ 1.20).
-    pub g_parent_goid: u32,
-    /// Offset of `g.gopc`; `ancestors` and `startpc` must follow it, `parentGoid`, where there
-    /// is one, stand before it.
-    pub g_gopc: u32,
-    /// Offset of `g.coroarg`; 0 where the version has none (≤ 1.21).
-    pub g_coroarg: u32,
-    /// Offset of `g.coroexit`.
-    pub g_coroexit: u32,
-    /// Offset of `m.curg`.
-    pub m_curg: u32,
-    /// Offset of `m.p`.
-    pub m_p: u32,
-    /// Offset of `p.goidcache`; `goidcacheend` follows it.
-    pub p_goidcache: u32,
-    /// Offset of `coro.gp`.
-    pub coro_gp: u32,
+    /// Where the runtime's fields lie.
+    pub offsets: ProbeOffsets,
     /// Offset of `task_struct.pid` in the running kernel, from its BTF; `tgid` follows it.
     pub task_pid: u32,
     /// Offset of `task_struct.__state` (`state` before 5.14).

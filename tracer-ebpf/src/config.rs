@@ -2,7 +2,7 @@
 
 use crate::{abi, emit};
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, programs::ProbeContext};
-use tracer_common::{Config, Counters, KINDS, Kind};
+use tracer_common::{Config, Counters, KINDS, Kind, ProbeOffsets};
 
 #[unsafe(no_mangle)]
 pub static CONFIG: Config = Config {
@@ -16,19 +16,7 @@ pub static CONFIG: Config = Config {
     tgid: 0,
     rings: 1,
     flags: 0,
-    g_status: 0,
-    g_m: 0,
-    g_sched_pc: 0,
-    g_sched_bp: 0,
-    g_schedlink: 0,
-    g_parent_goid: 0,
-    g_gopc: 0,
-    g_coroarg: 0,
-    g_coroexit: 0,
-    m_curg: 0,
-    m_p: 0,
-    p_goidcache: 0,
-    coro_gp: 0,
+    offsets: ProbeOffsets::ZERO,
     task_pid: 0,
     task_state: 0,
     _pad: 0,

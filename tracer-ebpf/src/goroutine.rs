@@ -31,7 +31,7 @@ impl G {
     /// Reads the goroutine at `addr`; its goid stays 0 where that fails.
     #[inline(always)]
     pub fn read(hit: &Hit, addr: u64) -> G {
-        match read::<[u64; 5]>(addr + u64::from(config!(g_status))) {
+        match read::<[u64; 5]>(addr + u64::from(config!(offsets.g_status))) {
             Some(words) => G { addr, goid: words[1], reason: words[4] as u8 },
             None => {
                 hit.blur();
@@ -72,7 +72,7 @@ impl Parked {
     /// Reads the goroutine at `addr`; everything stays 0 where that fails.
     #[inline(always)]
     pub fn read(hit: &Hit, addr: u64) -> Parked {
-        let base = config!(g_sched_pc);
+        let base = config!(offsets.g_sched_pc);
         let mut buffer = MaybeUninit::<[u64; PARKED]>::uninit();
         let words = buffer.as_mut_ptr().cast::<u64>();
         // SAFETY: the helper checks the address, and fills the whole buffer: with zeros, if it
@@ -85,12 +85,12 @@ impl Parked {
         }
         // SAFETY: within the buffer. The offsets are constants to the verifier.
         let at = |offset: u32| unsafe { *words.add((offset.wrapping_sub(base) / 8) as usize % PARKED) };
-        let (status, gopc) = (config!(g_status), config!(g_gopc));
+        let (status, gopc) = (config!(offsets.g_status), config!(offsets.g_gopc));
         Parked {
             g: G { addr, goid: at(status + 8), reason: at(status + 32) as u8 },
             pc: at(base),
             ctxt: at(base + 16),
-            bp: at(config!(g_sched_bp)),
+            bp: at(config!(offsets.g_sched_bp)),
             birth: [at(gopc - 8), at(gopc), at(gopc + 16)],
         }
     }
@@ -99,7 +99,7 @@ impl Parked {
     #[inline(always)]
     pub fn birth(&self, funcval: u64) -> Birth {
         let [parent, gopc, startpc] = self.birth;
-        let parent_goid = if config!(g_parent_goid) != 0 { parent } else { 0 };
+        let parent_goid = if config!(offsets.g_parent_goid) != 0 { parent } else { 0 };
         Birth { parent_goid, gopc, startpc, funcval }
     }
 }
@@ -108,8 +108,8 @@ impl Parked {
 /// 0 where there is none (the scheduler itself).
 #[inline(always)]
 pub fn current(ctx: &ProbeContext) -> Option<u64> {
-    let m: u64 = read(abi::current_g(ctx) + u64::from(config!(g_m)))?;
-    read(m + u64::from(config!(m_curg)))
+    let m: u64 = read(abi::current_g(ctx) + u64::from(config!(offsets.g_m)))?;
+    read(m + u64::from(config!(offsets.m_curg)))
 }
 
 /// Goid of [`current`]; 0: the scheduler.
@@ -129,11 +129,11 @@ pub fn current_goid(ctx: &ProbeContext, hit: &Hit) -> u64 {
 /// no `parentGoid` (≤ 1.20).
 #[inline(always)]
 pub fn birth(hit: &Hit, g: u64, funcval: u64, parent: impl FnOnce() -> u64) -> Birth {
-    let Some(words) = read::<[u64; 4]>(g + u64::from(config!(g_gopc)) - 8) else {
+    let Some(words) = read::<[u64; 4]>(g + u64::from(config!(offsets.g_gopc)) - 8) else {
         hit.blur();
         return Birth::default();
     };
-    let parent_goid = if config!(g_parent_goid) != 0 { words[0] } else { parent() };
+    let parent_goid = if config!(offsets.g_parent_goid) != 0 { words[0] } else { parent() };
     Birth { parent_goid, gopc: words[1], startpc: words[3], funcval }
 }
 
@@ -141,9 +141,9 @@ pub fn birth(hit: &Hit, g: u64, funcval: u64, parent: impl FnOnce() -> u64) -> B
 /// batch. 0 when the batch is used up and another one must be drawn first.
 #[inline(always)]
 pub fn next_goid(ctx: &ProbeContext) -> Option<u64> {
-    let m: u64 = read(abi::current_g(ctx) + u64::from(config!(g_m)))?;
-    let p: u64 = read(m + u64::from(config!(m_p)))?;
-    let [next, end]: [u64; 2] = read(p + u64::from(config!(p_goidcache)))?;
+    let m: u64 = read(abi::current_g(ctx) + u64::from(config!(offsets.g_m)))?;
+    let p: u64 = read(m + u64::from(config!(offsets.m_p)))?;
+    let [next, end]: [u64; 2] = read(p + u64::from(config!(offsets.p_goidcache)))?;
     Some(if next == end { 0 } else { next })
 }
 

@@ -136,7 +136,7 @@ fn try_injectglist(ctx: &ProbeContext) -> Option<()> {
         }
         let g = G::read(&hit, g);
         wake(ctx, &hit, &g, Kind::Inject, UNSAID);
-        addr = read(g.addr + u64::from(config!(g_schedlink)));
+        addr = read(g.addr + u64::from(config!(offsets.g_schedlink)));
     }
     if addr != Some(0) {
         hit.lose(Kind::Inject);

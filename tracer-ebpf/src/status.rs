@@ -124,8 +124,11 @@ pub fn coroswitch_m(ctx: ProbeContext) -> u32 {
 /// The goroutine to run next, and whether this one ends.
 #[inline(always)]
 fn partner(g: u64) -> Option<(u64, u8)> {
-    let coro: u64 = read(g + u64::from(config!(g_coroarg)))?;
-    Some((read(coro + u64::from(config!(coro_gp)))?, read(g + u64::from(config!(g_coroexit)))?))
+    let coro: u64 = read(g + u64::from(config!(offsets.g_coroarg)))?;
+    Some((
+        read(coro + u64::from(config!(offsets.coro_gp)))?,
+        read(g + u64::from(config!(offsets.g_coroexit)))?,
+    ))
 }
 
 #[inline(always)]

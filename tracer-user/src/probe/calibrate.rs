@@ -8,7 +8,7 @@ use super::{
 use aya::programs::uprobe::UProbeScope;
 use rustix::time::{ClockId, clock_gettime};
 use std::{arch::asm, fs::File, num::NonZeroU32};
-use tracer_common::Config;
+use tracer_common::{Config, ProbeOffsets};
 
 /// Nanoseconds a hit costs the target, median of several batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,12 +98,15 @@ impl Fake {
         Config {
             tgid: std::process::id(),
             rings: 1,
-            g_status: STATUS,
-            g_m: G_M,
-            g_sched_pc: SCHED_PC,
-            g_sched_bp: SCHED_BP,
-            g_gopc: GOPC,
-            m_curg: M_CURG,
+            offsets: ProbeOffsets {
+                g_status: STATUS,
+                g_m: G_M,
+                g_sched_pc: SCHED_PC,
+                g_sched_bp: SCHED_BP,
+                g_gopc: GOPC,
+                m_curg: M_CURG,
+                ..ProbeOffsets::ZERO
+            },
             ..Config::default()
         }
     }

@@ -22,7 +22,6 @@ pub(super) fn build(
     task: TaskLayout,
     cpus: u32,
 ) -> Result<Config, ProbeError> {
-    let offsets = binary.layout().probe_offsets()?;
     let switch = binary.functions().find("runtime.systemstack_switch");
     let mut flags = 0;
     if binary.version().minor <= 23 {
@@ -50,19 +49,7 @@ pub(super) fn build(
         // One ring is enough, and in order by itself, where at most two CPUs write to it.
         rings: if cpus > 2 { cpus.min(256) } else { 1 },
         flags,
-        g_status: offsets.g_status,
-        g_m: offsets.g_m,
-        g_sched_pc: offsets.g_sched_pc,
-        g_sched_bp: offsets.g_sched_bp,
-        g_schedlink: offsets.g_schedlink,
-        g_parent_goid: offsets.g_parent_goid,
-        g_gopc: offsets.g_gopc,
-        g_coroarg: offsets.g_coroarg,
-        g_coroexit: offsets.g_coroexit,
-        m_curg: offsets.m_curg,
-        m_p: offsets.m_p,
-        p_goidcache: offsets.p_goidcache,
-        coro_gp: offsets.coro_gp,
+        offsets: binary.layout().probe_offsets()?,
         task_pid: task.pid,
         task_state: task.state,
         _pad: 0,

@@ -3,7 +3,7 @@
 use super::buildinfo::{BuildInfo, GoVersion};
 use super::elf::{Arch, ElfError, Image};
 use super::globals::{Globals, GlobalsError};
-use super::layout::{Layout, LayoutError, OLDEST};
+use super::layout::{Known, Layout, LayoutError, OLDEST};
 use super::pclntab::{Frame, Pclntab, PclntabError};
 use super::wait_reasons;
 use bytes::Bytes;
@@ -80,13 +80,22 @@ impl GoBinary {
     /// # Errors
     /// As [`GoBinary::open`].
     pub fn read(file: File) -> Result<GoBinary, BinaryError> {
+        GoBinary::read_with(file, None)
+    }
+
+    /// Reads the executable from an open file; `layout`: what the user supplied
+    /// ([`Layout::from_file`]), which then holds without question.
+    ///
+    /// # Errors
+    /// As [`GoBinary::open`]; also where the layout is of another version or processor.
+    pub fn read_with(file: File, layout: Option<Layout>) -> Result<GoBinary, BinaryError> {
         let size = file.metadata()?.len();
         if size > MAX_FILE {
             return Err(BinaryError::TooLarge(size));
         }
         let mut data = Vec::new();
         file.take(MAX_FILE).read_to_end(&mut data)?;
-        GoBinary::parse(data.into())
+        GoBinary::parse_with(data.into(), layout)
     }
 
     /// Reads the executable from its bytes.
@@ -94,6 +103,10 @@ impl GoBinary {
     /// # Errors
     /// As [`GoBinary::open`].
     pub fn parse(data: Bytes) -> Result<GoBinary, BinaryError> {
+        GoBinary::parse_with(data, None)
+    }
+
+    fn parse_with(data: Bytes, layout: Option<Layout>) -> Result<GoBinary, BinaryError> {
         let image = Image::parse(data)?;
         let info = BuildInfo::find(&image).ok_or_else(|| {
             if Pclntab::is_in(&image) { BinaryError::NoBuildInfo } else { BinaryError::NotGo }
@@ -101,10 +114,7 @@ impl GoBinary {
         if let Some(mode) = info.setting("-buildmode").filter(|mode| !matches!(*mode, "exe" | "pie")) {
             return Err(BinaryError::BuildMode(mode.to_owned()));
         }
-        let layout = Layout::find(&image, &info.version).map_err(BinaryError::Unsupported)?;
-        let gofunc = layout.field("moduledata", "gofunc");
-        let gofunc = gofunc.ok_or(PclntabError::Corrupt("the layout of its module data is not known"))?;
-        let functions = Pclntab::locate(&image, gofunc)?;
+        let (layout, functions) = layout_and_functions(&image, &info.version, layout)?;
         if functions.find("runtime.main").is_none() {
             return Err(BinaryError::LinkShared);
         }
@@ -185,6 +195,42 @@ impl GoBinary {
     pub fn plumbing_end(&self) -> u64 {
         self.plumbing_end
     }
+}
+
+/// The pclntab needs the layout of the module data, and a layout that is a guess needs the pclntab.
+fn layout_and_functions(
+    image: &Image,
+    version: &GoVersion,
+    supplied: Option<Layout>,
+) -> Result<(Layout, Pclntab), BinaryError> {
+    let locate = |layout: &Layout| {
+        let gofunc = layout.field("moduledata", "gofunc");
+        let gofunc = gofunc.ok_or(PclntabError::Corrupt("the layout of its module data is not known"))?;
+        Pclntab::locate(image, gofunc)
+    };
+    let known = match supplied {
+        Some(layout) => {
+            layout.check_supplied(image, version).map_err(BinaryError::Unsupported)?;
+            Known::Surely(layout)
+        }
+        None => Layout::find(image, version).map_err(BinaryError::Unsupported)?,
+    };
+    let guesses = match known {
+        Known::Surely(layout) => {
+            let functions = locate(&layout)?;
+            return Ok((layout, functions));
+        }
+        Known::Maybe(guesses) => guesses,
+    };
+    let mut verdict = BinaryError::Unsupported(LayoutError::NoRow(version.raw.clone()));
+    for layout in guesses {
+        let functions = locate(&layout)?;
+        match layout.confirm(image, &functions, version) {
+            Ok(()) => return Ok((layout, functions)),
+            Err(error) => verdict = BinaryError::Unsupported(error),
+        }
+    }
+    Err(verdict)
 }
 
 /// The linker lays packages out in the order of their dependencies, so the plumbing comes early;

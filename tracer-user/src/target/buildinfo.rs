@@ -48,6 +48,18 @@ impl GoVersion {
             .collect();
         Some(GoVersion { minor, patch, raw: raw.to_owned(), experiments })
     }
+
+    /// Whether it is a release of the Go project: no beta, no release candidate, no development
+    /// version and nobody's own.
+    pub fn is_release(&self) -> bool {
+        let number = match self.patch {
+            Some(patch) => format!("go1.{}.{patch}", self.minor),
+            // Up to 1.20 the first release of a series was called so.
+            None if self.minor <= 20 => format!("go1.{}", self.minor),
+            None => return false,
+        };
+        self.raw.split_ascii_whitespace().next() == Some(&number)
+    }
 }
 
 impl fmt::Display for GoVersion {

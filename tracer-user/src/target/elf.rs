@@ -159,6 +159,14 @@ impl Image {
         Ok(Image { arch, pie, entry, segments, dynamic, relocations: OnceLock::new(), data })
     }
 
+    /// A separate debug file: sections that are only in the file. It has program headers as well,
+    /// but they describe the program it was made from.
+    pub(super) fn debug_file(data: Bytes, arch: Arch) -> Option<Image> {
+        file_header(&data).ok()?;
+        let (segments, relocations) = (Vec::new(), OnceLock::new());
+        Some(Image { data, arch, pie: false, entry: 0, segments, dynamic: None, relocations })
+    }
+
     /// The processor it is for.
     pub fn arch(&self) -> Arch {
         self.arch

@@ -1,26 +1,54 @@
 //! Where the fields of the runtime's structures lie in one binary: from its DWARF, else from the
-//! table of known versions.
+//! table of known versions, else as in a version near its own, if the binary's code agrees.
+
+mod fields;
+mod file;
+mod probe;
+mod table;
 
 use super::buildinfo::GoVersion;
 use super::elf::{Arch, Image};
-use super::{dwarf, layout_table};
+use super::pclntab::Pclntab;
+use super::{dwarf, infer};
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
 
 /// The newest minor version the table knows.
 pub(super) const NEWEST: u32 = 27;
 /// The oldest minor version sfgi supports.
 pub(super) const OLDEST: u32 = 19;
+/// Largest file with a layout that is read; one has 30 kilobytes.
+const MAX_FILE: u64 = 4 << 20;
 
 /// Why the layout is not known.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
-    /// The version is newer than the table, and there is no DWARF.
+    /// Neither DWARF nor the table know it, and its code contradicts the layout of the nearest
+    /// version.
     #[error(
-        "it was built with {0}, newer than go1.{NEWEST}, the newest version known, and without DWARF: build it \
-         without -ldflags=-w (or -s), or use a newer sfgi"
+        "it was built with {version} and without DWARF; the layout of that version is not known, and that of \
+         go{like} does not fit: {field} lies elsewhere in {function}; supply the layout with --layout FILE \
+         (`cargo xtask layouts --one GOROOT -o FILE` writes one), build it without -ldflags=-w (or -s), or use a \
+         newer sfgi"
     )]
-    TooNew(String),
+    Unconfirmed {
+        /// What the binary was built with.
+        version: String,
+        /// The version whose layout was tried.
+        like: String,
+        /// The field that is elsewhere.
+        field: &'static str,
+        /// The function that shows it.
+        function: &'static str,
+    },
+    /// The table has no row of its series.
+    #[error(
+        "it was built with {0} and without DWARF, and the layout of no version of that series is known; supply the          layout with --layout FILE, or build it without -ldflags=-w (or -s)"
+    )]
+    NoRow(String),
     /// Older than [`OLDEST`].
     #[error("it was built with {0}; go1.{OLDEST} is the oldest version supported")]
     TooOld(String),
@@ -30,6 +58,33 @@ pub enum LayoutError {
     /// Fields that the probes read together do not lie together.
     #[error("{0} does not lie {1} bytes behind {2} in this binary, as the probes need ({3})")]
     Apart(&'static str, u32, &'static str, String),
+    /// A file with a layout cannot be read.
+    #[error("the layout file {0} cannot be read")]
+    Io(String, #[source] io::Error),
+    /// What stands in it is no layout.
+    #[error(
+        "{file} is no layout: {fault}; `cargo xtask layouts --one GOROOT -o FILE` writes one as it should be"
+    )]
+    BadFile {
+        /// Its path.
+        file: String,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// It is a layout, but of something else.
+    #[error(
+        "{source_of} is of {of}; the binary was built with {version} for {arch}: supply a layout of that"
+    )]
+    OtherBinary {
+        /// Where the layout comes from.
+        source_of: String,
+        /// What it is a layout of.
+        of: String,
+        /// What the binary was built with.
+        version: String,
+        /// For which processor.
+        arch: &'static str,
+    },
 }
 
 /// Where a layout comes from.
@@ -37,16 +92,31 @@ pub enum LayoutError {
 pub enum Source {
     /// The binary's own DWARF.
     Dwarf,
-    /// The table; the text says which version's row, e.g. `1.24.3–1.24.11` for what the two rows
-    /// around the binary's version agree on.
+    /// The DWARF in the separate debug file of this path.
+    DebugFile(String),
+    /// The row of this version in the table, e.g. `1.24.3`.
     Table(String),
+    /// The row of another version, which the binary's code agrees with.
+    Inferred(String),
+    /// A file the user named, and what it is of: its version without `go`, its processor.
+    File {
+        /// The path.
+        path: String,
+        /// E.g. `1.28.0`.
+        go: String,
+        /// As `GOARCH` has it.
+        arch: String,
+    },
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Dwarf => f.write_str("DWARF"),
-            Source::Table(rows) => write!(f, "table of {rows}"),
+            Source::DebugFile(path) => write!(f, "DWARF in {path}"),
+            Source::Table(row) => write!(f, "table of {row}"),
+            Source::Inferred(row) => write!(f, "as go{row}, checked against the code"),
+            Source::File { path, .. } => write!(f, "file {path}"),
         }
     }
 }
@@ -59,29 +129,116 @@ pub struct Layout {
     offsets: HashMap<String, u32>,
 }
 
+/// What can be said of a binary's layout before its code is read.
+pub(super) enum Known {
+    /// This is it.
+    Surely(Layout),
+    /// It is one of these, if the code agrees ([`Layout::confirm`]); best first.
+    Maybe(Vec<Layout>),
+}
+
 impl Layout {
     /// The layout of this binary.
     ///
     /// # Errors
-    /// [`LayoutError::TooOld`], or [`LayoutError::TooNew`] where there is no DWARF either.
-    pub fn find(image: &Image, version: &GoVersion) -> Result<Layout, LayoutError> {
+    /// [`LayoutError::TooOld`].
+    pub(super) fn find(image: &Image, version: &GoVersion) -> Result<Known, LayoutError> {
         if version.minor < OLDEST {
             return Err(LayoutError::TooOld(version.raw.clone()));
         }
-        if let Some(offsets) = dwarf::offsets(image) {
-            return Ok(Layout { source: Source::Dwarf, offsets });
+        // What lacks a field, or contradicts itself, was not made by Go's linker alone.
+        let complete = |offsets: &HashMap<_, _>| fields::check(offsets, version.minor).is_ok();
+        if let Some(offsets) = dwarf::offsets(image).filter(complete) {
+            return Ok(Known::Surely(Layout { source: Source::Dwarf, offsets }));
         }
-        Layout::from_table(image.arch(), version)
+        if let Some((path, offsets)) = dwarf::separate(image).filter(|(_, offsets)| complete(offsets)) {
+            return Ok(Known::Surely(Layout { source: Source::DebugFile(path), offsets }));
+        }
+        Ok(Layout::of_version(image.arch(), version))
     }
 
-    /// The layout that the table has for a version.
+    /// What the table has for a version.
+    fn of_version(arch: Arch, version: &GoVersion) -> Known {
+        let (minor, patch) = match version.minor {
+            newer if newer > NEWEST => (NEWEST, u32::MAX),
+            minor => (minor, version.patch.unwrap_or(0)),
+        };
+        let rows = table::lookup(arch, minor, patch);
+        let mut layouts = rows.into_iter().map(|row| {
+            let exact = row.holds && minor == version.minor && version.is_release();
+            let source = if exact { Source::Table(row.name) } else { Source::Inferred(row.name) };
+            Layout { source, offsets: row.offsets }
+        });
+        match layouts.next() {
+            Some(layout) if matches!(layout.source, Source::Table(_)) => Known::Surely(layout),
+            first => Known::Maybe(first.into_iter().chain(layouts).collect()),
+        }
+    }
+
+    /// The layout in a file, as `cargo xtask layouts --one` writes it.
     ///
     /// # Errors
-    /// [`LayoutError::TooNew`] where it has none.
-    pub fn from_table(arch: Arch, version: &GoVersion) -> Result<Layout, LayoutError> {
-        let found = layout_table::lookup(arch, version.minor, version.patch.unwrap_or(0));
-        let (rows, offsets) = found.ok_or_else(|| LayoutError::TooNew(version.raw.clone()))?;
-        Ok(Layout { source: Source::Table(rows), offsets })
+    /// The file cannot be read, or is no complete layout.
+    pub fn from_file(path: &Path) -> Result<Layout, LayoutError> {
+        let file = path.display().to_string();
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|opened| opened.take(MAX_FILE).read_to_string(&mut text))
+            .map_err(|error| LayoutError::Io(file.clone(), error))?;
+        Layout::from_json(&text, file.clone()).map_err(|fault| LayoutError::BadFile { file, fault })
+    }
+
+    /// The layout in the text of a file of this path.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_json(text: &str, path: String) -> Result<Layout, String> {
+        let file: file::File = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let version = GoVersion::parse(&format!("go{}", file.go));
+        let version = version.ok_or_else(|| format!("{:?} is no version of Go", file.go))?;
+        fields::check(&file.offsets.0, version.minor)?;
+        let source = Source::File { path, go: file.go, arch: file.arch };
+        Ok(Layout { source, offsets: file.offsets.0 })
+    }
+
+    /// Whether a layout that was supplied may be the one of this binary.
+    ///
+    /// # Errors
+    /// [`LayoutError::OtherBinary`]: it is of another minor version or processor.
+    pub(super) fn check_supplied(&self, image: &Image, version: &GoVersion) -> Result<(), LayoutError> {
+        let Source::File { go, arch, .. } = &self.source else { return Ok(()) };
+        let minor = GoVersion::parse(&format!("go{go}")).map(|of| of.minor);
+        if minor == Some(version.minor) && arch == image.arch().go_name() {
+            return Ok(());
+        }
+        Err(LayoutError::OtherBinary {
+            source_of: self.source.to_string(),
+            of: format!("go{go} for {arch}"),
+            version: version.raw.clone(),
+            arch: image.arch().go_name(),
+        })
+    }
+
+    /// Whether the code of a binary agrees with this layout, which is a guess.
+    ///
+    /// # Errors
+    /// [`LayoutError::Unconfirmed`].
+    pub(super) fn confirm(
+        &self,
+        image: &Image,
+        functions: &Pclntab,
+        version: &GoVersion,
+    ) -> Result<(), LayoutError> {
+        let unconfirmed = |(field, function)| LayoutError::Unconfirmed {
+            version: version.raw.clone(),
+            like: match &self.source {
+                Source::Inferred(row) => row.clone(),
+                other => other.to_string(),
+            },
+            field,
+            function,
+        };
+        infer::confirm(image, functions, &self.offsets, version.minor).map_err(unconfirmed)
     }
 
     /// Where it comes from.
@@ -89,125 +246,73 @@ impl Layout {
         &self.source
     }
 
-    /// The offset of a field (`"g", "goid"`, also `"g", "sched.pc"`), or the size of the struct for
-    /// the field `_size`. `None`: this version has no such field, or the table cannot tell.
+    /// The offset of a field (`"g", "goid"`, also `"g", "sched.pc"`), the size of the struct for
+    /// the field `_size`, the number of elements of an array type for `_count`. `None`: this version
+    /// has no such field, or it is not known.
     pub fn field(&self, of: &str, field: &str) -> Option<u32> {
         self.offsets.get(&format!("{of}.{field}")).copied()
     }
 
-    /// What the probes need.
-    ///
-    /// # Errors
-    /// [`LayoutError::NoField`] and [`LayoutError::Apart`] say which field is at fault.
-    pub fn probe_offsets(&self) -> Result<ProbeOffsets, LayoutError> {
-        let at = |name: &'static str| {
-            self.offsets.get(name).copied().ok_or_else(|| LayoutError::NoField(name, self.source.to_string()))
-        };
-        let near = |name, distance, base| {
-            let apart = LayoutError::Apart(name, distance, base, self.source.to_string());
-            (at(name)?.checked_sub(at(base)?) == Some(distance)).then_some(()).ok_or(apart)
-        };
-        near("g.goid", 8, "g.atomicstatus")?;
-        near("g.waitreason", 32, "g.atomicstatus")?;
-        near("g.sched.g", 8, "g.sched.pc")?;
-        near("g.sched.ctxt", 16, "g.sched.pc")?;
-        near("g.startpc", 16, "g.gopc")?;
-        // All of `sched.pc` … `startpc` is read at once (`PARKED` in tracer-ebpf).
-        if at("g.startpc")?.checked_sub(at("g.sched.pc")?).is_none_or(|distance| distance > 31 * 8) {
-            return Err(LayoutError::Apart("g.startpc", 31 * 8, "g.sched.pc", self.source.to_string()));
-        }
-        near("p.goidcacheend", 8, "p.goidcache")?;
-        // Up to 1.24 `sched.ret` lies in between.
-        near("g.sched.bp", 32, "g.sched.pc").or_else(|_| near("g.sched.bp", 40, "g.sched.pc"))?;
-        if at("g.parentGoid").is_ok() {
-            near("g.gopc", 8, "g.parentGoid")?;
-        }
-        Ok(ProbeOffsets {
-            g_status: at("g.atomicstatus")?,
-            g_m: at("g.m")?,
-            g_sched_pc: at("g.sched.pc")?,
-            g_sched_bp: at("g.sched.bp")?,
-            g_schedlink: at("g.schedlink")?,
-            g_parent_goid: at("g.parentGoid").unwrap_or(0),
-            g_gopc: at("g.gopc")?,
-            g_coroarg: at("g.coroarg").unwrap_or(0),
-            g_coroexit: at("g.coroexit").unwrap_or(0),
-            m_curg: at("m.curg")?,
-            m_p: at("m.p")?,
-            p_goidcache: at("p.goidcache")?,
-            coro_gp: at("coro.gp").unwrap_or(0),
-        })
+    /// All of it, by `struct.field`.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.offsets.iter().map(|(name, offset)| (name.as_str(), *offset))
     }
-}
-
-/// The offsets that go into `tracer_common::Config`, under the same names and with the same
-/// meaning of zero. The distances between fields that the probes rely on have been checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "documented where they are used, in tracer_common::Config")]
-pub struct ProbeOffsets {
-    pub g_status: u32,
-    pub g_m: u32,
-    pub g_sched_pc: u32,
-    pub g_sched_bp: u32,
-    pub g_schedlink: u32,
-    pub g_parent_goid: u32,
-    pub g_gopc: u32,
-    pub g_coroarg: u32,
-    pub g_coroexit: u32,
-    pub m_curg: u32,
-    pub m_p: u32,
-    pub p_goidcache: u32,
-    pub coro_gp: u32,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn table(raw: &str) -> Layout {
-        Layout::from_table(Arch::Amd64, &GoVersion::parse(raw).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn every_supported_version_has_what_the_probes_need() {
-        for minor in OLDEST..=NEWEST {
-            for patch in [0, 1, 2, 4, 7, 20] {
-                for arch in [Arch::Amd64, Arch::Arm64] {
-                    let version = GoVersion::parse(&format!("go1.{minor}.{patch}")).unwrap();
-                    let offsets = Layout::from_table(arch, &version).unwrap().probe_offsets().unwrap();
-                    assert_eq!(offsets.g_parent_goid != 0, minor >= 21, "{version}");
-                    assert_eq!(offsets.g_coroarg != 0, minor >= 22, "{version}");
-                }
-            }
+    fn known(raw: &str) -> Vec<Layout> {
+        match Layout::of_version(Arch::Amd64, &GoVersion::parse(raw).unwrap()) {
+            Known::Surely(layout) => vec![layout],
+            Known::Maybe(layouts) => layouts,
         }
     }
 
-    #[test]
-    fn rows_are_chosen_by_patch() {
-        let source = |raw| table(raw).source().to_string();
-        assert_eq!(source("go1.26.6"), "table of 1.26.6");
-        assert_eq!(source("go1.24.11"), "table of 1.24.11");
-        assert_eq!(source("go1.24.7"), "table of 1.24.3–1.24.11");
-        assert_eq!(source("go1.24.1"), "table of 1.24.3");
-        assert_eq!(source("go1.25.9"), "table of 1.25.5");
-        assert_eq!(source("go1.27rc1"), "table of 1.27.0");
+    fn sources(raw: &str) -> Vec<String> {
+        known(raw).iter().map(|layout| layout.source.to_string()).collect()
     }
 
     #[test]
-    fn what_two_rows_disagree_on_is_not_guessed() {
-        assert_eq!(table("go1.24.3").field("m", "alllink"), Some(328));
-        assert_eq!(table("go1.24.11").field("m", "alllink"), Some(352));
-        assert_eq!(table("go1.24.7").field("m", "alllink"), None);
-        assert_eq!(table("go1.24.7").field("m", "curg"), Some(192));
+    fn only_the_very_version_is_sure() {
+        assert_eq!(sources("go1.26.6"), ["table of 1.26.6"]);
+        assert_eq!(sources("go1.26.6 X:noswissmap"), ["table of 1.26.6"]);
+        assert_eq!(sources("go1.24.11"), ["table of 1.24.11"]);
+        let guess = |row: &str| format!("as go{row}, checked against the code");
+        assert_eq!(sources("go1.26.6-vendor"), [guess("1.26.6")]);
+        assert_eq!(sources("go1.24.7"), [guess("1.24.3"), guess("1.24.11")]);
+        assert_eq!(sources("go1.24.1"), [guess("1.24.3")]);
+        assert_eq!(sources("go1.25.99"), [guess("1.25.5")]);
+        assert_eq!(sources("go1.27rc1"), [guess("1.27.0")]);
+        assert_eq!(sources("devel go1.28-0f3a8c91b2"), [guess("1.27.3")]);
+        assert_eq!(sources("go1.99.1"), [guess("1.27.3")]);
     }
 
     #[test]
-    fn versions_without_a_row_are_refused() {
-        let devel = GoVersion::parse("devel go1.28-0f3a8c91b2").unwrap();
-        let error = Layout::from_table(Arch::Amd64, &devel).unwrap_err();
-        assert!(
-            error.to_string().starts_with("it was built with devel go1.28-0f3a8c91b2, newer than go1.27"),
-            "{error}"
-        );
+    fn the_rows_of_a_series_differ() {
+        let alllink = |raw| known(raw)[0].field("m", "alllink");
+        assert_eq!((alllink("go1.24.3"), alllink("go1.24.11")), (Some(328), Some(352)));
+    }
+
+    #[test]
+    fn files_are_checked() {
+        let mut offsets: Vec<_> = known("go1.27.3")[0].offsets.clone().into_iter().collect();
+        offsets.sort();
+        let text = |offsets: &[(String, u32)]| {
+            let entries: Vec<_> = offsets.iter().map(|(name, at)| format!("{name:?}: {at}")).collect();
+            format!(r#"{{"go": "1.28.0", "arch": "amd64", "offsets": {{{}}}}}"#, entries.join(","))
+        };
+        let read = |text: &str| Layout::from_json(text, "x.json".to_owned());
+        let layout = read(&text(&offsets)).unwrap();
+        assert_eq!(layout.source.to_string(), "file x.json");
+        assert_eq!(layout.field("g", "goid"), Some(152));
+        let fault = |text: &str| read(text).unwrap_err();
+        assert_eq!(fault(&text(&offsets[..9])), "g.stack.lo is missing");
+        let twice: Vec<_> = offsets.iter().chain(&offsets[..1]).cloned().collect();
+        assert!(fault(&text(&twice)).starts_with("coro._size stands there twice"));
+        assert!(fault("{}").contains("missing field `go`"));
+        assert!(fault(&text(&offsets).replace("1.28.0", "tip")).contains("no version of Go"));
+        assert!(fault(&text(&offsets).replace("152", "-1")).contains("invalid value"));
     }
 }

@@ -13,6 +13,8 @@ use std::{collections::HashMap, sync::Arc};
 pub(super) struct Line {
     /// Function, file and line.
     pub(super) site: Site,
+    /// Line of the function's beginning; 0 where that is not known.
+    pub(super) start_line: u32,
     /// Whether the compiler put the function's body into its caller's, which is the next line.
     pub(super) inlined: bool,
     /// Whether the compiler made the function to reach another one.
@@ -116,6 +118,7 @@ impl Names {
         let frames = self.binary.symbolize(pc.lookup().wrapping_sub(self.bias));
         let lines = frames.into_iter().map(|frame| Line {
             site: Site { func: frame.func.into(), file: frame.file.into(), line: frame.line },
+            start_line: frame.start_line,
             inlined: frame.inlined,
             wrapper: frame.wrapper,
         });

@@ -182,7 +182,7 @@ impl<'a, W: Write> Builder<'a, W> {
             return *id;
         }
         let lines = lines.iter().map(|line| proto::Line {
-            function_id: self.function(&line.site.func, &line.site.file),
+            function_id: self.function(&line.site.func, &line.site.file, line.start_line),
             line: i64::from(line.site.line),
         });
         let lines = lines.collect();
@@ -202,20 +202,21 @@ impl<'a, W: Write> Builder<'a, W> {
         if let Some(id) = self.notes.get(note) {
             return *id;
         }
-        let line = proto::Line { function_id: self.function(note, ""), line: 0 };
+        let line = proto::Line { function_id: self.function(note, "", 0), line: 0 };
         let id = self.push_location(0, vec![line]);
         self.notes.insert(note, id);
         id
     }
 
-    fn function(&mut self, name: &str, file: &str) -> u64 {
+    fn function(&mut self, name: &str, file: &str, start_line: u32) -> u64 {
         if let Some(id) = self.functions.get(name) {
             return *id;
         }
         let id = self.functions.len() as u64 + 1;
         self.functions.insert(name.to_owned(), id);
         let (name, filename) = (self.string(name), self.string(file));
-        self.part.function.push(proto::Function { id, name, system_name: name, filename, start_line: 0 });
+        let start_line = i64::from(start_line);
+        self.part.function.push(proto::Function { id, name, system_name: name, filename, start_line });
         id
     }
 

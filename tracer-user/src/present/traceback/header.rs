@@ -11,16 +11,15 @@ const MINUTE_NS: u64 = 60_000_000_000;
 /// Writes headers.
 pub(super) struct Header<'a> {
     reasons: &'a [String],
-    minor: u32,
     now_ns: u64,
     labels: bool,
 }
 
 impl<'a> Header<'a> {
     pub(super) fn new(binary: &'a GoBinary, now_ns: u64) -> Header<'a> {
-        let minor = binary.version().minor;
         let defaults = binary.info().setting("DefaultGODEBUG").unwrap_or("");
-        Header { reasons: binary.wait_reasons(), minor, now_ns, labels: prints_labels(minor, defaults) }
+        let labels = prints_labels(binary.version().minor, defaults);
+        Header { reasons: binary.wait_reasons(), now_ns, labels }
     }
 
     pub(super) fn write(
@@ -53,8 +52,7 @@ impl<'a> Header<'a> {
         let index = (goroutine.labels as usize).checked_sub(1).filter(|_| self.labels);
         match index.and_then(|index| snapshot.labels.get(index)).filter(|set| !set.is_empty()) {
             None => out.write_all(b"]:\n"),
-            Some(set) if self.minor < 27 => write!(out, " labels:{{{}}}]:\n", listed(set, quoted)),
-            Some(set) => write!(out, "] {{{}}}:\n", listed(set, quoted_if_need_be)),
+            Some(set) => writeln!(out, "] {{{}}}:", listed(set)),
         }
     }
 
@@ -82,17 +80,18 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Whether headers hold the labels: `GODEBUG=tracebacklabels`, which exists since 1.26 and is on by
-/// default since 1.27. `defaults` is what the build says of it (`DefaultGODEBUG`: from the `go` line
-/// of go.mod and `//go:debug`); what the environment says is not asked.
+/// Whether headers hold the labels: `GODEBUG=tracebacklabels`, on by default since 1.27. `defaults`
+/// is what the build says of it (`DefaultGODEBUG`: from the `go` line of go.mod and `//go:debug`);
+/// what the program's environment says is not asked.
 fn prints_labels(minor: u32, defaults: &str) -> bool {
     let set = defaults.split(',').rev().find_map(|setting| setting.strip_prefix("tracebacklabels="));
-    minor >= 26 && set.map_or(minor >= 27, |value| value == "1")
+    minor >= 27 && set.is_none_or(|value| value == "1")
 }
 
-fn listed(set: &[(String, String)], print: fn(&str) -> String) -> String {
-    let pairs: Vec<_> = set.iter().map(|(key, value)| format!("{}: {}", print(key), print(value))).collect();
-    pairs.join(", ")
+fn listed(set: &[(String, String)]) -> String {
+    let pair =
+        |(key, value): &(String, String)| format!("{}: {}", quoted_if_need_be(key), quoted_if_need_be(value));
+    set.iter().map(pair).collect::<Vec<_>>().join(", ")
 }
 
 /// `tracebackStringNeedsQuoting`.
@@ -148,12 +147,16 @@ mod tests {
         }
     }
 
-    fn written(minor: u32, goroutine: &Goroutine) -> String {
+    fn written(goroutine: &Goroutine) -> String {
+        written_with(false, goroutine)
+    }
+
+    fn written_with(labels: bool, goroutine: &Goroutine) -> String {
         let reasons = REASONS.map(str::to_owned);
-        let header = Header { reasons: &reasons, minor, now_ns: 200 * 1_000_000_000, labels: minor >= 26 };
+        let header = Header { reasons: &reasons, now_ns: 200 * 1_000_000_000, labels };
         let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        let labels = vec![vec![label("a.b/c_1", "x y"), label("k", "")], vec![]];
-        let snapshot = Snapshot { labels, ..Snapshot::default() };
+        let sets = vec![vec![label("a.b/c_1", "x y"), label("k", "")], vec![]];
+        let snapshot = Snapshot { labels: sets, ..Snapshot::default() };
         let mut out = Vec::new();
         header.write(&mut out, goroutine, &snapshot).unwrap();
         String::from_utf8(out).unwrap()
@@ -162,65 +165,60 @@ mod tests {
     #[test]
     fn what_a_goroutine_does() {
         let mut it = goroutine();
-        assert_eq!(written(27, &it), "goroutine 7 [chan receive]:\n");
+        assert_eq!(written(&it), "goroutine 7 [chan receive]:\n");
         it.reason = 0;
-        assert_eq!(written(27, &it), "goroutine 7 [waiting]:\n");
+        assert_eq!(written(&it), "goroutine 7 [waiting]:\n");
         it.reason = 99;
-        assert_eq!(written(27, &it), "goroutine 7 [unknown wait reason]:\n");
+        assert_eq!(written(&it), "goroutine 7 [unknown wait reason]:\n");
         (it.state, it.scan) = (State::Runnable, true);
-        assert_eq!(written(27, &it), "goroutine 7 [runnable (scan)]:\n");
+        assert_eq!(written(&it), "goroutine 7 [runnable (scan)]:\n");
         (it.state, it.reason, it.scan) = (State::Leaked, 1, false);
-        assert_eq!(written(27, &it), "goroutine 7 [select (leaked)]:\n");
+        assert_eq!(written(&it), "goroutine 7 [select (leaked)]:\n");
         it.state = State::Invalid(5);
-        assert_eq!(written(27, &it), "goroutine 7 [???]:\n");
+        assert_eq!(written(&it), "goroutine 7 [???]:\n");
     }
 
     #[test]
     fn whole_minutes() {
         let mut it = goroutine();
         it.waiting_since_ns = 140 * 1_000_000_000 + 1;
-        assert_eq!(written(27, &it), "goroutine 7 [chan receive]:\n");
+        assert_eq!(written(&it), "goroutine 7 [chan receive]:\n");
         (it.waiting_since_ns, it.locked) = (80 * 1_000_000_000, true);
-        assert_eq!(written(27, &it), "goroutine 7 [chan receive, 2 minutes, locked to thread]:\n");
+        assert_eq!(written(&it), "goroutine 7 [chan receive, 2 minutes, locked to thread]:\n");
         (it.state, it.locked) = (State::Runnable, false);
-        assert_eq!(written(27, &it), "goroutine 7 [runnable]:\n");
+        assert_eq!(written(&it), "goroutine 7 [runnable]:\n");
         (it.state, it.waiting_since_ns) = (State::Syscall, u64::MAX);
-        assert_eq!(written(27, &it), "goroutine 7 [syscall]:\n");
+        assert_eq!(written(&it), "goroutine 7 [syscall]:\n");
     }
 
     #[test]
     fn what_is_doubtful_is_marked() {
         let mut it = goroutine();
         (it.trust, it.waiting_since_ns) = (Trust::InMotion, 1);
-        assert_eq!(written(27, &it), "goroutine 7 [chan receive (in motion), 3 minutes]:\n");
+        assert_eq!(written(&it), "goroutine 7 [chan receive (in motion), 3 minutes]:\n");
         it.trust = Trust::Broken;
-        assert_eq!(written(27, &it), "goroutine 7 [chan receive (broken stack), 3 minutes]:\n");
+        assert_eq!(written(&it), "goroutine 7 [chan receive (broken stack), 3 minutes]:\n");
         (it.trust, it.state) = (Trust::Running, State::Running);
-        assert_eq!(written(27, &it), "goroutine 7 [running]:\n");
+        assert_eq!(written(&it), "goroutine 7 [running]:\n");
         it.stack = crate::snapshot::StackId(1);
-        assert_eq!(written(27, &it), "goroutine 7 [running (outer frames)]:\n");
+        assert_eq!(written(&it), "goroutine 7 [running (outer frames)]:\n");
     }
 
     #[test]
-    fn labels_by_version() {
+    fn labels_behind_the_bracket() {
         let mut it = goroutine();
         it.labels = 1;
-        assert_eq!(written(25, &it), "goroutine 7 [chan receive]:\n");
-        assert_eq!(
-            written(26, &it),
-            "goroutine 7 [chan receive labels:{\"a.b/c_1\": \"x y\", \"k\": \"\"}]:\n"
-        );
-        assert_eq!(written(27, &it), "goroutine 7 [chan receive] {a.b/c_1: \"x y\", k: }:\n");
+        assert_eq!(written_with(false, &it), "goroutine 7 [chan receive]:\n");
+        assert_eq!(written_with(true, &it), "goroutine 7 [chan receive] {a.b/c_1: \"x y\", k: }:\n");
         for none in [2, 3, u32::MAX] {
             it.labels = none;
-            assert_eq!(written(27, &it), "goroutine 7 [chan receive]:\n");
+            assert_eq!(written_with(true, &it), "goroutine 7 [chan receive]:\n");
         }
     }
 
     #[test]
     fn when_labels_are_printed() {
-        assert!(!prints_labels(25, "tracebacklabels=1"));
-        assert!(!prints_labels(26, "") && prints_labels(26, "a=0,tracebacklabels=1"));
+        assert!(!prints_labels(26, "") && !prints_labels(25, "tracebacklabels=1"));
         assert!(prints_labels(27, "a=1") && !prints_labels(27, "tracebacklabels=0,b=1"));
     }
 

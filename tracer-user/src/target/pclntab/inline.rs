@@ -1,6 +1,6 @@
 //! Inlining: the functions that a pc belongs to, and what the compiler put into what.
 
-use super::super::bytes::i32_at;
+use super::super::bytes::{i32_at, u32_at};
 use super::super::pcvalue::Runs;
 use super::{Format, FuncData, Function, PcData, Pclntab};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -10,6 +10,8 @@ const MAX_INLINE_DEPTH: usize = 64;
 /// `_func.pcfile` and `_func.pcln`.
 const PCFILE: usize = 20;
 const PCLN: usize = 24;
+/// `inlinedCall.startLine`, since 1.20.
+const START_LINE_INLINED: usize = 12;
 
 /// One level of a symbolized pc.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Frame<'a> {
     pub line: u32,
     /// Whether the compiler put the function's body into its caller's.
     pub inlined: bool,
+    /// Line of the function's beginning; 0 up to Go 1.19, which does not tell.
+    pub start_line: u32,
     /// Whether the compiler made it to reach another function.
     pub wrapper: bool,
     /// Link-time address of the first instruction of the function that the code lies in: the one
@@ -34,6 +38,7 @@ struct InlinedCall {
     func_id: u8,
     name: i32,
     parent: i32,
+    start_line: u32,
 }
 
 impl Format {
@@ -59,7 +64,7 @@ impl Pclntab {
         {
             let frame = self.frame(&function, into);
             let (func, wrapper) = (self.name(call.name), call.func_id == wrapper);
-            frames.push(Frame { func, inlined: true, wrapper, ..frame });
+            frames.push(Frame { func, inlined: true, start_line: call.start_line, wrapper, ..frame });
             into = parent;
         }
         frames.push(self.frame(&function, into));
@@ -75,6 +80,7 @@ impl Pclntab {
             file: file.unwrap_or(""),
             line: line.unwrap_or(0),
             inlined: false,
+            start_line: self.start_line(function),
             wrapper: self.is_wrapper(function),
             entry: function.entry,
         }
@@ -87,6 +93,10 @@ impl Pclntab {
             func_id: *entry.get(func_id)?,
             name: i32_at(entry, name)?,
             parent: i32_at(entry, parent)?,
+            start_line: match self.format {
+                Format::Go118 => 0,
+                Format::Go120 => u32_at(entry, START_LINE_INLINED)?,
+            },
         })
     }
 

@@ -3,11 +3,13 @@
 
 use super::super::bytes::u32_at;
 use super::super::pcvalue::value_at;
-use super::{Function, Pclntab};
+use super::{Format, Function, Pclntab};
 
 /// `_func.pcsp` and `_func.npcdata`, at the same place in every version.
 const PCSP: usize = 16;
 const PCDATA_COUNT: usize = 28;
+/// `_func.startLine`, since 1.20.
+const START_LINE: usize = 36;
 /// Bits of `_func.flag` (`abi.FuncFlag`), the same from 1.18 to 1.27.
 const TOP_FRAME: u8 = 1;
 const SP_WRITE: u8 = 2;
@@ -59,6 +61,14 @@ impl Pclntab {
     /// Whether the function moves the stack pointer in a way that [`Pclntab::sp_delta`] cannot tell.
     pub fn writes_sp(&self, function: &Function<'_>) -> bool {
         self.flag(function) & SP_WRITE != 0
+    }
+
+    /// Line of its beginning; 0 where the table does not tell.
+    pub(super) fn start_line(&self, function: &Function<'_>) -> u32 {
+        match self.format {
+            Format::Go118 => 0,
+            Format::Go120 => u32_at(&self.data, function.record + START_LINE).unwrap_or(0),
+        }
     }
 
     fn flag(&self, function: &Function<'_>) -> u8 {
