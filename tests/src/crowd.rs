@@ -81,13 +81,13 @@ impl Crowd {
     pub fn agrees(&self, shown: &BTreeMap<u64, Goroutine>) -> Result<usize> {
         let mut in_motion = 0;
         for (goid, own) in &self.standing {
-            let shown = shown.get(goid).with_context(|| format!("goroutine {goid} is missing: {own:#?}"))?;
+            let shown = shown.get(goid).with_context(|| format!("goroutine {goid} is missing: {own}"))?;
             if dump::is_marked(shown) {
                 in_motion += 1;
                 continue;
             }
             let (own, shown) = (own.timeless(), shown.timeless());
-            ensure!(own == shown, "goroutine {goid} is\n{own:#?}\nbut shown is\n{shown:#?}");
+            ensure!(own == shown, "goroutine {goid} is\n{own}\nbut shown is\n{shown}");
         }
         Ok(in_motion)
     }

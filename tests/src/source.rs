@@ -47,7 +47,7 @@ impl Source {
     /// # Errors
     /// It cannot; the error says why.
     pub fn check(&self, goroutine: &Goroutine) -> Result<()> {
-        self.possible(goroutine).with_context(|| format!("impossible: {goroutine:#?}"))
+        self.possible(goroutine).with_context(|| format!("impossible: {goroutine}"))
     }
 
     fn possible(&self, goroutine: &Goroutine) -> Result<()> {

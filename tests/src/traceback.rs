@@ -2,7 +2,7 @@
 //! debug=2 and `sfgi dump` print it (`src/runtime/traceback.go`, `goroutineheader` and
 //! `traceback2`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use anyhow::{Context, Result};
 
@@ -61,6 +61,24 @@ impl Goroutine {
     /// It as it would be without the passage of time and the garbage collector's visits.
     pub fn timeless(&self) -> Goroutine {
         Goroutine { minutes: 0, ..self.clone() }
+    }
+}
+
+/// As the runtime prints it.
+impl fmt::Display for Goroutine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let minutes = if self.minutes == 0 { String::new() } else { format!(", {} minutes", self.minutes) };
+        let remarks: String = self.remarks.iter().map(|remark| format!(", {remark}")).collect();
+        writeln!(f, "goroutine {} [{}{minutes}{remarks}]:", self.goid, self.status)?;
+        for note in &self.notes {
+            writeln!(f, "\t{note}")?;
+        }
+        for frame in &self.frames {
+            writeln!(f, "{}({})\n\t{}:{} {}", frame.func, frame.args, frame.file, frame.line, frame.offset)?;
+        }
+        let Some(creator) = &self.creator else { return Ok(()) };
+        let goid = creator.goid.map_or_else(String::new, |goid| format!(" in goroutine {goid}"));
+        writeln!(f, "created by {}{goid}\n\t{}:{}", creator.func, creator.file, creator.line)
     }
 }
 

@@ -126,7 +126,7 @@ fn truncated() -> Result<()> {
         for (goid, shown) in traceback::parse(&String::from_utf8_lossy(&output.stdout))? {
             if let Some(own) = crowd.standing.get(&goid) {
                 let is_start = own.frames.starts_with(&shown.frames);
-                ensure!(is_start, "{percent} %: goroutine {goid} is\n{own:#?}\nbut shown is\n{shown:#?}");
+                ensure!(is_start, "{percent} %: goroutine {goid} is\n{own}\nbut shown is\n{shown}");
             }
         }
     }

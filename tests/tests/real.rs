@@ -156,7 +156,7 @@ fn agreement(server: &Server) -> Result<Agreement> {
             if after.get(goid).map(Goroutine::timeless).as_ref() != Some(&own) {
                 continue;
             }
-            let shown = shown.get(goid).with_context(|| format!("goroutine {goid} is missing: {own:#?}"))?;
+            let shown = shown.get(goid).with_context(|| format!("goroutine {goid} is missing: {own}"))?;
             if own == shown.timeless() {
                 agreement.same += 1;
             } else if dump::is_marked(shown) || ["runnable", "syscall"].contains(&shown.status.as_str()) {
@@ -171,7 +171,7 @@ fn agreement(server: &Server) -> Result<Agreement> {
     }
     for (own, shown) in &others {
         let known = shapes.contains(&shape(shown)) && own.creator == shown.creator;
-        ensure!(known, "the program says\n{own:#?}\nbut shown is\n{shown:#?}");
+        ensure!(known, "the program says\n{own}\nbut shown is\n{shown}");
     }
     agreement.elsewhere = others.len();
     let moved = agreement.moved + agreement.elsewhere;
