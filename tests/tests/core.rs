@@ -121,8 +121,12 @@ fn truncated() -> Result<()> {
         let output = dump::run(&["--core", utf8(&core)?, "--exe", utf8(&exe)?])?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         let context = || format!("{percent} % of the core: {}\n{stderr}", output.status);
-        ensure!(matches!(output.status.code(), Some(0 | 1)) && !stderr.contains("panicked"), context());
-        ensure!(stderr.contains("truncated") && stderr.lines().count() <= 3, context());
+        ensure!(!stderr.contains("panicked") && stderr.lines().count() <= 3, context());
+        match output.status.code() {
+            Some(0) => ensure!(stderr.contains("is cut off"), context()),
+            Some(1) => ensure!(stderr.starts_with("sfgi: ") && output.stdout.is_empty(), context()),
+            _ => anyhow::bail!(context()),
+        }
         for (goid, shown) in traceback::parse(&String::from_utf8_lossy(&output.stdout))? {
             if let Some(own) = crowd.standing.get(&goid) {
                 let is_start = own.frames.starts_with(&shown.frames);

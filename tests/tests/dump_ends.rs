@@ -131,7 +131,10 @@ fn the_target_is_killed_in_the_middle() -> Result<()> {
         complete += counts.0;
         failed += counts.1;
     }
-    ensure!(complete >= DEATHS / 2, "only {complete} dumps of {DEATHS} targets were complete: too slow to tell");
+    ensure!(
+        complete >= DEATHS / 2,
+        "only {complete} dumps of {DEATHS} targets were complete: too slow to tell"
+    );
     machine::report(&format!(
         "{DEATHS} targets killed: {complete} dumps complete, {failed} failed with a sentence"
     ));

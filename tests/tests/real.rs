@@ -85,7 +85,8 @@ fn prometheus_that_scrapes_and_answers() -> Result<()> {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 // It may be too busy for one of them.
-                let _ = get(&server.address, "/api/v1/query?query=sum(rate(go_gc_duration_seconds_count[1m]))");
+                let _ =
+                    get(&server.address, "/api/v1/query?query=sum(rate(go_gc_duration_seconds_count[1m]))");
                 let _ = get(&server.address, "/metrics");
             }
         });
