@@ -35,13 +35,15 @@ pub enum Variant {
     Pie,
     /// Both.
     PieStripped,
-    /// For arm64, as `go build` does it.
-    Arm64,
-    /// For arm64, without symbol table and DWARF.
-    Arm64Stripped,
     /// With a CPU profile of `pingpong`, so that the compiler inlines the hot functions of the
     /// scheduler (Go 1.21+).
     Pgo,
+    /// Linked by the C linker (`-ldflags=-linkmode=external`), with cgo.
+    External,
+    /// With the race detector (`-race`), which is C code.
+    Race,
+    /// Without the paths of this machine (`-trimpath`).
+    Trimpath,
 }
 
 impl Variant {
@@ -62,9 +64,10 @@ impl fmt::Display for Variant {
             Variant::Stripped => "stripped",
             Variant::Pie => "pie",
             Variant::PieStripped => "pie+stripped",
-            Variant::Arm64 => "arm64",
-            Variant::Arm64Stripped => "arm64+stripped",
             Variant::Pgo => "pgo",
+            Variant::External => "external",
+            Variant::Race => "race",
+            Variant::Trimpath => "trimpath",
         })
     }
 }
@@ -79,27 +82,43 @@ pub fn supported(name: &str, go: &Go) -> bool {
 /// # Errors
 /// `go build` fails, or the profile for [`Variant::Pgo`] cannot be recorded.
 pub fn build(name: &str, go: &Go, variant: Variant) -> Result<PathBuf> {
+    build_for(name, go, variant, None)
+}
+
+/// As [`build`], for a processor other than this machine's (its `GOARCH`).
+///
+/// # Errors
+/// As [`build`].
+pub fn build_for(name: &str, go: &Go, variant: Variant, arch: Option<&str>) -> Result<PathBuf> {
     let sources = sources_dir();
     let dir = machine::target_dir().join("fixtures");
     fs::create_dir_all(&dir)?;
     let key = content_hash(&[sources.join(name), sources.join("internal"), sources.join("go.mod")])?;
-    let binary = dir.join(format!("{name}-{}-{variant}-{key:016x}", go.version));
+    let version = [go.version.as_str()].into_iter().chain(arch).collect::<Vec<_>>().join("-");
+    let binary = dir.join(format!("{name}-{version}-{variant}-{key:016x}"));
     if binary.exists() {
         return Ok(binary);
     }
     // Only a finished binary gets the name that others look for.
     let unfinished = dir.join(format!("{name}.{}", std::process::id()));
+    let cgo = name.starts_with("cgo") || matches!(variant, Variant::External | Variant::Race);
     let mut command = go.command();
-    command.current_dir(&sources).env("CGO_ENABLED", if name == "cgo" { "1" } else { "0" });
+    command.current_dir(&sources).env("CGO_ENABLED", if cgo { "1" } else { "0" });
+    if let Some(arch) = arch {
+        command.env("GOARCH", arch);
+    }
     command
         .args(["build", "-buildvcs=false"])
         .arg("-o")
         .arg(&unfinished)
         .arg(format!("-ldflags={}", linker_flags(name, go, variant)));
     match variant {
-        Variant::Plain | Variant::Stripped => {}
-        Variant::Arm64 | Variant::Arm64Stripped => {
-            command.env("GOARCH", "arm64");
+        Variant::Plain | Variant::Stripped | Variant::External => {}
+        Variant::Race => {
+            command.arg("-race");
+        }
+        Variant::Trimpath => {
+            command.arg("-trimpath");
         }
         Variant::Pie | Variant::PieStripped => {
             command.arg("-buildmode=pie");
@@ -134,8 +153,11 @@ pub fn start_command(command: &mut Command) -> Result<Process> {
 
 fn linker_flags(name: &str, go: &Go, variant: Variant) -> String {
     let mut flags = Vec::new();
-    if matches!(variant, Variant::Stripped | Variant::PieStripped | Variant::Arm64Stripped) {
+    if matches!(variant, Variant::Stripped | Variant::PieStripped) {
         flags.push("-s -w");
+    }
+    if variant == Variant::External {
+        flags.push("-linkmode=external");
     }
     if name == "illegal" && go.minor >= 23 {
         flags.push("-checklinkname=0");

@@ -76,6 +76,11 @@ impl Go {
         command
     }
 
+    /// Its GOROOT.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     fn at(root: &Path) -> Option<Go> {
         let text = fs::read_to_string(root.join("VERSION")).ok()?;
         let version = text.lines().next()?.strip_prefix("go")?.to_owned();

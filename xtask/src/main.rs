@@ -8,6 +8,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod interrupt;
+mod layouts;
 mod setup;
 mod sh;
 mod test;
@@ -54,6 +55,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Make the table of runtime layouts from the installed Go toolchains, or the layout of one
+    Layouts(layouts::Args),
     /// Fuzz the readers of hostile input
     Fuzz {
         /// Seconds for all targets together
@@ -82,6 +85,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test { sections, fuzz_secs } => test::run(&sections, fuzz_secs),
         Command::Demo => demo::run(),
         Command::Bench { names, json } => bench::run(&names, json.as_deref()),
+        Command::Layouts(args) => layouts::run(&args),
         Command::Fuzz { secs, targets } => fuzz::run(secs, &targets),
     }
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every check and test, section by section. CI runs this command and no other.
 
-use crate::{build, fuzz, setup, setup::deny, sh};
+use crate::{build, fuzz, layouts, setup, setup::deny, sh};
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use std::{
@@ -22,6 +22,8 @@ pub(crate) enum Section {
     Deny,
     /// Tests that need no privilege
     Unit,
+    /// The table of layouts is what the Go toolchains say
+    Layouts,
     /// Fuzzing of the readers of hostile input
     Fuzz,
     /// Real Go programs, traced; as root
@@ -70,6 +72,7 @@ impl Section {
             Self::Lint => lint(compiler),
             Self::Deny => deny_check(),
             Self::Unit => unit(compiler, tally),
+            Self::Layouts => layouts::check(compiler),
             Self::Fuzz => fuzz::run_targets(fuzz_secs, &[]),
             Self::Live => live(compiler, tally),
         }

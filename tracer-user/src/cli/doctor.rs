@@ -1,6 +1,9 @@
 //! `sfgi doctor`: what this host and a binary allow.
 
-use super::{opened::Opened, target::in_words};
+use super::{
+    opened::{LayoutArg, Opened},
+    target::in_words,
+};
 use crate::{
     probe::{self, Calibration},
     target::{CostClass, Mode, Plan},
@@ -22,6 +25,8 @@ pub(super) struct Args {
     /// Executable to look at
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    layout: LayoutArg,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -50,8 +55,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 fn open(args: &Args) -> Result<Option<Opened>> {
     match (args.pid, &args.file) {
-        (Some(pid), _) => Opened::process(pid).map(Some),
-        (None, Some(path)) => Opened::file(path).map(Some),
+        (Some(pid), _) => Opened::process(pid, &args.layout).map(Some),
+        (None, Some(path)) => Opened::file(path, &args.layout).map(Some),
         (None, None) => Ok(None),
     }
 }

@@ -1,13 +1,15 @@
 //! `sfgi dump`: every goroutine of a running program, or of a core file, as its memory shows it.
 
-use super::{opened::Opened, output, parse::duration};
+use super::{
+    opened::{LayoutArg, Opened},
+    output,
+    parse::duration,
+};
 use crate::{
     memory::{Core, Live},
     model::State,
     present::Traceback,
-    present::dump::{
-        About, Choice, Executable, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile,
-    },
+    present::dump::{About, Choice, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile},
     snapshot::{self, Clock, Options, Snapshot, Trust, View},
 };
 use anyhow::{Context as _, Result, bail};
@@ -147,6 +149,8 @@ pub(super) struct Args {
     /// Order [default: the runtime's own; groups: the largest first]
     #[arg(long, value_enum, conflicts_with = "group")]
     sort: Option<SortArg>,
+    #[command(flatten)]
+    layout: LayoutArg,
     /// At most so many goroutines or groups
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -163,8 +167,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         bail!("a pprof profile always is in groups: leave out --group");
     }
     let opened = match (args.pid, &args.exe) {
-        (Some(pid), _) => Opened::process(pid)?,
-        (None, Some(exe)) => Opened::file(exe)?,
+        (Some(pid), _) => Opened::process(pid, &args.layout)?,
+        (None, Some(exe)) => Opened::file(exe, &args.layout)?,
         (None, None) => {
             bail!("neither a process nor a core file was given: use -p PID, or --core FILE --exe FILE")
         }
@@ -224,8 +228,7 @@ impl Dump<'_> {
             Format::Text => self.text(out, terminal, &shown, &mut names)?,
             Format::Json => self.json(out, &shown, &mut names)?,
             Format::Pprof => {
-                let exe = Executable { name: &self.opened.name, bias: self.bias };
-                write_profile(&mut *out, &snapshot, &mut names, &shown.chosen, exe, time_ns)?;
+                write_profile(&mut *out, &snapshot, &mut names, &shown.chosen, &self.opened.name, time_ns)?;
             }
         }
         out.flush()?;

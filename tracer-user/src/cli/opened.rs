@@ -1,13 +1,29 @@
 //! A program that a command is about to look at; nothing is attached and nothing read of its memory
 //! yet.
 
-use crate::target::{GoBinary, Process};
+use crate::target::{GoBinary, Layout, Process};
 use anyhow::{Context as _, Result};
+use clap::Args as ClapArgs;
 use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+/// The option that tells where the runtime's fields lie.
+#[derive(ClapArgs)]
+pub(super) struct LayoutArg {
+    /// Where the runtime's structs have their fields, for a binary that does not say and a Go version
+    /// that is not known (a JSON file as `cargo xtask layouts --one` writes it)
+    #[arg(long, value_name = "FILE")]
+    layout: Option<PathBuf>,
+}
+
+impl LayoutArg {
+    fn load(&self) -> Result<Option<Layout>> {
+        Ok(self.layout.as_deref().map(Layout::from_file).transpose()?)
+    }
+}
 
 /// A Go program, running or not.
 pub(super) struct Opened {
@@ -22,18 +38,19 @@ pub(super) struct Opened {
 
 impl Opened {
     /// What a process runs.
-    pub(super) fn process(pid: u32) -> Result<Opened> {
+    pub(super) fn process(pid: u32, layout: &LayoutArg) -> Result<Opened> {
         let process = Process::open(pid.cast_signed())?;
         let (exe, name) = (process.exe()?, process.exe_name()?);
-        let binary =
-            GoBinary::read(exe.try_clone()?).with_context(|| format!("PID {pid} ({})", name.display()))?;
+        let binary = GoBinary::read_with(exe.try_clone()?, layout.load()?)
+            .with_context(|| format!("PID {pid} ({})", name.display()))?;
         Ok(Opened { process: Some(process), exe, name, binary: Arc::new(binary) })
     }
 
     /// What a command would run, or what a core file was made of.
-    pub(super) fn file(path: &Path) -> Result<Opened> {
+    pub(super) fn file(path: &Path, layout: &LayoutArg) -> Result<Opened> {
         let exe = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        let binary = GoBinary::read(exe.try_clone()?).with_context(|| path.display().to_string())?;
+        let binary = GoBinary::read_with(exe.try_clone()?, layout.load()?)
+            .with_context(|| path.display().to_string())?;
         Ok(Opened { process: None, exe, name: path.to_owned(), binary: Arc::new(binary) })
     }
 

@@ -3,7 +3,7 @@
 use super::{
     engine::{Ending, Engine, Output},
     launch::{self, Launched},
-    opened::Opened,
+    opened::{LayoutArg, Opened},
     output,
     parse::{duration, seconds},
     target::{Attach, Traced},
@@ -162,6 +162,8 @@ pub(super) struct Args {
     /// B: casgstatus)
     #[arg(long, value_enum, ignore_case = true, hide = true)]
     set: Option<SetArg>,
+    #[command(flatten)]
+    layout: LayoutArg,
     /// Bytes of each event ring, a power of two
     #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, value_parser = parse_ring_size)]
     ring_size: u32,
@@ -211,13 +213,14 @@ impl Args {
         let calibrate = || probe::calibrate().context("cannot measure what a probe costs here");
         if let Some((name, arguments)) = self.command.split_first() {
             let path = launch::resolve(name)?;
-            let opened = Opened::file(&path)?;
+            let opened = Opened::file(&path, &self.layout)?;
             let calibration = calibrate()?;
             let launched = Launched::fork(&path, arguments)?;
             let traced = Traced::attach(launched.pid, opened, &attach)?;
             return Ok((calibration, vec![traced], Some(launched)));
         }
-        let opened = self.pid.iter().map(|pid| Opened::process(*pid)).collect::<Result<Vec<_>>>()?;
+        let open = |pid: &u32| Opened::process(*pid, &self.layout);
+        let opened = self.pid.iter().map(open).collect::<Result<Vec<_>>>()?;
         let calibration = calibrate()?;
         let attach_one = |(pid, opened): (&u32, Opened)| Traced::attach(*pid, opened, &attach);
         let traced = self.pid.iter().zip(opened).map(attach_one).collect::<Result<Vec<_>>>()?;

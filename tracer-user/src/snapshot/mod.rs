@@ -3,13 +3,16 @@
 //! motion.
 
 mod args;
+mod label_sets;
 mod labels;
 mod objects;
 mod offsets;
 mod outer;
 mod raw;
+mod scattered;
 mod system;
 mod take;
+mod threads;
 mod types;
 mod unwind;
 mod view;

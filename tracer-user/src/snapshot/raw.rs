@@ -3,6 +3,7 @@
 use super::offsets::Offsets;
 use super::unwind::Saved;
 use crate::event::status;
+use crate::model::State;
 
 /// `_Gscan` (`src/runtime/runtime2.go`).
 const SCAN: u32 = 0x1000;
@@ -51,15 +52,18 @@ impl Raw {
             let bytes = bytes.get(offset..)?.first_chunk::<8>()?;
             Some(u64::from_le_bytes(*bytes))
         };
-        if word(at.sched_g)? != addr {
+        let flags = u32::from_le_bytes(*bytes.get(at.status..)?.first_chunk()?);
+        let status = u8::try_from(flags & !SCAN).unwrap_or(status::UNSAID);
+        // One that is in the list but was never used is dead.
+        let used_by = word(at.sched_g)?;
+        if used_by != addr && !(used_by == 0 && State::from_status(status).is_dead()) {
             return None;
         }
         let byte = |offset: usize| bytes.get(offset).copied();
-        let flags = u32::from_le_bytes(*bytes.get(at.status..)?.first_chunk()?);
         Some(Raw {
             still: Still {
                 goid: word(at.goid)?,
-                status: u8::try_from(flags & !SCAN).unwrap_or(status::UNSAID),
+                status,
                 reason: byte(at.waitreason)?,
                 tracking_seq: byte(at.tracking_seq)?,
                 stack: (word(at.stack_lo)?, word(at.stack_hi)?),

@@ -1,16 +1,18 @@
 //! Reads all goroutines: `runtime.allgs` in chunks, each `g`, then its stack, then the `g` again to
 //! see whether it stood still meanwhile.
 
+use super::label_sets::LabelSets;
 use super::offsets::Offsets;
 use super::raw::Raw;
+use super::scattered::Scattered;
 use super::system::is_system;
+use super::threads::Threads;
 use super::unwind::Unwinder;
 use super::window::Window;
-use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, labels, objects, outer};
-use crate::memory::{Fault, Memory, Range};
+use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, objects, outer};
+use crate::memory::{Fault, Range};
 use crate::model::State;
 use crate::target::Globals;
-use std::collections::HashMap;
 
 /// Goroutines that are read together: few enough to be re-read within a millisecond or two.
 const CHUNK: usize = 1024;
@@ -92,12 +94,8 @@ pub struct Reading<'a> {
     /// Index of the next entry, and how many there are.
     next: u64,
     total: u64,
-    /// By address of the label set.
-    labels: HashMap<u64, u32>,
-    /// By what is in it.
-    label_sets: HashMap<LabelSet, u32>,
-    /// By address of the `m`.
-    threads: HashMap<u64, u32>,
+    label_sets: LabelSets,
+    threads: Threads,
     buffers: Buffers,
     pcs: Vec<Pc>,
 }
@@ -107,31 +105,6 @@ pub struct Reading<'a> {
 struct Buffers {
     gs: Scattered,
     stacks: Scattered,
-}
-
-/// Stretches that were read together.
-#[derive(Default)]
-struct Scattered {
-    ranges: Vec<Range>,
-    bytes: Vec<u8>,
-    whole: Vec<bool>,
-}
-
-impl Scattered {
-    fn read(&mut self, memory: &dyn Memory, ranges: impl Iterator<Item = Range>) -> Result<(), Fault> {
-        self.ranges.clear();
-        self.ranges.extend(ranges);
-        memory.scatter(&self.ranges, &mut self.bytes, &mut self.whole)
-    }
-
-    /// Each stretch with its bytes, if it could be read.
-    fn parts(&self) -> impl Iterator<Item = (Range, Option<&[u8]>)> {
-        let mut rest = &self.bytes[..];
-        self.ranges.iter().zip(&self.whole).map(move |(range, whole)| {
-            let bytes = rest.split_off(..range.len).unwrap_or_default();
-            (*range, whole.then_some(bytes))
-        })
-    }
 }
 
 impl<'a> Reading<'a> {
@@ -156,9 +129,8 @@ impl<'a> Reading<'a> {
             snapshot,
             next: 0,
             total,
-            labels: HashMap::new(),
-            label_sets: HashMap::new(),
-            threads: HashMap::new(),
+            label_sets: LabelSets::default(),
+            threads: Threads::default(),
             buffers: Buffers::default(),
             pcs: Vec::new(),
         })
@@ -219,13 +191,13 @@ impl<'a> Reading<'a> {
         let mut buffers = std::mem::take(&mut self.buffers);
         let first = self.read_gs(addrs, &mut buffers.gs)?;
         self.snapshot.unreadable += first.iter().filter(|raw| raw.is_none()).count() as u64;
-        self.read_threads(&first)?;
+        self.threads.read(self.view.memory, self.at.m_procid, &first)?;
         if self.options.stacks {
             self.read_stacks(addrs, &first, &mut buffers)?;
         } else {
             for (&addr, raw) in addrs.iter().zip(&first) {
                 if let Some(raw) = raw {
-                    self.add(addr, raw, None);
+                    self.add(addr, raw, None)?;
                 }
             }
         }
@@ -255,10 +227,9 @@ impl<'a> Reading<'a> {
             addrs.iter().zip(first).zip(&second).zip(buffers.stacks.parts())
         {
             let Some(first) = first else { continue };
+            let still = second.as_ref().is_some_and(|second| second.still == first.still);
             match bytes {
-                Some(bytes) if second.as_ref().is_some_and(|second| second.still == first.still) => {
-                    self.add(addr, first, Some((range.addr, bytes)));
-                }
+                Some(bytes) if still && self.add(addr, first, Some((range.addr, bytes)))? => {}
                 _ => self.one_by_one(addr, first)?,
             }
         }
@@ -268,21 +239,26 @@ impl<'a> Reading<'a> {
     /// A goroutine that moved while it was read together with the others.
     fn one_by_one(&mut self, addr: u64, first: &Raw) -> Result<(), Fault> {
         let mut last = *first;
-        let mut ahead_bytes = Vec::new();
+        let mut bytes = Vec::new();
         for _ in 0..RETRIES {
-            let Some(before) = self.read_one(addr)? else { break };
-            last = before;
-            let range = ahead(&before);
-            ahead_bytes.resize(range.len, 0);
-            let whole = self.view.memory.read(range.addr, &mut ahead_bytes).is_ok();
-            let after = self.read_one(addr)?;
-            if after.is_some_and(|after| after.still == before.still) && (whole || range.len == 0) {
-                self.add(addr, &before, Some((range.addr, &ahead_bytes)));
+            let Some(raw) = self.read_one(addr)? else { break };
+            last = raw;
+            let range = ahead(&raw);
+            bytes.resize(range.len, 0);
+            let whole = range.len == 0 || self.view.memory.read(range.addr, &mut bytes).is_ok();
+            if whole && self.is_still(addr, &raw)? && self.add(addr, &raw, Some((range.addr, &bytes)))? {
                 return Ok(());
             }
         }
-        self.add_moving(addr, &last);
+        if exists(&last) {
+            self.push(addr, &last, Trust::InMotion, (StackId::default(), (0, 0)));
+        }
         Ok(())
+    }
+
+    /// Whether the goroutine has not moved since it was read.
+    fn is_still(&self, addr: u64, before: &Raw) -> Result<bool, Fault> {
+        Ok(self.read_one(addr)?.is_some_and(|now| now.still == before.still))
     }
 
     fn read_one(&self, addr: u64) -> Result<Option<Raw>, Fault> {
@@ -294,32 +270,14 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The thread ids of the `m`s in use.
-    fn read_threads(&mut self, raws: &[Option<Raw>]) -> Result<(), Fault> {
-        let mut unknown: Vec<u64> = raws.iter().flatten().map(|raw| raw.m).filter(|m| *m != 0).collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        unknown.retain(|m| !self.threads.contains_key(m));
-        let procid = self.at.m_procid;
-        let ranges: Vec<Range> =
-            unknown.iter().map(|m| Range { addr: m.wrapping_add(procid), len: 8 }).collect();
-        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
-        self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
-        for (m, word) in unknown.iter().zip(bytes.as_chunks::<8>().0) {
-            self.threads.insert(*m, u32::try_from(u64::from_le_bytes(*word)).unwrap_or(0));
+    /// Adds a goroutine that stood still, or runs. `ahead`: the innermost part of its stack. Says
+    /// whether it did stand still to the end.
+    fn add(&mut self, addr: u64, raw: &Raw, ahead: Option<(u64, &[u8])>) -> Result<bool, Fault> {
+        if !exists(raw) {
+            return Ok(true);
         }
-        Ok(())
-    }
-
-    /// A goroutine that stood still, or runs.
-    fn add(&mut self, addr: u64, raw: &Raw, ahead: Option<(u64, &[u8])>) {
-        let state = State::from_status(raw.still.status);
-        if state.is_dead() || state == State::Idle {
-            return;
-        }
-        let mut trust = Trust::Still;
-        let (mut stack, mut args) = (StackId::default(), (0, 0));
-        if matches!(state, State::Running | State::CopyStack) {
+        let (mut trust, mut stack, mut args) = (Trust::Still, StackId::default(), (0, 0));
+        if runs(raw) {
             trust = Trust::Running;
             if self.options.stacks {
                 stack = self.outer_frames(raw);
@@ -327,16 +285,22 @@ impl<'a> Reading<'a> {
         } else if let Some((base, bytes)) = ahead {
             let window = Window::new(self.view.memory, base, bytes, raw.still.stack.1);
             let text = self.snapshot.args.len();
-            let registers = raw.saved().registers();
             let into = self.options.args.then_some(&mut self.snapshot.args);
             self.pcs.clear();
-            if self.unwinder.unwind(&window, registers, &mut self.pcs, into).is_err() {
+            let walked = self.unwinder.unwind(&window, raw.saved().registers(), &mut self.pcs, into);
+            // What was read only now, or makes no sense, may be of another moment than the rest.
+            if (walked.is_err() || window.went_beyond()) && !self.is_still(addr, raw)? {
+                self.snapshot.args.truncate(text);
+                return Ok(false);
+            }
+            if walked.is_err() {
                 trust = Trust::Broken;
             }
             stack = self.snapshot.stacks.intern(&self.pcs);
             args = (text, self.snapshot.args.len() - text);
         }
         self.push(addr, raw, trust, (stack, args));
+        Ok(true)
     }
 
     /// What can be told of the stack of a goroutine that runs.
@@ -353,17 +317,12 @@ impl<'a> Reading<'a> {
         self.snapshot.stacks.intern(&frames)
     }
 
-    fn add_moving(&mut self, addr: u64, raw: &Raw) {
-        let state = State::from_status(raw.still.status);
-        if !state.is_dead() && state != State::Idle {
-            self.push(addr, raw, Trust::InMotion, (StackId::default(), (0, 0)));
-        }
-    }
-
     fn push(&mut self, g: u64, raw: &Raw, trust: Trust, (stack, args): (StackId, (usize, usize))) {
         let state = State::from_status(raw.still.status);
         let waits = matches!(state, State::Waiting | State::Leaked);
         let stamped = waits || state == State::Syscall;
+        let labels = if self.options.labels { raw.labels } else { 0 };
+        let labels = self.label_sets.id(&self.view, labels, &mut self.snapshot.labels);
         let system = is_system(&self.view, raw.startpc, self.snapshot.stacks.get(stack));
         let goroutine = Goroutine {
             goid: raw.still.goid,
@@ -376,48 +335,36 @@ impl<'a> Reading<'a> {
             parent_goid: raw.parent_goid,
             gopc: raw.gopc,
             startpc: raw.startpc,
-            tid: self.threads.get(&raw.m).copied().unwrap_or(0),
+            tid: self.threads.tid(raw.m),
             locked: raw.lockedm != 0,
             system,
-            labels: self.label_set(raw.labels),
+            labels,
             stack,
             args,
             waits: Vec::new(),
         };
         self.snapshot.goroutines.push(goroutine);
     }
-
-    fn label_set(&mut self, addr: u64) -> u32 {
-        if addr == 0 || !self.options.labels {
-            return 0;
-        }
-        if let Some(id) = self.labels.get(&addr) {
-            return *id;
-        }
-        let set = labels::read(&self.view, addr).filter(|set| !set.is_empty());
-        let id = set.map_or(0, |set| {
-            let all = &mut self.snapshot.labels;
-            *self.label_sets.entry(set).or_insert_with_key(|set| {
-                all.push(set.clone());
-                u32::try_from(all.len()).unwrap_or(0)
-            })
-        });
-        self.labels.insert(addr, id);
-        id
-    }
 }
-
-/// Keys and values.
-type LabelSet = Vec<(String, String)>;
 
 const NOTHING: Range = Range { addr: 0, len: 0 };
 
+/// Whether there is such a goroutine: a dead one's `g` stays in the list.
+fn exists(raw: &Raw) -> bool {
+    let state = State::from_status(raw.still.status);
+    !state.is_dead() && state != State::Idle
+}
+
+/// Whether its registers are the processor's, not those in its `g`.
+fn runs(raw: &Raw) -> bool {
+    matches!(State::from_status(raw.still.status), State::Running | State::CopyStack)
+}
+
 /// The innermost part of a goroutine's stack; nothing for one that runs or has none.
 fn ahead(raw: &Raw) -> Range {
-    let state = State::from_status(raw.still.status);
     let sp = raw.saved().registers().sp;
     let (lo, hi) = raw.still.stack;
-    if matches!(state, State::Running | State::CopyStack) || sp < lo || sp > hi {
+    if runs(raw) || sp < lo || sp > hi {
         return NOTHING;
     }
     Range { addr: sp, len: (hi - sp).min(STACK_AHEAD) as usize }

@@ -21,6 +21,11 @@ impl<'a> Window<'a> {
     pub(super) fn new(memory: &'a dyn Memory, base: u64, bytes: &'a [u8], end: u64) -> Window<'a> {
         Window { memory, base, bytes, end, beyond: RefCell::default() }
     }
+
+    /// Whether anything was read from the target.
+    pub(super) fn went_beyond(&self) -> bool {
+        !self.beyond.borrow().1.is_empty()
+    }
 }
 
 impl Memory for Window<'_> {

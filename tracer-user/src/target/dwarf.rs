@@ -214,13 +214,22 @@ impl Types {
                 return;
             }
             let inner = field.of.and_then(|of| self.structs.get(self.aliases.get(&of).unwrap_or(&of)));
-            if let Some(inner) = inner
+            if let Some(inner) = inner.filter(|inner| !inner.is_plain())
                 && depth + 1 < MAX_DEPTH
             {
                 self.flatten(inner, &name, offset, depth + 1, found);
             }
-            found.insert(name, offset);
+            if !matches!(field.name.as_str(), "_" | "noCopy") {
+                found.insert(name, offset);
+            }
         }
+    }
+}
+
+impl Struct {
+    /// A slice, a string or an atomic: always laid out alike, so their parts need no names.
+    fn is_plain(&self) -> bool {
+        self.name.starts_with("[]") || self.name == "string" || self.name.contains("/atomic.")
     }
 }
 

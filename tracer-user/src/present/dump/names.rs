@@ -13,6 +13,8 @@ use std::{collections::HashMap, sync::Arc};
 pub(super) struct Line {
     /// Function, file and line.
     pub(super) site: Site,
+    /// Link-time address of the instruction, for an inlining function of the call.
+    pub(super) pc: u64,
     /// Line of the function's beginning; 0 where that is not known.
     pub(super) start_line: u32,
     /// Whether the compiler put the function's body into its caller's, which is the next line.
@@ -43,6 +45,11 @@ impl Names {
     /// The binary.
     pub fn binary(&self) -> &GoBinary {
         &self.binary
+    }
+
+    /// What the kernel added to its link-time addresses.
+    pub(super) fn bias(&self) -> u64 {
+        self.bias
     }
 
     /// Why it waits, in the runtime's words; empty where it does not wait.
@@ -79,7 +86,7 @@ impl Names {
     /// unless there are no others.
     pub(super) fn stack(&mut self, stack: &[Pc]) -> Vec<Line> {
         let minor = self.binary.version().minor;
-        let lines: Vec<Line> = self.frames(stack).into_iter().flat_map(|(_, lines)| lines).collect();
+        let lines: Vec<Line> = self.frames(stack).into_iter().flatten().collect();
         let shows = |(index, line): &(usize, &Line)| {
             let func = &*line.site.func;
             tracebacks::shows(func, minor) || (func == tracebacks::PANIC && *index > 0)
@@ -88,9 +95,9 @@ impl Names {
         if shown.is_empty() { lines } else { shown }
     }
 
-    /// The physical frames of a stack and what is inlined into each, innermost first; without
+    /// The physical frames of a stack with what is inlined into each, innermost first; without
     /// wrappers, which the runtime leaves out of all stacks that it shows.
-    pub(super) fn frames(&mut self, stack: &[Pc]) -> Vec<(Pc, Vec<Line>)> {
+    pub(super) fn frames(&mut self, stack: &[Pc]) -> Vec<Vec<Line>> {
         let mut callee_panics = false;
         let mut frames = Vec::with_capacity(stack.len());
         for pc in stack {
@@ -101,7 +108,7 @@ impl Names {
                 !line.wrapper || called_for_panic
             });
             if !lines.is_empty() {
-                frames.push((*pc, lines));
+                frames.push(lines);
             }
         }
         frames
@@ -118,6 +125,7 @@ impl Names {
         let frames = self.binary.symbolize(pc.lookup().wrapping_sub(self.bias));
         let lines = frames.into_iter().map(|frame| Line {
             site: Site { func: frame.func.into(), file: frame.file.into(), line: frame.line },
+            pc: frame.pc,
             start_line: frame.start_line,
             inlined: frame.inlined,
             wrapper: frame.wrapper,

@@ -26,16 +26,8 @@ use std::{
 /// behind the other.
 const PART: usize = 4096;
 
-/// The executable that ran.
-#[derive(Clone, Copy, Debug)]
-pub struct Executable<'a> {
-    /// Its name as the process saw it.
-    pub name: &'a Path,
-    /// What the kernel added to its link-time addresses.
-    pub bias: u64,
-}
-
-/// Writes these goroutines as a compressed profile. `time_ns` is the wall clock's, 0 for unknown.
+/// Writes these goroutines as a compressed profile. `exe` is the name of the executable as the
+/// process saw it; `time_ns` is the wall clock's, 0 for unknown.
 ///
 /// # Errors
 /// Those of the writer.
@@ -44,7 +36,7 @@ pub fn write_profile(
     snapshot: &Snapshot,
     names: &mut Names,
     chosen: &[u32],
-    exe: Executable<'_>,
+    exe: &Path,
     time_ns: i64,
 ) -> io::Result<()> {
     let mut builder = Builder::new(GzEncoder::new(out, Compression::fast()), names);
@@ -98,8 +90,8 @@ struct Builder<'a, W: Write> {
     strings: HashMap<String, i64>,
     /// By name, as the runtime has it.
     functions: HashMap<String, u64>,
-    /// By physical frame and number of lines.
-    locations: HashMap<(Pc, usize), u64>,
+    /// By link-time address and number of lines.
+    locations: HashMap<(u64, usize), u64>,
     /// Of the goroutines without a stack.
     notes: HashMap<&'static str, u64>,
     last_location: u64,
@@ -122,7 +114,7 @@ impl<'a, W: Write> Builder<'a, W> {
         builder
     }
 
-    fn head(&mut self, exe: Executable<'_>, time_ns: i64) {
+    fn head(&mut self, exe: &Path, time_ns: i64) {
         let count = proto::ValueType { r#type: self.string("goroutine"), unit: self.string("count") };
         self.part.period_type = Some(count);
         self.part.period = 1;
@@ -130,15 +122,15 @@ impl<'a, W: Write> Builder<'a, W> {
         self.part.time_nanos = time_ns;
         let comment = self.string(concat!("sfgi ", env!("CARGO_PKG_VERSION")));
         self.part.comment.push(comment);
-        let image = self.names.binary().image();
+        let (image, bias) = (self.names.binary().image(), self.names.bias());
         let (build_id, code) = (image.build_id().unwrap_or_default(), image.code());
         let (addrs, file_offset) = code.unwrap_or_default();
         // A file that was deleted since is still known by its name.
-        let name = exe.name.to_string_lossy();
+        let name = exe.to_string_lossy();
         let mapping = proto::Mapping {
             id: 1,
-            memory_start: addrs.start.wrapping_add(exe.bias),
-            memory_limit: addrs.end.wrapping_add(exe.bias),
+            memory_start: addrs.start.wrapping_add(bias),
+            memory_limit: addrs.end.wrapping_add(bias),
             file_offset,
             filename: self.string(name.strip_suffix(" (deleted)").unwrap_or(&name)),
             build_id: self.string(&build_id),
@@ -171,24 +163,29 @@ impl<'a, W: Write> Builder<'a, W> {
     /// The locations of a stack: all but the end of every stack, `runtime.goexit`, and wrappers.
     fn locations(&mut self, stack: &[Pc]) -> Vec<u64> {
         let mut frames = self.names.frames(stack);
-        frames.retain(|(_, lines)| lines.first().is_none_or(|line| &*line.site.func != "runtime.goexit"));
-        frames.iter().map(|(pc, lines)| self.location(*pc, lines)).collect()
+        frames.retain(|lines| lines.first().is_none_or(|line| &*line.site.func != "runtime.goexit"));
+        // A function that is inlined into itself is two locations, as the runtime has it: it cannot
+        // tell that from a recursion (`pcDeck.tryAdd`).
+        let runs =
+            frames.iter().flat_map(|lines| lines.chunk_by(|one, next| one.site.func != next.site.func));
+        runs.filter_map(|lines| self.location(lines)).collect()
     }
 
-    fn location(&mut self, pc: Pc, lines: &[Line]) -> u64 {
+    fn location(&mut self, lines: &[Line]) -> Option<u64> {
+        let pc = lines.first()?.pc;
         // With and without wrappers it is not the same place.
         let key = (pc, lines.len());
         if let Some(id) = self.locations.get(&key) {
-            return *id;
+            return Some(*id);
         }
         let lines = lines.iter().map(|line| proto::Line {
             function_id: self.function(&line.site.func, &line.site.file, line.start_line),
             line: i64::from(line.site.line),
         });
         let lines = lines.collect();
-        let id = self.push_location(pc.lookup(), lines);
+        let id = self.push_location(pc.wrapping_add(self.names.bias()), lines);
         self.locations.insert(key, id);
-        id
+        Some(id)
     }
 
     fn push_location(&mut self, address: u64, line: Vec<proto::Line>) -> u64 {

@@ -10,9 +10,10 @@ use std::collections::HashMap;
 
 /// Cases of one select that are followed.
 const MAX_CASES: usize = 4096;
-/// Cases of all goroutines that are followed: so many for each that waits, and some more.
+/// Cases of all goroutines that are followed: so many for each that waits, and as many more as one
+/// select can have.
 const MEAN_CASES: usize = 16;
-const MORE_CASES: usize = 1 << 20;
+const MORE_CASES: usize = 1 << 16;
 
 /// A goroutine in the queue of a channel: one case of a select, or all there is of another wait.
 struct Case {

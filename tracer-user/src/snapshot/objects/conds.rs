@@ -18,7 +18,7 @@ const WINDOW: u64 = 512;
 /// Goroutines whose stacks are looked at together.
 const BATCH: usize = 16 << 10;
 /// `sudog`s that are looked at beyond the goroutines that are known to wait.
-const MORE_SUDOGS: usize = 1 << 16;
+const MORE_SUDOGS: usize = 1 << 12;
 /// Lowest address that may be mapped (`vm.mmap_min_addr` is no less on any usual system).
 const LOWEST: u64 = 4096;
 

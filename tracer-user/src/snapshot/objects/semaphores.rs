@@ -15,7 +15,7 @@ const MAX_STRIDE: u64 = 4096;
 /// Walks of the table. What changes while it is walked can hide a part of it.
 const WALKS: usize = 3;
 /// `sudog`s that a walk looks at beyond the goroutines that are known to wait.
-const MORE_SUDOGS: usize = 1 << 16;
+const MORE_SUDOGS: usize = 1 << 12;
 
 /// Go 1.26 and later: `g.waiting` has the `sudog` of each wait, and that the address: of the
 /// semaphore, or of `Cond.notify`.

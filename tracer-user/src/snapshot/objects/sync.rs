@@ -127,6 +127,30 @@ impl Place {
     }
 }
 
+impl Snapshot {
+    /// The object at an address, by its index for [`Wait::object`]: the address is that of its start,
+    /// or of a word in it that goroutines wait at (a semaphore, the list of a `sync.Cond`).
+    pub fn object_at(&self, addr: u64) -> Option<u32> {
+        let is_in = |object: &Object| {
+            addr.checked_sub(object.addr).is_some_and(|into| waited_at(&object.kind).contains(&into))
+        };
+        let start = self.objects.iter().position(|object| object.addr == addr);
+        let index = start.or_else(|| self.objects.iter().position(is_in));
+        index.and_then(|index| u32::try_from(index).ok())
+    }
+}
+
+/// Offsets of the words that goroutines wait at, other than the first.
+fn waited_at(kind: &ObjectKind) -> &'static [u64] {
+    match kind {
+        ObjectKind::Mutex { .. } => &[MUTEX_SEMA],
+        ObjectKind::RwMutex { .. } => &[MUTEX_SEMA, RWMUTEX_WRITER_SEM, RWMUTEX_READER_SEM],
+        ObjectKind::WaitGroup { .. } => &[WAITGROUP_SEMA],
+        ObjectKind::Cond => &[COND_NOTIFY],
+        ObjectKind::Channel { .. } | ObjectKind::Semaphore => &[],
+    }
+}
+
 /// What the address belongs to that goroutines with this reason and stack wait at.
 fn place(view: &View, reason: u8, stack: &[Pc]) -> Place {
     let frames: Vec<_> = (stack.iter().take(FRAMES))

@@ -28,6 +28,9 @@ pub struct Frame<'a> {
     pub start_line: u32,
     /// Whether the compiler made it to reach another function.
     pub wrapper: bool,
+    /// Link-time address of the instruction: the one that was asked for, or where the function that
+    /// is inlined before this frame was called (the compiler leaves an instruction there).
+    pub pc: u64,
     /// Link-time address of the first instruction of the function that the code lies in: the one
     /// at the end of the chain of inlined calls.
     pub entry: u64,
@@ -82,6 +85,7 @@ impl Pclntab {
             inlined: false,
             start_line: self.start_line(function),
             wrapper: self.is_wrapper(function),
+            pc: function.entry.wrapping_add(into),
             entry: function.entry,
         }
     }

@@ -18,7 +18,8 @@ const WRAPPER_ID: u8 = 22;
 /// What is inlined into `main.main` at bytes 8 to 16, and what into that at 12 to 16.
 pub(crate) const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
 /// The wait reasons.
-pub(crate) const REASONS: [&str; 3] = ["", "IO wait", "chan receive"];
+pub(crate) const REASONS: [&str; 7] =
+    ["", "IO wait", "chan receive", "select", "semacquire", "sync.Mutex.Lock", "sync.Cond.Wait"];
 
 /// What to make.
 #[derive(Clone, Copy)]
