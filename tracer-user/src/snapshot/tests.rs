@@ -159,11 +159,10 @@ fn a_process_that_ends_half_way_leaves_what_was_read() {
     for _ in 0..2000 {
         program.parked();
     }
-    let whole = program.calls.get();
-    assert_eq!(whole, 0);
     program.snapshot(ALL);
     let calls = program.calls.replace(0);
-    for ends in [2, 3, 10, calls / 2, calls - 1] {
+    // The very last one asks for the time of a core file.
+    for ends in [2, 3, 10, calls / 2, calls - 2] {
         program.calls.set(0);
         program.then = Then::Ends(ends);
         let snapshot = program.snapshot(ALL);
