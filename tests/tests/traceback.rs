@@ -66,7 +66,8 @@ fn compare(name: &str, go: &Go, variant: Variant, at_least: usize) -> Result<()>
         anyhow::ensure!(dumped[goid] == *printed, "printed:\n{printed}\ndumped:\n{}", dumped[goid]);
     }
     let printer = &dumped[&PRINTER];
-    let waits = printer.starts_with("goroutine 1 [IO wait]:\n") || printer.starts_with("goroutine 1 [syscall]:\n");
+    let waits =
+        printer.starts_with("goroutine 1 [IO wait]:\n") || printer.starts_with("goroutine 1 [syscall]:\n");
     let call = "\nfixtures/internal/harness.Park({";
     anyhow::ensure!(waits && printer.contains(call), "the printer reads its stdin:\n{printer}");
     Ok(())
