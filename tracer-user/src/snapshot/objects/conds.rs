@@ -10,7 +10,7 @@ use super::{Sort, Waiting, records};
 use crate::memory::Range;
 use crate::snapshot::View;
 use crate::target::bytes::{u32_at, u64_at};
-use std::collections::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet};
 
 /// Bytes of the stack, from the innermost frame, that hold the frames of `gopark`,
 /// `notifyListWait` and `sync.(*Cond).Wait`: 0xf8 bytes in Go 1.19 to 1.25, more with `-race`.
