@@ -116,14 +116,20 @@ fn the_target_is_killed_in_the_middle() -> Result<()> {
         return Ok(());
     }
     let (go, mut complete, mut failed) = (Go::newest(), 0, 0);
+    let mut usual = Duration::ZERO;
     for death in 0..DEATHS {
         let mut crowd = Crowd::start(&go, Variant::PieStripped)?;
         crowd.set_in_motion()?;
         let pid = crowd.process.pid();
+        if death == 0 {
+            let started = Instant::now();
+            dump::traceback(pid, &[])?;
+            usual = started.elapsed();
+        }
         let counts = thread::scope(|scope| {
             let dumps = scope.spawn(move || dump_until_gone(pid));
-            // Another moment of the first or second dump each time.
-            thread::sleep(Duration::from_millis(u64::from(death * 7 % 150)));
+            // Another moment of one of the first three dumps each time.
+            thread::sleep(usual * (death * 7 % DEATHS) * 3 / DEATHS);
             crowd.process.signal(Signal::KILL)?;
             crowd.process.wait(LONGEST)?;
             dumps.join().expect("no panic")
