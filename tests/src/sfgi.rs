@@ -119,6 +119,9 @@ pub struct Event {
     /// `duration_ns` is a lower bound.
     #[serde(default)]
     pub at_least: bool,
+    /// `duration_ns` is the runtime's own estimate.
+    #[serde(default)]
+    pub about: bool,
     /// The `go` statement, for `found`.
     pub created_by: Option<Place>,
     /// Whole stack, with `--stacks`.

@@ -93,8 +93,9 @@ impl SortArg {
     after_help = "\
 Text is in the form of the runtime's own tracebacks. The program goes on running while it is read:
 a goroutine that moved meanwhile is marked (in motion) and has no stack, one that runs has what can
-be told of its outer frames. How long a goroutine waits is known only once a garbage collection has
-found it waiting; it may have been waiting longer.
+be told of its outer frames. How long a goroutine waits is the runtime's
+own count: known once a garbage collection has found it waiting, and too long by up to the time
+between two collections.
 
 EXAMPLES
   sfgi dump -p 1234                                 all goroutines, as a panic would print them
@@ -133,8 +134,7 @@ pub(super) struct Args {
     /// Only those with a matching function on their stack (inlined ones too) or as their creator
     #[arg(long, value_name = "REGEX")]
     func: Option<Regex>,
-    /// Only those known to have been waiting for at least this long (from the first garbage
-    /// collection after they began to)
+    /// Only those that have been waiting for at least this long, as the runtime counts it
     #[arg(long, value_name = "TIME", value_parser = duration)]
     older: Option<Duration>,
     /// Only this goroutine (several: repeat)

@@ -98,7 +98,7 @@ impl Memory for Program {
         let (at, seq) = (self.offset("trackingSeq"), call as u8);
         for (addr, byte) in (addr..).zip(buffer) {
             let word = self.words.get(&(addr & !7)).copied().unwrap_or(0);
-            let counted = moved && addr >= G && addr < STACK && addr % 0x1000 == at;
+            let counted = moved && (G..STACK).contains(&addr) && addr % 0x1000 == at;
             *byte = if counted { seq } else { word.to_le_bytes()[(addr % 8) as usize] };
         }
         Ok(())
@@ -219,8 +219,8 @@ impl Chaos {
         }
         let field = |name: &str| u64::from(self.binary.layout().field("g", name).unwrap());
         match (addr - G.min(addr)) % 0x1000 {
-            at if at == field("sched.g") && word % 8 != 0 => addr - at,
-            at if at == field("atomicstatus") => word % 12 | if word % 5 == 0 { 0x1000 } else { 0 },
+            at if at == field("sched.g") && !word.is_multiple_of(8) => addr - at,
+            at if at == field("atomicstatus") => (word % 12) | if word.is_multiple_of(5) { 0x1000 } else { 0 },
             at if at == field("stack.lo") => STACK,
             at if at == field("stack.hi") => STACK + (word % 0x10_0000),
             at if at == field("sched.sp") || at == field("syscallsp") => STACK + word % 0x8000 / 8 * 8,
@@ -249,7 +249,7 @@ impl Memory for Chaos {
             let mut next = addr;
             move |_, _| {
                 next += 1;
-                next % 8 != 0
+                !next.is_multiple_of(8)
             }
         }) {
             let word = self.word(from & !7).to_le_bytes();
