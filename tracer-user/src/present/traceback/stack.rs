@@ -173,3 +173,67 @@ pub(super) fn place(file: &str, line: u32, into: u64) -> String {
     let file = if file.is_empty() { "?".into() } else { clean(file) };
     if into == 0 { format!("\t{file}:{line}\n") } else { format!("\t{file}:{line} +{into:#x}\n") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::tests::entry_of;
+    use crate::target::tests::synthetic::{Recipe, WRAPPER, binary};
+
+    fn written(version: &'static str, stack: &[Pc], args: Option<&str>) -> String {
+        let binary = GoBinary::parse(binary(Recipe { version, pie: false }).into()).unwrap();
+        let mut out = Vec::new();
+        Renderer::new(&binary, 0x1000).render(stack).write(&mut out, args).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn at(function: &str, into: u64) -> Pc {
+        Pc::of_return(entry_of(function) + 0x1000 + into)
+    }
+
+    const MAIN: &str = "main.main(...)\n\t/src/main.go:11 +0x14\n";
+
+    #[test]
+    fn frames_with_and_without_arguments() {
+        let stack =
+            [at("runtime.casgstatus", 20), at("main.main", 15), at("main.main", 20), at("runtime.main", 20)];
+        let inlined = "main.outer(...)\n\t/src/main.go:20\nmain.main(0x1)\n\t/src/main.go:10 +0xf\n";
+        let expected = format!("{inlined}{}", MAIN.replace("...", "0x2, _"));
+        assert_eq!(written("go1.26.6", &stack, Some("\n0x1\n0x2, _\n\n")), expected);
+        assert_eq!(written("go1.26.6", &stack, None), format!("{}{MAIN}", inlined.replace("0x1)", "...)")));
+        assert_eq!(written("go1.26.6", &[at("main.main", 20); 2], Some("")), MAIN.replace("...", "") + MAIN);
+    }
+
+    #[test]
+    fn an_exact_pc_is_looked_up_itself() {
+        let entry = Pc::exact(entry_of("main.main") + 0x1000);
+        assert_eq!(written("go1.26.6", &[entry], None), "main.main(...)\n\t/src/main.go:10\n");
+        let exact = Pc::exact(entry_of("main.main") + 0x1000 + 16);
+        assert_eq!(written("go1.26.6", &[exact], None), "main.main(...)\n\t/src/main.go:11 +0x10\n");
+    }
+
+    #[test]
+    fn where_nothing_is_to_be_shown_all_is() {
+        let text = written("go1.26.6", &[at("runtime.casgstatus", 20), at("runtime.main", 20)], None);
+        assert_eq!(
+            text,
+            "runtime.casgstatus(...)\n\t/src/main.go:11 +0x14\nruntime.main(...)\n\t/src/main.go:11 +0x14\n"
+        );
+        assert_eq!(written("go1.26.6", &[at(WRAPPER, 20)], None).lines().count(), 2);
+        assert_eq!(written("go1.26.6", &[at(WRAPPER, 20), at("main.main", 20)], None), MAIN);
+        assert_eq!(written("go1.26.6", &[], None), "");
+        assert_eq!(written("go1.26.6", &[Pc::of_return(7)], None), "");
+    }
+
+    #[test]
+    fn long_stacks_are_cut() {
+        let text = |version, count: usize| written(version, &vec![at("main.main", 20); count], None);
+        assert_eq!(text("go1.26.6", 100), MAIN.repeat(100));
+        let elided = format!("{0}...1 frames elided...\n{0}", MAIN.repeat(50));
+        assert_eq!(text("go1.26.6", 101), elided);
+        assert_eq!(text("go1.19.8", 99), MAIN.repeat(99));
+        let elided = MAIN.repeat(100) + "...additional frames elided...\n";
+        assert_eq!(text("go1.19.8", 100), elided);
+        assert_eq!(text("go1.19.8", 101), elided);
+    }
+}

@@ -33,7 +33,11 @@ fn use_all(data: Vec<u8>) {
     for function in binary.functions().functions() {
         for pc in function.entry..function.end.min(function.entry + 2 * FUNCTION) {
             binary.symbolize(pc);
+            binary.functions().sp_delta(&function, pc);
+            binary.functions().pcdata(&function, PcData::ArgLiveIndex, pc);
         }
+        binary.functions().funcdata(&function, FuncData::ArgInfo);
+        binary.functions().is_wrapper(&function);
         binary.functions().find(function.name);
     }
     binary.functions().inlined_callees(&INLINED);
