@@ -4,8 +4,16 @@
 //! Run them with `cargo xtask fuzz`. It uses the ordinary compiler with LLVM's coverage counters
 //! switched on; `cargo +nightly fuzz run NAME` works too.
 
+#[path = "../../tracer-user/src/clock.rs"]
+pub mod clock;
 #[path = "../../tracer-user/src/event/mod.rs"]
 pub mod event;
+#[path = "../../tracer-user/src/memory/mod.rs"]
+pub mod memory;
+#[path = "../../tracer-user/src/model/mod.rs"]
+pub mod model;
+#[path = "../../tracer-user/src/snapshot/mod.rs"]
+pub mod snapshot;
 #[path = "../../tracer-user/src/target/tests/synthetic.rs"]
 mod synthetic;
 #[path = "../../tracer-user/src/target/mod.rs"]

@@ -11,6 +11,7 @@ use crate::{
     present::Traceback,
     present::dump::{About, Choice, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile},
     snapshot::{self, Clock, Options, Snapshot, Trust, View},
+    target::Source,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -250,9 +251,8 @@ impl Dump<'_> {
     fn select<'s>(&self, snapshot: &'s Snapshot, names: &mut Names) -> Result<Shown<'s>> {
         let args = self.args;
         let object = args.object.map(|addr| {
-            let index = snapshot.objects.iter().position(|object| object.addr == addr);
-            index
-                .and_then(|index| u32::try_from(index).ok())
+            snapshot
+                .object_at(addr)
                 .with_context(|| format!("{}: no goroutine waits for anything at {addr:#x}", self.name()))
         });
         let object = object.transpose()?;
@@ -333,6 +333,10 @@ impl Dump<'_> {
         ];
         for (number, what) in doubts.into_iter().filter(|(number, _)| *number > 0) {
             text += &format!(", {} {what}", count(number));
+        }
+        let layout = self.opened.binary.layout().source();
+        if matches!(layout, Source::Inferred(_) | Source::File { .. }) {
+            text += &format!("; layout: {layout}");
         }
         if let Some(fault) = snapshot.incomplete {
             text += &format!("; incomplete: {fault}");

@@ -266,3 +266,148 @@ impl Walk<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Fault;
+    use crate::target::tests::synthetic::{FOREIGN, FRAME, FUNCTION, SP_WRITER, TOP};
+    use crate::target::tests::{entry_of, small_binary};
+
+    /// Where the stack lies, and how large it is.
+    const LO: u64 = 0x7000;
+    const SIZE: usize = 0x1000;
+    const BIAS: u64 = 0x1000_0000;
+
+    /// A stack.
+    struct Stack(Vec<u8>);
+
+    impl Stack {
+        /// Frames of [`FRAME`] bytes with these return addresses, the first one at `LO`.
+        fn of(returns: &[u64]) -> Stack {
+            let mut stack = Stack(vec![0; SIZE]);
+            for (index, pc) in returns.iter().enumerate() {
+                stack.put((index as u64 + 1) * (FRAME + 8) - 8, *pc);
+            }
+            stack
+        }
+
+        fn put(&mut self, at: u64, word: u64) {
+            self.0[at as usize..][..8].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    impl Memory for Stack {
+        fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
+            assert!(addr >= LO && addr + buffer.len() as u64 <= LO + SIZE as u64, "outside the stack");
+            let from = addr.checked_sub(LO).and_then(|at| self.0.get(at as usize..)?.get(..buffer.len()));
+            buffer.copy_from_slice(from.ok_or(Fault::Unmapped(addr))?);
+            Ok(())
+        }
+    }
+
+    /// An address within a function, behind the place where it makes its frame.
+    fn within(function: &str) -> u64 {
+        entry_of(function) + BIAS + 20
+    }
+
+    fn registers(pc: u64) -> Registers {
+        Registers { pc, sp: LO, lr: 0, syscall: false, stack: (LO, LO + SIZE as u64) }
+    }
+
+    fn unwound(stack: &Stack, from: Registers) -> (Vec<Pc>, String, Result<(), Broken>) {
+        let binary = small_binary();
+        let (mut pcs, mut args) = (Vec::new(), String::new());
+        let end = Unwinder::new(&binary, BIAS).unwind(stack, from, &mut pcs, Some(&mut args));
+        assert_eq!(args.lines().count(), pcs.len());
+        (pcs, args, end)
+    }
+
+    #[test]
+    fn frames_up_to_the_top() {
+        let (main, top) = (within("main.main"), within(TOP));
+        let (pcs, _, end) = unwound(&Stack::of(&[main, top, main]), registers(main));
+        assert_eq!((pcs, end), (vec![Pc::of_return(main), Pc::of_return(main), Pc::of_return(top)], Ok(())));
+    }
+
+    #[test]
+    fn a_function_that_has_not_begun_has_no_frame() {
+        let (entry, top) = (entry_of("main.main") + BIAS, within(TOP));
+        let mut stack = Stack::of(&[]);
+        stack.put(0, top);
+        let (pcs, _, end) = unwound(&stack, registers(entry));
+        assert_eq!((pcs, end), (vec![Pc::exact(entry), Pc::of_return(top)], Ok(())));
+        // A nil function was called: its caller is at the stack pointer.
+        let (pcs, _, end) = unwound(&stack, registers(0));
+        assert_eq!((pcs, end), (vec![Pc::of_return(top)], Ok(())));
+    }
+
+    #[test]
+    fn stacks_that_cannot_be_told_further_end() {
+        let main = within("main.main");
+        let frames = |pc| unwound(&Stack::of(&[pc, main, 0]), registers(main)).0.len();
+        assert_eq!(frames(main), 3, "a return address of zero is the end");
+        assert_eq!(frames(within(FOREIGN)), 1);
+        let writer = within(SP_WRITER);
+        assert_eq!(frames(writer), 2);
+        let stack = Stack::of(&[main, 0]);
+        assert_eq!(unwound(&stack, registers(writer)).0.len(), 1);
+        // It enters a system call: it has not written it yet.
+        let from = Registers { syscall: true, ..registers(writer) };
+        assert_eq!(unwound(&stack, from).0.len(), 2);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        let main = within("main.main");
+        let end = |stack: &Stack, from| unwound(stack, from).2;
+        assert_eq!(end(&Stack::of(&[]), registers(7)), Err(Broken::Pc(7)));
+        assert_eq!(end(&Stack::of(&[main, 7]), registers(main)), Err(Broken::Pc(7)));
+        for sp in [0, LO - 32, LO + SIZE as u64, u64::MAX - 40] {
+            let from = Registers { sp, ..registers(main) };
+            assert!(matches!(end(&Stack::of(&[]), from), Err(Broken::Stack(_))), "{sp:#x}");
+        }
+        let from = Registers { sp: u64::MAX, ..registers(main) };
+        assert_eq!(end(&Stack::of(&[]), from), Err(Broken::Stuck(u64::MAX)));
+        // Every word is a return address: the end of the stack is the end.
+        let (pcs, _, end) = unwound(&Stack::of(&[main; SIZE / 32]), registers(main));
+        assert_eq!((pcs.len(), end), (SIZE / 32 + 1, Err(Broken::Stack(LO + SIZE as u64 + FRAME))));
+    }
+
+    #[test]
+    fn arguments_lie_above_the_return_address() {
+        let (main, top) = (within("main.main"), within(TOP));
+        let mut stack = Stack::of(&[top, 0]);
+        stack.put(FRAME + 8, 0xa);
+        stack.put(FRAME + 16, 0xb);
+        let (_, args, _) = unwound(&stack, registers(main));
+        assert_eq!(args, "0xa, 0xb?\n\n");
+    }
+
+    #[test]
+    fn registers_of_a_system_call_go_first() {
+        let saved = Saved { sched: (1, 2, 3), syscall: (4, 5), stack: (6, 7) };
+        let from = saved.registers();
+        assert_eq!((from.pc, from.sp, from.lr, from.syscall, from.stack), (4, 5, 0, true, (6, 7)));
+        let from = Saved { syscall: (4, 0), ..saved }.registers();
+        assert_eq!((from.pc, from.sp, from.lr, from.syscall, from.stack), (1, 2, 3, false, (6, 7)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_stack_makes_it_panic_or_read_elsewhere(
+            words in proptest::collection::vec((0..SIZE / 8, 0..5 * FUNCTION + 8), 0..200),
+            pc in 0..5 * FUNCTION + 8,
+            sp in 0..SIZE as u64 + 64,
+        ) {
+            let code = entry_of(SP_WRITER) + BIAS;
+            let mut stack = Stack::of(&[]);
+            for (at, into) in words {
+                stack.put(at as u64 * 8, code + into);
+            }
+            let from = Registers { sp: LO - 32 + sp, ..registers(code + pc) };
+            let (pcs, _, _) = unwound(&stack, from);
+            assert!(pcs.len() <= SIZE / 8 + 1);
+        }
+    }
+}

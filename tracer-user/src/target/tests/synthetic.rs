@@ -15,6 +15,13 @@ pub(crate) const FUNCTIONS: [&str; 5] =
 /// The one of them that the compiler made to reach another one, and `FuncIDWrapper`.
 pub(crate) const WRAPPER: &str = FUNCTIONS[1];
 const WRAPPER_ID: u8 = 22;
+/// The one that writes its stack pointer, the one that has no table of frame sizes, and the one in
+/// which stacks end.
+pub(crate) const SP_WRITER: &str = FUNCTIONS[0];
+pub(crate) const FOREIGN: &str = FUNCTIONS[2];
+pub(crate) const TOP: &str = FUNCTIONS[3];
+/// Bytes of each function's frame from its fourth byte on.
+pub(crate) const FRAME: u64 = 24;
 /// What is inlined into `main.main` at bytes 8 to 16, and what into that at 12 to 16.
 pub(crate) const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
 /// The wait reasons.
@@ -143,26 +150,34 @@ fn pclntab(head: &mut Part, old: bool) -> Tables {
     let line_table = table(head, &[22, 8, 20, 4, 20, 4, 37, 16, 0]);
     // No inlining up to 8, then entry 0, from 12 on entry 1, from 16 on none.
     let inline_table = table(head, &[0, 8, 2, 4, 2, 4, 3, 16, 0]);
+    // Nothing up to 4, then FRAME.
+    let frame_table = table(head, &[2, 4, 2 * FRAME as u8, 28, 0]);
+    // The byte of the liveness at 1.
+    let live_table = table(head, &[4, 32, 0]);
     head.pad(8);
     let functab = at(head);
     let records = functab + (FUNCTIONS.len() as u64 * 8 + 4).next_multiple_of(8);
     let (base, tail) = if old { (36, 4) } else { (40, 4) };
-    let record_len = base + tail + 3 * 4 + 4 * 4;
+    let record_len = base + tail + 4 * 4 + 7 * 4;
     for index in 0..FUNCTIONS.len() as u64 {
         head.u32(&[(index * FUNCTION) as u32, (records - functab + index * record_len) as u32]);
     }
     head.u32(&[(FUNCTIONS.len() as u64 * FUNCTION) as u32]);
     head.pad(8);
     for (name, index) in name_offsets.iter().zip(0..FUNCTIONS.len() as u32) {
-        let inlines = index as usize + 1 == FUNCTIONS.len();
-        head.u32(&[index * FUNCTION as u32, *name, 0, 0, 0, file_table, line_table, 3, 0]);
+        let function = FUNCTIONS[index as usize];
+        let main = function == "main.main";
+        let frames = if function == FOREIGN { 0 } else { frame_table };
+        head.u32(&[index * FUNCTION as u32, *name, 0, 0, frames, file_table, line_table, 4, 0]);
         if !old {
             head.u32(&[1]);
         }
-        let id = if FUNCTIONS[index as usize] == WRAPPER { WRAPPER_ID } else { 0 };
-        head.bytes.extend([id, 0, 0, 4]);
-        head.u32(&[0, 0, if inlines { inline_table } else { 0 }]);
-        head.u32(&[u32::MAX, u32::MAX, u32::MAX, if inlines { 0 } else { u32::MAX }]);
+        let id = if function == WRAPPER { WRAPPER_ID } else { 0 };
+        head.bytes.extend([id, u8::from(function == TOP) | 2 * u8::from(function == SP_WRITER), 0, 7]);
+        head.u32(&[0, 0, if main { inline_table } else { 0 }, if main { live_table } else { 0 }]);
+        let inlined = if old { 40 } else { 32 };
+        let [tree, args, live] = if main { [0, inlined, inlined + 8] } else { [u32::MAX; 3] };
+        head.u32(&[u32::MAX, u32::MAX, u32::MAX, tree, u32::MAX, args, live]);
     }
     head.pad(8);
     let functions_data = at(head);
@@ -173,6 +188,9 @@ fn pclntab(head: &mut Part, old: bool) -> Tables {
             head.u32(&[0, name, parent, 1]);
         }
     }
+    // Two words, of which the second came in a register and was not spilled.
+    head.bytes.extend([0, 8, 8, 8, 0xff, 0, 0, 0]);
+    head.bytes.extend([8, 0, 0, 0, 0, 0, 0, 0]);
     let magic: u32 = if old { 0xffff_fff0 } else { 0xffff_fff1 };
     let mut header = Part::default();
     header.u32(&[magic, 0x0801_0000]);
