@@ -70,9 +70,9 @@ impl Source {
         }
         let creator = goroutine.creator.as_ref().context("it has no creator")?;
         let outermost = frames.last().context("it has no stack")?;
-        // Up to Go 1.20 those left out are the outermost, and not always said to be
-        // (`_TracebackMaxFrames`).
-        if frames.len() >= 100 { Ok(()) } else { self.starts(creator, outermost) }
+        // Up to Go 1.20 only the innermost 100 are shown, hidden ones of the runtime counted
+        // (`_TracebackMaxFrames`), and that others were left out is not always said.
+        if frames.len() >= 90 { Ok(()) } else { self.starts(creator, outermost) }
     }
 
     /// `func` contains this line.
