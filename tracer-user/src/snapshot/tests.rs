@@ -220,7 +220,9 @@ impl Chaos {
         let field = |name: &str| u64::from(self.binary.layout().field("g", name).unwrap());
         match (addr - G.min(addr)) % 0x1000 {
             at if at == field("sched.g") && !word.is_multiple_of(8) => addr - at,
-            at if at == field("atomicstatus") => (word % 12) | if word.is_multiple_of(5) { 0x1000 } else { 0 },
+            at if at == field("atomicstatus") => {
+                (word % 12) | if word.is_multiple_of(5) { 0x1000 } else { 0 }
+            }
             at if at == field("stack.lo") => STACK,
             at if at == field("stack.hi") => STACK + (word % 0x10_0000),
             at if at == field("sched.sp") || at == field("syscallsp") => STACK + word % 0x8000 / 8 * 8,
