@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use crate::{machine, process::Process, toolchain, toolchain::Go};
 
-/// All fixtures.
+/// All fixtures of `fixtures/internal/harness`: they work for a while.
 pub const ALL: [&str; 15] = [
     "pingpong", "workers", "mutex", "selects", "tcpecho", "syscalls", "cgo", "coro", "gcheavy", "panics",
     "short", "preempt", "illegal", "faults", "children",
@@ -47,7 +47,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// All variants this release can build.
+    /// All variants of this release that this machine runs.
     pub fn all(go: &Go) -> Vec<Variant> {
         let mut all = vec![Variant::Plain, Variant::Stripped, Variant::Pie, Variant::PieStripped];
         if go.minor >= 21 {
@@ -177,7 +177,8 @@ fn profile(go: &Go) -> Result<PathBuf> {
     Ok(profile)
 }
 
-fn sources_dir() -> PathBuf {
+/// Where the sources of the fixtures lie, a directory each.
+pub fn sources_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 

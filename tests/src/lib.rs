@@ -5,11 +5,15 @@
 //! missing they are skipped with the reason; with `CI` set they fail instead. They share the
 //! machine's CPUs and its list of BPF programs: run them with `--test-threads=1`.
 
+pub mod crowd;
+pub mod dump;
 pub mod fixture;
 pub mod gotrace;
 pub mod machine;
 pub mod oracle;
 pub mod process;
 pub mod sfgi;
+pub mod source;
 pub mod state;
 pub mod toolchain;
+pub mod traceback;

@@ -22,6 +22,19 @@ pub fn can_trace() -> bool {
     false
 }
 
+/// The path of a program that `cargo xtask setup` unpacks and does not install. If it is not there, says
+/// so, and panics instead where `CI` is set.
+pub fn unpacked(program: &str) -> Option<PathBuf> {
+    let home = PathBuf::from(env::var_os("HOME").unwrap_or_default());
+    let path = home.join(".cache/sfgi/packages").join(program);
+    if path.is_file() {
+        return Some(path);
+    }
+    assert!(env::var_os("CI").is_none(), "no {}: run `cargo xtask setup`", path.display());
+    report(&format!("skipped: no {}: run `cargo xtask setup`", path.display()));
+    None
+}
+
 /// Prints a line that belongs to the result of a test that passes, too: past the test harness,
 /// which would only show it for one that fails.
 pub fn report(text: &str) {

@@ -73,8 +73,29 @@ impl Process {
     /// # Errors
     /// It has closed its stdin.
     pub fn say(&mut self) -> Result<()> {
+        self.tell("")
+    }
+
+    /// Writes this line to its stdin.
+    ///
+    /// # Errors
+    /// As [`say`](Self::say).
+    pub fn tell(&mut self, line: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("stdin is closed")?;
-        stdin.write_all(b"\n").context("cannot write to the process")
+        stdin.write_all(format!("{line}\n").as_bytes()).context("cannot write to the process")
+    }
+
+    /// Tells a fixture of `internal/command` to do this, and returns what it printed meanwhile.
+    ///
+    /// # Errors
+    /// It does not do it in time.
+    pub fn command(&mut self, command: &str, timeout: Duration) -> Result<Vec<String>> {
+        let before = self.stdout.lines().len();
+        self.tell(command)?;
+        let done = format!("done {command}");
+        self.stdout.wait_for_after(before, timeout, |line| line == done)?;
+        let lines = self.stdout.lines().into_iter().skip(before).map(|line| line.text);
+        Ok(lines.take_while(|line| *line != done).collect())
     }
 
     /// Sends a signal.
@@ -165,9 +186,18 @@ impl Output {
     /// # Errors
     /// The stream ends or the time is over before it comes; the error holds what came instead.
     pub fn wait_for(&self, timeout: Duration, wanted: impl Fn(&str) -> bool) -> Result<Line> {
+        self.wait_for_after(0, timeout, wanted)
+    }
+
+    /// As [`wait_for`](Self::wait_for), without regard to the first `seen` lines.
+    fn wait_for_after(
+        &self,
+        mut seen: usize,
+        timeout: Duration,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Line> {
         let deadline = Instant::now() + timeout;
         let mut state = self.0.lock();
-        let mut seen = 0;
         loop {
             if let Some(line) = state.lines[seen..].iter().find(|line| wanted(&line.text)) {
                 return Ok(line.clone());

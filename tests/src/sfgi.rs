@@ -65,6 +65,27 @@ pub fn attached(command: &mut Command) -> Result<Process> {
     Ok(sfgi)
 }
 
+/// Runs sfgi, which must fail with one line on stderr that contains `words`, or, called wrongly,
+/// with a usage message that does.
+///
+/// # Errors
+/// It does not fail so.
+pub fn fails(command: &mut Command, code: i32, words: &[&str]) -> Result<()> {
+    let mut sfgi = Process::spawn(command)?;
+    sfgi.wait_code(ATTACH, code).with_context(|| format!("{command:?}"))?;
+    let text = sfgi.stderr.text();
+    for word in words {
+        anyhow::ensure!(text.contains(word), "{command:?} does not say {word:?}:\n{text}");
+    }
+    anyhow::ensure!(!text.contains("panicked"), "{command:?}:\n{text}");
+    anyhow::ensure!(code == 2 || text.lines().count() == 1, "{command:?} says more than a sentence:\n{text}");
+    let mut parts: Vec<&str> = text.split(": ").map(str::trim).collect();
+    parts.sort_unstable();
+    let repeated = parts.windows(2).find(|pair| pair[0] == pair[1]);
+    anyhow::ensure!(repeated.is_none(), "{command:?} says {repeated:?} twice:\n{text}");
+    Ok(())
+}
+
 /// A line of `sfgi trace --format json`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,6 +119,9 @@ pub struct Event {
     /// `duration_ns` is a lower bound.
     #[serde(default)]
     pub at_least: bool,
+    /// `duration_ns` is the runtime's own estimate.
+    #[serde(default)]
+    pub about: bool,
     /// The `go` statement, for `found`.
     pub created_by: Option<Place>,
     /// Whole stack, with `--stacks`.

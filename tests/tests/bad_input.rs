@@ -13,27 +13,9 @@ use live_tests::{
     fixture::{self, Variant},
     machine,
     process::Process,
-    sfgi,
+    sfgi::{self, fails},
     toolchain::Go,
 };
-
-/// Runs sfgi, which must fail with one line on stderr that contains `words`, or, called wrongly,
-/// with a usage message that does.
-fn fails(command: &mut Command, code: i32, words: &[&str]) -> Result<()> {
-    let mut sfgi = Process::spawn(command)?;
-    sfgi.wait_code(sfgi::ATTACH, code).with_context(|| format!("{command:?}"))?;
-    let text = sfgi.stderr.text();
-    for word in words {
-        anyhow::ensure!(text.contains(word), "{command:?} does not say {word:?}:\n{text}");
-    }
-    anyhow::ensure!(!text.contains("panicked"), "{command:?}:\n{text}");
-    anyhow::ensure!(code == 2 || text.lines().count() == 1, "{command:?} says more than a sentence:\n{text}");
-    let mut parts: Vec<&str> = text.split(": ").map(str::trim).collect();
-    parts.sort_unstable();
-    let repeated = parts.windows(2).find(|pair| pair[0] == pair[1]);
-    anyhow::ensure!(repeated.is_none(), "{command:?} says {repeated:?} twice:\n{text}");
-    Ok(())
-}
 
 fn attach_fails(pid: u32, words: &[&str]) -> Result<()> {
     fails(&mut sfgi::command(&["trace", "-p", &pid.to_string()])?, 1, words)

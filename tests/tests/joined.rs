@@ -60,7 +60,7 @@ fn introduced(go: &Go, events: &[Event]) -> Result<()> {
             ensure!(found.to.as_deref() == Some("waiting"), "{found:?}");
             ensure!(found.from.is_none(), "nothing is known of before: {found:?}");
             ensure!(found.reason.as_deref() == Some(reason), "{found:?}");
-            ensure!(found.at_least && found.duration_ns >= Some(PARKED_NS), "{found:?}");
+            ensure!((found.at_least || found.about) && found.duration_ns >= Some(PARKED_NS), "{found:?}");
             ensure!(found.func.as_deref() == Some(site), "{found:?}");
             let creator = found.created_by.as_ref().context("no creator")?;
             ensure!((&*creator.func, creator.line) == ("main.main", line_of(creation)?), "{found:?}");
@@ -72,7 +72,7 @@ fn introduced(go: &Go, events: &[Event]) -> Result<()> {
                 .skip_while(|event| !std::ptr::eq(*event, found))
                 .find(|event| event.goid == found.goid && event.event != "found")
                 .context("nothing happened to it")?;
-            ensure!(next.event == "unblock" && next.at_least, "{next:?}");
+            ensure!(next.event == "unblock" && (next.at_least || next.about), "{next:?}");
             ensure!(next.duration_ns >= found.duration_ns, "{next:?} is shorter than {found:?}");
         }
     }
@@ -85,7 +85,7 @@ fn introduced(go: &Go, events: &[Event]) -> Result<()> {
 fn long_blocks_have_stacks(events: &[Event]) -> Result<()> {
     let waits: Vec<&Event> = events
         .iter()
-        .filter(|event| event.event == "unblock" && event.goid == Some(1) && !event.at_least)
+        .filter(|event| event.event == "unblock" && event.goid == Some(1) && !event.at_least && !event.about)
         .filter(|event| event.reason.as_deref() == Some("chan receive"))
         .collect();
     let (long, short): (Vec<&Event>, Vec<&Event>) =

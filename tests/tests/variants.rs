@@ -1,7 +1,7 @@
 //! Every Go release in every kind of build: the events of known goroutines, with their names,
 //! places, wait reasons and durations.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use live_tests::{
@@ -11,16 +11,25 @@ use live_tests::{
     toolchain::Go,
 };
 
-/// Runs `check` on the events of so many units of a fixture, for every release and variant; reports all failures.
+/// Runs `check` on the events of so many units of a fixture, for every release and variant; reports all
+/// failures. The variants of a release run at the same time: they mostly wait.
 fn everywhere(name: &str, units: &str, check: impl Fn(&Go, &[Event]) -> Result<()>) -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
     let mut failures = 0;
     for go in Go::all() {
-        for variant in Variant::all(&go) {
-            let events = events(name, units, &go, variant);
-            if let Err(error) = events.and_then(|events| check(&go, &events)) {
+        let (go, variants) = (&go, Variant::all(&go));
+        for &variant in &variants {
+            fixture::build(name, go, variant)?;
+        }
+        let results: Vec<_> = thread::scope(|scope| {
+            let run = |&variant| scope.spawn(move || events(name, units, go, variant));
+            let runs: Vec<_> = variants.iter().map(run).collect();
+            runs.into_iter().map(|run| run.join().expect("a run does not panic")).collect()
+        });
+        for (variant, events) in variants.iter().zip(results) {
+            if let Err(error) = events.and_then(|events| check(go, &events)) {
                 failures += 1;
                 machine::report(&format!("{name} go{} {variant}: {error:#}", go.version));
             }

@@ -11,6 +11,7 @@ use crate::{
     present::Traceback,
     present::dump::{About, Choice, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile},
     snapshot::{self, Clock, Options, Snapshot, Trust, View},
+    target::Source,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -92,8 +93,9 @@ impl SortArg {
     after_help = "\
 Text is in the form of the runtime's own tracebacks. The program goes on running while it is read:
 a goroutine that moved meanwhile is marked (in motion) and has no stack, one that runs has what can
-be told of its outer frames. How long a goroutine waits is known only once a garbage collection has
-found it waiting; it may have been waiting longer.
+be told of its outer frames. How long a goroutine waits is the runtime's
+own count: known once a garbage collection has found it waiting, and too long by up to the time
+between two collections.
 
 EXAMPLES
   sfgi dump -p 1234                                 all goroutines, as a panic would print them
@@ -132,8 +134,7 @@ pub(super) struct Args {
     /// Only those with a matching function on their stack (inlined ones too) or as their creator
     #[arg(long, value_name = "REGEX")]
     func: Option<Regex>,
-    /// Only those known to have been waiting for at least this long (from the first garbage
-    /// collection after they began to)
+    /// Only those that have been waiting for at least this long, as the runtime counts it
     #[arg(long, value_name = "TIME", value_parser = duration)]
     older: Option<Duration>,
     /// Only this goroutine (several: repeat)
@@ -250,9 +251,8 @@ impl Dump<'_> {
     fn select<'s>(&self, snapshot: &'s Snapshot, names: &mut Names) -> Result<Shown<'s>> {
         let args = self.args;
         let object = args.object.map(|addr| {
-            let index = snapshot.objects.iter().position(|object| object.addr == addr);
-            index
-                .and_then(|index| u32::try_from(index).ok())
+            snapshot
+                .object_at(addr)
                 .with_context(|| format!("{}: no goroutine waits for anything at {addr:#x}", self.name()))
         });
         let object = object.transpose()?;
@@ -333,6 +333,10 @@ impl Dump<'_> {
         ];
         for (number, what) in doubts.into_iter().filter(|(number, _)| *number > 0) {
             text += &format!(", {} {what}", count(number));
+        }
+        let layout = self.opened.binary.layout().source();
+        if matches!(layout, Source::Inferred(_) | Source::File { .. }) {
+            text += &format!("; layout: {layout}");
         }
         if let Some(fault) = snapshot.incomplete {
             text += &format!("; incomplete: {fault}");

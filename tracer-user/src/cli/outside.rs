@@ -3,7 +3,7 @@
 
 use crate::{
     event::Stack,
-    model::{Goroutines, Merged, Seen, State, Step, What},
+    model::{Goroutines, Measure, Merged, Seen, State, Step, What},
     snapshot::{self, Goroutine, Options, Pc, Reading, Snapshot, Trust, View},
 };
 use std::{
@@ -156,7 +156,8 @@ impl Outside {
         let began_ts = step.ts.checked_sub(step.duration_ns?)?;
         let long = self.long.get(&step.goid)?;
         // A stack that was read after the end of the block is another block's.
-        let same = long.since_ts.map_or(step.at_least, |since_ts| !step.at_least && since_ts == began_ts);
+        let exact = step.measure == Measure::Exact;
+        let same = long.since_ts.map_or(!exact, |since_ts| exact && since_ts == began_ts);
         (same && long.read_ts < step.ts).then(|| self.long.remove(&step.goid))?.map(|long| long.stack)
     }
 }

@@ -1,7 +1,7 @@
 //! What is remembered of one goroutine.
 
-use super::State;
 use super::held::Held;
+use super::{Measure, State};
 use crate::event::{Birth, Kind, Stack};
 
 /// One goroutine, as far as events told. Identity is (`g`, `goid`): `g` structs are reused.
@@ -15,8 +15,8 @@ pub struct Goroutine {
     pub state: State,
     /// Since when, `CLOCK_MONOTONIC` nanoseconds; 0: not known.
     pub since_ts: u64,
-    /// It may be so for longer than since `since_ts`: a snapshot found it so.
-    pub since_at_least: bool,
+    /// How good `since_ts` is.
+    pub since_is: Measure,
     /// Why it waits, or waited last: an index into the binary's wait reasons.
     pub reason: u8,
     /// Where it comes from, if that was seen.
@@ -56,7 +56,7 @@ impl Goroutine {
             goid,
             state: State::Unknown,
             since_ts: 0,
-            since_at_least: false,
+            since_is: Measure::Exact,
             reason: 0,
             birth: None,
             created_ts: None,

@@ -4,7 +4,7 @@
 use super::bypass::{Bypass, Told, Verdict, judge};
 use super::say::{say, stack_of};
 use super::store::Key;
-use super::{Goroutines, Note, State, Step, What};
+use super::{Goroutines, Measure, Note, State, Step, What};
 use crate::event::{Event, Payload};
 
 /// Contradictions that wait for a late event to explain them; more are said at once.
@@ -81,7 +81,7 @@ impl Goroutines {
         let doubt_until = self.doubt_until;
         let goroutine = self.store.at(at);
         // What is doubtful at its beginning (0: it was not seen) has no duration.
-        let seen = goroutine.since_ts > doubt_until || goroutine.since_at_least;
+        let seen = goroutine.since_ts > doubt_until || goroutine.since_is != Measure::Exact;
         let seen_whole = seen && goroutine.state == from;
         let lasted = seen_whole.then(|| event.ts.saturating_sub(goroutine.since_ts));
         if let Some(what) = What::of(from, to) {
@@ -98,9 +98,9 @@ impl Goroutines {
             goroutine.site = stack_of(event).unwrap_or_default();
         }
         let since_ts = if leaked { goroutine.since_ts } else { event.ts };
-        let at_least = leaked && goroutine.since_at_least;
+        let since_is = if leaked { goroutine.since_is } else { Measure::Exact };
         self.adopt(at, event, to, since_ts);
-        self.store.at(at).since_at_least = at_least;
+        self.store.at(at).since_is = since_is;
     }
 
     /// Takes over a state, and which thread the goroutine is on.
@@ -110,7 +110,7 @@ impl Goroutines {
         let goroutine = self.store.at(at);
         let (from, from_tid) = (goroutine.state, goroutine.tid);
         (goroutine.state, goroutine.since_ts, goroutine.told_ts) = (to, since_ts, event.ts);
-        (goroutine.by_snapshot, goroutine.since_at_least) = (false, false);
+        (goroutine.by_snapshot, goroutine.since_is) = (false, Measure::Exact);
         (goroutine.tid, goroutine.last, goroutine.last_ts) = (event.tid, event.kind, event.ts);
         if to.is_dead() {
             self.store.bury(at);

@@ -37,7 +37,7 @@ pub use histogram::Histogram;
 pub use reasons::FAKE_WAITS;
 pub use seen::{Merged, Seen};
 pub use state::State;
-pub use step::{Note, Step, What};
+pub use step::{Measure, Note, Step, What};
 pub use summary::{Creation, Pcs, Summary, Table, Times, WaitSite};
 
 use crate::event::Kind;

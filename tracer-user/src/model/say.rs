@@ -1,7 +1,7 @@
 //! Puts what happened into words: makes the [`Step`]s.
 
 use super::machine::Move;
-use super::{Goroutine, Note, State, Step, What};
+use super::{Goroutine, Measure, Note, State, Step, What};
 use crate::event::{Birth, Event, Payload, Stack};
 
 /// A step that is about no goroutine's state.
@@ -17,7 +17,7 @@ pub(super) fn bare(event: &Event, what: What) -> Step {
         reason: 0,
         by_goid: 0,
         duration_ns: None,
-        at_least: false,
+        measure: Measure::Exact,
         stack: None,
         birth: None,
         note: Note::None,
@@ -37,7 +37,7 @@ pub(super) fn unnamed_create(ts: u64, tid: u32, birth: Birth) -> Step {
         reason: 0,
         by_goid: birth.parent_goid,
         duration_ns: None,
-        at_least: false,
+        measure: Measure::Exact,
         stack: None,
         birth: Some(birth),
         note: Note::None,
@@ -46,7 +46,7 @@ pub(super) fn unnamed_create(ts: u64, tid: u32, birth: Birth) -> Step {
 
 /// A goroutine that was there before the trace, as a snapshot found it: said before its first event.
 pub(super) fn found(of: &Goroutine, event: &Event) -> Step {
-    let waited = of.since_at_least.then(|| event.ts.saturating_sub(of.since_ts));
+    let waited = (of.since_is != Measure::Exact).then(|| event.ts.saturating_sub(of.since_ts));
     Step {
         goid: of.goid,
         g: of.g,
@@ -54,7 +54,7 @@ pub(super) fn found(of: &Goroutine, event: &Event) -> Step {
         reason: of.reason,
         by_goid: parent_of(of),
         duration_ns: waited,
-        at_least: waited.is_some(),
+        measure: of.since_is,
         stack: (of.site.len != 0).then_some(of.site),
         birth: of.birth,
         ..bare(event, What::Found)
@@ -63,7 +63,7 @@ pub(super) fn found(of: &Goroutine, event: &Event) -> Step {
 
 /// Puts a change into words; `lasted` is how long the state before did.
 pub(super) fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, lasted: Option<u64>) -> Step {
-    let at_least = of.since_at_least && lasted.is_some() && !matches!(what, What::Exit);
+    let measure = if what == What::Exit || lasted.is_none() { Measure::Exact } else { of.since_is };
     let &Move { from, to, note, .. } = change;
     let told = birth_of(event);
     if let Some(birth) = told {
@@ -94,7 +94,7 @@ pub(super) fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, 
             What::Create | What::Illegal => None,
             _ => lasted,
         },
-        at_least,
+        measure,
         stack: match what {
             What::Block | What::SyscallEnter => stack_of(event),
             What::Unblock | What::SyscallExit => site,

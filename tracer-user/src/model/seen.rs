@@ -1,8 +1,8 @@
 //! What a snapshot tells the model: which goroutines there are, also those that did not move since
 //! the trace began, and after a loss how things really stand.
 
-use super::State;
 use super::goroutines::Goroutines;
+use super::{Measure, State};
 use crate::event::{Birth, Stack};
 use hashbrown::HashSet;
 
@@ -17,7 +17,8 @@ pub struct Seen {
     pub state: State,
     /// Why it waits; 0: it does not.
     pub reason: u8,
-    /// Known to be so at least since, `CLOCK_MONOTONIC` nanoseconds; 0: since the snapshot.
+    /// Since when the runtime says it is so (`g.waitsince`, which may be too early by one garbage collection
+    /// cycle), `CLOCK_MONOTONIC` nanoseconds; 0: it does not say.
     pub since_ts: u64,
     /// Its thread; 0: none.
     pub tid: u32,
@@ -80,16 +81,10 @@ impl Goroutines {
         let before = std::mem::replace(&mut goroutine.state, seen.state);
         merged.corrected += u64::from(known && before != seen.state && before != State::Unknown);
         let waits = matches!(seen.state, State::Waiting | State::Leaked | State::Syscall);
-        if waits && before == seen.state && goroutine.since_ts != 0 && goroutine.since_ts >= seen.since_ts {
-            // The same wait as far as can be told; it began no later than the model thinks.
-            goroutine.since_at_least = true;
-            return;
-        }
-        goroutine.since_at_least = waits;
-        goroutine.since_ts = match (waits, seen.since_ts) {
-            (false, _) => 0,
-            (true, 0) => began_ts,
-            (true, since_ts) => since_ts,
+        (goroutine.since_ts, goroutine.since_is) = match (waits, seen.since_ts) {
+            (false, _) => (0, Measure::Exact),
+            (true, 0) => (began_ts, Measure::AtLeast),
+            (true, since_ts) => (since_ts, Measure::About),
         };
         goroutine.by_snapshot = true;
         (goroutine.reason, goroutine.tid, goroutine.site) = (seen.reason, seen.tid, seen.site);

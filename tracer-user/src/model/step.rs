@@ -33,8 +33,8 @@ pub struct Step {
     /// `ThreadOff` the time on the CPU, `ThreadOn` the time off it, `ThreadWake` the sleep.
     /// `None` where the beginning was not seen.
     pub duration_ns: Option<u64>,
-    /// `duration_ns` is a lower bound: a snapshot found the goroutine so, its beginning was not seen.
-    pub at_least: bool,
+    /// How good `duration_ns` is.
+    pub measure: Measure,
     /// Return addresses: `Block`, `Unblock` and `Found` where it waits or waited, `SyscallEnter` and
     /// `SyscallExit` where it called.
     pub stack: Option<Stack>,
@@ -42,6 +42,20 @@ pub struct Step {
     pub birth: Option<Birth>,
     /// What else there is to say.
     pub note: Note,
+}
+
+/// How good a duration is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// Beginning and end were seen.
+    #[default]
+    Exact,
+    /// A snapshot found it so: it lasted at least so long.
+    AtLeast,
+    /// The runtime's own word (`g.waitsince`). A garbage collection that finds a goroutine waiting stamps it
+    /// with the time of the collection before (`work.tstart`, which `gcMark` sets after the stacks were marked), so
+    /// it may be too long by the time between the two: two minutes at most in an idle program.
+    About,
 }
 
 /// The kinds of steps.

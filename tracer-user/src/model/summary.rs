@@ -1,7 +1,7 @@
 //! Counts and times per wait reason, wait site, system-call site and creation site, made from
 //! steps: what `sfgi trace -c` shows.
 
-use super::{Goroutines, Histogram, State, Step, What};
+use super::{Goroutines, Histogram, Measure, State, Step, What};
 use crate::event::Stack;
 use hashbrown::HashMap;
 use std::hash::Hash;
@@ -151,7 +151,7 @@ impl Summary {
 
     /// Counts one step.
     pub fn add(&mut self, step: &Step) {
-        let measured = step.duration_ns.filter(|_| !step.at_least);
+        let measured = step.duration_ns.filter(|_| step.measure == Measure::Exact);
         match step.what {
             What::Unblock => {
                 let site = WaitSite { reason: step.reason, pcs: pcs(step.stack.as_ref()) };

@@ -1,7 +1,7 @@
 //! JSON lines: one object an event, schema `sfgi.trace/1`.
 
 use super::{Line, Report, SCHEMA, Sink, Site};
-use crate::model::{Merged, State, What};
+use crate::model::{Measure, Merged, State, What};
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 
@@ -42,6 +42,8 @@ struct Object<'a> {
     duration_ns: Option<u64>,
     #[serde(skip_serializing_if = "is_false")]
     at_least: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    about: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     func: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,7 +131,8 @@ impl<W: Write> Sink for Json<W> {
             to: of_a_goroutine.then_some(step.to),
             by_goid: (step.by_goid != 0).then_some(step.by_goid),
             duration_ns: step.duration_ns,
-            at_least: step.at_least,
+            at_least: step.measure == Measure::AtLeast,
+            about: step.measure == Measure::About,
             func: site.map(|site| &*site.func),
             file: site.map(|site| &*site.file),
             line: site.map(|site| site.line),

@@ -1,7 +1,7 @@
 //! Text: one aligned line an event.
 
 use super::{Line, Report, Sink, Site};
-use crate::model::{Merged, What};
+use crate::model::{Measure, Merged, What};
 use std::io::{self, Write};
 
 /// Writes text lines.
@@ -51,7 +51,11 @@ impl<W: Write> Sink for Text<W> {
             0 => "-".to_owned(),
             goid => format!("g{goid}"),
         };
-        let sign = if step.at_least { "≥" } else { "" };
+        let sign = match step.measure {
+            Measure::Exact => "",
+            Measure::AtLeast => "≥",
+            Measure::About => "~",
+        };
         let took = step.duration_ns.map(|ns| format!("{sign}{}", duration(ns))).unwrap_or_default();
         let (on, off) = self.paint(step.what);
         let (event, detail) = (word(step.what), detail(line));

@@ -12,6 +12,8 @@ mod raw;
 mod scattered;
 mod system;
 mod take;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod types;
 mod unwind;

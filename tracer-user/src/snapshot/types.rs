@@ -59,8 +59,8 @@ pub struct Goroutine {
     pub trust: Trust,
     /// Why it waits: an index into the binary's wait reasons; 0 where it does not wait.
     pub reason: u8,
-    /// `g.waitsince`: a garbage collection at this time found it blocked, so it has been waiting at
-    /// least since then; 0: no collection since it blocked. `CLOCK_MONOTONIC` nanoseconds.
+    /// `g.waitsince`, `CLOCK_MONOTONIC` nanoseconds: the time of the garbage collection before the one that
+    /// found it waiting, so it may have begun up to one such cycle later; 0: no collection has found it.
     pub waiting_since_ns: u64,
     /// The goroutine that made it (Go 1.21+); 0: not known.
     pub parent_goid: u64,

@@ -2,6 +2,7 @@
 //! here they become a table and JSON.
 
 mod probe;
+mod snapshot;
 mod table;
 mod tracer;
 
@@ -23,7 +24,7 @@ pub(crate) struct Setting {
 /// A bench: its name on the command line, and what runs it.
 type Bench = (&'static str, fn(&Setting) -> Result<Vec<Row>>);
 
-const BENCHES: [Bench; 1] = [("probe", probe::run)];
+const BENCHES: [Bench; 2] = [("probe", probe::run), ("snapshot", snapshot::run)];
 
 /// What may be named on the command line.
 pub(crate) fn names() -> Vec<&'static str> {

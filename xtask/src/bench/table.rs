@@ -30,6 +30,13 @@ impl Row {
         self
     }
 
+    /// Holds this row against a limit in its own unit.
+    pub(crate) fn within(mut self, limit: f64) -> Self {
+        self.against =
+            Some(Against { name: format!("{limit} {}", self.unit), value: limit, goal: Some(1.0) });
+        self
+    }
+
     /// The median of the samples.
     fn value(&self) -> f64 {
         let mut sorted = self.samples.clone();
@@ -118,6 +125,8 @@ mod tests {
         let told = Row::new("told", "ns", vec![1020.0]).against(&floor, None);
         assert_eq!((floor.value(), floor.min(), floor.max(), floor.met()), (510.0, 500.0, 900.0, None));
         assert_eq!((good.value(), good.met(), bad.met()), (610.0, Some(true), Some(false)));
+        let limited = Row::new("limited", "s", vec![4.0]).within(5.0);
+        assert_eq!((limited.ratio(), limited.met()), (Some(0.8), Some(true)));
         assert_eq!((told.ratio(), told.met()), (Some(2.0), None));
         assert_eq!(bad.json()["against"], "floor");
     }

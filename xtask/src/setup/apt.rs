@@ -43,7 +43,7 @@ pub(super) fn install_packages(packages: &[&str]) -> Result<()> {
 
 /// Fetches the lists of packages, once: old lists name files that are gone, and compilers that are too old. If
 /// one of several sources cannot be reached, the others may still do.
-fn update() {
+pub(super) fn update() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if let Err(error) = sh::step("apt-get update", || apt_get("update", &[])) {

@@ -5,6 +5,7 @@ mod apt;
 mod compiler;
 pub(crate) mod deny;
 pub(crate) mod go;
+mod unpacked;
 
 use crate::sh;
 use anyhow::Result;
@@ -18,13 +19,15 @@ pub(crate) struct Needs {
     go: &'static [&'static str],
     cargo_components: &'static [&'static str],
     deny: bool,
+    unpacked: &'static [unpacked::Program],
 }
 
 const CC: Tool = Tool { program: "cc", package: "build-essential" };
 const BPFTRACE: Tool = Tool { program: "bpftrace", package: "bpftrace" };
 
 /// For `build`.
-pub(crate) const BUILD: Needs = Needs { tools: &[CC], go: &[], cargo_components: &[], deny: false };
+pub(crate) const BUILD: Needs =
+    Needs { tools: &[CC], go: &[], cargo_components: &[], deny: false, unpacked: &[] };
 
 /// For `demo`.
 pub(crate) const DEMO: Needs = Needs { go: &[go::NEWEST], ..BUILD };
@@ -41,11 +44,13 @@ pub(crate) const TEST: Needs = Needs {
         Tool { program: "c++", package: "g++" },
         Tool { program: "bpftool", package: "bpftool" },
         Tool { program: "tmux", package: "tmux" },
+        Tool { program: "gcore", package: "gdb" },
         Tool { program: go::DEBIAN, package: "golang-1.19-go" },
     ],
     go: &go::VERSIONS,
     cargo_components: &["clippy", "rustfmt"],
     deny: true,
+    unpacked: &unpacked::PROGRAMS,
 };
 
 /// Installs what `needs` names and is missing, and gives the eBPF compiler.
@@ -60,6 +65,7 @@ pub(crate) fn run(needs: &Needs) -> Result<Compiler> {
         installed => installed,
     };
     apt::install(&tools)?;
+    unpacked::install(needs.unpacked)?;
     add_cargo_components(needs.cargo_components)?;
     thread::scope(|scope| {
         let go = scope.spawn(|| missing_go.iter().try_for_each(|version| go::install(version)));

@@ -204,7 +204,7 @@ pub(super) fn line(step: &Step) -> String {
         None => put(format_args!(" reason {}", step.reason)),
     }
     if let Some(duration_ns) = step.duration_ns {
-        put(format_args!(" {}{duration_ns}ns", if step.at_least { "≥" } else { "" }));
+        put(format_args!(" {}{duration_ns}ns", ["", "≥", "~"][step.measure as usize]));
     }
     if step.by_goid != 0 {
         put(format_args!(" by g{}", step.by_goid));

@@ -55,8 +55,8 @@ fn a_goroutine_parked_before_is_introduced_by_its_first_event() {
     assert_eq!(
         steps,
         [
-            "2000 g7 found unknown→waiting chan receive ≥1900ns by g1 pc=77 born=40,30",
-            "2000 g7 unblock waiting→runnable chan receive ≥1900ns by g3 pc=77",
+            "2000 g7 found unknown→waiting chan receive ~1900ns by g1 pc=77 born=40,30",
+            "2000 g7 unblock waiting→runnable chan receive ~1900ns by g3 pc=77",
             "2010 g7 start runnable→running 10ns",
         ]
     );

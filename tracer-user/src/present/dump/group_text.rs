@@ -17,6 +17,9 @@ use std::io::{self, Write};
 /// Widest column of functions; a longer name pushes its file to the right.
 const FUNCTIONS: usize = 60;
 
+/// How many objects of a group are named where each goroutine has its own.
+const ALIKE: usize = 2;
+
 /// Writes groups.
 pub struct GroupText<'a, W> {
     out: W,
@@ -110,8 +113,9 @@ impl<'a, W: Write> GroupText<'a, W> {
         {
             // Each has its own: they are as like as their stacks.
             let same = group.waits.iter().all(|(wait, _)| wait.wants == *wants);
-            let some: Vec<String> = group.waits.iter().filter_map(|(wait, _)| object(wait)).collect();
-            let more = if group.objects > NAMED { ", …" } else { "" };
+            let some: Vec<String> =
+                group.waits.iter().filter_map(|(wait, _)| object(wait)).take(ALIKE).collect();
+            let more = if group.objects > ALIKE { ", …" } else { "" };
             let verb = verb(if same { *wants } else { Wants::Unknown });
             return writeln!(self.out, "  wait {verb} {} objects: {}{more}", group.objects, some.join(", "));
         }

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Every goroutine has `goid`, `status`, `trust` and `stack`; all else is left out where it does not apply, is not
-//! known, or is false. `taken_ns` is `CLOCK_MONOTONIC` of the target, when the reading ended. `waiting_ms` is a lower
-//! bound: only a garbage collection notes that a goroutine waits. `trust` is `still`, `in motion` (it moved while it
+//! known, or is false. `taken_ns` is `CLOCK_MONOTONIC` of the target, when the reading ended. `waiting_ms` is the
+//! runtime's own count, from the collection before the one that found it waiting. `trust` is `still`, `in motion` (it moved while it
 //! was read: no stack), `running` (its stack is a best effort) or `broken` (it makes no sense). `kind` is `chan`,
 //! `mutex`, `rwmutex`, `waitgroup`, `cond` or `semaphore`; `wants` is `receive`, `send`, `lock`, `rlock`, `wake` or
 //! `unknown`. With `--group` there is `groups` in place of `goroutines`: see [`JsonDump::groups`]. With `--object`

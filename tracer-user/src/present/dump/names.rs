@@ -60,7 +60,7 @@ impl Names {
         self.binary.wait_reasons().get(usize::from(goroutine.reason)).map_or("", String::as_str)
     }
 
-    /// How long it has been waiting at least, in nanoseconds; `None`: not known, or it does not
+    /// How long it has been waiting as the runtime counts it, in nanoseconds; `None`: not known, or it does not
     /// wait.
     pub fn waiting_ns(&self, goroutine: &Goroutine) -> Option<u64> {
         // As the runtime's `goroutineheader` (`src/runtime/traceback.go`) has it.

@@ -70,7 +70,10 @@ fn samples(snapshot: &Snapshot, chosen: &[u32]) -> Vec<(Key, i64)> {
 
 /// What stands in place of the stack of a goroutine that has none.
 fn without_stack(goroutine: &Goroutine) -> Option<&'static str> {
-    (goroutine.stack == StackId::default()).then(|| match goroutine.trust {
+    if goroutine.stack != StackId::default() {
+        return None;
+    }
+    Some(match goroutine.trust {
         Trust::Still => "[no stack]",
         Trust::InMotion => "[in motion]",
         Trust::Running => "[running]",

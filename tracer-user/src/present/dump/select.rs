@@ -17,7 +17,7 @@ pub struct Choice {
     pub reason: Option<Regex>,
     /// A function on its stack matches, or the one that created it.
     pub func: Option<Regex>,
-    /// It is known to have been waiting for at least so many nanoseconds.
+    /// The runtime says that it has been waiting for at least so many nanoseconds.
     pub older_ns: u64,
     /// It has one of these ids; empty: any.
     pub goids: HashSet<u64>,

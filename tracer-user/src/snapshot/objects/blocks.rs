@@ -2,7 +2,7 @@
 //! lies around one is read with it.
 
 use crate::memory::{Memory, Range};
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 /// Bytes read at once: a page of the runtime's heap (`_PageSize` of `src/runtime/sizeclasses.go`).
 const BLOCK: u64 = 8 << 10;

@@ -4,10 +4,11 @@ use super::super::{Object, ObjectKind, Snapshot, View, Wait, Wants};
 use super::sudog::Fields;
 use super::{Sort, Waiting, records};
 use crate::memory::Range;
-use crate::target::Layout;
 use crate::target::bytes::{array, u32_at, u64_at};
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
+/// Bytes up to which an `hchan` is believed.
+const MAX_SIZE: u32 = 1 << 10;
 /// Cases of one select that are followed.
 const MAX_CASES: usize = 4096;
 /// Cases of all goroutines that are followed: so many for each that waits, and as many more as one
@@ -45,7 +46,7 @@ impl Channels {
 /// Adds what the goroutines that wait for channels wait for.
 pub(super) fn find(view: &View, fields: &Fields, waiting: &[Waiting], snapshot: &mut Snapshot) {
     let mut channels = Channels::default();
-    let mut cases = cases(view, fields, waiting, snapshot, &mut channels);
+    let mut cases = cases(view, fields, waiting, &mut channels);
     let read = read(view, &channels.addrs);
     directions(&mut cases, &read);
     cases.sort_by_key(|case| case.goroutine);
@@ -83,16 +84,12 @@ fn add(snapshot: &mut Snapshot, index: usize, case: &Case) {
 }
 
 /// Reads the `sudog`s: first the first of each goroutine, then the second of each, and so on.
-fn cases(
-    view: &View,
-    fields: &Fields,
-    waiting: &[Waiting],
-    snapshot: &Snapshot,
-    channels: &mut Channels,
-) -> Vec<Case> {
-    let mut todo: Vec<(&Waiting, u64)> = (waiting.iter())
-        .filter(|waiting| waiting.sort == Sort::Channel && waiting.sudog != 0)
-        .map(|waiting| (waiting, waiting.sudog))
+fn cases(view: &View, fields: &Fields, waiting: &[Waiting], channels: &mut Channels) -> Vec<Case> {
+    let mut todo: Vec<(&Waiting, Wants, u64)> = (waiting.iter())
+        .filter_map(|waiting| match waiting.sort {
+            Sort::Channel(wants) if waiting.sudog != 0 => Some((waiting, wants, waiting.sudog)),
+            _ => None,
+        })
         .collect();
     let mut left = waiting.len().saturating_mul(MEAN_CASES).saturating_add(MORE_CASES);
     let mut cases = Vec::with_capacity(todo.len());
@@ -102,41 +99,31 @@ fn cases(
         if todo.is_empty() {
             break;
         }
-        let ranges: Vec<_> = todo.iter().map(|(_, sudog)| fields.range(*sudog)).collect();
+        let ranges: Vec<_> = todo.iter().map(|(_, _, sudog)| fields.range(*sudog)).collect();
         let mut later = Vec::new();
         records(view.memory, &ranges, |at, bytes| {
-            let (waiting, addr) = *todo.get(at)?;
+            let (waiting, wants, addr) = *todo.get(at)?;
             let sudog = fields.decode(bytes)?;
             if sudog.g != waiting.g || sudog.c == 0 || sudog.c % 8 != 0 {
                 return None;
             }
-            let goroutine = snapshot.goroutines.get(waiting.goroutine as usize)?;
             cases.push(Case {
                 goroutine: waiting.goroutine,
                 channel: channels.index(sudog.c),
-                wants: wants(view.reason(goroutine.reason)),
+                wants,
                 sudog: addr,
                 next: sudog.next,
                 prev: sudog.prev,
             });
             // The list ends, or it is a ring and no list of cases.
             if sudog.waitlink != 0 && sudog.waitlink != waiting.sudog {
-                later.push((waiting, sudog.waitlink));
+                later.push((waiting, wants, sudog.waitlink));
             }
             Some(())
         });
         todo = later;
     }
     cases
-}
-
-/// Which way the wait reason says; a select does not.
-fn wants(reason: &str) -> Wants {
-    match reason.split(" (").next() {
-        Some("chan receive") => Wants::Receive,
-        Some("chan send") => Wants::Send,
-        _ => Wants::Unknown,
-    }
 }
 
 /// What is read of an `hchan`.
@@ -167,38 +154,65 @@ impl Channel {
     }
 }
 
+/// Where the fields of an `hchan` are.
+struct Layout {
+    size: usize,
+    qcount: usize,
+    dataqsiz: usize,
+    elemsize: usize,
+    closed: usize,
+    /// Since Go 1.23; before, a timer's channel is like any other.
+    timer: Option<usize>,
+    receivers: [usize; 2],
+    senders: [usize; 2],
+}
+
+impl Layout {
+    fn of(view: &View) -> Option<Layout> {
+        let field = |name| {
+            let at = view.binary.layout().field("hchan", name)?;
+            (at < MAX_SIZE).then_some(at as usize)
+        };
+        Some(Layout {
+            size: field("_size")?,
+            qcount: field("qcount")?,
+            dataqsiz: field("dataqsiz")?,
+            elemsize: field("elemsize")?,
+            closed: field("closed")?,
+            timer: field("timer"),
+            receivers: [field("recvq.first")?, field("recvq.last")?],
+            senders: [field("sendq.first")?, field("sendq.last")?],
+        })
+    }
+
+    fn decode(&self, addr: u64, bytes: &[u8]) -> Option<Channel> {
+        let word = |at| u64_at(bytes, at);
+        let queue = |[first, last]: [usize; 2]| Some([word(first)?, word(last)?]);
+        let (len, cap, closed) = (word(self.qcount)?, word(self.dataqsiz)?, u32_at(bytes, self.closed)?);
+        (len <= cap && closed <= 1).then_some(())?;
+        Some(Channel {
+            addr,
+            len,
+            cap,
+            element_size: u16::from_le_bytes(array(bytes, self.elemsize)?),
+            closed: closed == 1,
+            timer: self.timer.and_then(word).is_some_and(|timer| timer != 0),
+            receivers: queue(self.receivers)?,
+            senders: queue(self.senders)?,
+        })
+    }
+}
+
 /// Reads the `hchan`s; what makes no sense is none.
 fn read(view: &View, addrs: &[u64]) -> Vec<Option<Channel>> {
     let mut channels = vec![None; addrs.len()];
-    let Some(len) = view.binary.layout().field("hchan", "_size").filter(|len| *len < 1024) else {
-        return channels;
-    };
-    let ranges: Vec<_> = addrs.iter().map(|addr| Range { addr: *addr, len: len as usize }).collect();
+    let Some(layout) = Layout::of(view) else { return channels };
+    let ranges: Vec<_> = addrs.iter().map(|addr| Range { addr: *addr, len: layout.size }).collect();
     records(view.memory, &ranges, |at, bytes| {
-        *channels.get_mut(at)? = decode(view.binary.layout(), *addrs.get(at)?, bytes);
+        *channels.get_mut(at)? = layout.decode(*addrs.get(at)?, bytes);
         Some(())
     });
     channels
-}
-
-fn decode(layout: &Layout, addr: u64, bytes: &[u8]) -> Option<Channel> {
-    let at = |field| layout.field("hchan", field).map(|at| at as usize);
-    let word = |field| u64_at(bytes, at(field)?);
-    let (len, cap) = (word("qcount")?, word("dataqsiz")?);
-    let closed = u32_at(bytes, at("closed")?)?;
-    let element_size = u16::from_le_bytes(array(bytes, at("elemsize")?)?);
-    (len <= cap && closed <= 1).then_some(())?;
-    Some(Channel {
-        addr,
-        len,
-        cap,
-        element_size,
-        closed: closed == 1,
-        // Since Go 1.23; before, a timer's channel is like any other.
-        timer: word("timer").is_some_and(|timer| timer != 0),
-        receivers: [word("recvq.first")?, word("recvq.last")?],
-        senders: [word("sendq.first")?, word("sendq.last")?],
-    })
 }
 
 /// Tells the cases of selects by the queue that they are in, along the `sudog`s that were read.

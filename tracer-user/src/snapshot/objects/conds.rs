@@ -10,7 +10,7 @@ use super::{Sort, Waiting, records};
 use crate::memory::Range;
 use crate::snapshot::View;
 use crate::target::bytes::{u32_at, u64_at};
-use std::collections::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet};
 
 /// Bytes of the stack, from the innermost frame, that hold the frames of `gopark`,
 /// `notifyListWait` and `sync.(*Cond).Wait`: 0xf8 bytes in Go 1.19 to 1.25, more with `-race`.
@@ -73,7 +73,7 @@ fn lists(view: &View, candidates: &[u64]) -> Vec<(u64, u64)> {
         // Tickets are numbered; `wait` is the next one's, `notify` the next to be woken.
         let waiters = u32_at(bytes, wait)?.wrapping_sub(u32_at(bytes, notify)?);
         let (head, tail) = (u64_at(bytes, head)?, u64_at(bytes, tail)?);
-        let pointer = |word: u64| word >= LOWEST && word % 8 == 0;
+        let pointer = |word: u64| word >= LOWEST && word.is_multiple_of(8);
         if waiters > 0 && waiters < 1 << 31 && pointer(head) && pointer(tail) {
             lists.push((*candidates.get(at)?, head));
         }

@@ -17,7 +17,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
-use super::{Snapshot, View};
+use super::{Snapshot, View, Wants};
 use crate::memory::Range;
 use crate::model::State;
 use crate::target::Globals;
@@ -28,7 +28,8 @@ use sudog::Fields;
 /// What sort of thing a goroutine waits for, by its wait reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sort {
-    Channel,
+    /// A channel; which way, where the reason says it: a select's does not.
+    Channel(Wants),
     Semaphore,
     Cond,
 }
@@ -39,7 +40,9 @@ impl Sort {
     fn of(reason: &str) -> Option<Sort> {
         match reason.split(" (").next()? {
             _ if reason.ends_with("(nil chan)") || reason.ends_with("(no cases)") => None,
-            "chan receive" | "chan send" | "select" => Some(Sort::Channel),
+            "chan receive" => Some(Sort::Channel(Wants::Receive)),
+            "chan send" => Some(Sort::Channel(Wants::Send)),
+            "select" => Some(Sort::Channel(Wants::Unknown)),
             "semacquire"
             | "sync.Mutex.Lock"
             | "sync.RWMutex.RLock"

@@ -7,7 +7,7 @@ use super::{Sort, Waiting, records};
 use crate::snapshot::View;
 use crate::target::SemTable;
 use crate::target::bytes::u64_at;
-use std::collections::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet};
 
 /// Buckets of the table (`semTabSize`), and bytes between them, up to which it is believed.
 const MAX_BUCKETS: u64 = 4096;
@@ -20,8 +20,9 @@ const MORE_SUDOGS: usize = 1 << 12;
 /// Go 1.26 and later: `g.waiting` has the `sudog` of each wait, and that the address: of the
 /// semaphore, or of `Cond.notify`.
 pub(super) fn from_g(view: &View, fields: &Fields, waiting: &[Waiting], found: &mut Vec<At>) {
-    let waiting: Vec<_> =
-        waiting.iter().filter(|waiting| waiting.sort != Sort::Channel && waiting.sudog != 0).collect();
+    let waiting: Vec<_> = (waiting.iter())
+        .filter(|waiting| matches!(waiting.sort, Sort::Semaphore | Sort::Cond) && waiting.sudog != 0)
+        .collect();
     let ranges: Vec<_> = waiting.iter().map(|waiting| fields.range(waiting.sudog)).collect();
     records(view.memory, &ranges, |at, bytes| {
         let (waiting, sudog) = (*waiting.get(at)?, fields.decode(bytes)?);

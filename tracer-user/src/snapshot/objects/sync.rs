@@ -8,7 +8,7 @@ use super::super::{Object, ObjectKind, Pc, Snapshot, View, Wait, Wants};
 use super::{Sort, records};
 use crate::memory::Range;
 use crate::target::bytes::i32_at;
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 /// Offset of a mutex's semaphore.
 const MUTEX_SEMA: u64 = 4;

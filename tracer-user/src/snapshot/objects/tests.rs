@@ -114,8 +114,10 @@ struct Sparse(HashMap<u64, u64>);
 impl Memory for Sparse {
     fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
         let len = buffer.len() as u64;
-        let end =
-            addr.checked_add(len).filter(|_| addr >= 4096 && addr % 4 == 0).ok_or(Fault::Unmapped(addr))?;
+        let end = addr
+            .checked_add(len)
+            .filter(|_| addr >= 4096 && addr.is_multiple_of(4))
+            .ok_or(Fault::Unmapped(addr))?;
         buffer.fill(0);
         for start in (addr & !7..end).step_by(8) {
             let Some(word) = self.0.get(&start) else { continue };

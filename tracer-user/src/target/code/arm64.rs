@@ -12,9 +12,11 @@ const ZERO: usize = 31;
 
 pub(super) fn steps(code: &[u8], entry: u64) -> Vec<Step> {
     let mut walk = Walk { known: [None; 32], found: Vec::new() };
-    for (word, at) in code.chunks_exact(4).zip((entry..).step_by(4)) {
+    let mut at = entry;
+    for word in code.chunks_exact(4) {
         let &[a, b, c, d] = word else { continue };
         walk.step(u32::from_le_bytes([a, b, c, d]), at);
+        at = at.wrapping_add(4);
     }
     walk.found
 }

@@ -56,3 +56,19 @@ pub(super) fn steps(image: &Image, functions: &Pclntab, name: &str) -> Vec<Step>
         Arch::Arm64 => arm64::steps(code, function.entry),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_are_too_strange(
+            code in proptest::collection::vec(proptest::num::u8::ANY, 0..400),
+            entry in proptest::num::u64::ANY,
+        ) {
+            for entry in [entry, u64::MAX - 3] {
+                super::amd64::steps(&code, entry);
+                super::arm64::steps(&code, entry);
+            }
+        }
+    }
+}

@@ -92,11 +92,15 @@ const NEEDED: &[Needed] = &[
     always("moduledata.gofunc"),
 ];
 
+/// Structures that every program has. The linker leaves out the types that a program does not use,
+/// such as `notifyList` where there is no `sync.Cond`.
+const ALWAYS: [&str; 7] = ["g", "m", "p", "sudog", "hchan", "schedt", "moduledata"];
+
 /// The largest offset that is believed. `heapArena` had two megabytes in Go 1.19.
 const MAX_OFFSET: u32 = 16 << 20;
 
-/// Whether these offsets are a layout of Go 1.`minor`: every needed field is there, within its
-/// structure, and not where another one is. Of versions newer than the newest known nothing else
+/// Whether these offsets are a layout of Go 1.`minor`: every needed field of the structures that are
+/// there is there, within its structure, and not where another one is. Of versions newer than the newest known nothing else
 /// can be asked.
 ///
 /// # Errors
@@ -111,11 +115,18 @@ pub(super) fn check(offsets: &HashMap<String, u32>, minor: u32) -> Result<(), St
         if !(*first..=*last).contains(&minor) {
             continue;
         }
-        let offset = offsets.get(*name).ok_or_else(|| format!("{name} is missing"))?;
-        let Some((of, field)) = name.split_once('.').filter(|(_, field)| !field.starts_with('_')) else {
-            continue;
+        let Some((of, field)) = name.split_once('.') else { continue };
+        let size = offsets.get(&format!("{of}._size"));
+        let Some(offset) = offsets.get(*name) else {
+            if size.is_none() && !ALWAYS.contains(&of) {
+                continue;
+            }
+            return Err(format!("{name} is missing"));
         };
-        if offsets.get(&format!("{of}._size")).is_some_and(|size| offset >= size) {
+        if field.starts_with('_') {
+            continue;
+        }
+        if size.is_some_and(|size| offset >= size) {
             return Err(format!("{name} lies behind the end of {of}"));
         }
         // elem.vu lies within elem, not behind it.
@@ -142,6 +153,11 @@ mod tests {
                     assert!(!rows.is_empty(), "Go 1.{minor} has no row for {arch:?}");
                     for row in rows {
                         assert_eq!(check(&row.offsets, minor), Ok(()), "{} {arch:?}", row.name);
+                        let needed =
+                            NEEDED.iter().filter(|(_, first, last)| (*first..=*last).contains(&minor));
+                        for (field, ..) in needed {
+                            assert!(row.offsets.contains_key(*field), "{} {arch:?} lacks {field}", row.name);
+                        }
                     }
                 }
             }
@@ -157,6 +173,13 @@ mod tests {
             check(&offsets, NEWEST + 3).unwrap_err()
         };
         assert_eq!(fault(&|offsets| offsets.retain(|name, _| name != "g.goid")), "g.goid is missing");
+        assert_eq!(
+            fault(&|offsets| offsets.retain(|name, _| name != "notifyList.head")),
+            "notifyList.head is missing"
+        );
+        let mut unused = good.clone();
+        unused.retain(|name, _| !name.starts_with("notifyList."));
+        assert_eq!(check(&unused, NEWEST), Ok(()));
         let moved = |name: &str, to| fault(&|offsets| offsets.extend([(name.to_owned(), to)]));
         assert_eq!(moved("g.goid", good["g.gopc"]), "g.goid and g.gopc lie at the same place");
         assert_eq!(moved("g.goid", good["g._size"]), "g.goid lies behind the end of g");

@@ -173,7 +173,7 @@ fn pclntab(head: &mut Part, old: bool) -> Tables {
             head.u32(&[1]);
         }
         let id = if function == WRAPPER { WRAPPER_ID } else { 0 };
-        head.bytes.extend([id, u8::from(function == TOP) | 2 * u8::from(function == SP_WRITER), 0, 7]);
+        head.bytes.extend([id, u8::from(function == TOP) | (2 * u8::from(function == SP_WRITER)), 0, 7]);
         head.u32(&[0, 0, if main { inline_table } else { 0 }, if main { live_table } else { 0 }]);
         let inlined = if old { 40 } else { 32 };
         let [tree, args, live] = if main { [0, inlined, inlined + 8] } else { [u32::MAX; 3] };

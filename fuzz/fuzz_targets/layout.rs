@@ -1,0 +1,15 @@
+//! The input is the text of a layout that a user supplies: behind a valid beginning, and by itself.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sfgi_fuzz::target::Layout;
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let begun = format!(r#"{{"go": "1.27.3", "arch": "amd64", "offsets": {{"g.goid": 152, {text}"#);
+    for text in [text, &begun] {
+        if let Ok(layout) = Layout::from_json(text, String::new()) {
+            let _ = layout.probe_offsets();
+        }
+    }
+});

@@ -1,0 +1,114 @@
+//! The fixture `crowd`: goroutines that stand still in every kind of wait, and others that never do.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    dump,
+    fixture::{self, Variant},
+    process::Process,
+    toolchain::Go,
+    traceback::{self, Goroutine},
+};
+
+/// How many goroutines it has of each kind that stands still.
+pub const EACH: usize = 3;
+
+/// How many kinds there are.
+pub const KINDS: usize = 20;
+
+/// Enough for a traceback of it.
+const SOON: Duration = Duration::from_secs(20);
+
+/// The running fixture.
+#[derive(Debug)]
+pub struct Crowd {
+    /// Its process.
+    pub process: Process,
+    /// By goid, what the runtime says of the goroutines that stand still.
+    pub standing: BTreeMap<u64, Goroutine>,
+}
+
+impl Crowd {
+    /// Starts it; nothing moves yet.
+    ///
+    /// # Errors
+    /// It cannot be built or started, or not all kinds stand still.
+    pub fn start(go: &Go, variant: Variant) -> Result<Crowd> {
+        Crowd::of(fixture::start("crowd", go, variant, &[])?)
+    }
+
+    /// As [`start`](Self::start), when it runs already.
+    ///
+    /// # Errors
+    /// Not all kinds stand still.
+    pub fn of(mut process: Process) -> Result<Crowd> {
+        let mut standing = own_stacks(&mut process)?;
+        standing.retain(|_, goroutine| is_standing(goroutine));
+        ensure!(standing.len() == KINDS * EACH, "{} goroutines stand still", standing.len());
+        Ok(Crowd { process, standing })
+    }
+
+    /// Its process id as an argument.
+    pub fn pid(&self) -> String {
+        self.process.pid().to_string()
+    }
+
+    /// Starts the goroutines that move.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn set_in_motion(&mut self) -> Result<()> {
+        self.process.command("move", SOON).map(drop)
+    }
+
+    /// The goroutines that the command "move" started, by goid. They stay as long as the fixture.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn moving(&mut self) -> Result<BTreeMap<u64, Goroutine>> {
+        let mut all = own_stacks(&mut self.process)?;
+        all.retain(|_, goroutine| made_by(goroutine, "main.move"));
+        Ok(all)
+    }
+
+    /// Holds a dump's text against the runtime's: all that stand still are there and the same. Returns
+    /// how many of them the dump calls in motion, and so does not show.
+    ///
+    /// # Errors
+    /// One is missing or other than the runtime says.
+    pub fn agrees(&self, shown: &BTreeMap<u64, Goroutine>) -> Result<usize> {
+        let mut in_motion = 0;
+        for (goid, own) in &self.standing {
+            let shown = shown.get(goid).with_context(|| format!("goroutine {goid} is missing: {own}"))?;
+            if dump::is_marked(shown) {
+                in_motion += 1;
+                continue;
+            }
+            let (own, shown) = (own.timeless(), shown.timeless());
+            ensure!(own == shown, "goroutine {goid} is\n{own}\nbut shown is\n{shown}");
+        }
+        Ok(in_motion)
+    }
+}
+
+/// The runtime's traceback by a fixture of `internal/command`.
+///
+/// # Errors
+/// It has ended, or prints something else.
+pub fn own_stacks(process: &mut Process) -> Result<BTreeMap<u64, Goroutine>> {
+    let lines = process.command("stacks", SOON)?;
+    let begin = lines.iter().position(|line| line == "stacks begin").context("no stacks")?;
+    let end = lines.iter().position(|line| line == "stacks end").context("no end of the stacks")?;
+    traceback::parse(&lines[begin + 1..end].join("\n"))
+}
+
+/// Whether this is one of the goroutines that stand still.
+pub fn is_standing(goroutine: &Goroutine) -> bool {
+    made_by(goroutine, "main.standStill")
+}
+
+fn made_by(goroutine: &Goroutine, func: &str) -> bool {
+    goroutine.creator.as_ref().is_some_and(|creator| creator.func == func)
+}

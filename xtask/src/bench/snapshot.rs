@@ -1,0 +1,226 @@
+//! What `sfgi dump` costs, and what it costs the program: a million goroutines that wait, and one that looks at
+//! the clock a thousand times a second. Held against the program's own ways to say the same.
+
+use super::{Row, Setting};
+use crate::{setup::go, sh};
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Lines, Write as _},
+    path::{Path, PathBuf},
+    process::{ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How many goroutines there are.
+const GOROUTINES: usize = 1_000_000;
+
+/// How often everything is measured, in turn.
+const ROUNDS: usize = 3;
+
+/// How long the program is left alone to see what gap is usual.
+const ALONE: Duration = Duration::from_secs(3);
+
+/// The largest good ratio of a gap to the usual one while another process is busy.
+const GAP_GOAL: f64 = 1.5;
+
+/// What sfgi is asked for, with its limits in seconds and MiB.
+const DUMPS: [Dump; 3] = [
+    Dump { name: "sfgi dump", args: &[], header: "goroutine ", secs: Some(5.0), mib: Some(1024.0) },
+    Dump { name: "sfgi dump --group", args: &["--group"], header: "", secs: None, mib: Some(300.0) },
+    Dump { name: "sfgi dump --format json", args: &["--format", "json"], header: "", secs: None, mib: None },
+];
+
+/// The program's own ways: its command, and what that is.
+const OWN: [(&str, &str); 2] = [
+    ("profile", "the program's own debug=2, which ends after 64 MB"),
+    ("stack", "the program's own runtime.Stack"),
+];
+
+struct Dump {
+    name: &'static str,
+    args: &'static [&'static str],
+    /// How a line begins that there must be for every goroutine; empty for other forms.
+    header: &'static str,
+    secs: Option<f64>,
+    mib: Option<f64>,
+}
+
+/// What was measured of one way, one figure a round.
+#[derive(Default)]
+struct Samples {
+    secs: Vec<f64>,
+    gap: Vec<f64>,
+    mib: Vec<f64>,
+}
+
+/// Measures all in turn.
+pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
+    let file = sh::target_dir().join("bench/goroutines");
+    let mut target = Target::start(&build()?, &file)?;
+    let (mut alone, mut busy) = (Vec::new(), Vec::new());
+    let mut dumps = DUMPS.map(|_| Samples::default());
+    let mut own = OWN.map(|_| Samples::default());
+    for round in 1..=ROUNDS {
+        eprintln!("bench snapshot: round {round} of {ROUNDS}");
+        alone.push(target.gap(|_| left_alone())?.0);
+        busy.push(target.gap(|_| another_is_busy())?.0);
+        for (dump, samples) in DUMPS.iter().zip(&mut dumps) {
+            let (gap, (secs, mib)) = target.gap(|target| dump.measure(&target.pid, &file, setting))?;
+            samples.add(secs, gap, mib);
+        }
+        for ((command, _), samples) in OWN.iter().zip(&mut own) {
+            let (gap, took) = target.gap(|target| target.command(command))?;
+            let ns: f64 = took.strip_prefix("took ").context("no time")?.parse()?;
+            samples.add(ns / 1e9, gap, 0.0);
+        }
+    }
+    sh::remove(&file)?;
+    Ok(rows(alone, busy, dumps, own))
+}
+
+fn rows(
+    alone: Vec<f64>,
+    busy: Vec<f64>,
+    dumps: [Samples; DUMPS.len()],
+    own: [Samples; OWN.len()],
+) -> Vec<Row> {
+    let own_times: Vec<Row> = OWN
+        .iter()
+        .zip(&own)
+        .map(|((_, name), samples)| Row::new(format!("{name}: time"), "s", samples.secs.clone()))
+        .collect();
+    let busy = Row::new("another process busy: gap", "ms", busy);
+    let (mut time, mut memory, mut gaps) = (Vec::new(), Vec::new(), Vec::new());
+    for (dump, samples) in DUMPS.iter().zip(dumps) {
+        let limited = |row: Row, limit: Option<f64>| match limit {
+            Some(limit) => row.within(limit),
+            None => row,
+        };
+        time.push(limited(Row::new(format!("{}: time", dump.name), "s", samples.secs.clone()), dump.secs));
+        memory.push(limited(Row::new(format!("{}: memory", dump.name), "MiB", samples.mib), dump.mib));
+        gaps.push(Row::new(format!("{}: gap", dump.name), "ms", samples.gap).against(&busy, GAP_GOAL));
+        if dump.secs.is_some() {
+            let faster =
+                |own| Row::new(format!("{}: time", dump.name), "s", samples.secs.clone()).against(own, 0.1);
+            time.extend(own_times.iter().map(faster));
+        }
+    }
+    for ((_, name), samples) in OWN.iter().zip(own) {
+        gaps.push(Row::new(format!("{name}: gap"), "ms", samples.gap).against(&busy, None));
+    }
+    gaps.insert(0, Row::new("nothing else: gap", "ms", alone));
+    gaps.insert(1, busy);
+    time.into_iter().chain(own_times).chain(memory).chain(gaps).collect()
+}
+
+impl Samples {
+    fn add(&mut self, secs: f64, gap: f64, mib: f64) {
+        self.secs.push(secs);
+        self.gap.push(gap);
+        self.mib.push(mib);
+    }
+}
+
+impl Dump {
+    /// Runs it into `file`: seconds and MiB.
+    fn measure(&self, pid: &str, file: &Path, setting: &Setting) -> Result<(f64, f64)> {
+        let mut command = sh::root_command(&setting.sfgi)?;
+        command.args(["dump", "-p", pid]).args(self.args);
+        command.stdin(Stdio::null()).stdout(File::create(file)?).stderr(Stdio::null());
+        let started = Instant::now();
+        let mib = peak_mib(&mut command).with_context(|| self.name)?;
+        let secs = started.elapsed().as_secs_f64();
+        if !self.header.is_empty() {
+            let lines = BufReader::new(File::open(file)?).lines();
+            let shown =
+                lines.filter(|line| line.as_ref().is_ok_and(|line| line.starts_with(self.header))).count();
+            ensure!(shown >= GOROUTINES, "{} shows {shown} goroutines only", self.name);
+        }
+        Ok((secs, mib))
+    }
+}
+
+/// Runs the command to its end and says how much memory it held at most.
+fn peak_mib(command: &mut Command) -> Result<f64> {
+    let child = command.spawn()?;
+    let pid = libc::pid_t::try_from(child.id())?;
+    let mut status = 0;
+    // SAFETY: all zeroes is a value of rusage, which consists of numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to variables that live until the call returns.
+    let ended = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
+    ensure!(ended == pid, "wait4: {}", std::io::Error::last_os_error());
+    ensure!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "it failed: status {status:#x}");
+    Ok(usage.ru_maxrss as f64 / 1024.0)
+}
+
+fn left_alone() -> Result<()> {
+    thread::sleep(ALONE);
+    Ok(())
+}
+
+/// Another process keeps one processor busy for as long as a dump would.
+fn another_is_busy() -> Result<()> {
+    let mut command = sh::command("timeout")?;
+    let status = command.args(["3", "sha256sum", "/dev/zero"]).stdout(Stdio::null()).status()?;
+    ensure!(status.code() == Some(124), "sha256sum: {status}");
+    Ok(())
+}
+
+fn build() -> Result<PathBuf> {
+    let binary = sh::target_dir().join("bench/parked");
+    let mut go = go::command(go::BENCH)?;
+    go.current_dir(sh::root().join("tests/fixtures"));
+    sh::output(go.args(["build", "-o"]).arg(&binary).arg("./parked"))?;
+    Ok(binary)
+}
+
+/// The running program.
+struct Target {
+    // Dropped first, which ends it.
+    _child: sh::Child,
+    pid: String,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Target {
+    /// Starts it; returns when all goroutines wait.
+    fn start(program: &Path, file: &Path) -> Result<Self> {
+        let mut command = sh::command(program)?;
+        command.args(["-n", &GOROUTINES.to_string(), "-o"]).arg(file);
+        let mut child = sh::Child::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let stdin = child.0.stdin.take().context("no stdin")?;
+        let mut lines = BufReader::new(child.0.stdout.take().context("no stdout")?).lines();
+        let ready = lines.next().context("it ended early")??;
+        let pid = ready.split(' ').nth(1).with_context(|| format!("not a ready line: {ready}"))?.to_owned();
+        Ok(Self { _child: child, pid, stdin, lines })
+    }
+
+    /// Has it do this, and gives the last line that it printed meanwhile.
+    fn command(&mut self, command: &str) -> Result<String> {
+        writeln!(self.stdin, "{command}")?;
+        let mut last = String::new();
+        for line in &mut self.lines {
+            let line = line?;
+            if line.strip_prefix("done ") == Some(command) {
+                return Ok(last);
+            }
+            last = line;
+        }
+        anyhow::bail!("it ended")
+    }
+
+    /// Does `work` and gives the longest gap that its clock watcher felt meanwhile, in milliseconds.
+    fn gap<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<(f64, T)> {
+        self.command("gap")?;
+        let result = work(self)?;
+        // A gap that has not ended yet is seen by the next look.
+        thread::sleep(Duration::from_millis(50));
+        let line = self.command("gap")?;
+        let ns = line.split(' ').nth(1).with_context(|| format!("not a gap: {line}"))?;
+        Ok((ns.parse::<f64>()? / 1e6, result))
+    }
+}
