@@ -14,13 +14,15 @@ pub mod memory;
 pub mod model;
 #[path = "../../tracer-user/src/snapshot/mod.rs"]
 pub mod snapshot;
+mod stopped;
 #[path = "../../tracer-user/src/target/tests/synthetic.rs"]
 mod synthetic;
 #[path = "../../tracer-user/src/target/mod.rs"]
 pub mod target;
 
+pub use stopped::Stopped;
 use synthetic::{Recipe, binary};
-use target::{GoBinary, Mode, Plan, ProbeSet};
+use target::{FuncData, GoBinary, Mode, PcData, Plan, ProbeSet};
 
 /// The made-up executables that inputs change, chosen by `which`: old and new tables, fixed and
 /// position-independent.
@@ -35,7 +37,11 @@ pub fn use_all(data: Vec<u8>) {
     for function in binary.functions().functions().take(64) {
         for pc in (function.entry..function.end).take(64) {
             binary.symbolize(pc);
+            binary.functions().sp_delta(&function, pc);
+            binary.functions().pcdata(&function, PcData::ArgLiveIndex, pc);
         }
+        binary.functions().funcdata(&function, FuncData::ArgInfo);
+        binary.functions().is_wrapper(&function);
         binary.functions().find(function.name);
     }
     binary.functions().inlined_callees(&["runtime.gopark"]);

@@ -137,13 +137,12 @@ impl<'a> Renderer<'a> {
 
     fn line(&self, frame: &Frame<'_>, pc: u64) -> Line {
         let into = if frame.inlined { 0 } else { pc.saturating_sub(frame.entry) };
-        let special = !frame.wrapper;
         Line {
             func: printed(frame.func, self.minor),
             rest: place(frame.file, frame.line, into),
             inlined: frame.inlined,
             wrapper: frame.wrapper,
-            panics: special && tracebacks::shows_its_wrapper(frame.func),
+            panics: !frame.wrapper && tracebacks::shows_its_wrapper(frame.func),
             shown: tracebacks::shows(frame.func, self.minor),
             below: frame.func == tracebacks::PANIC,
         }
