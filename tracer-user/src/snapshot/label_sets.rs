@@ -6,9 +6,14 @@ use std::collections::HashMap;
 /// Keys and values.
 type LabelSet = Vec<(String, String)>;
 
+/// What is kept of a target that makes up label sets without end; later ones are not read.
+const MAX_BYTES: usize = 1 << 28;
+
 /// Ids of label sets: index + 1 into the list of all.
 #[derive(Default)]
 pub(super) struct LabelSets {
+    /// Bytes of all of them.
+    bytes: usize,
     by_addr: HashMap<u64, u32>,
     by_content: HashMap<LabelSet, u32>,
 }
@@ -22,9 +27,11 @@ impl LabelSets {
         if let Some(id) = self.by_addr.get(&addr) {
             return *id;
         }
-        let set = labels::read(view, addr).filter(|set| !set.is_empty());
+        let room = self.bytes < MAX_BYTES;
+        let set = room.then(|| labels::read(view, addr)).flatten().filter(|set| !set.is_empty());
         let id = set.map_or(0, |set| {
             *self.by_content.entry(set).or_insert_with_key(|set| {
+                self.bytes += set.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
                 all.push(set.clone());
                 u32::try_from(all.len()).unwrap_or(0)
             })

@@ -20,8 +20,12 @@ const CHUNK: usize = 1024;
 const STACK_AHEAD: u64 = 1024;
 /// Bytes of a running goroutine's stack that are searched for its outer frames.
 const OUTER_AHEAD: u64 = 32 << 10;
-/// Entries of `runtime.allgs` that are looked at: a target cannot make us read without end.
-const MAX_ENTRIES: u64 = 1 << 26;
+/// Bytes of arguments of all frames together; what comes behind has none. A million goroutines have
+/// about 20 MB.
+const MAX_ARGS: usize = 1 << 30;
+/// Entries of `runtime.allgs` that are looked at, so that a target cannot make us read without end; the
+/// goroutines of sixteen million need 40 GB. Those behind count as unreadable.
+const MAX_ENTRIES: u64 = 1 << 24;
 /// How often a goroutine that moves is read again.
 const RETRIES: usize = 3;
 
@@ -117,8 +121,9 @@ impl<'a> Reading<'a> {
         let at = Offsets::of(view.binary.layout()).map_err(SnapshotError::NoField)?;
         // The length first: the array only grows (`src/runtime/proc.go: allgadd`).
         let total = view.memory.word(globals.allglen.wrapping_add(view.bias));
-        let total = total.map_err(SnapshotError::Unreadable)?.min(MAX_ENTRIES);
-        let mut snapshot = Snapshot::default();
+        let listed = total.map_err(SnapshotError::Unreadable)?;
+        let total = listed.min(MAX_ENTRIES);
+        let mut snapshot = Snapshot { unreadable: listed - total, ..Snapshot::default() };
         snapshot.taken_ns.0 = view.now_ns();
         Ok(Reading {
             view: *view,
@@ -285,7 +290,7 @@ impl<'a> Reading<'a> {
         } else if let Some((base, bytes)) = ahead {
             let window = Window::new(self.view.memory, base, bytes, raw.still.stack.1);
             let text = self.snapshot.args.len();
-            let into = self.options.args.then_some(&mut self.snapshot.args);
+            let into = (self.options.args && text < MAX_ARGS).then_some(&mut self.snapshot.args);
             self.pcs.clear();
             let walked = self.unwinder.unwind(&window, raw.saved().registers(), &mut self.pcs, into);
             // What was read only now, or makes no sense, may be of another moment than the rest.
@@ -293,10 +298,11 @@ impl<'a> Reading<'a> {
                 self.snapshot.args.truncate(text);
                 return Ok(false);
             }
-            if walked.is_err() {
+            let interned = self.snapshot.stacks.intern(&self.pcs);
+            if walked.is_err() || interned.is_none() {
                 trust = Trust::Broken;
             }
-            stack = self.snapshot.stacks.intern(&self.pcs);
+            stack = interned.unwrap_or_default();
             args = (text, self.snapshot.args.len() - text);
         }
         self.push(addr, raw, trust, (stack, args));
@@ -314,7 +320,7 @@ impl<'a> Reading<'a> {
         let window = Window::new(self.view.memory, base, &bytes, top);
         let View { binary, bias, .. } = self.view;
         let frames = outer::frames(&window, binary, bias, raw.startpc, top);
-        self.snapshot.stacks.intern(&frames)
+        self.snapshot.stacks.intern(&frames).unwrap_or_default()
     }
 
     fn push(&mut self, g: u64, raw: &Raw, trust: Trust, (stack, args): (StackId, (usize, usize))) {

@@ -212,6 +212,9 @@ impl std::fmt::Debug for Pc {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StackId(pub u32);
 
+/// Addresses of all different stacks together: a target cannot make us keep a gigabyte of them.
+const MAX_PCS: usize = 1 << 25;
+
 /// Stacks, each once: a million goroutines have few different ones. Addresses are as in the
 /// target's memory; innermost first; physical frames, inlined ones are told by the pclntab.
 #[derive(Debug)]
@@ -228,16 +231,19 @@ impl Default for Stacks {
 }
 
 impl Stacks {
-    /// The id of this stack.
-    pub fn intern(&mut self, stack: &[Pc]) -> StackId {
+    /// The id of this stack; `None` where there is no room for another one.
+    pub fn intern(&mut self, stack: &[Pc]) -> Option<StackId> {
         if let Some(id) = self.ids.get(stack) {
-            return *id;
+            return Some(*id);
         }
-        let id = StackId(u32::try_from(self.ends.len()).unwrap_or(0));
+        if self.pcs.len() + stack.len() > MAX_PCS {
+            return None;
+        }
+        let id = StackId(u32::try_from(self.ends.len()).ok()?);
         self.pcs.extend_from_slice(stack);
         self.ends.push(self.pcs.len());
         self.ids.insert(stack.into(), id);
-        id
+        Some(id)
     }
 
     /// The stack with this id.

@@ -220,8 +220,17 @@ impl<'a> Unwinder<'a> {
             writes_sp: functions.writes_sp(&function) && function.name != "runtime.cgocallback",
             injected: is_injected(function.name),
             shown: self.shown(&function),
-            args: ArgProgram::compile(functions, &function, lookup),
+            args: ArgProgram::compile(functions, &function, self.liveness_pc(lookup)),
         })
+    }
+
+    /// The address (link-time) at which the traceback asks which arguments are live: where the call lies,
+    /// but up to 1.20, within inlined calls, where the outermost of them lies (`gentraceback`, which moves `tracepc` there).
+    fn liveness_pc(&self, lookup: u64) -> u64 {
+        if self.binary.version().minor > 20 {
+            return lookup;
+        }
+        self.binary.symbolize(lookup).last().map_or(lookup, |outermost| outermost.pc)
     }
 
     fn shown(&self, function: &Function<'_>) -> Shown {

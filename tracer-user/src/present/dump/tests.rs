@@ -45,8 +45,8 @@ fn snapshot() -> Snapshot {
         Snapshot { taken_ns: (99 * SECOND, 100 * SECOND), unreadable: 3, ..Snapshot::default() };
     let (inner, outer) = (entry_of("main.main") + 13, entry_of("runtime.main") + 9);
     let stack = [inner, entry_of(WRAPPER) + 9, outer].map(Pc::of_return);
-    let receive = snapshot.stacks.intern(&stack);
-    let main = snapshot.stacks.intern(&[Pc::of_return(outer)]);
+    let receive = snapshot.stacks.intern(&stack).unwrap();
+    let main = snapshot.stacks.intern(&[Pc::of_return(outer)]).unwrap();
     snapshot.labels = vec![vec![("job".into(), "a \"b\"".into()), ("user".into(), "7".into())]];
     snapshot.objects = vec![Object {
         addr: 0x00c0_0001_2120,
