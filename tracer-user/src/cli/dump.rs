@@ -11,7 +11,6 @@ use crate::{
     present::Traceback,
     present::dump::{About, Choice, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile},
     snapshot::{self, Clock, Options, Snapshot, Trust, View},
-    target::Source,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -335,7 +334,7 @@ impl Dump<'_> {
             text += &format!(", {} {what}", count(number));
         }
         let layout = self.opened.binary.layout().source();
-        if matches!(layout, Source::Inferred(_) | Source::File { .. }) {
+        if layout.is_unusual() {
             text += &format!("; layout: {layout}");
         }
         if let Some(fault) = snapshot.incomplete {

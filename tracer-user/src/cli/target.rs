@@ -144,6 +144,10 @@ impl Traced {
             in_words(&self.plan, self.mode, self.forced),
             calibration.emulated_ns,
         );
+        let layout = self.binary.layout().source();
+        if layout.is_unusual() {
+            text += &format!("; layout: {layout}");
+        }
         for probe in self.plan.probes.iter().filter(|probe| probe.cost() == CostClass::SingleStepped) {
             text += &format!(
                 "\nsfgi: {} can only be probed at `{}`, which the kernel single-steps: about {:.0} ns a hit",

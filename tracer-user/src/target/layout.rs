@@ -109,6 +109,13 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Whether it is no matter of course, so that a user should be told.
+    pub fn is_unusual(&self) -> bool {
+        matches!(self, Source::Inferred(_) | Source::File { .. })
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
