@@ -151,6 +151,16 @@ pub fn start_command(command: &mut Command) -> Result<Process> {
     Ok(process)
 }
 
+/// The line of a fixture's source that contains this text.
+///
+/// # Errors
+/// There is none.
+pub fn line_of(name: &str, text: &str) -> Result<u32> {
+    let source = fs::read_to_string(sources_dir().join(name).join("main.go"))?;
+    let index = source.lines().position(|line| line.contains(text)).with_context(|| text.to_owned())?;
+    Ok(u32::try_from(index)? + 1)
+}
+
 fn linker_flags(name: &str, go: &Go, variant: Variant) -> String {
     let mut flags = Vec::new();
     if matches!(variant, Variant::Stripped | Variant::PieStripped) {

@@ -2,16 +2,17 @@
 //! introduced by their first event, long blocks show their stack, and after a loss a snapshot says
 //! how things stand.
 
-use std::{fs, path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use live_tests::{
-    fixture::{self, Variant},
+    fixture::{self, Variant, line_of},
     machine,
     sfgi::{self, Event},
     toolchain::Go,
 };
 
+const FIXTURE: &str = "joined";
 /// Goroutines that listen, and for how long they are parked before the fixture is ready.
 const LISTENERS: usize = 5;
 const PARKED_NS: u64 = 200_000_000;
@@ -33,7 +34,7 @@ fn what_was_parked_before_is_introduced() -> Result<()> {
 }
 
 fn events(go: &Go, variant: Variant, set: &str) -> Result<Vec<Event>> {
-    let mut target = fixture::start("joined", go, variant, &[])?;
+    let mut target = fixture::start(FIXTURE, go, variant, &[])?;
     let mut sfgi = sfgi::attach(target.pid(), &["--set", set, "--stacks=20ms"])?;
     // The snapshot comes after the probes.
     std::thread::sleep(Duration::from_millis(300));
@@ -63,7 +64,10 @@ fn introduced(go: &Go, events: &[Event]) -> Result<()> {
             ensure!((found.at_least || found.about) && found.duration_ns >= Some(PARKED_NS), "{found:?}");
             ensure!(found.func.as_deref() == Some(site), "{found:?}");
             let creator = found.created_by.as_ref().context("no creator")?;
-            ensure!((&*creator.func, creator.line) == ("main.main", line_of(creation)?), "{found:?}");
+            ensure!(
+                (&*creator.func, creator.line) == ("main.main", line_of(FIXTURE, creation)?),
+                "{found:?}"
+            );
             let stack: Vec<&str> = found.stack.iter().map(|place| &*place.func).collect();
             ensure!(stack.contains(&site) && stack.contains(&func), "{found:?}");
             ensure!(stack.iter().all(|func| !func.starts_with("runtime.")), "{found:?}");
@@ -93,7 +97,7 @@ fn long_blocks_have_stacks(events: &[Event]) -> Result<()> {
     ensure!(long.len() >= LISTENERS, "{} long waits", long.len());
     for wait in &long {
         let stack: Vec<(&str, u32)> = wait.stack.iter().map(|place| (&*place.func, place.line)).collect();
-        let range = line_of("for range answers")?;
+        let range = line_of(FIXTURE, "for range answers")?;
         ensure!(stack.first() == Some(&("main.main.func1", range)), "{wait:?}");
         ensure!(stack.iter().any(|(func, _)| *func == "fixtures/internal/harness.Run"), "{wait:?}");
         ensure!(stack.last().is_some_and(|(func, _)| *func == "main.main"), "{wait:?}");
@@ -102,12 +106,4 @@ fn long_blocks_have_stacks(events: &[Event]) -> Result<()> {
     let with_stack = |wait: &&&Event| wait.duration_ns < Some(20_000_000) && !wait.stack.is_empty();
     ensure!(short.iter().find(with_stack).is_none(), "a short wait has a stack");
     Ok(())
-}
-
-/// The line of the fixture's source that contains this text.
-fn line_of(text: &str) -> Result<u32> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/joined/main.go");
-    let source = fs::read_to_string(source)?;
-    let index = source.lines().position(|line| line.contains(text)).with_context(|| text.to_owned())?;
-    Ok(u32::try_from(index)? + 1)
 }

@@ -1,11 +1,11 @@
 //! Every Go release in every kind of build: the events of known goroutines, with their names,
 //! places, wait reasons and durations.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use anyhow::{Context, Result};
 use live_tests::{
-    fixture::{self, Variant},
+    fixture::{self, Variant, line_of},
     machine,
     sfgi::{self, Event},
     toolchain::Go,
@@ -120,12 +120,4 @@ fn is_at(event: &Event, func: &str, line: u32) -> Result<()> {
     let file = event.file.as_deref().unwrap_or_default();
     anyhow::ensure!(file.ends_with("pingpong/main.go"), "{event:?}");
     Ok(())
-}
-
-/// The line of a fixture's source that contains this text.
-fn line_of(name: &str, text: &str) -> Result<u32> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).join("main.go");
-    let source = fs::read_to_string(source)?;
-    let index = source.lines().position(|line| line.contains(text)).with_context(|| text.to_owned())?;
-    Ok(u32::try_from(index)? + 1)
 }

@@ -92,9 +92,8 @@ impl SortArg {
     after_help = "\
 Text is in the form of the runtime's own tracebacks. The program goes on running while it is read:
 a goroutine that moved meanwhile is marked (in motion) and has no stack, one that runs has what can
-be told of its outer frames. How long a goroutine waits is the runtime's
-own count: known once a garbage collection has found it waiting, and too long by up to the time
-between two collections.
+be told of its outer frames. How long a goroutine waits is the runtime's own count: known once a
+garbage collection has found it waiting, and too long by up to the time between two collections.
 
 EXAMPLES
   sfgi dump -p 1234                                 all goroutines, as a panic would print them

@@ -120,7 +120,7 @@ impl Outside {
         let Some(threshold_ns) = self.threshold_ns else { return };
         let mut due = HashMap::new();
         while let Some((ts, goid)) = self.young.pop_front_if(|(ts, _)| *ts + threshold_ns <= now_ts) {
-            let still = goroutines.get(goid).filter(|known| known.since_ts == ts && waits(known.state));
+            let still = goroutines.get(goid).filter(|known| known.since_ts == ts && known.state.stays());
             if let Some(known) = still {
                 due.insert(goid, (ts, known.g));
             }
@@ -138,7 +138,7 @@ impl Outside {
     fn keep_stacks(&mut self, snapshot: &Snapshot, since_ts: impl Fn(u64) -> Option<u64>) {
         let mut shared: HashMap<_, Arc<[Pc]>> = HashMap::new();
         for goroutine in &snapshot.goroutines {
-            if goroutine.trust != Trust::Still || !waits(goroutine.state) || self.long.len() >= CAPACITY {
+            if goroutine.trust != Trust::Still || !goroutine.state.stays() || self.long.len() >= CAPACITY {
                 continue;
             }
             let stack =
@@ -160,10 +160,6 @@ impl Outside {
         let same = long.since_ts.map_or(!exact, |since_ts| exact && since_ts == began_ts);
         (same && long.read_ts < step.ts).then(|| self.long.remove(&step.goid))?.map(|long| long.stack)
     }
-}
-
-fn waits(state: State) -> bool {
-    matches!(state, State::Waiting | State::Leaked | State::Syscall)
 }
 
 fn seen(goroutine: &Goroutine, snapshot: &Snapshot) -> Seen {

@@ -273,14 +273,15 @@ impl Traced {
         let stack = stack.iter().flat_map(|stack| stack.iter());
         let stack = stack.flat_map(|pc| self.symbols.frames(pc.lookup()).to_vec());
         let stack = stack.filter(|site| tracebacks::shows(&site.func, self.binary.version().minor)).collect();
-        Line { pid: self.pid, step, reason: self.reason(step), site, function, creator, stack }
-    }
-
-    fn reason(&self, step: &Step) -> &str {
-        if step.reason == 0 {
-            return "";
+        Line {
+            pid: self.pid,
+            step,
+            reason: self.binary.wait_reason(step.reason),
+            site,
+            function,
+            creator,
+            stack,
         }
-        self.binary.wait_reasons().get(usize::from(step.reason)).map_or("", String::as_str)
     }
 
     /// The summary with its names; what still waits counts up to now.

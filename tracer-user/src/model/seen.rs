@@ -80,8 +80,8 @@ impl Goroutines {
         }
         let before = std::mem::replace(&mut goroutine.state, seen.state);
         merged.corrected += u64::from(known && before != seen.state && before != State::Unknown);
-        let waits = matches!(seen.state, State::Waiting | State::Leaked | State::Syscall);
-        (goroutine.since_ts, goroutine.since_is) = match (waits, seen.since_ts) {
+        let stays = seen.state.stays();
+        (goroutine.since_ts, goroutine.since_is) = match (stays, seen.since_ts) {
             (false, _) => (0, Measure::Exact),
             (true, 0) => (began_ts, Measure::AtLeast),
             (true, since_ts) => (since_ts, Measure::About),

@@ -69,6 +69,16 @@ impl State {
         })
     }
 
+    /// Whether a goroutine in this state is blocked on something that its wait reason names.
+    pub fn waits(self) -> bool {
+        matches!(self, State::Waiting | State::Leaked)
+    }
+
+    /// Whether it stays where it is until something outside ends that: it waits, or is in a system call or in C.
+    pub fn stays(self) -> bool {
+        self.waits() || self == State::Syscall
+    }
+
     /// Whether a goroutine in this state has ended.
     pub fn is_dead(self) -> bool {
         matches!(self, State::Dead | State::DeadExtra)

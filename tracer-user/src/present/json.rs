@@ -1,6 +1,6 @@
 //! JSON lines: one object an event, schema `sfgi.trace/1`.
 
-use super::{Line, Report, SCHEMA, Sink, Site};
+use super::{Line, Report, SCHEMA, Sink, Site, is_false};
 use crate::model::{Measure, Merged, State, What};
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
@@ -72,11 +72,6 @@ impl<'a> From<&'a Site> for Place<'a> {
     fn from(site: &'a Site) -> Self {
         Place { func: &site.func, file: &site.file, line: site.line }
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 fn state<S: Serializer>(state: &Option<State>, out: S) -> Result<S::Ok, S::Error> {

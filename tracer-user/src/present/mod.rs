@@ -22,6 +22,12 @@ use std::io;
 /// The schema name in every JSON line of a trace.
 pub const SCHEMA: &str = "sfgi.trace/1";
 
+/// Whether a field of JSON is left out.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks about by reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 /// Where lines go.
 pub trait Sink {
     /// Before the first line.

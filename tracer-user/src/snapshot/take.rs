@@ -325,8 +325,6 @@ impl<'a> Reading<'a> {
 
     fn push(&mut self, g: u64, raw: &Raw, trust: Trust, (stack, args): (StackId, (usize, usize))) {
         let state = State::from_status(raw.still.status);
-        let waits = matches!(state, State::Waiting | State::Leaked);
-        let stamped = waits || state == State::Syscall;
         let labels = if self.options.labels { raw.labels } else { 0 };
         let labels = self.label_sets.id(&self.view, labels, &mut self.snapshot.labels);
         let system = is_system(&self.view, raw.startpc, self.snapshot.stacks.get(stack));
@@ -336,8 +334,8 @@ impl<'a> Reading<'a> {
             state,
             scan: raw.scan,
             trust,
-            reason: if waits { raw.still.reason } else { 0 },
-            waiting_since_ns: if stamped { raw.waitsince } else { 0 },
+            reason: if state.waits() { raw.still.reason } else { 0 },
+            waiting_since_ns: if state.stays() { raw.waitsince } else { 0 },
             parent_goid: raw.parent_goid,
             gopc: raw.gopc,
             startpc: raw.startpc,

@@ -50,9 +50,4 @@ impl View<'_> {
     pub fn field(&self, base: u64, of: &str, field: &str) -> Option<u64> {
         self.word(self.at(base, of, field)?)
     }
-
-    /// The text of a wait reason; empty for 0 and for numbers the binary does not have.
-    pub fn reason(&self, reason: u8) -> &str {
-        self.binary.wait_reasons().get(usize::from(reason)).map_or("", String::as_str)
-    }
 }

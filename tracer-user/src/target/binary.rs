@@ -189,6 +189,11 @@ impl GoBinary {
         &self.wait_reasons
     }
 
+    /// The text of a wait reason; empty for 0 and for numbers that the binary does not have.
+    pub fn wait_reason(&self, reason: u8) -> &str {
+        self.wait_reasons.get(usize::from(reason)).map_or("", String::as_str)
+    }
+
     /// Link-time address behind the functions that only pass a wait on (runtime, sync, net, …): a
     /// stack walk may end at the first frame from here on. 0: there is no such border, because the
     /// program's own functions lie among them.

@@ -78,11 +78,10 @@ impl Group {
 impl Key {
     fn of(goroutine: &Goroutine) -> Key {
         // A reason that is left over from an earlier wait tells nothing.
-        let waits = matches!(goroutine.state, State::Waiting | State::Leaked);
         Key {
             stack: goroutine.stack,
             state: goroutine.state,
-            reason: if waits { goroutine.reason } else { 0 },
+            reason: if goroutine.state.waits() { goroutine.reason } else { 0 },
             trust: match goroutine.trust {
                 Trust::Still => 0,
                 Trust::InMotion => 1,

@@ -23,7 +23,7 @@
 
 use super::{DUMP_SCHEMA, Group, Names, names::Line};
 use crate::{
-    present::Site,
+    present::{Site, is_false},
     snapshot::{Goroutine, Object, ObjectKind, Snapshot, StackId, Trust, Wait, Wants},
 };
 use serde::{Serialize, ser::SerializeMap};
@@ -216,11 +216,6 @@ fn trust(trust: Trust) -> &'static str {
         Trust::Running => "running",
         Trust::Broken => "broken",
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks about by reference")]
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 fn is_zero<N: Default + PartialEq>(number: &N) -> bool {

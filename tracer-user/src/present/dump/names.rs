@@ -1,7 +1,6 @@
 //! What the numbers of a snapshot stand for.
 
 use crate::{
-    model::State,
     present::{Site, Symbols},
     snapshot::{Goroutine, Pc, Snapshot},
     target::{GoBinary, tracebacks},
@@ -54,18 +53,17 @@ impl Names {
 
     /// Why it waits, in the runtime's words; empty where it does not wait.
     pub fn reason(&self, goroutine: &Goroutine) -> &str {
-        if !waits(goroutine.state) {
+        if !goroutine.state.waits() {
             return "";
         }
-        self.binary.wait_reasons().get(usize::from(goroutine.reason)).map_or("", String::as_str)
+        self.binary.wait_reason(goroutine.reason)
     }
 
     /// How long it has been waiting as the runtime counts it, in nanoseconds; `None`: not known, or it does not
     /// wait.
     pub fn waiting_ns(&self, goroutine: &Goroutine) -> Option<u64> {
         // As the runtime's `goroutineheader` (`src/runtime/traceback.go`) has it.
-        let tells = waits(goroutine.state) || goroutine.state == State::Syscall;
-        (tells && goroutine.waiting_since_ns != 0)
+        (goroutine.state.stays() && goroutine.waiting_since_ns != 0)
             .then(|| self.now_ns.saturating_sub(goroutine.waiting_since_ns))
     }
 
@@ -134,9 +132,4 @@ impl Names {
         self.lines.insert(pc, Arc::clone(&lines));
         lines
     }
-}
-
-/// Whether a goroutine in this state has a wait reason.
-fn waits(state: State) -> bool {
-    matches!(state, State::Waiting | State::Leaked)
 }

@@ -57,7 +57,7 @@ impl<'a> Header<'a> {
     }
 
     fn status(&self, goroutine: &Goroutine) -> std::borrow::Cow<'_, str> {
-        let waits = matches!(goroutine.state, State::Waiting | State::Leaked);
+        let waits = goroutine.state.waits();
         if waits && goroutine.reason != 0 {
             return match self.reasons.get(usize::from(goroutine.reason)) {
                 Some(reason) => clean(reason),

@@ -19,7 +19,6 @@ mod tests;
 
 use super::{Snapshot, View, Wants};
 use crate::memory::Range;
-use crate::model::State;
 use crate::target::Globals;
 use crate::target::bytes::u64_at;
 use records::records;
@@ -92,7 +91,7 @@ pub(super) fn find(view: &View, globals: &Globals, snapshot: &mut Snapshot) {
 fn waiting(view: &View, snapshot: &Snapshot) -> Option<Vec<Waiting>> {
     let sorts: Vec<_> = view.binary.wait_reasons().iter().map(|reason| Sort::of(reason)).collect();
     let candidates: Vec<_> = (snapshot.goroutines.iter().zip(0u32..))
-        .filter(|(goroutine, _)| matches!(goroutine.state, State::Waiting | State::Leaked))
+        .filter(|(goroutine, _)| goroutine.state.waits())
         .filter_map(|(goroutine, index)| {
             Some((goroutine.g, index, (*sorts.get(usize::from(goroutine.reason))?)?))
         })

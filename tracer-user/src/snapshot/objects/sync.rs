@@ -156,7 +156,7 @@ fn place(view: &View, reason: u8, stack: &[Pc]) -> Place {
     let frames: Vec<_> = (stack.iter().take(FRAMES))
         .flat_map(|pc| view.binary.symbolize(pc.lookup().wrapping_sub(view.bias)))
         .collect();
-    Place::of(view.reason(reason), frames.iter().map(|frame| frame.func))
+    Place::of(view.binary.wait_reason(reason), frames.iter().map(|frame| frame.func))
 }
 
 /// Adds the objects that these addresses belong to. `waits` are in the order of goroutines.

@@ -3,6 +3,7 @@
 use super::super::{Clock, Goroutine, ObjectKind, StackId, Trust, Wait, Wants};
 use super::*;
 use crate::memory::{Fault, Image, Memory};
+use crate::model::State;
 use crate::target::tests::synthetic::{REASONS, Recipe, binary};
 use crate::target::{GoBinary, SemTable};
 use proptest::prelude::*;
