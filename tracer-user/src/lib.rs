@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod clock;
 pub mod event;
+pub mod heap;
 pub mod memory;
 pub mod model;
 pub mod present;

@@ -36,6 +36,19 @@ pub struct Range {
     pub len: usize,
 }
 
+/// What the registers of a thread held when it was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadRegisters {
+    /// The thread, in the target's PID namespace.
+    pub tid: u32,
+    /// Where it was executing: an address in the target's memory.
+    pub pc: u64,
+    /// Its stack pointer.
+    pub sp: u64,
+    /// All its general registers, in no order that matters: each may be a pointer.
+    pub words: Vec<u64>,
+}
+
 /// Somebody's memory.
 pub trait Memory {
     /// Fills `buffer` with the bytes at `addr`.
