@@ -61,6 +61,9 @@ impl Program {
             stack: StackId::default(),
             args: (0, 0),
             waits: Vec::new(),
+            waits_known: false,
+            stamp: 0,
+            stack_bounds: (0, 0),
         });
         g
     }
