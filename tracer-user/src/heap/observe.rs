@@ -52,12 +52,10 @@ pub(super) fn observe<'a>(
         let mut snapshot = watch.look(true)?;
         let mut pass = None;
         if options.heap && proof.failed.is_none() {
-            let stamps = watch.stamps_before();
             let mut setting = Setting {
                 view,
                 globals: view.binary.globals().map_err(|error| SnapshotError::NoList(error.to_string()))?,
                 threads: options.threads.max(1),
-                stamps: &stamps,
                 registers: &mut || watch.note(registers()),
                 progress: &mut |read, all| progress(Progress::Scanning(number, read, all)),
             };
@@ -125,7 +123,6 @@ impl Proof {
 #[derive(Clone, Copy)]
 struct Track {
     stamp: u64,
-    before: u64,
     since_ns: u64,
     looks: u32,
     moved: u32,
@@ -173,19 +170,9 @@ impl<'a> Watch<'_, 'a> {
         let busy =
             matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);
         let stamp = goroutine.stamp;
-        let new = Track {
-            stamp,
-            before: stamp,
-            since_ns: at_ns,
-            looks: 0,
-            moved: 0,
-            busy: 0,
-            yielding: 0,
-            last: 0,
-        };
+        let new = Track { stamp, since_ns: at_ns, looks: 0, moved: 0, busy: 0, yielding: 0, last: 0 };
         let last = self.looks.len();
         let track = self.tracks.entry(goroutine.goid).or_insert(new);
-        track.before = track.stamp;
         track.looks += 1;
         track.last = last;
         if track.stamp != stamp {
@@ -213,11 +200,6 @@ impl<'a> Watch<'_, 'a> {
             }
         }
         registers
-    }
-
-    /// By goid, the stamp of the look before the last.
-    fn stamps_before(&self) -> HashMap<u64, u64> {
-        self.tracks.iter().map(|(goid, track)| (*goid, track.before)).collect()
     }
 
     /// Waits, and looks meanwhile.

@@ -31,8 +31,6 @@ pub(super) struct Setting<'s, 'a> {
     pub(super) view: &'s View<'a>,
     pub(super) globals: &'s Globals,
     pub(super) threads: usize,
-    /// By goid, what [`snapshot::Goroutine::stamp`] was at the last look; everything on the stack of one that has run since counts.
-    pub(super) stamps: &'s HashMap<u64, u64>,
     /// What threads held in their registers while this pass was made, or shortly before.
     pub(super) registers: &'s mut dyn FnMut() -> Vec<ThreadRegisters>,
     /// Told how many bytes of about how many were read.
@@ -123,8 +121,7 @@ impl Pass<'_> {
         let wanted: Vec<_> = (live.drain(..))
             .filter_map(|index| {
                 let goroutine = self.snapshot.goroutines.get(index as usize)?;
-                let ran = setting.stamps.get(&goroutine.goid).is_some_and(|stamp| *stamp != goroutine.stamp);
-                let whole = ran || goroutine.trust != Trust::Still;
+                let whole = goroutine.trust != Trust::Still;
                 Some(Wanted { index, g: goroutine.g, whole })
             })
             .collect();
