@@ -9,6 +9,7 @@
 
 use super::spans::{ObjectId, Place, Span, Spans, words};
 use crate::memory::{Fault, Memory, Range};
+use crate::snapshot::View;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -137,6 +138,19 @@ impl<'a> Marker<'a> {
             Place::Nowhere if found.misses.len() < MAX_MISSES => found.misses.push(word),
             _ => {}
         }
+    }
+
+    /// A word that may be anything was found, also what is left of a pointer to an object that is no more.
+    pub(super) fn reach_doubtful(&self, view: &View<'_>, word: u64, by: Source, found: &mut Found) {
+        match self.spans.object(word) {
+            Some(object) if self.is_marked(object) || !self.spans.is_used(view, object) => {}
+            _ => self.reach(word, by, found),
+        }
+    }
+
+    fn is_marked(&self, object: ObjectId) -> bool {
+        let word = self.bit(object).and_then(|(word, bit)| Some(self.marks.get(word)?.load(Relaxed) & bit));
+        word.is_some_and(|word| word != 0)
     }
 
     #[inline]

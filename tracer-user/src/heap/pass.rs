@@ -196,7 +196,9 @@ impl Pass<'_> {
     fn registers(&self, setting: &mut Setting<'_, '_>) {
         let mut found = Found::default();
         for thread in (setting.registers)() {
-            thread.words.iter().for_each(|word| self.marker.reach(*word, Source::Other, &mut found));
+            for word in &thread.words {
+                self.marker.reach_doubtful(setting.view, *word, Source::Other, &mut found);
+            }
         }
         self.marker.give(&mut found);
     }
