@@ -8,12 +8,14 @@ mod freeze;
 #[cfg(test)]
 mod image;
 mod live;
+mod registers;
 
 pub use core::{Core, CoreError};
 pub use freeze::{FreezeError, Frozen};
 #[cfg(test)]
 pub(crate) use image::Image;
 pub use live::Live;
+pub use registers::{SampleError, Sampler};
 
 /// Why memory could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
