@@ -125,6 +125,12 @@ impl<'a> Marker<'a> {
         }
     }
 
+    /// Whether the object at this address was reached; what lies in none counts as reached.
+    pub(super) fn is_reached(&self, addr: u64) -> bool {
+        let at = self.spans.object(addr).and_then(|object| self.bit(object));
+        at.is_none_or(|(word, bit)| self.marks.get(word).is_some_and(|marks| marks.load(Relaxed) & bit != 0))
+    }
+
     fn bit(&self, object: ObjectId) -> Option<(usize, u64)> {
         let at = self.spans.get(object.span)?.bits + u64::from(object.index);
         Some(((at / 64) as usize, 1 << (at % 64)))

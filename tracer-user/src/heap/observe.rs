@@ -5,7 +5,7 @@ use super::pass::{self, Pass, Setting};
 use super::relations::{self, Relation};
 use super::spans::ObjectId;
 use super::types::{Facts, Holders, Look, Observed};
-use super::{Observation, Options, Progress};
+use super::{Observation, Options, Progress, timers};
 use crate::memory::ThreadRegisters;
 use crate::model::State;
 use crate::snapshot::{self, Clock, Goroutine, Snapshot, SnapshotError, View};
@@ -226,14 +226,18 @@ impl<'a> Watch<'_, 'a> {
 
     fn finish(self, snapshot: Snapshot, pass: Option<Pass<'a>>, proof: Proof) -> Observation<'a> {
         let view = *self.view;
-        let (mut snapshot, marker, reached_by) = match pass {
-            Some(pass) => (pass.snapshot, Some(pass.marker), pass.reached_by),
-            None => (snapshot, None, HashMap::new()),
+        let (mut snapshot, marker, reached_by, timers) = match pass {
+            Some(pass) => (pass.snapshot, Some(pass.marker), pass.reached_by, pass.timers),
+            None => {
+                let timers = view.binary.globals().ok().and_then(|globals| timers::read(&view, globals).ok());
+                let timers = timers::sites(&timers.unwrap_or_default(), snapshot.taken_ns.1, |_| false);
+                (snapshot, None, HashMap::new(), timers)
+            }
         };
         let mut facts: Vec<Facts> = snapshot.goroutines.iter().map(|one| self.facts(one, &proof)).collect();
         let dead: Vec<u32> =
             facts.iter().zip(0u32..).filter(|(facts, _)| facts.unreachable).map(|(_, index)| index).collect();
-        let mut observed = Observed { looks: self.looks, ..Observed::default() };
+        let mut observed = Observed { looks: self.looks, timers, ..Observed::default() };
         if let Some(marker) = &marker {
             let waiting = snapshot.objects.iter().flat_map(|object| object.waiters.iter().copied());
             let related: HashSet<u32> = dead.iter().copied().chain(waiting).collect();
