@@ -13,9 +13,10 @@ pub use json::Json;
 pub use line::{Filter, Line};
 pub use summary::Report;
 pub use symbols::{Site, Symbols};
-pub use text::{Text, duration};
+pub use text::Text;
 pub use traceback::Traceback;
 
+pub use crate::clock::duration;
 use crate::model::Merged;
 use std::io;
 
