@@ -268,9 +268,9 @@ impl<'de> Deserialize<'de> for Count {
         match NumberOrWord::deserialize(from)? {
             NumberOrWord::Number(number) => Ok(Count::Number(number)),
             NumberOrWord::Word(word) if word == "min" => Ok(Count::Min),
-            NumberOrWord::Word(word) => {
-                Err(D::Error::custom(format!("{word:?} is no count: give a number, or \"min\" (--min-count)")))
-            }
+            NumberOrWord::Word(word) => Err(D::Error::custom(format!(
+                "{word:?} is no count: give a number, or \"min\" (--min-count)"
+            ))),
         }
     }
 }
@@ -298,7 +298,9 @@ impl<'de> Deserialize<'de> for Age {
         if text == "min" {
             return Ok(Age::Min);
         }
-        let bad = || D::Error::custom(format!("{text:?} is no age: give a time as \"30s\", or \"min\" (--min-age)"));
+        let bad = || {
+            D::Error::custom(format!("{text:?} is no age: give a time as \"30s\", or \"min\" (--min-age)"))
+        };
         let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
         let (number, unit) = text.split_at(split);
         let seconds = match unit {

@@ -34,8 +34,12 @@ fn proof(known: &Known<'_>, first: u32, reason: &str) -> String {
     };
     if known.unreachable(first) {
         let what = match reason {
-            _ if reason.contains("(nil chan)") => "it waits for a nil channel, which nothing can wake".to_owned(),
-            _ if reason.contains("(no cases)") => "it waits in a select without cases, which nothing can wake".to_owned(),
+            _ if reason.contains("(nil chan)") => {
+                "it waits for a nil channel, which nothing can wake".to_owned()
+            }
+            _ if reason.contains("(no cases)") => {
+                "it waits in a select without cases, which nothing can wake".to_owned()
+            }
             _ => format!(
                 "no variable, no timer and no goroutine that can still run leads to what it waits for, in {passes} over the heap"
             ),
@@ -134,9 +138,14 @@ fn watched(known: &Known<'_>, group: &Group) -> Option<String> {
         (0 | 1, _) => None,
         (looks, 0) => Some(format!("in none of {looks} looks had it run")),
         (looks, _) => {
-            let yielding =
-                if yielding > 0 { format!(", in {yielding} in a function that only yields") } else { String::new() };
-            Some(format!("in {busy} of {looks} looks it was running or runnable, in {moved} it had run{yielding}"))
+            let yielding = if yielding > 0 {
+                format!(", in {yielding} in a function that only yields")
+            } else {
+                String::new()
+            };
+            Some(format!(
+                "in {busy} of {looks} looks it was running or runnable, in {moved} it had run{yielding}"
+            ))
         }
     }
 }
@@ -163,5 +172,7 @@ fn growing(growth: Growth) -> String {
     let Growth { per_s, confidence, looks } = growth;
     // Rounded down: only a line without any error is certain.
     let sure = (confidence * 1000.0).floor() / 10.0;
-    format!("{per_s:.2} more a second come from the same go statement than end ({sure:.1} % sure, from {looks} looks)")
+    format!(
+        "{per_s:.2} more a second come from the same go statement than end ({sure:.1} % sure, from {looks} looks)"
+    )
 }

@@ -46,8 +46,11 @@ impl FromStr for Fingerprint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Fingerprint, String> {
-        let digits = Some(text).filter(|text| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let digits =
+            Some(text).filter(|text| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
         let number = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        number.map(Fingerprint).ok_or_else(|| format!("{text:?} is no id of a group: those have 16 hexadecimal digits"))
+        number
+            .map(Fingerprint)
+            .ok_or_else(|| format!("{text:?} is no id of a group: those have 16 hexadecimal digits"))
     }
 }

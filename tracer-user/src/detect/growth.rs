@@ -67,15 +67,19 @@ impl Growth {
             .collect();
         let (per_s, of_slope) = slope(&points)?;
         let confidence = of_slope.min(of_steps(&points));
-        (per_s > 0.0 && confidence >= MIN_CONFIDENCE)
-            .then_some(Growth { per_s, confidence, looks: points.len() })
+        (per_s > 0.0 && confidence >= MIN_CONFIDENCE).then_some(Growth {
+            per_s,
+            confidence,
+            looks: points.len(),
+        })
     }
 }
 
 /// The slope of the line of least squares, and the probability that it rises.
 fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     let n = points.len() as f64;
-    let (mean_x, mean_y) = (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
+    let (mean_x, mean_y) =
+        (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
     let sxx: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
     if sxx <= 0.0 {
         return None;
@@ -88,7 +92,8 @@ fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
 
 /// The probability that the steps between the points rise in the mean.
 fn of_steps(points: &[(f64, f64)]) -> f64 {
-    let steps: Vec<f64> = points.windows(2).filter_map(|pair| Some(pair.get(1)?.1 - pair.first()?.1)).collect();
+    let steps: Vec<f64> =
+        points.windows(2).filter_map(|pair| Some(pair.get(1)?.1 - pair.first()?.1)).collect();
     let n = steps.len() as f64;
     let mean = steps.iter().sum::<f64>() / n;
     let variance = steps.iter().map(|step| (step - mean).powi(2)).sum::<f64>() / (n - 1.0);
@@ -107,7 +112,8 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn growth(counts: &[u64]) -> Option<Growth> {
-        let points: Vec<(u64, u64)> = (0u64..).zip(counts).map(|(at, count)| (at * SECOND / 2, *count)).collect();
+        let points: Vec<(u64, u64)> =
+            (0u64..).zip(counts).map(|(at, count)| (at * SECOND / 2, *count)).collect();
         Growth::of(&points)
     }
 

@@ -65,13 +65,15 @@ pub fn detect(
         cycles: cycles::find(observed),
         goids: observed.snapshot.goroutines.iter().map(|goroutine| goroutine.goid).collect(),
     };
-    let mut judge = Judge { known, rules, growth: growth::find(observed), groups: HashMap::new(), order: Vec::new() };
+    let mut judge =
+        Judge { known, rules, growth: growth::find(observed), groups: HashMap::new(), order: Vec::new() };
     for shape in &shapes {
         judge.shape(shape);
     }
     let mut groups = judge.close();
     groups.extend(timers::find(observed, rules, scope, thresholds, lookup));
-    groups.sort_by_key(|group| (Reverse(group.verdict), severity(&group.rule), Reverse(group.count), group.id));
+    groups
+        .sort_by_key(|group| (Reverse(group.verdict), severity(&group.rule), Reverse(group.count), group.id));
     Report { groups, scanned }
 }
 
@@ -123,7 +125,9 @@ impl Judge<'_> {
                 condition.holds_of_one(&self.known, shape, **index, false)
                     && (sure.is_some() || condition.old_enough(&self.known, **index))
             });
-            if condition.holds_of_all(&self.known, &chosen, grows) || (sure.is_some() && condition.verdict == Need::Proven) {
+            if condition.holds_of_all(&self.known, &chosen, grows)
+                || (sure.is_some() && condition.verdict == Need::Proven)
+            {
                 self.add(shape, rule, sure.unwrap_or(rule.gives), chosen);
                 rest = others;
             }

@@ -105,9 +105,7 @@ impl Condition {
         let Some(goroutine) = known.goroutine(index) else { return false };
         let facts = known.facts(index);
         let part = |wanted: Option<f64>, looks: u32| {
-            wanted.is_none_or(|wanted| {
-                facts.looks > 0 && f64::from(looks) / f64::from(facts.looks) >= wanted
-            })
+            wanted.is_none_or(|wanted| facts.looks > 0 && f64::from(looks) / f64::from(facts.looks) >= wanted)
         };
         (waived || self.verdict == Need::Any || facts.unreachable)
             && self.set.is_none_or(|set| set == facts.set.is_some())
@@ -121,7 +119,13 @@ impl Condition {
             && part(self.moved, facts.moved)
     }
 
-    fn holds_of_objects(&self, known: &Known<'_>, shape: &Shape, goroutine: &Goroutine, facts: &Facts) -> bool {
+    fn holds_of_objects(
+        &self,
+        known: &Known<'_>,
+        shape: &Shape,
+        goroutine: &Goroutine,
+        facts: &Facts,
+    ) -> bool {
         let kind = |kind: &Kind| match kind {
             Kind::Context => facts.context,
             Kind::Nil => shape.reason.ends_with("(nil chan)"),

@@ -183,7 +183,10 @@ fn line_of(text: &str, at: usize) -> usize {
 impl Entry {
     /// What the form allows and makes no sense.
     fn objection(&self) -> Option<String> {
-        let name = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        let name = |text: &str| {
+            !text.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        };
         let part = |part: Option<f64>| part.is_none_or(|part| (0.0..=1.0).contains(&part));
         let condition = &self.condition;
         if !name(&self.id) || !name(&self.class) {
