@@ -8,8 +8,10 @@ use super::{
 use crate::{
     memory::{Core, Live},
     model::State,
-    present::Traceback,
-    present::dump::{About, Choice, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile},
+    present::dump::{
+        About, Choice, Group, GroupText, JsonDump, Names, Order, ProfileKind, object_in_full, write_profile,
+    },
+    present::{Traceback, count},
     snapshot::{self, Clock, Options, Snapshot, Trust, View},
 };
 use anyhow::{Context as _, Result, bail};
@@ -227,7 +229,16 @@ impl Dump<'_> {
             Format::Text => self.text(out, terminal, &shown, &mut names)?,
             Format::Json => self.json(out, &shown, &mut names)?,
             Format::Pprof => {
-                write_profile(&mut *out, &snapshot, &mut names, &shown.chosen, &self.opened.name, time_ns)?;
+                let (chosen, exe) = (&shown.chosen, &self.opened.name);
+                write_profile(
+                    &mut *out,
+                    ProfileKind::Goroutines,
+                    &snapshot,
+                    &mut names,
+                    chosen,
+                    exe,
+                    time_ns,
+                )?;
             }
         }
         out.flush()?;
@@ -393,30 +404,9 @@ impl Progress {
     }
 }
 
-/// `1,000,000`.
-fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        let cases = [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345, "12,345"), (1_000_000, "1,000,000")];
-        for (number, text) in cases {
-            assert_eq!(count(number), text);
-        }
-    }
 
     #[test]
     fn addresses_are_hexadecimal() {

@@ -3,7 +3,9 @@
 
 pub mod dump;
 mod json;
+pub mod leaks;
 mod line;
+mod number;
 mod summary;
 mod symbols;
 mod text;
@@ -11,6 +13,7 @@ mod traceback;
 
 pub use json::Json;
 pub use line::{Filter, Line};
+pub use number::{bytes, count};
 pub use summary::Report;
 pub use symbols::{Site, Symbols};
 pub use text::Text;
