@@ -133,6 +133,7 @@ fn goroutine() -> Goroutine {
         gopc: 0,
         startpc: 0,
         tid: 0,
+        stamp: 0,
         locked: false,
         system: false,
         labels: 0,
