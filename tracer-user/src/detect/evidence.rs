@@ -87,12 +87,10 @@ fn dead_set(known: &Known<'_>, first: u32) -> Option<String> {
     let Some(cycle) = known.cycles.get(&first) else {
         return Some(format!("it is one of {size} goroutines that only wait for each other"));
     };
-    let mut goids: Vec<String> = cycles::round(set)
-        .filter_map(|index| known.goroutine(index))
-        .take(NAMED)
-        .map(|goroutine| goroutine.goid.to_string())
-        .collect();
-    goids.push(if set.cycle.len() > NAMED { "…".to_owned() } else { goids.first()?.clone() });
+    let round = cycles::round(set, first);
+    let goid = |index: &u32| known.goroutine(*index).map(|goroutine| goroutine.goid.to_string());
+    let mut goids: Vec<String> = round.iter().filter_map(goid).take(NAMED).collect();
+    goids.push(if round.len() > NAMED { "…".to_owned() } else { goids.first()?.clone() });
     let what = match cycle {
         Cycle::Locks => "locks",
         Cycle::Mixed => "locks and channels",
@@ -125,29 +123,32 @@ fn words(age: Age) -> String {
 
 /// What several looks told.
 fn watched(known: &Known<'_>, group: &Group) -> Option<String> {
-    let mut sum = Facts::default();
+    let (mut sum, mut longest) = (Facts::default(), 0);
     for index in &group.members {
         let facts = known.facts(*index);
+        longest = longest.max(facts.looks);
         sum.looks = sum.looks.saturating_add(facts.looks);
         sum.moved = sum.moved.saturating_add(facts.moved);
         sum.busy = sum.busy.saturating_add(facts.busy);
         sum.yielding = sum.yielding.saturating_add(facts.yielding);
     }
     let Facts { looks, moved, busy, yielding, .. } = sum;
-    match (looks, busy + moved) {
-        (0 | 1, _) => None,
-        (looks, 0) => Some(format!("in none of {looks} looks had it run")),
-        (looks, _) => {
-            let yielding = if yielding > 0 {
-                format!(", in {yielding} in a function that only yields")
-            } else {
-                String::new()
-            };
-            Some(format!(
-                "in {busy} of {looks} looks it was running or runnable, in {moved} it had run{yielding}"
-            ))
-        }
+    if longest < 2 {
+        return None;
     }
+    if busy == 0 && moved == 0 {
+        return Some(format!("none of them had run in {longest} looks"));
+    }
+    let part = |number: u32| format!("{:.0} %", f64::from(number) / f64::from(looks) * 100.0);
+    let yielding = match yielding {
+        0 => String::new(),
+        yielding => format!(", in {} in a function that only yields", part(yielding)),
+    };
+    Some(format!(
+        "running or runnable in {} of {longest} looks, in {} it had run since the last{yielding}",
+        part(busy),
+        part(moved)
+    ))
 }
 
 fn orphans(known: &Known<'_>, group: &Group) -> Option<String> {

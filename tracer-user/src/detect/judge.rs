@@ -8,7 +8,7 @@ use super::{
     shapes::{self, Shape},
     timers,
 };
-use crate::heap::Observed;
+use crate::heap::{Facts, Observed};
 use regex::Regex;
 use std::{
     cmp::Reverse,
@@ -64,6 +64,7 @@ pub fn detect(
         thresholds,
         cycles: cycles::find(observed),
         goids: observed.snapshot.goroutines.iter().map(|goroutine| goroutine.goid).collect(),
+        unknown: Facts::default(),
     };
     let mut judge =
         Judge { known, rules, growth: growth::find(observed), groups: HashMap::new(), order: Vec::new() };

@@ -23,6 +23,8 @@ pub(super) struct Known<'a> {
     pub(super) cycles: HashMap<u32, Cycle>,
     /// All that there are.
     pub(super) goids: HashSet<u64>,
+    /// Of a goroutine of which nothing is known.
+    pub(super) unknown: Facts,
 }
 
 /// Gaps between goids from which on two goroutines were not made by one loop: a P takes 16 ids at a time
@@ -34,18 +36,16 @@ impl<'a> Known<'a> {
         self.observed.snapshot.goroutines.get(index as usize)
     }
 
-    pub(super) fn facts(&self, index: u32) -> Facts {
-        self.observed.facts.get(index as usize).cloned().unwrap_or_default()
+    pub(super) fn facts(&self, index: u32) -> &Facts {
+        self.observed.facts.get(index as usize).unwrap_or(&self.unknown)
     }
 
     pub(super) fn unreachable(&self, index: u32) -> bool {
-        self.observed.facts.get(index as usize).is_some_and(|facts| facts.unreachable)
+        self.facts(index).unreachable
     }
 
     pub(super) fn age(&self, index: u32) -> Option<Age> {
-        let facts = self.observed.facts.get(index as usize);
-        let unknown = Facts::default();
-        Age::of(self.goroutine(index)?, facts.unwrap_or(&unknown), self.thresholds.now_ns)
+        Age::of(self.goroutine(index)?, self.facts(index), self.thresholds.now_ns)
     }
 
     pub(super) fn objects(&self, goroutine: &Goroutine) -> impl Iterator<Item = &'a Object> {
@@ -110,7 +110,7 @@ impl Condition {
         (waived || self.verdict == Need::Any || facts.unreachable)
             && self.set.is_none_or(|set| set == facts.set.is_some())
             && self.cycle.is_none_or(|cycles| cycles.hold(known.cycles.get(&index).copied()))
-            && self.holds_of_objects(known, shape, goroutine, &facts)
+            && self.holds_of_objects(known, shape, goroutine, facts)
             && (!self.stable || (facts.looks > 1 && facts.moved == 0))
             && (!self.lived || (facts.looks > 1 && facts.looks as usize >= known.observed.looks.len()))
             && self.looks.is_none_or(|looks| facts.looks >= looks)

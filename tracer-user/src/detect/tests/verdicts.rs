@@ -42,7 +42,7 @@ fn what_is_reachable_is_a_suspect_by_age_and_number() {
             "not proven: the stack of goroutine 2, a variable at 0x610000, 2 objects of the heap leads to what it \
              waits for",
             "waiting about 5m00s to about 5m02s, all for 5m00s or more",
-            "in none of 15 looks had it run",
+            "none of them had run in 5 looks",
             "no sender and 1 receiver wait at the channel",
         ]
     );
