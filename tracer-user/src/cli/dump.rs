@@ -220,7 +220,7 @@ impl Dump<'_> {
         let (started, time_ns) = (Instant::now(), self.wall_clock_ns());
         let mut progress = Progress::new();
         let taken = snapshot::take(view, self.options(), &mut |read, all| {
-            progress.show(|| format!("read {} of {} goroutines", count(read), count(all)))
+            progress.show(|| format!("read {} of {} goroutines", count(read), count(all)));
         });
         progress.clear();
         let (snapshot, took) = (taken.with_context(|| self.name())?, started.elapsed());

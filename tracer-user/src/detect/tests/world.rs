@@ -134,6 +134,8 @@ fn goroutine() -> Goroutine {
         startpc: 0,
         tid: 0,
         stamp: 0,
+        stack_bounds: (0, 0),
+        waits_known: true,
         locked: false,
         system: false,
         labels: 0,

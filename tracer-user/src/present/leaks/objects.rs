@@ -23,8 +23,7 @@ pub(super) fn awaited<'a>(snapshot: &'a Snapshot, group: &Group) -> Option<Await
     let waits = |index: &u32| snapshot.goroutines.get(*index as usize).map_or(&[][..], |one| &one.waits);
     let first = waits(group.members.first()?);
     let wait = *first.first()?;
-    let different: HashSet<u32> =
-        group.members.iter().flat_map(|index| waits(index)).map(|wait| wait.object).collect();
+    let different: HashSet<u32> = group.members.iter().flat_map(waits).map(|wait| wait.object).collect();
     let object = snapshot.objects.get(wait.object as usize)?;
     Some(Awaited { wait, object, different: different.len(), cases: first.len() })
 }
