@@ -1,6 +1,6 @@
 //! What detection says.
 
-use super::{Age, Fingerprint, Growth, Rule};
+use super::{Age, Fingerprint, Growth, Rule, condition::Need};
 use std::{fmt, sync::Arc};
 
 /// How sure it is that goroutines are leaked.
@@ -62,6 +62,15 @@ pub struct Group {
     pub timers: Option<u32>,
     /// Why, in sentences without a full stop.
     pub evidence: Vec<String>,
+}
+
+impl Group {
+    /// What it is, in a line. A rule that needs the proof says more than is known of a suspect.
+    pub fn title(&self) -> String {
+        let title = &self.rule.title;
+        let perhaps = self.verdict == Verdict::Suspect && self.rule.condition.verdict == Need::Proven;
+        if perhaps { format!("perhaps: {title}") } else { title.clone() }
+    }
 }
 
 impl Report {

@@ -118,7 +118,7 @@ struct GroupEntry<'a> {
     verdict: &'static str,
     class: &'a str,
     rule: &'a str,
-    title: &'a str,
+    title: String,
     severity: &'static str,
     count: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -334,7 +334,7 @@ impl Document<'_> {
             verdict: group.verdict.word(),
             class: &group.rule.class,
             rule: &group.rule.id,
-            title: &group.rule.title,
+            title: group.title(),
             severity: group.rule.severity.word(),
             count: group.count,
             age_ms: group.age.map(|(min, max)| [min.ns / 1_000_000, max.ns / 1_000_000]),

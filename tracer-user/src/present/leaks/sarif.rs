@@ -92,7 +92,7 @@ fn result(found: &Found<'_>, names: &mut Names, (index, group): (usize, &Group),
         "{} {what} ({}): {}. {}.",
         group.count,
         group.verdict,
-        group.rule.title,
+        group.title(),
         group.evidence.join("; ")
     );
     let mut value = json!({

@@ -3,7 +3,7 @@
 use super::{Found, changes::Difference, objects::awaited};
 use crate::{
     clock::duration,
-    detect::{Group, Lookup as _, Measure, Verdict},
+    detect::{Group, Lookup as _, Verdict},
     heap::{DeadSet, Edge},
     present::{
         Traceback, bytes, count,
@@ -66,7 +66,11 @@ impl<'a, W: Write> LeakText<'a, W> {
         let snapshot = &self.found.observed.snapshot;
         let first = group.members.first().and_then(|first| snapshot.goroutines.get(*first as usize));
         self.heading(group, first)?;
-        writeln!(self.out, "  {}{}", group.rule.title, self.measures(index, group))?;
+        let pinned = match self.found.pinned_by(index) {
+            0 => String::new(),
+            pinned => format!(" · pins about {} of heap", bytes(pinned)),
+        };
+        writeln!(self.out, "  {}{pinned}", group.title())?;
         self.goids(group)?;
         self.object(group)?;
         for sentence in &group.evidence {
@@ -114,26 +118,6 @@ impl<'a, W: Write> LeakText<'a, W> {
         let pc = goroutine.gopc.wrapping_sub(self.names.bias());
         let function = binary.functions().function_at(pc)?;
         Some(format!("{}+{:#x}", printed(function.name, binary.version().minor), pc - function.entry))
-    }
-
-    /// Age, growth and what it pins, behind the title.
-    fn measures(&self, index: usize, group: &Group) -> String {
-        let mut text = String::new();
-        if let Some((min, max)) = group.age {
-            let how = match max.measure {
-                Measure::AtLeast => "at least ",
-                Measure::About => "about ",
-            };
-            let shortest = if min.ns == max.ns { String::new() } else { format!("{} to ", duration(min.ns)) };
-            text += &format!(" · for {how}{shortest}{}", duration(max.ns));
-        }
-        if let Some(growth) = group.growth {
-            text += &format!(" · {:+.2} a second", growth.per_s);
-        }
-        match self.found.pinned_by(index) {
-            0 => text,
-            pinned => text + &format!(" · pins about {} of heap", bytes(pinned)),
-        }
     }
 
     fn goids(&mut self, group: &Group) -> io::Result<()> {
