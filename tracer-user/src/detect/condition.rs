@@ -153,13 +153,13 @@ pub(super) enum Kind {
 const TIME_BYTES: u16 = 24;
 
 impl Kind {
-    /// Whether an object is of this kind.
-    pub(super) fn is(self, object: &Object) -> bool {
+    /// Whether an object of a program of Go 1.`minor` is of this kind.
+    pub(super) fn is(self, object: &Object, minor: u32) -> bool {
         match object.kind {
             ObjectKind::Channel { timer, cap, element_size, .. } => match self {
                 Kind::Channel => true,
                 // Only since 1.23 does the channel say so.
-                Kind::Timer => timer || (cap == 1 && element_size == TIME_BYTES),
+                Kind::Timer => timer || (minor < 23 && cap == 1 && element_size == TIME_BYTES),
                 _ => false,
             },
             ObjectKind::Mutex { .. } => self == Kind::Mutex,

@@ -64,6 +64,7 @@ pub fn detect(
         thresholds,
         cycles: cycles::find(observed),
         goids: observed.snapshot.goroutines.iter().map(|goroutine| goroutine.goid).collect(),
+        minor: lookup.minor(),
         unknown: Facts::default(),
     };
     let mut judge =
@@ -126,9 +127,12 @@ impl Judge<'_> {
                 condition.holds_of_one(&self.known, shape, **index, false)
                     && (sure.is_some() || condition.old_enough(&self.known, **index))
             });
-            if condition.holds_of_all(&self.known, &chosen, grows)
-                || (sure.is_some() && condition.verdict == Need::Proven)
-            {
+            let enough = if sure.is_some() {
+                !condition.growth && !chosen.is_empty()
+            } else {
+                condition.holds_of_all(&self.known, &chosen, grows)
+            };
+            if enough {
                 self.add(shape, rule, sure.unwrap_or(rule.gives), chosen);
                 rest = others;
             }

@@ -14,6 +14,8 @@ pub trait Lookup {
     fn creator(&mut self, goroutine: &Goroutine) -> Option<Arc<str>>;
     /// The function at an address.
     fn function(&mut self, addr: u64) -> Option<Arc<str>>;
+    /// The N of the program's Go 1.N.
+    fn minor(&self) -> u32;
     /// Why it waits, in the runtime's words; empty where it does not wait.
     fn reason(&self, goroutine: &Goroutine) -> &str;
 }

@@ -23,6 +23,8 @@ pub(super) struct Known<'a> {
     pub(super) cycles: HashMap<u32, Cycle>,
     /// All that there are.
     pub(super) goids: HashSet<u64>,
+    /// The N of the program's Go 1.N.
+    pub(super) minor: u32,
     /// Of a goroutine of which nothing is known.
     pub(super) unknown: Facts,
 }
@@ -130,7 +132,7 @@ impl Condition {
             Kind::Context => facts.context,
             Kind::Nil => shape.reason.ends_with("(nil chan)"),
             Kind::None => goroutine.waits.is_empty(),
-            kind => known.objects(goroutine).any(|object| kind.is(object)),
+            kind => known.objects(goroutine).any(|object| kind.is(object, known.minor)),
         };
         let channel = |channel: &super::condition::Channel| {
             known.objects(goroutine).any(|object| channel.holds(object))
@@ -144,7 +146,7 @@ impl Condition {
         known.age(index).is_some_and(|one| one.ns >= age.of(known.thresholds.min_age_ns))
     }
 
-    /// What must hold of those that are left.
+    /// What must hold of those that are left. (Of what is proven it is not asked: that needs no second sign.)
     pub(super) fn holds_of_all(&self, known: &Known<'_>, members: &[u32], grows: bool) -> bool {
         let min_count = known.thresholds.min_count;
         !members.is_empty()

@@ -28,13 +28,17 @@ fn a_healthy_server() {
     let old = |_: u64, goroutine: &mut crate::snapshot::Goroutine, _: &mut crate::heap::Facts| {
         goroutine.waiting_since_ns = NOW - 3600 * SECOND;
     };
+    // As long as the pool of an http.Transport keeps them by default.
+    let idle = |_: u64, goroutine: &mut crate::snapshot::Goroutine, _: &mut crate::heap::Facts| {
+        goroutine.waiting_since_ns = NOW - 90 * SECOND;
+    };
     let io = "runtime.netpollblock";
     world
         .add(2, "chan receive", &["runtime.chanrecv1", "main.worker"], old)
         .add(5, "IO wait", &[io, "internal/poll.(*FD).Accept", "net/http.(*Server).Serve"], old)
         .add(50, "IO wait", &[io, "bufio.(*Reader).Peek", "net/http.(*conn).serve"], old)
-        .add(50, "IO wait", &[io, "bufio.(*Reader).Peek", "net/http.(*persistConn).readLoop"], old)
-        .add(50, "select", &["runtime.selectgo", "net/http.(*persistConn).writeLoop"], old)
+        .add(50, "IO wait", &[io, "bufio.(*Reader).Peek", "net/http.(*persistConn).readLoop"], idle)
+        .add(50, "select", &["runtime.selectgo", "net/http.(*persistConn).writeLoop"], idle)
         .add(4, "select", &["runtime.selectgo", "database/sql.(*DB).connectionOpener"], old)
         .add(3, "select", &["runtime.selectgo", "os/signal.NotifyContext.func1"], old)
         .add(1, "select", &["runtime.selectgo", "main.main"], |_, goroutine, _| goroutine.goid = 1);

@@ -174,6 +174,10 @@ impl Lookup for Names<'_> {
         self.name(addr)
     }
 
+    fn minor(&self) -> u32 {
+        26
+    }
+
     fn reason(&self, goroutine: &Goroutine) -> &str {
         if goroutine.state.waits() { &self.reasons[usize::from(goroutine.reason)] } else { "" }
     }

@@ -24,6 +24,10 @@ impl Lookup for Names {
         self.lines(Pc::exact(addr)).last().map(|line| Arc::clone(&line.site.func))
     }
 
+    fn minor(&self) -> u32 {
+        self.binary().version().minor
+    }
+
     fn reason(&self, goroutine: &Goroutine) -> &str {
         Names::reason(self, goroutine)
     }

@@ -100,7 +100,7 @@ fn observed() -> Observed {
         timers: vec![TimerSite {
             func: entry_of("main.main"),
             kind: TimerKind::AfterFunc,
-            count: 30,
+            count: 60,
             fires_in_ns: (SECOND, 3600 * SECOND),
             unreachable: false,
         }],
