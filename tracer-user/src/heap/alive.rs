@@ -2,6 +2,7 @@
 //! they wait with.
 
 use super::marker::{Found, Marker, Source};
+use super::registers::Depths;
 use super::spans::words;
 use super::stack::{LiveWords, Used};
 use crate::memory::{Fault, Range};
@@ -44,6 +45,8 @@ pub(super) struct Alive<'a> {
     defer: Option<usize>,
     x_regs: Option<usize>,
     live: LiveWords<'a>,
+    /// How deep running goroutines were seen to be.
+    pub(super) depths: Depths,
     gs: Vec<u8>,
     again: Vec<u8>,
     stacks: Vec<u8>,
@@ -64,6 +67,7 @@ impl<'a> Alive<'a> {
             defer: field("_defer"),
             x_regs: field("xRegs.state"),
             live: LiveWords::new(view),
+            depths: Depths::default(),
             gs: Vec::new(),
             again: Vec::new(),
             stacks: Vec::new(),
@@ -207,7 +211,7 @@ impl<'a> Alive<'a> {
             return Ok(());
         }
         let mut bytes = Vec::new();
-        for from in (lo..hi).step_by(PIECE as usize) {
+        for from in (self.depths.used_from((lo, hi))..hi).step_by(PIECE as usize) {
             bytes.resize((hi - from).min(PIECE) as usize, 0);
             match self.view.memory.read(from, &mut bytes) {
                 Ok(()) => words(&bytes).for_each(&mut *sink),

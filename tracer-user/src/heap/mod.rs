@@ -6,6 +6,7 @@ mod frame_map;
 mod marker;
 mod observe;
 mod pass;
+mod registers;
 mod relations;
 mod roots;
 mod spans;
@@ -13,9 +14,10 @@ mod stack;
 mod timers;
 mod types;
 
+pub use registers::Registers;
 pub use types::{DeadSet, Edge, Facts, Holders, Look, Observed, TimerKind, TimerSite};
 
-use crate::memory::ThreadRegisters;
+use crate::memory::FreezeError;
 use crate::snapshot::{SnapshotError, View};
 use alive::{Alive, Wanted};
 use marker::Marker;
@@ -54,17 +56,27 @@ pub struct Observation<'a> {
     threads: usize,
 }
 
-/// Observes a program. `registers` is asked now and then for what threads that run held in their registers since it was
-/// asked last; where that cannot be had, it gives nothing.
+/// Why there is no observation.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// Not even one look at its goroutines was to be had.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// It was to be stopped and could not be.
+    #[error(transparent)]
+    Freeze(#[from] FreezeError),
+}
+
+/// Observes a program.
 ///
 /// # Errors
-/// Only where not even one look at its goroutines was to be had; what else goes wrong is a doubt of the observation.
+/// [`ObserveError`]; what else goes wrong is a doubt of the observation.
 pub fn observe<'a>(
     view: &View<'a>,
     options: &Options,
-    registers: &mut dyn FnMut() -> Vec<ThreadRegisters>,
+    registers: &mut Registers<'_>,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Observation<'a>, SnapshotError> {
+) -> Result<Observation<'a>, ObserveError> {
     observe::observe(view, options, registers, progress)
 }
 

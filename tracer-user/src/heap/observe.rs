@@ -2,13 +2,14 @@
 
 use super::marker::{Marker, Source};
 use super::pass::{self, Pass, Setting};
+use super::registers::{Depths, Registers};
 use super::relations::{self, Relation};
 use super::spans::ObjectId;
 use super::types::{Facts, Holders, Look, Observed};
-use super::{Observation, Options, Progress, timers};
+use super::{Observation, ObserveError, Options, Progress, timers};
 use crate::memory::ThreadRegisters;
 use crate::model::State;
-use crate::snapshot::{self, Clock, Goroutine, Snapshot, SnapshotError, View};
+use crate::snapshot::{self, Clock, Goroutine, Snapshot, SnapshotError, Trust, View};
 use hashbrown::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -31,9 +32,9 @@ const INNERMOST: usize = 2;
 pub(super) fn observe<'a>(
     view: &View<'a>,
     options: &Options,
-    registers: &mut dyn FnMut() -> Vec<ThreadRegisters>,
+    registers: &mut Registers<'_>,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Observation<'a>, SnapshotError> {
+) -> Result<Observation<'a>, ObserveError> {
     let mut watch = Watch {
         view,
         options,
@@ -41,10 +42,19 @@ pub(super) fn observe<'a>(
         looks: Vec::new(),
         names: HashMap::new(),
         yielded: HashSet::new(),
+        depths: Depths::default(),
+        unseen: registers.are_unknown(),
     };
     let begun = Instant::now();
     let stopped = view.clock == Clock::Stopped;
-    let least = if stopped { 1 } else { options.passes.max(1) };
+    let freezes = matches!(registers, Registers::Frozen(_));
+    if freezes {
+        // How things were before, for what changes over time.
+        watch.look(false)?;
+        watch.pause(options.window, registers)?;
+    }
+    let frozen = registers.freeze()?;
+    let least = if stopped || freezes { 1 } else { options.passes.max(1) };
     let mut proof = Proof::default();
     let (snapshot, pass) = loop {
         let number = proof.passes + 1;
@@ -56,7 +66,13 @@ pub(super) fn observe<'a>(
                 view,
                 globals: view.binary.globals().map_err(|error| SnapshotError::NoList(error.to_string()))?,
                 threads: options.threads.max(1),
-                registers: &mut || watch.note(registers()),
+                depths: frozen
+                    .as_ref()
+                    .map_or_else(|| watch.depths.clone(), |frozen| Depths::exact(frozen.registers())),
+                registers: &mut || match &frozen {
+                    Some(frozen) => frozen.registers().to_vec(),
+                    None => watch.note(registers.take()),
+                },
                 progress: &mut |read, all| progress(Progress::Scanning(number, read, all)),
             };
             let started = Instant::now();
@@ -71,7 +87,7 @@ pub(super) fn observe<'a>(
                 }
             }
         }
-        let over = stopped || begun.elapsed() >= options.window;
+        let over = stopped || freezes || begun.elapsed() >= options.window;
         let proven = !options.heap || proof.failed.is_some() || proof.is_settled(least);
         if over && proven {
             break (snapshot, pass);
@@ -79,7 +95,10 @@ pub(super) fn observe<'a>(
         let pause = if over { Duration::ZERO } else { options.window / least };
         watch.pause(pause, registers)?;
     };
-    Ok(watch.finish(snapshot, pass, proof))
+    let frozen_ns = frozen.map(|frozen| u64::try_from(frozen.stopped_for().as_nanos()).unwrap_or(u64::MAX));
+    let mut observation = watch.finish(snapshot, pass, proof);
+    observation.observed.frozen_ns = frozen_ns;
+    Ok(observation)
 }
 
 /// What the passes proved.
@@ -141,6 +160,10 @@ struct Watch<'s, 'a> {
     names: HashMap<u64, bool>,
     /// Threads that were seen in one since the last look.
     yielded: HashSet<u32>,
+    /// Of the stacks of what runs.
+    depths: Depths,
+    /// Registers cannot be had.
+    unseen: bool,
 }
 
 impl<'a> Watch<'_, 'a> {
@@ -194,6 +217,7 @@ impl<'a> Watch<'_, 'a> {
 
     /// Remembers which threads only yielded.
     fn note(&mut self, registers: Vec<ThreadRegisters>) -> Vec<ThreadRegisters> {
+        self.depths.add(&registers);
         for thread in &registers {
             if self.yields(thread.pc) {
                 self.yielded.insert(thread.tid);
@@ -203,11 +227,7 @@ impl<'a> Watch<'_, 'a> {
     }
 
     /// Waits, and looks meanwhile.
-    fn pause(
-        &mut self,
-        pause: Duration,
-        registers: &mut dyn FnMut() -> Vec<ThreadRegisters>,
-    ) -> Result<(), SnapshotError> {
+    fn pause(&mut self, pause: Duration, registers: &mut Registers<'_>) -> Result<(), SnapshotError> {
         let end = Instant::now() + pause;
         let mut every = self.options.window / LOOKS;
         loop {
@@ -218,7 +238,7 @@ impl<'a> Watch<'_, 'a> {
             }
             std::thread::sleep(every);
             let started = Instant::now();
-            self.note(registers());
+            self.note(registers.take());
             self.look(false)?;
             every = every.max(started.elapsed() * SHARE);
         }
@@ -237,7 +257,7 @@ impl<'a> Watch<'_, 'a> {
         let mut facts: Vec<Facts> = snapshot.goroutines.iter().map(|one| self.facts(one, &proof)).collect();
         let dead: Vec<u32> =
             facts.iter().zip(0u32..).filter(|(facts, _)| facts.unreachable).map(|(_, index)| index).collect();
-        let mut observed = Observed { looks: self.looks, timers, ..Observed::default() };
+        let mut observed = Observed { timers, ..Observed::default() };
         if let Some(marker) = &marker {
             let waiting = snapshot.objects.iter().flat_map(|object| object.waiters.iter().copied());
             let related: HashSet<u32> = dead.iter().copied().chain(waiting).collect();
@@ -267,10 +287,23 @@ impl<'a> Watch<'_, 'a> {
         }
         observed.passes = proof.passes;
         observed.scanned = proof.scanned;
-        observed.doubt = proof.failed.or(proof.doubt);
+        observed.doubt = proof.failed.or(proof.doubt).or_else(|| self.always_running(&snapshot));
         observed.facts = facts;
+        observed.looks = self.looks;
         std::mem::swap(&mut observed.snapshot, &mut snapshot);
         Observation { observed, view, marker, threads: self.options.threads.max(1) }
+    }
+
+    /// A goroutine that ran whenever we looked may have the only reference to anything in a register.
+    fn always_running(&self, snapshot: &Snapshot) -> Option<String> {
+        let goroutine = snapshot.goroutines.iter().filter(|_| self.unseen).find(|goroutine| {
+            let track = self.tracks.get(&goroutine.goid);
+            goroutine.trust == Trust::Running && track.is_some_and(|track| track.busy == track.looks)
+        })?;
+        Some(format!(
+            "goroutine {} ran whenever it was looked at, and what it holds in registers cannot be seen here",
+            goroutine.goid
+        ))
     }
 
     fn facts(&self, goroutine: &Goroutine, proof: &Proof) -> Facts {

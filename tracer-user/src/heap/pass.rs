@@ -3,6 +3,7 @@
 use super::alive::{Alive, Wanted};
 use super::candidates::Candidates;
 use super::marker::{Found, Marker, Source};
+use super::registers::Depths;
 use super::roots::{Roots, processors};
 use super::spans::{ObjectId, Spans, words};
 use super::timers::{self, Timer};
@@ -34,6 +35,8 @@ pub(super) struct Setting<'s, 'a> {
     pub(super) view: &'s View<'a>,
     pub(super) globals: &'s Globals,
     pub(super) threads: usize,
+    /// How deep running goroutines were seen to be.
+    pub(super) depths: Depths,
     /// What threads held in their registers while this pass was made, or shortly before.
     pub(super) registers: &'s mut dyn FnMut() -> Vec<ThreadRegisters>,
     /// Told how many bytes of about how many were read.
@@ -52,7 +55,8 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
         listed(setting).map_err(|fault| format!("the list of its goroutines cannot be read: {fault}"))?;
     let opaque = hide(setting, &snapshot, &listed, &marker)?;
     let candidates = Candidates::of(view, &snapshot, &mut marker);
-    let alive = Alive::new(view).ok_or("the layout of its runtime.g is not known")?;
+    let mut alive = Alive::new(view).ok_or("the layout of its runtime.g is not known")?;
+    alive.depths = std::mem::take(&mut setting.depths);
     let doubt = stuck_finalizer(view, &snapshot);
     let mut pass =
         Pass { snapshot, marker, candidates, reached_by: HashMap::new(), timers: Vec::new(), doubt };
