@@ -10,14 +10,15 @@ use super::{
 };
 use crate::{
     detect::{self, Baseline, Group, History, Report, Rules, Scope, Thresholds, Verdict},
-    heap::{self, Observation},
-    memory::{Core, Live},
+    heap::{self, Observation, Registers},
+    memory::{Core, Live, Sampler},
     present::{
         bytes, count,
         dump::{Names, ProfileKind, write_profile},
         leaks::{Changes, Found, LeakText, summary, write_json, write_sarif},
     },
     snapshot::{Clock, View},
+    target::Process,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -246,9 +247,10 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     if let Some(process) = &opened.process {
         let (memory, bias) = (Live::of(process), opened.bias()?);
         let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
+        let mut registers = registers(process, args.freeze);
         return match args.watch {
-            Some(pause) => leaks.watch(&view, pause),
-            None => leaks.once(&view),
+            Some(pause) => leaks.watch(&view, &mut registers, pause),
+            None => leaks.once(&view, &mut registers),
         };
     }
     let path = args.core.as_deref().unwrap_or_else(|| Path::new(""));
@@ -259,7 +261,21 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     }
     leaks.pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
     let view = View { memory: &core, binary: &opened.binary, bias: core.bias(), clock: Clock::Stopped };
-    leaks.once(&view)
+    leaks.once(&view, &mut Registers::Unknown)
+}
+
+/// Where what is only in registers comes from.
+fn registers(process: &Process, freeze: bool) -> Registers<'_> {
+    if freeze {
+        return Registers::Frozen(process);
+    }
+    match Sampler::start(process) {
+        Ok(sampler) => Registers::Sampled(sampler),
+        Err(err) => {
+            eprintln!("sfgi: {err}");
+            Registers::Unknown
+        }
+    }
 }
 
 /// One run of the command.
@@ -278,11 +294,11 @@ struct Leaks<'a> {
 
 impl Leaks<'_> {
     /// Looks again and again until it is asked to stop, or the program ends.
-    fn watch(&mut self, view: &View<'_>, pause: Duration) -> Result<Outcome> {
+    fn watch(&mut self, view: &View<'_>, registers: &mut Registers<'_>, pause: Duration) -> Result<Outcome> {
         let stop = Stop::on_signals()?;
-        let mut outcome = self.once(view)?;
+        let mut outcome = self.once(view, registers)?;
         while !stop.wait(pause) {
-            outcome = match self.once(view) {
+            outcome = match self.once(view, registers) {
                 Ok(outcome) => outcome,
                 Err(_) if self.opened.bias().is_err() => {
                     eprintln!("sfgi: {}: the program has ended", self.name());
@@ -295,8 +311,8 @@ impl Leaks<'_> {
     }
 
     /// Looks once, and writes what was found.
-    fn once(&mut self, view: &View<'_>) -> Result<Outcome> {
-        let mut observation = self.observe(view)?;
+    fn once(&mut self, view: &View<'_>, registers: &mut Registers<'_>) -> Result<Outcome> {
+        let mut observation = self.observe(view, registers)?;
         if self.args.watch.is_some() {
             self.history.extend(&mut observation.observed);
         }
@@ -327,9 +343,8 @@ impl Leaks<'_> {
         Ok(if self.args.fail && !report.groups.is_empty() { Outcome::Found } else { Outcome::Done })
     }
 
-    fn observe<'v>(&self, view: &View<'v>) -> Result<Observation<'v>> {
+    fn observe<'v>(&self, view: &View<'v>, registers: &mut Registers<'_>) -> Result<Observation<'v>> {
         let mut line = Progress::new();
-        let mut registers = Vec::new;
         let mut progress = |progress| {
             line.show(|| match progress {
                 heap::Progress::Looking(look) => format!("looking at the goroutines, {look}"),
@@ -338,7 +353,7 @@ impl Leaks<'_> {
                 }
             });
         };
-        let observation = heap::observe(view, &self.args.options(), &mut registers, &mut progress);
+        let observation = heap::observe(view, &self.args.options(), registers, &mut progress);
         line.clear();
         observation.with_context(|| self.name())
     }
