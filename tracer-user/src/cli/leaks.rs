@@ -94,8 +94,9 @@ A rule file for --rules holds entries like this; what is left out under match is
   creator = '^main\\.serve'
   object = [\"channel\"]        # nil none mutex rwmutex waitgroup cond semaphore context timer
   channel = { cap = [1, 64], closed = false, senders = 0 }
-  count = \"min\"               # or a number; age = \"min\" or \"30s\"; growth = true; stable = true; set = true;
-                              # cycle = \"lock\", \"mixed\", \"any\"; busy, yielding, moved = 0.5 (part of the looks)
+  count = \"min\"               # or a number; age = \"min\" or \"30s\"; growth, stable, lived, own, set, main = true;
+                              # cycle = \"lock\", \"mixed\", \"any\"; busy, yielding, moved = 0.5 (part of the looks),
+                              # looks = 4; orphans = \"min\" (made by so many goroutines that have ended)
 
 Exit codes: 0 done, 1 the tool failed, 2 bad usage, 3 something was found (--fail).
 

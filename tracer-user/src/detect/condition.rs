@@ -59,6 +59,8 @@ pub(super) struct Condition {
     pub(super) moved: Option<f64>,
     /// At least so many of them were started at different times by goroutines that have ended.
     pub(super) orphans: Option<Count>,
+    /// Each of them waits for something of its own.
+    pub(super) own: bool,
     /// It is about timers, not goroutines.
     pub(super) timer: Option<Timer>,
 }

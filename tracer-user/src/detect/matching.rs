@@ -55,6 +55,12 @@ impl<'a> Known<'a> {
         goroutine.waits.iter().filter_map(|wait| objects.get(wait.object as usize))
     }
 
+    /// How many different objects these wait for, counting the first of each.
+    fn different(&self, members: &[u32]) -> usize {
+        let first = |index: &u32| self.goroutine(*index)?.waits.first().map(|wait| wait.object);
+        members.iter().filter_map(first).collect::<HashSet<u32>>().len()
+    }
+
     /// How many different goroutines, which have ended, made these; where the program does not say who made them (up to
     /// Go 1.20), in how many different goes they were made.
     pub(super) fn orphans(&self, members: &[u32]) -> u64 {
@@ -152,6 +158,7 @@ impl Condition {
         !members.is_empty()
             && members.len() as u64 >= self.count.of(min_count)
             && (grows || !self.growth)
+            && (!self.own || known.different(members) == members.len())
             && self.orphans.is_none_or(|count| known.orphans(members) >= count.of(min_count))
     }
 }

@@ -129,6 +129,23 @@ fn contexts() {
     assert_eq!(world.found_younger(5), found("likely", "context-outlives-caller", 3));
 }
 
+/// Each with a child of a server's context; and workers that wait for the end of the same one.
+#[test]
+fn contexts_of_their_own() {
+    let waiting = |own: bool| {
+        let mut world = World::new();
+        let objects = [(); 3].map(|()| world.object(channel()));
+        world.add(3, "chan receive", &["runtime.chanrecv1", "main.f"], |number, goroutine, facts| {
+            goroutine.waits = waits(objects[if own { number as usize } else { 0 }], Wants::Receive);
+            facts.context = true;
+        });
+        assert_eq!(world.found(), [], "young ones");
+        world.found_younger(5)
+    };
+    assert_eq!(waiting(true), found("likely", "context-children", 3));
+    assert_eq!(waiting(false), found("suspect", "context-never-cancelled", 3));
+}
+
 #[test]
 fn ticker_loops() {
     let mut world = World::new();
