@@ -1,10 +1,24 @@
 //! The heap, read from outside: which goroutines nothing can wake any more, and what they hold.
 
+mod alive;
+mod candidates;
+mod frame_map;
+mod marker;
+mod observe;
+mod pass;
+mod relations;
+mod roots;
+mod spans;
+mod stack;
 mod types;
 
 pub use types::{DeadSet, Edge, Facts, Holders, Look, Observed, TimerKind, TimerSite};
 
+use crate::memory::ThreadRegisters;
 use crate::snapshot::{SnapshotError, View};
+use alive::{Alive, Wanted};
+use marker::Marker;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// How to observe.
@@ -34,27 +48,46 @@ pub struct Observation<'a> {
     /// What was observed.
     pub observed: Observed,
     view: View<'a>,
+    /// As the last pass left it.
+    marker: Option<Marker<'a>>,
+    threads: usize,
 }
 
-/// Observes a program.
+/// Observes a program. `registers` is asked now and then for what threads that run held in their registers since it was
+/// asked last; where that cannot be had, it gives nothing.
 ///
 /// # Errors
-/// Only where not even one look at its goroutines was to be had.
+/// Only where not even one look at its goroutines was to be had; what else goes wrong is a doubt of the observation.
 pub fn observe<'a>(
     view: &View<'a>,
     options: &Options,
+    registers: &mut dyn FnMut() -> Vec<ThreadRegisters>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Observation<'a>, SnapshotError> {
-    let _ = (options, progress);
-    Ok(Observation { observed: Observed::default(), view: *view })
+    observe::observe(view, options, registers, progress)
 }
 
 impl Observation<'_> {
     /// The bytes of the heap that are reachable only through the goroutines of each group (indices into
     /// [`crate::snapshot::Snapshot::goroutines`]), without their stacks: an estimate. What several groups hold together is
     /// counted with the first of them.
-    pub fn pinned(&self, groups: &[Vec<u32>]) -> Vec<u64> {
-        let _ = &self.view;
-        vec![0; groups.len()]
+    pub fn pinned(&mut self, groups: &[Vec<u32>]) -> Vec<u64> {
+        let none = || vec![0; groups.len()];
+        let Some((marker, mut alive)) = self.marker.as_ref().zip(Alive::new(&self.view)) else {
+            return none();
+        };
+        let goroutines = &self.observed.snapshot.goroutines;
+        let mut pinned = |group: &Vec<u32>| {
+            let wanted = |index: &u32| {
+                let g = goroutines.get(*index as usize)?.g;
+                Some(Wanted { index: *index, g, whole: false })
+            };
+            let before = marker.reached.load(Relaxed);
+            let wanted: Vec<_> = group.iter().filter_map(wanted).collect();
+            // What cannot be read any more holds nothing any more.
+            let _ = alive.mark(&wanted, marker).and_then(|()| marker.drain(self.threads, &mut |_| {}));
+            marker.reached.load(Relaxed) - before
+        };
+        groups.iter().map(&mut pinned).collect()
     }
 }

@@ -4,32 +4,32 @@ use crate::target::Layout;
 
 /// Offsets in `runtime.g`, bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Offsets {
-    pub(super) stack_lo: usize,
-    pub(super) stack_hi: usize,
-    pub(super) m: usize,
-    pub(super) sched_sp: usize,
-    pub(super) sched_pc: usize,
-    pub(super) sched_g: usize,
-    pub(super) sched_lr: usize,
-    pub(super) stktopsp: usize,
-    pub(super) syscallsp: usize,
-    pub(super) syscallpc: usize,
-    pub(super) status: usize,
-    pub(super) goid: usize,
-    pub(super) waitsince: usize,
-    pub(super) waitreason: usize,
-    pub(super) tracking_seq: usize,
-    pub(super) lockedm: usize,
+pub(crate) struct Offsets {
+    pub(crate) stack_lo: usize,
+    pub(crate) stack_hi: usize,
+    pub(crate) m: usize,
+    pub(crate) sched_sp: usize,
+    pub(crate) sched_pc: usize,
+    pub(crate) sched_g: usize,
+    pub(crate) sched_lr: usize,
+    pub(crate) stktopsp: usize,
+    pub(crate) syscallsp: usize,
+    pub(crate) syscallpc: usize,
+    pub(crate) status: usize,
+    pub(crate) goid: usize,
+    pub(crate) waitsince: usize,
+    pub(crate) waitreason: usize,
+    pub(crate) tracking_seq: usize,
+    pub(crate) lockedm: usize,
     /// Since 1.21.
-    pub(super) parent_goid: Option<usize>,
-    pub(super) gopc: usize,
-    pub(super) startpc: usize,
-    pub(super) labels: usize,
+    pub(crate) parent_goid: Option<usize>,
+    pub(crate) gopc: usize,
+    pub(crate) startpc: usize,
+    pub(crate) labels: usize,
     /// Bytes of a `g` up to the last of these fields.
-    pub(super) len: usize,
+    pub(crate) len: usize,
     /// Of `runtime.m`.
-    pub(super) m_procid: u64,
+    pub(crate) m_procid: u64,
 }
 
 /// More than the largest `g` up to 1.27 (456 bytes) by far; a layout that says more is nonsense.
@@ -40,7 +40,7 @@ impl Offsets {
     ///
     /// # Errors
     /// The name of the first field that the layout does not have.
-    pub(super) fn of(layout: &Layout) -> Result<Offsets, &'static str> {
+    pub(crate) fn of(layout: &Layout) -> Result<Offsets, &'static str> {
         let mut len = 0;
         let mut g = |name: &'static str| {
             let offset = layout.field("g", name).map(|offset| offset as usize).ok_or(name)?;

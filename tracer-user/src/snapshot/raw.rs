@@ -4,42 +4,61 @@ use super::offsets::Offsets;
 use super::unwind::Saved;
 use crate::event::status;
 use crate::model::State;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// `_Gscan` (`src/runtime/runtime2.go`).
 const SCAN: u32 = 0x1000;
 
 /// A `g` read at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Raw {
-    pub(super) still: Still,
-    pub(super) scan: bool,
-    pub(super) m: u64,
-    pub(super) stktopsp: u64,
-    pub(super) lr: u64,
-    pub(super) waitsince: u64,
-    pub(super) lockedm: u64,
-    pub(super) parent_goid: u64,
-    pub(super) gopc: u64,
-    pub(super) startpc: u64,
-    pub(super) labels: u64,
+pub(crate) struct Raw {
+    pub(crate) still: Still,
+    pub(crate) scan: bool,
+    pub(crate) m: u64,
+    pub(crate) stktopsp: u64,
+    pub(crate) lr: u64,
+    pub(crate) waitsince: u64,
+    pub(crate) lockedm: u64,
+    pub(crate) parent_goid: u64,
+    pub(crate) gopc: u64,
+    pub(crate) startpc: u64,
+    pub(crate) labels: u64,
 }
 
 /// What stays the same as long as a goroutine does not move. `tracking_seq` counts how often it
 /// stopped running (`casgstatus`), so that one that ran and parked at the same place is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Still {
-    pub(super) goid: u64,
-    pub(super) status: u8,
-    pub(super) reason: u8,
+pub(crate) struct Still {
+    pub(crate) goid: u64,
+    pub(crate) status: u8,
+    pub(crate) reason: u8,
     tracking_seq: u8,
-    pub(super) stack: (u64, u64),
-    pub(super) sched: (u64, u64),
-    pub(super) syscall: (u64, u64),
+    pub(crate) stack: (u64, u64),
+    pub(crate) sched: (u64, u64),
+    pub(crate) syscall: (u64, u64),
+}
+
+impl Still {
+    /// A number that stays the same as long as it does not run, also where its stack is moved meanwhile.
+    pub(crate) fn stamp(&self) -> u64 {
+        let depth = |sp: u64| self.stack.1.wrapping_sub(sp);
+        let words = [
+            self.goid,
+            u64::from(self.status) << 16 | u64::from(self.reason) << 8 | u64::from(self.tracking_seq),
+            depth(self.sched.0),
+            self.sched.1,
+            if self.syscall.0 == 0 { 0 } else { depth(self.syscall.0) },
+            self.syscall.1,
+        ];
+        let mut hasher = DefaultHasher::new();
+        words.hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 impl Raw {
     /// Where it stopped.
-    pub(super) fn saved(&self) -> Saved {
+    pub(crate) fn saved(&self) -> Saved {
         let (sp, pc) = self.still.sched;
         let (syscallsp, syscallpc) = self.still.syscall;
         Saved { sched: (pc, sp, self.lr), syscall: (syscallpc, syscallsp), stack: self.still.stack }
@@ -47,7 +66,7 @@ impl Raw {
 
     /// From the bytes of the `g` at `addr`. `None`: they are no `g` (`sched.g` of every `g` that was
     /// ever used points to the `g` itself, in all versions).
-    pub(super) fn parse(bytes: &[u8], addr: u64, at: &Offsets) -> Option<Raw> {
+    pub(crate) fn parse(bytes: &[u8], addr: u64, at: &Offsets) -> Option<Raw> {
         let word = |offset: usize| {
             let bytes = bytes.get(offset..)?.first_chunk::<8>()?;
             Some(u64::from_le_bytes(*bytes))

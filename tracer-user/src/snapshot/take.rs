@@ -343,9 +343,12 @@ impl<'a> Reading<'a> {
             locked: raw.lockedm != 0,
             system,
             labels,
+            stack_bounds: raw.still.stack,
             stack,
             args,
             waits: Vec::new(),
+            waits_known: false,
+            stamp: raw.still.stamp(),
         };
         self.snapshot.goroutines.push(goroutine);
     }

@@ -7,8 +7,8 @@ use crate::memory::{Fault, Memory};
 use crate::model::State;
 use crate::target::GoBinary;
 use crate::target::tests::synthetic::{CODE, FUNCTION, REASONS, Recipe, binary};
-use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const ARRAY: u64 = 0x7000_0000;
 const G: u64 = 0xc000_0000;
@@ -32,7 +32,7 @@ struct Program {
     words: HashMap<u64, u64>,
     goroutines: u64,
     then: Then,
-    calls: Cell<usize>,
+    calls: AtomicUsize,
 }
 
 impl Program {
@@ -41,7 +41,7 @@ impl Program {
         let binary = GoBinary::parse(binary(recipe).into()).unwrap();
         let globals = binary.globals().unwrap();
         let words = HashMap::from([(globals.allglen, 0), (globals.allgptr, ARRAY)]);
-        Program { binary, words, goroutines: 0, then: Then::Nothing, calls: Cell::new(0) }
+        Program { binary, words, goroutines: 0, then: Then::Nothing, calls: AtomicUsize::new(0) }
     }
 
     fn offset(&self, field: &str) -> u64 {
@@ -87,8 +87,7 @@ impl Program {
 /// Words that were not set are 0; a `g`'s trackingSeq counts the calls where it moves.
 impl Memory for Program {
     fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
-        let call = self.calls.get();
-        self.calls.set(call + 1);
+        let call = self.calls.fetch_add(1, Relaxed);
         if let Then::Ends(after) = self.then
             && call >= after
         {
@@ -146,7 +145,7 @@ fn one_that_settles_is_read_again() {
         // The first look sees it elsewhere than all others.
         program.then = Then::Moves(settles);
         let moving = program.snapshot(ALL).goroutines[0].trust;
-        program.calls.set(usize::MAX / 2);
+        program.calls.store(usize::MAX / 2, Relaxed);
         program.then = Then::Nothing;
         assert!(matches!(moving, Trust::Still | Trust::InMotion));
         assert_eq!(program.snapshot(ALL).goroutines[0].trust, Trust::Still);
@@ -160,9 +159,9 @@ fn a_process_that_ends_half_way_leaves_what_was_read() {
         program.parked();
     }
     program.snapshot(ALL);
-    let calls = program.calls.replace(0);
+    let calls = program.calls.swap(0, Relaxed);
     for ends in [2, 3, 10, calls / 3, calls / 2] {
-        program.calls.set(0);
+        program.calls.store(0, Relaxed);
         program.then = Then::Ends(ends);
         let snapshot = program.snapshot(ALL);
         assert_eq!(snapshot.incomplete, Some(Fault::Gone), "after {ends} of {calls} calls");

@@ -19,6 +19,9 @@ pub struct Snapshot {
     pub labels: Vec<Vec<(String, String)>>,
     /// What goroutines wait for, each once, by [`Wait::object`].
     pub objects: Vec<Object>,
+    /// The `sudog`s with which goroutines are in the queues of these objects: the goroutine, by index,
+    /// and the address.
+    pub sudogs: Vec<(u32, u64)>,
     /// Entries of `runtime.allgs` that could not be read or were no `g`.
     pub unreadable: u64,
     /// Why the reading ended before the last goroutine; `None`: it did not.
@@ -76,6 +79,8 @@ pub struct Goroutine {
     pub system: bool,
     /// Index + 1 into [`Snapshot::labels`]; 0: no labels.
     pub labels: u32,
+    /// Where its stack lies: the lowest address, and the one behind it (`g.stack`).
+    pub stack_bounds: (u64, u64),
     /// Its stack.
     pub stack: StackId,
     /// Where in [`Snapshot::args`] the arguments of its frames stand, if they were asked for: first
@@ -84,6 +89,12 @@ pub struct Goroutine {
     pub args: (usize, usize),
     /// What it waits for, if that was asked for and is known; several for a select.
     pub waits: Vec<Wait>,
+    /// Whether `waits` is all that it waits for: each case of a select was found, and a list that is empty is
+    /// empty in the program, too (only nil channels).
+    pub waits_known: bool,
+    /// Changes when it runs between two snapshots, and not when the collector moves its stack (but see
+    /// system calls since Go 1.26, which the runtime does not count).
+    pub stamp: u64,
 }
 
 impl Goroutine {

@@ -22,7 +22,7 @@ const INJECTED_FRAME: u64 = 16;
 
 /// Why a stack could not be walked to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// A pc that lies in no function.
     #[error("0x{0:x} is no address in the program's code")]
     Pc(u64),
@@ -39,7 +39,7 @@ pub(super) enum Broken {
 
 /// The words of a `g` that say where it stopped.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Saved {
+pub(crate) struct Saved {
     /// `g.sched.pc`, `.sp` and `.lr` (which is 0 on amd64).
     pub sched: (u64, u64, u64),
     /// `g.syscallpc` and `g.syscallsp`.
@@ -51,7 +51,7 @@ pub(super) struct Saved {
 impl Saved {
     /// The registers to begin with: those of the system call as long as it has not been left, also
     /// when the state does not say so any more (`unwinder.initAt`).
-    pub(super) fn registers(&self) -> Registers {
+    pub(crate) fn registers(&self) -> Registers {
         let (pc, sp) = self.syscall;
         if sp != 0 {
             return Registers { pc, sp, lr: 0, syscall: true, stack: self.stack };
@@ -64,7 +64,7 @@ impl Saved {
 /// Where an unwinding begins. The pc is one that the goroutine itself saved: a return address,
 /// unless it is the entry of a function, which the goroutine then has not begun (`symPC`).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Registers {
+pub(crate) struct Registers {
     pub pc: u64,
     pub sp: u64,
     /// arm64's link register; 0: none, or unknown.
@@ -74,6 +74,18 @@ pub(super) struct Registers {
     pub syscall: bool,
     /// Lowest address of the stack, and the one behind it.
     pub stack: (u64, u64),
+}
+
+/// One physical frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    /// Where it goes on.
+    pub pc: Pc,
+    /// Its stack pointer: the lowest address of the frame.
+    pub sp: u64,
+    /// Its caller's stack pointer, at the call: what lies from `sp` up to here is the frame with its
+    /// return address (`stkframe.fp`).
+    pub fp: u64,
 }
 
 /// What the pclntab says of a pc.
@@ -102,16 +114,18 @@ enum Shown {
 }
 
 /// Walks the stacks of one process; remembers what it learned of each pc.
-pub(super) struct Unwinder<'a> {
+pub(crate) struct Unwinder<'a> {
     binary: &'a GoBinary,
     bias: u64,
     sites: hashbrown::HashMap<Pc, Option<Rc<Site>>>,
+    /// Used again by [`Unwinder::frames`].
+    pcs: Vec<Pc>,
 }
 
 impl<'a> Unwinder<'a> {
     /// `bias`: what the kernel added to the binary's link addresses.
-    pub(super) fn new(binary: &'a GoBinary, bias: u64) -> Unwinder<'a> {
-        Unwinder { binary, bias, sites: hashbrown::HashMap::new() }
+    pub(crate) fn new(binary: &'a GoBinary, bias: u64) -> Unwinder<'a> {
+        Unwinder { binary, bias, sites: hashbrown::HashMap::new(), pcs: Vec::new() }
     }
 
     /// Appends the frames to `pcs`, innermost first; and to `args`, where they are asked for, a line
@@ -128,7 +142,8 @@ impl<'a> Unwinder<'a> {
         mut args: Option<&mut String>,
     ) -> Result<(), Broken> {
         let (frames, text) = (pcs.len(), args.as_ref().map_or(0, |args| args.len()));
-        let mut walk = Walk { memory, from, pcs, args: args.as_deref_mut(), all: false, any_shown: false };
+        let mut walk =
+            Walk { memory, from, pcs, args: args.as_deref_mut(), frames: None, all: false, any_shown: false };
         let end = self.walk(&mut walk);
         // A traceback that would show nothing shows everything.
         if walk.any_shown || args.is_none() {
@@ -138,7 +153,33 @@ impl<'a> Unwinder<'a> {
         if let Some(args) = args.as_deref_mut() {
             args.truncate(text);
         }
-        self.walk(&mut Walk { memory, from, pcs, args, all: true, any_shown: false })
+        self.walk(&mut Walk { memory, from, pcs, args, frames: None, all: true, any_shown: false })
+    }
+
+    /// Appends the frames with where they lie, innermost first.
+    ///
+    /// # Errors
+    /// As [`Unwinder::unwind`].
+    pub(crate) fn frames(
+        &mut self,
+        memory: &dyn Memory,
+        from: Registers,
+        frames: &mut Vec<Frame>,
+    ) -> Result<(), Broken> {
+        let mut pcs = std::mem::take(&mut self.pcs);
+        pcs.clear();
+        let walk = &mut Walk {
+            memory,
+            from,
+            pcs: &mut pcs,
+            args: None,
+            frames: Some(frames),
+            all: false,
+            any_shown: false,
+        };
+        let end = self.walk(walk);
+        self.pcs = pcs;
+        end
     }
 
     fn walk(&mut self, walk: &mut Walk<'_>) -> Result<(), Broken> {
@@ -160,7 +201,7 @@ impl<'a> Unwinder<'a> {
                 return Err(Broken::TooDeep);
             }
             // arm64 keeps a word for LR below the arguments (sys.MinFrameSize).
-            walk.frame(&site, caller_sp.wrapping_add(if link_register { 8 } else { 0 }));
+            walk.frame(&site, (sp, caller_sp), if link_register { 8 } else { 0 });
             if site.last || site.writes_sp && !(innermost && syscall) {
                 return Ok(());
             }
@@ -254,6 +295,7 @@ struct Walk<'a> {
     from: Registers,
     pcs: &'a mut Vec<Pc>,
     args: Option<&'a mut String>,
+    frames: Option<&'a mut Vec<Frame>>,
     /// Arguments also of what a traceback hides.
     all: bool,
     any_shown: bool,
@@ -264,12 +306,16 @@ impl Walk<'_> {
         word(self.memory, addr, self.from.stack).ok_or(Broken::Stack(addr))
     }
 
-    fn frame(&mut self, site: &Site, argp: u64) {
+    /// `above`: bytes from the caller's stack pointer to the arguments.
+    fn frame(&mut self, site: &Site, (sp, fp): (u64, u64), above: u64) {
         self.pcs.push(site.pc);
+        if let Some(frames) = self.frames.as_deref_mut() {
+            frames.push(Frame { pc: site.pc, sp, fp });
+        }
         self.any_shown |= site.shown == Shown::Yes;
         if let Some(args) = self.args.as_deref_mut() {
             if self.all || site.shown != Shown::No {
-                site.args.print(self.memory, argp, self.from.stack, args);
+                site.args.print(self.memory, fp.wrapping_add(above), self.from.stack, args);
             }
             args.push('\n');
         }

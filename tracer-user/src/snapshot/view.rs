@@ -8,7 +8,7 @@ use crate::target::GoBinary;
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     /// The memory.
-    pub memory: &'a dyn Memory,
+    pub memory: &'a (dyn Memory + Sync),
     /// The binary that runs in it.
     pub binary: &'a GoBinary,
     /// What the kernel added to the binary's link-time addresses.

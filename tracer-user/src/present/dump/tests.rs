@@ -35,6 +35,9 @@ fn goroutine(goid: u64) -> Goroutine {
         stack: StackId::default(),
         args: (0, 0),
         waits: Vec::new(),
+        waits_known: false,
+        stamp: 0,
+        stack_bounds: (0, 0),
     }
 }
 

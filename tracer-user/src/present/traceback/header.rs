@@ -144,6 +144,9 @@ mod tests {
             stack: Default::default(),
             args: (0, 0),
             waits: Vec::new(),
+            waits_known: false,
+            stamp: 0,
+            stack_bounds: (0, 0),
         }
     }
 

@@ -46,15 +46,25 @@ impl Channels {
 /// Adds what the goroutines that wait for channels wait for.
 pub(super) fn find(view: &View, fields: &Fields, waiting: &[Waiting], snapshot: &mut Snapshot) {
     let mut channels = Channels::default();
-    let mut cases = cases(view, fields, waiting, &mut channels);
+    let (mut cases, whole) = cases(view, fields, waiting, &mut channels);
+    for goroutine in whole {
+        if let Some(goroutine) = snapshot.goroutines.get_mut(goroutine as usize) {
+            goroutine.waits_known = true;
+        }
+    }
     let read = read(view, &channels.addrs);
     directions(&mut cases, &read);
     cases.sort_by_key(|case| case.goroutine);
     let mut objects: Vec<_> = vec![None; read.len()];
     for case in &cases {
+        snapshot.sudogs.push((case.goroutine, case.sudog));
         let (Some(Some(channel)), Some(object)) =
             (read.get(case.channel as usize), objects.get_mut(case.channel as usize))
         else {
+            // Something that makes no sense is not known.
+            if let Some(goroutine) = snapshot.goroutines.get_mut(case.goroutine as usize) {
+                goroutine.waits_known = false;
+            }
             continue;
         };
         let object = *object.get_or_insert_with(|| {
@@ -83,8 +93,14 @@ fn add(snapshot: &mut Snapshot, index: usize, case: &Case) {
     }
 }
 
-/// Reads the `sudog`s: first the first of each goroutine, then the second of each, and so on.
-fn cases(view: &View, fields: &Fields, waiting: &[Waiting], channels: &mut Channels) -> Vec<Case> {
+/// Reads the `sudog`s: first the first of each goroutine, then the second of each, and so on. Gives also the
+/// goroutines of which all were read.
+fn cases(
+    view: &View,
+    fields: &Fields,
+    waiting: &[Waiting],
+    channels: &mut Channels,
+) -> (Vec<Case>, Vec<u32>) {
     let mut todo: Vec<(&Waiting, Wants, u64)> = (waiting.iter())
         .filter_map(|waiting| match waiting.sort {
             Sort::Channel(wants) if waiting.sudog != 0 => Some((waiting, wants, waiting.sudog)),
@@ -93,6 +109,10 @@ fn cases(view: &View, fields: &Fields, waiting: &[Waiting], channels: &mut Chann
         .collect();
     let mut left = waiting.len().saturating_mul(MEAN_CASES).saturating_add(MORE_CASES);
     let mut cases = Vec::with_capacity(todo.len());
+    // A select all of whose channels are nil is in no queue.
+    let is_channel = |waiting: &&Waiting| matches!(waiting.sort, Sort::Channel(_));
+    let none = waiting.iter().filter(is_channel).filter(|waiting| waiting.sudog == 0);
+    let mut whole: Vec<u32> = none.map(|waiting| waiting.goroutine).collect();
     for _ in 0..MAX_CASES {
         todo.truncate(left);
         left -= todo.len();
@@ -116,14 +136,16 @@ fn cases(view: &View, fields: &Fields, waiting: &[Waiting], channels: &mut Chann
                 prev: sudog.prev,
             });
             // The list ends, or it is a ring and no list of cases.
-            if sudog.waitlink != 0 && sudog.waitlink != waiting.sudog {
-                later.push((waiting, wants, sudog.waitlink));
+            match sudog.waitlink {
+                0 => whole.push(waiting.goroutine),
+                ring if ring == waiting.sudog => {}
+                next => later.push((waiting, wants, next)),
             }
             Some(())
         });
         todo = later;
     }
-    cases
+    (cases, whole)
 }
 
 /// What is read of an `hchan`.

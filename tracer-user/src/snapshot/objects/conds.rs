@@ -105,7 +105,7 @@ impl Search<'_> {
                 break;
             }
             if let Some(goroutine) = self.left.remove(&sudog.g) {
-                self.found.push(At { goroutine, sort: Sort::Cond, addr: list });
+                self.found.push(At { goroutine, sort: Sort::Cond, addr: list, sudog: next });
             }
             next = sudog.next;
         }

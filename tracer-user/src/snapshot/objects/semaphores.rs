@@ -27,7 +27,10 @@ pub(super) fn from_g(view: &View, fields: &Fields, waiting: &[Waiting], found: &
     records(view.memory, &ranges, |at, bytes| {
         let (waiting, sudog) = (*waiting.get(at)?, fields.decode(bytes)?);
         let fits = sudog.g == waiting.g && sudog.elem != 0 && sudog.elem % 4 == 0;
-        fits.then(|| found.push(At { goroutine: waiting.goroutine, sort: waiting.sort, addr: sudog.elem }))
+        fits.then(|| {
+            let Waiting { goroutine, sort, sudog: queued, .. } = *waiting;
+            found.push(At { goroutine, sort, addr: sudog.elem, sudog: queued });
+        })
     });
 }
 
@@ -80,7 +83,7 @@ fn walk(
             && sudog.elem % 4 == 0
             && let Some(goroutine) = left.remove(&sudog.g)
         {
-            found.push(At { goroutine, sort: Sort::Semaphore, addr: sudog.elem });
+            found.push(At { goroutine, sort: Sort::Semaphore, addr: sudog.elem, sudog: addr });
         }
         todo.extend([sudog.prev, sudog.next, sudog.waitlink]);
     }

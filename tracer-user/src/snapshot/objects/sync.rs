@@ -36,6 +36,8 @@ pub(super) struct At {
     pub(super) sort: Sort,
     /// Of the semaphore, or of `Cond.notify`.
     pub(super) addr: u64,
+    /// With which it is in the queue there.
+    pub(super) sudog: u64,
 }
 
 /// What an address that goroutines wait at belongs to.
@@ -178,6 +180,8 @@ pub(super) fn find(view: &View, waits: &[At], snapshot: &mut Snapshot) {
             snapshot.objects.len() - 1
         });
         goroutine.waits.push(Wait { object: index as u32, wants: place.wants });
+        goroutine.waits_known = true;
+        snapshot.sudogs.push((wait.goroutine, wait.sudog));
         if let Some(object) = snapshot.objects.get_mut(index) {
             object.waiters.push(wait.goroutine);
         }

@@ -7,8 +7,8 @@ use crate::model::State;
 use crate::target::tests::synthetic::{REASONS, Recipe, binary};
 use crate::target::{GoBinary, SemTable};
 use proptest::prelude::*;
-use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const G: u64 = 0xc000_0000;
 const SUDOG: u64 = 0xd000_0000;
@@ -61,6 +61,9 @@ impl Program {
             stack: StackId::default(),
             args: (0, 0),
             waits: Vec::new(),
+            waits_known: false,
+            stamp: 0,
+            stack_bounds: (0, 0),
         });
         g
     }
@@ -90,7 +93,7 @@ impl Program {
         }
     }
 
-    fn find_in(&mut self, memory: &dyn Memory) {
+    fn find_in(&mut self, memory: &(dyn Memory + Sync)) {
         let globals = self.globals();
         let view = View { memory, binary: &self.binary, bias: 0, clock: Clock::Stopped };
         find(&view, &globals, &mut self.snapshot);
@@ -243,12 +246,12 @@ fn conds_of_old_versions_are_on_the_stack() {
 /// Memory that goes on for ever: every word is one of a few, chosen by its address.
 struct Endless {
     words: Vec<u64>,
-    reads: Cell<usize>,
+    reads: AtomicUsize,
 }
 
 impl Memory for Endless {
     fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
-        self.reads.set(self.reads.get() + 1);
+        self.reads.fetch_add(1, Relaxed);
         for (at, word) in (0u64..).zip(buffer.chunks_mut(8)) {
             let hash = (addr / 8).wrapping_add(at).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
             let chosen = self.words[hash as usize % self.words.len()];
@@ -290,9 +293,9 @@ proptest! {
         for reason in reasons {
             program.goroutine(REASONS[reason], 0);
         }
-        let memory = Endless { words, reads: Cell::new(0) };
+        let memory = Endless { words, reads: AtomicUsize::new(0) };
         program.find_in(&memory);
-        prop_assert!(memory.reads.get() < 100_000, "{}", memory.reads.get());
+        prop_assert!(memory.reads.load(Relaxed) < 100_000, "{}", memory.reads.load(Relaxed));
         check(&program.snapshot);
     }
 }

@@ -8,6 +8,8 @@ use super::{Format, Function, Pclntab};
 /// `_func.pcsp` and `_func.npcdata`, at the same place in every version.
 const PCSP: usize = 16;
 const PCDATA_COUNT: usize = 28;
+/// `_func.args`.
+const ARGS: usize = 8;
 /// `_func.startLine`, since 1.20.
 const START_LINE: usize = 36;
 /// Bits of `_func.flag` (`abi.FuncFlag`), the same from 1.18 to 1.27.
@@ -61,6 +63,12 @@ impl Pclntab {
     /// Whether the function moves the stack pointer in a way that [`Pclntab::sp_delta`] cannot tell.
     pub fn writes_sp(&self, function: &Function<'_>) -> bool {
         self.flag(function) & SP_WRITE != 0
+    }
+
+    /// Bytes of its arguments on the stack, results included; `None`: it does not say
+    /// (`ArgsSizeUnknown`: assembly, and functions that reflection makes).
+    pub fn args_size(&self, function: &Function<'_>) -> Option<u64> {
+        u32_at(&self.data, function.record + ARGS).filter(|size| *size < 1 << 31).map(u64::from)
     }
 
     /// Line of its beginning; 0 where the table does not tell.

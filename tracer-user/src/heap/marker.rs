@@ -1,0 +1,376 @@
+//! Marks what can be reached, as the collector does: every object that a word of a reached one points into.
+//!
+//! Objects are scanned span by span, not one by one: an object that is marked puts its span into a queue,
+//! and when the span's turn comes, all of its objects that were marked meanwhile are scanned with one
+//! read. So the queue is never longer than the list of spans, and the memory needed is two bits an object.
+//!
+//! Within an object every word counts, whatever its type says: what is not a pointer and looks like one
+//! keeps something alive at worst, and so hides a leak, but never invents one.
+
+use super::spans::{ObjectId, Place, Span, Spans, words};
+use crate::memory::{Fault, Memory, Range};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+/// Spans that one thread takes from the queue at once, and bytes that it reads at once.
+const BATCH_SPANS: usize = 64;
+const BATCH_BYTES: usize = 1 << 20;
+/// Addresses that lie in no span, which are looked at again: more are not kept.
+const MAX_MISSES: usize = 1 << 16;
+
+/// Where a pointer was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// In a variable of the program at this address.
+    Global(u64),
+    /// On the stack or among the fields of a goroutine: its index in the snapshot.
+    Goroutine(u32),
+    /// In an object of the heap.
+    Heap(ObjectId),
+    /// Elsewhere: a register, a timer, a finalizer.
+    Other,
+}
+
+/// An object that is waited for and was reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Woken {
+    pub(super) object: ObjectId,
+    pub(super) by: Source,
+}
+
+/// What one thread found and has not handed over.
+#[derive(Default)]
+pub(super) struct Found {
+    queue: Vec<u32>,
+    woken: Vec<Woken>,
+    misses: Vec<u64>,
+    bytes: u64,
+}
+
+/// The state of a marking.
+pub(super) struct Marker<'a> {
+    memory: &'a (dyn Memory + Sync),
+    pub(super) spans: Spans,
+    /// Reached, by [`Span::bits`].
+    marks: Vec<AtomicU64>,
+    /// Scanned already, or never to be.
+    done: Vec<AtomicU64>,
+    /// By the number of a span: it is in the queue.
+    queued: Vec<AtomicBool>,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    woken: Mutex<Vec<Woken>>,
+    misses: Mutex<Vec<u64>>,
+    /// Bytes read of objects, and bytes that could not be.
+    pub(super) read: AtomicU64,
+    pub(super) unread: AtomicU64,
+    /// Bytes of all objects that were reached.
+    pub(super) reached: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    spans: Vec<u32>,
+    /// Threads that scan, and may still find something.
+    busy: usize,
+}
+
+impl Found {
+    /// Whether something was found.
+    pub(super) fn is_any(&self) -> bool {
+        !self.queue.is_empty() || !self.woken.is_empty()
+    }
+}
+
+impl<'a> Marker<'a> {
+    pub(super) fn new(memory: &'a (dyn Memory + Sync), spans: Spans) -> Marker<'a> {
+        let mut marker = Marker {
+            memory,
+            spans,
+            marks: Vec::new(),
+            done: Vec::new(),
+            queued: Vec::new(),
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            woken: Mutex::default(),
+            misses: Mutex::default(),
+            read: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
+            reached: AtomicU64::new(0),
+        };
+        marker.grow();
+        marker
+    }
+
+    /// Makes room for spans that were added.
+    pub(super) fn grow(&mut self) {
+        let words = (self.spans.bits() / 64) as usize;
+        self.marks.resize_with(words, AtomicU64::default);
+        self.done.resize_with(words, AtomicU64::default);
+        self.queued.resize_with(self.spans.len(), AtomicBool::default);
+    }
+
+    /// What lies in this object leads nowhere.
+    pub(super) fn never_scan(&self, addr: u64) {
+        if let Some((word, bit)) = self.spans.object(addr).and_then(|object| self.bit(object)) {
+            self.done.get(word).map(|done| done.fetch_or(bit, Relaxed));
+        }
+    }
+
+    /// Tells when this object is reached.
+    pub(super) fn watch(&mut self, object: ObjectId) {
+        if let Some(span) = self.spans.get_mut(object.span) {
+            span.watched = true;
+        }
+    }
+
+    fn bit(&self, object: ObjectId) -> Option<(usize, u64)> {
+        let at = self.spans.get(object.span)?.bits + u64::from(object.index);
+        Some(((at / 64) as usize, 1 << (at % 64)))
+    }
+
+    /// A word that may be a pointer was found.
+    #[inline]
+    pub(super) fn reach(&self, word: u64, by: Source, found: &mut Found) {
+        match self.spans.find(word) {
+            Place::Object(object) => self.mark(object, by, found),
+            Place::Nowhere if found.misses.len() < MAX_MISSES => found.misses.push(word),
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn mark(&self, object: ObjectId, by: Source, found: &mut Found) {
+        let Some(span) = self.spans.get(object.span) else { return };
+        let at = span.bits + u64::from(object.index);
+        let bit = 1 << (at % 64);
+        let Some(marks) = self.marks.get((at / 64) as usize) else { return };
+        if marks.load(Relaxed) & bit != 0 || marks.fetch_or(bit, Relaxed) & bit != 0 {
+            return;
+        }
+        found.bytes += span.size;
+        if span.watched {
+            found.woken.push(Woken { object, by });
+        }
+        let queued = self.queued.get(object.span as usize);
+        if !span.noscan && queued.is_some_and(|queued| !queued.swap(true, Relaxed)) {
+            found.queue.push(object.span);
+        }
+    }
+
+    /// Marks from the words of the object at an address, but not the object itself.
+    ///
+    /// # Errors
+    /// The process has ended, or may not be read.
+    pub(super) fn reach_within(&self, addr: u64, found: &mut Found) -> Result<(), Fault> {
+        let Some((object, (addr, len))) =
+            self.spans.object(addr).and_then(|id| Some((id, self.spans.range(id)?)))
+        else {
+            return Ok(());
+        };
+        if self.spans.get(object.span).is_none_or(|span| span.noscan) {
+            return Ok(());
+        }
+        let mut buffer = Vec::new();
+        for from in (0..len).step_by(BATCH_BYTES) {
+            buffer.resize((len - from).min(BATCH_BYTES as u64) as usize, 0);
+            match self.memory.read(addr + from, &mut buffer) {
+                Ok(()) => words(&buffer).for_each(|word| self.reach(word, Source::Other, found)),
+                Err(Fault::Unmapped(_)) => break,
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what was found.
+    pub(super) fn give(&self, found: &mut Found) {
+        self.reached.fetch_add(std::mem::take(&mut found.bytes), Relaxed);
+        if !found.queue.is_empty() {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.spans.append(&mut found.queue);
+            self.wake.notify_all();
+        }
+        if !found.woken.is_empty() {
+            self.woken.lock().unwrap_or_else(PoisonError::into_inner).append(&mut found.woken);
+        }
+        if !found.misses.is_empty() {
+            let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = MAX_MISSES.saturating_sub(misses.len());
+            misses.extend(found.misses.drain(..).take(room));
+        }
+    }
+
+    /// Scans until nothing is left to be scanned.
+    ///
+    /// # Errors
+    /// The process has ended, or may not be read.
+    pub(super) fn drain(&self, threads: usize, progress: &mut dyn FnMut(u64)) -> Result<(), Fault> {
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.work(&mut |_| {}))).collect();
+            let own = self.work(progress);
+            others.into_iter().map(|other| other.join().unwrap_or(Ok(()))).fold(own, Result::and)
+        })
+    }
+
+    fn work(&self, progress: &mut dyn FnMut(u64)) -> Result<(), Fault> {
+        let mut scan = Scan::default();
+        while let Some(batch) = self.take() {
+            let result = self.scan(&batch, &mut scan);
+            self.give(&mut scan.found);
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.busy -= 1;
+            if result.is_err() {
+                // Nobody can go on.
+                queue.spans.clear();
+            }
+            self.wake.notify_all();
+            drop(queue);
+            result?;
+            progress(self.read.load(Relaxed));
+        }
+        Ok(())
+    }
+
+    /// The next spans to be scanned; waits for other threads that may find some. `None`: all is done.
+    fn take(&self) -> Option<Vec<u32>> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if !queue.spans.is_empty() {
+                // The oldest first: the longer a span waits, the more of it is marked.
+                let count = queue.spans.len().min(BATCH_SPANS);
+                queue.busy += 1;
+                return Some(queue.spans.drain(..count).collect());
+            }
+            if queue.busy == 0 {
+                return None;
+            }
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn scan(&self, batch: &[u32], scan: &mut Scan) -> Result<(), Fault> {
+        for &number in batch {
+            let Some(span) = self.spans.get(number) else { continue };
+            // Before the marks are looked at: one that is set later puts the span into the queue again.
+            if let Some(queued) = self.queued.get(number as usize) {
+                queued.swap(false, std::sync::atomic::Ordering::AcqRel);
+            }
+            self.collect(number, span, scan);
+            if scan.bytes >= BATCH_BYTES {
+                self.read(scan)?;
+            }
+        }
+        self.read(scan)
+    }
+
+    /// Takes the objects of a span that are to be scanned, in runs.
+    fn collect(&self, number: u32, span: &Span, scan: &mut Scan) {
+        let first = (span.bits / 64) as usize;
+        let mut run: Option<(u32, u32)> = None;
+        for (at, index) in (first..).zip((0..span.count).step_by(64)) {
+            let (Some(marks), Some(done)) = (self.marks.get(at), self.done.get(at)) else { return };
+            let mut todo = marks.load(Relaxed) & !done.load(Relaxed);
+            todo &= !done.fetch_or(todo, Relaxed);
+            while todo != 0 {
+                let object = index + todo.trailing_zeros();
+                todo &= todo - 1;
+                match &mut run {
+                    Some((_, end)) if *end == object => *end += 1,
+                    _ => {
+                        scan.add(number, span, run);
+                        run = Some((object, object + 1));
+                    }
+                }
+            }
+        }
+        scan.add(number, span, run);
+    }
+
+    /// Reads what was collected, and goes through its words.
+    fn read(&self, scan: &mut Scan) -> Result<(), Fault> {
+        let pieces = std::mem::take(&mut scan.pieces);
+        scan.bytes = 0;
+        for group in pieces.chunk_by(|piece, next| !piece.large && !next.large) {
+            let ranges: Vec<_> = group.iter().map(|piece| piece.range).collect();
+            if let [Range { addr, len }] = ranges[..]
+                && len > BATCH_BYTES
+            {
+                self.read_large(addr, len, group.first().map_or(Source::Other, |piece| piece.source), scan)?;
+                continue;
+            }
+            self.memory.scatter(&ranges, &mut scan.buffer, &mut scan.whole)?;
+            let mut rest = &scan.buffer[..];
+            for (piece, whole) in group.iter().zip(&scan.whole) {
+                let Some(bytes) = rest.split_off(..piece.range.len) else { break };
+                if *whole {
+                    self.read.fetch_add(bytes.len() as u64, Relaxed);
+                    words(bytes).for_each(|word| self.reach(word, piece.source, &mut scan.found));
+                } else {
+                    self.unread.fetch_add(bytes.len() as u64, Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One object that is too large to be read at once.
+    fn read_large(&self, addr: u64, len: usize, source: Source, scan: &mut Scan) -> Result<(), Fault> {
+        for from in (0..len).step_by(BATCH_BYTES) {
+            let size = (len - from).min(BATCH_BYTES);
+            scan.buffer.resize(size, 0);
+            match self.memory.read(addr + from as u64, &mut scan.buffer) {
+                Ok(()) => {
+                    self.read.fetch_add(size as u64, Relaxed);
+                    words(&scan.buffer).for_each(|word| self.reach(word, source, &mut scan.found));
+                }
+                Err(Fault::Unmapped(_)) => {
+                    // A hostile span may claim a terabyte that is not there.
+                    self.unread.fetch_add((len - from) as u64, Relaxed);
+                    break;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(())
+    }
+
+    /// The objects that are waited for and were reached since the last call.
+    pub(super) fn woken(&self) -> Vec<Woken> {
+        std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The addresses that lay in no span since the last call.
+    pub(super) fn misses(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.misses.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What one thread scans with.
+#[derive(Default)]
+struct Scan {
+    pieces: Vec<Piece>,
+    bytes: usize,
+    buffer: Vec<u8>,
+    whole: Vec<bool>,
+    found: Found,
+}
+
+/// Adjacent objects.
+struct Piece {
+    range: Range,
+    source: Source,
+    /// It is one object that is larger than what is read at once.
+    large: bool,
+}
+
+impl Scan {
+    fn add(&mut self, number: u32, span: &Span, run: Option<(u32, u32)>) {
+        let Some((first, end)) = run else { return };
+        let addr = span.base + u64::from(first) * span.size;
+        let len = (u64::from(end - first) * span.size) as usize;
+        let source = Source::Heap(ObjectId { span: number, index: first });
+        self.bytes = self.bytes.saturating_add(len);
+        self.pieces.push(Piece { range: Range { addr, len }, source, large: len > BATCH_BYTES });
+    }
+}

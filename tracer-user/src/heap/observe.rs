@@ -1,0 +1,336 @@
+//! Looks at a program again and again, and makes passes over its heap, until what was found holds still.
+
+use super::marker::{Marker, Source};
+use super::pass::{self, Pass, Setting};
+use super::relations::{self, Relation};
+use super::spans::ObjectId;
+use super::types::{Facts, Holders, Look, Observed};
+use super::{Observation, Options, Progress};
+use crate::memory::ThreadRegisters;
+use crate::model::State;
+use crate::snapshot::{self, Clock, Goroutine, Snapshot, SnapshotError, View};
+use hashbrown::{HashMap, HashSet};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// Passes without a change that end it, and passes that end it anyway: as many times what was asked for.
+const QUIET: u32 = 3;
+const AT_MOST: u32 = 4;
+/// Looks that are made of one program, about; more would only cost.
+const LOOKS: u32 = 20;
+/// Share of the time that looking may take: one in so many.
+const SHARE: u32 = 10;
+/// Functions that only give way to others.
+const YIELDING: [&str; 4] = ["runtime.Gosched", "time.Sleep", "runtime.gosched_m", "runtime.goschedImpl"];
+/// Goroutines that are named as holders of one object.
+const MAX_HOLDERS: usize = 16;
+/// Frames, from the innermost, among which such a function counts.
+const INNERMOST: usize = 2;
+
+/// See [`super::observe`].
+pub(super) fn observe<'a>(
+    view: &View<'a>,
+    options: &Options,
+    registers: &mut dyn FnMut() -> Vec<ThreadRegisters>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Observation<'a>, SnapshotError> {
+    let mut watch = Watch {
+        view,
+        options,
+        tracks: HashMap::new(),
+        looks: Vec::new(),
+        names: HashMap::new(),
+        yielded: HashSet::new(),
+    };
+    let begun = Instant::now();
+    let stopped = view.clock == Clock::Stopped;
+    let least = if stopped { 1 } else { options.passes.max(1) };
+    let mut proof = Proof::default();
+    let (snapshot, pass) = loop {
+        let number = proof.passes + 1;
+        progress(Progress::Looking(watch.looks.len() as u32 + 1));
+        let mut snapshot = watch.look(true)?;
+        let mut pass = None;
+        if options.heap && proof.failed.is_none() {
+            let stamps = watch.stamps_before();
+            let mut setting = Setting {
+                view,
+                globals: view.binary.globals().map_err(|error| SnapshotError::NoList(error.to_string()))?,
+                threads: options.threads.max(1),
+                stamps: &stamps,
+                registers: &mut || watch.note(registers()),
+                progress: &mut |read, all| progress(Progress::Scanning(number, read, all)),
+            };
+            let started = Instant::now();
+            match pass::run(&mut setting, snapshot) {
+                Ok(made) => {
+                    proof.add(&made, started.elapsed());
+                    (snapshot, pass) = (Snapshot::default(), Some(made));
+                }
+                Err(reason) => {
+                    proof.failed = Some(reason);
+                    snapshot = watch.look(true)?;
+                }
+            }
+        }
+        let over = stopped || begun.elapsed() >= options.window;
+        let proven = !options.heap || proof.failed.is_some() || proof.is_settled(least);
+        if over && proven {
+            break (snapshot, pass);
+        }
+        let pause = if over { Duration::ZERO } else { options.window / least };
+        watch.pause(pause, registers)?;
+    };
+    Ok(watch.finish(snapshot, pass, proof))
+}
+
+/// What the passes proved.
+#[derive(Default)]
+struct Proof {
+    passes: u32,
+    /// Passes since one changed what was found.
+    quiet: u32,
+    /// By goid, with the stamp: unreachable in every pass.
+    dead: HashMap<u64, u64>,
+    doubt: Option<String>,
+    failed: Option<String>,
+    scanned: (u64, u64),
+}
+
+impl Proof {
+    fn add(&mut self, pass: &Pass<'_>, took: Duration) {
+        let goroutine = |index: u32| pass.snapshot.goroutines.get(index as usize);
+        let found: HashMap<u64, u64> =
+            pass.candidates.left().filter_map(goroutine).map(|one| (one.goid, one.stamp)).collect();
+        self.passes += 1;
+        let before = self.dead.len();
+        if self.passes == 1 {
+            self.dead = found;
+        } else {
+            self.dead.retain(|goid, stamp| found.get(goid) == Some(stamp));
+        }
+        self.quiet = if self.passes > 1 && self.dead.len() == before { self.quiet + 1 } else { 0 };
+        self.doubt.clone_from(&pass.doubt);
+        self.scanned = (pass.marker.read.load(Relaxed), u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn is_settled(&self, least: u32) -> bool {
+        let quiet = self.quiet >= QUIET.min(least.saturating_sub(1));
+        self.passes >= least
+            && (quiet && self.doubt.is_none() || self.passes >= least.saturating_mul(AT_MOST))
+    }
+}
+
+/// A goroutine over the looks.
+#[derive(Clone, Copy)]
+struct Track {
+    stamp: u64,
+    before: u64,
+    since_ns: u64,
+    looks: u32,
+    moved: u32,
+    busy: u32,
+    yielding: u32,
+    /// The number of the last look that found it.
+    last: usize,
+}
+
+struct Watch<'s, 'a> {
+    view: &'s View<'a>,
+    options: &'s Options,
+    tracks: HashMap<u64, Track>,
+    looks: Vec<Look>,
+    /// By address of code, whether it belongs to a function that only yields.
+    names: HashMap<u64, bool>,
+    /// Threads that were seen in one since the last look.
+    yielded: HashSet<u32>,
+}
+
+impl<'a> Watch<'_, 'a> {
+    /// Looks at all goroutines.
+    fn look(&mut self, whole: bool) -> Result<Snapshot, SnapshotError> {
+        let options = snapshot::Options { stacks: true, args: false, labels: whole, objects: whole };
+        let snapshot = snapshot::take(self.view, options, &mut |_, _| {})?;
+        let at_ns = snapshot.taken_ns.0;
+        let mut look = Look { at_ns, ..Look::default() };
+        for goroutine in snapshot.goroutines.iter().filter(|goroutine| !goroutine.system) {
+            *look.counts.entry((goroutine.gopc, goroutine.startpc)).or_default() += 1;
+        }
+        self.looks.push(look);
+        for goroutine in &snapshot.goroutines {
+            self.track(goroutine, &snapshot, at_ns);
+        }
+        self.yielded.clear();
+        let last = self.looks.len();
+        self.tracks.retain(|_, track| track.last == last);
+        Ok(snapshot)
+    }
+
+    fn track(&mut self, goroutine: &Goroutine, snapshot: &Snapshot, at_ns: u64) {
+        let innermost = snapshot.stacks.get(goroutine.stack).iter().take(INNERMOST);
+        let yields = self.yielded.contains(&goroutine.tid) && goroutine.tid != 0
+            || innermost.map(|pc| pc.lookup()).any(|pc| self.yields(pc));
+        let busy =
+            matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);
+        let stamp = goroutine.stamp;
+        let new = Track {
+            stamp,
+            before: stamp,
+            since_ns: at_ns,
+            looks: 0,
+            moved: 0,
+            busy: 0,
+            yielding: 0,
+            last: 0,
+        };
+        let last = self.looks.len();
+        let track = self.tracks.entry(goroutine.goid).or_insert(new);
+        track.before = track.stamp;
+        track.looks += 1;
+        track.last = last;
+        if track.stamp != stamp {
+            (track.stamp, track.since_ns) = (stamp, at_ns);
+            track.moved += 1;
+        }
+        track.busy += u32::from(busy);
+        track.yielding += u32::from(yields && goroutine.state != State::Waiting);
+    }
+
+    /// Whether an address lies in a function that only yields.
+    fn yields(&mut self, pc: u64) -> bool {
+        let (view, names) = (self.view, &mut self.names);
+        *names.entry(pc).or_insert_with(|| {
+            let frames = view.binary.symbolize(pc.wrapping_sub(view.bias));
+            frames.iter().any(|frame| YIELDING.contains(&frame.func))
+        })
+    }
+
+    /// Remembers which threads only yielded.
+    fn note(&mut self, registers: Vec<ThreadRegisters>) -> Vec<ThreadRegisters> {
+        for thread in &registers {
+            if self.yields(thread.pc) {
+                self.yielded.insert(thread.tid);
+            }
+        }
+        registers
+    }
+
+    /// By goid, the stamp of the look before the last.
+    fn stamps_before(&self) -> HashMap<u64, u64> {
+        self.tracks.iter().map(|(goid, track)| (*goid, track.before)).collect()
+    }
+
+    /// Waits, and looks meanwhile.
+    fn pause(
+        &mut self,
+        pause: Duration,
+        registers: &mut dyn FnMut() -> Vec<ThreadRegisters>,
+    ) -> Result<(), SnapshotError> {
+        let end = Instant::now() + pause;
+        let mut every = self.options.window / LOOKS;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left < every || every.is_zero() {
+                std::thread::sleep(left);
+                return Ok(());
+            }
+            std::thread::sleep(every);
+            let started = Instant::now();
+            self.note(registers());
+            self.look(false)?;
+            every = every.max(started.elapsed() * SHARE);
+        }
+    }
+
+    fn finish(self, snapshot: Snapshot, pass: Option<Pass<'a>>, proof: Proof) -> Observation<'a> {
+        let view = *self.view;
+        let (mut snapshot, marker, reached_by) = match pass {
+            Some(pass) => (pass.snapshot, Some(pass.marker), pass.reached_by),
+            None => (snapshot, None, HashMap::new()),
+        };
+        let mut facts: Vec<Facts> = snapshot.goroutines.iter().map(|one| self.facts(one, &proof)).collect();
+        let dead: Vec<u32> =
+            facts.iter().zip(0u32..).filter(|(facts, _)| facts.unreachable).map(|(_, index)| index).collect();
+        let mut observed = Observed { looks: self.looks, ..Observed::default() };
+        if let Some(marker) = &marker {
+            let waiting = snapshot.objects.iter().flat_map(|object| object.waiters.iter().copied());
+            let related: HashSet<u32> = dead.iter().copied().chain(waiting).collect();
+            let mut related: Vec<u32> = related.into_iter().collect();
+            related.sort_unstable_by_key(|index| {
+                (facts.get(*index as usize).is_none_or(|facts| !facts.unreachable), *index)
+            });
+            let mut relations = relations::find(&view, &snapshot, marker, &related);
+            observed.holders = holders(&snapshot, marker, &reached_by, &relations, view.bias);
+            for (index, relation) in &relations {
+                if let Some(facts) = facts.get_mut(*index as usize) {
+                    facts.holds.clone_from(&relation.holds);
+                    facts.context = relation.context;
+                }
+            }
+            relations.retain(|index, _| facts.get(*index as usize).is_some_and(|facts| facts.unreachable));
+            observed.sets = relations::sets(&snapshot, &relations);
+            for (set, number) in observed.sets.iter().zip(0u32..) {
+                for member in &set.members {
+                    if let Some(facts) = facts.get_mut(*member as usize) {
+                        facts.set = Some(number);
+                    }
+                }
+            }
+        } else {
+            observed.holders = vec![Holders::default(); snapshot.objects.len()];
+        }
+        observed.passes = proof.passes;
+        observed.scanned = proof.scanned;
+        observed.doubt = proof.failed.or(proof.doubt);
+        observed.facts = facts;
+        std::mem::swap(&mut observed.snapshot, &mut snapshot);
+        Observation { observed, view, marker, threads: self.options.threads.max(1) }
+    }
+
+    fn facts(&self, goroutine: &Goroutine, proof: &Proof) -> Facts {
+        let unreachable = proof.dead.get(&goroutine.goid) == Some(&goroutine.stamp);
+        let Some(track) = self.tracks.get(&goroutine.goid) else {
+            return Facts { unreachable, ..Facts::default() };
+        };
+        Facts {
+            unreachable,
+            since_ns: track.since_ns,
+            looks: track.looks,
+            moved: track.moved,
+            busy: track.busy,
+            yielding: track.yielding,
+            ..Facts::default()
+        }
+    }
+}
+
+/// What was seen to refer to each object.
+fn holders(
+    snapshot: &Snapshot,
+    marker: &Marker<'_>,
+    reached_by: &HashMap<ObjectId, Source>,
+    relations: &HashMap<u32, Relation>,
+    bias: u64,
+) -> Vec<Holders> {
+    let by_source = |addr: u64| {
+        let mut holders = Holders::default();
+        match marker.spans.object(addr).and_then(|object| reached_by.get(&object)) {
+            Some(Source::Global(at)) => holders.global = Some(at.wrapping_sub(bias)),
+            Some(Source::Goroutine(index)) if *index != u32::MAX => holders.goroutines.push(*index),
+            Some(Source::Heap(_)) => holders.heap = 1,
+            Some(Source::Goroutine(_) | Source::Other) | None => {}
+        }
+        holders
+    };
+    let mut all: Vec<Holders> = snapshot.objects.iter().map(|object| by_source(object.addr)).collect();
+    for (index, relation) in relations {
+        for object in &relation.holds {
+            let Some(holders) = all.get_mut(*object as usize) else { continue };
+            if holders.goroutines.len() < MAX_HOLDERS && !holders.goroutines.contains(index) {
+                holders.goroutines.push(*index);
+            }
+        }
+    }
+    all.iter_mut().for_each(|holders| holders.goroutines.sort_unstable());
+    all
+}

@@ -1,0 +1,267 @@
+//! One pass: from the roots to a fixed point. What it does not reach, it did not see anybody refer to.
+
+use super::alive::{Alive, Wanted};
+use super::candidates::Candidates;
+use super::marker::{Found, Marker, Source};
+use super::roots::{Roots, processors};
+use super::spans::{ObjectId, Spans, words};
+use crate::memory::{Range, ThreadRegisters};
+use crate::snapshot::{self, Snapshot, Trust, View};
+use crate::target::Globals;
+use hashbrown::{HashMap, HashSet};
+
+/// `m`s in the list of all.
+const MAX_MS: usize = 1 << 16;
+/// How often what came into being during the pass is looked for.
+const ROUNDS: usize = 4;
+
+/// What a pass found.
+pub(super) struct Pass<'a> {
+    pub(super) snapshot: Snapshot,
+    pub(super) marker: Marker<'a>,
+    pub(super) candidates: Candidates,
+    /// What was seen to refer to an object that is waited for.
+    pub(super) reached_by: HashMap<ObjectId, Source>,
+    /// Why it proves nothing; `None`: it does.
+    pub(super) doubt: Option<String>,
+}
+
+/// What a pass is made with.
+pub(super) struct Setting<'s, 'a> {
+    pub(super) view: &'s View<'a>,
+    pub(super) globals: &'s Globals,
+    pub(super) threads: usize,
+    /// By goid, what [`snapshot::Goroutine::stamp`] was at the last look; everything on the stack of one that has run since counts.
+    pub(super) stamps: &'s HashMap<u64, u64>,
+    /// What threads held in their registers while this pass was made, or shortly before.
+    pub(super) registers: &'s mut dyn FnMut() -> Vec<ThreadRegisters>,
+    /// Told how many bytes of about how many were read.
+    pub(super) progress: &'s mut dyn FnMut(u64, u64),
+}
+
+/// Makes a pass over a snapshot that was taken just now.
+///
+/// # Errors
+/// Why it could not be made.
+pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Result<Pass<'a>, String> {
+    let view = setting.view;
+    let spans = Spans::read(view, setting.globals).map_err(|error| error.to_string())?;
+    let mut marker = Marker::new(view.memory, spans);
+    let listed =
+        listed(setting).map_err(|fault| format!("the list of its goroutines cannot be read: {fault}"))?;
+    let opaque = hide(setting, &snapshot, &listed, &marker)?;
+    let candidates = Candidates::of(view, &snapshot, &mut marker);
+    let alive = Alive::new(view).ok_or("the layout of its runtime.g is not known")?;
+    let doubt = stuck_finalizer(view, &snapshot);
+    let mut pass = Pass { snapshot, marker, candidates, reached_by: HashMap::new(), doubt };
+    pass.mark(setting, alive, &opaque)?;
+    if let Some(fault) = pass.snapshot.incomplete {
+        return Err(fault.to_string());
+    }
+    let unread = pass.marker.unread.load(std::sync::atomic::Ordering::Relaxed);
+    if unread > 0 {
+        pass.doubt.get_or_insert(format!("{unread} bytes of its heap could not be read"));
+    }
+    if pass.snapshot.unreadable > 0 {
+        let count = pass.snapshot.unreadable;
+        pass.doubt.get_or_insert(format!("{count} of its goroutines could not be read"));
+    }
+    Ok(pass)
+}
+
+impl Pass<'_> {
+    fn mark(
+        &mut self,
+        setting: &mut Setting<'_, '_>,
+        mut alive: Alive<'_>,
+        opaque: &[(u64, u64)],
+    ) -> Result<(), String> {
+        let ended = |fault: crate::memory::Fault| fault.to_string();
+        self.registers(setting);
+        let view = setting.view;
+        let roots = Roots { view, globals: setting.globals, marker: &self.marker, opaque };
+        roots.mark()?;
+        let mut live: Vec<u32> = self.candidates.live().collect();
+        self.candidates.hosted_by_live(&mut live);
+        for round in 0..ROUNDS {
+            self.until_settled(setting, &mut alive, &mut live).map_err(ended)?;
+            if round + 1 < ROUNDS && self.look_again(setting, &mut alive, &mut live).map_err(ended)? {
+                continue;
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Marks until no candidate becomes live any more.
+    fn until_settled(
+        &mut self,
+        setting: &mut Setting<'_, '_>,
+        alive: &mut Alive<'_>,
+        live: &mut Vec<u32>,
+    ) -> Result<(), crate::memory::Fault> {
+        loop {
+            self.mark_live(setting, alive, live)?;
+            let all = self.marker.spans.scannable;
+            self.marker.drain(setting.threads, &mut |read| (setting.progress)(read, all))?;
+            for woken in self.marker.woken() {
+                self.reached_by.entry(woken.object).or_insert(woken.by);
+                self.candidates.reached(woken.object, live);
+            }
+            if live.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn mark_live(
+        &self,
+        setting: &Setting<'_, '_>,
+        alive: &mut Alive<'_>,
+        live: &mut Vec<u32>,
+    ) -> Result<(), crate::memory::Fault> {
+        let wanted: Vec<_> = (live.drain(..))
+            .filter_map(|index| {
+                let goroutine = self.snapshot.goroutines.get(index as usize)?;
+                let ran = setting.stamps.get(&goroutine.goid).is_some_and(|stamp| *stamp != goroutine.stamp);
+                let whole = ran || goroutine.trust != Trust::Still;
+                Some(Wanted { index, g: goroutine.g, whole })
+            })
+            .collect();
+        alive.mark(&wanted, &self.marker)?;
+        // What they wait with was hidden.
+        let live: HashSet<u32> = wanted.iter().map(|wanted| wanted.index).collect();
+        let len =
+            setting.view.binary.layout().field("sudog", "_size").map_or(0, |size| size.min(1 << 10) as usize);
+        let sudogs: Vec<_> = (self.snapshot.sudogs.iter())
+            .filter(|(index, _)| live.contains(index))
+            .map(|(_, addr)| Range { addr: *addr, len })
+            .collect();
+        let mut found = Found::default();
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        for sudogs in sudogs.chunks(1 << 14) {
+            setting.view.memory.scatter(sudogs, &mut bytes, &mut whole)?;
+            words(&bytes).for_each(|word| self.marker.reach(word, Source::Other, &mut found));
+        }
+        self.marker.give(&mut found);
+        Ok(())
+    }
+
+    /// What changed while the pass went on: new spans, new goroutines, candidates that moved. Says whether there was any.
+    fn look_again(
+        &mut self,
+        setting: &mut Setting<'_, '_>,
+        alive: &mut Alive<'_>,
+        live: &mut Vec<u32>,
+    ) -> Result<bool, crate::memory::Fault> {
+        let misses = self.marker.misses();
+        let mut found = Found::default();
+        if !misses.is_empty() && self.marker.spans.extend(setting.view, setting.globals).is_ok() {
+            self.marker.grow();
+            misses.iter().for_each(|word| self.marker.reach(*word, Source::Other, &mut found));
+        }
+        let changed = found.is_any();
+        self.marker.give(&mut found);
+        self.registers(setting);
+        let new = self.new_goroutines(setting)?;
+        alive.mark(&new, &self.marker)?;
+        self.moved(setting, live);
+        Ok(changed || !new.is_empty() || !live.is_empty())
+    }
+
+    /// Goroutines that are not in the snapshot.
+    fn new_goroutines(&self, setting: &Setting<'_, '_>) -> Result<Vec<Wanted>, crate::memory::Fault> {
+        let known: HashSet<u64> = self.snapshot.goroutines.iter().map(|goroutine| goroutine.g).collect();
+        let others: Vec<u64> = listed(setting)?.into_iter().filter(|g| !known.contains(g)).collect();
+        let Ok(look) = snapshot::look(setting.view, snapshot::Options::default(), &others) else {
+            return Ok(Vec::new());
+        };
+        let wanted = |g| Wanted { index: u32::MAX, g, whole: true };
+        Ok(look.goroutines.iter().map(|goroutine| wanted(goroutine.g)).collect())
+    }
+
+    /// Candidates that are left and have run meanwhile are live.
+    fn moved(&mut self, setting: &Setting<'_, '_>, live: &mut Vec<u32>) {
+        let left: Vec<u32> = self.candidates.left().collect();
+        let addr = |index: &u32| self.snapshot.goroutines.get(*index as usize).map(|goroutine| goroutine.g);
+        let addrs: Vec<u64> = left.iter().filter_map(addr).collect();
+        let now: HashMap<u64, u64> = snapshot::look(setting.view, snapshot::Options::default(), &addrs)
+            .map(|look| look.goroutines.iter().map(|goroutine| (goroutine.g, goroutine.stamp)).collect())
+            .unwrap_or_default();
+        for index in left {
+            let Some(goroutine) = self.snapshot.goroutines.get(index as usize) else { continue };
+            if now.get(&goroutine.g) != Some(&goroutine.stamp) {
+                self.candidates.revive(index, live);
+            }
+        }
+    }
+
+    fn registers(&self, setting: &mut Setting<'_, '_>) {
+        let mut found = Found::default();
+        for thread in (setting.registers)() {
+            thread.words.iter().for_each(|word| self.marker.reach(*word, Source::Other, &mut found));
+        }
+        self.marker.give(&mut found);
+    }
+}
+
+/// All entries of `runtime.allgs`, the dead included.
+fn listed(setting: &Setting<'_, '_>) -> Result<Vec<u64>, crate::memory::Fault> {
+    let (view, globals) = (setting.view, setting.globals);
+    let len = view.memory.word(globals.allglen.wrapping_add(view.bias))?.min(1 << 24);
+    let array = view.memory.word(globals.allgptr.wrapping_add(view.bias))?;
+    let mut bytes = vec![0; len as usize * 8];
+    view.memory.read(array, &mut bytes)?;
+    Ok(words(&bytes).collect())
+}
+
+/// Keeps the marker out of what the runtime knows its goroutines by: every `g`, `m` and `p`, and the
+/// `sudog`s of those that wait. Gives those that are variables.
+fn hide(
+    setting: &Setting<'_, '_>,
+    snapshot: &Snapshot,
+    listed: &[u64],
+    marker: &Marker<'_>,
+) -> Result<Vec<(u64, u64)>, String> {
+    let (view, layout) = (setting.view, setting.view.binary.layout());
+    let size = |of| u64::from(layout.field(of, "_size").unwrap_or(0)).min(1 << 16);
+    let mut opaque = Vec::new();
+    let mut hide = |addr: u64, len: u64| {
+        marker.never_scan(addr);
+        opaque.push((addr, addr.saturating_add(len)));
+    };
+    let mut m = setting.globals.allm.and_then(|addr| view.word(addr.wrapping_add(view.bias)));
+    m.ok_or("the list of its threads (runtime.allm) is not known")?;
+    for _ in 0..MAX_MS {
+        let Some(addr @ 1..) = m else { break };
+        hide(addr, size("m"));
+        for g in ["g0", "gsignal"].into_iter().filter_map(|field| view.field(addr, "m", field)) {
+            hide(g, size("g"));
+        }
+        m = view.field(addr, "m", "alllink");
+    }
+    let ps =
+        processors(view, setting.globals).map_err(|fault| format!("runtime.allp cannot be read: {fault}"))?;
+    ps.into_iter().for_each(|p| hide(p, size("p")));
+    // Those of the heap need no list.
+    let heap = opaque.iter().filter(|(addr, _)| marker.spans.object(*addr).is_none()).copied().collect();
+    listed.iter().for_each(|g| marker.never_scan(*g));
+    snapshot.sudogs.iter().for_each(|(_, sudog)| marker.never_scan(*sudog));
+    Ok(heap)
+}
+
+/// What waits for its finalizer or cleanup is in queues of the runtime that we do not read. They are empty but for moments,
+/// unless the goroutine that works them off is held up.
+fn stuck_finalizer(view: &View<'_>, snapshot: &Snapshot) -> Option<String> {
+    let name = |pc: u64| view.binary.functions().function_at(pc.wrapping_sub(view.bias)).map(|f| f.name);
+    let busy = snapshot.goroutines.iter().find(|goroutine| {
+        matches!(
+            name(goroutine.startpc),
+            Some("runtime.runfinq" | "runtime.runFinalizers" | "runtime.runCleanups")
+        ) && !matches!(view.binary.wait_reason(goroutine.reason), "finalizer wait" | "cleanup wait")
+    })?;
+    Some(format!(
+        "goroutine {} runs finalizers or cleanups, and what else waits for one cannot be seen",
+        busy.goid
+    ))
+}

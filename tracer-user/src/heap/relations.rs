@@ -1,0 +1,241 @@
+//! Who of the unreachable refers to what the others wait for: the dead groups, and their cycles.
+//!
+//! That a goroutine refers to a lock does not prove that it holds it: nothing in a Go mutex says who does. So
+//! what comes from here is inferred, and shown as such.
+
+use super::alive::{Alive, Wanted};
+use super::marker::Marker;
+use super::spans::{ObjectId, words};
+use super::types::{DeadSet, Edge};
+use crate::snapshot::{Snapshot, View};
+use crate::target::bytes::u64_at;
+use hashbrown::{HashMap, HashSet};
+
+/// Goroutines whose references are looked at.
+const MAX_GOROUTINES: usize = 20_000;
+/// How far references are followed through the heap: from a closure or a context to what it holds.
+const DEPTH: usize = 3;
+/// Objects looked at for one goroutine, and bytes of each.
+const MAX_OBJECTS: usize = 64;
+const MAX_SIZE: u64 = 512;
+/// Members of one set that are shown.
+const MAX_MEMBERS: usize = 1000;
+
+/// What is known of one goroutine.
+#[derive(Debug, Default)]
+pub(super) struct Relation {
+    /// Objects that others wait for and that it refers to.
+    pub(super) holds: Vec<u32>,
+    /// What it waits for is the `Done` of a context.
+    pub(super) context: bool,
+}
+
+/// Finds what these goroutines (indices into the snapshot) refer to.
+pub(super) fn find(
+    view: &View<'_>,
+    snapshot: &Snapshot,
+    marker: &Marker<'_>,
+    goroutines: &[u32],
+) -> HashMap<u32, Relation> {
+    let mut awaited: HashMap<ObjectId, Vec<u32>> = HashMap::new();
+    for (object, index) in snapshot.objects.iter().zip(0u32..) {
+        if let Some(id) = marker.spans.object(object.addr) {
+            awaited.entry(id).or_default().push(index);
+        }
+    }
+    let Some(mut alive) = Alive::new(view) else { return HashMap::new() };
+    let wanted = |index: &u32| {
+        let goroutine = snapshot.goroutines.get(*index as usize)?;
+        Some(Wanted { index: *index, g: goroutine.g, whole: false })
+    };
+    let wanted: Vec<_> = goroutines.iter().take(MAX_GOROUTINES).filter_map(wanted).collect();
+    let mut refers: HashMap<u32, HashSet<ObjectId>> = HashMap::new();
+    let read = alive.each(&wanted, &mut |index, word| {
+        let objects = refers.entry(index).or_default();
+        if let Some(object) = marker.spans.object(word).filter(|_| objects.len() < MAX_OBJECTS) {
+            objects.insert(object);
+        }
+    });
+    if read.is_err() {
+        return HashMap::new();
+    }
+    let mut search = Search { view, marker, awaited: &awaited, snapshot };
+    refers.into_iter().map(|(index, objects)| (index, search.follow(index, objects))).collect()
+}
+
+struct Search<'s> {
+    view: &'s View<'s>,
+    marker: &'s Marker<'s>,
+    awaited: &'s HashMap<ObjectId, Vec<u32>>,
+    snapshot: &'s Snapshot,
+}
+
+impl Search<'_> {
+    /// Follows the references of a goroutine.
+    fn follow(&mut self, goroutine: u32, objects: HashSet<ObjectId>) -> Relation {
+        let waits = self.snapshot.goroutines.get(goroutine as usize).map(|goroutine| &goroutine.waits[..]);
+        let own: HashSet<u32> = waits.unwrap_or_default().iter().map(|wait| wait.object).collect();
+        let channels: Vec<u64> =
+            own.iter().filter_map(|object| Some(self.snapshot.objects.get(*object as usize)?.addr)).collect();
+        let mut relation = Relation::default();
+        let mut seen = objects.clone();
+        let mut level: Vec<ObjectId> = objects.into_iter().collect();
+        for _ in 0..=DEPTH {
+            let mut next = Vec::new();
+            for object in level {
+                if let Some(indices) = self.awaited.get(&object) {
+                    relation.holds.extend(indices.iter().filter(|index| !own.contains(*index)));
+                    // What a channel or a lock leads to is not this goroutine's.
+                    continue;
+                }
+                let Some(bytes) = self.bytes(object) else { continue };
+                relation.context |= self.is_context(&bytes, &channels);
+                for word in words(&bytes) {
+                    let found = self.marker.spans.object(word);
+                    if let Some(found) = found.filter(|found| seen.len() < MAX_OBJECTS && seen.insert(*found))
+                    {
+                        next.push(found);
+                    }
+                }
+            }
+            level = next;
+        }
+        relation.holds.sort_unstable();
+        relation.holds.dedup();
+        relation
+    }
+
+    fn bytes(&self, object: ObjectId) -> Option<Vec<u8>> {
+        let (addr, size) = self.marker.spans.range(object).filter(|(_, size)| *size <= MAX_SIZE)?;
+        self.marker.spans.get(object.span).filter(|span| !span.noscan)?;
+        let mut bytes = vec![0; size as usize];
+        self.view.memory.read(addr, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// Whether an object is a `context.cancelCtx` whose `done` is one of these channels: the field is an
+    /// `atomic.Value` (`src/context/context.go`, 1.19 to 1.27) that holds a `chan struct{}`.
+    fn is_context(&self, bytes: &[u8], channels: &[u64]) -> bool {
+        let words: Vec<u64> = words(bytes).collect();
+        words.array_windows().any(|[of, data]| channels.contains(data) && self.is_chan_of_nothing(*of))
+    }
+
+    /// Whether there is the type `chan struct{}` at an address (`src/internal/abi/type.go`: `Type.Kind_` at 23, `ChanType.Elem` at 48,
+    /// `Type.Size_` at 0, the same in every version).
+    fn is_chan_of_nothing(&self, addr: u64) -> bool {
+        const CHAN: u8 = 18;
+        const KIND_MASK: u8 = 31;
+        let mut bytes = [0; 56];
+        if addr < 4096 || self.view.memory.read(addr, &mut bytes).is_err() {
+            return false;
+        }
+        let kind = bytes.get(23).is_some_and(|kind| kind & KIND_MASK == CHAN);
+        let size = u64_at(&bytes, 48).filter(|elem| *elem > 4096).and_then(|elem| self.view.word(elem));
+        kind && size == Some(0)
+    }
+}
+
+/// The groups of goroutines that wait for each other.
+pub(super) fn sets(snapshot: &Snapshot, relations: &HashMap<u32, Relation>) -> Vec<DeadSet> {
+    let mut holders: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut indices: Vec<u32> = relations.keys().copied().collect();
+    indices.sort_unstable();
+    for index in &indices {
+        for object in relations.get(index).map_or(&[][..], |relation| &relation.holds) {
+            holders.entry(*object).or_default().push(*index);
+        }
+    }
+    let mut edges: Vec<Edge> = Vec::new();
+    for waiter in &indices {
+        let waits = snapshot.goroutines.get(*waiter as usize).map(|goroutine| &goroutine.waits[..]);
+        for wait in waits.unwrap_or_default() {
+            let holders = holders.get(&wait.object).map_or(&[][..], |holders| holders);
+            edges.extend(holders.iter().take(MAX_MEMBERS).map(|holder| Edge {
+                waiter: *waiter,
+                object: wait.object,
+                holder: *holder,
+            }));
+        }
+    }
+    group(&edges)
+}
+
+/// Connected edges together, the largest set first.
+fn group(edges: &[Edge]) -> Vec<DeadSet> {
+    let mut parent: HashMap<u32, u32> = HashMap::new();
+    for edge in edges {
+        let (one, other) = (root(&mut parent, edge.waiter), root(&mut parent, edge.holder));
+        parent.insert(one, other);
+    }
+    let mut sets: HashMap<u32, DeadSet> = HashMap::new();
+    for edge in edges {
+        let set = sets.entry(root(&mut parent, edge.waiter)).or_insert_with(|| DeadSet {
+            members: Vec::new(),
+            edges: Vec::new(),
+            cycle: Vec::new(),
+        });
+        set.members.extend([edge.waiter, edge.holder]);
+        set.edges.push(*edge);
+    }
+    let mut sets: Vec<DeadSet> = sets.into_values().collect();
+    for set in &mut sets {
+        set.members.sort_unstable();
+        set.members.dedup();
+        set.cycle = cycle(set);
+    }
+    sets.sort_by_key(|set| (std::cmp::Reverse(set.members.len()), set.members.first().copied()));
+    sets
+}
+
+fn root(parent: &mut HashMap<u32, u32>, of: u32) -> u32 {
+    let mut at = of;
+    while let Some(up) = parent.get(&at).copied().filter(|up| *up != at) {
+        // Halves the way for the next one.
+        let further = parent.get(&up).copied().unwrap_or(up);
+        parent.insert(at, further);
+        at = further;
+    }
+    parent.entry(at).or_insert(at);
+    at
+}
+
+/// A shortest cycle of waits, as indices into `members`; empty: there is none.
+fn cycle(set: &DeadSet) -> Vec<u32> {
+    let mut next: HashMap<u32, Vec<u32>> = HashMap::new();
+    for edge in set.edges.iter().filter(|edge| edge.waiter != edge.holder) {
+        next.entry(edge.waiter).or_default().push(edge.holder);
+    }
+    let position = |goroutine: &u32| set.members.binary_search(goroutine).ok().map(|at| at as u32);
+    let cycles = set.members.iter().take(MAX_MEMBERS).filter_map(|start| back_to(*start, &next));
+    let shortest = cycles.min_by_key(Vec::len).unwrap_or_default();
+    shortest.iter().filter_map(position).collect()
+}
+
+/// The shortest way from a goroutine along the waits back to itself.
+fn back_to(start: u32, next: &HashMap<u32, Vec<u32>>) -> Option<Vec<u32>> {
+    let mut from: HashMap<u32, u32> = HashMap::new();
+    let mut level = vec![start];
+    while !level.is_empty() {
+        let mut later = Vec::new();
+        for at in level {
+            for to in next.get(&at).map_or(&[][..], |next| next) {
+                if *to == start {
+                    let mut way = vec![at];
+                    let mut step = at;
+                    while let Some(before) = from.get(&step).copied().filter(|_| step != start) {
+                        way.push(before);
+                        step = before;
+                    }
+                    way.reverse();
+                    return Some(way);
+                }
+                if !from.contains_key(to) {
+                    from.insert(*to, at);
+                    later.push(*to);
+                }
+            }
+        }
+        level = later;
+    }
+    None
+}
