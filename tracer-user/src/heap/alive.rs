@@ -78,17 +78,30 @@ impl<'a> Alive<'a> {
     pub(super) fn mark(&mut self, wanted: &[Wanted], marker: &Marker<'_>) -> Result<(), Fault> {
         for batch in wanted.chunks(BATCH) {
             let mut found = Found::default();
-            self.each(batch, &mut |index, word| marker.reach(word, Source::Goroutine(index), &mut found))?;
+            let view = self.view;
+            self.each(batch, &mut |index, word, sure| {
+                let by = Source::Goroutine(index);
+                if sure {
+                    marker.reach(word, by, &mut found);
+                } else {
+                    marker.reach_doubtful(&view, word, by, &mut found);
+                }
+            })?;
             marker.give(&mut found);
         }
         Ok(())
     }
 
-    /// Hands over each word that one of these refers to anything with, with the index of the goroutine.
+    /// Hands over each word that one of these refers to anything with, with the index of the goroutine, and
+    /// whether it is a pointer for sure.
     ///
     /// # Errors
     /// The process has ended, or may not be read.
-    pub(super) fn each(&mut self, wanted: &[Wanted], sink: &mut dyn FnMut(u32, u64)) -> Result<(), Fault> {
+    pub(super) fn each(
+        &mut self,
+        wanted: &[Wanted],
+        sink: &mut dyn FnMut(u32, u64, bool),
+    ) -> Result<(), Fault> {
         let mut rest = wanted;
         while !rest.is_empty() {
             let done = self.batch(rest, sink)?;
@@ -98,7 +111,7 @@ impl<'a> Alive<'a> {
     }
 
     /// Marks from the first of these; says how many.
-    fn batch(&mut self, wanted: &[Wanted], sink: &mut dyn FnMut(u32, u64)) -> Result<usize, Fault> {
+    fn batch(&mut self, wanted: &[Wanted], sink: &mut dyn FnMut(u32, u64, bool)) -> Result<usize, Fault> {
         let mut gs = std::mem::take(&mut self.gs);
         let read = self.read_gs(wanted, &mut gs)?;
         let (size, at) = (self.size, self.at);
@@ -128,10 +141,10 @@ impl<'a> Alive<'a> {
                 continue;
             }
             let (first, second) = (raw(index, &gs), raw(index, &again));
-            let mut sink = |word| sink(wanted.index, word);
+            let mut sink = |word, sure| sink(wanted.index, word, sure);
             for image in [&gs, &again] {
                 let bytes = image.get(index * self.size..).and_then(|rest| rest.get(..self.size));
-                words(bytes.unwrap_or_default()).for_each(&mut sink);
+                words(bytes.unwrap_or_default()).for_each(|word| sink(word, true));
             }
             let Some(now) = second.or(first) else { continue };
             let still = first.zip(second).filter(|(first, second)| first.still == second.still);
@@ -139,9 +152,9 @@ impl<'a> Alive<'a> {
             match still.filter(|_| precise) {
                 Some((raw, _)) => {
                     let g = again.get(index * self.size..).unwrap_or_default();
-                    self.precise(&raw, (range.addr, bytes), g, sink);
+                    self.precise(&raw, (range.addr, bytes), g, |word| sink(word, true));
                 }
-                None => self.everything(&now, &mut sink)?,
+                None => self.everything(&now, &mut |word| sink(word, false))?,
             }
         }
         (self.gs, self.again, self.stacks, self.whole) = (gs, again, stacks, whole);

@@ -9,6 +9,7 @@
 
 use super::spans::{ObjectId, Place, Span, Spans, words};
 use crate::memory::{Fault, Memory, Range};
+use crate::snapshot::View;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -124,6 +125,12 @@ impl<'a> Marker<'a> {
         }
     }
 
+    /// Whether the object at this address was reached; what lies in none counts as reached.
+    pub(super) fn is_reached(&self, addr: u64) -> bool {
+        let at = self.spans.object(addr).and_then(|object| self.bit(object));
+        at.is_none_or(|(word, bit)| self.marks.get(word).is_some_and(|marks| marks.load(Relaxed) & bit != 0))
+    }
+
     fn bit(&self, object: ObjectId) -> Option<(usize, u64)> {
         let at = self.spans.get(object.span)?.bits + u64::from(object.index);
         Some(((at / 64) as usize, 1 << (at % 64)))
@@ -137,6 +144,19 @@ impl<'a> Marker<'a> {
             Place::Nowhere if found.misses.len() < MAX_MISSES => found.misses.push(word),
             _ => {}
         }
+    }
+
+    /// A word that may be anything was found, also what is left of a pointer to an object that is no more.
+    pub(super) fn reach_doubtful(&self, view: &View<'_>, word: u64, by: Source, found: &mut Found) {
+        match self.spans.object(word) {
+            Some(object) if self.is_marked(object) || !self.spans.is_used(view, object) => {}
+            _ => self.reach(word, by, found),
+        }
+    }
+
+    fn is_marked(&self, object: ObjectId) -> bool {
+        let word = self.bit(object).and_then(|(word, bit)| Some(self.marks.get(word)?.load(Relaxed) & bit));
+        word.is_some_and(|word| word != 0)
     }
 
     #[inline]

@@ -10,6 +10,7 @@ mod relations;
 mod roots;
 mod spans;
 mod stack;
+mod timers;
 mod types;
 
 pub use types::{DeadSet, Edge, Facts, Holders, Look, Observed, TimerKind, TimerSite};

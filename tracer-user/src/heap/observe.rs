@@ -5,7 +5,7 @@ use super::pass::{self, Pass, Setting};
 use super::relations::{self, Relation};
 use super::spans::ObjectId;
 use super::types::{Facts, Holders, Look, Observed};
-use super::{Observation, Options, Progress};
+use super::{Observation, Options, Progress, timers};
 use crate::memory::ThreadRegisters;
 use crate::model::State;
 use crate::snapshot::{self, Clock, Goroutine, Snapshot, SnapshotError, View};
@@ -52,12 +52,10 @@ pub(super) fn observe<'a>(
         let mut snapshot = watch.look(true)?;
         let mut pass = None;
         if options.heap && proof.failed.is_none() {
-            let stamps = watch.stamps_before();
             let mut setting = Setting {
                 view,
                 globals: view.binary.globals().map_err(|error| SnapshotError::NoList(error.to_string()))?,
                 threads: options.threads.max(1),
-                stamps: &stamps,
                 registers: &mut || watch.note(registers()),
                 progress: &mut |read, all| progress(Progress::Scanning(number, read, all)),
             };
@@ -125,7 +123,6 @@ impl Proof {
 #[derive(Clone, Copy)]
 struct Track {
     stamp: u64,
-    before: u64,
     since_ns: u64,
     looks: u32,
     moved: u32,
@@ -173,19 +170,9 @@ impl<'a> Watch<'_, 'a> {
         let busy =
             matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);
         let stamp = goroutine.stamp;
-        let new = Track {
-            stamp,
-            before: stamp,
-            since_ns: at_ns,
-            looks: 0,
-            moved: 0,
-            busy: 0,
-            yielding: 0,
-            last: 0,
-        };
+        let new = Track { stamp, since_ns: at_ns, looks: 0, moved: 0, busy: 0, yielding: 0, last: 0 };
         let last = self.looks.len();
         let track = self.tracks.entry(goroutine.goid).or_insert(new);
-        track.before = track.stamp;
         track.looks += 1;
         track.last = last;
         if track.stamp != stamp {
@@ -215,11 +202,6 @@ impl<'a> Watch<'_, 'a> {
         registers
     }
 
-    /// By goid, the stamp of the look before the last.
-    fn stamps_before(&self) -> HashMap<u64, u64> {
-        self.tracks.iter().map(|(goid, track)| (*goid, track.before)).collect()
-    }
-
     /// Waits, and looks meanwhile.
     fn pause(
         &mut self,
@@ -244,14 +226,18 @@ impl<'a> Watch<'_, 'a> {
 
     fn finish(self, snapshot: Snapshot, pass: Option<Pass<'a>>, proof: Proof) -> Observation<'a> {
         let view = *self.view;
-        let (mut snapshot, marker, reached_by) = match pass {
-            Some(pass) => (pass.snapshot, Some(pass.marker), pass.reached_by),
-            None => (snapshot, None, HashMap::new()),
+        let (mut snapshot, marker, reached_by, timers) = match pass {
+            Some(pass) => (pass.snapshot, Some(pass.marker), pass.reached_by, pass.timers),
+            None => {
+                let timers = view.binary.globals().ok().and_then(|globals| timers::read(&view, globals).ok());
+                let timers = timers::sites(&timers.unwrap_or_default(), snapshot.taken_ns.1, |_| false);
+                (snapshot, None, HashMap::new(), timers)
+            }
         };
         let mut facts: Vec<Facts> = snapshot.goroutines.iter().map(|one| self.facts(one, &proof)).collect();
         let dead: Vec<u32> =
             facts.iter().zip(0u32..).filter(|(facts, _)| facts.unreachable).map(|(_, index)| index).collect();
-        let mut observed = Observed { looks: self.looks, ..Observed::default() };
+        let mut observed = Observed { looks: self.looks, timers, ..Observed::default() };
         if let Some(marker) = &marker {
             let waiting = snapshot.objects.iter().flat_map(|object| object.waiters.iter().copied());
             let related: HashSet<u32> = dead.iter().copied().chain(waiting).collect();

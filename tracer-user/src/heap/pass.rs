@@ -5,6 +5,8 @@ use super::candidates::Candidates;
 use super::marker::{Found, Marker, Source};
 use super::roots::{Roots, processors};
 use super::spans::{ObjectId, Spans, words};
+use super::timers::{self, Timer};
+use super::types::TimerSite;
 use crate::memory::{Range, ThreadRegisters};
 use crate::snapshot::{self, Snapshot, Trust, View};
 use crate::target::Globals;
@@ -22,6 +24,7 @@ pub(super) struct Pass<'a> {
     pub(super) candidates: Candidates,
     /// What was seen to refer to an object that is waited for.
     pub(super) reached_by: HashMap<ObjectId, Source>,
+    pub(super) timers: Vec<TimerSite>,
     /// Why it proves nothing; `None`: it does.
     pub(super) doubt: Option<String>,
 }
@@ -31,8 +34,6 @@ pub(super) struct Setting<'s, 'a> {
     pub(super) view: &'s View<'a>,
     pub(super) globals: &'s Globals,
     pub(super) threads: usize,
-    /// By goid, what [`snapshot::Goroutine::stamp`] was at the last look; everything on the stack of one that has run since counts.
-    pub(super) stamps: &'s HashMap<u64, u64>,
     /// What threads held in their registers while this pass was made, or shortly before.
     pub(super) registers: &'s mut dyn FnMut() -> Vec<ThreadRegisters>,
     /// Told how many bytes of about how many were read.
@@ -53,7 +54,8 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
     let candidates = Candidates::of(view, &snapshot, &mut marker);
     let alive = Alive::new(view).ok_or("the layout of its runtime.g is not known")?;
     let doubt = stuck_finalizer(view, &snapshot);
-    let mut pass = Pass { snapshot, marker, candidates, reached_by: HashMap::new(), doubt };
+    let mut pass =
+        Pass { snapshot, marker, candidates, reached_by: HashMap::new(), timers: Vec::new(), doubt };
     pass.mark(setting, alive, &opaque)?;
     if let Some(fault) = pass.snapshot.incomplete {
         return Err(fault.to_string());
@@ -83,6 +85,7 @@ impl Pass<'_> {
         roots.mark()?;
         let mut live: Vec<u32> = self.candidates.live().collect();
         self.candidates.hosted_by_live(&mut live);
+        self.timers(setting, &mut alive, &mut live, opaque)?;
         for round in 0..ROUNDS {
             self.until_settled(setting, &mut alive, &mut live).map_err(ended)?;
             if round + 1 < ROUNDS && self.look_again(setting, &mut alive, &mut live).map_err(ended)? {
@@ -91,6 +94,30 @@ impl Pass<'_> {
             return Ok(());
         }
         Ok(())
+    }
+
+    /// Marks from the timers. Those that nobody waits for come last: only so does it show whether anything else leads to
+    /// the channels that they send to.
+    fn timers(
+        &mut self,
+        setting: &mut Setting<'_, '_>,
+        alive: &mut Alive<'_>,
+        live: &mut Vec<u32>,
+        opaque: &[(u64, u64)],
+    ) -> Result<(), String> {
+        let (view, globals) = (setting.view, setting.globals);
+        let unreadable = |fault| format!("its timers cannot be read: {fault}");
+        let timers = timers::read(view, globals).map_err(unreadable)?;
+        let awaited: HashSet<u64> = self.snapshot.objects.iter().map(|object| object.addr).collect();
+        let mut found = Found::default();
+        for timer in timers.iter().filter(|timer| timer.channel == 0 || awaited.contains(&timer.channel)) {
+            self.marker.reach(timer.addr, Source::Other, &mut found);
+        }
+        self.marker.give(&mut found);
+        self.until_settled(setting, alive, live).map_err(|fault| fault.to_string())?;
+        let unreachable = |timer: &Timer| timer.channel != 0 && !self.marker.is_reached(timer.channel);
+        self.timers = timers::sites(&timers, self.snapshot.taken_ns.1, unreachable);
+        Roots { view, globals, marker: &self.marker, opaque }.timers().map_err(unreadable)
     }
 
     /// Marks until no candidate becomes live any more.
@@ -123,8 +150,7 @@ impl Pass<'_> {
         let wanted: Vec<_> = (live.drain(..))
             .filter_map(|index| {
                 let goroutine = self.snapshot.goroutines.get(index as usize)?;
-                let ran = setting.stamps.get(&goroutine.goid).is_some_and(|stamp| *stamp != goroutine.stamp);
-                let whole = ran || goroutine.trust != Trust::Still;
+                let whole = goroutine.trust != Trust::Still;
                 Some(Wanted { index, g: goroutine.g, whole })
             })
             .collect();
@@ -199,7 +225,9 @@ impl Pass<'_> {
     fn registers(&self, setting: &mut Setting<'_, '_>) {
         let mut found = Found::default();
         for thread in (setting.registers)() {
-            thread.words.iter().for_each(|word| self.marker.reach(*word, Source::Other, &mut found));
+            for word in &thread.words {
+                self.marker.reach_doubtful(setting.view, *word, Source::Other, &mut found);
+            }
         }
         self.marker.give(&mut found);
     }

@@ -50,7 +50,7 @@ pub(super) fn find(
     };
     let wanted: Vec<_> = goroutines.iter().take(MAX_GOROUTINES).filter_map(wanted).collect();
     let mut refers: HashMap<u32, HashSet<ObjectId>> = HashMap::new();
-    let read = alive.each(&wanted, &mut |index, word| {
+    let read = alive.each(&wanted, &mut |index, word, _| {
         let objects = refers.entry(index).or_default();
         if let Some(object) = marker.spans.object(word).filter(|_| objects.len() < MAX_OBJECTS) {
             objects.insert(object);

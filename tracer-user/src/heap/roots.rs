@@ -32,13 +32,12 @@ pub(super) struct Roots<'a> {
 }
 
 impl Roots<'_> {
-    /// Marks from all of them.
+    /// Marks from all of them but the timers.
     ///
     /// # Errors
     /// What cannot be done without could not be read.
     pub(super) fn mark(&self) -> Result<(), String> {
         self.variables()?;
-        self.timers().map_err(|fault| format!("its timers cannot be read: {fault}"))?;
         self.specials().map_err(|fault| format!("its finalizers cannot be read: {fault}"))
     }
 
@@ -88,7 +87,10 @@ impl Roots<'_> {
     }
 
     /// The `p`s, of which only the timers count: they also hold stale pointers (write-barrier buffers).
-    fn timers(&self) -> Result<(), Fault> {
+    ///
+    /// # Errors
+    /// Their lists could not be read.
+    pub(super) fn timers(&self) -> Result<(), Fault> {
         let layout = self.view.binary.layout();
         let Some(at) = layout.field("p", "timers.heap").or_else(|| layout.field("p", "timers")) else {
             return Ok(());

@@ -63,6 +63,8 @@ pub(super) struct Span {
     pub(super) watched: bool,
     /// `mspan.specials`.
     pub(super) specials: u64,
+    /// Its `mspan`.
+    record: u64,
 }
 
 /// An object: the number of its span, and its number there.
@@ -156,16 +158,16 @@ impl Spans {
             let addrs = addrs.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
             let ranges: Vec<_> = addrs.map(|addr| Range { addr, len: fields.size }).collect();
             view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
-            for (record, whole) in bytes.chunks_exact(fields.size).zip(&whole) {
+            for ((record, whole), range) in bytes.chunks_exact(fields.size).zip(&whole).zip(&ranges) {
                 if *whole {
-                    self.add(record, &fields)?;
+                    self.add(record, range.addr, &fields)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, record: &[u8], fields: &Fields) -> Result<(), HeapError> {
+    fn add(&mut self, record: &[u8], addr: u64, fields: &Fields) -> Result<(), HeapError> {
         let Some((state, base, pages)) = record
             .get(fields.state)
             .zip(u64_at(record, fields.start))
@@ -185,7 +187,7 @@ impl Spans {
         if self.pages > MAX_PAGES || self.spans.len() as u64 > MAX_SPANS {
             return Err(HeapError::TooLarge);
         }
-        let number = match (state, self.span(record, fields, base, pages)) {
+        let number = match (state, self.span((record, addr), fields, (base, pages))) {
             (IN_USE, Some(span)) => {
                 self.bits += u64::from(span.count).next_multiple_of(64);
                 self.scannable += if span.noscan { 0 } else { span.size * u64::from(span.count) };
@@ -199,7 +201,7 @@ impl Spans {
         Ok(())
     }
 
-    fn span(&self, record: &[u8], fields: &Fields, base: u64, pages: u64) -> Option<Span> {
+    fn span(&self, (record, addr): (&[u8], u64), fields: &Fields, (base, pages): (u64, u64)) -> Option<Span> {
         let size = u64_at(record, fields.elemsize)?;
         let count = if fields.short {
             u64::from(u16::from_le_bytes(array(record, fields.nelems)?))
@@ -221,6 +223,7 @@ impl Spans {
             noscan: record.get(fields.spanclass)? & 1 != 0,
             watched: false,
             specials: u64_at(record, fields.specials)?,
+            record: addr,
         })
     }
 
@@ -320,6 +323,23 @@ impl Spans {
         self.bits
     }
 
+    /// Whether the program has this object in use now, as `mspan.isFree` tells it (`src/runtime/mbitmap.go`): what
+    /// was given out since the last sweep lies below `freeindex`, what the sweep found in use is in `allocBits`.
+    /// Where it cannot be told it is in use.
+    pub(super) fn is_used(&self, view: &View, object: ObjectId) -> bool {
+        let free = || {
+            let span = self.get(object.span)?;
+            let at = |field| view.at(span.record, "mspan", field);
+            let next = view.word(at("freeindex")?)?;
+            let next = if view.binary.version().minor >= 22 { next & 0xffff } else { next };
+            let bits = view.word(at("allocBits")?)?;
+            let mut byte = [0];
+            view.memory.read(bits.checked_add(u64::from(object.index / 8))?, &mut byte).ok()?;
+            Some(u64::from(object.index) >= next && byte[0] >> (object.index % 8) & 1 == 0)
+        };
+        !free().unwrap_or(false)
+    }
+
     /// Where an object lies.
     pub(super) fn range(&self, object: ObjectId) -> Option<(u64, u64)> {
         let span = self.get(object.span)?;
@@ -328,8 +348,17 @@ impl Spans {
 }
 
 impl Span {
-    const NONE: Span =
-        Span { base: 0, size: 0, count: 0, magic: 0, bits: 0, noscan: true, watched: false, specials: 0 };
+    const NONE: Span = Span {
+        base: 0,
+        size: 0,
+        count: 0,
+        magic: 0,
+        bits: 0,
+        noscan: true,
+        watched: false,
+        specials: 0,
+        record: 0,
+    };
 
     /// The number of the object at an address within the span; `None` behind the last one.
     #[inline]

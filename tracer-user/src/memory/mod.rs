@@ -4,14 +4,18 @@
 //! each walk by a number of steps.
 
 mod core;
+mod freeze;
 #[cfg(test)]
 mod image;
 mod live;
+mod registers;
 
 pub use core::{Core, CoreError};
+pub use freeze::{FreezeError, Frozen};
 #[cfg(test)]
 pub(crate) use image::Image;
 pub use live::Live;
+pub use registers::{SampleError, Sampler};
 
 /// Why memory could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +49,7 @@ pub struct ThreadRegisters {
     pub pc: u64,
     /// Its stack pointer.
     pub sp: u64,
-    /// All its general registers, in no order that matters: each may be a pointer.
+    /// What its other registers held, in no order that matters: each word may be a pointer.
     pub words: Vec<u64>,
 }
 

@@ -20,6 +20,7 @@ mod pcvalue;
 mod placement;
 mod probes;
 mod process;
+pub(crate) mod threads;
 pub(crate) mod tracebacks;
 mod wait_reasons;
 
@@ -33,6 +34,7 @@ pub use pclntab::{Frame, FuncData, Function, PcData, Pclntab, PclntabError};
 pub use placement::{CostClass, PlaceError, Placement, StackFrame};
 pub use probes::{Missing, Mode, Plan, PlanError, ProbeSet, ProbeSite};
 pub use process::{Process, ProcessError};
+pub use threads::Thread;
 
 #[cfg(test)]
 pub(crate) mod tests;

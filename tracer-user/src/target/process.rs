@@ -184,7 +184,8 @@ fn proc_path(pid: i32, name: &str) -> PathBuf {
     Path::new("/proc").join(pid.to_string()).join(name)
 }
 
-fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+/// A field of a `status` file; the name ends with a colon.
+pub(super) fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 

@@ -1,7 +1,10 @@
 //! `cargo xtask bench`: measured figures beside what they are held against. A bench is one file that gives rows;
 //! here they become a table and JSON.
 
+mod fixture;
+mod leaks;
 mod probe;
+mod process;
 mod snapshot;
 mod table;
 mod tracer;
@@ -24,7 +27,7 @@ pub(crate) struct Setting {
 /// A bench: its name on the command line, and what runs it.
 type Bench = (&'static str, fn(&Setting) -> Result<Vec<Row>>);
 
-const BENCHES: [Bench; 2] = [("probe", probe::run), ("snapshot", snapshot::run)];
+const BENCHES: [Bench; 3] = [("probe", probe::run), ("snapshot", snapshot::run), ("leaks", leaks::run)];
 
 /// What may be named on the command line.
 pub(crate) fn names() -> Vec<&'static str> {

@@ -1,14 +1,14 @@
 //! What `sfgi dump` costs, and what it costs the program: a million goroutines that wait, and one that looks at
 //! the clock a thousand times a second. Held against the program's own ways to say the same.
 
-use super::{Row, Setting};
+use super::{Row, Setting, fixture::Fixture, process};
 use crate::{setup::go, sh};
 use anyhow::{Context as _, Result, ensure};
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Lines, Write as _},
-    path::{Path, PathBuf},
-    process::{ChildStdin, ChildStdout, Command, Stdio},
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -58,21 +58,22 @@ struct Samples {
 /// Measures all in turn.
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let file = sh::target_dir().join("bench/goroutines");
-    let mut target = Target::start(&build()?, &file)?;
+    let args = ["-n".into(), GOROUTINES.to_string(), "-o".into(), file.display().to_string()];
+    let mut target = Fixture::start(&Fixture::build("parked", go::BENCH)?, &args)?;
     let (mut alone, mut busy) = (Vec::new(), Vec::new());
     let mut dumps = DUMPS.map(|_| Samples::default());
     let mut own = OWN.map(|_| Samples::default());
     for round in 1..=ROUNDS {
         eprintln!("bench snapshot: round {round} of {ROUNDS}");
-        alone.push(target.gap(|_| left_alone())?.0);
-        busy.push(target.gap(|_| another_is_busy())?.0);
+        alone.push(gap(&mut target, |_| left_alone())?.0);
+        busy.push(gap(&mut target, |_| process::another_is_busy())?.0);
         for (dump, samples) in DUMPS.iter().zip(&mut dumps) {
-            let (gap, (secs, mib)) = target.gap(|target| dump.measure(&target.pid, &file, setting))?;
+            let (gap, (secs, mib)) = gap(&mut target, |target| dump.measure(target.pid(), &file, setting))?;
             samples.add(secs, gap, mib);
         }
     }
     for ((command, _), samples) in OWN.iter().zip(&mut own) {
-        let (gap, took) = target.gap(|target| target.command(command))?;
+        let (gap, took) = gap(&mut target, |target| target.command(command))?;
         let ns: f64 = took.strip_prefix("took ").context("no time")?.parse()?;
         samples.add(ns / 1e9, gap, 0.0);
     }
@@ -130,7 +131,7 @@ impl Dump {
         command.args(["dump", "-p", pid]).args(self.args);
         command.stdin(Stdio::null()).stdout(File::create(file)?).stderr(Stdio::null());
         let started = Instant::now();
-        let mib = peak_mib(&mut command).with_context(|| self.name)?;
+        let mib = process::peak_mib(&mut command).with_context(|| self.name)?;
         let secs = started.elapsed().as_secs_f64();
         if !self.header.is_empty() {
             let lines = BufReader::new(File::open(file)?).lines();
@@ -142,85 +143,18 @@ impl Dump {
     }
 }
 
-/// Runs the command to its end and says how much memory it held at most.
-fn peak_mib(command: &mut Command) -> Result<f64> {
-    let child = command.spawn()?;
-    let pid = libc::pid_t::try_from(child.id())?;
-    let mut status = 0;
-    // SAFETY: all zeroes is a value of rusage, which consists of numbers.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to variables that live until the call returns.
-    let ended = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
-    ensure!(ended == pid, "wait4: {}", std::io::Error::last_os_error());
-    ensure!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "it failed: status {status:#x}");
-    Ok(usage.ru_maxrss as f64 / 1024.0)
-}
-
 fn left_alone() -> Result<()> {
     thread::sleep(ALONE);
     Ok(())
 }
 
-/// Another process keeps one processor busy for as long as a dump would.
-fn another_is_busy() -> Result<()> {
-    let mut command = sh::command("timeout")?;
-    let status = command.args(["3", "sha256sum", "/dev/zero"]).stdout(Stdio::null()).status()?;
-    ensure!(status.code() == Some(124), "sha256sum: {status}");
-    Ok(())
-}
-
-fn build() -> Result<PathBuf> {
-    let binary = sh::target_dir().join("bench/parked");
-    let mut go = go::command(go::BENCH)?;
-    go.current_dir(sh::root().join("tests/fixtures"));
-    sh::output(go.args(["build", "-o"]).arg(&binary).arg("./parked"))?;
-    Ok(binary)
-}
-
-/// The running program.
-struct Target {
-    // Dropped first, which ends it.
-    _child: sh::Child,
-    pid: String,
-    stdin: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Target {
-    /// Starts it; returns when all goroutines wait.
-    fn start(program: &Path, file: &Path) -> Result<Self> {
-        let mut command = sh::command(program)?;
-        command.args(["-n", &GOROUTINES.to_string(), "-o"]).arg(file);
-        let mut child = sh::Child::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-        let stdin = child.0.stdin.take().context("no stdin")?;
-        let mut lines = BufReader::new(child.0.stdout.take().context("no stdout")?).lines();
-        let ready = lines.next().context("it ended early")??;
-        let pid = ready.split(' ').nth(1).with_context(|| format!("not a ready line: {ready}"))?.to_owned();
-        Ok(Self { _child: child, pid, stdin, lines })
-    }
-
-    /// Has it do this, and gives the last line that it printed meanwhile.
-    fn command(&mut self, command: &str) -> Result<String> {
-        writeln!(self.stdin, "{command}")?;
-        let mut last = String::new();
-        for line in &mut self.lines {
-            let line = line?;
-            if line.strip_prefix("done ") == Some(command) {
-                return Ok(last);
-            }
-            last = line;
-        }
-        anyhow::bail!("it ended")
-    }
-
-    /// Does `work` and gives the longest gap that its clock watcher felt meanwhile, in milliseconds.
-    fn gap<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<(f64, T)> {
-        self.command("gap")?;
-        let result = work(self)?;
-        // A gap that has not ended yet is seen by the next look.
-        thread::sleep(Duration::from_millis(50));
-        let line = self.command("gap")?;
-        let ns = line.split(' ').nth(1).with_context(|| format!("not a gap: {line}"))?;
-        Ok((ns.parse::<f64>()? / 1e6, result))
-    }
+/// Does `work` and gives the longest gap that the program's clock watcher felt meanwhile, in milliseconds.
+fn gap<T>(target: &mut Fixture, work: impl FnOnce(&mut Fixture) -> Result<T>) -> Result<(f64, T)> {
+    target.command("gap")?;
+    let result = work(target)?;
+    // A gap that has not ended yet is seen by the next look.
+    thread::sleep(Duration::from_millis(50));
+    let line = target.command("gap")?;
+    let ns = line.split(' ').nth(1).with_context(|| format!("not a gap: {line}"))?;
+    Ok((ns.parse::<f64>()? / 1e6, result))
 }

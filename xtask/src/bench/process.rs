@@ -1,0 +1,27 @@
+//! How much memory a command needs, and a process that only keeps a processor busy.
+
+use crate::sh;
+use anyhow::{Result, ensure};
+use std::process::{Command, Stdio};
+
+/// Runs the command to its end and says how much memory it held at most.
+pub(super) fn peak_mib(command: &mut Command) -> Result<f64> {
+    let child = command.spawn()?;
+    let pid = libc::pid_t::try_from(child.id())?;
+    let mut status = 0;
+    // SAFETY: all zeroes is a value of rusage, which consists of numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to variables that live until the call returns.
+    let ended = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
+    ensure!(ended == pid, "wait4: {}", std::io::Error::last_os_error());
+    ensure!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "it failed: status {status:#x}");
+    Ok(usage.ru_maxrss as f64 / 1024.0)
+}
+
+/// Another process keeps one processor busy for as long as a dump would.
+pub(super) fn another_is_busy() -> Result<()> {
+    let mut command = sh::command("timeout")?;
+    let status = command.args(["3", "sha256sum", "/dev/zero"]).stdout(Stdio::null()).status()?;
+    ensure!(status.code() == Some(124), "sha256sum: {status}");
+    Ok(())
+}
