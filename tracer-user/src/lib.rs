@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod detect;
 pub mod event;
 pub mod heap;
 pub mod memory;

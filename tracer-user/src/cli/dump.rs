@@ -4,28 +4,29 @@ use super::{
     opened::{LayoutArg, Opened},
     output,
     parse::duration,
+    progress::Progress,
 };
 use crate::{
     memory::{Core, Live},
     model::State,
-    present::Traceback,
-    present::dump::{About, Choice, Group, GroupText, JsonDump, Names, Order, object_in_full, write_profile},
+    present::dump::{
+        About, Choice, Group, GroupText, JsonDump, Names, Order, ProfileKind, object_in_full, write_profile,
+    },
+    present::{Traceback, count},
     snapshot::{self, Clock, Options, Snapshot, Trust, View},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
 use std::{
-    io::{self, BufWriter, IsTerminal as _, Write},
+    io::{BufWriter, Write},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 /// Bytes that are collected before they are written: a large dump is hundreds of megabytes.
 const BUFFER: usize = 1 << 20;
-/// How often the progress is shown.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -218,7 +219,9 @@ impl Dump<'_> {
     fn run(&self, view: &View<'_>, out: &mut impl Write, terminal: bool) -> Result<()> {
         let (started, time_ns) = (Instant::now(), self.wall_clock_ns());
         let mut progress = Progress::new();
-        let taken = snapshot::take(view, self.options(), &mut |read, all| progress.show(read, all));
+        let taken = snapshot::take(view, self.options(), &mut |read, all| {
+            progress.show(|| format!("read {} of {} goroutines", count(read), count(all)));
+        });
         progress.clear();
         let (snapshot, took) = (taken.with_context(|| self.name())?, started.elapsed());
         let mut names = Names::new(Arc::clone(&self.opened.binary), self.bias, &snapshot);
@@ -227,7 +230,16 @@ impl Dump<'_> {
             Format::Text => self.text(out, terminal, &shown, &mut names)?,
             Format::Json => self.json(out, &shown, &mut names)?,
             Format::Pprof => {
-                write_profile(&mut *out, &snapshot, &mut names, &shown.chosen, &self.opened.name, time_ns)?;
+                let (chosen, exe) = (&shown.chosen, &self.opened.name);
+                write_profile(
+                    &mut *out,
+                    ProfileKind::Goroutines,
+                    &snapshot,
+                    &mut names,
+                    chosen,
+                    exe,
+                    time_ns,
+                )?;
             }
         }
         out.flush()?;
@@ -358,65 +370,13 @@ impl Dump<'_> {
         if self.args.core.is_some() {
             return 0;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(now.as_nanos()).unwrap_or(0)
+        output::wall_clock_ns()
     }
-}
-
-/// A line on the terminal that says how far it is.
-struct Progress {
-    next: Option<Instant>,
-    shown: bool,
-}
-
-impl Progress {
-    /// Nothing is shown before [`PROGRESS_EVERY`] is over, nor where standard error is no terminal.
-    fn new() -> Progress {
-        let next = io::stderr().is_terminal().then(|| Instant::now() + PROGRESS_EVERY);
-        Progress { next, shown: false }
-    }
-
-    fn show(&mut self, read: u64, all: u64) {
-        if let Some(next) = &mut self.next
-            && Instant::now() >= *next
-        {
-            *next = Instant::now() + PROGRESS_EVERY;
-            self.shown = true;
-            eprint!("\rsfgi: read {} of {} goroutines", count(read), count(all));
-        }
-    }
-
-    fn clear(&self) {
-        if self.shown {
-            eprint!("\r\x1b[K");
-        }
-    }
-}
-
-/// `1,000,000`.
-fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        let cases = [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345, "12,345"), (1_000_000, "1,000,000")];
-        for (number, text) in cases {
-            assert_eq!(count(number), text);
-        }
-    }
 
     #[test]
     fn addresses_are_hexadecimal() {

@@ -4,10 +4,13 @@ mod doctor;
 mod dump;
 mod engine;
 mod launch;
+mod leaks;
 mod opened;
 mod output;
 mod outside;
 mod parse;
+mod progress;
+mod stop;
 mod target;
 mod trace;
 
@@ -22,7 +25,7 @@ use std::{io, process::ExitCode};
     about,
     arg_required_else_help = true,
     after_help = "\
-Exit codes: 0 done, 1 the tool failed, 2 bad usage.
+Exit codes: 0 done, 1 the tool failed, 2 bad usage, 3 something was found (leaks --fail).
 
 EXAMPLES
   sfgi trace -p 1234                     every goroutine event of process 1234, live
@@ -30,6 +33,7 @@ EXAMPLES
   sfgi trace -- ./server -port 8080      from the first goroutine on
   sfgi dump -p 1234                      every goroutine with its stack, as a panic would print them
   sfgi dump -p 1234 --group              the same stack once, with how many there are
+  sfgi leaks -p 1234                     which goroutines are leaked, why, and what to do
   sfgi doctor -p 1234                    which probes would be used, where, at what cost"
 )]
 struct Cli {
@@ -43,21 +47,35 @@ enum Command {
     Trace(trace::Args),
     /// Print all goroutines with their stacks, without stopping the program
     Dump(dump::Args),
+    /// Say which goroutines are leaked, with evidence
+    Leaks(Box<leaks::Args>),
     /// Say what this host and a binary allow: each probe with address, instruction and cost
     Doctor(doctor::Args),
 }
+
+/// How a command ended that did not fail.
+enum Outcome {
+    Done,
+    /// What it looks for was found, and the user wants that to be an exit code.
+    Found,
+}
+
+/// The exit code of [`Outcome::Found`].
+const FOUND: u8 = 3;
 
 /// Parses the arguments, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", "warn")).init();
     let result = match cli.command {
-        Command::Trace(args) => trace::run(args),
-        Command::Dump(args) => dump::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Trace(args) => trace::run(args).map(|()| Outcome::Done),
+        Command::Dump(args) => dump::run(&args).map(|()| Outcome::Done),
+        Command::Leaks(args) => leaks::run(&args),
+        Command::Doctor(args) => doctor::run(&args).map(|()| Outcome::Done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Found) => ExitCode::from(FOUND),
         // Whoever reads our output has seen enough (`sfgi … | head`).
         Err(err) if is_broken_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => {

@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::{self, IsTerminal as _, Write},
     path::Path,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// Opens the file of `-o` (`-` and none: standard output). Says also whether it is a terminal.
@@ -16,4 +17,10 @@ pub(super) fn open(path: Option<&Path>) -> Result<(Box<dyn Write + Send>, bool)>
         }
         _ => (Box::new(io::stdout()), io::stdout().is_terminal()),
     })
+}
+
+/// What the wall clock says, nanoseconds since 1970.
+pub(super) fn wall_clock_ns() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(0)
 }

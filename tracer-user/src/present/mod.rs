@@ -3,7 +3,9 @@
 
 pub mod dump;
 mod json;
+pub mod leaks;
 mod line;
+mod number;
 mod summary;
 mod symbols;
 mod text;
@@ -11,11 +13,13 @@ mod traceback;
 
 pub use json::Json;
 pub use line::{Filter, Line};
+pub use number::{bytes, count};
 pub use summary::Report;
 pub use symbols::{Site, Symbols};
-pub use text::{Text, duration};
+pub use text::Text;
 pub use traceback::Traceback;
 
+pub use crate::clock::duration;
 use crate::model::Merged;
 use std::io;
 

@@ -123,6 +123,7 @@ fn remember<V: Clone>(cache: &mut HashMap<u64, V>, key: u64, value: V) -> V {
     value
 }
 
-fn is_plumbing(func: &str) -> bool {
+/// Whether a function only passes a wait on.
+pub(super) fn is_plumbing(func: &str) -> bool {
     func != "runtime.main" && PLUMBING.iter().any(|prefix| func.starts_with(prefix))
 }

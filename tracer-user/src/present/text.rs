@@ -1,6 +1,6 @@
 //! Text: one aligned line an event.
 
-use super::{Line, Report, Sink, Site};
+use super::{Line, Report, Sink, Site, duration};
 use crate::model::{Measure, Merged, What};
 use std::io::{self, Write};
 
@@ -138,40 +138,4 @@ fn by(goid: u64) -> String {
 fn place(site: &Site) -> String {
     let file = site.file.rsplit('/').next().unwrap_or_default();
     if file.is_empty() { site.func.to_string() } else { format!("{}  {file}:{}", site.func, site.line) }
-}
-
-/// Nanoseconds in the largest unit that leaves a digit before the point: `1.23ms`, `12.3µs`.
-pub fn duration(ns: u64) -> String {
-    let value = ns as f64;
-    let (value, unit) = match ns {
-        0..1_000 => return format!("{ns}ns"),
-        1_000..1_000_000 => (value / 1e3, "µs"),
-        1_000_000..1_000_000_000 => (value / 1e6, "ms"),
-        1_000_000_000..60_000_000_000 => (value / 1e9, "s"),
-        _ => return format!("{}m{:02}s", ns / 60_000_000_000, ns / 1_000_000_000 % 60),
-    };
-    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
-    format!("{value:.digits$}{unit}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::duration;
-
-    #[test]
-    fn durations_keep_three_digits() {
-        let cases = [
-            (0, "0ns"),
-            (999, "999ns"),
-            (1_234, "1.23µs"),
-            (56_789, "56.8µs"),
-            (123_456, "123µs"),
-            (1_500_000, "1.50ms"),
-            (59_000_000_000, "59.0s"),
-            (61_000_000_000, "1m01s"),
-        ];
-        for (ns, text) in cases {
-            assert_eq!(duration(ns), text);
-        }
-    }
 }

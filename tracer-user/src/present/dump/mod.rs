@@ -5,7 +5,8 @@ mod group;
 mod group_text;
 mod json;
 mod names;
-mod object;
+pub(super) mod object;
+pub(super) mod pieces;
 mod pprof;
 mod proto;
 mod select;
@@ -18,7 +19,7 @@ pub use group_text::GroupText;
 pub use json::{About, JsonDump};
 pub use names::Names;
 pub use object::in_full as object_in_full;
-pub use pprof::write_profile;
+pub use pprof::{ProfileKind, write_profile};
 pub use select::{Choice, Order};
 
 /// The schema name in every JSON document of a dump.

@@ -1,7 +1,7 @@
 //! What the numbers of a snapshot stand for.
 
 use crate::{
-    present::{Site, Symbols},
+    present::{Site, Symbols, symbols::is_plumbing},
     snapshot::{Goroutine, Pc, Snapshot},
     target::{GoBinary, tracebacks},
 };
@@ -9,17 +9,17 @@ use std::{collections::HashMap, sync::Arc};
 
 /// One line of a stack: a function at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(in crate::present) struct Line {
     /// Function, file and line.
-    pub(super) site: Site,
+    pub(in crate::present) site: Site,
     /// Link-time address of the instruction, for an inlining function of the call.
-    pub(super) pc: u64,
+    pub(in crate::present) pc: u64,
     /// Line of the function's beginning; 0 where that is not known.
-    pub(super) start_line: u32,
+    pub(in crate::present) start_line: u32,
     /// Whether the compiler put the function's body into its caller's, which is the next line.
-    pub(super) inlined: bool,
+    pub(in crate::present) inlined: bool,
     /// Whether the compiler made the function to reach another one.
-    pub(super) wrapper: bool,
+    pub(in crate::present) wrapper: bool,
 }
 
 /// How many addresses are remembered; a hostile target can invent any number of them.
@@ -46,8 +46,13 @@ impl Names {
         &self.binary
     }
 
+    /// The same, to keep while names are asked for.
+    pub(in crate::present) fn shared_binary(&self) -> Arc<GoBinary> {
+        Arc::clone(&self.binary)
+    }
+
     /// What the kernel added to its link-time addresses.
-    pub(super) fn bias(&self) -> u64 {
+    pub(in crate::present) fn bias(&self) -> u64 {
         self.bias
     }
 
@@ -80,9 +85,21 @@ impl Names {
         if goroutine.startpc == 0 { None } else { self.symbols.function(goroutine.startpc) }
     }
 
+    /// Where a stack waits: the innermost line that is not plumbing; if all are, the outermost.
+    pub(in crate::present) fn wait_site(&mut self, stack: &[Pc]) -> Option<Site> {
+        let mut last = None;
+        for line in self.frames(stack).into_iter().flatten() {
+            if !is_plumbing(&line.site.func) {
+                return Some(line.site);
+            }
+            last = Some(line.site);
+        }
+        last
+    }
+
     /// The lines of a stack that a traceback shows, innermost first: without the runtime's own,
     /// unless there are no others.
-    pub(super) fn stack(&mut self, stack: &[Pc]) -> Vec<Line> {
+    pub(in crate::present) fn stack(&mut self, stack: &[Pc]) -> Vec<Line> {
         let minor = self.binary.version().minor;
         let lines: Vec<Line> = self.frames(stack).into_iter().flatten().collect();
         let shows = |(index, line): &(usize, &Line)| {
@@ -95,7 +112,7 @@ impl Names {
 
     /// The physical frames of a stack with what is inlined into each, innermost first; without
     /// wrappers, which the runtime leaves out of all stacks that it shows.
-    pub(super) fn frames(&mut self, stack: &[Pc]) -> Vec<Vec<Line>> {
+    pub(in crate::present) fn frames(&mut self, stack: &[Pc]) -> Vec<Vec<Line>> {
         let mut callee_panics = false;
         let mut frames = Vec::with_capacity(stack.len());
         for pc in stack {
@@ -113,7 +130,7 @@ impl Names {
     }
 
     /// The physical frame at `pc` with what is inlined into it, innermost first.
-    pub(super) fn lines(&mut self, pc: Pc) -> Arc<[Line]> {
+    pub(in crate::present) fn lines(&mut self, pc: Pc) -> Arc<[Line]> {
         if let Some(lines) = self.lines.get(&pc) {
             return Arc::clone(lines);
         }

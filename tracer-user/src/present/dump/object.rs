@@ -3,7 +3,7 @@
 use crate::snapshot::{Goroutine, Object, ObjectKind, Snapshot, Wants};
 
 /// `chan 0xc000012120 (0/8, open)`.
-pub(super) fn in_words(object: &Object) -> String {
+pub(in crate::present) fn in_words(object: &Object) -> String {
     let addr = object.addr;
     match &object.kind {
         ObjectKind::Channel { len, cap, closed, timer, .. } => {
@@ -25,7 +25,7 @@ pub(super) fn in_words(object: &Object) -> String {
 }
 
 /// What is to be done with it: `to receive from`.
-pub(super) fn verb(wants: Wants) -> &'static str {
+pub(in crate::present) fn verb(wants: Wants) -> &'static str {
     match wants {
         Wants::Receive => "to receive from",
         Wants::Send => "to send to",

@@ -26,6 +26,25 @@ use std::{
 /// behind the other.
 const PART: usize = 4096;
 
+/// Which profile of the runtime's it is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProfileKind {
+    /// All goroutines: `goroutine`.
+    Goroutines,
+    /// Those that are leaked: `goroutineleak` of Go 1.26 and later.
+    Leaks,
+}
+
+impl ProfileKind {
+    /// The name of the profile, which is also what its samples are.
+    fn name(self) -> &'static str {
+        match self {
+            ProfileKind::Goroutines => "goroutine",
+            ProfileKind::Leaks => "goroutineleak",
+        }
+    }
+}
+
 /// Writes these goroutines as a compressed profile. `exe` is the name of the executable as the
 /// process saw it; `time_ns` is the wall clock's, 0 for unknown.
 ///
@@ -33,6 +52,7 @@ const PART: usize = 4096;
 /// Those of the writer.
 pub fn write_profile(
     out: impl Write,
+    kind: ProfileKind,
     snapshot: &Snapshot,
     names: &mut Names,
     chosen: &[u32],
@@ -40,7 +60,7 @@ pub fn write_profile(
     time_ns: i64,
 ) -> io::Result<()> {
     let mut builder = Builder::new(GzEncoder::new(out, Compression::fast()), names);
-    builder.head(exe, time_ns);
+    builder.head(kind, exe, time_ns);
     for ((stack, labels, trust), count) in samples(snapshot, chosen) {
         builder.sample(snapshot.stacks.get(stack), labels_of(snapshot, labels), trust, count);
         builder.flush(PART)?;
@@ -117,8 +137,8 @@ impl<'a, W: Write> Builder<'a, W> {
         builder
     }
 
-    fn head(&mut self, exe: &Path, time_ns: i64) {
-        let count = proto::ValueType { r#type: self.string("goroutine"), unit: self.string("count") };
+    fn head(&mut self, kind: ProfileKind, exe: &Path, time_ns: i64) {
+        let count = proto::ValueType { r#type: self.string(kind.name()), unit: self.string("count") };
         self.part.period_type = Some(count);
         self.part.period = 1;
         self.part.sample_type.push(count);

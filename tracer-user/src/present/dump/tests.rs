@@ -220,7 +220,8 @@ fn profile(snapshot: &Snapshot) -> proto::Profile {
     let chosen: Vec<u32> = (0..snapshot.goroutines.len() as u32).collect();
     let exe = Path::new("/srv/shop (deleted)");
     let mut out = Vec::new();
-    write_profile(&mut out, snapshot, &mut names(snapshot), &chosen, exe, 5).unwrap();
+    write_profile(&mut out, ProfileKind::Goroutines, snapshot, &mut names(snapshot), &chosen, exe, 5)
+        .unwrap();
     let mut bytes = Vec::new();
     GzDecoder::new(&out[..]).read_to_end(&mut bytes).unwrap();
     proto::Profile::decode(&bytes[..]).unwrap()
