@@ -9,6 +9,7 @@ use live_tests::{
     toolchain::Go,
 };
 use sfgi::{
+    heap::Registers,
     heap::{self, Options, TimerKind, TimerSite},
     memory::Live,
     snapshot::{Clock, View},
@@ -29,7 +30,7 @@ fn timers(go: &Go, variant: Variant, heap: bool) -> Result<Vec<(String, TimerSit
     let bias = process.load_bias(binary.image().entry())?;
     let view = View { memory: &memory, binary: &binary, bias, clock: Clock::Live };
     let options = Options { window: Duration::ZERO, passes: 1, threads: 1, heap };
-    let observed = heap::observe(&view, &options, &mut Vec::new, &mut |_| {})?.observed;
+    let observed = heap::observe(&view, &options, &mut Registers::Unknown, &mut |_| {})?.observed;
     ensure!(!heap || observed.passes > 0, "no pass: {:?}", observed.doubt);
     let name = |site: TimerSite| {
         let frames = binary.symbolize(site.func.wrapping_sub(bias));

@@ -26,8 +26,8 @@ pub(super) enum Source {
     Global(u64),
     /// On the stack or among the fields of a goroutine: its index in the snapshot.
     Goroutine(u32),
-    /// In an object of the heap.
-    Heap(ObjectId),
+    /// In an object of the heap, at this address.
+    Heap(u64),
     /// Elsewhere: a register, a timer, a finalizer.
     Other,
 }
@@ -276,7 +276,7 @@ impl<'a> Marker<'a> {
             if let Some(queued) = self.queued.get(number as usize) {
                 queued.swap(false, std::sync::atomic::Ordering::AcqRel);
             }
-            self.collect(number, span, scan);
+            self.collect(span, scan);
             if scan.bytes >= BATCH_BYTES {
                 self.read(scan)?;
             }
@@ -285,7 +285,7 @@ impl<'a> Marker<'a> {
     }
 
     /// Takes the objects of a span that are to be scanned, in runs.
-    fn collect(&self, number: u32, span: &Span, scan: &mut Scan) {
+    fn collect(&self, span: &Span, scan: &mut Scan) {
         let first = (span.bits / 64) as usize;
         let mut run: Option<(u32, u32)> = None;
         for (at, index) in (first..).zip((0..span.count).step_by(64)) {
@@ -298,34 +298,33 @@ impl<'a> Marker<'a> {
                 match &mut run {
                     Some((_, end)) if *end == object => *end += 1,
                     _ => {
-                        scan.add(number, span, run);
+                        scan.add(span, run);
                         run = Some((object, object + 1));
                     }
                 }
             }
         }
-        scan.add(number, span, run);
+        scan.add(span, run);
     }
 
     /// Reads what was collected, and goes through its words.
     fn read(&self, scan: &mut Scan) -> Result<(), Fault> {
         let pieces = std::mem::take(&mut scan.pieces);
         scan.bytes = 0;
-        for group in pieces.chunk_by(|piece, next| !piece.large && !next.large) {
-            let ranges: Vec<_> = group.iter().map(|piece| piece.range).collect();
-            if let [Range { addr, len }] = ranges[..]
-                && len > BATCH_BYTES
+        let is_large = |piece: &Range| piece.len > BATCH_BYTES;
+        for group in pieces.chunk_by(|piece, next| !is_large(piece) && !is_large(next)) {
+            if let [piece] = group
+                && is_large(piece)
             {
-                self.read_large(addr, len, group.first().map_or(Source::Other, |piece| piece.source), scan)?;
+                self.read_large(*piece, scan)?;
                 continue;
             }
-            self.memory.scatter(&ranges, &mut scan.buffer, &mut scan.whole)?;
+            self.memory.scatter(group, &mut scan.buffer, &mut scan.whole)?;
             let mut rest = &scan.buffer[..];
             for (piece, whole) in group.iter().zip(&scan.whole) {
-                let Some(bytes) = rest.split_off(..piece.range.len) else { break };
+                let Some(bytes) = rest.split_off(..piece.len) else { break };
                 if *whole {
-                    self.read.fetch_add(bytes.len() as u64, Relaxed);
-                    words(bytes).for_each(|word| self.reach(word, piece.source, &mut scan.found));
+                    self.reach_all(piece.addr, bytes, &mut scan.found);
                 } else {
                     self.unread.fetch_add(bytes.len() as u64, Relaxed);
                 }
@@ -334,16 +333,21 @@ impl<'a> Marker<'a> {
         Ok(())
     }
 
+    /// Goes through the words of objects that were read at this address.
+    fn reach_all(&self, addr: u64, bytes: &[u8], found: &mut Found) {
+        self.read.fetch_add(bytes.len() as u64, Relaxed);
+        for (word, at) in words(bytes).zip((addr..).step_by(8)) {
+            self.reach(word, Source::Heap(at), found);
+        }
+    }
+
     /// One object that is too large to be read at once.
-    fn read_large(&self, addr: u64, len: usize, source: Source, scan: &mut Scan) -> Result<(), Fault> {
+    fn read_large(&self, Range { addr, len }: Range, scan: &mut Scan) -> Result<(), Fault> {
         for from in (0..len).step_by(BATCH_BYTES) {
             let size = (len - from).min(BATCH_BYTES);
             scan.buffer.resize(size, 0);
             match self.memory.read(addr + from as u64, &mut scan.buffer) {
-                Ok(()) => {
-                    self.read.fetch_add(size as u64, Relaxed);
-                    words(&scan.buffer).for_each(|word| self.reach(word, source, &mut scan.found));
-                }
+                Ok(()) => self.reach_all(addr + from as u64, &scan.buffer, &mut scan.found),
                 Err(Fault::Unmapped(_)) => {
                     // A hostile span may claim a terabyte that is not there.
                     self.unread.fetch_add((len - from) as u64, Relaxed);
@@ -369,28 +373,20 @@ impl<'a> Marker<'a> {
 /// What one thread scans with.
 #[derive(Default)]
 struct Scan {
-    pieces: Vec<Piece>,
+    /// Adjacent objects.
+    pieces: Vec<Range>,
     bytes: usize,
     buffer: Vec<u8>,
     whole: Vec<bool>,
     found: Found,
 }
 
-/// Adjacent objects.
-struct Piece {
-    range: Range,
-    source: Source,
-    /// It is one object that is larger than what is read at once.
-    large: bool,
-}
-
 impl Scan {
-    fn add(&mut self, number: u32, span: &Span, run: Option<(u32, u32)>) {
+    fn add(&mut self, span: &Span, run: Option<(u32, u32)>) {
         let Some((first, end)) = run else { return };
         let addr = span.base + u64::from(first) * span.size;
         let len = (u64::from(end - first) * span.size) as usize;
-        let source = Source::Heap(ObjectId { span: number, index: first });
         self.bytes = self.bytes.saturating_add(len);
-        self.pieces.push(Piece { range: Range { addr, len }, source, large: len > BATCH_BYTES });
+        self.pieces.push(Range { addr, len });
     }
 }

@@ -273,6 +273,18 @@ impl<'a> Watch<'_, 'a> {
                     facts.context = relation.context;
                 }
             }
+            for (object, waits) in snapshot.objects.iter().map(|object| (object.addr, &object.waiters)) {
+                let by = marker.spans.object(object).and_then(|id| reached_by.get(&id));
+                let Some(Source::Heap(by)) = by else { continue };
+                let by = marker.spans.object(*by);
+                if by.is_some_and(|by| relations::is_context_of(&view, &snapshot, marker, by, object)) {
+                    for waiter in waits {
+                        if let Some(facts) = facts.get_mut(*waiter as usize) {
+                            facts.context = true;
+                        }
+                    }
+                }
+            }
             relations.retain(|index, _| facts.get(*index as usize).is_some_and(|facts| facts.unreachable));
             observed.sets = relations::sets(&snapshot, &relations);
             for (set, number) in observed.sets.iter().zip(0u32..) {

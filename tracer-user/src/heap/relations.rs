@@ -7,7 +7,7 @@ use super::alive::{Alive, Wanted};
 use super::marker::Marker;
 use super::spans::{ObjectId, words};
 use super::types::{DeadSet, Edge};
-use crate::snapshot::{Snapshot, View};
+use crate::snapshot::{ObjectKind, Snapshot, View};
 use crate::target::bytes::u64_at;
 use hashbrown::{HashMap, HashSet};
 
@@ -18,6 +18,9 @@ const DEPTH: usize = 3;
 /// Objects looked at for one goroutine, and bytes of each.
 const MAX_OBJECTS: usize = 64;
 const MAX_SIZE: u64 = 512;
+/// Bytes of an object that the tiny allocator cuts up, and of the smallest thing that is waited for (`sync.Mutex`).
+const TINY: u64 = 16;
+const LEAST: u64 = 8;
 /// Members of one set that are shown.
 const MAX_MEMBERS: usize = 1000;
 
@@ -49,18 +52,45 @@ pub(super) fn find(
         Some(Wanted { index: *index, g: goroutine.g, whole: false })
     };
     let wanted: Vec<_> = goroutines.iter().take(MAX_GOROUTINES).filter_map(wanted).collect();
-    let mut refers: HashMap<u32, HashSet<ObjectId>> = HashMap::new();
+    let mut refers: HashMap<u32, Refers> = HashMap::new();
     let read = alive.each(&wanted, &mut |index, word, _| {
-        let objects = refers.entry(index).or_default();
-        if let Some(object) = marker.spans.object(word).filter(|_| objects.len() < MAX_OBJECTS) {
-            objects.insert(object);
+        if let Some(object) = marker.spans.object(word) {
+            refers.entry(index).or_default().add(object, word);
         }
     });
     if read.is_err() {
         return HashMap::new();
     }
-    let mut search = Search { view, marker, awaited: &awaited, snapshot };
-    refers.into_iter().map(|(index, objects)| (index, search.follow(index, objects))).collect()
+    let search = Search { view, marker, awaited: &awaited, snapshot };
+    refers.into_iter().map(|(index, refers)| (index, search.follow(index, refers))).collect()
+}
+
+/// Objects that were met, and where in them the pointers point.
+#[derive(Default)]
+struct Refers {
+    met: HashSet<ObjectId>,
+    words: Vec<(ObjectId, u64)>,
+}
+
+impl Refers {
+    fn add(&mut self, object: ObjectId, word: u64) {
+        if self.met.len() < MAX_OBJECTS && (self.met.insert(object) || !self.words.contains(&(object, word)))
+        {
+            self.words.push((object, word));
+        }
+    }
+}
+
+/// Whether this object is the context whose `Done` the channel at an address is.
+pub(super) fn is_context_of(
+    view: &View<'_>,
+    snapshot: &Snapshot,
+    marker: &Marker<'_>,
+    object: ObjectId,
+    channel: u64,
+) -> bool {
+    let search = Search { view, marker, awaited: &HashMap::new(), snapshot };
+    search.bytes(object).is_some_and(|bytes| search.is_context(&bytes, &[channel]))
 }
 
 struct Search<'s> {
@@ -72,37 +102,48 @@ struct Search<'s> {
 
 impl Search<'_> {
     /// Follows the references of a goroutine.
-    fn follow(&mut self, goroutine: u32, objects: HashSet<ObjectId>) -> Relation {
+    fn follow(&self, goroutine: u32, mut refers: Refers) -> Relation {
         let waits = self.snapshot.goroutines.get(goroutine as usize).map(|goroutine| &goroutine.waits[..]);
         let own: HashSet<u32> = waits.unwrap_or_default().iter().map(|wait| wait.object).collect();
         let channels: Vec<u64> =
             own.iter().filter_map(|object| Some(self.snapshot.objects.get(*object as usize)?.addr)).collect();
         let mut relation = Relation::default();
-        let mut seen = objects.clone();
-        let mut level: Vec<ObjectId> = objects.into_iter().collect();
         for _ in 0..=DEPTH {
-            let mut next = Vec::new();
-            for object in level {
-                if let Some(indices) = self.awaited.get(&object) {
-                    relation.holds.extend(indices.iter().filter(|index| !own.contains(*index)));
-                    // What a channel or a lock leads to is not this goroutine's.
-                    continue;
-                }
-                let Some(bytes) = self.bytes(object) else { continue };
+            for (object, word) in std::mem::take(&mut refers.words) {
+                let awaited = self.awaited.get(&object).map_or(&[][..], |awaited| awaited);
+                let mut meant = awaited.iter().filter(|index| self.points_at(**index, object, word));
+                let is_channel = meant.clone().any(|index| self.is_channel(*index));
+                relation.holds.extend(meant.by_ref().filter(|index| !own.contains(*index)));
+                // What lies in a channel is not this goroutine's.
+                let Some(bytes) = (!is_channel).then(|| self.bytes(object)).flatten() else { continue };
                 relation.context |= self.is_context(&bytes, &channels);
                 for word in words(&bytes) {
-                    let found = self.marker.spans.object(word);
-                    if let Some(found) = found.filter(|found| seen.len() < MAX_OBJECTS && seen.insert(*found))
-                    {
-                        next.push(found);
+                    if let Some(found) = self.marker.spans.object(word) {
+                        refers.add(found, word);
                     }
                 }
             }
-            level = next;
         }
         relation.holds.sort_unstable();
         relation.holds.dedup();
         relation
+    }
+
+    fn is_channel(&self, object: u32) -> bool {
+        let object = self.snapshot.objects.get(object as usize);
+        matches!(object.map(|object| &object.kind), Some(ObjectKind::Channel { .. }))
+    }
+
+    /// Whether a pointer into an object of the heap means this thing that is waited for. Small things without pointers share
+    /// an object (the tiny allocator, `src/runtime/malloc.go`): there only a pointer to the thing itself does.
+    fn points_at(&self, thing: u32, object: ObjectId, word: u64) -> bool {
+        let Some((thing, span)) =
+            self.snapshot.objects.get(thing as usize).zip(self.marker.spans.get(object.span))
+        else {
+            return false;
+        };
+        let shared = span.noscan && span.size == TINY;
+        !shared || (thing.addr..thing.addr.saturating_add(LEAST)).contains(&word)
     }
 
     fn bytes(&self, object: ObjectId) -> Option<Vec<u8>> {
