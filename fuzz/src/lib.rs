@@ -8,6 +8,8 @@
 pub mod clock;
 #[path = "../../tracer-user/src/event/mod.rs"]
 pub mod event;
+#[path = "../../tracer-user/src/heap/mod.rs"]
+pub mod heap;
 #[path = "../../tracer-user/src/memory/mod.rs"]
 pub mod memory;
 #[path = "../../tracer-user/src/model/mod.rs"]
@@ -27,8 +29,17 @@ use target::{FuncData, GoBinary, Mode, PcData, Plan, ProbeSet};
 /// The made-up executables that inputs change, chosen by `which`: old and new tables, fixed and
 /// position-independent.
 pub fn executable(which: u8) -> Vec<u8> {
+    binary(recipe(which))
+}
+
+/// As [`executable`], with what shows where the heap is.
+pub fn executable_with_heap(which: u8) -> Vec<u8> {
+    binary(Recipe { heap: true, ..recipe(which) })
+}
+
+fn recipe(which: u8) -> Recipe {
     let version = if which & 1 == 0 { "go1.26.6" } else { "go1.19.8" };
-    binary(Recipe { version, pie: which & 2 != 0 })
+    Recipe { version, pie: which & 2 != 0, heap: false }
 }
 
 /// Asks a binary everything that a trace asks.

@@ -9,6 +9,7 @@ pub mod crowd;
 pub mod dump;
 pub mod fixture;
 pub mod gotrace;
+pub mod leaks;
 pub mod machine;
 pub mod oracle;
 pub mod process;

@@ -146,11 +146,14 @@ impl<'a> Alive<'a> {
             }
             let (first, second) = (raw(index, &gs), raw(index, &again));
             let mut sink = |word, sure| sink(wanted.index, word, sure);
+            let Some(now) = second.or(first) else { continue };
             for image in [&gs, &again] {
                 let bytes = image.get(index * self.size..).and_then(|rest| rest.get(..self.size));
-                words(bytes.unwrap_or_default()).for_each(|word| sink(word, true));
+                // Not where its stack lies: behind its end may be an object.
+                let (lo, hi) = now.still.stack;
+                let words = words(bytes.unwrap_or_default()).filter(|word| !(lo..=hi).contains(word));
+                words.for_each(|word| sink(word, true));
             }
-            let Some(now) = second.or(first) else { continue };
             let still = first.zip(second).filter(|(first, second)| first.still == second.still);
             let precise = *whole && range.len > 0 && !wanted.whole;
             match still.filter(|_| precise) {
@@ -214,7 +217,7 @@ impl<'a> Alive<'a> {
         for from in (self.depths.used_from((lo, hi))..hi).step_by(PIECE as usize) {
             bytes.resize((hi - from).min(PIECE) as usize, 0);
             match self.view.memory.read(from, &mut bytes) {
-                Ok(()) => words(&bytes).for_each(&mut *sink),
+                Ok(()) => words(&bytes).filter(|word| !(lo..=hi).contains(word)).for_each(&mut *sink),
                 // The stack was freed meanwhile.
                 Err(Fault::Unmapped(_)) => break,
                 Err(fault) => return Err(fault),

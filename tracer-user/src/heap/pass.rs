@@ -206,7 +206,7 @@ impl Pass<'_> {
         let Ok(look) = snapshot::look(setting.view, snapshot::Options::default(), &others) else {
             return Ok(Vec::new());
         };
-        let wanted = |g| Wanted { index: u32::MAX, g, whole: true };
+        let wanted = |g| Wanted { index: u32::MAX, g, whole: false };
         Ok(look.goroutines.iter().map(|goroutine| wanted(goroutine.g)).collect())
     }
 

@@ -18,6 +18,13 @@ const MAX_ARENAS: u64 = 1 << (48 - ARENA_SHIFT);
 const MAX_SPANS: u64 = 1 << 24;
 /// Pages of all spans together: 1 TiB.
 const MAX_PAGES: u64 = 1 << 27;
+/// Arenas by which a heap may grow while it is read: 4 GiB. The runtime takes the one behind the last if it can
+/// (`src/runtime/malloc.go: sysAlloc`).
+const GROWTH: u64 = 64;
+/// Arenas that have a span, and objects of all spans together: each costs us a table, or two bits, whether there is any memory
+/// behind it or not.
+const MAX_TABLES: usize = 1 << 14;
+const MAX_OBJECTS: u64 = 1 << 32;
 /// Pages of a span that has more than one object; ten at most in every version.
 const MAX_SHARED_PAGES: u64 = 128;
 /// `mspan`s that are read together.
@@ -37,7 +44,7 @@ pub(super) enum HeapError {
     #[error("where its heap lies is not known (runtime.mheap_ or the layout of its structures)")]
     NoHeap,
     /// There is more than is believed.
-    #[error("its heap has more than {MAX_SPANS} spans or 1 TiB")]
+    #[error("its heap has more than {MAX_SPANS} spans, {MAX_OBJECTS} objects or 1 TiB")]
     TooLarge,
     /// Its tables cannot be read.
     #[error("the tables of its heap cannot be read: {0}")]
@@ -79,7 +86,7 @@ pub(super) struct ObjectId {
 pub(super) enum Place {
     /// In this object of the heap.
     Object(ObjectId),
-    /// In an arena, but in no span that was in use when the table was made.
+    /// Where the heap is, or grows, but in no span that was in use when the table was made.
     Nowhere,
     /// Anywhere else.
     Outside,
@@ -93,9 +100,10 @@ pub(super) struct Spans {
     /// Bits of all of them.
     bits: u64,
     pages: u64,
-    /// By arena from `first_arena`: its table of pages, + 1.
+    /// By arena: its table of pages, + 1. The kernel gives memory only for the parts of this that are written to.
     arenas: Vec<u32>,
-    first_arena: u64,
+    /// From the first arena that has one to [`GROWTH`] behind the last: where there are pointers to, there may be one by now.
+    near: std::ops::Range<u64>,
     tables: Vec<u32>,
     /// Bytes in objects with pointers.
     pub(super) scannable: u64,
@@ -136,7 +144,8 @@ impl Fields {
 impl Spans {
     /// Reads them. Of a program that goes on running this is what they were at various moments.
     pub(super) fn read(view: &View, globals: &Globals) -> Result<Spans, HeapError> {
-        let mut spans = Spans { spans: vec![Span::NONE], ..Spans::default() };
+        let arenas = vec![0; MAX_ARENAS as usize];
+        let mut spans = Spans { spans: vec![Span::NONE], arenas, ..Spans::default() };
         spans.extend(view, globals)?;
         Ok(spans)
     }
@@ -190,6 +199,9 @@ impl Spans {
         let number = match (state, self.span((record, addr), fields, (base, pages))) {
             (IN_USE, Some(span)) => {
                 self.bits += u64::from(span.count).next_multiple_of(64);
+                if self.bits > MAX_OBJECTS {
+                    return Err(HeapError::TooLarge);
+                }
                 self.scannable += if span.noscan { 0 } else { span.size * u64::from(span.count) };
                 self.spans.push(span);
                 (self.spans.len() - 1) as u32
@@ -197,8 +209,7 @@ impl Spans {
             (MANUAL, _) => NO_OBJECTS,
             _ => return Ok(()),
         };
-        self.enter(base, pages, number);
-        Ok(())
+        self.enter(base, pages, number)
     }
 
     fn span(&self, (record, addr): (&[u8], u64), fields: &Fields, (base, pages): (u64, u64)) -> Option<Span> {
@@ -228,43 +239,36 @@ impl Spans {
     }
 
     /// Enters a span into the page table.
-    fn enter(&mut self, base: u64, pages: u64, number: u32) {
+    fn enter(&mut self, base: u64, pages: u64, number: u32) -> Result<(), HeapError> {
         let first = base >> PAGE_SHIFT;
         for page in first..first + pages {
-            let table = self.table(page >> (ARENA_SHIFT - PAGE_SHIFT));
+            let table = self.table(page >> (ARENA_SHIFT - PAGE_SHIFT))?;
             if let Some(entry) = self.tables.get_mut(table + page as usize % PAGES_OF_ARENA) {
                 *entry = number;
             }
         }
+        Ok(())
     }
 
     /// Where the table of an arena begins; makes it.
-    fn table(&mut self, arena: u64) -> usize {
-        if self.arenas.is_empty() {
-            self.first_arena = arena;
-        }
-        if arena < self.first_arena {
-            let more = (self.first_arena - arena) as usize;
-            self.arenas.splice(0..0, std::iter::repeat_n(0, more));
-            self.first_arena = arena;
-        }
-        let index = (arena - self.first_arena).min(MAX_ARENAS) as usize;
-        if index >= self.arenas.len() {
-            self.arenas.resize(index + 1, 0);
-        }
-        let Some(entry) = self.arenas.get_mut(index) else { return 0 };
+    fn table(&mut self, arena: u64) -> Result<usize, HeapError> {
+        let entry = self.arenas.get_mut(arena as usize).ok_or(HeapError::TooLarge)?;
         if *entry == 0 {
+            if self.tables.len() >= MAX_TABLES * PAGES_OF_ARENA {
+                return Err(HeapError::TooLarge);
+            }
             self.tables.resize(self.tables.len() + PAGES_OF_ARENA, NONE);
             *entry = (self.tables.len() / PAGES_OF_ARENA) as u32;
+            let first = if self.near.is_empty() { arena } else { self.near.start.min(arena) };
+            self.near = first..self.near.end.max(arena + GROWTH);
         }
-        (*entry as usize - 1) * PAGES_OF_ARENA
+        Ok((*entry as usize - 1) * PAGES_OF_ARENA)
     }
 
     /// What the page table has for an address; `NONE` also where there is no table.
     #[inline]
     fn at(&self, addr: u64) -> u32 {
-        let arena = (addr >> ARENA_SHIFT).wrapping_sub(self.first_arena);
-        match self.arenas.get(arena as usize) {
+        match self.arenas.get((addr >> ARENA_SHIFT) as usize) {
             Some(0) | None => NONE,
             Some(table) => {
                 let page = (addr >> PAGE_SHIFT) as usize % PAGES_OF_ARENA;
@@ -276,12 +280,9 @@ impl Spans {
     /// What lies at an address.
     #[inline]
     pub(super) fn find(&self, addr: u64) -> Place {
-        let arena = (addr >> ARENA_SHIFT).wrapping_sub(self.first_arena);
-        if arena >= self.arenas.len() as u64 {
-            return Place::Outside;
-        }
         match self.at(addr) {
-            NONE => Place::Nowhere,
+            NONE if self.near.contains(&(addr >> ARENA_SHIFT)) => Place::Nowhere,
+            NONE => Place::Outside,
             NO_OBJECTS => Place::Outside,
             number => match self.spans.get(number as usize).and_then(|span| span.object(addr)) {
                 Some(index) => Place::Object(ObjectId { span: number, index }),

@@ -206,7 +206,7 @@ mod tests {
     const VALUE: u64 = 0x7400_0000;
 
     fn program(version: &'static str) -> GoBinary {
-        GoBinary::parse(binary(Recipe { version, pie: false }).into()).unwrap()
+        GoBinary::parse(binary(Recipe { version, pie: false, heap: false }).into()).unwrap()
     }
 
     /// One `p` with a heap of `len` timers, as it says, of which `TIMER` is the first and all there is.

@@ -37,7 +37,7 @@ struct Program {
 
 impl Program {
     fn new() -> Program {
-        let recipe = Recipe { version: "go1.26.6", pie: false };
+        let recipe = Recipe { version: "go1.26.6", pie: false, heap: false };
         let binary = GoBinary::parse(binary(recipe).into()).unwrap();
         let globals = binary.globals().unwrap();
         let words = HashMap::from([(globals.allglen, 0), (globals.allgptr, ARRAY)]);
@@ -266,7 +266,7 @@ impl Memory for Chaos {
 fn hostile_memory_is_read_within_bounds() {
     let versions = ["go1.19.8", "go1.26.6"];
     for (seed, entries) in [0, 7, 64, 65, u64::MAX / 8, u64::MAX].into_iter().enumerate() {
-        let recipe = Recipe { version: versions[seed % 2], pie: false };
+        let recipe = Recipe { version: versions[seed % 2], pie: false, heap: false };
         let binary = GoBinary::parse(binary(recipe).into()).unwrap();
         let chaos = Chaos { binary, seed: seed as u64, entries };
         let view = View { memory: &chaos, binary: &chaos.binary, bias: 0, clock: Clock::Live };

@@ -13,7 +13,7 @@ const BIAS: u64 = 0x5555_0000_0000;
 const PID: i32 = 4711;
 
 fn executable(pie: bool) -> GoBinary {
-    GoBinary::parse(binary(Recipe { version: "go1.26.6", pie }).into()).unwrap()
+    GoBinary::parse(binary(Recipe { version: "go1.26.6", pie, heap: false }).into()).unwrap()
 }
 
 fn words(words: &[u64]) -> Vec<u8> {

@@ -180,7 +180,7 @@ mod tests {
     use crate::target::tests::synthetic::{Recipe, WRAPPER, binary};
 
     fn written(version: &'static str, stack: &[Pc], args: Option<&str>) -> String {
-        let binary = GoBinary::parse(binary(Recipe { version, pie: false }).into()).unwrap();
+        let binary = GoBinary::parse(binary(Recipe { version, pie: false, heap: false }).into()).unwrap();
         let mut out = Vec::new();
         Renderer::new(&binary, 0x1000).render(stack).write(&mut out, args).unwrap();
         String::from_utf8(out).unwrap()

@@ -26,7 +26,7 @@ struct Program {
 
 impl Program {
     fn new(version: &'static str) -> Program {
-        let binary = GoBinary::parse(binary(Recipe { version, pie: false }).into()).unwrap();
+        let binary = GoBinary::parse(binary(Recipe { version, pie: false, heap: false }).into()).unwrap();
         Program { binary, words: HashMap::new(), snapshot: Snapshot::default() }
     }
 

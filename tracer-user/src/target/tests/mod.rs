@@ -6,10 +6,10 @@ use self::synthetic::{CODE, FUNCTION, FUNCTIONS, INLINED, REASONS, Recipe};
 use super::*;
 
 const RECIPES: [Recipe; 4] = [
-    Recipe { version: "go1.19.8", pie: false },
-    Recipe { version: "go1.26.6", pie: false },
-    Recipe { version: "go1.19.8", pie: true },
-    Recipe { version: "go1.26.6", pie: true },
+    Recipe { version: "go1.19.8", pie: false, heap: false },
+    Recipe { version: "go1.26.6", pie: false, heap: false },
+    Recipe { version: "go1.19.8", pie: true, heap: false },
+    Recipe { version: "go1.26.6", pie: true, heap: false },
 ];
 
 /// The small binary that the others' tests need one for: see [`synthetic`] for what is in it.

@@ -12,6 +12,14 @@ pub(crate) const FUNCTION: u64 = 32;
 /// The functions, in the order of their addresses.
 pub(crate) const FUNCTIONS: [&str; 5] =
     ["runtime.casgstatus", "runtime.waitReason.String", "runtime.forEachGRace", "runtime.main", "main.main"];
+/// Those that show where the heap is, behind the others.
+const HEAP_FUNCTIONS: [&str; 5] = [
+    "runtime.mcommoninit",
+    "runtime.mexit",
+    "runtime.preemptall",
+    "runtime.findfunc",
+    "runtime.getempty.func1",
+];
 /// The one of them that the compiler made to reach another one, and `FuncIDWrapper`.
 pub(crate) const WRAPPER: &str = FUNCTIONS[1];
 const WRAPPER_ID: u8 = 22;
@@ -35,6 +43,15 @@ pub(crate) struct Recipe {
     pub version: &'static str,
     /// With relative relocations for all pointers.
     pub pie: bool,
+    /// With what shows where the heap is.
+    pub heap: bool,
+}
+
+impl Recipe {
+    fn functions(self) -> Vec<&'static str> {
+        let heap: &[&str] = if self.heap { &HEAP_FUNCTIONS } else { &[] };
+        [&FUNCTIONS, heap].concat()
+    }
 }
 
 /// A stretch of memory and the pointers in it.
@@ -75,10 +92,11 @@ pub(crate) fn binary(recipe: Recipe) -> Vec<u8> {
     // Header, four program headers, and room for the dynamic section behind them.
     let mut head = Part::default();
     head.bytes.resize(0x200, 0);
-    let table = pclntab(&mut head, old);
+    let functions = recipe.functions();
+    let table = pclntab(&mut head, &functions, old);
     let mut data = Part::default();
     build_info(&mut data, recipe.version);
-    module_data(&mut data, &table, old);
+    let module = module_data(&mut data, &table, functions.len() as u64, old);
     let reasons = data.pad(16) as u64;
     for reason in REASONS {
         if reason.is_empty() {
@@ -89,10 +107,10 @@ pub(crate) fn binary(recipe: Recipe) -> Vec<u8> {
             head.bytes.extend(reason.as_bytes());
         }
     }
-    // allglen, allgptr
-    let list = data.pad(8) as u64;
-    data.u64(&[0, 0]);
-    let code = code(DATA + reasons, DATA + list);
+    // allglen, allgptr; allm, allp, and of mheap_ only the beginning.
+    let tables = data.pad(8) as u64;
+    data.u64(&[0; 7][..if recipe.heap { 7 } else { 2 }]);
+    let code = code(&functions, DATA + reasons, DATA + tables, DATA + module);
     let relocations = if recipe.pie { relocate(&mut data, &mut head) } else { plant(&mut data) };
     let mut file = head.bytes;
     file.resize(file.len().next_multiple_of(16), 0);
@@ -119,12 +137,12 @@ struct Tables {
     functions_data: u64,
 }
 
-fn pclntab(head: &mut Part, old: bool) -> Tables {
+fn pclntab(head: &mut Part, functions: &[&str], old: bool) -> Tables {
     let start = head.pad(16);
     let at = |head: &Part| (head.bytes.len() - start) as u64;
     head.bytes.resize(start + 72, 0);
     let names = at(head);
-    let name_offsets: Vec<u32> = (FUNCTIONS.iter().chain(&INLINED))
+    let name_offsets: Vec<u32> = (functions.iter().chain(&INLINED))
         .map(|name| {
             let offset = (at(head) - names) as u32;
             head.bytes.extend(name.as_bytes());
@@ -156,16 +174,16 @@ fn pclntab(head: &mut Part, old: bool) -> Tables {
     let live_table = table(head, &[4, 32, 0]);
     head.pad(8);
     let functab = at(head);
-    let records = functab + (FUNCTIONS.len() as u64 * 8 + 4).next_multiple_of(8);
+    let records = functab + (functions.len() as u64 * 8 + 4).next_multiple_of(8);
     let (base, tail) = if old { (36, 4) } else { (40, 4) };
     let record_len = base + tail + 4 * 4 + 7 * 4;
-    for index in 0..FUNCTIONS.len() as u64 {
+    for index in 0..functions.len() as u64 {
         head.u32(&[(index * FUNCTION) as u32, (records - functab + index * record_len) as u32]);
     }
-    head.u32(&[(FUNCTIONS.len() as u64 * FUNCTION) as u32]);
+    head.u32(&[(functions.len() as u64 * FUNCTION) as u32]);
     head.pad(8);
-    for (name, index) in name_offsets.iter().zip(0..FUNCTIONS.len() as u32) {
-        let function = FUNCTIONS[index as usize];
+    for (name, index) in name_offsets.iter().zip(0..functions.len() as u32) {
+        let function = functions[index as usize];
         let main = function == "main.main";
         let frames = if function == FOREIGN { 0 } else { frame_table };
         head.u32(&[index * FUNCTION as u32, *name, 0, 0, frames, file_table, line_table, 4, 0]);
@@ -181,7 +199,7 @@ fn pclntab(head: &mut Part, old: bool) -> Tables {
     }
     head.pad(8);
     let functions_data = at(head);
-    for (name, parent) in [(name_offsets[5], 7), (name_offsets[6], 11)] {
+    for (name, parent) in [(name_offsets[functions.len()], 7), (name_offsets[functions.len() + 1], 11)] {
         if old {
             head.u32(&[0, 0, 0, name, parent]);
         } else {
@@ -194,7 +212,7 @@ fn pclntab(head: &mut Part, old: bool) -> Tables {
     let magic: u32 = if old { 0xffff_fff0 } else { 0xffff_fff1 };
     let mut header = Part::default();
     header.u32(&[magic, 0x0801_0000]);
-    header.u64(&[FUNCTIONS.len() as u64, 1, 0, names, cu, files, pcs, functab]);
+    header.u64(&[functions.len() as u64, 1, 0, names, cu, files, pcs, functab]);
     head.bytes[start..start + 72].copy_from_slice(&header.bytes);
     Tables { start: HEADERS + start as u64, names, cu, files, pcs, functab, functions_data }
 }
@@ -210,7 +228,8 @@ fn build_info(data: &mut Part, version: &str) {
     }
 }
 
-fn module_data(data: &mut Part, table: &Tables, old: bool) {
+/// Returns where it lies.
+fn module_data(data: &mut Part, table: &Tables, functions: u64, old: bool) -> u64 {
     let module = data.pad(16) as u64;
     data.pointer(table.start);
     for (offset, len) in [
@@ -219,11 +238,11 @@ fn module_data(data: &mut Part, table: &Tables, old: bool) {
         (table.files, 1),
         (table.pcs, 1),
         (table.functab, 1),
-        (table.functab, FUNCTIONS.len() as u64 + 1),
+        (table.functab, functions + 1),
     ] {
         data.slice(table.start + offset, len);
     }
-    let end = CODE + FUNCTIONS.len() as u64 * FUNCTION;
+    let end = CODE + functions * FUNCTION;
     data.u64(&[0]);
     for bound in [CODE, end, CODE, end] {
         data.pointer(bound);
@@ -232,23 +251,38 @@ fn module_data(data: &mut Part, table: &Tables, old: bool) {
     let gofunc = if old { 304 } else { 320 };
     data.bytes.resize(module as usize + gofunc, 0);
     data.pointer(table.start + table.functions_data);
+    module
 }
 
-fn code(reasons: u64, list: u64) -> Vec<u8> {
-    let mut code = vec![0xcc; FUNCTIONS.len() * FUNCTION as usize];
-    // cmp al,3; jb; lea rdx,[rip+…]
-    let at = FUNCTION as usize;
-    let distance = (reasons - (CODE + FUNCTION + 11)) as u32;
-    code[at..at + 4].copy_from_slice(&[0x3c, REASONS.len() as u8, 0x72, 0]);
-    code[at + 4..at + 7].copy_from_slice(&[0x48, 0x8d, 0x15]);
-    code[at + 7..at + 11].copy_from_slice(&distance.to_le_bytes());
-    // mov rcx,[rip+…]; mov rbx,[rip+…]
-    for (index, opcode) in [[0x48, 0x8b, 0x0d], [0x48, 0x8b, 0x1d]].iter().enumerate() {
-        let at = 2 * FUNCTION as usize + 7 * index;
-        let distance = (list + 8 * index as u64).wrapping_sub(CODE + at as u64 + 7) as u32;
-        code[at..at + 3].copy_from_slice(opcode);
+fn code(functions: &[&str], reasons: u64, tables: u64, module: u64) -> Vec<u8> {
+    let mut code = vec![0xcc; functions.len() * FUNCTION as usize];
+    // Three bytes of opcode, then the distance from the instruction's end.
+    let mut refer = |at: usize, opcode: [u8; 3], target: u64| {
+        let distance = target.wrapping_sub(CODE + at as u64 + 7) as u32;
+        code[at..at + 3].copy_from_slice(&opcode);
         code[at + 3..at + 7].copy_from_slice(&distance.to_le_bytes());
+    };
+    // mov rcx,[rip+…]; mov rbx,[rip+…]; lea rdx,[rip+…]
+    let (load, load_other, address) = ([0x48, 0x8b, 0x0d], [0x48, 0x8b, 0x1d], [0x48, 0x8d, 0x15]);
+    let at =
+        |name: &str| functions.iter().position(|function| *function == name).map(|at| at * FUNCTION as usize);
+    for (name, offset, opcode, target) in [
+        ("runtime.waitReason.String", 4, address, reasons),
+        ("runtime.forEachGRace", 0, load, tables),
+        ("runtime.forEachGRace", 7, load_other, tables + 8),
+        ("runtime.mcommoninit", 0, load, tables + 16),
+        ("runtime.mexit", 0, load, tables + 16),
+        ("runtime.preemptall", 0, load, tables + 24),
+        ("runtime.getempty.func1", 0, address, tables + 48),
+        ("runtime.findfunc", 0, address, module),
+    ] {
+        if let Some(at) = at(name) {
+            refer(at + offset, opcode, target);
+        }
     }
+    let reason = FUNCTION as usize;
+    // cmp al,…; jb
+    code[reason..reason + 4].copy_from_slice(&[0x3c, REASONS.len() as u8, 0x72, 0]);
     // push rbp
     code[0] = 0x55;
     code

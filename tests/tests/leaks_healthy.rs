@@ -1,0 +1,109 @@
+//! `sfgi leaks` on programs that work at full speed and leak nothing: not one false proof in a thousand
+//! scans.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use live_tests::{
+    fixture::{self, Variant},
+    leaks::{self, Verdict},
+    machine,
+    process::Process,
+    toolchain::Go,
+};
+
+const KINDS: [&str; 16] = [
+    "http",
+    "pool",
+    "pubsub",
+    "timers",
+    "group",
+    "pipeline",
+    "reply",
+    "list",
+    "limiter",
+    "syncpool",
+    "registers",
+    "tree",
+    "stacks",
+    "relay",
+    "locks",
+    "all",
+];
+
+const RELEASES: [u32; 4] = [21, 24, 26, 27];
+
+/// Scans of each kind on each release: a thousand in all.
+const SCANS: usize = 16;
+
+/// How many programs run at a time.
+const WIDTH: usize = 3;
+
+struct Case<'a> {
+    kind: &'static str,
+    go: &'a Go,
+}
+
+impl fmt::Display for Case<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} go{}", self.kind, self.go.version)
+    }
+}
+
+/// How much the program has done.
+fn rounds(target: &mut Process) -> Result<u64> {
+    let lines = target.command("rounds", std::time::Duration::from_secs(20))?;
+    let line = lines.iter().find_map(|line| line.strip_prefix("rounds ")).context("no rounds")?;
+    Ok(line.parse()?)
+}
+
+#[test]
+fn nothing_is_proven_of_a_healthy_program() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let releases: Vec<Go> = Go::all().into_iter().filter(|go| RELEASES.contains(&go.minor)).collect();
+    let mut cases = Vec::new();
+    for go in &releases {
+        fixture::build("healthy", go, Variant::Plain)?;
+        cases.extend(KINDS.iter().map(|kind| Case { kind, go }));
+    }
+    let (scans, passes, goroutines, started) =
+        (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), Instant::now());
+    let failures = leaks::side_by_side(WIDTH, &cases, |case| {
+        let mut target = fixture::start("healthy", case.go, Variant::Plain, &["-kind", case.kind])?;
+        let before = rounds(&mut target)?;
+        for scan in 0..SCANS {
+            // One as everybody runs it, the others for as short as still makes sense.
+            let args: &[&str] = if scan == 0 { &[] } else { &["--observe", "150ms"] };
+            let report = leaks::json(target.pid(), args)?;
+            let lines = report.lines(Verdict::Suspect);
+            ensure!(lines.is_empty(), "scan {scan}:\n{}", lines.join("\n"));
+            ensure!(report.doubt.is_none(), "scan {scan} is in doubt: {:?}", report.doubt);
+            ensure!(report.passes > 0 && report.scanned > 0, "scan {scan} proves nothing: {report:?}");
+            scans.fetch_add(1, Ordering::Relaxed);
+            passes.fetch_add(report.passes.into(), Ordering::Relaxed);
+            goroutines.fetch_add(report.scanned, Ordering::Relaxed);
+        }
+        let after = rounds(&mut target)?;
+        ensure!(after > before, "it did nothing meanwhile");
+        Ok(())
+    });
+    for failure in &failures {
+        machine::report(failure);
+    }
+    machine::report(&format!(
+        "{} scans, {} passes, {} goroutines looked at, in {:.0?}",
+        scans.load(Ordering::Relaxed),
+        passes.load(Ordering::Relaxed),
+        goroutines.load(Ordering::Relaxed),
+        started.elapsed()
+    ));
+    ensure!(failures.is_empty(), "{} of {} programs failed, see above", failures.len(), cases.len());
+    ensure!(scans.load(Ordering::Relaxed) >= 1000, "fewer than a thousand scans");
+    Ok(())
+}
