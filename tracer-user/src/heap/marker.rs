@@ -10,6 +10,7 @@
 use super::spans::{ObjectId, Place, Span, Spans, words};
 use crate::memory::{Fault, Memory, Range};
 use crate::snapshot::View;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -71,7 +72,7 @@ pub(super) struct Marker<'a> {
 
 #[derive(Default)]
 struct Queue {
-    spans: Vec<u32>,
+    spans: VecDeque<u32>,
     /// Threads that scan, and may still find something.
     busy: usize,
 }
@@ -208,7 +209,7 @@ impl<'a> Marker<'a> {
         self.reached.fetch_add(std::mem::take(&mut found.bytes), Relaxed);
         if !found.queue.is_empty() {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.spans.append(&mut found.queue);
+            queue.spans.extend(found.queue.drain(..));
             self.wake.notify_all();
         }
         if !found.woken.is_empty() {
@@ -276,12 +277,74 @@ impl<'a> Marker<'a> {
             if let Some(queued) = self.queued.get(number as usize) {
                 queued.swap(false, std::sync::atomic::Ordering::AcqRel);
             }
-            self.collect(span, scan);
+            if span.count == 1 {
+                self.collect(span, scan);
+            } else {
+                scan.shared.push((number, span.objects()));
+                scan.bytes += span.objects().len;
+            }
             if scan.bytes >= BATCH_BYTES {
+                self.read_shared(scan)?;
                 self.read(scan)?;
             }
         }
+        self.read_shared(scan)?;
         self.read(scan)
+    }
+
+    /// Reads spans of several objects whole: what lies in one often points to its neighbours, and a list whose
+    /// nodes lie side by side would otherwise need a read for each.
+    fn read_shared(&self, scan: &mut Scan) -> Result<(), Fault> {
+        let shared = std::mem::take(&mut scan.shared);
+        let ranges: Vec<_> = shared.iter().map(|(_, range)| *range).collect();
+        self.memory.scatter(&ranges, &mut scan.buffer, &mut scan.whole)?;
+        let (buffer, whole) = (std::mem::take(&mut scan.buffer), std::mem::take(&mut scan.whole));
+        let mut rest = &buffer[..];
+        for ((number, range), whole) in shared.iter().zip(&whole) {
+            let Some((bytes, span)) = rest.split_off(..range.len).zip(self.spans.get(*number)) else { break };
+            if *whole {
+                self.scan_shared(span, bytes, &mut scan.found);
+            } else {
+                self.collect(span, scan);
+            }
+        }
+        (scan.buffer, scan.whole) = (buffer, whole);
+        Ok(())
+    }
+
+    /// Scans the marked objects of a span, and those that get marked by that.
+    fn scan_shared(&self, span: &Span, bytes: &[u8], found: &mut Found) {
+        let first = (span.bits / 64) as usize;
+        let mut again = true;
+        while std::mem::take(&mut again) {
+            for (at, index) in (first..).zip((0..span.count).step_by(64)) {
+                for object in self.todo(at).map(|bit| index + bit) {
+                    let from = object as usize * span.size as usize;
+                    let Some(bytes) = bytes.get(from..).and_then(|rest| rest.get(..span.size as usize))
+                    else {
+                        return;
+                    };
+                    self.reach_all(span.base + from as u64, bytes, found);
+                    again = true;
+                }
+            }
+        }
+    }
+
+    /// The objects behind one word of the bitmaps that are to be scanned; they count as scanned.
+    fn todo(&self, at: usize) -> impl Iterator<Item = u32> + use<> {
+        let mut todo = 0;
+        if let (Some(marks), Some(done)) = (self.marks.get(at), self.done.get(at)) {
+            todo = marks.load(Relaxed) & !done.load(Relaxed);
+            if todo != 0 {
+                todo &= !done.fetch_or(todo, Relaxed);
+            }
+        }
+        std::iter::from_fn(move || {
+            let bit = (todo != 0).then(|| todo.trailing_zeros())?;
+            todo &= todo - 1;
+            Some(bit)
+        })
     }
 
     /// Takes the objects of a span that are to be scanned, in runs.
@@ -289,12 +352,7 @@ impl<'a> Marker<'a> {
         let first = (span.bits / 64) as usize;
         let mut run: Option<(u32, u32)> = None;
         for (at, index) in (first..).zip((0..span.count).step_by(64)) {
-            let (Some(marks), Some(done)) = (self.marks.get(at), self.done.get(at)) else { return };
-            let mut todo = marks.load(Relaxed) & !done.load(Relaxed);
-            todo &= !done.fetch_or(todo, Relaxed);
-            while todo != 0 {
-                let object = index + todo.trailing_zeros();
-                todo &= todo - 1;
+            for object in self.todo(at).map(|bit| index + bit) {
                 match &mut run {
                     Some((_, end)) if *end == object => *end += 1,
                     _ => {
@@ -373,6 +431,8 @@ impl<'a> Marker<'a> {
 /// What one thread scans with.
 #[derive(Default)]
 struct Scan {
+    /// Spans that are read whole, by their number.
+    shared: Vec<(u32, Range)>,
     /// Adjacent objects.
     pieces: Vec<Range>,
     bytes: usize,

@@ -361,6 +361,11 @@ impl Span {
         record: 0,
     };
 
+    /// Where its objects lie.
+    pub(super) fn objects(&self) -> Range {
+        Range { addr: self.base, len: (self.size * u64::from(self.count)) as usize }
+    }
+
     /// The number of the object at an address within the span; `None` behind the last one.
     #[inline]
     fn object(&self, addr: u64) -> Option<u32> {
