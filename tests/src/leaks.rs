@@ -4,11 +4,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     process::{Command, Output},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{dump::Frame, process::Process, sfgi};
 
@@ -202,6 +205,25 @@ pub fn document(text: &str) -> Result<Report> {
     let grouped: usize = report.groups.iter().map(|group| group.goids.len()).sum();
     anyhow::ensure!(grouped == report.leaks.len(), "{grouped} in groups, {} leaks", report.leaks.len());
     Ok(report)
+}
+
+/// The reports of a running `sfgi leaks --watch --format json`, at least so many; ends it by Ctrl-C.
+///
+/// # Errors
+/// They do not come in time, or it does not end as it should.
+pub fn watched(sfgi: &mut Process, count: usize, timeout: Duration) -> Result<Vec<Report>> {
+    let begun = |sfgi: &Process| sfgi.stdout.text().matches("\"sfgi.leaks/1\"").count();
+    let deadline = Instant::now() + timeout;
+    // The last one that has begun may not be complete.
+    while begun(sfgi) <= count {
+        anyhow::ensure!(Instant::now() < deadline, "only {} reports; {}", begun(sfgi), sfgi.stderr.text());
+        thread::sleep(Duration::from_millis(50));
+    }
+    sfgi.signal(Signal::INT)?;
+    sfgi.wait_code(timeout, 0)?;
+    let text = sfgi.stdout.text();
+    let documents = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    documents.map(|report| document(&report?.to_string())).collect()
 }
 
 /// The ids that a fixture prints in a line "NAME 7 9" when it is told this command; `None` where it

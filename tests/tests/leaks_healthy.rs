@@ -4,7 +4,7 @@
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -43,6 +43,9 @@ const SCANS: usize = 16;
 /// How many programs run at a time.
 const WIDTH: usize = 3;
 
+/// Longer than all scans of a program take.
+const LONGEST: Duration = Duration::from_secs(120);
+
 struct Case<'a> {
     kind: &'static str,
     go: &'a Go,
@@ -56,7 +59,7 @@ impl fmt::Display for Case<'_> {
 
 /// How much the program has done.
 fn rounds(target: &mut Process) -> Result<u64> {
-    let lines = target.command("rounds", std::time::Duration::from_secs(20))?;
+    let lines = target.command("rounds", LONGEST)?;
     let line = lines.iter().find_map(|line| line.strip_prefix("rounds ")).context("no rounds")?;
     Ok(line.parse()?)
 }
@@ -77,20 +80,28 @@ fn nothing_is_proven_of_a_healthy_program() -> Result<()> {
     let failures = leaks::side_by_side(WIDTH, &cases, |case| {
         let mut target = fixture::start("healthy", case.go, Variant::Plain, &["-kind", case.kind])?;
         let before = rounds(&mut target)?;
-        for scan in 0..SCANS {
-            // One as everybody runs it, the others for as short as still makes sense.
-            let args: &[&str] = if scan == 0 { &[] } else { &["--observe", "150ms"] };
-            let report = leaks::json(target.pid(), args)?;
-            let lines = report.lines(Verdict::Suspect);
-            ensure!(lines.is_empty(), "scan {scan}:\n{}", lines.join("\n"));
-            ensure!(report.doubt.is_none(), "scan {scan} is in doubt: {:?}", report.doubt);
-            ensure!(report.passes > 0 && report.scanned > 0, "scan {scan} proves nothing: {report:?}");
+        // One as everybody runs it, the others for as short as still makes sense, by one sfgi.
+        let usual = leaks::json(target.pid(), &[])?;
+        let args = ["--watch=10ms", "--observe", "150ms", "--format", "json"];
+        let mut sfgi = Process::spawn(&mut leaks::command(target.pid(), &args)?)?;
+        let mut reports = leaks::watched(&mut sfgi, SCANS, LONGEST)?;
+        reports.push(usual);
+        let mut alarms = Vec::new();
+        for report in &reports {
+            let proven = report.lines(Verdict::Proven);
+            ensure!(proven.is_empty(), "false:\n{}", proven.join("\n"));
+            ensure!(report.doubt.is_none(), "in doubt: {:?}", report.doubt);
+            ensure!(report.passes > 0 && report.scanned > 0, "it proves nothing: {report:?}");
+            alarms.extend(report.lines(Verdict::Suspect));
             scans.fetch_add(1, Ordering::Relaxed);
             passes.fetch_add(report.passes.into(), Ordering::Relaxed);
             goroutines.fetch_add(report.scanned, Ordering::Relaxed);
         }
         let after = rounds(&mut target)?;
         ensure!(after > before, "it did nothing meanwhile");
+        alarms.sort();
+        alarms.dedup();
+        ensure!(alarms.is_empty(), "not silent:\n{}", alarms.iter().take(5).cloned().collect::<String>());
         Ok(())
     });
     for failure in &failures {

@@ -65,15 +65,17 @@ impl Tally {
     }
 }
 
-/// The goroutines of `wrong`, as the runtime's traceback has them.
-fn described(target: &mut Process, wrong: &BTreeSet<u64>) -> Result<String> {
+/// Some of these goroutines: a line each, with the functions of the program on its stack.
+fn described(target: &mut Process, goids: &BTreeSet<u64>) -> Result<String> {
     let all = live_tests::crowd::own_stacks(target)?;
-    Ok(wrong
-        .iter()
-        .filter_map(|goid| all.get(goid))
-        .take(5)
-        .map(|goroutine| format!("{goroutine}\n"))
-        .collect())
+    let line = |goid: &u64| {
+        let goroutine = all.get(goid)?;
+        let mut funcs: Vec<_> = goroutine.frames.iter().map(|frame| frame.func.as_str()).collect();
+        funcs.retain(|func| func.starts_with("main."));
+        funcs.dedup();
+        Some(format!("  goroutine {goid} [{}] {}\n", goroutine.status, funcs.join(" < ")))
+    };
+    Ok(goids.iter().filter_map(line).take(5).collect())
 }
 
 /// None may be proven that is not leaked.
