@@ -14,7 +14,7 @@ const MAX_BITS: usize = 1 << 20;
 const MAX_OBJECTS: usize = 1 << 12;
 /// Bytes of a `stackObjectRecord`.
 const RECORD: usize = 16;
-/// Functions whose arguments only reflection knows (`argMapInternal`); they lie in the caller's frame.
+/// Functions whose arguments only the method value knows that they were called with (`argMapInternal`).
 const REFLECTED: [&str; 2] = ["reflect.makeFuncStub", "reflect.methodValueCall"];
 /// Functions that a signal handler put on the stack: in what they interrupted any register may have been saved
 /// anywhere.
@@ -27,6 +27,8 @@ pub(super) struct FrameMap {
     pub(super) unknown: bool,
     /// The caller's frame is not known either.
     pub(super) injected: bool,
+    /// How its arguments look, only the method value knows that it keeps at its stack pointer.
+    pub(super) reflected: bool,
     /// Pointers among the local variables: bytes below [`FrameMap::locals_end`].
     pub(super) locals: Box<[u32]>,
     /// Pointers among the arguments: bytes from the first one.
@@ -46,6 +48,24 @@ pub(super) struct StackObject {
     pub(super) offset: i32,
     /// Bytes.
     pub(super) size: u32,
+    /// Where in it pointers may be: first byte, and the one behind.
+    pub(super) pointers: (u32, u32),
+}
+
+impl StackObject {
+    /// The arguments in registers of a function that reflection made: an `abi.RegArgs` at the end of its frame
+    /// (`methodValueCallFrameObjs`): `{ Ints, Floats, Ptrs, ReturnIsPtr }`, nine, fifteen and nine on amd64, sixteen each on
+    /// arm64 (`src/internal/abi/abi.go`).
+    fn reg_args(arch: Arch) -> StackObject {
+        let (ints, floats, bitmap) = match arch {
+            Arch::Amd64 => (9_u32, 15_u32, 2_u32),
+            Arch::Arm64 => (16, 16, 2),
+        };
+        let pointers = (ints + floats) * 8;
+        let behind = pointers + ints * 8;
+        let size = (behind + bitmap).next_multiple_of(8);
+        StackObject { offset: -size.cast_signed(), size, pointers: (pointers, behind) }
+    }
 }
 
 impl FrameMap {
@@ -56,12 +76,17 @@ impl FrameMap {
         let function = functions.function_at(linked)?;
         let args_size = functions.args_size(&function);
         let mut map = FrameMap {
-            injected: INJECTED.contains(&function.name) || REFLECTED.contains(&function.name),
+            injected: INJECTED.contains(&function.name),
+            reflected: REFLECTED.contains(&function.name),
             args_size: args_size.unwrap_or(0).min(MAX_BITS as u64),
             top: functions.is_top_frame(&function),
             ..FrameMap::default()
         };
         map.unknown = map.injected;
+        if map.reflected {
+            map.objects = Box::new([StackObject::reg_args(binary.arch())]);
+            return Some(map);
+        }
         if !map.unknown {
             map.unknown = map.fill(binary, &function, linked).is_none();
         }
@@ -99,7 +124,7 @@ impl FrameMap {
             self.objects = records
                 .map(|record| {
                     let size = u32::try_from(i32_at(record, 4)?).ok()?;
-                    Some(StackObject { offset: i32_at(record, 0)?, size })
+                    Some(StackObject { offset: i32_at(record, 0)?, size, pointers: (0, size) })
                 })
                 .collect::<Option<_>>()?;
         }

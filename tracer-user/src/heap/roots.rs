@@ -105,12 +105,17 @@ impl Roots<'_> {
     }
 
     /// Finalizers, cleanups, weak pointers (`markrootSpans`): the special's own words, and of a finalizer all that its
-    /// object leads to, but not the object itself.
+    /// object leads to, but not the object itself. The object of a weak pointer is no root for the collector; it is one here.
     fn specials(&self) -> Result<(), Fault> {
         let minor = self.view.binary.version().minor;
         // `special { next; offset uint16; kind }`; since 1.24 the offset is a word. Kinds were renumbered in 1.25.
         let kind_at = if minor >= 24 { 16 } else { 10 };
         let finalizer = if minor >= 25 { 2 } else { 1 };
+        let weak = match minor {
+            25.. => Some(3),
+            23 | 24 => Some(2),
+            _ => None,
+        };
         let mut todo: Vec<(u64, u64, u64)> = (self.marker.spans.iter())
             .filter(|span| span.specials != 0)
             .map(|span| (span.specials, span.base, span.size * u64::from(span.count)))
@@ -134,8 +139,15 @@ impl Roots<'_> {
                 } else {
                     array(record, 8).map_or(u64::MAX, |bytes| u64::from(u16::from_le_bytes(bytes)))
                 };
-                if record.get(kind_at) == Some(&finalizer) && offset < *len {
-                    self.marker.reach_within(base + offset, &mut found)?;
+                if offset < *len {
+                    match record.get(kind_at).copied() {
+                        Some(kind) if kind == finalizer => {
+                            self.marker.reach_within(base + offset, &mut found)?
+                        }
+                        // Whoever has the weak pointer can make a strong one of it at any time.
+                        kind if kind == weak => self.marker.reach(base + offset, Source::Other, &mut found),
+                        _ => {}
+                    }
                 }
                 if let Some(next @ 1..) = u64_at(record, 0) {
                     later.push((next, *base, *len));

@@ -1,8 +1,9 @@
 //! The pointers on a goroutine's stack that are live: precisely, where it stood still, all words that are
 //! there, where it moved, runs, or its stack makes no sense.
 
-use super::frame_map::FrameMap;
+use super::frame_map::{FrameMap, StackObject};
 use super::spans::words;
+use crate::memory::{Fault, Memory};
 use crate::snapshot::{Frame, Pc, Unwinder, View};
 use crate::target::bytes::u64_at;
 use crate::target::{Arch, GoBinary};
@@ -11,6 +12,8 @@ use std::rc::Rc;
 
 /// How many pcs are remembered; a hostile stack can name any number of them.
 const MAX_MAPS: usize = 1 << 14;
+/// Bytes of arguments of a function that reflection made.
+const MAX_REFLECTED: u64 = 1 << 12;
 
 /// The used part of a stack as it was read.
 pub(super) struct Used<'a> {
@@ -40,13 +43,14 @@ impl Used<'_> {
 
 /// Finds the live pointers of stacks of one binary.
 pub(super) struct LiveWords<'a> {
+    memory: &'a (dyn Memory + Sync),
     binary: &'a GoBinary,
     bias: u64,
     unwinder: Unwinder<'a>,
     maps: HashMap<Pc, Option<Rc<FrameMap>>>,
     frames: Vec<Frame>,
-    /// Variables whose address is taken: first address, bytes, whether something live points there.
-    objects: Vec<(u64, u64, bool)>,
+    /// Variables whose address is taken: first address, what they are, whether something live points there.
+    objects: Vec<(u64, StackObject, bool)>,
     /// Pointers into the stack that were not followed yet.
     own: Vec<u64>,
 }
@@ -54,6 +58,7 @@ pub(super) struct LiveWords<'a> {
 impl<'a> LiveWords<'a> {
     pub(super) fn new(view: &View<'a>) -> LiveWords<'a> {
         LiveWords {
+            memory: view.memory,
             binary: view.binary,
             bias: view.bias,
             unwinder: Unwinder::new(view.binary, view.bias),
@@ -105,6 +110,10 @@ impl<'a> LiveWords<'a> {
                 // With what it was about to pass to another one.
                 used.between(frame.sp, args.saturating_add(map.args_size)).for_each(&mut found);
             } else {
+                if map.reflected {
+                    let size = self.reflected_args(frame, used);
+                    used.between(args, args.saturating_add(size)).for_each(&mut found);
+                }
                 let locals = self.locals_end(frame);
                 let local = map.locals.iter().map(|below| locals.wrapping_sub(u64::from(*below)));
                 let arg = map.args.iter().map(|offset| args.wrapping_add(u64::from(*offset)));
@@ -112,7 +121,7 @@ impl<'a> LiveWords<'a> {
                 for object in &map.objects {
                     let from = if object.offset < 0 { locals } else { args };
                     let addr = from.wrapping_add_signed(i64::from(object.offset));
-                    self.objects.push((addr, u64::from(object.size), false));
+                    self.objects.push((addr, *object, false));
                 }
             }
             interrupted = map.injected;
@@ -122,22 +131,37 @@ impl<'a> LiveWords<'a> {
             }
         }
         also.iter().copied().for_each(&mut found);
-        self.objects.sort_unstable();
+        self.objects.sort_unstable_by_key(|(start, ..)| *start);
         while let Some(addr) = own.pop() {
             let behind = self.objects.partition_point(|(start, ..)| *start <= addr);
-            let Some((start, size, reached)) = behind.checked_sub(1).and_then(|at| self.objects.get_mut(at))
+            let Some((start, object, reached)) =
+                behind.checked_sub(1).and_then(|at| self.objects.get_mut(at))
             else {
                 continue;
             };
-            if addr - *start >= *size || std::mem::replace(reached, true) {
+            if addr - *start >= u64::from(object.size) || std::mem::replace(reached, true) {
                 continue;
             }
-            for word in used.between(*start, start.saturating_add(*size)) {
+            let (from, to) = object.pointers;
+            let within = |at: u32| start.saturating_add(u64::from(at));
+            for word in used.between(within(from), within(to)) {
                 if (used.lo..used.end()).contains(&word) { own.push(word) } else { live(word) }
             }
         }
         self.own = own;
         Some(())
+    }
+
+    /// Bytes of the arguments of a function that reflection made (`src/runtime/stkframe.go: argMapInternal`): the frame
+    /// begins with a pointer to `{ fn; stack *bitvector; … }`, and the bitvector with its number of words.
+    fn reflected_args(&self, frame: &Frame, used: &Used<'_>) -> u64 {
+        let above = if self.binary.arch() == Arch::Arm64 { 8 } else { 0 };
+        let words = || {
+            let value = used.word(frame.sp.wrapping_add(above))?;
+            let bits = self.memory.word(value.wrapping_add(8)).ok()?;
+            Some(self.memory.word(bits).ok()? & u64::from(u32::MAX))
+        };
+        words().map_or(MAX_REFLECTED, |words| words.saturating_mul(8)).min(MAX_REFLECTED)
     }
 
     /// `stkframe.varp`: where the local variables end. Below the return address (amd64) and the saved frame pointer.
@@ -163,11 +187,11 @@ impl<'a> LiveWords<'a> {
 /// Serves reads from a stack that was read.
 struct Bytes<'a, 'b>(&'a Used<'b>);
 
-impl crate::memory::Memory for Bytes<'_, '_> {
-    fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), crate::memory::Fault> {
+impl Memory for Bytes<'_, '_> {
+    fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
         let from = addr.checked_sub(self.0.base).and_then(|at| usize::try_from(at).ok());
         let bytes = from.and_then(|from| self.0.bytes.get(from..)?.get(..buffer.len()));
-        buffer.copy_from_slice(bytes.ok_or(crate::memory::Fault::Unmapped(addr))?);
+        buffer.copy_from_slice(bytes.ok_or(Fault::Unmapped(addr))?);
         Ok(())
     }
 }
