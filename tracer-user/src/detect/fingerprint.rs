@@ -24,6 +24,11 @@ impl Fingerprint {
         Fingerprint::of_all([class, "timer", function])
     }
 
+    /// The id of the n-th of several leaks of the same functions; of the first it is this one.
+    pub(super) fn numbered(self, number: u64) -> Fingerprint {
+        if number == 0 { self } else { Fingerprint((self.0 ^ number).wrapping_mul(PRIME)) }
+    }
+
     fn of_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> Fingerprint {
         let mut hash = BASIS;
         for text in texts {

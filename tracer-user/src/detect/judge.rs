@@ -202,10 +202,26 @@ impl Judge<'_> {
         group.members.extend(members);
     }
 
+    /// Several groups whose functions are the same, in different lines: the later ones in the code get ids of their own.
+    fn ids(&self) -> HashMap<(Fingerprint, u64, u32), Fingerprint> {
+        let mut places: Vec<_> =
+            self.order.iter().map(|(id, _, _, site, line)| (*id, *site, *line)).collect();
+        places.sort_unstable();
+        places.dedup();
+        let mut ids = HashMap::new();
+        for same in places.chunk_by(|one, next| one.0 == next.0) {
+            ids.extend(same.iter().zip(0u64..).map(|(place, number)| (*place, place.0.numbered(number))));
+        }
+        ids
+    }
+
     fn close(mut self) -> Vec<Group> {
+        let ids = self.ids();
         let mut closed = Vec::with_capacity(self.order.len());
         for key in &self.order {
             let Some((mut group, reason)) = self.groups.remove(key) else { continue };
+            let (id, _, _, site, line) = key;
+            group.id = ids.get(&(*id, *site, *line)).copied().unwrap_or(*id);
             group.members.sort_by_key(|index| self.known.goroutine(*index).map(|one| one.goid));
             group.count = group.members.len() as u64;
             group.age = range(group.members.iter().filter_map(|index| self.known.age(*index)));

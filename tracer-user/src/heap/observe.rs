@@ -25,8 +25,6 @@ const SHARE: u32 = 10;
 const YIELDING: [&str; 4] = ["runtime.Gosched", "time.Sleep", "runtime.gosched_m", "runtime.goschedImpl"];
 /// Goroutines that are named as holders of one object.
 const MAX_HOLDERS: usize = 16;
-/// Frames, from the innermost, among which such a function counts.
-const INNERMOST: usize = 2;
 
 /// See [`super::observe`].
 pub(super) fn observe<'a>(
@@ -45,7 +43,7 @@ pub(super) fn observe<'a>(
         depths: Depths::default(),
         unseen: registers.are_unknown(),
     };
-    let begun = Instant::now();
+    let (begun, began_ns) = (Instant::now(), view.now_ns());
     let stopped = view.clock == Clock::Stopped;
     let freezes = matches!(registers, Registers::Frozen(_));
     if freezes {
@@ -98,6 +96,7 @@ pub(super) fn observe<'a>(
     let frozen_ns = frozen.map(|frozen| u64::try_from(frozen.stopped_for().as_nanos()).unwrap_or(u64::MAX));
     let mut observation = watch.finish(snapshot, pass, proof);
     observation.observed.frozen_ns = frozen_ns;
+    observation.observed.took_ns = view.now_ns().saturating_sub(began_ns);
     Ok(observation)
 }
 
@@ -178,7 +177,7 @@ impl<'a> Watch<'_, 'a> {
         }
         self.looks.push(look);
         for goroutine in &snapshot.goroutines {
-            self.track(goroutine, &snapshot, at_ns);
+            self.track(goroutine, at_ns);
         }
         self.yielded.clear();
         let last = self.looks.len();
@@ -186,10 +185,10 @@ impl<'a> Watch<'_, 'a> {
         Ok(snapshot)
     }
 
-    fn track(&mut self, goroutine: &Goroutine, snapshot: &Snapshot, at_ns: u64) {
-        let innermost = snapshot.stacks.get(goroutine.stack).iter().take(INNERMOST);
+    fn track(&mut self, goroutine: &Goroutine, at_ns: u64) {
+        let runnable = goroutine.state == State::Runnable;
         let yields = self.yielded.contains(&goroutine.tid) && goroutine.tid != 0
-            || innermost.map(|pc| pc.lookup()).any(|pc| self.yields(pc));
+            || runnable && self.yields(goroutine.resume_pc.wrapping_sub(1));
         let busy =
             matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);
         let stamp = goroutine.stamp;

@@ -9,7 +9,7 @@ use super::spans::{ObjectId, Spans, words};
 use super::timers::{self, Timer};
 use super::types::TimerSite;
 use crate::memory::{Range, ThreadRegisters};
-use crate::snapshot::{self, Snapshot, Trust, View};
+use crate::snapshot::{self, ObjectKind, Snapshot, Trust, View};
 use crate::target::Globals;
 use hashbrown::{HashMap, HashSet};
 
@@ -120,6 +120,13 @@ impl Pass<'_> {
         self.marker.give(&mut found);
         self.until_settled(setting, alive, live).map_err(|fault| fault.to_string())?;
         let unreachable = |timer: &Timer| timer.channel != 0 && !self.marker.is_reached(timer.channel);
+        // Up to Go 1.22, and with asynctimerchan=1 up to 1.26, the channel itself does not say that a timer sends to it.
+        let channels: HashSet<u64> = timers.iter().map(|timer| timer.channel).collect();
+        for object in self.snapshot.objects.iter_mut().filter(|object| channels.contains(&object.addr)) {
+            if let ObjectKind::Channel { timer, .. } = &mut object.kind {
+                *timer = true;
+            }
+        }
         self.timers = timers::sites(&timers, self.snapshot.taken_ns.1, unreachable);
         Roots { view, globals, marker: &self.marker, opaque }.timers().map_err(unreadable)
     }

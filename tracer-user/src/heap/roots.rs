@@ -142,7 +142,7 @@ impl Roots<'_> {
                 if offset < *len {
                     match record.get(kind_at).copied() {
                         Some(kind) if kind == finalizer => {
-                            self.marker.reach_within(base + offset, &mut found)?
+                            self.marker.reach_within(base + offset, &mut found)?;
                         }
                         // Whoever has the weak pointer can make a strong one of it at any time.
                         kind if kind == weak => self.marker.reach(base + offset, Source::Other, &mut found),

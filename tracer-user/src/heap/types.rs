@@ -22,6 +22,8 @@ pub struct Observed {
     pub passes: u32,
     /// Bytes that the last pass read of the heap, and how long it took, nanoseconds.
     pub scanned: (u64, u64),
+    /// How long the whole observation took, nanoseconds.
+    pub took_ns: u64,
     /// How long the program was stopped (`--freeze`), nanoseconds; `None`: it was not.
     pub frozen_ns: Option<u64>,
     /// Why nothing counts as proven although it seems unreachable; `None`: nothing stands against it.

@@ -343,6 +343,7 @@ impl<'a> Reading<'a> {
             locked: raw.lockedm != 0,
             system,
             labels,
+            resume_pc: raw.still.sched.1,
             stack_bounds: raw.still.stack,
             stack,
             args,

@@ -79,6 +79,8 @@ pub struct Goroutine {
     pub system: bool,
     /// Index + 1 into [`Snapshot::labels`]; 0: no labels.
     pub labels: u32,
+    /// Where it goes on when it runs again (`g.sched.pc`); stale while it runs.
+    pub resume_pc: u64,
     /// Where its stack lies: the lowest address, and the one behind it (`g.stack`).
     pub stack_bounds: (u64, u64),
     /// Its stack.

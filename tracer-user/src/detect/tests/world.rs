@@ -134,6 +134,7 @@ fn goroutine() -> Goroutine {
         startpc: 0,
         tid: 0,
         stamp: 0,
+        resume_pc: 0,
         stack_bounds: (0, 0),
         waits_known: true,
         locked: false,

@@ -37,6 +37,7 @@ fn goroutine(goid: u64) -> Goroutine {
         waits: Vec::new(),
         waits_known: false,
         stamp: 0,
+        resume_pc: 0,
         stack_bounds: (0, 0),
     }
 }

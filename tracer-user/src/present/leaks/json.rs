@@ -21,7 +21,7 @@
 //! ```
 //!
 //! What does not apply or is not known is left out. `scanned` are the goroutines that were judged, without the runtime's own;
-//! `scan_ms` is how long the last reading of the goroutines took, `heap_ms` the last pass over the heap, which read
+//! `scan_ms` is how long the whole observation took, `heap_ms` the last pass over the heap, which read
 //! `heap_bytes`. `doubt` says why nothing counts as proven. `accepted` are goroutines that the baseline accepts: they are
 //! in no list. `summary` counts goroutines. `waiting_is` is `about` (the runtime's own count, too long by up to the time
 //! between two garbage collections) or `at_least` (watched for so long). `object` is the first thing that a goroutine
@@ -235,14 +235,13 @@ impl Document<'_> {
     fn head(&self) -> Head<'_> {
         let (found, observed) = (self.found, self.found.observed);
         let ms = |ns: u64| ns as f64 / 1e6;
-        let (began, ended) = observed.snapshot.taken_ns;
         Head {
             schema: LEAKS_SCHEMA,
             pid: found.pid,
             exe: found.exe,
             go_version: &self.names.binary().version().raw,
             scanned: found.report.scanned,
-            scan_ms: ms(ended.saturating_sub(began)),
+            scan_ms: ms(observed.took_ns),
             passes: observed.passes,
             heap_bytes: observed.scanned.0,
             heap_ms: ms(observed.scanned.1),

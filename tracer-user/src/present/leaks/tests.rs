@@ -32,6 +32,7 @@ fn goroutine(goid: u64, stack: StackId, reason: u8, waits: Vec<Wait>) -> Gorouti
         startpc: entry_of("main.main"),
         tid: 0,
         stamp: 0,
+        resume_pc: 0,
         stack_bounds: (0, 0),
         waits_known: true,
         locked: false,

@@ -146,6 +146,7 @@ mod tests {
             waits: Vec::new(),
             waits_known: false,
             stamp: 0,
+            resume_pc: 0,
             stack_bounds: (0, 0),
         }
     }

@@ -63,6 +63,7 @@ impl Program {
             waits: Vec::new(),
             waits_known: false,
             stamp: 0,
+            resume_pc: 0,
             stack_bounds: (0, 0),
         });
         g
