@@ -35,6 +35,10 @@ const KINDS: [&str; 16] = [
     "all",
 ];
 
+/// Kinds with hot loops that give way again and again: that those are told of as spinning is right.
+const SPINNING: [&str; 2] = ["registers", "all"];
+const SPIN_SIGNS: [&str; 2] = ["pseudo-idle-spin", "never-yields"];
+
 const RELEASES: [u32; 4] = [21, 24, 26, 27];
 
 /// Scans of each kind on each release: a thousand in all.
@@ -92,7 +96,9 @@ fn nothing_is_proven_of_a_healthy_program() -> Result<()> {
             ensure!(proven.is_empty(), "false:\n{}", proven.join("\n"));
             ensure!(report.doubt.is_none(), "in doubt: {:?}", report.doubt);
             ensure!(report.passes > 0 && report.scanned > 0, "it proves nothing: {report:?}");
-            alarms.extend(report.lines(Verdict::Suspect));
+            let spins = SPINNING.contains(&case.kind);
+            let lines = report.lines(Verdict::Suspect).into_iter();
+            alarms.extend(lines.filter(|line| !spins || !SPIN_SIGNS.iter().any(|sign| line.contains(sign))));
             scans.fetch_add(1, Ordering::Relaxed);
             passes.fetch_add(report.passes.into(), Ordering::Relaxed);
             goroutines.fetch_add(report.scanned, Ordering::Relaxed);

@@ -31,7 +31,7 @@ const MAX_FILE: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
     /// A file or directory cannot be read.
-    #[error("cannot read the rules in {path}: {source}")]
+    #[error("cannot read the rules in {path}")]
     Read {
         /// Which one.
         path: PathBuf,

@@ -21,8 +21,10 @@ const AT_MOST: u32 = 4;
 const LOOKS: u32 = 20;
 /// Share of the time that looking may take: one in so many.
 const SHARE: u32 = 10;
+/// Addresses of code of which it is remembered whether they only yield.
+const MAX_NAMES: usize = 1 << 16;
 /// Functions that only give way to others.
-const YIELDING: [&str; 4] = ["runtime.Gosched", "time.Sleep", "runtime.gosched_m", "runtime.goschedImpl"];
+const YIELDING: [&str; 2] = ["runtime.Gosched", "time.Sleep"];
 /// Goroutines that are named as holders of one object.
 const MAX_HOLDERS: usize = 16;
 
@@ -39,7 +41,7 @@ pub(super) fn observe<'a>(
         tracks: HashMap::new(),
         looks: Vec::new(),
         names: HashMap::new(),
-        yielded: HashSet::new(),
+        yielded: Vec::new(),
         depths: Depths::default(),
         unseen: registers.are_unknown(),
     };
@@ -108,6 +110,8 @@ struct Proof {
     quiet: u32,
     /// By goid, with the stamp: unreachable in every pass.
     dead: HashMap<u64, u64>,
+    /// Addresses of timers that nobody could hear in any pass.
+    unheard: HashSet<u64>,
     doubt: Option<String>,
     failed: Option<String>,
     scanned: (u64, u64),
@@ -122,8 +126,10 @@ impl Proof {
         let before = self.dead.len();
         if self.passes == 1 {
             self.dead = found;
+            self.unheard.clone_from(&pass.unheard);
         } else {
             self.dead.retain(|goid, stamp| found.get(goid) == Some(stamp));
+            self.unheard.retain(|timer| pass.unheard.contains(timer));
         }
         self.quiet = if self.passes > 1 && self.dead.len() == before { self.quiet + 1 } else { 0 };
         self.doubt.clone_from(&pass.doubt);
@@ -157,8 +163,8 @@ struct Watch<'s, 'a> {
     looks: Vec<Look>,
     /// By address of code, whether it belongs to a function that only yields.
     names: HashMap<u64, bool>,
-    /// Threads that were seen in one since the last look.
-    yielded: HashSet<u32>,
+    /// Stack pointers of threads that were seen in one since the last look, ascending.
+    yielded: Vec<u64>,
     /// Of the stacks of what runs.
     depths: Depths,
     /// Registers cannot be had.
@@ -187,8 +193,10 @@ impl<'a> Watch<'_, 'a> {
 
     fn track(&mut self, goroutine: &Goroutine, at_ns: u64) {
         let runnable = goroutine.state == State::Runnable;
-        let yields = self.yielded.contains(&goroutine.tid) && goroutine.tid != 0
-            || runnable && self.yields(goroutine.resume_pc.wrapping_sub(1));
+        let (lo, hi) = goroutine.stack_bounds;
+        let sampled =
+            self.yielded.get(self.yielded.partition_point(|sp| *sp < lo)).is_some_and(|sp| *sp < hi);
+        let yields = sampled || runnable && self.yields(goroutine.resume_pc.wrapping_sub(1));
         let busy =
             matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);
         let stamp = goroutine.stamp;
@@ -208,6 +216,9 @@ impl<'a> Watch<'_, 'a> {
     /// Whether an address lies in a function that only yields.
     fn yields(&mut self, pc: u64) -> bool {
         let (view, names) = (self.view, &mut self.names);
+        if names.len() > MAX_NAMES {
+            names.clear();
+        }
         *names.entry(pc).or_insert_with(|| {
             let frames = view.binary.symbolize(pc.wrapping_sub(view.bias));
             frames.iter().any(|frame| YIELDING.contains(&frame.func))
@@ -219,9 +230,10 @@ impl<'a> Watch<'_, 'a> {
         self.depths.add(&registers);
         for thread in &registers {
             if self.yields(thread.pc) {
-                self.yielded.insert(thread.tid);
+                self.yielded.push(thread.sp);
             }
         }
+        self.yielded.sort_unstable();
         registers
     }
 
@@ -249,10 +261,11 @@ impl<'a> Watch<'_, 'a> {
             Some(pass) => (pass.snapshot, Some(pass.marker), pass.reached_by, pass.timers),
             None => {
                 let timers = view.binary.globals().ok().and_then(|globals| timers::read(&view, globals).ok());
-                let timers = timers::sites(&timers.unwrap_or_default(), snapshot.taken_ns.1, |_| false);
-                (snapshot, None, HashMap::new(), timers)
+                (snapshot, None, HashMap::new(), timers.unwrap_or_default())
             }
         };
+        let unheard = |timer: &timers::Timer| proof.unheard.contains(&timer.addr);
+        let timers = timers::sites(&timers, snapshot.taken_ns.1, unheard);
         let mut facts: Vec<Facts> = snapshot.goroutines.iter().map(|one| self.facts(one, &proof)).collect();
         let dead: Vec<u32> =
             facts.iter().zip(0u32..).filter(|(facts, _)| facts.unreachable).map(|(_, index)| index).collect();

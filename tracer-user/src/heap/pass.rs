@@ -7,7 +7,6 @@ use super::registers::Depths;
 use super::roots::{Roots, processors};
 use super::spans::{ObjectId, Spans, words};
 use super::timers::{self, Timer};
-use super::types::TimerSite;
 use crate::memory::{Range, ThreadRegisters};
 use crate::snapshot::{self, ObjectKind, Snapshot, Trust, View};
 use crate::target::Globals;
@@ -25,7 +24,9 @@ pub(super) struct Pass<'a> {
     pub(super) candidates: Candidates,
     /// What was seen to refer to an object that is waited for.
     pub(super) reached_by: HashMap<ObjectId, Source>,
-    pub(super) timers: Vec<TimerSite>,
+    pub(super) timers: Vec<Timer>,
+    /// Of these, by their address: no root led to the channel that they send to.
+    pub(super) unheard: HashSet<u64>,
     /// Why it proves nothing; `None`: it does.
     pub(super) doubt: Option<String>,
 }
@@ -58,8 +59,15 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
     let mut alive = Alive::new(view).ok_or("the layout of its runtime.g is not known")?;
     alive.depths = std::mem::take(&mut setting.depths);
     let doubt = stuck_finalizer(view, &snapshot);
-    let mut pass =
-        Pass { snapshot, marker, candidates, reached_by: HashMap::new(), timers: Vec::new(), doubt };
+    let mut pass = Pass {
+        snapshot,
+        marker,
+        candidates,
+        reached_by: HashMap::new(),
+        timers: Vec::new(),
+        unheard: HashSet::new(),
+        doubt,
+    };
     pass.mark(setting, alive, &opaque)?;
     if let Some(fault) = pass.snapshot.incomplete {
         return Err(fault.to_string());
@@ -119,7 +127,6 @@ impl Pass<'_> {
         }
         self.marker.give(&mut found);
         self.until_settled(setting, alive, live).map_err(|fault| fault.to_string())?;
-        let unreachable = |timer: &Timer| timer.channel != 0 && !self.marker.is_reached(timer.channel);
         // Up to Go 1.22, and with asynctimerchan=1 up to 1.26, the channel itself does not say that a timer sends to it.
         let channels: HashSet<u64> = timers.iter().map(|timer| timer.channel).collect();
         for object in self.snapshot.objects.iter_mut().filter(|object| channels.contains(&object.addr)) {
@@ -127,7 +134,9 @@ impl Pass<'_> {
                 *timer = true;
             }
         }
-        self.timers = timers::sites(&timers, self.snapshot.taken_ns.1, unreachable);
+        let unheard = |timer: &&Timer| timer.channel != 0 && !self.marker.is_reached(timer.channel);
+        self.unheard = timers.iter().filter(unheard).map(|timer| timer.addr).collect();
+        self.timers = timers;
         Roots { view, globals, marker: &self.marker, opaque }.timers().map_err(unreadable)
     }
 

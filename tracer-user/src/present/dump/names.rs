@@ -85,14 +85,17 @@ impl Names {
         if goroutine.startpc == 0 { None } else { self.symbols.function(goroutine.startpc) }
     }
 
-    /// Where a stack waits: the innermost line that is not plumbing; if all are, the outermost.
+    /// Where a stack waits: the innermost line that is not plumbing; if all are, the outermost that is not the
+    /// runtime's own.
     pub(in crate::present) fn wait_site(&mut self, stack: &[Pc]) -> Option<Site> {
         let mut last = None;
         for line in self.frames(stack).into_iter().flatten() {
             if !is_plumbing(&line.site.func) {
                 return Some(line.site);
             }
-            last = Some(line.site);
+            if last.is_none() || !line.site.func.starts_with("runtime.") {
+                last = Some(line.site);
+            }
         }
         last
     }
