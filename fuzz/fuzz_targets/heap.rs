@@ -6,7 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use sfgi_fuzz::{
     executable_with_heap,
-    heap::{Options, observe},
+    heap::{Options, Registers, observe},
     memory::{Fault, Memory},
     snapshot::{Clock, View},
     target::GoBinary,
@@ -158,9 +158,8 @@ fuzz_target!(|input: &[u8]| {
     }
     let view = View { memory: &target, binary: &binary, bias: 0, clock: Clock::Stopped };
     let options = Options { window: Duration::ZERO, passes: 1, threads: 1, heap: true };
-    let found =
-        observe(&view, &options, &mut Vec::new, &mut |_| {}).expect("the list of goroutines can be read");
-    let mut found = found;
+    let mut found =
+        observe(&view, &options, &mut Registers::Unknown, &mut |_| {}).expect("the list of goroutines can be read");
     let observed = &found.observed;
     assert_eq!(observed.facts.len(), observed.snapshot.goroutines.len());
     if changes.len() < 10 {

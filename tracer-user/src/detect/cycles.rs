@@ -38,6 +38,14 @@ pub(super) fn find(observed: &Observed) -> HashMap<u32, Cycle> {
     found
 }
 
+/// A shortest cycle of a set: each member waits for something that the next one has; empty where there is none. Only the first
+/// members of a large set are tried.
+pub fn shortest(set: &DeadSet) -> Vec<u32> {
+    const TRIED: usize = 1000;
+    let rounds = set.members.iter().take(TRIED).map(|member| round(set, *member));
+    rounds.filter(|round| !round.is_empty()).min_by_key(Vec::len).unwrap_or_default()
+}
+
 /// The shortest way from a goroutine over those that have what the one before waits for back to it, each once; empty
 /// where there is none.
 pub(super) fn round(set: &DeadSet, start: u32) -> Vec<u32> {
@@ -140,7 +148,7 @@ mod tests {
 
     fn set(edges: &[(u32, u32)]) -> DeadSet {
         let edge = |(waiter, holder): &(u32, u32)| Edge { waiter: *waiter, object: 0, holder: *holder };
-        DeadSet { members: Vec::new(), edges: edges.iter().map(edge).collect(), cycle: Vec::new() }
+        DeadSet { members: Vec::new(), edges: edges.iter().map(edge).collect() }
     }
 
     fn sorted(edges: &[(u32, u32)]) -> Vec<Vec<u32>> {

@@ -29,7 +29,7 @@ mod timers;
 
 pub use age::{Age, Measure};
 pub use baseline::{Baseline, BaselineError};
-pub use cycles::Cycle;
+pub use cycles::{Cycle, shortest as shortest_cycle};
 pub use fingerprint::Fingerprint;
 pub use group::{Group, Report, Verdict};
 pub use growth::Growth;

@@ -210,11 +210,9 @@ fn group(edges: &[Edge]) -> Vec<DeadSet> {
     }
     let mut sets: HashMap<u32, DeadSet> = HashMap::new();
     for edge in edges {
-        let set = sets.entry(root(&mut parent, edge.waiter)).or_insert_with(|| DeadSet {
-            members: Vec::new(),
-            edges: Vec::new(),
-            cycle: Vec::new(),
-        });
+        let set = sets
+            .entry(root(&mut parent, edge.waiter))
+            .or_insert_with(|| DeadSet { members: Vec::new(), edges: Vec::new() });
         set.members.extend([edge.waiter, edge.holder]);
         set.edges.push(*edge);
     }
@@ -222,7 +220,6 @@ fn group(edges: &[Edge]) -> Vec<DeadSet> {
     for set in &mut sets {
         set.members.sort_unstable();
         set.members.dedup();
-        set.cycle = cycle(set);
     }
     sets.sort_by_key(|set| (std::cmp::Reverse(set.members.len()), set.members.first().copied()));
     sets
@@ -238,45 +235,4 @@ fn root(parent: &mut HashMap<u32, u32>, of: u32) -> u32 {
     }
     parent.entry(at).or_insert(at);
     at
-}
-
-/// A shortest cycle of waits, as indices into `members`; empty: there is none.
-fn cycle(set: &DeadSet) -> Vec<u32> {
-    let mut next: HashMap<u32, Vec<u32>> = HashMap::new();
-    for edge in set.edges.iter().filter(|edge| edge.waiter != edge.holder) {
-        next.entry(edge.waiter).or_default().push(edge.holder);
-    }
-    let position = |goroutine: &u32| set.members.binary_search(goroutine).ok().map(|at| at as u32);
-    let cycles = set.members.iter().take(MAX_MEMBERS).filter_map(|start| back_to(*start, &next));
-    let shortest = cycles.min_by_key(Vec::len).unwrap_or_default();
-    shortest.iter().filter_map(position).collect()
-}
-
-/// The shortest way from a goroutine along the waits back to itself.
-fn back_to(start: u32, next: &HashMap<u32, Vec<u32>>) -> Option<Vec<u32>> {
-    let mut from: HashMap<u32, u32> = HashMap::new();
-    let mut level = vec![start];
-    while !level.is_empty() {
-        let mut later = Vec::new();
-        for at in level {
-            for to in next.get(&at).map_or(&[][..], |next| next) {
-                if *to == start {
-                    let mut way = vec![at];
-                    let mut step = at;
-                    while let Some(before) = from.get(&step).copied().filter(|_| step != start) {
-                        way.push(before);
-                        step = before;
-                    }
-                    way.reverse();
-                    return Some(way);
-                }
-                if !from.contains_key(to) {
-                    from.insert(*to, at);
-                    later.push(*to);
-                }
-            }
-        }
-        level = later;
-    }
-    None
 }

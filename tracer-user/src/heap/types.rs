@@ -61,8 +61,6 @@ pub struct DeadSet {
     pub members: Vec<u32>,
     /// Who waits for whom.
     pub edges: Vec<Edge>,
-    /// The waits go round: each of these waits for something that the next one refers to. Indices into `members`; empty: there is no cycle.
-    pub cycle: Vec<u32>,
 }
 
 /// One goroutine waits for an object that another one refers to.

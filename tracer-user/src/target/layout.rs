@@ -46,7 +46,7 @@ pub enum LayoutError {
     },
     /// The table has no row of its series.
     #[error(
-        "it was built with {0} and without DWARF, and the layout of no version of that series is known; supply the          layout with --layout FILE, or build it without -ldflags=-w (or -s)"
+        "it was built with {0} and without DWARF, and the layout of no version of that series is known; supply the layout with --layout FILE, or build it without -ldflags=-w (or -s)"
     )]
     NoRow(String),
     /// Older than [`OLDEST`].

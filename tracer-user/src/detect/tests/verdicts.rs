@@ -164,7 +164,7 @@ fn hostile_observations() {
         goroutine.waits = waits(77, Wants::Receive);
     }
     let edge = crate::heap::Edge { waiter: 9, object: 9, holder: 9 };
-    let set = crate::heap::DeadSet { members: vec![1, u32::MAX], edges: vec![edge], cycle: vec![0, 7, 1] };
+    let set = crate::heap::DeadSet { members: vec![1, u32::MAX], edges: vec![edge] };
     world.observed.sets = vec![set.clone(), set];
     world.observed.facts.truncate(2);
     assert_eq!(world.found().len(), 1);

@@ -31,7 +31,7 @@
 
 use super::{Found, LEAKS_SCHEMA, objects::awaited};
 use crate::{
-    detect::{Age, Formal, Group, Lookup as _, Measure, Verdict},
+    detect::{Age, Formal, Group, Lookup as _, Measure, Verdict, shortest_cycle},
     heap::{DeadSet, TimerKind},
     present::{
         Site,
@@ -377,10 +377,9 @@ impl Document<'_> {
                 inferred: true,
             }
         };
-        let member = |at: &u32| set.members.get(*at as usize).copied();
         SetEntry {
             members: set.members.iter().map(|index| goid(*index)).collect(),
-            cycle: set.cycle.iter().filter_map(member).map(goid).collect(),
+            cycle: shortest_cycle(set).into_iter().map(goid).collect(),
             edges: set.edges.iter().map(edge).collect(),
         }
     }

@@ -92,11 +92,7 @@ fn observed() -> Observed {
     Observed {
         snapshot,
         facts,
-        sets: vec![DeadSet {
-            members: vec![2, 3],
-            edges: vec![edge(2, 2, 3), edge(3, 3, 2)],
-            cycle: vec![0, 1],
-        }],
+        sets: vec![DeadSet { members: vec![2, 3], edges: vec![edge(2, 2, 3), edge(3, 3, 2)] }],
         looks: (1..=4).map(look).collect(),
         timers: vec![TimerSite {
             func: entry_of("main.main"),
