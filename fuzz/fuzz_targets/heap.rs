@@ -1,6 +1,6 @@
-//! The input is which executable (one byte), then changes to a memory in which it has a small heap, variables, a
-//! finalizer, timers, and two goroutines that wait for a channel each: where (two bytes) and to what (a word; small ones
-//! are places in that memory).
+//! The input is which executable (one byte), then changes to a memory in which it has a small heap,
+//! variables, a finalizer, timers, and two goroutines that wait for a channel each: where (two bytes) and to
+//! what (a word; small ones are places in that memory).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -158,8 +158,8 @@ fuzz_target!(|input: &[u8]| {
     }
     let view = View { memory: &target, binary: &binary, bias: 0, clock: Clock::Stopped };
     let options = Options { window: Duration::ZERO, passes: 1, threads: 1, heap: true };
-    let mut found =
-        observe(&view, &options, &mut Registers::Unknown, &mut |_| {}).expect("the list of goroutines can be read");
+    let mut found = observe(&view, &options, &mut Registers::Unknown, &mut |_| {})
+        .expect("the list of goroutines can be read");
     let observed = &found.observed;
     assert_eq!(observed.facts.len(), observed.snapshot.goroutines.len());
     if changes.len() < 10 {

@@ -72,7 +72,8 @@ fn what_is_only_in_a_register_is_seen() -> Result<()> {
                     .symbolize(sample.pc.wrapping_sub(bias))
                     .first()
                     .map(|frame| frame.func.to_string());
-                // It may be found in the very beginning, or where it was interrupted to be moved to another thread.
+                // It may be found in the very beginning, or where it was interrupted to be moved to another
+                // thread.
                 let known = ["main.countUp", "main.compute"];
                 if function.is_some_and(|function| known.contains(&function.as_str())) {
                     holders.entry(*channel).or_default().insert(sample.tid);

@@ -23,7 +23,8 @@ pub enum Measure {
 }
 
 impl Age {
-    /// The longer of what the runtime says and what was watched; `None` where it neither waits nor is in a system call.
+    /// The longer of what the runtime says and what was watched; `None` where it neither waits nor is in a
+    /// system call.
     pub fn of(goroutine: &Goroutine, facts: &Facts, now_ns: u64) -> Option<Age> {
         if !goroutine.state.stays() {
             return None;

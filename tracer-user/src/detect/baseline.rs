@@ -56,7 +56,8 @@ impl Baseline {
         Ok(Baseline { ids: ids.collect::<Result<_, _>>().map_err(BaselineError::Id)? })
     }
 
-    /// The text of a baseline with all groups of a report, each id once, sorted: it belongs under version control.
+    /// The text of a baseline with all groups of a report, each id once, sorted: it belongs under version
+    /// control.
     pub fn text(report: &Report) -> String {
         let mut accepted: Vec<_> = report
             .groups

@@ -14,8 +14,8 @@ use std::time::Duration;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Condition {
-    /// Whether it must be proven that nothing can end the wait. A goroutine that waits like this and of which it is not
-    /// proven can still be a suspect.
+    /// Whether it must be proven that nothing can end the wait. A goroutine that waits like this and of which
+    /// it is not proven can still be a suspect.
     pub(super) verdict: Need,
     /// Its state is one of these; none: it waits.
     pub(super) state: Vec<StateName>,

@@ -1,7 +1,7 @@
 //! Which goroutines wait in a cycle, and over what.
 //!
-//! Who waits for whom is a graph; its strongly connected parts of two or more are what cannot end by itself, each with a
-//! cycle through every member. A set can have several.
+//! Who waits for whom is a graph; its strongly connected parts of two or more are what cannot end by itself,
+//! each with a cycle through every member. A set can have several.
 
 use crate::{
     heap::{DeadSet, Observed},
@@ -23,8 +23,8 @@ pub enum Cycle {
 /// From a waiter to those that have what it waits for, by index into [`Snapshot::goroutines`].
 type Graph = BTreeMap<u32, Vec<u32>>;
 
-/// The goroutines that wait in a cycle, by index into [`Snapshot::goroutines`]. (A member of a set that only waits for
-/// one that is in a cycle is not in it.)
+/// The goroutines that wait in a cycle, by index into [`Snapshot::goroutines`]. (A member of a set that only
+/// waits for one that is in a cycle is not in it.)
 pub(super) fn find(observed: &Observed) -> HashMap<u32, Cycle> {
     let mut found = HashMap::new();
     for set in &observed.sets {
@@ -38,16 +38,16 @@ pub(super) fn find(observed: &Observed) -> HashMap<u32, Cycle> {
     found
 }
 
-/// A shortest cycle of a set: each member waits for something that the next one has; empty where there is none. Only the first
-/// members of a large set are tried.
+/// A shortest cycle of a set: each member waits for something that the next one has; empty where there is
+/// none. Only the first members of a large set are tried.
 pub fn shortest(set: &DeadSet) -> Vec<u32> {
     const TRIED: usize = 1000;
     let rounds = set.members.iter().take(TRIED).map(|member| round(set, *member));
     rounds.filter(|round| !round.is_empty()).min_by_key(Vec::len).unwrap_or_default()
 }
 
-/// The shortest way from a goroutine over those that have what the one before waits for back to it, each once; empty
-/// where there is none.
+/// The shortest way from a goroutine over those that have what the one before waits for back to it, each
+/// once; empty where there is none.
 pub(super) fn round(set: &DeadSet, start: u32) -> Vec<u32> {
     let graph = graph(set);
     let mut came_from: HashMap<u32, u32> = HashMap::new();
@@ -79,8 +79,8 @@ fn graph(set: &DeadSet) -> Graph {
     graph
 }
 
-/// The strongly connected parts of two or more (Kosaraju: by the order in which a walk leaves them, then against the
-/// edges).
+/// The strongly connected parts of two or more (Kosaraju: by the order in which a walk leaves them, then
+/// against the edges).
 fn parts(graph: &Graph) -> Vec<Vec<u32>> {
     let mut left = Vec::new();
     let mut seen = HashSet::new();
@@ -105,8 +105,8 @@ fn parts(graph: &Graph) -> Vec<Vec<u32>> {
     parts
 }
 
-/// Goes wherever the edges lead from `start`, and notes each goroutine when all that it leads to has been. Without
-/// recursion: a chain can be as long as there are goroutines.
+/// Goes wherever the edges lead from `start`, and notes each goroutine when all that it leads to has been.
+/// Without recursion: a chain can be as long as there are goroutines.
 fn walk(graph: &Graph, start: u32, seen: &mut HashSet<u32>, left: &mut Vec<u32>) {
     let next = |at: u32, edge: usize| graph.get(&at).and_then(|holders| holders.get(edge)).copied();
     let mut way = if seen.insert(start) { vec![(start, 0)] } else { return };

@@ -22,7 +22,8 @@ const SERVICES: [&str; 8] = [
     "database/sql.(*DB).connectionCleaner",
 ];
 
-/// Functions of pools that belong to a running client or server: idle connections, one opener for each database.
+/// Functions of pools that belong to a running client or server: idle connections, one opener for each
+/// database.
 const POOLS: [&str; 9] = [
     "net/http.(*persistConn).readLoop",
     "net/http.(*persistConn).writeLoop",
@@ -35,8 +36,8 @@ const POOLS: [&str; 9] = [
     "database/sql.(*DB).connectionOpener",
 ];
 
-/// Whether a goroutine is none that could leak: the runtime's own, the main one parked for good, one that cannot be
-/// judged because it was in motion or makes no sense.
+/// Whether a goroutine is none that could leak: the runtime's own, the main one parked for good, one that
+/// cannot be judged because it was in motion or makes no sense.
 pub(super) fn never(goroutine: &Goroutine, reason: &str) -> bool {
     let unjudged = matches!(goroutine.trust, Trust::InMotion | Trust::Broken);
     let parked_main = goroutine.goid == 1 && reason == "select (no cases)";

@@ -11,8 +11,8 @@ const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0100_0000_01b3;
 
 impl Fingerprint {
-    /// Of goroutines: their class, who made them, and their stack, innermost first. The runtime's own frames do not
-    /// count, they change from release to release.
+    /// Of goroutines: their class, who made them, and their stack, innermost first. The runtime's own frames
+    /// do not count, they change from release to release.
     pub(super) fn of(class: &str, creator: Option<&str>, functions: &[Arc<str>]) -> Fingerprint {
         let own = |name: &str| !name.starts_with("runtime.") && !name.starts_with("internal/");
         let stack = functions.iter().map(|name| &**name).filter(|name| own(name));

@@ -40,7 +40,8 @@ pub struct Report {
     pub scanned: u64,
 }
 
-/// Goroutines with the same creation site, wait site and stack, of the same class and verdict; or timers that do the same.
+/// Goroutines with the same creation site, wait site and stack, of the same class and verdict; or timers that
+/// do the same.
 #[derive(Debug)]
 pub struct Group {
     /// The same for the same leak in another run and another build, as long as its functions keep their names.
@@ -49,8 +50,8 @@ pub struct Group {
     pub verdict: Verdict,
     /// The rule that says so.
     pub rule: Arc<Rule>,
-    /// The goroutines, by index into [`Snapshot::goroutines`](crate::snapshot::Snapshot::goroutines), in the order of
-    /// their goids; none for timers.
+    /// The goroutines, by index into [`Snapshot::goroutines`](crate::snapshot::Snapshot::goroutines), in the
+    /// order of their goids; none for timers.
     pub members: Vec<u32>,
     /// How many goroutines or timers.
     pub count: u64,

@@ -1,8 +1,9 @@
 //! Whether a creation site makes goroutines faster than they end.
 //!
-//! The slope over the looks is that of least squares, with a t-test. Counts that merely wander look like a slope to
-//! that, so the steps from look to look are tested too, and the less sure of both counts. And a site whose goroutines
-//! come and go under a load that rises is not one that leaks: nearly all that any look found must still be there.
+//! The slope over the looks is that of least squares, with a t-test. Counts that merely wander look like a
+//! slope to that, so the steps from look to look are tested too, and the less sure of both counts. And a site
+//! whose goroutines come and go under a load that rises is not one that leaks: nearly all that any look found
+//! must still be there.
 
 use super::student;
 use crate::heap::Observed;

@@ -42,8 +42,8 @@ impl History {
         }
     }
 
-    /// The slope over all the time needs no more than this. What a goroutine's looks are counted against must fit them,
-    /// so those are halved too.
+    /// The slope over all the time needs no more than this. What a goroutine's looks are counted against must
+    /// fit them, so those are halved too.
     fn thin(&mut self) {
         let mut number = 0;
         self.looks.retain(|_| {

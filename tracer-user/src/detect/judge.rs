@@ -109,7 +109,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Takes those out that a rule holds for; `sure`: the verdict where the proof has been made. Returns the others.
+    /// Takes those out that a rule holds for; `sure`: the verdict where the proof has been made. Returns the
+    /// others.
     fn by_rules(&mut self, shape: &Shape, mut rest: Vec<u32>, sure: Option<Verdict>) -> Vec<u32> {
         let rules = self.rules;
         let grows = self.growth_of(shape).is_some();
@@ -140,8 +141,8 @@ impl Judge<'_> {
         rest
     }
 
-    /// Those for which a rule asks for no more than suspicion; and those that wait like what is a class where it is proven,
-    /// if they are old and many, or their creation site grows.
+    /// Those for which a rule asks for no more than suspicion; and those that wait like what is a class where
+    /// it is proven, if they are old and many, or their creation site grows.
     fn suspects(&mut self, shape: &Shape, mut rest: Vec<u32>) {
         let Thresholds { min_age_ns, min_count, .. } = *self.known.thresholds;
         let grows = self.growth_of(shape).is_some();
@@ -202,7 +203,8 @@ impl Judge<'_> {
         group.members.extend(members);
     }
 
-    /// Several groups whose functions are the same, in different lines: the later ones in the code get ids of their own.
+    /// Several groups whose functions are the same, in different lines: the later ones in the code get ids of
+    /// their own.
     fn ids(&self) -> HashMap<(Fingerprint, u64, u32), Fingerprint> {
         let mut places: Vec<_> =
             self.order.iter().map(|(id, _, _, site, line)| (*id, *site, *line)).collect();

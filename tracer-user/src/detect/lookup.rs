@@ -7,8 +7,8 @@ use std::sync::Arc;
 pub trait Lookup {
     /// The functions of a stack, innermost first: the runtime's own and inlined ones too.
     fn functions(&mut self, stack: &[Pc]) -> Vec<Arc<str>>;
-    /// The function in which a stack waits, behind what only passes the wait on, and its line; `None` for an empty
-    /// stack.
+    /// The function in which a stack waits, behind what only passes the wait on, and its line; `None` for an
+    /// empty stack.
     fn wait_site(&mut self, stack: &[Pc]) -> Option<(Arc<str>, u32)>;
     /// The function with the `go` statement that made this goroutine; `None` for the main goroutine.
     fn creator(&mut self, goroutine: &Goroutine) -> Option<Arc<str>>;

@@ -61,8 +61,8 @@ impl<'a> Known<'a> {
         members.iter().filter_map(first).collect::<HashSet<u32>>().len()
     }
 
-    /// How many different goroutines, which have ended, made these; where the program does not say who made them (up to
-    /// Go 1.20), in how many different goes they were made.
+    /// How many different goroutines, which have ended, made these; where the program does not say who made
+    /// them (up to Go 1.20), in how many different goes they were made.
     pub(super) fn orphans(&self, members: &[u32]) -> u64 {
         let of = |index: &u32| self.goroutine(*index);
         let parents: HashSet<u64> = members.iter().filter_map(of).map(|one| one.parent_goid).collect();

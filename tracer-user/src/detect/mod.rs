@@ -1,10 +1,11 @@
 //! Verdicts: which goroutines are leaked, of which class, and on what evidence.
 //!
-//! What was observed goes in ([`Observed`], with names for its addresses), a [`Report`] comes out. No clock, no memory of
-//! a target, no terminal. What belongs to a class is said by rules ([`Rules`]), which are data.
+//! What was observed goes in ([`Observed`], with names for its addresses), a [`Report`] comes out. No clock,
+//! no memory of a target, no terminal. What belongs to a class is said by rules ([`Rules`]), which are data.
 //!
-//! A goroutine that no root can reach is `proven`. Of the others, the first rule in the order of priorities that asks
-//! for no proof makes it `likely`; age and repetition, or a creation site that grows, make it `suspect`.
+//! A goroutine that no root can reach is `proven`. Of the others, the first rule in the order of priorities
+//! that asks for no proof makes it `likely`; age and repetition, or a creation site that grows, make it
+//! `suspect`.
 
 mod age;
 mod baseline;

@@ -116,7 +116,8 @@ impl Rules {
         Ok(Rules::in_order(rules))
     }
 
-    /// These, and those of all `.toml` files of a directory: a rule with the id of one of these takes its place.
+    /// These, and those of all `.toml` files of a directory: a rule with the id of one of these takes its
+    /// place.
     ///
     /// # Errors
     /// The directory or one of its files cannot be read, or holds what is no rule.

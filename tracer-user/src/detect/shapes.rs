@@ -44,8 +44,8 @@ impl Key {
     }
 }
 
-/// The shapes of all goroutines that can be judged, in the order in which they first occur; and how many goroutines that
-/// are.
+/// The shapes of all goroutines that can be judged, in the order in which they first occur; and how many
+/// goroutines that are.
 pub(super) fn find(observed: &Observed, scope: &Scope, lookup: &mut dyn Lookup) -> (Vec<Shape>, u64) {
     let mut places: HashMap<Key, Option<usize>> = HashMap::new();
     let mut shapes: Vec<Shape> = Vec::new();

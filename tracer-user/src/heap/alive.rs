@@ -227,8 +227,8 @@ impl<'a> Alive<'a> {
     }
 }
 
-/// Where a `_defer` has its link: `{ started, heap, openDefer bool; sp, pc, fn, _panic, link }` up to 1.21, `{ heap,
-/// rangefunc bool; sp, pc, fn, link, head }` since.
+/// Where a `_defer` has its link: `{ started, heap, openDefer bool; sp, pc, fn, _panic, link }` up to 1.21,
+/// `{ heap, rangefunc bool; sp, pc, fn, link, head }` since.
 const LINK: usize = 40;
 const LINK_SINCE_22: usize = 32;
 const NOTHING: Range = Range { addr: 0, len: 0 };

@@ -1,9 +1,9 @@
 //! Goroutines that may never run again, and what would have to be reached for them to run.
 //!
 //! The rules are those of the runtime's own leak detection (`src/runtime/mgc.go: isMaybeRunnable`, 1.26), for
-//! the same eleven wait reasons (`isChanWait`, `isSyncWait` of `runtime2.go`), with two differences: what lies
-//! on the stack of a goroutine lives with that goroutine, and the locks and groups of package `sync` that wait as "semacquire"
-//! up to Go 1.23 count as what they are.
+//! the same eleven wait reasons (`isChanWait`, `isSyncWait` of `runtime2.go`), with two differences: what
+//! lies on the stack of a goroutine lives with that goroutine, and the locks and groups of package `sync`
+//! that wait as "semacquire" up to Go 1.23 count as what they are.
 
 use super::marker::Marker;
 use super::spans::ObjectId;
@@ -135,8 +135,8 @@ enum Awaited {
     StackOf(u32),
 }
 
-/// All that a goroutine waits for. `None`: it may be woken by what we cannot see, or what lies among the variables, which everybody
-/// can reach.
+/// All that a goroutine waits for. `None`: it may be woken by what we cannot see, or what lies among the
+/// variables, which everybody can reach.
 fn awaited(
     sort: Sort,
     goroutine: &Goroutine,

@@ -53,9 +53,9 @@ pub(super) struct StackObject {
 }
 
 impl StackObject {
-    /// The arguments in registers of a function that reflection made: an `abi.RegArgs` at the end of its frame
-    /// (`methodValueCallFrameObjs`): `{ Ints, Floats, Ptrs, ReturnIsPtr }`, nine, fifteen and nine on amd64, sixteen each on
-    /// arm64 (`src/internal/abi/abi.go`).
+    /// The arguments in registers of a function that reflection made: an `abi.RegArgs` at the end of its
+    /// frame (`methodValueCallFrameObjs`): `{ Ints, Floats, Ptrs, ReturnIsPtr }`, nine, fifteen and nine on
+    /// amd64, sixteen each on arm64 (`src/internal/abi/abi.go`).
     fn reg_args(arch: Arch) -> StackObject {
         let (ints, floats, bitmap) = match arch {
             Arch::Amd64 => (9_u32, 15_u32, 2_u32),
@@ -69,7 +69,8 @@ impl StackObject {
 }
 
 impl FrameMap {
-    /// The map for a frame that goes on at `pc`, which the kernel moved by `bias`. `None`: there is no such function.
+    /// The map for a frame that goes on at `pc`, which the kernel moved by `bias`. `None`: there is no such
+    /// function.
     pub(super) fn of(binary: &GoBinary, bias: u64, pc: Pc) -> Option<FrameMap> {
         let functions = binary.functions();
         let linked = pc.addr().wrapping_sub(bias);
@@ -132,7 +133,8 @@ impl FrameMap {
     }
 }
 
-/// The bits that are set in bitmap number `index` of a `stackmap` (`{ n, nbit int32; bytedata }`), and how many bits it has.
+/// The bits that are set in bitmap number `index` of a `stackmap` (`{ n, nbit int32; bytedata }`), and how
+/// many bits it has.
 fn bitmap(table: &[u8], index: usize) -> Option<(impl Iterator<Item = usize>, usize)> {
     let maps = usize::try_from(i32_at(table, 0)?).ok()?;
     let bits = usize::try_from(i32_at(table, 4)?).ok().filter(|bits| *bits <= MAX_BITS)?;
@@ -145,4 +147,45 @@ fn bitmap(table: &[u8], index: usize) -> Option<(impl Iterator<Item = usize>, us
     };
     let is_set = |bit: &usize| map.get(bit / 8).is_some_and(|byte| byte >> (bit % 8) & 1 != 0);
     Some(((0..bits).filter(is_set), bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `stackmap` of `n` bitmaps.
+    fn table(n: i32, bits: i32, bytes: &[u8]) -> Vec<u8> {
+        [&n.to_le_bytes()[..], &bits.to_le_bytes(), bytes].concat()
+    }
+
+    fn set(table: &[u8], index: usize) -> Option<(Vec<usize>, usize)> {
+        bitmap(table, index).map(|(set, bits)| (set.collect(), bits))
+    }
+
+    #[test]
+    fn bitmaps_lie_one_behind_the_other() {
+        let two = table(2, 10, &[0b101, 0b10, 0xff, 0xff]);
+        assert_eq!(set(&two, 0), Some((vec![0, 2, 9], 10)));
+        assert_eq!(set(&two, 1), Some(((0..10).collect(), 10)), "bits behind the last one mean nothing");
+        assert_eq!(set(&two, 2), None);
+        assert_eq!(set(&table(1, 0, &[]), 7), Some((vec![], 0)), "without pointers there is one for all");
+    }
+
+    #[test]
+    fn tables_that_lie_are_none() {
+        for lie in [&[][..], &[1, 0, 0], &table(1, -1, &[0]), &table(-1, 8, &[0]), &table(1, i32::MAX, &[0])]
+        {
+            assert_eq!(set(lie, 0), None, "{lie:?}");
+        }
+        assert_eq!(set(&table(i32::MAX, 8, &[1]), usize::MAX / 2), None);
+    }
+
+    #[test]
+    fn arguments_in_registers_have_the_size_of_the_runtimes() {
+        // unsafe.Sizeof(abi.RegArgs{}) of Go 1.19 to 1.27.
+        let amd64 = StackObject::reg_args(Arch::Amd64);
+        assert_eq!((amd64.offset, amd64.pointers), (-272, (192, 264)));
+        let arm64 = StackObject::reg_args(Arch::Arm64);
+        assert_eq!((arm64.offset, arm64.pointers), (-392, (256, 384)));
+    }
 }

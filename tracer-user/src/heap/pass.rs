@@ -108,8 +108,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Marks from the timers. Those that nobody waits for come last: only so does it show whether anything else leads to
-    /// the channels that they send to.
+    /// Marks from the timers. Those that nobody waits for come last: only so does it show whether anything
+    /// else leads to the channels that they send to.
     fn timers(
         &mut self,
         setting: &mut Setting<'_, '_>,
@@ -127,7 +127,8 @@ impl Pass<'_> {
         }
         self.marker.give(&mut found);
         self.until_settled(setting, alive, live).map_err(|fault| fault.to_string())?;
-        // Up to Go 1.22, and with asynctimerchan=1 up to 1.26, the channel itself does not say that a timer sends to it.
+        // Up to Go 1.22, and with asynctimerchan=1 up to 1.26, the channel itself does not say that a timer
+        // sends to it.
         let channels: HashSet<u64> = timers.iter().map(|timer| timer.channel).collect();
         for object in self.snapshot.objects.iter_mut().filter(|object| channels.contains(&object.addr)) {
             if let ObjectKind::Channel { timer, .. } = &mut object.kind {
@@ -193,7 +194,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// What changed while the pass went on: new spans, new goroutines, candidates that moved. Says whether there was any.
+    /// What changed while the pass went on: new spans, new goroutines, candidates that moved. Says whether
+    /// there was any.
     fn look_again(
         &mut self,
         setting: &mut Setting<'_, '_>,
@@ -298,8 +300,8 @@ fn hide(
     Ok(heap)
 }
 
-/// What waits for its finalizer or cleanup is in queues of the runtime that we do not read. They are empty but for moments,
-/// unless the goroutine that works them off is held up.
+/// What waits for its finalizer or cleanup is in queues of the runtime that we do not read. They are empty
+/// but for moments, unless the goroutine that works them off is held up.
 fn stuck_finalizer(view: &View<'_>, snapshot: &Snapshot) -> Option<String> {
     let name = |pc: u64| view.binary.functions().function_at(pc.wrapping_sub(view.bias)).map(|f| f.name);
     let busy = snapshot.goroutines.iter().find(|goroutine| {

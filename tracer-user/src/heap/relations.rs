@@ -3,6 +3,9 @@
 //! That a goroutine refers to a lock does not prove that it holds it: nothing in a Go mutex says who does. So
 //! what comes from here is inferred, and shown as such.
 
+#[cfg(test)]
+mod tests;
+
 use super::alive::{Alive, Wanted};
 use super::marker::Marker;
 use super::spans::{ObjectId, words};
@@ -18,7 +21,8 @@ const DEPTH: usize = 3;
 /// Objects looked at for one goroutine, and bytes of each.
 const MAX_OBJECTS: usize = 64;
 const MAX_SIZE: u64 = 512;
-/// Bytes of an object that the tiny allocator cuts up, and of the smallest thing that is waited for (`sync.Mutex`).
+/// Bytes of an object that the tiny allocator cuts up, and of the smallest thing that is waited for
+/// (`sync.Mutex`).
 const TINY: u64 = 16;
 const LEAST: u64 = 8;
 /// Members of one set that are shown.
@@ -134,8 +138,9 @@ impl Search<'_> {
         matches!(object.map(|object| &object.kind), Some(ObjectKind::Channel { .. }))
     }
 
-    /// Whether a pointer into an object of the heap means this thing that is waited for. Small things without pointers share
-    /// an object (the tiny allocator, `src/runtime/malloc.go`): there only a pointer to the thing itself does.
+    /// Whether a pointer into an object of the heap means this thing that is waited for. Small things without
+    /// pointers share an object (the tiny allocator, `src/runtime/malloc.go`): there only a pointer to the
+    /// thing itself does.
     fn points_at(&self, thing: u32, object: ObjectId, word: u64) -> bool {
         let Some((thing, span)) =
             self.snapshot.objects.get(thing as usize).zip(self.marker.spans.get(object.span))

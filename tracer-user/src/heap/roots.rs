@@ -104,8 +104,9 @@ impl Roots<'_> {
         Ok(())
     }
 
-    /// Finalizers, cleanups, weak pointers (`markrootSpans`): the special's own words, and of a finalizer all that its
-    /// object leads to, but not the object itself. The object of a weak pointer is no root for the collector; it is one here.
+    /// Finalizers, cleanups, weak pointers (`markrootSpans`): the special's own words, and of a finalizer all
+    /// that its object leads to, but not the object itself. The object of a weak pointer is no root for the
+    /// collector; it is one here.
     fn specials(&self) -> Result<(), Fault> {
         let minor = self.view.binary.version().minor;
         // `special { next; offset uint16; kind }`; since 1.24 the offset is a word. Kinds were renumbered in 1.25.

@@ -3,6 +3,9 @@
 //! `runtime.mheap_.allspans` has every `mspan` there ever was (`src/runtime/mheap.go`; an `mspan` that is
 //! free is kept for later). A span in use is a run of pages of 8 KiB, cut into objects of one size.
 
+#[cfg(test)]
+mod tests;
+
 use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 use crate::target::Globals;
@@ -21,8 +24,8 @@ const MAX_PAGES: u64 = 1 << 27;
 /// Arenas by which a heap may grow while it is read: 4 GiB. The runtime takes the one behind the last if it can
 /// (`src/runtime/malloc.go: sysAlloc`).
 const GROWTH: u64 = 64;
-/// Arenas that have a span, and objects of all spans together: each costs us a table, or two bits, whether there is any memory
-/// behind it or not.
+/// Arenas that have a span, and objects of all spans together: each costs us a table, or two bits, whether
+/// there is any memory behind it or not.
 const MAX_TABLES: usize = 1 << 14;
 const MAX_OBJECTS: u64 = 1 << 32;
 /// Pages of a span that has more than one object; ten at most in every version.
@@ -100,9 +103,11 @@ pub(super) struct Spans {
     /// Bits of all of them.
     bits: u64,
     pages: u64,
-    /// By arena: its table of pages, + 1. The kernel gives memory only for the parts of this that are written to.
+    /// By arena: its table of pages, + 1. The kernel gives memory only for the parts of this that are written
+    /// to.
     arenas: Vec<u32>,
-    /// From the first arena that has one to [`GROWTH`] behind the last: where there are pointers to, there may be one by now.
+    /// From the first arena that has one to [`GROWTH`] behind the last: where there are pointers to, there
+    /// may be one by now.
     near: std::ops::Range<u64>,
     tables: Vec<u32>,
     /// Bytes in objects with pointers.
@@ -324,9 +329,9 @@ impl Spans {
         self.bits
     }
 
-    /// Whether the program has this object in use now, as `mspan.isFree` tells it (`src/runtime/mbitmap.go`): what
-    /// was given out since the last sweep lies below `freeindex`, what the sweep found in use is in `allocBits`.
-    /// Where it cannot be told it is in use.
+    /// Whether the program has this object in use now, as `mspan.isFree` tells it (`src/runtime/mbitmap.go`):
+    /// what was given out since the last sweep lies below `freeindex`, what the sweep found in use is in
+    /// `allocBits`. Where it cannot be told it is in use.
     pub(super) fn is_used(&self, view: &View, object: ObjectId) -> bool {
         let free = || {
             let span = self.get(object.span)?;

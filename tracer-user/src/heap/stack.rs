@@ -69,8 +69,9 @@ impl<'a> LiveWords<'a> {
         }
     }
 
-    /// Hands over each live word of a stack, the innermost frame of which has these registers. `also` are words from
-    /// elsewhere that may point into it (deferred calls). What points into the stack itself is followed, not handed over.
+    /// Hands over each live word of a stack, the innermost frame of which has these registers. `also` are
+    /// words from elsewhere that may point into it (deferred calls). What points into the stack itself is
+    /// followed, not handed over.
     pub(super) fn each(
         &mut self,
         registers: crate::snapshot::Registers,
@@ -152,8 +153,9 @@ impl<'a> LiveWords<'a> {
         Some(())
     }
 
-    /// Bytes of the arguments of a function that reflection made (`src/runtime/stkframe.go: argMapInternal`): the frame
-    /// begins with a pointer to `{ fn; stack *bitvector; … }`, and the bitvector with its number of words.
+    /// Bytes of the arguments of a function that reflection made (`src/runtime/stkframe.go: argMapInternal`):
+    /// the frame begins with a pointer to `{ fn; stack *bitvector; … }`, and the bitvector with its number of
+    /// words.
     fn reflected_args(&self, frame: &Frame, used: &Used<'_>) -> u64 {
         let above = if self.binary.arch() == Arch::Arm64 { 8 } else { 0 };
         let words = || {

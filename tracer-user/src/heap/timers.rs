@@ -21,8 +21,8 @@ const CHUNK: u64 = 4096;
 const MAX_LEN: usize = 512;
 /// `timerZombie` (since 1.23): stopped, and not taken out yet.
 const ZOMBIE: u8 = 4;
-/// Up to 1.22: `timerWaiting`, `timerRunning`, `timerModifying`, `timerModifiedEarlier`, `timerModifiedLater`, `timerMoving`;
-/// all others are stopped, or about to be.
+/// Up to 1.22: `timerWaiting`, `timerRunning`, `timerModifying`, `timerModifiedEarlier`,
+/// `timerModifiedLater`, `timerMoving`; all others are stopped, or about to be.
 const SET: [u32; 6] = [1, 2, 6, 7, 8, 9];
 /// The two of them whose time is `nextwhen`.
 const MODIFIED: [u32; 2] = [7, 8];

@@ -43,7 +43,8 @@ pub struct Facts {
     pub moved: u32,
     /// Looks that found it running or runnable.
     pub busy: u32,
-    /// Looks that found its thread or its stack in a function that only yields (`runtime.Gosched`, `time.Sleep`).
+    /// Looks that found its thread or its stack in a function that only yields (`runtime.Gosched`,
+    /// `time.Sleep`).
     pub yielding: u32,
     /// Index into [`Observed::sets`], if it is in one.
     pub set: Option<u32>,
@@ -97,7 +98,8 @@ pub struct Look {
 /// Timers that do the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimerSite {
-    /// The function that runs when they fire, as an address in the target's code: of `time.AfterFunc` the function given to it.
+    /// The function that runs when they fire, as an address in the target's code: of `time.AfterFunc` the
+    /// function given to it.
     pub func: u64,
     /// What kind they are.
     pub kind: TimerKind,

@@ -74,7 +74,8 @@ impl State {
         matches!(self, State::Waiting | State::Leaked)
     }
 
-    /// Whether it stays where it is until something outside ends that: it waits, or is in a system call or in C.
+    /// Whether it stays where it is until something outside ends that: it waits, or is in a system call or in
+    /// C.
     pub fn stays(self) -> bool {
         self.waits() || self == State::Syscall
     }

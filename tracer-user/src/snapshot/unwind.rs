@@ -265,8 +265,9 @@ impl<'a> Unwinder<'a> {
         })
     }
 
-    /// The address (link-time) at which the traceback asks which arguments are live: where the call lies,
-    /// but up to 1.20, within inlined calls, where the outermost of them lies (`gentraceback`, which moves `tracepc` there).
+    /// The address (link-time) at which the traceback asks which arguments are live: where the call lies, but
+    /// up to 1.20, within inlined calls, where the outermost of them lies (`gentraceback`, which moves
+    /// `tracepc` there).
     fn liveness_pc(&self, lookup: u64) -> u64 {
         if self.binary.version().minor > 20 {
             return lookup;

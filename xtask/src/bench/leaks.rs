@@ -1,5 +1,6 @@
-//! What `sfgi leaks` costs, and what it costs the program: heaps and goroutines of many sizes, and one goroutine that is
-//! answered a thousand times a second. Held against the runtime's own goroutineleak profile in the same process.
+//! What `sfgi leaks` costs, and what it costs the program: heaps and goroutines of many sizes, and one
+//! goroutine that is answered a thousand times a second. Held against the runtime's own goroutineleak profile
+//! in the same process.
 
 use super::{Row, Setting, fixture::Fixture, process};
 use crate::{setup::go, sh};

@@ -1,19 +1,20 @@
 //! Stops a process, for one consistent view of its memory.
 //!
-//! By ptrace (`PTRACE_SEIZE`, `PTRACE_INTERRUPT`), because the kernel itself lets everything go on when the tracer ends,
-//! however it ends, also by `kill -9` (ptrace(2), "Death under ptrace"; `kernel/ptrace.c: exit_ptrace`). After `SIGSTOP`
-//! the process would stand still until somebody noticed, and its parent sees the stop (`SIGCHLD`, `WUNTRACED`). The cgroup
-//! freezer leaves it frozen, too, and stops whatever else is in the cgroup.
+//! By ptrace (`PTRACE_SEIZE`, `PTRACE_INTERRUPT`), because the kernel itself lets everything go on when the
+//! tracer ends, however it ends, also by `kill -9` (ptrace(2), "Death under ptrace"; `kernel/ptrace.c:
+//! exit_ptrace`). After `SIGSTOP` the process would stand still until somebody noticed, and its parent sees
+//! the stop (`SIGCHLD`, `WUNTRACED`). The cgroup freezer leaves it frozen, too, and stops whatever else is in
+//! the cgroup.
 //!
-//! What the process itself can notice: a system call that waits is interrupted, and the kernel begins it anew, except for
-//! a few that end with `EINTR` then (`epoll_wait`, `io_getevents`, `semop`: signal(7)). Go's runtime and its library expect that, C
-//! code in the process should.
+//! What the process itself can notice: a system call that waits is interrupted, and the kernel begins it
+//! anew, except for a few that end with `EINTR` then (`epoll_wait`, `io_getevents`, `semop`: signal(7)). Go's
+//! runtime and its library expect that, C code in the process should.
 //!
-//! Only the thread that seized a thread may ask for its registers and detach it. So a thread of its own does all that;
-//! with its end the kernel releases what it could not detach.
+//! Only the thread that seized a thread may ask for its registers and detach it. So a thread of its own does
+//! all that; with its end the kernel releases what it could not detach.
 //!
-//! A parent that waits for the stopped process with `waitpid` must not be this very process: it would be told of the
-//! stops, too.
+//! A parent that waits for the stopped process with `waitpid` must not be this very process: it would be told
+//! of the stops, too.
 
 mod regset;
 #[cfg(test)]
@@ -81,8 +82,8 @@ pub enum FreezeError {
 
 /// A process all of whose threads stand still until this is dropped.
 ///
-/// Signals that are sent to it meanwhile reach it afterwards; a process that was stopped before (`SIGSTOP`) is so
-/// afterwards. It can still be killed; its memory is gone then.
+/// Signals that are sent to it meanwhile reach it afterwards; a process that was stopped before (`SIGSTOP`)
+/// is so afterwards. It can still be killed; its memory is gone then.
 #[derive(Debug)]
 pub struct Frozen {
     registers: Vec<ThreadRegisters>,

@@ -19,7 +19,8 @@ mod arch {
     pub(super) const VECTOR: super::c_int = 0x202;
 }
 
-/// arm64 (`struct user_pt_regs` in `arch/arm64/include/uapi/asm/ptrace.h`): `x0` to `x30`, `sp`, `pc`, `pstate`.
+/// arm64 (`struct user_pt_regs` in `arch/arm64/include/uapi/asm/ptrace.h`): `x0` to `x30`, `sp`, `pc`,
+/// `pstate`.
 #[cfg(target_arch = "aarch64")]
 mod arch {
     /// Words of the set.
@@ -34,10 +35,11 @@ mod arch {
 /// Words of vector registers that are read: those of AVX-512 and AMX are fewer than half of it.
 const MAX_VECTOR: usize = 4096;
 
-/// The registers of a thread that this thread of ours has stopped; `inner` is its id in its own PID namespace. `None`:
-/// it has been killed, or is not of our word size.
+/// The registers of a thread that this thread of ours has stopped; `inner` is its id in its own PID
+/// namespace. `None`: it has been killed, or is not of our word size.
 ///
-/// A program that copies memory holds pointers in vector registers, and at times nowhere else: they are all told.
+/// A program that copies memory holds pointers in vector registers, and at times nowhere else: they are all
+/// told.
 pub(super) fn read(tid: i32, inner: u32) -> Option<ThreadRegisters> {
     let mut general = [0; arch::LEN];
     if get(tid, NT_PRSTATUS, &mut general)? != arch::LEN {

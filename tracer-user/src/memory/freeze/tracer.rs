@@ -40,8 +40,8 @@ impl Tracer {
     /// Stops all threads and tells their registers.
     pub(super) fn stop(&mut self, limit: Duration) -> Result<Vec<ThreadRegisters>, FreezeError> {
         let deadline = Instant::now() + limit;
-        // A thread that still runs may start others. The kernel's list is complete for certain only if nothing in it
-        // came or went meanwhile: so it has to show nothing new twice.
+        // A thread that still runs may start others. The kernel's list is complete for certain only if
+        // nothing in it came or went meanwhile: so it has to show nothing new twice.
         let mut quiet = 0;
         while quiet < 2 {
             let listed = threads::list(self.pid).map_err(|_| FreezeError::Gone(self.pid))?;
@@ -119,8 +119,8 @@ impl Tracer {
         }
     }
 
-    /// Lets all threads go on. One that has not stopped cannot be detached; the kernel does it when this thread of ours
-    /// ends.
+    /// Lets all threads go on. One that has not stopped cannot be detached; the kernel does it when this
+    /// thread of ours ends.
     pub(super) fn release(&mut self) {
         for (tid, stop) in std::mem::take(&mut self.threads) {
             if let Stop::Stopped(signal) = stop {
@@ -143,8 +143,8 @@ fn look(tid: i32) -> Stop {
     match found {
         0 => Stop::Asked,
         found if found == tid && libc::WIFSTOPPED(status) => {
-            // Both our interruption and a SIGSTOP that already holds the whole process show as this event. A process
-            // that was stopped is so again once it is detached.
+            // Both our interruption and a SIGSTOP that already holds the whole process show as this event. A
+            // process that was stopped is so again once it is detached.
             let event = status >> 16 == libc::PTRACE_EVENT_STOP;
             // Otherwise a signal was about to be delivered. It is not, unless it is handed over at the end.
             Stop::Stopped(if event { 0 } else { libc::WSTOPSIG(status) })

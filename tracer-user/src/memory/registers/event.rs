@@ -5,8 +5,8 @@ use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::io;
 
-/// Nanoseconds of a thread's time between two samples: 997 Hz, so that it does not fall in with what a program does a
-/// thousand times in a second.
+/// Nanoseconds of a thread's time between two samples: 997 Hz, so that it does not fall in with what a
+/// program does a thousand times in a second.
 const PERIOD_NS: u64 = 1_000_000_000 / 997;
 const FD_CLOEXEC: libc::c_ulong = 8;
 
@@ -34,8 +34,8 @@ pub(super) const SP: usize = arch::SP;
 /// Where among them the program counter is.
 pub(super) const PC: usize = arch::PC;
 
-/// Begins to sample a thread. Without the privilege to see where the kernel is at work, only while the thread is in
-/// user mode.
+/// Begins to sample a thread. Without the privilege to see where the kernel is at work, only while the thread
+/// is in user mode.
 pub(super) fn open(tid: i32) -> Result<OwnedFd, Errno> {
     match open_with(tid, false) {
         Err(Errno::PERM | Errno::ACCESS) => open_with(tid, true),

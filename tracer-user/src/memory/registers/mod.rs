@@ -1,13 +1,13 @@
 //! The registers of threads that run, without stopping them.
 //!
-//! A goroutine that runs may have in a register what is nowhere else; its saved state is stale. The kernel's profiler
-//! (`perf_event_open`, the software event `cpu-clock`) interrupts each thread about a thousand times in each second that the
-//! thread runs, and notes its general registers as they are in user mode, also where it finds it in the kernel. Vector
-//! registers it does not note.
+//! A goroutine that runs may have in a register what is nowhere else; its saved state is stale. The kernel's
+//! profiler (`perf_event_open`, the software event `cpu-clock`) interrupts each thread about a thousand times
+//! in each second that the thread runs, and notes its general registers as they are in user mode, also where
+//! it finds it in the kernel. Vector registers it does not note.
 //!
-//! What it costs the process: a timer interrupt for each sample, so nothing while a thread waits, and well below one
-//! percent of the time that it runs; switches to or from a thread take a little longer. Not to be told from other
-//! influences where it was measured (two processors of a virtual machine).
+//! What it costs the process: a timer interrupt for each sample, so nothing while a thread waits, and well
+//! below one percent of the time that it runs; switches to or from a thread take a little longer. Not to be
+//! told from other influences where it was measured (two processors of a virtual machine).
 
 mod event;
 mod record;
@@ -82,8 +82,8 @@ impl<'a> Sampler<'a> {
         }
     }
 
-    /// What was sampled since the last time, of each thread in the order of time; then watches those threads that have
-    /// been started since, too.
+    /// What was sampled since the last time, of each thread in the order of time; then watches those threads
+    /// that have been started since, too.
     pub fn take(&mut self) -> Vec<ThreadRegisters> {
         let mut samples = Vec::new();
         // First: what ends after this question is still read to its end the next time.

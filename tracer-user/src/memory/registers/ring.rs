@@ -51,8 +51,8 @@ impl Ring {
         let until_end = len.min(DATA - from);
         let mut bytes = vec![0; len];
         let (first, rest) = bytes.split_at_mut(until_end);
-        // SAFETY: the ring lies behind the first page, both parts lie within it, and the kernel does not write between
-        // tail and head.
+        // SAFETY: the ring lies behind the first page, both parts lie within it, and the kernel does not
+        // write between tail and head.
         unsafe {
             let data = self.start.cast::<u8>().add(self.page);
             copy_nonoverlapping(data.add(from), first.as_mut_ptr(), first.len());

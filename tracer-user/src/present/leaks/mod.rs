@@ -1,4 +1,5 @@
-//! What was found leaked: as text, JSON (`sfgi.leaks/1`) and SARIF. (As a profile: [`super::dump::write_profile`].)
+//! What was found leaked: as text, JSON (`sfgi.leaks/1`) and SARIF. (As a profile:
+//! [`super::dump::write_profile`].)
 
 mod changes;
 mod json;

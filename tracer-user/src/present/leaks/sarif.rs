@@ -1,5 +1,6 @@
-//! SARIF 2.1.0, the form in which code hosts and editors take findings: a rule for each rule that found something, a
-//! result for each group. The id of a group is its partial fingerprint, so that the same leak is known again.
+//! SARIF 2.1.0, the form in which code hosts and editors take findings: a rule for each rule that found
+//! something, a result for each group. The id of a group is its partial fingerprint, so that the same leak is
+//! known again.
 
 use super::Found;
 use crate::{
@@ -139,7 +140,8 @@ fn location(site: &Site) -> Value {
     json!({"physicalLocation": physical, "logicalLocations": logical})
 }
 
-/// A file name as a URI reference (RFC 3986): `file:///src/main.go`; what a build with -trimpath says stays relative.
+/// A file name as a URI reference (RFC 3986): `file:///src/main.go`; what a build with -trimpath says stays
+/// relative.
 fn uri(file: &str) -> String {
     let mut text = String::from(if file.starts_with('/') { "file://" } else { "" });
     for byte in file.bytes() {

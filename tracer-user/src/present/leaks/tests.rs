@@ -44,8 +44,9 @@ fn goroutine(goid: u64, stack: StackId, reason: u8, waits: Vec<Wait>) -> Gorouti
     }
 }
 
-/// Two goroutines that nothing can wake receive from channels of their own, one with labels; two wait for each other's
-/// locks; four wait for a channel that a variable leads to, and become more; and there are timers.
+/// Two goroutines that nothing can wake receive from channels of their own, one with labels; two wait for
+/// each other's locks; four wait for a channel that a variable leads to, and become more; and there are
+/// timers.
 fn observed() -> Observed {
     let mut snapshot = Snapshot { taken_ns: (NOW - SECOND / 500, NOW), ..Snapshot::default() };
     let inner = Pc::of_return(entry_of("main.main") + 13);
