@@ -55,7 +55,7 @@ pub(super) fn observe<'a>(
     }
     let frozen = registers.freeze()?;
     let least = if stopped || freezes { 1 } else { options.passes.max(1) };
-    let mut proof = Proof::default();
+    let mut proof = Proof { least, ..Proof::default() };
     let (snapshot, pass) = loop {
         let number = proof.passes + 1;
         progress(Progress::Looking(watch.looks.len() as u32 + 1));
@@ -88,7 +88,7 @@ pub(super) fn observe<'a>(
             }
         }
         let over = stopped || freezes || begun.elapsed() >= options.window;
-        let proven = !options.heap || proof.failed.is_some() || proof.is_settled(least);
+        let proven = !options.heap || proof.failed.is_some() || proof.is_settled();
         if over && proven {
             break (snapshot, pass);
         }
@@ -106,6 +106,9 @@ pub(super) fn observe<'a>(
 #[derive(Default)]
 struct Proof {
     passes: u32,
+    /// Passes without a doubt, and how many of these it takes.
+    sound: u32,
+    least: u32,
     /// Passes since one changed what was found.
     quiet: u32,
     /// By goid, with the stamp: unreachable in every pass.
@@ -132,14 +135,22 @@ impl Proof {
             self.unheard.retain(|timer| pass.unheard.contains(timer));
         }
         self.quiet = if self.passes > 1 && self.dead.len() == before { self.quiet + 1 } else { 0 };
-        self.doubt.clone_from(&pass.doubt);
+        match &pass.doubt {
+            None => self.sound += 1,
+            doubt => self.doubt.clone_from(doubt),
+        }
         self.scanned = (pass.marker.read.load(Relaxed), u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    fn is_settled(&self, least: u32) -> bool {
-        let quiet = self.quiet >= QUIET.min(least.saturating_sub(1));
-        self.passes >= least
-            && (quiet && self.doubt.is_none() || self.passes >= least.saturating_mul(AT_MOST))
+    fn is_settled(&self) -> bool {
+        let quiet = self.quiet >= QUIET.min(self.least.saturating_sub(1));
+        self.sound >= self.least && quiet || self.passes >= self.least.saturating_mul(AT_MOST)
+    }
+
+    /// What stands against it in the end.
+    fn doubt(&mut self) -> Option<String> {
+        let doubt = self.doubt.take().filter(|_| self.sound < self.least);
+        self.failed.take().or(doubt)
     }
 }
 
@@ -255,7 +266,7 @@ impl<'a> Watch<'_, 'a> {
         }
     }
 
-    fn finish(self, snapshot: Snapshot, pass: Option<Pass<'a>>, proof: Proof) -> Observation<'a> {
+    fn finish(self, snapshot: Snapshot, pass: Option<Pass<'a>>, mut proof: Proof) -> Observation<'a> {
         let view = *self.view;
         let (mut snapshot, marker, reached_by, timers) = match pass {
             Some(pass) => (pass.snapshot, Some(pass.marker), pass.reached_by, pass.timers),
@@ -311,7 +322,7 @@ impl<'a> Watch<'_, 'a> {
         }
         observed.passes = proof.passes;
         observed.scanned = proof.scanned;
-        observed.doubt = proof.failed.or(proof.doubt).or_else(|| self.always_running(&snapshot));
+        observed.doubt = proof.doubt().or_else(|| self.always_running(&snapshot));
         observed.facts = facts;
         observed.looks = self.looks;
         std::mem::swap(&mut observed.snapshot, &mut snapshot);
