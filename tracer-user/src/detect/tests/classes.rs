@@ -280,14 +280,14 @@ fn spinning() {
     let mut world = World::new();
     world.add(1, "", &["runtime.Gosched", "main.f"], |_, goroutine, facts| {
         goroutine.state = State::Runnable;
-        (facts.busy, facts.yielding, facts.moved) = (5, 4, 4);
+        (facts.looks, facts.busy, facts.yielding, facts.moved) = (20, 19, 8, 16);
     });
     assert_eq!(world.found(), found("likely", "pseudo-idle-spin", 1));
     // One that works.
     world.observed.facts[0].yielding = 0;
     assert_eq!(world.found(), []);
     // One that polls with a pause.
-    (world.observed.facts[0].yielding, world.observed.facts[0].busy) = (5, 1);
+    (world.observed.facts[0].yielding, world.observed.facts[0].busy) = (20, 10);
     assert_eq!(world.found(), []);
 }
 

@@ -91,6 +91,7 @@ fn observed() -> Observed {
         |number: u64| Look { at_ns: NOW - (5 - number) * SECOND / 4, counts: [(site, number.min(4))].into() };
     let edge = |waiter, object, holder| Edge { waiter, object, holder };
     Observed {
+        took_ns: SECOND,
         snapshot,
         facts,
         sets: vec![DeadSet { members: vec![2, 3], edges: vec![edge(2, 2, 3), edge(3, 3, 2)] }],
