@@ -62,6 +62,8 @@ pub(super) fn observe<'a>(
         let mut snapshot = watch.look(true)?;
         let mut pass = None;
         if options.heap && proof.failed.is_none() {
+            // Before it is asked how deep stacks are: one may have grown since.
+            let mut sampled = Some(watch.note(registers.take()));
             let mut setting = Setting {
                 view,
                 globals: view.binary.globals().map_err(|error| SnapshotError::NoList(error.to_string()))?,
@@ -71,7 +73,7 @@ pub(super) fn observe<'a>(
                     .map_or_else(|| watch.depths.clone(), |frozen| Depths::exact(frozen.registers())),
                 registers: &mut || match &frozen {
                     Some(frozen) => frozen.registers().to_vec(),
-                    None => watch.note(registers.take()),
+                    None => sampled.take().unwrap_or_else(|| watch.note(registers.take())),
                 },
                 progress: &mut |read, all| progress(Progress::Scanning(number, read, all)),
             };

@@ -45,20 +45,21 @@ impl VerdictArg {
 #[command(
     override_usage = "sfgi leaks [OPTIONS] (-p PID | --core FILE --exe FILE)",
     after_help = "\
-The program goes on running. `proven` says that no variable, no timer and no goroutine that can still run leads to what
-would wake these; `likely` that a rule for a known kind of leak holds; `suspect` that many of the same stack are old, or
-that a go statement makes them faster than they end.
+The program goes on running. `proven` says that no variable, no timer and no goroutine that can
+still run leads to what would wake these; `likely` that a rule for a known kind of leak holds;
+`suspect` that many of the same stack are old, or that a go statement makes them faster than they
+end.
 
-JSON is one document, schema sfgi.leaks/1: `leaks` (a goroutine each), `groups` (same creation site, stack, class and
-verdict; their ids stay the same from run to run) and `sets` (goroutines that wait for each other). With --watch it is
-one document a line.
+JSON is one document, schema sfgi.leaks/1: `leaks` (a goroutine each), `groups` (same creation
+site, stack, class and verdict; their ids stay the same from run to run) and `sets` (goroutines
+that wait for each other). With --watch it is one document a line.
 
 A rule file for --rules holds entries like this; what is left out under match is not asked:
   [[rule]]
   id = \"own-queue\"            # the id of a built-in rule replaces that
   class = \"queue-stuck\"
   title = \"waits for the queue\"
-  priority = 600              # the highest is asked first; those built in lie between -1000 and 1000
+  priority = 600              # the highest is asked first; built in are -1000 to 1000
   severity = \"warning\"        # error, warning or note
   gives = \"likely\"            # or suspect; what the heap proves is proven whatever stands here
   explanation = \"...\"
@@ -66,28 +67,30 @@ A rule file for --rules holds entries like this; what is left out under match is
   formal = { context = \"...\", precondition = \"...\", change = \"...\", label = \"...\" }
   [rule.match]
   verdict = \"any\"             # \"proven\": where nothing is proven it can only be a suspect
-  wait_reason = [\"select\"]    # or a regular expression; state = [\"waiting\", \"syscall\", \"runnable\", \"running\"]
-  frames = ['^main\\.\\(\\*queue\\)\\.take$']   # each on the stack, with in_order = true from the innermost on
+  wait_reason = [\"select\"]    # or a regular expression; state = [\"waiting\", \"syscall\"]
+  frames = ['^main\\.\\(\\*queue\\)\\.take$']   # each on the stack; in_order = true: in this order
   not_frames = ['^net/http\\.']
   creator = '^main\\.serve'
   object = [\"channel\"]        # nil none mutex rwmutex waitgroup cond semaphore context timer
   channel = { cap = [1, 64], closed = false, senders = 0 }
-  count = \"min\"               # or a number; age = \"min\" or \"30s\"; growth, stable, lived, own, set, main = true;
-                              # cycle = \"lock\", \"mixed\", \"any\"; busy, yielding, moved = 0.5 (part of the looks),
-                              # looks = 4; orphans = \"min\" (made by so many goroutines that have ended)
+  count = \"min\"               # or a number; age = \"min\" or \"30s\"; growth, stable, lived,
+                              # own, set, main = true;
+                              # cycle = \"lock\", \"mixed\", \"any\"; busy, yielding, moved = 0.5
+                              # (part of the looks), looks = 4; orphans = \"min\" (made by so
+                              # many goroutines that have ended)
 
 Exit codes: 0 done, 1 the tool failed, 2 bad usage, 3 something was found (--fail).
 
 EXAMPLES
-  sfgi leaks -p 1234                                    what is leaked, with evidence and what to do
-  sfgi leaks -p 1234 --min-verdict proven --fail        for scripts: exit code 3 if something is proven
-  sfgi leaks -p 1234 --watch=30s                        again and again: what is new, what is gone, what grows
-  sfgi leaks -p 1234 --write-baseline known.json        accept what there is now ...
-  sfgi leaks -p 1234 --baseline known.json --fail       ... and be told of anything else
+  sfgi leaks -p 1234                                  what is leaked, and what to do
+  sfgi leaks -p 1234 --min-verdict proven --fail      for scripts: exit code 3 if so
+  sfgi leaks -p 1234 --watch=30s                      again and again: what is new or gone
+  sfgi leaks -p 1234 --write-baseline known.json      accept what there is now ...
+  sfgi leaks -p 1234 --baseline known.json --fail     ... and be told of anything else
   sfgi leaks -p 1234 --min-age 30s --ignore-func '^main\\.idle$'
-  sfgi leaks -p 1234 --format pprof -o leaks.pb.gz      then: go tool pprof -http : leaks.pb.gz
-  sfgi leaks -p 1234 --format sarif -o leaks.sarif      for a code host or an editor
-  sfgi leaks --core core.1234 --exe ./server            from a core file"
+  sfgi leaks -p 1234 --format pprof -o leaks.pb.gz    then: go tool pprof -http : leaks.pb.gz
+  sfgi leaks -p 1234 --format sarif -o leaks.sarif    for a code host or an editor
+  sfgi leaks --core core.1234 --exe ./server          from a core file"
 )]
 pub(in crate::cli) struct Args {
     /// Process to look at
