@@ -39,7 +39,12 @@ const POOLS: [&str; 9] = [
 /// Whether a goroutine is none that could leak: the runtime's own, the main one parked for good, one that
 /// cannot be judged because it was in motion or makes no sense.
 pub(super) fn never(goroutine: &Goroutine, reason: &str) -> bool {
-    let unjudged = matches!(goroutine.trust, Trust::InMotion | Trust::Broken);
+    // One that moves on and on can still be said to spin.
+    let unjudged = match goroutine.trust {
+        Trust::InMotion => goroutine.state.stays(),
+        Trust::Broken => true,
+        Trust::Still | Trust::Running => false,
+    };
     let parked_main = goroutine.goid == 1 && reason == "select (no cases)";
     let foreign = FAKE_WAITS.contains(&reason) || FOREIGN_WAITS.contains(&reason);
     goroutine.system || goroutine.state.is_dead() || unjudged || parked_main || foreign

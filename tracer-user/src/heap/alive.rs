@@ -9,6 +9,7 @@ use crate::memory::{Fault, Range};
 use crate::model::State;
 use crate::snapshot::{Offsets, Raw, View};
 use crate::target::bytes::u64_at;
+use std::time::Duration;
 
 /// Goroutines that are read together, and bytes of their stacks.
 const BATCH: usize = 1024;
@@ -18,6 +19,9 @@ const MAX_PRECISE: u64 = 1 << 20;
 /// The largest stack (`maxstacksize` of `src/runtime/proc.go` on 64 bits is 1 GB).
 const MAX_STACK: u64 = 1 << 30;
 const PIECE: u64 = 1 << 20;
+/// How often a goroutine that moves is looked at again, and after which time.
+const RETRIES: usize = 4;
+const PAUSE: Duration = Duration::from_micros(50);
 /// Deferred calls of one goroutine.
 const MAX_DEFERS: usize = 1 << 12;
 /// Bytes of a `_defer` (`src/runtime/runtime2.go`), in every version no more.
@@ -161,7 +165,7 @@ impl<'a> Alive<'a> {
                     let g = again.get(index * self.size..).unwrap_or_default();
                     self.precise(&raw, (range.addr, bytes), g, |word| sink(word, true));
                 }
-                None => self.everything(&now, &mut |word| sink(word, false))?,
+                None => self.unsteady(wanted.g, &mut sink)?,
             }
         }
         (self.gs, self.again, self.stacks, self.whole) = (gs, again, stacks, whole);
@@ -206,7 +210,41 @@ impl<'a> Alive<'a> {
         also
     }
 
-    /// It runs or moved: every word of its stack counts, also below its stack pointer, where copies of
+    /// It runs or moved: it may stand still a moment later, or have ended. Else every word of its stack counts.
+    fn unsteady(&mut self, g: u64, sink: &mut dyn FnMut(u64, bool)) -> Result<(), Fault> {
+        let mut last = None;
+        for _ in 0..RETRIES {
+            let Some((raw, image)) = self.read_one(g)? else { return Ok(()) };
+            let state = State::from_status(raw.still.status);
+            if state.is_dead() || state == State::Idle {
+                return Ok(());
+            }
+            let range = used(&raw);
+            let mut bytes = vec![0; range.len];
+            if range.len > 0
+                && self.view.memory.read(range.addr, &mut bytes).is_ok()
+                && self.read_one(g)?.is_some_and(|(now, _)| now.still == raw.still)
+            {
+                self.precise(&raw, (range.addr, &bytes), &image, |word| sink(word, true));
+                return Ok(());
+            }
+            last = Some(raw);
+            std::thread::sleep(PAUSE);
+        }
+        last.map_or(Ok(()), |raw| self.everything(&raw, &mut |word| sink(word, false)))
+    }
+
+    /// A `g` and its bytes; `None`: there is none.
+    fn read_one(&self, g: u64) -> Result<Option<(Raw, Vec<u8>)>, Fault> {
+        let mut bytes = vec![0; self.size];
+        match self.view.memory.read(g, &mut bytes) {
+            Ok(()) => Ok(Raw::parse(&bytes, g, &self.at).map(|raw| (raw, bytes))),
+            Err(Fault::Unmapped(_)) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Every word of its stack counts, also below its stack pointer, where copies of
     /// what it now holds in registers may still lie.
     fn everything(&self, raw: &Raw, sink: &mut dyn FnMut(u64)) -> Result<(), Fault> {
         let (lo, hi) = raw.still.stack;
