@@ -65,7 +65,9 @@ impl Source {
         for pair in frames.windows(2) {
             self.calls(&pair[1], &pair[0])?;
         }
-        if let Some(frame) = frames.iter().find(|frame| is_main(&frame.func)) {
+        // The library's own locks: the first timer reads GODEBUG, and others wait for it meanwhile.
+        let own = frames.iter().any(|frame| frame.func.starts_with("internal/godebug."));
+        if let Some(frame) = frames.iter().find(|frame| is_main(&frame.func)).filter(|_| !own) {
             self.waits(&goroutine.status, frame)?;
         }
         let creator = goroutine.creator.as_ref().context("it has no creator")?;
