@@ -1,10 +1,8 @@
-//! The loop of a trace: drain, digest, show; and what is said when it ends.
+//! The loop of a trace: drain, digest, tell; and what is said when it ends.
 
-use super::target::{Collected, Traced};
+use super::target::{Feed, Observers, Targets, Traced};
 use crate::{
-    clock,
-    model::{Step, Summary},
-    present::{Filter, Sink},
+    follow::{End, Followed, Round},
     probe::Calibration,
 };
 use anyhow::Result;
@@ -23,45 +21,36 @@ pub(super) enum Ending {
     Asked,
 }
 
-/// Where the results go.
-pub(super) struct Output {
-    pub(super) sink: Box<dyn Sink + Send>,
-    pub(super) filter: Filter,
-    /// Print a summary at the end instead of events.
-    pub(super) summary_only: bool,
-}
-
 /// Everything that runs on the tracing thread.
 pub(super) struct Engine {
-    targets: Vec<Traced>,
-    output: Output,
+    traced: Vec<Traced>,
+    followed: Vec<Followed>,
+    observers: Observers,
     calibration: Calibration,
     every: Duration,
-    /// One a target, with `summary_only`.
-    summaries: Vec<Summary>,
-    steps: Vec<(usize, Step)>,
+    round: Round,
 }
 
 impl Engine {
     pub(super) fn new(
-        targets: Vec<Traced>,
-        output: Output,
+        targets: Targets,
+        observers: Observers,
         calibration: Calibration,
         every: Duration,
     ) -> Engine {
-        let summaries = targets.iter().map(|_| Summary::default()).collect();
-        Engine { targets, output, calibration, every, summaries, steps: Vec::new() }
+        let (traced, followed) = targets.into_iter().unzip();
+        Engine { traced, followed, observers, calibration, every, round: Round::default() }
     }
 
     /// Runs until `stop` is set or every target's trace has ended, then drains what is left and
     /// reports.
     pub(super) fn run(mut self, stop: &AtomicBool) -> Result<()> {
-        if !self.output.summary_only {
-            self.output.sink.begin()?;
+        for observer in &mut self.observers {
+            observer.begin(&mut self.followed)?;
         }
         loop {
-            let finish =
-                stop.load(Ordering::Relaxed) || self.targets.iter().all(|target| target.ended.is_some());
+            let ended = |followed: &Followed| followed.ended().is_some();
+            let finish = stop.load(Ordering::Relaxed) || self.followed.iter().all(ended);
             let result = self.round(finish);
             if finish || result.is_err() {
                 // The report is owed also to a user whose output was closed.
@@ -76,55 +65,33 @@ impl Engine {
 
     /// Drains every target once. Says whether there is more to drain at once.
     fn round(&mut self, finish: bool) -> Result<bool> {
-        let (mut fresh, mut more) = (Vec::new(), false);
-        for (index, target) in self.targets.iter_mut().enumerate() {
-            let Collected { lost, more: more_here, resync } = target.collect(finish, &mut fresh)?;
-            more |= more_here;
-            if lost > 0 && !self.output.summary_only {
-                self.output.sink.lost(target.pid, lost, clock::now())?;
-            }
-            if let Some(merged) = resync
-                && !self.output.summary_only
-            {
-                self.output.sink.resync(target.pid, &merged, clock::now())?;
-            }
-            self.steps.extend(fresh.drain(..).map(|step| (index, step)));
+        let mut more = false;
+        self.round.clear(self.traced.len());
+        let targets = self.traced.iter_mut().zip(&mut self.followed).zip(&mut self.round.news);
+        for (index, ((traced, followed), news)) in targets.enumerate() {
+            let mut feed = Feed { index, followed, news, observers: &mut self.observers };
+            more |= traced.collect(finish, &mut feed)?;
         }
-        if self.targets.len() > 1 {
-            self.steps.sort_by_key(|(_, step)| step.ts);
+        for observer in &mut self.observers {
+            observer.round(&mut self.followed, &self.round)?;
         }
-        for (index, step) in self.steps.drain(..) {
-            if !self.output.filter.wants_step(&step) {
-                continue;
-            }
-            if self.output.summary_only && self.output.filter.func.is_none() {
-                self.summaries[index].add(&step);
-                continue;
-            }
-            let line = self.targets[index].line(&step);
-            if !self.output.filter.wants_line(&line) {
-                continue;
-            }
-            if self.output.summary_only {
-                self.summaries[index].add(&step);
-            } else {
-                self.output.sink.line(&line)?;
-            }
-        }
-        self.output.sink.flush()?;
         Ok(more)
     }
 
     fn report(&mut self) -> Result<()> {
-        for (target, summary) in self.targets.iter_mut().zip(&mut self.summaries) {
-            if self.output.summary_only {
-                self.output.sink.summary(&target.report(summary)?)?;
-            }
-            if let Some(why) = &target.ended {
+        let ends = self.traced.iter().zip(&self.followed);
+        let ends: Vec<End> =
+            ends.map(|(traced, followed)| traced.end(followed, &self.calibration)).collect::<Result<_>>()?;
+        let mut result = Ok(());
+        for observer in &mut self.observers {
+            result = result.and(observer.end(&mut self.followed, &ends));
+        }
+        for end in &ends {
+            if let Some(why) = &end.why {
                 eprintln!("sfgi: {why}");
             }
-            eprintln!("sfgi: {}", target.closing(&self.calibration)?);
+            eprintln!("sfgi: {}", end.closing);
         }
-        Ok(self.output.sink.flush()?)
+        Ok(result?)
     }
 }

@@ -1,4 +1,4 @@
-//! One traced process: its binary, its probes, its model, its names.
+//! One traced process: its binary, its probes, and what is read of its memory beside.
 
 use super::{
     opened::Opened,
@@ -6,16 +6,17 @@ use super::{
 };
 use crate::{
     clock,
-    event::{Event, Kind},
+    event::{Batch, Kind},
+    follow::{About, End, Followed, Input, News, Observer},
     memory::Live,
-    model::{self, Goroutines, Merged, Setup, Step, Summary, What},
-    present::{Line, Report, Symbols, duration},
-    probe::{Batch, Calibration, Options, Session, Totals},
+    model,
+    present::{Symbols, duration},
+    probe::{Calibration, Options, Session, Totals},
     snapshot::{Clock, View},
-    target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process, tracebacks},
+    target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process},
 };
 use anyhow::{Context as _, Result};
-use std::{fs::File, io, num::NonZeroU32, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{fs::File, io, num::NonZeroU32, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 /// What to attach.
 pub(super) struct Attach {
@@ -29,51 +30,62 @@ pub(super) struct Attach {
     pub(super) stacks_ns: Option<u64>,
 }
 
-/// What came of one round of collecting.
-pub(super) struct Collected {
-    /// How many events were lost.
-    pub(super) lost: u64,
-    /// There is more to collect at once.
-    pub(super) more: bool,
-    /// A snapshot told how things stand after a loss.
-    pub(super) resync: Option<Merged>,
+/// Everyone who is told.
+pub(super) type Observers = Vec<Box<dyn Observer + Send>>;
+
+/// What is traced: the source and the state of each target.
+pub(super) type Targets = Vec<(Traced, Followed)>;
+
+/// Where a target's inputs go: the model, then everyone who is told.
+pub(super) struct Feed<'a> {
+    /// The target's number.
+    pub(super) index: usize,
+    pub(super) followed: &'a mut Followed,
+    pub(super) news: &'a mut News,
+    pub(super) observers: &'a mut Observers,
 }
 
-/// Goroutines whose state is kept at once; a million cost about 200 MB.
-const CAPACITY: usize = 1_000_000;
+impl Feed<'_> {
+    /// Says whether the process began to run the binary.
+    fn take(&mut self, input: &Input) -> io::Result<bool> {
+        let taken = self.followed.take(input, self.news);
+        if taken.changed {
+            for observer in &mut *self.observers {
+                observer.input(self.index, input, self.followed)?;
+            }
+        }
+        Ok(taken.executed)
+    }
+}
 
 /// A process under trace.
 pub(super) struct Traced {
     pub(super) pid: u32,
     process: Option<Arc<Process>>,
-    /// Whether it runs the binary already: a launched command does not before its `exec`.
-    runs: bool,
     binary: Arc<GoBinary>,
     plan: Plan,
     session: Session,
-    symbols: Symbols,
-    pub(super) goroutines: Goroutines,
     outside: Outside,
-    /// Whether a snapshot has been merged.
-    joined: bool,
     mode: Mode,
     /// The user chose the probe set.
     forced: bool,
     batch: Batch,
     cpu: (Duration, Duration),
-    pub(super) ended: Option<String>,
 }
 
 impl Traced {
     /// Attaches to process `pid`, which runs `opened`, or is about to.
-    pub(super) fn attach(pid: u32, opened: Opened, attach: &Attach) -> Result<Traced> {
+    pub(super) fn attach(pid: u32, opened: Opened, attach: &Attach) -> Result<(Traced, Followed)> {
         let bias = opened.bias()?;
-        let Opened { process, exe, binary, .. } = opened;
+        let Opened { process, exe, binary, name } = opened;
         let mut traced = Self::start(pid, &exe, binary, attach, process.is_none())?;
-        traced.symbols.set_bias(bias);
         traced.cpu.0 = process.as_ref().and_then(|process| process.cpu_time().ok()).unwrap_or_default();
+        let followed = Followed::new(
+            traced.about(&name, process.is_none()),
+            Symbols::new(Arc::clone(&traced.binary), bias),
+        );
         traced.process = process.map(Arc::new);
-        Ok(traced)
+        Ok((traced, followed))
     }
 
     fn start(
@@ -92,38 +104,40 @@ impl Traced {
         };
         let id = NonZeroU32::new(pid).context("process 0 is the kernel's")?;
         let session = Session::start(id, exe, &binary, &plan, &options)?;
-        let goroutines = Goroutines::new(Setup {
-            minor: binary.version().minor,
-            set: match plan.set {
-                ProbeSet::A => model::Set::A,
-                ProbeSet::B => model::Set::B,
-            },
-            mode: match attach.mode {
-                Mode::Full => model::Mode::Full,
-                Mode::Wait => model::Mode::Wait,
-                Mode::Life => model::Mode::Life,
-            },
-            wait_reasons: binary.wait_reasons().to_vec(),
-            blind: plan.missing.iter().map(|missing| missing.kind).collect(),
-            capacity: CAPACITY,
-        });
         Ok(Traced {
             pid,
             process: None,
-            runs: !from_birth,
-            symbols: Symbols::new(Arc::clone(&binary), 0),
             binary,
             plan,
             session,
-            goroutines,
             outside: Outside::new(attach.stacks_ns, !from_birth),
-            joined: false,
             mode: attach.mode,
             forced: attach.set.is_some(),
             batch: Batch::default(),
             cpu: Default::default(),
-            ended: None,
         })
+    }
+
+    fn about(&self, exe: &Path, from_birth: bool) -> About {
+        About {
+            pid: self.pid,
+            exe: exe.display().to_string(),
+            module: self.binary.info().path.clone().unwrap_or_default(),
+            go_version: self.binary.version().raw.clone(),
+            minor: self.binary.version().minor,
+            wait_reasons: self.binary.wait_reasons().to_vec(),
+            set: match self.plan.set {
+                ProbeSet::A => model::Set::A,
+                ProbeSet::B => model::Set::B,
+            },
+            mode: match self.mode {
+                Mode::Full => model::Mode::Full,
+                Mode::Wait => model::Mode::Wait,
+                Mode::Life => model::Mode::Life,
+            },
+            blind: self.plan.missing.iter().map(|missing| missing.kind as u8).collect(),
+            from_birth,
+        }
     }
 
     /// A descriptor that becomes readable when the process ends.
@@ -161,138 +175,96 @@ impl Traced {
     }
 
     /// Drains the rings and lets the model digest what came; looks at the target's memory where
-    /// that is needed. `finish` removes the probes first.
-    pub(super) fn collect(&mut self, finish: bool, steps: &mut Vec<Step>) -> Result<Collected> {
-        let first = steps.len();
-        let mut collected = self.drain(finish, steps)?;
-        if !finish && self.runs && self.outside.wants_snapshot(clock::now()) {
-            self.take_snapshot(steps, &mut collected)?;
+    /// that is needed. `finish` removes the probes first. Says whether there is more to drain at once.
+    pub(super) fn collect(&mut self, finish: bool, feed: &mut Feed<'_>) -> Result<bool> {
+        let mut more = self.drain(finish, feed)?;
+        let looks = !finish && feed.followed.runs();
+        if looks && !feed.followed.has_pending() && self.outside.wants_snapshot(clock::now()) {
+            more = self.take_snapshot(feed)?;
         }
-        let complete_until = self.batch.complete_until;
-        let resync = self.outside.merge(&mut self.goroutines, complete_until);
-        collected.resync = resync.filter(|_| std::mem::replace(&mut self.joined, true));
-        self.outside.note(&steps[first..]);
+        self.outside.note(&feed.news.steps);
         if let Some(process) = self.process.clone()
             && !finish
         {
             let (memory, binary) = (Live::of(&process), Arc::clone(&self.binary));
-            self.outside.read_long(&self.view(&memory, &binary), &self.goroutines, complete_until);
+            let view = view(&memory, &binary, feed.followed.bias());
+            let until = self.batch.complete_until;
+            if let Some(stacks) = self.outside.read_long(&view, feed.followed.goroutines(), until) {
+                feed.take(&stacks)?;
+            }
         }
-        Ok(collected)
+        Ok(more)
     }
 
-    fn drain(&mut self, finish: bool, steps: &mut Vec<Step>) -> Result<Collected> {
+    fn drain(&mut self, finish: bool, feed: &mut Feed<'_>) -> Result<bool> {
         let mut batch = std::mem::take(&mut self.batch);
-        if finish {
+        let more = if finish {
             self.session.stop(&mut batch)?;
+            false
         } else {
-            self.session.drain(&mut batch)?;
-        }
+            self.session.drain(&mut batch)?
+        };
         if let Some(cpu) = self.process.as_ref().and_then(|process| process.cpu_time().ok()) {
             self.cpu.1 = cpu;
-        }
-        if batch.lost + batch.blurred != 0 {
-            self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);
         }
         if batch.lost != 0 {
             self.outside.lost();
         }
-        for event in &batch.events {
-            if event.kind == Kind::Exec {
-                self.executed(event);
-            } else if self.ended.is_none() {
-                self.goroutines.apply(event, steps);
-            }
+        let input = Input::Events(batch);
+        if feed.take(&input)? {
+            self.executed(feed.followed);
         }
-        self.goroutines.settle(batch.complete_until, steps);
-        let collected = Collected { lost: batch.lost, more: batch.more, resync: None };
-        self.batch = batch;
-        Ok(collected)
+        if let Input::Events(batch) = input {
+            self.batch = batch;
+        }
+        Ok(more)
     }
 
     /// Reads all goroutines, and goes on draining meanwhile.
-    fn take_snapshot(&mut self, steps: &mut Vec<Step>, collected: &mut Collected) -> Result<()> {
-        let Some(process) = self.process.clone() else { return Ok(()) };
+    fn take_snapshot(&mut self, feed: &mut Feed<'_>) -> Result<bool> {
+        let Some(process) = self.process.clone() else { return Ok(false) };
         let (memory, binary) = (Live::of(&process), Arc::clone(&self.binary));
-        let view = self.view(&memory, &binary);
+        let view = view(&memory, &binary, feed.followed.bias());
+        let mut more = false;
         let snapshot = outside::read_all(&view, || {
-            let meanwhile = self.drain(false, steps)?;
-            collected.lost += meanwhile.lost;
-            collected.more = meanwhile.more;
+            more = self.drain(false, feed)?;
             Ok(())
         })?;
         match snapshot {
-            Ok(snapshot) => self.outside.take(&snapshot),
+            Ok(snapshot) => {
+                let (snapshot, stacks) = self.outside.take(&snapshot);
+                feed.take(&snapshot)?;
+                feed.take(&stacks)?;
+            }
             Err(error) => {
                 eprintln!("sfgi: PID {}: goroutines are only known once they move: {error}", self.pid);
                 self.outside.give_up();
             }
         }
-        Ok(())
+        Ok(more)
     }
 
-    fn view<'v>(&self, memory: &'v Live<'_>, binary: &'v GoBinary) -> View<'v> {
-        View { memory, binary, bias: self.symbols.bias(), clock: Clock::Live }
-    }
-
-    /// The process replaced its program: for a command we launched, this is its beginning; else
-    /// the end of what we came to see.
-    fn executed(&mut self, event: &Event) {
-        if self.runs {
-            log::debug!("exec at {} by thread {}", event.ts, event.tid);
-            self.ended = Some(format!("PID {} replaced its program by exec: its trace ends here", self.pid));
-            return;
-        }
-        self.runs = true;
-        // A short command may have ended by now: then only what its file says is known.
+    /// The launched command begins. If it was a short one, it may have ended by now: then only what its
+    /// file says is known.
+    fn executed(&mut self, followed: &mut Followed) {
         if let Ok(process) = Process::open(self.pid.cast_signed()) {
-            self.symbols.set_bias(process.load_bias(self.binary.image().entry()).unwrap_or(0));
+            followed.symbols().set_bias(process.load_bias(self.binary.image().entry()).unwrap_or(0));
             self.process = Some(Arc::new(process));
         }
     }
 
-    /// Resolves the names of a step.
-    pub(super) fn line<'a>(&'a mut self, step: &'a Step) -> Line<'a> {
-        let birth = step.birth.or_else(|| self.goroutines.get(step.goid)?.birth);
-        let function = birth.and_then(|birth| self.symbols.function(birth.startpc));
-        let site = match step.what {
-            What::Create => birth.and_then(|birth| self.symbols.go_statement(birth.gopc)),
-            // It goes on where it left off.
-            What::Start | What::Preempt => self
-                .goroutines
-                .get(step.goid)
-                .filter(|known| known.site.len > 0)
-                .and_then(|known| self.symbols.wait_site(&known.site)),
-            _ => step.stack.as_ref().and_then(|stack| self.symbols.wait_site(stack)),
-        };
-        let site = site.or_else(|| function.clone());
-        // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.
-        let creator = birth.filter(|birth| step.what == What::Found && birth.gopc != 0 && step.goid != 1);
-        let creator = creator.and_then(|birth| self.symbols.go_statement(birth.gopc));
-        let stack = self.outside.stack(step);
-        let stack = stack.iter().flat_map(|stack| stack.iter());
-        let stack = stack.flat_map(|pc| self.symbols.frames(pc.lookup()).to_vec());
-        let stack = stack.filter(|site| tracebacks::shows(&site.func, self.binary.version().minor)).collect();
-        Line {
-            pid: self.pid,
-            step,
-            reason: self.binary.wait_reason(step.reason),
-            site,
-            function,
-            creator,
-            stack,
-        }
-    }
-
-    /// The summary with its names; what still waits counts up to now.
-    pub(super) fn report(&mut self, summary: &mut Summary) -> Result<Report> {
-        let lost = self.session.totals()?.lost.values().sum();
-        summary.close(&self.goroutines, self.session.until());
-        Ok(Report::new(self.pid, summary, lost, self.binary.wait_reasons(), &mut self.symbols))
+    /// How the trace ended; to be asked when the probes are removed.
+    pub(super) fn end(&self, followed: &Followed, calibration: &Calibration) -> Result<End> {
+        Ok(End {
+            until_ts: self.session.until(),
+            lost: self.session.totals()?.lost.values().sum(),
+            why: followed.ended().map(str::to_owned),
+            closing: self.closing(calibration)?,
+        })
     }
 
     /// What the trace cost and what it missed, in two or three sentences.
-    pub(super) fn closing(&self, calibration: &Calibration) -> Result<String> {
+    fn closing(&self, calibration: &Calibration) -> Result<String> {
         let (totals, seconds) = (self.session.totals()?, self.session.seconds());
         let cost_ns = self.cost_ns(&totals, calibration);
         let hits: u64 = self.uprobe_hits(&totals).map(|(_, n)| n).sum();
@@ -348,6 +320,10 @@ impl Traced {
             })
             .sum()
     }
+}
+
+fn view<'v>(memory: &'v Live<'_>, binary: &'v GoBinary, bias: u64) -> View<'v> {
+    View { memory, binary, bias, clock: Clock::Live }
 }
 
 /// What is probed, and why that.

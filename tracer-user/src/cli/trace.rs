@@ -1,17 +1,17 @@
 //! `sfgi trace`: goroutine events live, a line each, or their summary.
 
 use super::{
-    engine::{Ending, Engine, Output},
+    engine::{Ending, Engine},
     launch::{self, Launched},
     opened::{LayoutArg, Opened},
     output,
     parse::{duration, seconds},
-    target::{Attach, Traced},
+    target::{Attach, Observers, Targets, Traced},
 };
 use crate::{
     clock,
     model::What,
-    present::{Filter, Json, Sink, Text},
+    present::{Filter, Json, Printer, Sink, Text},
     probe::{self, Calibration},
     target::{Mode, ProbeSet},
 };
@@ -208,7 +208,7 @@ impl Args {
 
     /// Looks at every target first, so that a wrong one costs nobody anything; then measures what a
     /// probe costs here, and attaches.
-    fn attach_all(&self) -> Result<(Calibration, Vec<Traced>, Option<Launched>)> {
+    fn attach_all(&self) -> Result<(Calibration, Targets, Option<Launched>)> {
         let attach = self.attach();
         let calibrate = || probe::calibrate().context("cannot measure what a probe costs here");
         if let Some((name, arguments)) = self.command.split_first() {
@@ -233,8 +233,8 @@ pub(super) fn run(args: Args) -> Result<()> {
     // An output that cannot be written is refused before anything is touched.
     let (out, terminal) = output::open(args.output.as_deref())?;
     let (calibration, targets, launched) = args.attach_all()?;
-    for target in &targets {
-        eprintln!("sfgi: {}", target.describe(&calibration));
+    for (traced, _) in &targets {
+        eprintln!("sfgi: {}", traced.describe(&calibration));
     }
     let filter = Filter {
         events: args.events(),
@@ -248,9 +248,9 @@ pub(super) fn run(args: Args) -> Result<()> {
         Format::Json => Box::new(Json::new(out)),
         Format::Text => Box::new(Text::new(out, clock::now(), several, terminal)),
     };
-    let pidfds = targets.iter().map(Traced::pidfd).collect::<io::Result<Vec<_>>>()?;
-    let output = Output { sink, filter, summary_only: args.summary };
-    let engine = Engine::new(targets, output, calibration, args.drain_every);
+    let pidfds = targets.iter().map(|(traced, _)| traced.pidfd()).collect::<io::Result<Vec<_>>>()?;
+    let observers: Observers = vec![Box::new(Printer::new(sink, filter, args.summary))];
+    let engine = Engine::new(targets, observers, calibration, args.drain_every);
 
     let mut child = launched.map(Launched::go).transpose()?;
     let ending = drive(engine, pidfds, args.duration)?;

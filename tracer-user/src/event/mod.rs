@@ -1,7 +1,9 @@
 //! One event of the target, as user space sees it, and its decoding from ring-buffer bytes.
 
+mod batch;
 mod decode;
 
+pub use batch::Batch;
 pub use decode::{DecodeError, decode};
 pub use tracer_common::{Birth, By, Kind, NewProc, Stack, Switch, status};
 

@@ -81,16 +81,19 @@ impl Goroutines {
     /// Call it after each batch of events, with a time before which every event has been applied;
     /// with `u64::MAX` at the end. Says what was held back for something that did not come:
     /// contradictions, creations without a goid, returns from system calls. Forgets the dead.
-    pub fn settle(&mut self, up_to_ts: u64, out: &mut Vec<Step>) {
-        self.release_due(up_to_ts, out);
+    ///
+    /// Says whether it changed anything: if not, whoever replays the events may leave the call out.
+    pub fn settle(&mut self, up_to_ts: u64, out: &mut Vec<Step>) -> bool {
+        let mut changed = self.release_due(up_to_ts, out);
         self.accused.retain(|accusation| {
             let due = accusation.illegal.ts <= up_to_ts;
             if due {
                 out.push(accusation.illegal);
+                changed = true;
             }
             !due
         });
-        self.store.forget_dead(up_to_ts);
+        self.store.forget_dead(up_to_ts) | changed
     }
 
     /// The goroutine with this id, if it is remembered.

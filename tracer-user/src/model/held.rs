@@ -118,14 +118,18 @@ impl Goroutines {
         }
     }
 
-    /// Says what has been kept for too long.
-    pub(super) fn release_due(&mut self, now_ts: u64, out: &mut Vec<Step>) {
+    /// Says what has been kept for too long, and whether there was any.
+    pub(super) fn release_due(&mut self, now_ts: u64, out: &mut Vec<Step>) -> bool {
+        let mut any = false;
         while let Some((ts, key)) = self.held.due(now_ts) {
             self.release_key(ts, key, out);
+            any = true;
         }
         while let Some(expected) = self.births.overdue(now_ts.saturating_sub(HOLD_CREATE_NS)) {
             out.push(unnamed_create(expected.ts, expected.tid, expected.birth));
+            any = true;
         }
+        any
     }
 
     /// Whether this version and set see the two halves of a return from a system call that found

@@ -41,6 +41,7 @@ pub use step::{Measure, Note, Step, What};
 pub use summary::{Creation, Pcs, Summary, Table, Times, WaitSite};
 
 use crate::event::Kind;
+use serde::{Deserialize, Serialize};
 
 /// What the model must know of the target and of the probes.
 #[derive(Clone, Debug)]
@@ -62,7 +63,8 @@ pub struct Setup {
 }
 
 /// The two sets of probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Set {
     /// The scheduler's functions: holds for every build, also with PGO. The state before a change
     /// is not told but known from the event before.
@@ -72,7 +74,8 @@ pub enum Set {
 }
 
 /// How much is probed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Every transition.
     Full,

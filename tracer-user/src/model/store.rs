@@ -153,12 +153,14 @@ impl Store {
         }
     }
 
-    /// Forgets those that were dead for [`RETAIN_NS`] at `now_ts`.
-    pub(super) fn forget_dead(&mut self, now_ts: u64) {
+    /// Forgets those that were dead for [`RETAIN_NS`] at `now_ts`; says whether there were any.
+    pub(super) fn forget_dead(&mut self, now_ts: u64) -> bool {
+        let mut any = false;
         while let Some(&(since, key)) = self.dead.front() {
             if since.saturating_add(RETAIN_NS) > now_ts {
-                return;
+                break;
             }
+            any = true;
             self.dead.pop_front();
             let Some(at) = self.find(key) else { continue };
             let again = self.places[at].since_ts;
@@ -168,6 +170,7 @@ impl Store {
                 self.forget_if_dead(key);
             }
         }
+        any
     }
 
     fn forget_if_dead(&mut self, key: Key) {

@@ -37,17 +37,39 @@ const CAPACITY: usize = 1 << 16;
 
 /// Resolves addresses of one process.
 pub struct Symbols {
-    binary: Arc<GoBinary>,
+    source: Source,
     bias: u64,
     cache: HashMap<u64, Arc<[Site]>>,
     /// Start of a goroutine → entry of the function that it is about.
     entries: HashMap<u64, u64>,
 }
 
+/// Where names come from.
+enum Source {
+    Binary(Arc<GoBinary>),
+    /// A recording: what is not in the cache has no name.
+    Told,
+}
+
 impl Symbols {
     /// `bias`: what the kernel added to the binary's link addresses.
     pub fn new(binary: Arc<GoBinary>, bias: u64) -> Self {
-        Symbols { binary, bias, cache: HashMap::new(), entries: HashMap::new() }
+        Symbols { source: Source::Binary(binary), bias, cache: HashMap::new(), entries: HashMap::new() }
+    }
+
+    /// Without a binary: only what [`Symbols::tell_frames`] and [`Symbols::tell_entry`] said is known.
+    pub fn told() -> Self {
+        Symbols { source: Source::Told, bias: 0, cache: HashMap::new(), entries: HashMap::new() }
+    }
+
+    /// Says which frames [`Symbols::frames`] is to find at `pc`.
+    pub fn tell_frames(&mut self, pc: u64, frames: Arc<[Site]>) {
+        self.cache.insert(pc, frames);
+    }
+
+    /// Says what [`Symbols::entry`] is to find for `startpc`.
+    pub fn tell_entry(&mut self, startpc: u64, entry: u64) {
+        self.entries.insert(startpc, entry);
     }
 
     /// What was added to the link addresses.
@@ -67,8 +89,8 @@ impl Symbols {
         if let Some(frames) = self.cache.get(&pc) {
             return Arc::clone(frames);
         }
-        let frames: Arc<[Site]> = self
-            .binary
+        let Source::Binary(binary) = &self.source else { return Arc::default() };
+        let frames: Arc<[Site]> = binary
             .symbolize(pc.wrapping_sub(self.bias))
             .into_iter()
             .map(|frame| Site { func: frame.func.into(), file: frame.file.into(), line: frame.line })
@@ -77,7 +99,7 @@ impl Symbols {
     }
 
     /// The frames of a return address: the call is the instruction before it.
-    fn caller(&mut self, pc: u64) -> Arc<[Site]> {
+    pub fn caller(&mut self, pc: u64) -> Arc<[Site]> {
         self.frames(pc.wrapping_sub(1))
     }
 
@@ -103,14 +125,21 @@ impl Symbols {
 
     /// The function a goroutine runs, by its `g.startpc`.
     pub fn function(&mut self, startpc: u64) -> Option<Site> {
-        let entry = match self.entries.get(&startpc) {
-            Some(entry) => *entry,
-            None => {
-                let entry = self.binary.goroutine_entry(startpc.wrapping_sub(self.bias));
+        let entry = self.entry(startpc);
+        self.frames(entry).last().cloned()
+    }
+
+    /// The entry of the function that a goroutine is about, by its `g.startpc`: what a wrapper that the
+    /// compiler made calls.
+    pub fn entry(&mut self, startpc: u64) -> u64 {
+        match (self.entries.get(&startpc), &self.source) {
+            (Some(entry), _) => *entry,
+            (None, Source::Told) => startpc,
+            (None, Source::Binary(binary)) => {
+                let entry = binary.goroutine_entry(startpc.wrapping_sub(self.bias));
                 remember(&mut self.entries, startpc, entry.wrapping_add(self.bias))
             }
-        };
-        self.frames(entry).last().cloned()
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     clock::now,
-    event::{DecodeError, Event, decode},
+    event::{Batch, DecodeError, decode},
     target::{GoBinary, LayoutError, Plan, ProbeSite},
 };
 use aya::{
@@ -77,23 +77,6 @@ pub struct Options {
     pub threads: bool,
     /// The process does not run the binary yet: nothing that comes is to be dropped.
     pub from_birth: bool,
-}
-
-/// What one drain brought.
-#[derive(Default)]
-pub struct Batch {
-    /// Events by time, oldest first.
-    pub events: Vec<Event>,
-    /// Events lost since the last drain.
-    pub lost: u64,
-    /// Reads of the target's memory that failed since the last drain.
-    pub blurred: u64,
-    /// With `lost` or `blurred`: what was learned from events up to this time (ns) is in doubt.
-    pub doubt_until: u64,
-    /// Everything up to this time has been delivered.
-    pub complete_until: u64,
-    /// A ring was left with something in it: drain again at once.
-    pub more: bool,
 }
 
 /// Counts since the start of the session, by [`Kind`].
@@ -194,8 +177,9 @@ impl Session {
         Ok((ebpf, session))
     }
 
-    /// Takes what the rings hold. Replaces the contents of `batch`.
-    pub fn drain(&mut self, batch: &mut Batch) -> Result<(), ProbeError> {
+    /// Takes what the rings hold. Replaces the contents of `batch`. Says whether a ring was left with something
+    /// in it: then drain again at once.
+    pub fn drain(&mut self, batch: &mut Batch) -> Result<bool, ProbeError> {
         let mut complete = now().saturating_sub(SLACK_NS);
         self.drained = true;
         self.log.flush();
@@ -220,7 +204,8 @@ impl Session {
             complete = complete.min(last);
             self.drained &= last == u64::MAX;
         }
-        self.hand_over(complete, batch)
+        self.hand_over(complete, batch)?;
+        Ok(!self.drained)
     }
 
     /// Removes the probes, then delivers everything that is left.
@@ -281,7 +266,6 @@ impl Session {
         self.before = (lost, blurred);
         batch.doubt_until = now();
         batch.complete_until = complete;
-        batch.more = !self.drained;
         batch.events.clear();
         self.merger.release(complete, &mut batch.events);
         Ok(())

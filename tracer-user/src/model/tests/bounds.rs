@@ -136,8 +136,8 @@ proptest! {
             model.apply(&event, &mut out);
             match then {
                 0 => model.lost(1, event.ts),
-                1 => model.settle(event.ts, &mut out),
-                2 => model.settle(u64::MAX, &mut out),
+                1 => _ = model.settle(event.ts, &mut out),
+                2 => _ = model.settle(u64::MAX, &mut out),
                 _ => {}
             }
             prop_assert!(model.len() <= capacity);
