@@ -43,7 +43,7 @@ fn flagged(go: &Go) -> Result<Vec<u64>> {
     let mut target = fixture::start("illegal", go, Variant::Plain, &["-n", &TIMES.to_string()])?;
     let mut sfgi = sfgi::attach(target.pid(), &["-e", "illegal"])?;
     target.say()?;
-    target.wait_code(Duration::from_secs(60), 0)?;
+    target.wait_code(Duration::from_secs(120), 0)?;
     sfgi.wait_code(sfgi::END, 0)?;
 
     let reports: Vec<(Line, Event)> = sfgi

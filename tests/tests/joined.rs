@@ -50,7 +50,7 @@ fn events(go: &Go, variant: Variant, set: &str) -> Result<Vec<Event>> {
     sfgi.stdout.wait_for(sfgi::ATTACH, |line| line.contains("\"found\""))?;
     thread::sleep(Duration::from_nanos(PARKED_NS));
     target.say()?;
-    target.wait_code(Duration::from_secs(60), 0)?;
+    target.wait_code(Duration::from_secs(120), 0)?;
     sfgi.wait_code(sfgi::END, 0)?;
     let events = sfgi::events(&sfgi.stdout.text())?;
     sfgi::none_illegal(&events)?;

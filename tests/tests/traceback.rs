@@ -14,7 +14,7 @@ use live_tests::{
 
 const VARIANTS: [Variant; 4] = [Variant::Plain, Variant::Stripped, Variant::Pie, Variant::PieStripped];
 /// How long a fixture or sfgi may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The goroutine that prints: what it does later is not what it printed.
 const PRINTER: u64 = 1;
 
