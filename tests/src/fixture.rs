@@ -47,9 +47,19 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// All variants of this release that this machine runs.
+    /// The builds that can be told apart by where they lie and whether they have symbols. Of a release between the
+    /// oldest and the newest only the two that differ in both: each takes its time the first time.
+    pub fn unprofiled(go: &Go) -> Vec<Variant> {
+        if go.is_end() {
+            vec![Variant::Plain, Variant::Stripped, Variant::Pie, Variant::PieStripped]
+        } else {
+            vec![Variant::Plain, Variant::PieStripped]
+        }
+    }
+
+    /// As [`unprofiled`](Self::unprofiled), and with a profile.
     pub fn all(go: &Go) -> Vec<Variant> {
-        let mut all = vec![Variant::Plain, Variant::Stripped, Variant::Pie, Variant::PieStripped];
+        let mut all = Variant::unprofiled(go);
         if go.minor >= 21 {
             all.push(Variant::Pgo);
         }

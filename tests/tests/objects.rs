@@ -52,7 +52,7 @@ fn parse(line: &str) -> Expected {
 fn everywhere(check: impl Fn(&Go, &Process, &GoBinary, &[Expected]) -> Result<()>) -> Result<()> {
     let mut failures = 0;
     for go in Go::all() {
-        for variant in [Variant::Plain, Variant::Stripped, Variant::Pie, Variant::PieStripped] {
+        for variant in Variant::unprofiled(&go) {
             let checked = (|| {
                 let (target, expected) = parked(&go, variant)?;
                 ensure!(expected.len() > 20, "only {} lines", expected.len());
