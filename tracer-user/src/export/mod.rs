@@ -13,13 +13,13 @@ mod kind;
 mod off_cpu;
 mod pprof;
 mod profile;
+mod span;
 mod stacks;
 mod table;
 #[cfg(test)]
 mod tests;
-mod window;
 
 pub use csv::Csv;
 pub use kind::Kind;
+pub use span::Span;
 pub use stacks::{Form, Stacks, Wanted};
-pub use window::Window;

@@ -1,11 +1,11 @@
 //! Profiles by stack: an observer that gathers, and at the end writes.
 
 use super::{
-    Kind, Window, blocked::Blocked, created::Created, existing::Existing, flame, folded, off_cpu::OffCpu,
+    Kind, Span, blocked::Blocked, created::Created, existing::Existing, flame, folded, off_cpu::OffCpu,
     pprof, profile::Profile, table::Table,
 };
 use crate::{
-    follow::{End, Followed, Input, Observer, Round},
+    follow::{End, Followed, Observer, Round},
     model::Step,
 };
 use regex::Regex;
@@ -28,8 +28,8 @@ pub enum Form {
 pub struct Wanted {
     /// What counts.
     pub kind: Kind,
-    /// The part of the trace that counts. Of goroutines that exist, its end is when they do.
-    pub window: Window,
+    /// The part of the trace that counts.
+    pub span: Span,
     /// The process; `None`: the only one.
     pub pid: Option<u32>,
     /// Only waits whose reason matches.
@@ -54,8 +54,8 @@ pub(super) trait Gather {
 
 /// Gathers what happens to one process by stack, and writes it at the end.
 ///
-/// Time counts as far as it lies within the trace: a wait that began before counts from the beginning of the
-/// trace, one that has not ended up to its end (and is labelled `open`).
+/// Time counts as far as it lies within [`Wanted::span`] and the trace: a wait that began before counts from
+/// there on, one that has not ended when the trace does counts up to its end, and is labelled `open`.
 pub struct Stacks<W> {
     out: W,
     form: Form,
@@ -64,17 +64,12 @@ pub struct Stacks<W> {
     /// The number of the target.
     target: usize,
     gather: Box<dyn Gather + Send>,
-    /// `None`: nothing has happened yet.
-    table: Option<Table>,
-    /// When the trace began.
-    began_ts: u64,
-    /// What exists has been counted.
-    closed: bool,
+    table: Table,
 }
 
 impl<W: Write> Stacks<W> {
-    /// Into `out`, which gets nothing before the end. `time_ns`: when the trace began by the wall clock, nanoseconds since 1970; 0:
-    /// not known.
+    /// Into `out`, which gets nothing before the end. `time_ns`: when the span begins by the wall clock,
+    /// nanoseconds since 1970; 0: not known.
     pub fn new(out: W, form: Form, wanted: Wanted, time_ns: i64) -> Stacks<W> {
         let gather: Box<dyn Gather + Send> = match wanted.kind {
             Kind::Blocked => Box::<Blocked>::default(),
@@ -82,16 +77,8 @@ impl<W: Write> Stacks<W> {
             Kind::Created => Box::new(Created),
             Kind::Goroutines => Box::new(Existing),
         };
-        Stacks { out, form, wanted, time_ns, target: 0, gather, table: None, began_ts: 0, closed: false }
-    }
-
-    /// The table, which is made when the first thing happens.
-    fn begun(&mut self, ts: u64) -> &mut Table {
-        let (window, began_ts) = (self.wanted.window, &mut self.began_ts);
-        self.table.get_or_insert_with(|| {
-            *began_ts = ts;
-            Table::new(window.since(ts))
-        })
+        let table = Table::new(wanted.span);
+        Stacks { out, form, wanted, time_ns, target: 0, gather, table }
     }
 }
 
@@ -101,56 +88,27 @@ impl<W: Write> Observer for Stacks<W> {
         Ok(())
     }
 
-    fn input(&mut self, target: usize, input: &Input, followed: &mut Followed) -> io::Result<()> {
-        if target != self.target {
-            return Ok(());
-        }
-        match input {
-            Input::Snapshot(snapshot) => drop(self.begun(snapshot.began_ts)),
-            Input::Events(batch) => {
-                if let Some(first) = batch.events.first() {
-                    self.begun(first.ts);
-                }
-                if batch.lost != 0 {
-                    self.gather.lost();
-                }
-                let Some(table) = &mut self.table else { return Ok(()) };
-                let exact = self.wanted.kind == Kind::Goroutines && self.wanted.window.to.is_some();
-                if exact && !self.closed && batch.complete_until >= table.span.to_ts {
-                    self.closed = true;
-                    self.gather.end(followed, table.span.to_ts, table);
-                }
-            }
-            Input::Stacks(_) => {}
-        }
-        Ok(())
-    }
-
     fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
         let (Some(followed), Some(news)) = (targets.get_mut(self.target), round.news.get(self.target)) else {
             return Ok(());
         };
+        if news.lost != 0 {
+            self.gather.lost();
+        }
         for step in &news.steps {
-            let table = self.table.get_or_insert_with(|| {
-                self.began_ts = step.ts;
-                Table::new(self.wanted.window.since(step.ts))
-            });
-            self.gather.step(followed, step, table);
+            self.gather.step(followed, step, &mut self.table);
         }
         Ok(())
     }
 
     fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
         let Some(followed) = targets.get_mut(self.target) else { return Ok(()) };
-        let end = ends.get(self.target).cloned().unwrap_or_default();
-        let until_ts = end.until_ts;
-        self.begun(until_ts);
-        let Some(mut table) = self.table.take() else { return Ok(()) };
-        if !self.closed {
-            self.gather.end(followed, until_ts, &mut table);
-        }
-        let length_ns = table.span.part(self.began_ts, until_ts).unwrap_or(0);
-        let profile = Profile::of(followed, table, &self.wanted, (self.time_ns, length_ns), end.lost);
+        let End { until_ts, lost, .. } = ends.get(self.target).cloned().unwrap_or_default();
+        self.gather.end(followed, until_ts, &mut self.table);
+        let span = self.wanted.span;
+        let when = (self.time_ns, until_ts.min(span.to_ts).saturating_sub(span.from_ts));
+        let table = std::mem::replace(&mut self.table, Table::new(span));
+        let profile = Profile::of(followed, table, &self.wanted, when, lost);
         match self.form {
             Form::Pprof => pprof::write(&mut self.out, &profile)?,
             Form::Flamegraph => flame::write(&mut self.out, &profile)?,

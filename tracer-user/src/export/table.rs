@@ -1,6 +1,6 @@
 //! Counts and times by stack.
 
-use super::window::Span;
+use super::Span;
 use crate::{
     event::Stack,
     model::{Goroutine, State},
@@ -86,7 +86,7 @@ impl Key {
 #[derive(Debug)]
 pub(super) struct Table {
     rows: HashMap<Key, Tally>,
-    pub(super) span: Span,
+    span: Span,
     /// Waits whose beginning is not known, which are counted but have no time.
     pub(super) unmeasured: u64,
 }

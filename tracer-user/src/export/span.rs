@@ -1,30 +1,12 @@
 //! The part of a trace that counts.
 
-use std::time::Duration;
-
-/// The part of a trace that counts, from its beginning on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Window {
-    /// Where it begins.
-    pub from: Duration,
-    /// Where it ends; `None`: where the trace does.
-    pub to: Option<Duration>,
-}
-
-/// The same, `CLOCK_MONOTONIC` nanoseconds.
+/// The part of a trace that counts: from one time to another, `CLOCK_MONOTONIC` nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) from_ts: u64,
-    pub(super) to_ts: u64,
-}
-
-impl Window {
-    /// Where it lies in a trace that began at this time.
-    pub(super) fn since(self, began_ts: u64) -> Span {
-        let at =
-            |offset: Duration| began_ts.saturating_add(u64::try_from(offset.as_nanos()).unwrap_or(u64::MAX));
-        Span { from_ts: at(self.from), to_ts: self.to.map_or(u64::MAX, at) }
-    }
+pub struct Span {
+    /// Where it begins.
+    pub from_ts: u64,
+    /// Where it ends.
+    pub to_ts: u64,
 }
 
 impl Span {
