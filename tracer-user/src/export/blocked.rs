@@ -2,7 +2,7 @@
 
 use super::{
     stacks::Gather,
-    table::{Key, Label, Pcs, Table},
+    table::{Key, Label, Table},
 };
 use crate::{
     follow::Followed,
@@ -10,32 +10,20 @@ use crate::{
 };
 
 /// Waits that ended, and at the end those that have not.
-#[derive(Default)]
-pub(super) struct Blocked {
-    /// The whole stack of a wait from before the trace, given with the step that introduces it; the next
-    /// step of the goroutine ends the wait.
-    introduced: Option<(u64, Pcs)>,
-}
+pub(super) struct Blocked;
 
 impl Gather for Blocked {
     fn step(&mut self, followed: &mut Followed, step: &Step, table: &mut Table) {
-        match step.what {
-            What::Found => {
-                self.introduced = followed.take_stack(step).map(|pcs| (step.goid, pcs));
-            }
-            What::Unblock => {
-                let before =
-                    self.introduced.take().filter(|(goid, _)| *goid == step.goid).map(|(_, pcs)| pcs);
-                let whole = followed.take_stack(step).or(before);
-                let goroutine = followed.goroutines().get(step.goid);
-                let label = Label { reason: step.reason, ..Label::default() };
-                let key = Key { label, ..Key::of(goroutine, whole, step.stack.as_ref()) };
-                match step.duration_ns {
-                    Some(ns) => table.lasted(key, step.ts.saturating_sub(ns), step.ts),
-                    None => table.ended(key, step.ts),
-                }
-            }
-            _ => {}
+        if step.what != What::Unblock {
+            return;
+        }
+        let whole = followed.stack_of_step(step);
+        let goroutine = followed.goroutines().get(step.goid);
+        let label = Label { reason: step.reason, ..Label::default() };
+        let key = Key { label, ..Key::of(goroutine, whole, step.stack.as_ref()) };
+        match step.duration_ns {
+            Some(ns) => table.lasted(key, step.ts.saturating_sub(ns), step.ts),
+            None => table.ended(key, step.ts),
         }
     }
 

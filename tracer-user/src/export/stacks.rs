@@ -72,7 +72,7 @@ impl<W: Write> Stacks<W> {
     /// nanoseconds since 1970; 0: not known.
     pub fn new(out: W, form: Form, wanted: Wanted, time_ns: i64) -> Stacks<W> {
         let gather: Box<dyn Gather + Send> = match wanted.kind {
-            Kind::Blocked => Box::<Blocked>::default(),
+            Kind::Blocked => Box::new(Blocked),
             Kind::OffCpu => Box::<OffCpu>::default(),
             Kind::Created => Box::new(Created),
             Kind::Goroutines => Box::new(Existing),

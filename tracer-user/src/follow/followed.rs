@@ -100,6 +100,7 @@ impl Followed {
 
     fn events(&mut self, batch: &Batch, news: &mut News) -> Taken {
         let mut taken = Taken { changed: !batch.events.is_empty(), executed: false };
+        self.whole.forget_over();
         news.ts = batch.doubt_until;
         if batch.lost + batch.blurred != 0 {
             self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);
@@ -153,7 +154,7 @@ impl Followed {
         // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.
         let creator = birth.filter(|birth| step.what == What::Found && birth.gopc != 0 && step.goid != 1);
         let creator = creator.and_then(|birth| self.symbols.go_statement(birth.gopc));
-        let stack = self.whole.take(step).map_or_else(Vec::new, |pcs| self.shown(&pcs));
+        let stack = self.whole.of_step(step).map_or_else(Vec::new, |pcs| self.shown(&pcs));
         let reason = self.about.wait_reason(step.reason);
         Line { pid: self.about.pid, step, reason, site, function, creator, stack }
     }
@@ -164,9 +165,9 @@ impl Followed {
     }
 
     /// The whole stack of the block that this step ends or introduces, where that was read: addresses as of
-    /// [`super::WholeStack::pcs`]. It is given once: [`Followed::line`] of the same step has none then.
-    pub fn take_stack(&mut self, step: &Step) -> Option<Arc<[u64]>> {
-        self.whole.take(step)
+    /// [`super::WholeStack::pcs`].
+    pub fn stack_of_step(&mut self, step: &Step) -> Option<Arc<[u64]>> {
+        self.whole.of_step(step)
     }
 
     /// The whole stack of what a goroutine waits in, where that was read: addresses as of [`super::WholeStack::pcs`].
