@@ -162,7 +162,10 @@ impl Args {
         if kind == KindArg::Leaks {
             ensure!(self.to == To::Pprof, "--kind leaks is only for --to pprof");
             let others = self.by_creator || self.system || self.from.is_some() || self.until.is_some();
-            ensure!(!others, "--kind leaks is what was found at the end: it has no further options but --pid");
+            ensure!(
+                !others,
+                "--kind leaks is what was found at the end: it has no further options but --pid"
+            );
         }
         if let (Some(from), Some(until)) = (self.from, self.until) {
             ensure!(from < until, "--from is not before --until: nothing lies between");
@@ -205,7 +208,8 @@ impl Args {
 
     fn leaks(&self, out: &mut impl Write) -> Result<()> {
         let name = self.file.display();
-        let there = copy_document(&self.file, "leaks.pprof", self.pid, out).with_context(|| name.to_string())?;
+        let there =
+            copy_document(&self.file, "leaks.pprof", self.pid, out).with_context(|| name.to_string())?;
         ensure!(there, "{name}: no leaks were looked for: record with --leaks");
         Ok(out.flush()?)
     }
