@@ -175,9 +175,7 @@ fn a_flight_recorder_writes_the_last_second_when_it_is_asked() -> Result<()> {
     for file in [&file, &second] {
         let (info, _) = run(&["report", "--info", name(file)])?;
         let lasted = info.lines().find_map(|line| line.strip_prefix("lasted")).context("no length")?;
-        let seconds: f64 =
-            lasted.trim().strip_suffix('s').and_then(|text| text.parse().ok()).context(lasted.to_owned())?;
-        ensure!((0.5..60.0).contains(&seconds), "{info}");
+        ensure!(lasted.trim().ends_with('s') && !lasted.contains("ms"), "less than a second: {info}");
         let (reported, said) = run(&["report", name(file)])?;
         ensure!(reported.contains("found") && reported.contains("unblock"), "{reported}\n{said}");
     }

@@ -253,7 +253,10 @@ impl Observer for Recorder {
         }
         match input {
             Input::Events(batch) => {
-                self.complete_ts = self.complete_ts.max(batch.complete_until.min(batch.doubt_until));
+                // At the end (u64::MAX) no time has passed for the target, however long the probes took to remove.
+                if batch.complete_until != u64::MAX {
+                    self.complete_ts = self.complete_ts.max(batch.complete_until);
+                }
                 in_pieces(&batch.events, |events, first, last| {
                     self.data.events(target, batch, events, first, last);
                     self.fit()
