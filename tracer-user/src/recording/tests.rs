@@ -56,12 +56,24 @@ fn event(ts: u64, (g, goid): (u64, u64), kind: Kind, from: u8, to: u8, payload: 
 
 /// One turn of two goroutines that wake each other.
 fn turn(ts: u64) -> Vec<Event> {
-    let stack = |pc| Payload::Stack(Stack { len: 2, pcs: std::array::from_fn(|at| if at < 2 { pc + at as u64 } else { 0 }) });
+    let stack = |pc| {
+        Payload::Stack(Stack {
+            len: 2,
+            pcs: std::array::from_fn(|at| if at < 2 { pc + at as u64 } else { 0 }),
+        })
+    };
     let half = |ts, who, other: (u64, u64), pc| {
         [
             event(ts, who, Kind::StatusPark, status::RUNNING, status::WAITING, stack(pc)),
             event(ts + 200, other, Kind::Status, status::RUNNABLE, status::RUNNING, Payload::None),
-            event(ts + 400, who, Kind::StatusWake, status::WAITING, status::RUNNABLE, Payload::By(By { by_goid: other.1 })),
+            event(
+                ts + 400,
+                who,
+                Kind::StatusWake,
+                status::WAITING,
+                status::RUNNABLE,
+                Payload::By(By { by_goid: other.1 }),
+            ),
         ]
     };
     half(ts, G1, G2, 0x1000).into_iter().chain(half(ts + 500, G2, G1, 0x2000)).collect()
@@ -92,28 +104,50 @@ fn inputs() -> Vec<Vec<Input>> {
         ended_ts: 1_000,
         complete: true,
     };
-    let whole = |goid| WholeStack { goid, since_ts: None, read_ts: 1_000, pcs: vec![0x1000, 0x2000, 0x3000].into() };
+    let whole =
+        |goid| WholeStack { goid, since_ts: None, read_ts: 1_000, pcs: vec![0x1000, 0x2000, 0x3000].into() };
     let mut rounds = vec![
         vec![Input::Snapshot(snapshot), Input::Stacks(vec![whole(3), whole(4)])],
         vec![batch(turn(2_000))],
     ];
-    rounds.extend((0..2_000).map(|n| vec![batch((0..5).flat_map(|at| turn(10_000 + n * 10_000 + at * 1_000)).collect())]));
+    rounds.extend(
+        (0..2_000)
+            .map(|n| vec![batch((0..5).flat_map(|at| turn(10_000 + n * 10_000 + at * 1_000)).collect())]),
+    );
     let wakes = |goid: u64, ts| {
         let who = (0xc000_0000 + goid * 0x1000, goid);
         event(ts, who, Kind::StatusWake, status::WAITING, status::RUNNABLE, Payload::By(By { by_goid: 1 }))
     };
-    let Input::Events(lossy) = batch(vec![wakes(3, 30_000_000), wakes(4, 30_000_100)]) else { unreachable!() };
+    let Input::Events(lossy) = batch(vec![wakes(3, 30_000_000), wakes(4, 30_000_100)]) else {
+        unreachable!()
+    };
     rounds.push(vec![Input::Events(Batch { lost: 3, blurred: 1, ..lossy })]);
     rounds.push(vec![batch(vec![
-        event(30_001_000, (0xc100_0000, 20_000), Kind::StatusCreate, status::DEAD, status::RUNNABLE, Payload::Birth(birth)),
-        event(30_002_000, (0xc100_0000, 20_000), Kind::Status, status::RUNNABLE, status::WAITING, Payload::None),
+        event(
+            30_001_000,
+            (0xc100_0000, 20_000),
+            Kind::StatusCreate,
+            status::DEAD,
+            status::RUNNABLE,
+            Payload::Birth(birth),
+        ),
+        event(
+            30_002_000,
+            (0xc100_0000, 20_000),
+            Kind::Status,
+            status::RUNNABLE,
+            status::WAITING,
+            Payload::None,
+        ),
     ])]);
     rounds
 }
 
 fn symbols() -> Symbols {
     let mut symbols = Symbols::told();
-    for (pc, func) in [(0x1000, "main.ping"), (0x2000, "main.pong"), (0x3000, "main.main"), (0x4000, "main.run")] {
+    for (pc, func) in
+        [(0x1000, "main.ping"), (0x2000, "main.pong"), (0x3000, "main.main"), (0x4000, "main.run")]
+    {
         for pc in [pc, pc + 1] {
             symbols.tell_frames(pc, [Site { func: func.into(), file: "/x/main.go".into(), line: 3 }].into());
         }
@@ -152,11 +186,15 @@ fn follow(observers: &mut [&mut dyn Observer]) {
             for input in &inputs {
                 let news: &mut News = &mut round.news[at];
                 if target.take(input, news).changed {
-                    observers.iter_mut().for_each(|observer| observer.input(at, input, target).expect("it can be written"));
+                    observers
+                        .iter_mut()
+                        .for_each(|observer| observer.input(at, input, target).expect("it can be written"));
                 }
             }
         }
-        observers.iter_mut().for_each(|observer| observer.round(&mut targets, &round).expect("it can be written"));
+        observers
+            .iter_mut()
+            .for_each(|observer| observer.round(&mut targets, &round).expect("it can be written"));
     }
     let ends = ends(40_000_000);
     observers.iter_mut().for_each(|observer| observer.end(&mut targets, &ends).expect("it can be written"));
@@ -184,8 +222,10 @@ fn recorded() -> (Vec<u8>, Vec<Vec<u8>>) {
 fn play(recording: &[u8], until_ts: u64) -> Option<(Played, Vec<Vec<u8>>)> {
     let player = Player::new(Box::new(Cursor::new(recording.to_vec())), recording.len() as u64).ok()?;
     let (texts, mut printers) = printers();
-    let mut observers: Vec<&mut dyn Observer> = printers.iter_mut().map(|printer| printer as &mut dyn Observer).collect();
-    let played = player.play(&mut observers, until_ts, &mut |_, _| {}).expect("memory can be read and written");
+    let mut observers: Vec<&mut dyn Observer> =
+        printers.iter_mut().map(|printer| printer as &mut dyn Observer).collect();
+    let played =
+        player.play(&mut observers, until_ts, &mut |_, _| {}).expect("memory can be read and written");
     Some((played, texts.iter().map(Shared::bytes).collect()))
 }
 

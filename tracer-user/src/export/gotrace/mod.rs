@@ -13,6 +13,8 @@
 //! - Readers take no state that does not follow from the one before. Where a transition was not seen, because events
 //!   were lost or because nothing tells it, the ones between are put in at the time of the next one seen, with `sfgi: not
 //!   seen` as their reason or stack. How many events were lost is a log message of the category `sfgi`.
+//! - Where a coroutine ends, the thread goes over to another goroutine before the runtime says that the first is gone; it is
+//!   said to end with that, as Go's own tracer does (`traceGoSwitch` in `coroswitch_m`).
 //! - A goroutine that has no id yet when its `go` statement is seen, and never gets one, is left out; so is which
 //!   thread had a CPU, which the format does not have.
 
@@ -25,6 +27,7 @@ mod tables;
 mod tests;
 mod wire;
 
+use super::stacks::choose;
 use crate::{
     follow::{End, Followed, Input, Observer, Round},
     model::{State, Step, What},
@@ -201,19 +204,7 @@ impl<W: Write> GoTrace<W> {
 
 impl<W: Write> Observer for GoTrace<W> {
     fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
-        let wanted = |target: &Followed| self.pid.is_none_or(|pid| pid == target.about().pid);
-        let mut of = targets.iter().enumerate().filter(|(_, target)| wanted(target)).map(|(at, _)| at);
-        match (of.next(), of.next()) {
-            (Some(target), None) => self.target = target,
-            (Some(_), Some(_)) => {
-                let pids: Vec<String> = targets.iter().map(|target| target.about().pid.to_string()).collect();
-                let pids = pids.join(", ");
-                return Err(io::Error::other(format!(
-                    "a Go trace holds one process: choose one of {pids} by --pid"
-                )));
-            }
-            (None, _) => return Err(io::Error::other("no process with this PID was traced")),
-        }
+        self.target = choose(targets, self.pid)?;
         self.schedule.wire.begin()
     }
 

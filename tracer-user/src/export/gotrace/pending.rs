@@ -1,6 +1,6 @@
 //! Steps that wait until nothing older can come.
 
-use crate::model::Step;
+use crate::model::{State, Step};
 use hashbrown::HashMap;
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -16,14 +16,25 @@ pub(super) struct Pending {
     heap: BinaryHeap<Reverse<Waiting>>,
     /// By goid: how many wait, and the time of the last.
     last: HashMap<u64, (usize, u64)>,
+    /// By thread: the last that happened there, if it was a switch from one coroutine to another.
+    switches: HashMap<u32, Switch>,
     /// How many ever came.
     count: u64,
     newest_ts: u64,
 }
 
+/// A thread went over to another goroutine.
+struct Switch {
+    /// Who had it before.
+    by_goid: u64,
+    ts: u64,
+    number: u64,
+}
+
 /// One that waits.
 struct Waiting {
     ts: u64,
+    /// Twice the number of those before, so that something fits between two.
     number: u64,
     what: Told,
 }
@@ -54,7 +65,22 @@ impl Pending {
         }
         self.newest_ts = self.newest_ts.max(ts);
         self.count += 1;
-        self.heap.push(Reverse(Waiting { ts, number: self.count, what }));
+        let mut number = 2 * self.count;
+        if let Told::Step(step) = &what
+            && let Some(switch) = self.switched(step, ts, number)
+        {
+            (ts, number) = (switch.ts, switch.number - 1);
+        }
+        self.heap.push(Reverse(Waiting { ts, number, what }));
+    }
+
+    /// If a coroutine ends here, the switch with which its thread went over to another.
+    fn switched(&mut self, step: &Step, ts: u64, number: u64) -> Option<Switch> {
+        let before = self.switches.remove(&step.tid);
+        if (step.from, step.to) == (State::Waiting, State::Running) && step.by_goid != 0 {
+            self.switches.insert(step.tid, Switch { by_goid: step.by_goid, ts, number });
+        }
+        before.filter(|switch| switch.by_goid == step.goid && step.to.is_dead())
     }
 
     /// The next one that has waited long enough, with its time.
