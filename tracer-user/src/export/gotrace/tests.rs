@@ -297,7 +297,7 @@ fn a_goroutine_from_its_creation_to_its_end() {
             "150 m1 g7 comes back",
             "160 m1 g7 wakes g1",
             "170 m1 g7 ends",
-            "181 m2 g1 starts",
+            "182 m2 g1 starts",
         ],
     );
 }
@@ -347,8 +347,8 @@ fn what_was_lost_is_said_and_marked() {
             "101 m1 g1 is running",
             "110 m1 g1 blocks \"chan receive\"",
             "120 m2 nobody wakes g1 < sfgi: not seen",
-            "122 m2 g1 starts",
-            "123 m2 sfgi: 3 events lost",
+            "123 m2 g1 starts",
+            "124 m2 sfgi: 3 events lost",
             "130 m2 g1 stops \"\"",
         ],
     );
@@ -387,6 +387,24 @@ fn a_c_thread_calls_go() {
             "120 m9 g5 enters syscall",
             "131 m9 g5 ends",
             "140 m9 g5 comes from C",
+        ],
+    );
+}
+
+#[test]
+fn a_coroutine_ends_where_its_thread_goes_over_to_another() {
+    timeline(
+        "100 m1 g4 found>running
+         110 m1 g1 waiting>running by g4
+         111 m1 g4 running>dead
+         120 m1 g1 running>waiting coroutine",
+        &[
+            "100 m?0 g1 is waiting",
+            "102 m1 g4 is running",
+            "110 m1 g4 ends",
+            "111 m1 nobody wakes g1",
+            "112 m1 g1 starts",
+            "120 m1 g1 blocks \"coroutine\"",
         ],
     );
 }
