@@ -154,116 +154,121 @@ fn compare_all(run: &Run, readers: &[Go], reported: &BTreeMap<u64, Vec<Transitio
     Ok(all)
 }
 
-fn agrees(name: &str, units: u32) {
+/// Reads what was exported from a run with every reader and compares it; `None`: events were lost.
+fn attempt(name: &str, units: u32, go: &Go, readers: &[Go]) -> Result<Option<usize>> {
+    let run = Run::new(name, units, go)?;
+    let (reported, lost) = run.reported()?;
+    if lost == 0 {
+        return compare_all(&run, readers, &reported).map(Some);
+    }
+    // What was lost is made up for; readers must take that, too.
+    for reader in readers {
+        gotrace::read_with(reader, run.file("go.trace")?.as_ref())?;
+    }
+    machine::report(&format!("{name} go{}: {lost} events lost", go.version));
+    Ok(None)
+}
+
+fn agrees(name: &str, units: u32) -> Result<()> {
     if !machine::can_trace() {
-        return;
+        return Ok(());
     }
     let all = Go::all();
     let readers: Vec<Go> = all.iter().filter(|go| go.minor == 23 || go.minor == 25).cloned().collect();
-    assert!(!readers.is_empty(), "neither Go 1.23 nor 1.25 is there: run `cargo xtask setup`");
+    ensure!(!readers.is_empty(), "neither Go 1.23 nor 1.25 is there: run `cargo xtask setup`");
     let mut builders: Vec<&Go> = all.iter().filter(|go| go.minor == 25).collect();
     if TELLING.contains(&name) {
         builders.extend(all.first().into_iter().chain(all.last()));
     }
     for go in builders {
-        let compared = (0..RUNS).find_map(|_| {
-            let run = Run::new(name, units, go).unwrap();
-            let (reported, lost) = run.reported().unwrap();
-            if lost > 0 {
-                // What was lost is made up for; readers must take that, too.
-                for reader in &readers {
-                    gotrace::read_with(reader, run.file("go.trace").unwrap().as_ref()).unwrap();
-                }
-                machine::report(&format!("{name} go{}: {lost} events lost, once more", go.version));
-                return None;
-            }
-            Some(compare_all(&run, &readers, &reported))
-        });
+        let tried = (0..RUNS).find_map(|_| attempt(name, units, go, &readers).transpose());
+        let of = || format!("{name} go{}", go.version);
         let compared =
-            compared.unwrap_or_else(|| panic!("{name} go{}: events were lost every time", go.version));
-        let compared = compared.unwrap_or_else(|error| panic!("{name} go{}: {error:#}", go.version));
-        machine::report(&format!("{name} go{}: {compared} transitions agree", go.version));
+            tried.with_context(|| format!("{}: events were lost every time", of()))?.with_context(of)?;
+        machine::report(&format!("{}: {compared} transitions agree", of()));
     }
+    Ok(())
 }
 
 #[test]
-fn unbuffered_ping_pong() {
-    agrees("pingpong", 3);
+fn unbuffered_ping_pong() -> Result<()> {
+    agrees("pingpong", 3)
 }
 
 #[test]
-fn worker_pool() {
-    agrees("workers", 5);
+fn worker_pool() -> Result<()> {
+    agrees("workers", 5)
 }
 
 #[test]
-fn mutex_contention() {
-    agrees("mutex", 5);
+fn mutex_contention() -> Result<()> {
+    agrees("mutex", 5)
 }
 
 #[test]
-fn select_with_timers() {
-    agrees("selects", 10);
+fn select_with_timers() -> Result<()> {
+    agrees("selects", 10)
 }
 
 #[test]
-fn loopback_tcp_echo() {
-    agrees("tcpecho", 3);
+fn loopback_tcp_echo() -> Result<()> {
+    agrees("tcpecho", 3)
 }
 
 #[test]
-fn file_and_blocking_syscalls() {
-    agrees("syscalls", 5);
+fn file_and_blocking_syscalls() -> Result<()> {
+    agrees("syscalls", 5)
 }
 
 #[test]
-fn cgo_calls_and_callbacks() {
-    agrees("cgo", 10);
+fn cgo_calls_and_callbacks() -> Result<()> {
+    agrees("cgo", 10)
 }
 
 #[test]
-fn coroutines() {
-    agrees("coro", 10);
+fn coroutines() -> Result<()> {
+    agrees("coro", 10)
 }
 
 #[test]
-fn allocation_and_collection() {
-    agrees("gcheavy", 2);
+fn allocation_and_collection() -> Result<()> {
+    agrees("gcheavy", 2)
 }
 
 #[test]
-fn panics_and_goexit() {
-    agrees("panics", 20);
+fn panics_and_goexit() -> Result<()> {
+    agrees("panics", 20)
 }
 
 #[test]
-fn three_thousand_short_goroutines() {
-    agrees("short", 3000);
+fn three_thousand_short_goroutines() -> Result<()> {
+    agrees("short", 3000)
 }
 
 #[test]
-fn busy_goroutines_preempted() {
-    agrees("preempt", 1);
+fn busy_goroutines_preempted() -> Result<()> {
+    agrees("preempt", 1)
 }
 
-/// Every release's reader takes it, and its block profile of the trace names the place.
+/// Every release's reader takes it, and the profile of what waits names the place.
 #[test]
-fn all_readers_and_their_profiles() {
+fn all_readers_and_their_profiles() -> Result<()> {
     if !machine::can_trace() {
-        return;
+        return Ok(());
     }
-    let run = Run::new("pingpong", 1, &Go::newest()).unwrap();
-    let file = run.file("go.trace").unwrap();
+    let run = Run::new("pingpong", 1, &Go::newest())?;
+    let file = run.file("go.trace")?;
     for reader in Go::all().iter().filter(|go| go.minor >= 22) {
-        let traced = gotrace::read_with(reader, file.as_ref()).unwrap();
-        assert!(!traced.goroutines.is_empty(), "go{} reads nothing", reader.version);
+        let traced = gotrace::read_with(reader, file.as_ref())?;
+        ensure!(!traced.goroutines.is_empty(), "go{} reads nothing", reader.version);
     }
     let go = Go::newest();
-    let profile = go.command().args(["tool", "trace", "-pprof=sync", &file]).output().unwrap();
-    assert!(profile.status.success(), "{}", String::from_utf8_lossy(&profile.stderr));
-    let profile_file = run.file("sync.pb.gz").unwrap();
-    std::fs::write(&profile_file, profile.stdout).unwrap();
-    let top = go.command().args(["tool", "pprof", "-top", &profile_file]).output().unwrap();
+    let profile = go.command().args(["tool", "trace", "-pprof=sync", &file]).output()?;
+    ensure!(profile.status.success(), "{}", String::from_utf8_lossy(&profile.stderr));
+    let profile_file = run.file("sync.pb.gz")?;
+    std::fs::write(&profile_file, profile.stdout)?;
+    let top = go.command().args(["tool", "pprof", "-top", &profile_file]).output()?;
     let top = String::from_utf8_lossy(&top.stdout).into_owned();
-    assert!(top.contains("main.pong"), "no main.pong among those that wait:\n{top}");
+    ensure!(top.contains("main.pong"), "no main.pong among those that wait:\n{top}");
+    Ok(())
 }

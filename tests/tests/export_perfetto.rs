@@ -78,27 +78,27 @@ fn reported(events: &[sfgi::Event]) -> States {
     states
 }
 
-fn agrees(name: &str, units: u32, check: impl Fn(&[Shown])) {
+fn agrees(name: &str, units: u32, check: impl Fn(&[Shown]) -> Result<()>) -> Result<()> {
     if !machine::can_trace() {
-        return;
+        return Ok(());
     }
-    let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let binary = fixture::build(name, &Go::newest(), Variant::Plain).unwrap();
-    let mut target = fixture::start_command(Command::new(binary).args(["-n", &units.to_string()])).unwrap();
+    let dir = tempfile::tempdir()?;
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let binary = fixture::build(name, &Go::newest(), Variant::Plain)?;
+    let mut target = fixture::start_command(Command::new(binary).args(["-n", &units.to_string()]))?;
     let (pid, recording) = (target.pid().to_string(), file("run.sfgi"));
-    let mut record = sfgi::command(&["record", "--sched", "-p", &pid, "-o", &recording]).unwrap();
-    let mut sfgi = sfgi::attached(&mut record).unwrap();
-    target.say().unwrap();
-    target.wait_code(WORK, 0).unwrap();
-    sfgi.wait_code(sfgi::END, 0).unwrap();
+    let mut record = sfgi::command(&["record", "--sched", "-p", &pid, "-o", &recording])?;
+    let mut sfgi = sfgi::attached(&mut record)?;
+    target.say()?;
+    target.wait_code(WORK, 0)?;
+    sfgi.wait_code(sfgi::END, 0)?;
     let exported = file("trace.pb");
-    let mut export = sfgi::command(&["export", &recording, "--to", "perfetto", "-o", &exported]).unwrap();
-    Process::spawn(&mut export).unwrap().wait_code(WORK, 0).unwrap();
+    let mut export = sfgi::command(&["export", &recording, "--to", "perfetto", "-o", &exported])?;
+    Process::spawn(&mut export)?.wait_code(WORK, 0)?;
 
-    let output = sfgi::command(&["report", &recording, "--format", "json"]).unwrap().output().unwrap();
-    let events = sfgi::events(std::str::from_utf8(&output.stdout).unwrap()).unwrap();
-    let shown = shown(exported.as_ref()).unwrap();
+    let output = sfgi::command(&["report", &recording, "--format", "json"])?.output()?;
+    let events = sfgi::events(std::str::from_utf8(&output.stdout)?)?;
+    let shown = shown(exported.as_ref())?;
     let (slices, reported) = (slices(&shown), reported(&events));
     let mut compared = 0;
     for (goid, reported) in &reported {
@@ -113,31 +113,38 @@ fn agrees(name: &str, units: u32, check: impl Fn(&[Shown])) {
         }
         compared += slices.len();
     }
-    assert!(compared > 0, "{name}: nothing was compared");
+    ensure!(compared > 0, "{name}: nothing was compared");
     machine::report(&format!("{name}: {compared} slices agree"));
-    check(&shown);
+    check(&shown)
 }
 
 #[test]
-fn goroutines_that_wake_each_other() {
+fn goroutines_that_wake_each_other() -> Result<()> {
     agrees("pingpong", 1, |shown| {
         let woken = shown.iter().filter(|event| event.name == "runnable" && !event.arrows_in.is_empty());
-        assert!(woken.count() > 100, "hardly any arrow");
+        ensure!(woken.count() > 100, "hardly any arrow");
         let stack = |event: &Shown| event.values.get("stack").map(ToString::to_string).unwrap_or_default();
-        assert!(shown.iter().any(|event| stack(event).contains("main.pong")), "no stack of main.pong");
-        assert!(shown.iter().any(|event| event.r#type == "TYPE_COUNTER"), "nothing is counted");
-    });
+        ensure!(shown.iter().any(|event| stack(event).contains("main.pong")), "no stack of main.pong");
+        ensure!(shown.iter().any(|event| event.r#type == "TYPE_COUNTER"), "nothing is counted");
+        Ok(())
+    })
 }
 
 #[test]
-fn system_calls_on_threads() {
+fn system_calls_on_threads() -> Result<()> {
     agrees("syscalls", 5, |shown| {
-        assert!(shown.iter().any(|event| event.track.starts_with("M ") && event.name.starts_with('G')));
-        assert!(shown.iter().any(|event| event.track == "CPU" && event.name.starts_with("off CPU")));
-    });
+        let on_thread = |event: &Shown| event.track.starts_with("M ") && event.name.starts_with('G');
+        ensure!(shown.iter().any(on_thread), "no goroutine on a thread");
+        let off_cpu = |event: &Shown| event.track == "CPU" && event.name.starts_with("off CPU");
+        ensure!(shown.iter().any(off_cpu), "every thread always had a CPU");
+        Ok(())
+    })
 }
 
 #[test]
-fn collections() {
-    agrees("gcheavy", 1, |shown| assert!(shown.iter().any(|event| event.name == "garbage collection")));
+fn collections() -> Result<()> {
+    agrees("gcheavy", 1, |shown| {
+        ensure!(shown.iter().any(|event| event.name == "garbage collection"), "no collection");
+        Ok(())
+    })
 }

@@ -57,10 +57,11 @@ fn take(data: &mut &[u8]) -> u64 {
 fn read(trace: &[u8]) -> Read {
     let mut read = Read::default();
     let mut rest = trace.strip_prefix(b"go 1.22 trace\0\0\0").unwrap();
-    let mut frequencies = 0;
+    let (mut frequencies, mut first_ts) = (0, None);
     while !rest.is_empty() {
         assert_eq!((take(&mut rest), take(&mut rest)), (1, 1), "a batch of the first generation");
         let (thread, mut ts, len) = (take(&mut rest), take(&mut rest), take(&mut rest));
+        assert!(ts >= *first_ts.get_or_insert(ts), "a batch from before the beginning");
         assert!(len <= 64 << 10, "too long a batch");
         let (mut data, after) = rest.split_at(len as usize);
         rest = after;
@@ -399,8 +400,8 @@ fn a_coroutine_ends_where_its_thread_goes_over_to_another() {
          111 m1 g4 running>dead
          120 m1 g1 running>waiting coroutine",
         &[
-            "100 m?0 g1 is waiting",
-            "102 m1 g4 is running",
+            "101 m1 g4 is running",
+            "102 m?0 g1 is waiting",
             "110 m1 g4 ends",
             "111 m1 nobody wakes g1",
             "112 m1 g1 starts",

@@ -89,6 +89,8 @@ pub(super) struct Wire<W> {
     now_ts: u64,
     /// Time of the last event.
     last_ts: u64,
+    /// Time of the first; 0: there is none. Readers take the lowest time of a batch for the beginning, so every batch has one.
+    first_ts: u64,
 }
 
 /// Events of one thread that are not written yet.
@@ -103,15 +105,20 @@ struct Batch {
 
 impl<W: Write> Wire<W> {
     pub(super) fn new(out: W) -> Wire<W> {
-        Wire { out, threads: BTreeMap::new(), now_ts: 0, last_ts: 0 }
+        Wire { out, threads: BTreeMap::new(), now_ts: 0, last_ts: 0, first_ts: 0 }
     }
 
-    /// What a trace begins with; times are in nanoseconds.
+    /// What a trace begins with.
     pub(super) fn begin(&mut self) -> io::Result<()> {
-        self.out.write_all(HEADER)?;
+        self.out.write_all(HEADER)
+    }
+
+    /// Says when the trace begins, and that times are in nanoseconds.
+    fn first(&mut self, ts: u64) -> io::Result<()> {
+        self.first_ts = ts;
         let mut frequency = vec![FREQUENCY];
         uvarint(&mut frequency, 1_000_000_000);
-        self.batch(NO_THREAD, 0, &frequency)
+        self.batch(NO_THREAD, ts, &frequency)
     }
 
     /// What comes now happens at this time, or right behind the event before if that was later.
@@ -124,6 +131,9 @@ impl<W: Write> Wire<W> {
     pub(super) fn event(&mut self, thread: u64, kind: Kind, args: &[u64]) -> io::Result<()> {
         let ts = self.now_ts.max(self.last_ts + 1);
         self.last_ts = ts;
+        if self.first_ts == 0 {
+            self.first(ts)?;
+        }
         let batch = self.threads.entry(thread).or_default();
         if batch.data.is_empty() {
             (batch.ts, batch.last_ts) = (ts, ts);
@@ -143,11 +153,17 @@ impl<W: Write> Wire<W> {
 
     /// Entries of a table.
     pub(super) fn table(&mut self, data: &[u8]) -> io::Result<()> {
-        self.batch(NO_THREAD, 0, data)
+        if self.first_ts == 0 {
+            self.first(self.now_ts.max(1))?;
+        }
+        self.batch(NO_THREAD, self.first_ts, data)
     }
 
     /// Writes what was gathered.
     pub(super) fn end(&mut self) -> io::Result<()> {
+        if self.first_ts == 0 {
+            self.first(self.now_ts.max(1))?;
+        }
         for (thread, batch) in std::mem::take(&mut self.threads) {
             if !batch.data.is_empty() {
                 self.batch(thread, batch.ts, &batch.data)?;

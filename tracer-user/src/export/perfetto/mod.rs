@@ -7,6 +7,7 @@
 //!
 //! Where a transition was not seen, the slice that follows says so (`not seen, was`). What has not ended is open.
 
+mod counters;
 mod packets;
 mod process;
 mod proto;

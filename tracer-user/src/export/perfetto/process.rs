@@ -1,8 +1,9 @@
 //! The tracks of one process: its goroutines, its threads, what is counted.
 
 use super::{
+    counters::{self, Counters},
     packets::{Packets, Said, Value},
-    proto::{CounterDescriptor, ProcessDescriptor, ThreadDescriptor, TrackDescriptor, Type},
+    proto::{ProcessDescriptor, ThreadDescriptor, TrackDescriptor, Type},
 };
 use crate::{
     event::Birth,
@@ -16,12 +17,6 @@ use std::{
     io::{self, Write},
 };
 
-/// Counters are written when they have changed, but not oftener than this, nanoseconds.
-const COUNTER_NS: u64 = 1_000_000;
-
-/// What is counted.
-const COUNTED: [&str; 4] = ["running", "runnable", "waiting", "syscall"];
-
 /// One process.
 pub(super) struct Process {
     pid: i32,
@@ -34,8 +29,7 @@ pub(super) struct Process {
     lost: u64,
     goroutines: HashMap<u64, Shown>,
     threads: HashMap<u32, Thread>,
-    counters: [Counter; COUNTED.len()],
-    counted_ts: u64,
+    counters: Counters,
 }
 
 /// A goroutine as it is shown.
@@ -56,13 +50,6 @@ struct Thread {
     /// Whose slice is open.
     goid: u64,
     off_cpu: bool,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Counter {
-    track: u64,
-    value: u64,
-    written: u64,
 }
 
 /// What is shown of a state that begins.
@@ -89,22 +76,17 @@ impl Process {
         let name = about.exe.rsplit('/').next().unwrap_or_default().to_owned();
         let process = ProcessDescriptor { pid: Some(pid), process_name: Some(name) };
         let track = out.track(TrackDescriptor { process: Some(process), ..TrackDescriptor::default() })?;
-        let mut counters = [Counter::default(); COUNTED.len()];
-        for (counter, what) in counters.iter_mut().zip(COUNTED) {
-            counter.track = out.track(counted(track, &format!("goroutines {what}"), "goroutines"))?;
-        }
         Ok(Process {
             pid,
             began_ts,
             track,
             goroutines_track: out.track(named(track, "Goroutines"))?,
             collections_track: out.track(named(track, "Garbage collector"))?,
-            lost_track: out.track(counted(track, "events lost", "events"))?,
+            lost_track: out.track(counters::track(track, "events lost", "events"))?,
             lost: 0,
             goroutines: HashMap::new(),
             threads: HashMap::new(),
-            counters,
-            counted_ts: 0,
+            counters: Counters::new(track, out)?,
         })
     }
 
@@ -162,7 +144,7 @@ impl Process {
         let mut begin = self.begin(step, followed);
         begin.end_of_flow = self.flow(step, out)?;
         self.enter(step.goid, ts, step.tid, &begin, out)?;
-        self.count(step.ts, false, out)
+        self.counters.write(step.ts, false, out)
     }
 
     /// What is to be shown of the state that a step begins.
@@ -254,7 +236,7 @@ impl Process {
         values.extend(before_now.as_deref().map(|state| ("not seen, was", Value::Text(state))));
         let said = Said { name: &name, values, flow: None, end_of_flow: begin.end_of_flow };
         out.event(track, ts, Type::SliceBegin, &said)?;
-        self.recount(before, begin.state);
+        self.counters.moved(before, begin.state);
         let stays = on_thread(begin.state) && (left == tid || tid == 0);
         if !stays {
             self.leave_thread(goid, left, ts, out)?;
@@ -271,9 +253,9 @@ impl Process {
         if shown.state != State::Unknown {
             out.event(shown.track, ts, Type::SliceEnd, &Said::default())?;
         }
-        self.recount(shown.state, step.to);
+        self.counters.moved(shown.state, step.to);
         self.leave_thread(step.goid, shown.tid, ts, out)?;
-        self.count(step.ts, false, out)
+        self.counters.write(step.ts, false, out)
     }
 
     /// The goroutine begins on the thread's track.
@@ -354,7 +336,7 @@ impl Process {
         let silent = followed.goroutines().iter().filter(|goroutine| {
             goroutine.goid != 0
                 && !self.goroutines.contains_key(&goroutine.goid)
-                && counter(goroutine.state).is_some()
+                && Counters::counts(goroutine.state)
         });
         let mut silent: Vec<Goroutine> = silent.cloned().collect();
         silent.sort_unstable_by_key(|goroutine| goroutine.goid);
@@ -364,29 +346,7 @@ impl Process {
             let reason = if state.waits() { followed.about().wait_reason(reason) } else { "" };
             self.enter(goid, since_ts, tid, &Begin { state, reason, ..Begin::default() }, out)?;
         }
-        self.count(ts, true, out)
-    }
-
-    fn recount(&mut self, before: State, after: State) {
-        if let Some(counter) = counter(before).and_then(|at| self.counters.get_mut(at)) {
-            counter.value = counter.value.saturating_sub(1);
-        }
-        if let Some(counter) = counter(after).and_then(|at| self.counters.get_mut(at)) {
-            counter.value += 1;
-        }
-    }
-
-    /// Writes the counters that changed, if it is time.
-    fn count(&mut self, ts: u64, now: bool, out: &mut Packets<impl Write>) -> io::Result<()> {
-        if !now && ts < self.counted_ts.saturating_add(COUNTER_NS) {
-            return Ok(());
-        }
-        self.counted_ts = self.counted_ts.max(ts);
-        for counter in self.counters.iter_mut().filter(|counter| counter.written != counter.value) {
-            counter.written = counter.value;
-            out.counter(counter.track, self.counted_ts, counter.value)?;
-        }
-        Ok(())
+        self.counters.write(ts, true, out)
     }
 }
 
@@ -395,24 +355,6 @@ fn on_thread(state: State) -> bool {
     matches!(state, State::Running | State::Syscall | State::CopyStack)
 }
 
-/// Which counter counts this state.
-fn counter(state: State) -> Option<usize> {
-    Some(match state {
-        State::Running | State::CopyStack => 0,
-        State::Runnable => 1,
-        State::Waiting | State::Preempted | State::Leaked => 2,
-        State::Syscall => 3,
-        State::Unknown | State::Idle | State::Dead | State::DeadExtra | State::Invalid(_) => return None,
-    })
-}
-
-fn named(parent: u64, name: &str) -> TrackDescriptor {
+pub(super) fn named(parent: u64, name: &str) -> TrackDescriptor {
     TrackDescriptor { parent_uuid: Some(parent), name: Some(name.to_owned()), ..TrackDescriptor::default() }
-}
-
-fn counted(parent: u64, name: &str, unit: &str) -> TrackDescriptor {
-    TrackDescriptor {
-        counter: Some(CounterDescriptor { unit_name: Some(unit.to_owned()) }),
-        ..named(parent, name)
-    }
 }
