@@ -81,7 +81,9 @@ EXAMPLES
   sfgi export server.sfgi --to flamegraph -o blocked.svg       where goroutines wait, for a browser
   sfgi export server.sfgi --to flamegraph --kind goroutines --by-creator -o now.svg
   sfgi export server.sfgi --to folded --reason '^sync' --from 2s --until 5s
-  sfgi export server.sfgi --to csv -o events.csv               for a spreadsheet or a database"
+  sfgi export server.sfgi --to csv -o events.csv               for a spreadsheet or a database
+  sfgi export server.sfgi --to go-trace -o go.trace            then: go tool trace go.trace
+  sfgi export server.sfgi --to perfetto -o server.pftrace      for ui.perfetto.dev"
 )]
 pub(super) struct Args {
     /// The recording

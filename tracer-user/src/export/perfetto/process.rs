@@ -185,7 +185,7 @@ impl Process {
             return Ok(None);
         };
         let flow = out.flow();
-        let values = vec![("goroutine", Value::Text(&*whom.name))];
+        let values = vec![("goroutine", Value::Text(&whom.name))];
         let said = Said { name: does, values, flow: Some(flow), end_of_flow: None };
         out.event(by.track, step.ts.max(by.ts), Type::Instant, &said)?;
         Ok(Some(flow))
