@@ -1,17 +1,25 @@
 //! A profile by stack as text, a stack a line.
 
 use super::profile::{Profile, Sample};
-use std::io::{self, Write};
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+};
 
-/// Writes it: number, or nanoseconds.
+/// Writes it: number, or nanoseconds. What differs only in lines or labels is one stack here.
 pub(super) fn write(out: impl Write, profile: &Profile) -> io::Result<()> {
-    let mut out = io::BufWriter::new(out);
+    let mut stacks: HashMap<String, u64> = HashMap::new();
     for sample in &profile.samples {
         let value = sample.value(profile.kind);
         if value != 0 {
-            writeln!(out, "{} {value}", names(sample).collect::<Vec<_>>().join(";"))?;
+            let sum = stacks.entry(names(sample).collect::<Vec<_>>().join(";")).or_default();
+            *sum = sum.saturating_add(value);
         }
     }
+    let mut stacks: Vec<(String, u64)> = stacks.into_iter().collect();
+    stacks.sort_unstable_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+    let mut out = io::BufWriter::new(out);
+    stacks.iter().try_for_each(|(stack, value)| writeln!(out, "{stack} {value}"))?;
     out.flush()
 }
 

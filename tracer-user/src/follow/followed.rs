@@ -85,6 +85,7 @@ impl Followed {
 
     /// Takes what came; what it means is added to `news`.
     pub fn take(&mut self, input: &Input, news: &mut News) -> Taken {
+        self.whole.forget_over();
         match input {
             Input::Events(batch) => self.events(batch, news),
             Input::Snapshot(snapshot) => {
@@ -100,7 +101,6 @@ impl Followed {
 
     fn events(&mut self, batch: &Batch, news: &mut News) -> Taken {
         let mut taken = Taken { changed: !batch.events.is_empty(), executed: false };
-        self.whole.forget_over();
         news.ts = batch.doubt_until;
         if batch.lost + batch.blurred != 0 {
             self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);

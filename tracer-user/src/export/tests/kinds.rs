@@ -80,7 +80,7 @@ fn a_thread_without_a_cpu_counts_where_its_goroutine_last_waited() {
         vec![cpu(500, 2, Probe::ThreadOff), cpu(540, 2, Probe::ThreadOn), cpu(600, 2, Probe::ThreadOff)];
     inputs.push(events(off));
     let stack = "main.worker;main.outer;main.inlined;main.receive";
-    assert_eq!(folded(wanted(Kind::OffCpu), &inputs), format!("{stack} 400\n{stack} 40\n"));
+    assert_eq!(folded(wanted(Kind::OffCpu), &inputs), format!("{stack} 440\n"));
 
     // Whether it got a CPU meanwhile is not known.
     inputs.push(Input::Events(Batch { lost: 1, doubt_until: 650, complete_until: 650, ..Batch::default() }));
