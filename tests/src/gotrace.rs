@@ -25,15 +25,22 @@ pub struct Recording {
     pub end: u64,
 }
 
-/// Reads a recording.
+/// Reads a recording with the newest toolchain's reader: it knows all formats since Go 1.22.
 ///
-/// The newest toolchain's reader is used for all: it knows the older formats (Go 1.22+), and the
-/// textual output exists only since 1.24.
+/// # Errors
+/// As [`read_with`].
+pub fn read(file: &Path) -> Result<Recording> {
+    read_with(&Go::newest(), file)
+}
+
+/// Reads a recording with the reader of this toolchain, 1.22 or newer.
 ///
 /// # Errors
 /// The tool fails (the recording is broken) or prints a transition that cannot be read.
-pub fn read(file: &Path) -> Result<Recording> {
-    let text = toolchain::output(Go::newest().command().args(["tool", "trace", "-d=parsed"]).arg(file))?;
+pub fn read_with(go: &Go, file: &Path) -> Result<Recording> {
+    // The levels have had names since 1.24.
+    let level = if go.minor >= 24 { "-d=parsed" } else { "-d=1" };
+    let text = toolchain::output(go.command().args(["tool", "trace", level]).arg(file))?;
     parse(text.as_slice())
 }
 

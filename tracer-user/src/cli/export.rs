@@ -2,7 +2,7 @@
 
 use super::{output, parse::duration, report};
 use crate::{
-    export::{Csv, Form, Kind, Span, Stacks, Wanted},
+    export::{Csv, Form, GoTrace, Kind, Perfetto, Span, Stacks, Wanted},
     follow::Observer,
     model::What,
     present::{Filter, Json, Printer, Sink},
@@ -31,6 +31,10 @@ enum To {
     Json,
     /// All events as a table, a row each
     Csv,
+    /// An execution trace of Go, for go tool trace and gotraceui
+    GoTrace,
+    /// A Perfetto trace, for ui.perfetto.dev
+    Perfetto,
 }
 
 impl To {
@@ -40,12 +44,12 @@ impl To {
             To::Pprof => Some(Form::Pprof),
             To::Flamegraph => Some(Form::Flamegraph),
             To::Folded => Some(Form::Folded),
-            To::Json | To::Csv => None,
+            To::Json | To::Csv | To::GoTrace | To::Perfetto => None,
         }
     }
 
     fn is_text(self) -> bool {
-        self != To::Pprof
+        !matches!(self, To::Pprof | To::GoTrace | To::Perfetto)
     }
 }
 
@@ -77,7 +81,9 @@ EXAMPLES
   sfgi export server.sfgi --to flamegraph -o blocked.svg       where goroutines wait, for a browser
   sfgi export server.sfgi --to flamegraph --kind goroutines --by-creator -o now.svg
   sfgi export server.sfgi --to folded --reason '^sync' --from 2s --until 5s
-  sfgi export server.sfgi --to csv -o events.csv               for a spreadsheet or a database"
+  sfgi export server.sfgi --to csv -o events.csv               for a spreadsheet or a database
+  sfgi export server.sfgi --to go-trace -o go.trace            then: go tool trace go.trace
+  sfgi export server.sfgi --to perfetto -o server.pftrace      for ui.perfetto.dev"
 )]
 pub(super) struct Args {
     /// The recording
@@ -123,7 +129,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // An output that cannot be written is refused before any event is read.
     let (out, terminal) = output::open(args.output.as_deref())?;
     if terminal && !args.to.is_text() {
-        bail!("a pprof profile is not for a terminal: write it to a file with -o FILE");
+        bail!("this format is not for a terminal: write it to a file with -o FILE");
     }
     let mut out = BufWriter::with_capacity(1 << 16, out);
     if args.kind == Some(KindArg::Leaks) {
@@ -145,12 +151,15 @@ impl Args {
         let kind = self.kind.unwrap_or(KindArg::Blocked);
         let of_profiles = [
             ("--kind", self.kind.is_some()),
-            ("--pid", self.pid.is_some()),
             ("--reason", self.reason.is_some()),
             ("--by-creator", self.by_creator),
             ("--system", self.system),
             ("--from", self.from.is_some()),
         ];
+        ensure!(
+            self.pid.is_none() || !matches!(self.to, To::Json | To::Csv),
+            "--pid is for profiles and traces: json and csv name the process of each event"
+        );
         if self.to.form().is_none() {
             let given = of_profiles.iter().find(|(_, given)| *given);
             ensure!(given.is_none(), "{} is only for a profile by stack", given.map_or("", |(name, _)| name));
@@ -182,6 +191,8 @@ impl Args {
         let form = match (self.to, self.to.form()) {
             (_, Some(form)) => form,
             (To::Csv, _) => return events(Box::new(Csv::new(out))),
+            (To::GoTrace, _) => return Box::new(GoTrace::new(out, self.pid)),
+            (To::Perfetto, _) => return Box::new(Perfetto::new(out, self.pid)),
             _ => return events(Box::new(Json::new(out))),
         };
         let span = Span { from_ts: after(head, self.from).unwrap_or(head.start_ts), to_ts: until_ts };

@@ -119,7 +119,7 @@ impl<W: Write> Observer for Stacks<W> {
 }
 
 /// The number of the target with this pid, or of the only one.
-fn choose(targets: &[Followed], pid: Option<u32>) -> io::Result<usize> {
+pub(super) fn choose(targets: &[Followed], pid: Option<u32>) -> io::Result<usize> {
     let pids = || {
         let pids: Vec<String> = targets.iter().map(|target| target.about().pid.to_string()).collect();
         pids.join(", ")
@@ -131,7 +131,7 @@ fn choose(targets: &[Followed], pid: Option<u32>) -> io::Result<usize> {
             .ok_or_else(|| io::Error::other(format!("nothing is known of PID {pid}; there are: {}", pids()))),
         None if targets.len() > 1 => {
             let all = pids();
-            Err(io::Error::other(format!("a profile is of one process: choose one of {all} by --pid")))
+            Err(io::Error::other(format!("this format holds one process: choose one of {all} by --pid")))
         }
         None => Ok(0),
     }

@@ -5,6 +5,7 @@ mod apt;
 mod compiler;
 pub(crate) mod deny;
 pub(crate) mod go;
+mod perfetto;
 mod unpacked;
 
 use crate::sh;
@@ -19,6 +20,7 @@ pub(crate) struct Needs {
     go: &'static [&'static str],
     cargo_components: &'static [&'static str],
     deny: bool,
+    perfetto: bool,
     unpacked: &'static [unpacked::Program],
 }
 
@@ -27,7 +29,7 @@ const BPFTRACE: Tool = Tool { program: "bpftrace", package: "bpftrace" };
 
 /// For `build`.
 pub(crate) const BUILD: Needs =
-    Needs { tools: &[CC], go: &[], cargo_components: &[], deny: false, unpacked: &[] };
+    Needs { tools: &[CC], go: &[], cargo_components: &[], deny: false, perfetto: false, unpacked: &[] };
 
 /// For `demo`.
 pub(crate) const DEMO: Needs = Needs { go: &[go::NEWEST], ..BUILD };
@@ -52,6 +54,7 @@ pub(crate) const TEST: Needs = Needs {
     go: &go::VERSIONS,
     cargo_components: &["clippy", "rustfmt"],
     deny: true,
+    perfetto: true,
     unpacked: &unpacked::PROGRAMS,
 };
 
@@ -59,7 +62,8 @@ pub(crate) const TEST: Needs = Needs {
 pub(crate) fn run(needs: &Needs) -> Result<Compiler> {
     let missing_go: Vec<&str> = needs.go.iter().copied().filter(|version| !go::installed(version)).collect();
     let mut tools = needs.tools.to_vec();
-    if !missing_go.is_empty() {
+    let perfetto = needs.perfetto && !perfetto::installed();
+    if !missing_go.is_empty() || perfetto {
         tools.extend(go::INSTALLER);
     }
     let compiler = match Compiler::installed() {
@@ -73,7 +77,8 @@ pub(crate) fn run(needs: &Needs) -> Result<Compiler> {
         let go = scope.spawn(|| missing_go.iter().try_for_each(|version| go::install(version)));
         let deny = scope.spawn(|| if needs.deny { deny::install() } else { Ok(()) });
         let compiler = compiler.map_or_else(Compiler::install_distribution, Ok);
-        for thread in [go, deny] {
+        let perfetto = scope.spawn(|| if perfetto { perfetto::install() } else { Ok(()) });
+        for thread in [go, deny, perfetto] {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
         compiler

@@ -104,7 +104,10 @@ fn a_profile_is_of_one_process() {
         let wanted = Wanted { pid, ..wanted(Kind::Blocked) };
         Stacks::new(Written::default(), Form::Folded, wanted, 0).begin(targets).map_err(|err| err.to_string())
     };
-    assert_eq!(begin(None, &mut two), Err("a profile is of one process: choose one of 7, 8 by --pid".into()));
+    assert_eq!(
+        begin(None, &mut two),
+        Err("this format holds one process: choose one of 7, 8 by --pid".into())
+    );
     assert_eq!(begin(Some(9), &mut two), Err("nothing is known of PID 9; there are: 7, 8".into()));
     assert_eq!(begin(Some(8), &mut two), Ok(()));
 }
