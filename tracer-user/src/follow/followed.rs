@@ -114,12 +114,13 @@ impl Followed {
                 self.goroutines.apply(event, &mut news.steps);
             }
         }
-        taken.changed |= self.goroutines.settle(batch.complete_until, &mut news.steps);
+        // Before the dead are forgotten: whom the snapshot saw alive may have ended since.
         if let Some(snapshot) = self.pending.take_if(|pending| pending.ended_ts <= batch.complete_until) {
             let merged = self.goroutines.merge(&snapshot.seen, snapshot.began_ts, snapshot.complete);
             news.resync = Some(merged).filter(|_| std::mem::replace(&mut self.joined, true));
             taken.changed = true;
         }
+        taken.changed |= self.goroutines.settle(batch.complete_until, &mut news.steps);
         taken
     }
 
