@@ -12,6 +12,7 @@ mod parse;
 mod progress;
 mod stop;
 mod target;
+mod top;
 mod trace;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,7 @@ EXAMPLES
   sfgi trace -p 1234                     every goroutine event of process 1234, live
   sfgi trace -p 1234 -c -d 10            a summary of ten seconds
   sfgi trace -- ./server -port 8080      from the first goroutine on
+  sfgi top -p 1234                       where goroutines wait, which grow, what is wrong, live
   sfgi dump -p 1234                      every goroutine with its stack, as a panic would print them
   sfgi dump -p 1234 --group              the same stack once, with how many there are
   sfgi leaks -p 1234                     which goroutines are leaked, why, and what to do
@@ -45,6 +47,8 @@ struct Cli {
 enum Command {
     /// Trace goroutine events live, a line each
     Trace(trace::Args),
+    /// Show what the goroutines do, refreshed each second, with keys to look closer
+    Top(top::Args),
     /// Print all goroutines with their stacks, without stopping the program
     Dump(dump::Args),
     /// Say which goroutines are leaked, with evidence
@@ -69,6 +73,7 @@ pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", "warn")).init();
     let result = match cli.command {
         Command::Trace(args) => trace::run(args).map(|()| Outcome::Done),
+        Command::Top(args) => top::run(&args).map(|()| Outcome::Done),
         Command::Dump(args) => dump::run(&args).map(|()| Outcome::Done),
         Command::Leaks(args) => leaks::run(&args),
         Command::Doctor(args) => doctor::run(&args).map(|()| Outcome::Done),

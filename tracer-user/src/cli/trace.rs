@@ -215,7 +215,7 @@ impl Args {
             let path = launch::resolve(name)?;
             let opened = Opened::file(&path, &self.layout)?;
             let calibration = calibrate()?;
-            let launched = Launched::fork(&path, arguments)?;
+            let launched = Launched::fork(&path, arguments, false)?;
             let traced = Traced::attach(launched.pid, opened, &attach)?;
             return Ok((calibration, vec![traced], Some(launched)));
         }

@@ -44,7 +44,7 @@ struct Sums {
 pub(super) struct Creations(HashMap<(u64, bool), Site>);
 
 /// See [`Table::columns`].
-const COLUMNS: [Column; 9] = [
+pub(super) const COLUMNS: [Column; 9] = [
     column("ALIVE", "goroutines that were made here and live", 8, 0, true),
     column("MADE/s", "goroutines that were made here, a second", 7, 0, true),
     column("ENDED/s", "goroutines that were made here and ended, a second", 7, 0, true),

@@ -45,7 +45,7 @@ impl Delays {
 }
 
 /// See [`Table::columns`].
-const COLUMNS: [Column; 7] = [
+pub(super) const COLUMNS: [Column; 7] = [
     column("GOID", "the goroutine's id", 8, 0, true),
     column("STATE", "what it waits for, or its state", 17, 0, false),
     column("AGE", "how long it has been in that", 8, 0, true),

@@ -1,6 +1,6 @@
 //! What is wanted of a picture.
 
-use super::Row;
+use super::{Column, Row, creations, goroutines, states, waits};
 use regex::Regex;
 
 /// What the rows of a table are.
@@ -20,6 +20,16 @@ pub enum By {
 impl By {
     /// All of them, as the keys 1 to 4 have them.
     pub const ALL: [By; 4] = [By::Wait, By::Creation, By::State, By::Goroutine];
+
+    /// Its columns.
+    pub fn columns(self) -> &'static [Column] {
+        match self {
+            By::Wait => &waits::COLUMNS,
+            By::Creation => &creations::COLUMNS,
+            By::State => &states::COLUMNS,
+            By::Goroutine => &goroutines::COLUMNS,
+        }
+    }
 
     /// Its name.
     pub fn name(self) -> &'static str {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(super) struct States(HashMap<(u8, u16, bool), (State, Trend)>);
 
 /// See [`Table::columns`].
-const COLUMNS: [Column; 6] = [
+pub(super) const COLUMNS: [Column; 6] = [
     column("STATE", "the runtime's name for it", 10, 0, false),
     column("REASON", "what they wait for, in the runtime's words", 24, 0, false),
     column("COUNT", "goroutines that are in it now", 9, 0, true),

@@ -52,7 +52,7 @@ struct Sums {
 pub(super) struct Waits(HashMap<WaitKey, Site>);
 
 /// See [`Table::columns`].
-const COLUMNS: [Column; 9] = [
+pub(super) const COLUMNS: [Column; 9] = [
     column("NOW", "goroutines that wait here now", 7, 0, true),
     column("WAITS/s", "waits that began, a second", 8, 0, true),
     column("BLOCKED", "time that goroutines were blocked here in the last interval, added up", 8, 0, true),
