@@ -26,7 +26,7 @@ mod step;
 mod store;
 mod summary;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod threads;
 pub mod transitions;
 

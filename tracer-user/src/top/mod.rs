@@ -9,6 +9,8 @@ mod frozen;
 mod keys;
 mod live;
 mod model;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use frozen::Frozen;

@@ -7,8 +7,6 @@ pub(super) mod layout;
 mod leaks;
 mod paint;
 mod rows;
-#[cfg(test)]
-mod tests;
 
 pub use leaks::{LeakGroup, Leaks};
 
