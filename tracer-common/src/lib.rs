@@ -184,7 +184,7 @@ pub struct By {
 
 /// Payload: return addresses, innermost first, by frame pointers. 104 bytes.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stack {
     /// How many of `pcs` are set.
     pub len: u64,
@@ -194,7 +194,7 @@ pub struct Stack {
 
 /// Payload: where a goroutine comes from. 32 bytes.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Birth {
     /// Goid of the creator; 0 when the version does not record it and the probe cannot know.
     pub parent_goid: u64,

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod model;
 pub mod present;
 pub mod probe;
+pub mod recording;
 pub mod snapshot;
 pub mod target;
 pub mod top;

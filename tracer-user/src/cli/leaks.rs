@@ -1,28 +1,28 @@
 //! `sfgi leaks`: which goroutines of a running program, or of a core file, are leaked.
 
 mod args;
+mod documents;
+mod judge;
 
-use super::{Outcome, opened::Opened, output, progress::Progress, stop::Stop};
+use super::{Outcome, opened::Opened, output, stop::Stop};
 use crate::{
-    detect::{self, Baseline, Group, History, Report, Rules, Scope, Thresholds},
-    heap::{self, Observation, Registers},
-    memory::{Core, Live, Sampler},
+    detect::History,
+    heap::Registers,
+    memory::{Core, Live},
     present::{
-        bytes, count,
         dump::{Names, ProfileKind, write_profile},
         leaks::{Changes, Found, LeakText, summary, write_json, write_sarif},
     },
     snapshot::{Clock, View},
-    target::Process,
 };
 use anyhow::{Context as _, Result, bail};
 pub(super) use args::Args;
 use args::Format;
+pub(super) use documents::documents;
+use judge::{Judge, registers};
 use std::{
-    fs,
     io::{BufWriter, Write},
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
@@ -43,19 +43,10 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     if args.format == Format::Pprof && terminal {
         bail!("a pprof profile is not for a terminal: write it to a file with -o FILE");
     }
+    let (scope, pid, history) = (args.scope(), args.pid, History::default());
+    let judge = Judge { args, opened: &opened, rules, baseline, scope, pid, history };
     let out = BufWriter::with_capacity(1 << 16, out);
-    let mut leaks = Leaks {
-        args,
-        opened: &opened,
-        rules,
-        baseline,
-        scope: args.scope(),
-        pid: args.pid,
-        out,
-        colour: terminal,
-        history: History::default(),
-        changes: Changes::default(),
-    };
+    let mut leaks = Leaks { judge, writer: Writer { out, colour: terminal, changes: Changes::default() } };
     if let Some(process) = &opened.process {
         let (memory, bias) = (Live::of(process), opened.bias()?);
         let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
@@ -71,36 +62,21 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     if let Some(truncated) = core.truncated() {
         eprintln!("sfgi: {name}: {truncated}");
     }
-    leaks.pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
+    leaks.judge.pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
     let view = View { memory: &core, binary: &opened.binary, bias: core.bias(), clock: Clock::Stopped };
     leaks.once(&view, &mut Registers::Unknown)
 }
 
-/// Where what is only in registers comes from.
-fn registers(process: &Process, freeze: bool) -> Registers<'_> {
-    if freeze {
-        return Registers::Frozen(process);
-    }
-    match Sampler::start(process) {
-        Ok(sampler) => Registers::Sampled(sampler),
-        Err(err) => {
-            eprintln!("sfgi: {err}");
-            Registers::Unknown
-        }
-    }
-}
-
 /// One run of the command.
 struct Leaks<'a> {
-    args: &'a Args,
-    opened: &'a Opened,
-    rules: Rules,
-    baseline: Baseline,
-    scope: Scope,
-    pid: Option<u32>,
+    judge: Judge<'a>,
+    writer: Writer,
+}
+
+/// Where what is found is written.
+struct Writer {
     out: BufWriter<Box<dyn Write + Send>>,
     colour: bool,
-    history: History,
     changes: Changes,
 }
 
@@ -112,8 +88,8 @@ impl Leaks<'_> {
         while !stop.wait(pause) {
             outcome = match self.once(view, registers) {
                 Ok(outcome) => outcome,
-                Err(_) if self.opened.bias().is_err() => {
-                    eprintln!("sfgi: {}: the program has ended", self.name());
+                Err(_) if self.judge.opened.bias().is_err() => {
+                    eprintln!("sfgi: {}: the program has ended", self.judge.name());
                     break;
                 }
                 Err(err) => return Err(err),
@@ -124,76 +100,16 @@ impl Leaks<'_> {
 
     /// Looks once, and writes what was found.
     fn once(&mut self, view: &View<'_>, registers: &mut Registers<'_>) -> Result<Outcome> {
-        let mut observation = self.observe(view, registers)?;
-        if self.args.watch.is_some() {
-            self.history.extend(&mut observation.observed);
-        }
-        let snapshot = &observation.observed.snapshot;
-        let mut names = Names::new(Arc::clone(&self.opened.binary), view.bias, snapshot);
-        let thresholds = Thresholds {
-            min_age_ns: u64::try_from(self.args.min_age.as_nanos()).unwrap_or(u64::MAX),
-            min_count: self.args.min_count.get(),
-            now_ns: snapshot.taken_ns.1,
-        };
-        let mut report =
-            detect::detect(&observation.observed, &self.rules, &self.scope, &thresholds, &mut names);
-        let least = self.args.min_verdict.verdict();
-        report.retain(|group| group.verdict >= least);
-        self.write_baseline(&report)?;
-        let accepted = self.accept(&mut report);
-        let members: Vec<Vec<u32>> = report.groups.iter().map(|group| group.members.clone()).collect();
-        let pinned = observation.pinned(&members);
-        let found = Found {
-            pid: self.pid,
-            exe: &self.opened.name,
-            observed: &observation.observed,
-            report: &report,
-            pinned: &pinned,
-            accepted,
-        };
-        self.write(&found, &mut names)?;
-        Ok(if self.args.fail && !report.groups.is_empty() { Outcome::Found } else { Outcome::Done })
+        let writer = &mut self.writer;
+        self.judge.look(view, registers, |judge, found, names| writer.write(judge, found, names))
     }
+}
 
-    fn observe<'v>(&self, view: &View<'v>, registers: &mut Registers<'_>) -> Result<Observation<'v>> {
-        let mut line = Progress::new();
-        let mut progress = |progress| {
-            line.show(|| match progress {
-                heap::Progress::Looking(look) => format!("looking at the goroutines, {look}"),
-                heap::Progress::Scanning(pass, read, all) => {
-                    format!("reading the heap, pass {pass}: {} of {}", bytes(read), bytes(all))
-                }
-            });
-        };
-        let observation = heap::observe(view, &self.args.options(), registers, &mut progress);
-        line.clear();
-        observation.with_context(|| self.name())
-    }
-
-    fn write_baseline(&self, report: &Report) -> Result<()> {
-        let Some(path) = &self.args.write_baseline else { return Ok(()) };
-        let name = path.display();
-        fs::write(path, Baseline::text(report))
-            .with_context(|| format!("cannot write the baseline {name}"))?;
-        eprintln!("sfgi: {name} accepts {} groups", count(report.groups.len() as u64));
-        Ok(())
-    }
-
-    /// Takes out what the baseline accepts, and says how many goroutines and timers that is.
-    fn accept(&self, report: &mut Report) -> u64 {
-        let mut accepted = 0;
-        report.retain(|Group { id, count, .. }| {
-            let known = self.baseline.accepts(*id);
-            accepted += if known { *count } else { 0 };
-            !known
-        });
-        accepted
-    }
-
-    fn write(&mut self, found: &Found<'_>, names: &mut Names) -> Result<()> {
-        let (out, colour) = (&mut self.out, self.colour);
-        let watching = self.args.watch.is_some();
-        match self.args.format {
+impl Writer {
+    fn write(&mut self, judge: &Judge<'_>, found: &Found<'_>, names: &mut Names) -> Result<()> {
+        let (out, colour, args) = (&mut self.out, self.colour, judge.args);
+        let watching = args.watch.is_some();
+        match args.format {
             Format::Text if watching => {
                 let difference = self.changes.since(found.report);
                 LeakText::new(out, found, names, colour).write_changes(&difference)?;
@@ -202,24 +118,22 @@ impl Leaks<'_> {
             Format::Json => write_json(out, found, names, watching)?,
             Format::Sarif => write_sarif(out, found, names)?,
             Format::Pprof => {
-                let chosen: Vec<u32> =
-                    found.report.groups.iter().flat_map(|group| &group.members).copied().collect();
-                let time_ns = if self.args.core.is_some() { 0 } else { output::wall_clock_ns() };
-                let snapshot = &found.observed.snapshot;
-                write_profile(&mut *out, ProfileKind::Leaks, snapshot, names, &chosen, found.exe, time_ns)?;
+                let time_ns = if args.core.is_some() { 0 } else { output::wall_clock_ns() };
+                write_pprof(&mut *out, found, names, time_ns)?;
                 out.flush()?;
             }
         }
-        if self.args.format != Format::Text || self.args.output.is_some() {
-            eprintln!("sfgi: {}: {}", self.name(), summary(found));
+        if args.format != Format::Text || args.output.is_some() {
+            eprintln!("sfgi: {}: {}", judge.name(), summary(found));
         }
         Ok(())
     }
+}
 
-    fn name(&self) -> String {
-        match (&self.args.core, self.pid) {
-            (None, Some(pid)) => format!("PID {pid}"),
-            (core, _) => core.as_deref().unwrap_or(&self.opened.name).display().to_string(),
-        }
-    }
+fn write_pprof(out: impl Write, found: &Found<'_>, names: &mut Names, time_ns: i64) -> Result<()> {
+    let groups = &found.report.groups;
+    let chosen: Vec<u32> = groups.iter().flat_map(|group| &group.members).copied().collect();
+    let snapshot = &found.observed.snapshot;
+    write_profile(out, ProfileKind::Leaks, snapshot, names, &chosen, found.exe, time_ns)?;
+    Ok(())
 }

@@ -1,15 +1,19 @@
 //! The command line: one file a command, each thin.
 
+mod attach;
 mod doctor;
 mod dump;
 mod engine;
 mod launch;
 mod leaks;
+mod lines;
 mod opened;
 mod output;
 mod outside;
 mod parse;
 mod progress;
+mod record;
+mod report;
 mod stop;
 mod target;
 mod top;
@@ -33,6 +37,8 @@ EXAMPLES
   sfgi trace -p 1234 -c -d 10            a summary of ten seconds
   sfgi trace -- ./server -port 8080      from the first goroutine on
   sfgi top -p 1234                       where goroutines wait, which grow, what is wrong, live
+  sfgi record -p 1234 -d 30 -o a.sfgi    the same into a file, ...
+  sfgi report a.sfgi --min 10ms          ... to be looked at later, anywhere
   sfgi dump -p 1234                      every goroutine with its stack, as a panic would print them
   sfgi dump -p 1234 --group              the same stack once, with how many there are
   sfgi leaks -p 1234                     which goroutines are leaked, why, and what to do
@@ -49,6 +55,10 @@ enum Command {
     Trace(trace::Args),
     /// Show what the goroutines do, refreshed each second, with keys to look closer
     Top(top::Args),
+    /// Record what trace would show, into a file
+    Record(record::Args),
+    /// Show a recording as trace would have
+    Report(report::Args),
     /// Print all goroutines with their stacks, without stopping the program
     Dump(dump::Args),
     /// Say which goroutines are leaked, with evidence
@@ -72,8 +82,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", "warn")).init();
     let result = match cli.command {
-        Command::Trace(args) => trace::run(args).map(|()| Outcome::Done),
         Command::Top(args) => top::run(&args).map(|()| Outcome::Done),
+        Command::Trace(args) => trace::run(&args).map(|()| Outcome::Done),
+        Command::Record(args) => record::run(&args).map(|()| Outcome::Done),
+        Command::Report(args) => report::run(&args).map(|()| Outcome::Done),
         Command::Dump(args) => dump::run(&args).map(|()| Outcome::Done),
         Command::Leaks(args) => leaks::run(&args),
         Command::Doctor(args) => doctor::run(&args).map(|()| Outcome::Done),

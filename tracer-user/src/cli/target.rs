@@ -29,6 +29,8 @@ pub(super) struct Attach {
     pub(super) ring_bytes: u32,
     /// How long a block must last for its stack to be read, nanoseconds; `None`: no stacks.
     pub(super) stacks_ns: Option<u64>,
+    /// Callers with each block, also where the place is found.
+    pub(super) callers: bool,
 }
 
 /// Everyone who is told.
@@ -101,6 +103,7 @@ impl Traced {
             ring_bytes: attach.ring_bytes,
             goids: attach.goids.clone(),
             threads: attach.threads,
+            callers: attach.callers,
             from_birth,
         };
         let id = NonZeroU32::new(pid).context("process 0 is the kernel's")?;

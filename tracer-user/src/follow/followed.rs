@@ -99,6 +99,7 @@ impl Followed {
 
     fn events(&mut self, batch: &Batch, news: &mut News) -> Taken {
         let mut taken = Taken { changed: !batch.events.is_empty(), executed: false };
+        self.whole.forget_over();
         news.ts = batch.doubt_until;
         if batch.lost + batch.blurred != 0 {
             self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);
@@ -152,7 +153,7 @@ impl Followed {
         // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.
         let creator = birth.filter(|birth| step.what == What::Found && birth.gopc != 0 && step.goid != 1);
         let creator = creator.and_then(|birth| self.symbols.go_statement(birth.gopc));
-        let stack = self.whole.take(step).map_or_else(Vec::new, |pcs| self.shown(&pcs));
+        let stack = self.whole.of_step(step).map_or_else(Vec::new, |pcs| self.shown(&pcs));
         let reason = self.about.wait_reason(step.reason);
         Line { pid: self.about.pid, step, reason, site, function, creator, stack }
     }

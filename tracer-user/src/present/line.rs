@@ -32,6 +32,8 @@ pub struct Filter {
     pub func: Option<Regex>,
     /// Only events whose duration is known and at least this, in nanoseconds.
     pub min_ns: u64,
+    /// Show the stacks that are known of what lasted at least this, in nanoseconds; `None`: show none.
+    pub stacks_ns: Option<u64>,
 }
 
 impl Filter {
@@ -43,6 +45,12 @@ impl Filter {
             && (self.min_ns == 0
                 || step.what == What::Illegal
                 || step.duration_ns.is_some_and(|ns| measures_a_wait(step.what) && ns >= self.min_ns))
+    }
+
+    /// Whether to show its whole stack.
+    pub fn wants_stack(&self, step: &Step) -> bool {
+        let long = |least| step.what == What::Found || step.duration_ns.is_some_and(|ns| ns >= least);
+        self.stacks_ns.is_some_and(long)
     }
 
     /// Whether to show it, now that its names are known.

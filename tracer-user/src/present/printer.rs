@@ -47,7 +47,10 @@ impl Observer for Printer {
                 continue;
             }
             if self.filter.func.is_some() || self.summaries.is_none() {
-                let line = targets[index].line(step);
+                let mut line = targets[index].line(step);
+                if !self.filter.wants_stack(step) {
+                    line.stack.clear();
+                }
                 if !self.filter.wants_line(&line) {
                     continue;
                 }

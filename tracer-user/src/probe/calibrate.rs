@@ -149,7 +149,8 @@ extern "C" fn single_stepped_target() {
 
 /// The status program on `target`, for this process only.
 fn attach_to_self(target: usize, fake: &Fake) -> Result<(aya::Ebpf, Session), ProbeError> {
-    let options = Options { ring_bytes: 1 << 22, goids: Vec::new(), threads: false, from_birth: true };
+    let options =
+        Options { ring_bytes: 1 << 22, goids: Vec::new(), threads: false, callers: false, from_birth: true };
     let (mut ebpf, session) = Session::load(&fake.config(), &options)?;
     let exe = File::open("/proc/self/exe").map_err(|err| ProbeError::Load(err.into()))?;
     let offset = file_offset(target).ok_or(ProbeError::Object("mapping of its own text"))?;

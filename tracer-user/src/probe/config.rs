@@ -39,7 +39,7 @@ pub(super) fn build(
         probes: [0; KINDS],
         systemstack_switch: switch.as_ref().map_or(0, |f| f.entry),
         systemstack_switch_end: switch.as_ref().map_or(0, |f| f.end),
-        plumbing_end: binary.plumbing_end(),
+        plumbing_end: if options.callers { 0 } else { binary.plumbing_end() },
         io_wait: binary
             .wait_reasons()
             .iter()

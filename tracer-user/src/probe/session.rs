@@ -75,6 +75,8 @@ pub struct Options {
     pub goids: Vec<u64>,
     /// Also the threads' on/off-CPU times (`sched_switch`, `sched_wakeup`).
     pub threads: bool,
+    /// Walk a stack on beyond the frame that tells the place: callers, up to twelve frames.
+    pub callers: bool,
     /// The process does not run the binary yet: nothing that comes is to be dropped.
     pub from_birth: bool,
 }

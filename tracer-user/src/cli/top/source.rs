@@ -6,12 +6,13 @@ use super::{
 };
 use crate::{
     cli::{
+        attach,
         engine::Engine,
         launch::{self, Launched},
         opened::Opened,
-        target::{Attach, Observers, Targets, Traced},
+        target::{Attach, Observers},
     },
-    probe::{self, Calibration},
+    probe,
     target::Mode,
     top::{Publisher, Shared, Source},
 };
@@ -81,8 +82,7 @@ impl Running {
 /// Begins, and says why in another way than was to be expected.
 pub(super) fn start(args: &Args, shared: &Arc<Shared>) -> Result<(Running, Option<String>)> {
     // A wrong process or program is an error whatever the mode.
-    let open = |pid: &u32| Opened::process(*pid, &args.layout);
-    let opened = args.pid.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let opened = attach::open(&args.pid, &args.layout)?;
     let mode = match args.mode {
         Some(ModeArg::Poll) => return Ok((poll(args, shared)?, None)),
         Some(ModeArg::Wait) => Mode::Wait,
@@ -102,7 +102,7 @@ pub(super) fn start(args: &Args, shared: &Arc<Shared>) -> Result<(Running, Optio
 fn trace(args: &Args, mode: Mode, opened: Vec<Opened>, shared: &Arc<Shared>) -> Result<Running> {
     probe::check_host()?;
     let threads = mode == Mode::Full;
-    let attach = Attach {
+    let probes = Attach {
         mode,
         set: None,
         gc: false,
@@ -110,8 +110,16 @@ fn trace(args: &Args, mode: Mode, opened: Vec<Opened>, shared: &Arc<Shared>) -> 
         goids: Vec::new(),
         ring_bytes: RING_BYTES,
         stacks_ns: None,
+        callers: false,
     };
-    let (calibration, targets, launched) = attach_all(args, &attach, opened)?;
+    let (calibration, targets, launched) = if args.command.is_empty() {
+        let (calibration, targets) = attach::to_processes(&args.pid, opened, &probes)?;
+        (calibration, targets, None)
+    } else {
+        let (calibration, targets, launched) =
+            attach::to_command(&args.command, &args.layout, &probes, true)?;
+        (calibration, targets, Some(launched))
+    };
     for (traced, _) in &targets {
         eprintln!("sfgi: {}", traced.describe(&calibration));
     }
@@ -123,26 +131,6 @@ fn trace(args: &Args, mode: Mode, opened: Vec<Opened>, shared: &Arc<Shared>) -> 
         Engine::new(targets, observers, calibration, DRAIN_EVERY).metered(move |now| costs.tell_costs(now));
     let child = launched.map(Launched::go).transpose()?;
     run(move |stop| engine.run(stop), pids, pidfds, child)
-}
-
-fn attach_all(
-    args: &Args,
-    attach: &Attach,
-    opened: Vec<Opened>,
-) -> Result<(Calibration, Targets, Option<Launched>)> {
-    let calibrate = || probe::calibrate().context("cannot measure what a probe costs here");
-    if let Some((name, arguments)) = args.command.split_first() {
-        let path = launch::resolve(name)?;
-        let opened = Opened::file(&path, &args.layout)?;
-        let calibration = calibrate()?;
-        let launched = Launched::fork(&path, arguments, true)?;
-        let traced = Traced::attach(launched.pid, opened, attach)?;
-        return Ok((calibration, vec![traced], Some(launched)));
-    }
-    let calibration = calibrate()?;
-    let attach_one = |(pid, opened): (&u32, Opened)| Traced::attach(*pid, opened, attach);
-    let traced = args.pid.iter().zip(opened).map(attach_one).collect::<Result<Vec<_>>>()?;
-    Ok((calibration, traced, None))
 }
 
 fn poll(args: &Args, shared: &Arc<Shared>) -> Result<Running> {

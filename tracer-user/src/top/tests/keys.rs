@@ -132,7 +132,7 @@ fn sorting_goes_round_and_leaves_and_quits_are_told() {
 #[test]
 fn nothing_breaks_without_a_picture_or_without_rows() {
     let mut empty = User::of(&mut World::one());
-    let keys = ["\u{1b}", "jkgG", "1234", "<>rst", "fL?h", "pp", "/x"];
+    let keys = ["jkgG", "1234", "<>rst", "fL?h", "pp", "/x"];
     for key in keys.concat().chars() {
         let _ = empty.screen.key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE), None, 1);
         empty.type_in(&key.to_string());

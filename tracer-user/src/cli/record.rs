@@ -1,0 +1,224 @@
+//! `sfgi record`: what `sfgi trace` sees, into a file.
+
+mod status;
+
+use super::{
+    attach::{TargetArgs, Wants},
+    leaks, output,
+    parse::duration,
+    target::Observers,
+};
+use crate::{
+    clock, probe,
+    recording::{Document, Head, Keep, Recorder, Trigger, append},
+};
+use anyhow::{Context as _, Result, bail};
+use clap::Args as ClapArgs;
+use status::{Counts, Status};
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(ClapArgs)]
+#[command(
+    override_usage = "sfgi record [OPTIONS] -o FILE (-p PID... | -- CMD...)",
+    after_help = "\
+The file has all that is needed to read it on another machine: sfgi report shows it as sfgi trace
+would have, sfgi export hands it to other tools. It can be read up to its last whole frame
+(a second, or a megabyte) whatever happens to sfgi, the machine or the disk.
+
+With --last only the end is kept, in memory: a flight recorder. It is written on SIGUSR2, with
+--on-finding when there is something to see, and at the end; the first time to FILE, then to
+FILE.2, FILE.3 and so on.
+
+EXAMPLES
+  sfgi record -p 1234 -d 30 -o server.sfgi            thirty seconds
+  sfgi record -o test.sfgi -- ./server                from the first goroutine on
+  sfgi record -p 1234 --last 30s -o server.sfgi &     the last thirty seconds ...
+  kill -USR2 %1                                       ... up to now
+  sfgi record -p 1234 --last 64MiB --on-finding -o server.sfgi
+  sfgi report server.sfgi -c                          then: where did the time go"
+)]
+pub(super) struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// The recording (- for standard output)
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Keep only the last so much: a time (30s) or a size (64MiB)
+    #[arg(long, value_name = "TIME|SIZE", value_parser = keep)]
+    last: Option<Keep>,
+    /// With --last: write it when a transition is illegal, or the program's own collector finds a leak
+    #[arg(long, requires = "last")]
+    on_finding: bool,
+    /// Read the whole stack of what lasts longer than TIME
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10ms")]
+    stacks: Duration,
+    /// Only the place of each block, without its callers: less to read at each block
+    #[arg(long)]
+    no_callers: bool,
+    /// Also when threads get and lose their CPU, for the time off the CPU and in the run queue: costs a look at
+    /// each context switch of the machine
+    #[arg(long)]
+    sched: bool,
+    /// Look for leaks at the end, as sfgi leaks does, and put the result in
+    #[arg(long)]
+    leaks: bool,
+}
+
+/// `30s`, `64MiB`.
+fn keep(text: &str) -> Result<Keep, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => {
+            let time = duration(text).map_err(|_| {
+                format!("{text}: neither a time, as 30s, nor a size, as 64MiB (KiB, MiB, GiB)")
+            })?;
+            return match u64::try_from(time.as_nanos()) {
+                Ok(0) => Err(format!("{text}: nothing would be kept")),
+                Ok(ns) => Ok(Keep::Last(ns)),
+                Err(_) => Err(format!("{text}: that is too long")),
+            };
+        }
+    };
+    let size = digits.parse::<u64>().ok().and_then(|size| size.checked_mul(1 << shift));
+    size.filter(|size| *size > 0).map(Keep::Bytes).ok_or_else(|| format!("{text}: that is no size"))
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    probe::check_host()?;
+    // An output that cannot be written is refused before anything is touched.
+    let output = Output::create(&args.output)?;
+    let trigger = Trigger { asked: Arc::default(), on_finding: args.on_finding };
+    if args.last.is_some() {
+        on_usr2(Arc::clone(&trigger.asked))?;
+    }
+    let wants = Wants { gc: true, threads: args.sched, stacks: Some(args.stacks), callers: !args.no_callers };
+    let attached = args.target.attach(wants)?;
+    attached.describe();
+    let counts = Arc::<Counts>::default();
+    let keep = args.last.unwrap_or(Keep::All);
+    let recorder = output.recorder(clock::now(), args.sched, keep, trigger)?;
+    let observers: Observers = vec![Box::new(recorder), Box::new(Status::new(Arc::clone(&counts)))];
+    let mut found = Vec::new();
+    let result = attached.follow(observers, &mut |pid| {
+        if args.leaks {
+            match leaks::documents(pid) {
+                Ok(documents) => found.push((pid, documents)),
+                Err(err) => eprintln!("sfgi: PID {pid}: no search for leaks: {err:#}"),
+            }
+        }
+    });
+    for (pid, documents) in &found {
+        output.append(*pid, documents)?;
+    }
+    eprintln!("sfgi: {}", counts.closing(&args.output, output.bytes()));
+    result
+}
+
+/// Where a recording goes.
+pub(super) struct Output {
+    path: PathBuf,
+    /// The file, or standard output.
+    first: Option<File>,
+}
+
+impl Output {
+    /// Creates the file of `-o`.
+    pub(super) fn create(path: &Path) -> Result<Output> {
+        let first = if path.as_os_str() == "-" {
+            if io::stdout().is_terminal() {
+                bail!("a recording is not for a terminal: write it to a file with -o FILE");
+            }
+            None
+        } else {
+            Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
+        };
+        Ok(Output { path: path.to_owned(), first })
+    }
+
+    /// Records a trace that begins at `start_ts`.
+    pub(super) fn recorder(
+        &self,
+        start_ts: u64,
+        threads: bool,
+        keep: Keep,
+        trigger: Trigger,
+    ) -> Result<Recorder> {
+        let head = Head::new(start_ts, output::wall_clock_ns(), threads);
+        let mut first = Some(match &self.first {
+            Some(file) => Box::new(file.try_clone()?) as Box<dyn Write + Send>,
+            None => Box::new(io::stdout()),
+        });
+        let (path, mut number) = (self.path.clone(), 1);
+        let outputs = move || {
+            if let Some(first) = first.take() {
+                return Ok(first);
+            }
+            number += 1;
+            let mut name = path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            Ok(Box::new(File::create(name)?) as Box<dyn Write + Send>)
+        };
+        let recorder = Recorder::new(head, keep, trigger, Box::new(outputs));
+        recorder.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    fn append(&self, pid: u32, documents: &[(&str, Vec<u8>)]) -> Result<()> {
+        for (name, body) in documents {
+            let document = Document { name, pid, body };
+            match &self.first {
+                Some(file) => append(&mut &*file, &document),
+                None => append(&mut io::stdout(), &document),
+            }
+            .with_context(|| format!("cannot write {}", self.path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// How large the file is; `None`: it is none.
+    fn bytes(&self) -> Option<u64> {
+        Some(self.first.as_ref()?.metadata().ok()?.len())
+    }
+}
+
+/// Sets `asked` on SIGUSR2 from now on.
+fn on_usr2(asked: Arc<AtomicBool>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let guard = runtime.enter();
+    let mut signals = signal(SignalKind::user_defined2())?;
+    drop(guard);
+    std::thread::Builder::new().name("SIGUSR2".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            while signals.recv().await.is_some() {
+                asked.store(true, Ordering::Relaxed);
+            }
+        });
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_keep_is_a_time_or_a_size() {
+        assert_eq!(keep("30s"), Ok(Keep::Last(30_000_000_000)));
+        assert_eq!(keep("64MiB"), Ok(Keep::Bytes(64 << 20)));
+        for bad in ["", "0s", "0MiB", "64", "64MB", "-1s", "99999999999GiB", "MiB"] {
+            assert!(keep(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! `sfgi report`: a recording, shown as if it were live.
+
+mod counter;
+
+use super::{
+    lines::{Layout, LineArgs},
+    output,
+    parse::duration,
+    progress::Progress,
+};
+use crate::{
+    follow::Observer,
+    present::{bytes, count, duration as in_words},
+    recording::{Head, Played, Player, copy_document},
+    top::{By, Frozen, Query, Screen, Source},
+};
+use anyhow::{Context as _, Result, bail};
+use clap::{Args as ClapArgs, ValueEnum};
+use counter::Counter;
+use std::{
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Intervals of `--top`, as `sfgi top` has them; the size of a page of it.
+const TOP_EVERY_NS: u64 = 1_000_000_000;
+const TOP_PAGE: (u16, u16) = (120, 40);
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LeakFormat {
+    Text,
+    Json,
+    Sarif,
+    Pprof,
+}
+
+impl LeakFormat {
+    fn document(self) -> &'static str {
+        match self {
+            LeakFormat::Text => "leaks.text",
+            LeakFormat::Json => "leaks.json",
+            LeakFormat::Sarif => "leaks.sarif",
+            LeakFormat::Pprof => "leaks.pprof",
+        }
+    }
+}
+
+#[derive(ClapArgs)]
+#[command(
+    override_usage = "sfgi report [OPTIONS] FILE",
+    after_help = "\
+Options mean what they mean for sfgi trace: the recording goes through the same code, and gives
+the same lines. A recording that was cut off is shown up to its last whole frame, and that is said.
+
+EXAMPLES
+  sfgi report server.sfgi                              all events
+  sfgi report server.sfgi -e unblock --min 10ms        who was blocked for 10 ms or more
+  sfgi report server.sfgi -c                           per wait reason and site: count, p50, p99
+  sfgi report server.sfgi --until 2s --goid 17         goroutine 17 in the first two seconds
+  sfgi report server.sfgi -e illegal                   what the runtime should never do
+  sfgi report server.sfgi --top --at 2s                how things stood after two seconds
+  sfgi report server.sfgi --leaks                      what sfgi record --leaks found at the end
+  sfgi report server.sfgi --info                       what was recorded, when, of what"
+)]
+pub(super) struct Args {
+    /// The recording
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    lines: LineArgs,
+    /// Only this goroutine (several: repeat)
+    #[arg(long, value_name = "GOID")]
+    goid: Vec<u64>,
+    /// Only up to TIME after the beginning
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    until: Option<Duration>,
+    /// Write to FILE instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Show the leaks that were found at the end (sfgi record --leaks) instead of events
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "text")]
+    leaks: Option<LeakFormat>,
+    /// Show what sfgi top would have shown, at the end or --at a time
+    #[arg(long, conflicts_with_all = ["leaks", "info"])]
+    top: bool,
+    /// The time of --top, from the beginning
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "top", conflicts_with = "until")]
+    at: Option<Duration>,
+    /// Show what was recorded instead of events
+    #[arg(long, conflicts_with = "leaks")]
+    info: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let player = open(&args.file)?;
+    // An output that cannot be written is refused before anything is read.
+    let (out, terminal) = output::open(args.output.as_deref())?;
+    let head = player.head().clone();
+    if args.info {
+        return info(out, &head, &args.file);
+    }
+    if let Some(format) = args.leaks {
+        return leaks(out, &args.file, format, terminal);
+    }
+    if args.top {
+        return top(out, player, args);
+    }
+    let layout = Layout { start_ts: head.start_ts, several: head.targets.len() > 1, colour: terminal };
+    let mut printer = args.lines.printer(out, &args.goid, &layout);
+    let until = time(&head, args.until);
+    let played = play(player, &args.file, &mut [&mut printer], until)?;
+    for end in &played.ends {
+        if let Some(why) = &end.why {
+            eprintln!("sfgi: {why}");
+        }
+        eprintln!("sfgi: {}", end.closing);
+    }
+    Ok(())
+}
+
+/// A time after the beginning, as events have it; the end of time where none was given.
+fn time(head: &Head, after: Option<Duration>) -> u64 {
+    let after = after.map(|after| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+    after.map_or(u64::MAX, |after| head.start_ts.saturating_add(after))
+}
+
+/// The four tables of `sfgi top`, and what it found.
+fn top(mut out: Box<dyn Write + Send>, player: Player, args: &Args) -> Result<()> {
+    let head = player.head().clone();
+    let at_ts = time(&head, args.at.or(args.until));
+    let mut frozen =
+        Frozen::new(Source::Probes { threads: head.threads }, Query::usual(), TOP_EVERY_NS, at_ts);
+    play(player, &args.file, &mut [&mut frozen], at_ts)?;
+    for (by, blank) in By::ALL.into_iter().zip(["", "\n", "\n", "\n"]) {
+        let text = frozen.text(&Screen::new(by), TOP_PAGE.0, TOP_PAGE.1).unwrap_or_default();
+        write!(out, "{blank}{text}")?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Opens a recording.
+pub(super) fn open(path: &Path) -> Result<Player> {
+    Player::open(path).with_context(|| path.display().to_string())
+}
+
+/// Plays a recording up to `until_ts`, shows how far it is, and says where it is damaged.
+pub(super) fn play(
+    player: Player,
+    path: &Path,
+    observers: &mut [&mut dyn Observer],
+    until_ts: u64,
+) -> Result<Played> {
+    let mut line = Progress::new();
+    let played = player.play(observers, until_ts, &mut |read, all| {
+        line.show(|| format!("{}: {} of {}", path.display(), bytes(read), bytes(all)));
+    });
+    line.clear();
+    let played = played.with_context(|| path.display().to_string())?;
+    if let Some((offset, damage)) = played.damage {
+        eprintln!(
+            "sfgi: {}: damaged after {}: {damage}; everything before is shown",
+            path.display(),
+            bytes(offset)
+        );
+    }
+    Ok(played)
+}
+
+fn leaks(out: Box<dyn Write + Send>, path: &Path, format: LeakFormat, terminal: bool) -> Result<()> {
+    if format == LeakFormat::Pprof && terminal {
+        bail!("a pprof profile is not for a terminal: write it to a file with -o FILE");
+    }
+    let mut out = BufWriter::new(out);
+    let there =
+        copy_document(path, format.document(), None, &mut out).with_context(|| path.display().to_string())?;
+    if !there {
+        bail!("{}: no leaks were looked for: record with --leaks", path.display());
+    }
+    Ok(out.flush()?)
+}
+
+fn info(mut out: Box<dyn Write + Send>, head: &Head, path: &Path) -> Result<()> {
+    let mut counter = Counter::default();
+    let played = play(open(path)?, path, &mut [&mut counter], u64::MAX)?;
+    writeln!(out, "recorded by    sfgi {} on Linux {}", head.sfgi, head.kernel)?;
+    let began_ms = head.start_unix_ns / 1_000_000;
+    writeln!(out, "began          {}.{:03} s after 1970", began_ms / 1000, began_ms % 1000)?;
+    let until_ts = played.ends.iter().map(|end| end.until_ts).max().unwrap_or(0);
+    writeln!(out, "lasted         {}", in_words(until_ts.saturating_sub(head.start_ts)))?;
+    writeln!(out, "events         {}, {} lost", count(counter.events), count(counter.lost))?;
+    writeln!(out, "snapshots      {}", count(counter.snapshots))?;
+    writeln!(out, "whole stacks   {}", count(counter.stacks))?;
+    writeln!(out, "ended          {}", if played.whole { "yes" } else { "no: it was cut off" })?;
+    for about in &head.targets {
+        let (pid, module) = (about.pid, &about.module);
+        writeln!(out, "PID {pid:<10} {} {module} ({})", about.go_version, about.exe)?;
+    }
+    Ok(out.flush()?)
+}
