@@ -13,6 +13,7 @@ pub mod leaks;
 pub mod machine;
 pub mod oracle;
 pub mod process;
+pub mod screen;
 pub mod sfgi;
 pub mod source;
 pub mod state;

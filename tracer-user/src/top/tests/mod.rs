@@ -135,7 +135,7 @@ pub(super) fn shop() -> World {
              100 m2 g7 casgstatus 2>4 chan receive pc=101,103
              500 m3 g8 casgstatus 2>4 chan receive pc=101,103
              510 m3 g9 casgstatus 1>2
-             520 m3 g9 casgstatus 2>3 pc=105
+             520 m3 g9 entersyscall pc=105
              600 m2 g7 casgstatus 4>1 by g9
              650 m2 g7 casgstatus 1>2
              700 m2 g7 casgstatus 2>4 chan receive pc=101,103"

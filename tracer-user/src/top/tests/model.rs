@@ -154,7 +154,7 @@ fn what_is_wrong_is_found() {
              100 m1 g9 casgstatus 6>1 {SERVE}
              300 m2 g7 casgstatus 1>2
              301 m3 g8 casgstatus 1>2
-             302 m3 g8 casgstatus 2>3 pc=105
+             302 m3 g8 entersyscall pc=105
              303 m1 g9 casgstatus 1>4
              2000 m2 g7 casgstatus 2>4 chan receive pc=101,103"
         ),

@@ -49,7 +49,7 @@ fn several_processes() {
 #[test]
 fn panes() {
     let mut world = shop();
-    world.round(0, "1100 m3 g9 casgstatus 3>2\n1101 m1 g9 casgstatus 1>4", 1200);
+    world.round(0, "1100 m3 g9 exitsyscall\n1101 m1 g9 casgstatus 1>4", 1200);
     world.tick(1200);
     let picture = world.picture(&Query { detail: Some((0, 7)), ..Query::usual() });
     let mut screen = Screen::new(By::Goroutine);
