@@ -1,6 +1,10 @@
 //! The fixture `crowd`: goroutines that stand still in every kind of wait, and others that never do.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -19,7 +23,7 @@ pub const EACH: usize = 3;
 pub const KINDS: usize = 20;
 
 /// Enough for a traceback of it.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 /// The running fixture.
 #[derive(Debug)]
@@ -44,10 +48,20 @@ impl Crowd {
     /// # Errors
     /// Not all kinds stand still.
     pub fn of(mut process: Process) -> Result<Crowd> {
-        let mut standing = own_stacks(&mut process)?;
-        standing.retain(|_, goroutine| is_standing(goroutine));
-        ensure!(standing.len() == KINDS * EACH, "{} goroutines stand still", standing.len());
-        Ok(Crowd { process, standing })
+        let deadline = Instant::now() + SOON;
+        loop {
+            let mut standing = own_stacks(&mut process)?;
+            standing.retain(|_, goroutine| is_standing(goroutine));
+            // Each of the kinds ends in a wait or in a system call.
+            let on_its_way =
+                standing.values().find(|goroutine| ["running", "runnable"].contains(&&*goroutine.status));
+            let all = standing.len() == KINDS * EACH;
+            if all && on_its_way.is_none() {
+                return Ok(Crowd { process, standing });
+            }
+            ensure!(Instant::now() < deadline, "{} goroutines are there, {on_its_way:?}", standing.len());
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Its process id as an argument.

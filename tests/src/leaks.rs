@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use crate::{dump::Frame, process::Process, sfgi};
 
-/// Enough for a command to a fixture: a random program may take ten seconds to wake.
-const SOON: Duration = Duration::from_secs(30);
+/// Enough for a command to a fixture: a random program may take ten seconds to wake, and the machine may be slow.
+const SOON: Duration = Duration::from_secs(120);
 
 /// The document of `sfgi leaks --format json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -141,7 +141,12 @@ impl Report {
 
     /// All that is reported with this verdict at least, a line each.
     pub fn lines(&self, least: Verdict) -> Vec<String> {
-        let groups = self.groups.iter().filter(|group| group.verdict >= least);
+        self.lines_of(|group| group.verdict >= least)
+    }
+
+    /// The groups that are chosen, a line each.
+    pub fn lines_of(&self, chosen: impl Fn(&Group) -> bool) -> Vec<String> {
+        let groups = self.groups.iter().filter(|group| chosen(group));
         let line = |group: &Group| {
             let leak = self.leaks.iter().find(|leak| group.goids.contains(&leak.goid));
             let stack =

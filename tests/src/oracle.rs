@@ -18,10 +18,13 @@ use crate::{
     },
 };
 
-/// How far the two times of a transition may be apart, ns: a thread can lose its CPU between the
-/// probe and the runtime's own note. At the edges of a recording the fixtures are quiet for twice as
+/// What lies so near to an edge of a recording, ns, may be in it or not. The fixtures are quiet there for twice as
 /// long (`margin` of their harness).
 const EDGE: u64 = 100_000_000;
+
+/// How far apart the two times of one transition may lie, ns: a thread can lose its processor between the probe and
+/// the runtime's own note, on a crowded machine for long.
+const SKEW: u64 = 1_000_000_000;
 
 /// A difference that the two define differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -252,7 +255,7 @@ fn compare_one(
     // Where Go's sequence may begin in ours: at its birth, or at the same time.
     let may_begin = |our: &Transition| match first.from {
         Dead => our.from == Dead && !is_preparation(our),
-        _ => our.ts.abs_diff(first.ts) < EDGE,
+        _ => our.ts.abs_diff(first.ts) < SKEW,
     };
     let mut parting = Parting { what: NEVER_BEGAN, go: 0, sfgi: ours.len() };
     let mut starts: Vec<usize> = (0..ours.len()).filter(|&at| may_begin(&ours[at])).collect();

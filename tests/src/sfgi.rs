@@ -11,11 +11,11 @@ use crate::{
     state::{State, Transition},
 };
 
-/// How long sfgi may take to read a binary, load its programs and attach all probes.
-pub const ATTACH: Duration = Duration::from_secs(30);
+/// How long sfgi may take to read a binary, load its programs and attach all probes, on the slowest machine.
+pub const ATTACH: Duration = Duration::from_secs(120);
 
-/// How long sfgi may take to end once it should.
-pub const END: Duration = Duration::from_secs(30);
+/// How long sfgi may take to end once it should, on the slowest machine.
+pub const END: Duration = Duration::from_secs(120);
 
 /// Path of the sfgi binary: `$SFGI_BIN`, else the newer of `target/{release,debug}/sfgi`.
 ///

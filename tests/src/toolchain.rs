@@ -60,6 +60,12 @@ impl Go {
         Go::all().into_iter().filter(|go| go.minor >= TRACE_SINCE).collect()
     }
 
+    /// Whether it is the oldest or the newest of them.
+    pub fn is_end(&self) -> bool {
+        let all = Go::all();
+        [all.first(), all.last()].contains(&Some(self))
+    }
+
     /// The newest toolchain.
     pub fn newest() -> Go {
         Go::all().pop().expect("all() is never empty")

@@ -67,7 +67,7 @@ fn what_stands_is_alike_and_what_moves_is_possible() -> Result<()> {
         return Ok(());
     }
     let source = Source::of("crowd")?;
-    let (mut aging, stamped) = stamped()?;
+    let mut aging = Go::all().iter().map(Aging::start).collect::<Result<Vec<_>>>()?;
     let mut failures = 0;
     for go in Go::all() {
         for variant in [Variant::Plain, Variant::PieStripped] {
@@ -83,9 +83,7 @@ fn what_stands_is_alike_and_what_moves_is_possible() -> Result<()> {
         }
     }
     ensure!(failures == 0, "{failures} builds failed, see above");
-    // That took more than a minute, or nearly so.
-    thread::sleep(Duration::from_millis(61_500).saturating_sub(stamped.elapsed()));
-    aging.iter_mut().try_for_each(|crowd| aged(crowd, stamped))
+    aging.iter_mut().try_for_each(Aging::has_aged)
 }
 
 fn many_dumps(mut crowd: Crowd, source: &Source) -> Result<Tally> {
@@ -226,44 +224,59 @@ fn attributes(go: &Go) -> Result<()> {
     Ok(())
 }
 
-/// Programs of each release that have just collected garbage, which stamps `g.waitsince` of all that wait
-/// (`src/runtime/mgcmark.go`, `markroot`), and when that was. Before, no age is known.
-fn stamped() -> Result<(Vec<Crowd>, Instant)> {
-    let mut crowds = Vec::new();
-    for go in Go::all() {
-        let mut crowd = Crowd::start(&go, Variant::Plain)?;
+/// A program that has collected garbage, which stamps `g.waitsince` of all that wait (`src/runtime/mgcmark.go`,
+/// `markroot`). Before, no age is known.
+struct Aging {
+    crowd: Crowd,
+    /// When it was told to collect, and when it had done so.
+    stamped: (Instant, Instant),
+}
+
+impl Aging {
+    fn start(go: &Go) -> Result<Aging> {
+        let mut crowd = Crowd::start(go, Variant::Plain)?;
         let dump = dump::json(crowd.process.pid(), &["--func", "main.stillReceive"])?;
         ensure!(dump.goroutines.len() == crowd::EACH, "{dump:?}");
         let aged = dump.goroutines.iter().find(|goroutine| goroutine.waiting_ms.is_some());
         ensure!(aged.is_none(), "go{}: no collection, yet an age: {aged:?}", go.version);
-        crowd.process.command("gc", Duration::from_secs(10))?;
-        crowds.push(crowd);
+        let told = Instant::now();
+        crowd.process.command("gc", Duration::from_secs(120))?;
+        Ok(Aging { crowd, stamped: (told, Instant::now()) })
     }
-    Ok((crowds, Instant::now()))
-}
 
-/// A minute after a collection.
-fn aged(crowd: &mut Crowd, stamped: Instant) -> Result<()> {
-    let pid = crowd.process.pid();
-    let own = crowd::own_stacks(&mut crowd.process)?;
-    let shown = dump::traceback(pid, &[])?;
-    let minutes = |all: &BTreeMap<u64, Goroutine>| {
-        let standing = all.values().filter(|goroutine| crowd::is_standing(goroutine));
-        standing.map(|goroutine| (goroutine.goid, goroutine.minutes)).collect::<Vec<_>>()
-    };
-    ensure!(minutes(&own) == minutes(&shown), "minutes: {:?} {:?}", minutes(&own), minutes(&shown));
-    ensure!(minutes(&shown).iter().any(|(_, minutes)| *minutes >= 1), "no minutes: {:?}", minutes(&shown));
+    /// A minute after the collection.
+    fn has_aged(&mut self) -> Result<()> {
+        let (told, done) = self.stamped;
+        thread::sleep(Duration::from_millis(61_500).saturating_sub(done.elapsed()));
+        let pid = self.crowd.process.pid();
+        let minutes = |all: BTreeMap<u64, Goroutine>| {
+            let standing = all.into_iter().filter(|(_, goroutine)| crowd::is_standing(goroutine));
+            standing.map(|(goid, goroutine)| (goid, goroutine.minutes)).collect::<BTreeMap<_, _>>()
+        };
+        let before = minutes(crowd::own_stacks(&mut self.crowd.process)?);
+        let shown = minutes(dump::traceback(pid, &[])?);
+        let after = minutes(crowd::own_stacks(&mut self.crowd.process)?);
+        ensure!(shown.len() == before.len() && !shown.is_empty(), "{before:?} {shown:?}");
+        for (goid, minutes) in &shown {
+            let own = before.get(goid).zip(after.get(goid));
+            let (before, after) = own.with_context(|| format!("{goid} is not the program's"))?;
+            ensure!((before..=after).contains(&minutes), "minutes of {goid}: {before}, {minutes}, {after}");
+        }
+        ensure!(shown.values().any(|minutes| *minutes >= 1), "no minutes: {shown:?}");
 
-    let dump = dump::json(pid, &["--func", "main.stillReceive"])?;
-    for goroutine in &dump.goroutines {
-        let ms = goroutine.waiting_ms.context("no age")?;
-        let elapsed = stamped.elapsed().as_secs_f64() * 1000.0;
-        ensure!(ms > 60_000.0 && ms < elapsed + 5000.0, "{ms} ms after {elapsed} ms");
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let least = ms(done.elapsed());
+        let dump = dump::json(pid, &["--func", "main.stillReceive"])?;
+        let most = ms(told.elapsed());
+        for goroutine in &dump.goroutines {
+            let age = goroutine.waiting_ms.context("no age")?;
+            ensure!((least..=most).contains(&age), "{age} ms, {least} to {most} ms after the collection");
+        }
+        let older = |age: &str| Ok::<_, anyhow::Error>(dump::json(pid, &["--older", age])?.goroutines.len());
+        let (minute, hour) = (older("1m")?, older("1h")?);
+        ensure!(minute >= dump.goroutines.len() && hour == 0, "{minute} older than 1m, {hour} than 1h");
+        Ok(())
     }
-    let older = |age: &str| Ok::<_, anyhow::Error>(dump::json(pid, &["--older", age])?.goroutines.len());
-    let (minute, hour) = (older("1m")?, older("1h")?);
-    ensure!(minute >= dump.goroutines.len() && hour == 0, "{minute} older than 1m, {hour} than 1h");
-    Ok(())
 }
 
 #[test]

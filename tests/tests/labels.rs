@@ -21,7 +21,7 @@ fn check(go: &Go, variant: Variant) -> Result<()> {
     let mut command = Command::new(fixture::build("labels", go, variant)?);
     let mut target = fixture::start_command(command.env("FIXTURE_HOLD", "1"))?;
     target.say()?;
-    target.stdout.wait_for(Duration::from_secs(20), |line| line.ends_with(" done"))?;
+    target.stdout.wait_for(Duration::from_secs(120), |line| line.ends_with(" done"))?;
     let expected: BTreeSet<Labels> = (target.stdout.lines().iter())
         .filter_map(|line| line.text.strip_prefix("labels ").map(str::to_owned))
         .map(|json| {

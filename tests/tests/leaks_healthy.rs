@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     fixture::{self, Variant},
-    leaks::{self, Verdict},
+    leaks::{self, Group, Verdict},
     machine,
     process::Process,
     toolchain::Go,
@@ -37,7 +37,12 @@ const KINDS: [&str; 16] = [
 
 /// Kinds with hot loops that give way again and again: that those are told of as spinning is right.
 const SPINNING: [&str; 2] = ["registers", "all"];
-const SPIN_SIGNS: [&str; 2] = ["pseudo-idle-spin", "never-yields"];
+const SPIN_SIGN: &str = "pseudo-idle-spin";
+
+/// Suspicions about the processors, which a program at full speed on a machine that others use too deserves: there a
+/// goroutine with work before it (the `turn` of `reply` never waits as long as its channel is not empty) is at it, or
+/// ready for it, in every look.
+const SHORT_OF_PROCESSORS: [&str; 2] = ["never-yields", "starved"];
 
 const RELEASES: [u32; 4] = [21, 24, 26, 27];
 
@@ -48,7 +53,7 @@ const SCANS: usize = 16;
 const WIDTH: usize = 3;
 
 /// Longer than all scans of a program take.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(600);
 
 struct Case<'a> {
     kind: &'static str,
@@ -97,8 +102,12 @@ fn nothing_is_proven_of_a_healthy_program() -> Result<()> {
             ensure!(report.doubt.is_none(), "in doubt: {:?}", report.doubt);
             ensure!(report.passes > 0 && report.scanned > 0, "it proves nothing: {report:?}");
             let spins = SPINNING.contains(&case.kind);
-            let lines = report.lines(Verdict::Suspect).into_iter();
-            alarms.extend(lines.filter(|line| !spins || !SPIN_SIGNS.iter().any(|sign| line.contains(sign))));
+            let expected = |group: &Group| {
+                let class = group.class.as_str();
+                group.verdict == Verdict::Suspect && SHORT_OF_PROCESSORS.contains(&class)
+                    || spins && class == SPIN_SIGN
+            };
+            alarms.extend(report.lines_of(|group| !expected(group)));
             scans.fetch_add(1, Ordering::Relaxed);
             passes.fetch_add(report.passes.into(), Ordering::Relaxed);
             goroutines.fetch_add(report.scanned, Ordering::Relaxed);
@@ -107,7 +116,11 @@ fn nothing_is_proven_of_a_healthy_program() -> Result<()> {
         ensure!(after > before, "it did nothing meanwhile");
         alarms.sort();
         alarms.dedup();
-        ensure!(alarms.is_empty(), "not silent:\n{}", alarms.iter().take(5).cloned().collect::<String>());
+        ensure!(
+            alarms.is_empty(),
+            "not silent:\n{}",
+            alarms.iter().take(5).cloned().collect::<Vec<_>>().join("\n")
+        );
         Ok(())
     });
     for failure in &failures {

@@ -23,6 +23,10 @@ const RELEASES: [u32; 6] = [19, 21, 24, 25, 26, 27];
 /// How many run at a time.
 const WIDTH: usize = 4;
 
+/// How often a process is looked at in which some were not found. Luck: of a goroutine that moves all words of its
+/// stack count, and what is left there by chance may lead to a leaked one. The next time others lie there.
+const LOOKS: usize = 3;
+
 /// What of the leaked ones must be found, in hundredths.
 const RECALL: usize = 99;
 
@@ -97,13 +101,19 @@ fn check_random(case: &Case, tally: &Tally) -> Result<()> {
     let (seed, count) = (case.seed.to_string(), TOGETHER.to_string());
     let args = ["-seed", &seed, "-count", &count];
     let mut target = fixture::start("random", case.go, case.variant, &args)?;
-    let report = leaks::json(target.pid(), &[])?;
-    ensure!(report.doubt.is_none(), "in doubt: {:?}", report.doubt);
-    let proven = report.proven();
+    let dead = leaks::goids(&mut target, "truth", "dead")?.context("it knows")?;
+    let mut proven = BTreeSet::new();
+    for _ in 0..LOOKS {
+        let report = leaks::json(target.pid(), &[])?;
+        ensure!(report.doubt.is_none(), "in doubt: {:?}", report.doubt);
+        proven.extend(report.proven());
+        if dead.is_subset(&proven) {
+            break;
+        }
+    }
+    none_false(&mut target, &dead, &proven, "construction")?;
     let own = leaks::goids(&mut target, "leaked", "leaked")?;
     ensure!(own.is_some() == (case.go.minor >= 27), "the runtime says {own:?}");
-    let dead = leaks::goids(&mut target, "truth", "dead")?.context("it knows")?;
-    none_false(&mut target, &dead, &proven, "construction")?;
     if let Some(own) = own {
         // Otherwise the generator does not know its own programs.
         ensure!(own == dead, "the runtime says {own:?}, the generator {dead:?}");

@@ -20,7 +20,7 @@ use live_tests::{
 fn sees_ping_pong(mut target: Process, pid: u32) -> Result<()> {
     let mut sfgi = sfgi::attach(pid, &[])?;
     target.say()?;
-    target.wait_code(Duration::from_secs(30), 0)?;
+    target.wait_code(Duration::from_secs(120), 0)?;
     sfgi.wait_code(sfgi::END, 0)?;
     let events = sfgi::events(&sfgi.stdout.text())?;
     sfgi::none_illegal(&events)?;

@@ -13,7 +13,7 @@ use live_tests::{
     toolchain::Go,
 };
 
-const WORK: Duration = Duration::from_secs(120);
+const WORK: Duration = Duration::from_secs(300);
 
 /// How each release is built, and the probe set it is traced with.
 const RUNS: [(Variant, &str); 3] = [(Variant::Plain, "b"), (Variant::Plain, "a"), (Variant::Pgo, "a")];

@@ -32,7 +32,7 @@ fn overflow(go: &Go, set: &str) -> Result<()> {
     let tiny = ["--ring-size", "4096", "--drain-every", "100ms", "--set", set];
     let mut sfgi = sfgi::attach(target.pid(), &tiny)?;
     target.say()?;
-    target.wait_code(Duration::from_secs(60), 0)?;
+    target.wait_code(Duration::from_secs(120), 0)?;
     sfgi.wait_code(sfgi::END, 0)?;
 
     let events = sfgi::events(&sfgi.stdout.text())?;

@@ -17,7 +17,7 @@ use live_tests::{
     toolchain::Go,
 };
 
-const TIME: Duration = Duration::from_secs(20);
+const TIME: Duration = Duration::from_secs(120);
 
 /// The goroutine that writes the program's profile: it runs then, and waits when we look.
 const WRITER: &str = "main.main ";

@@ -33,7 +33,7 @@ impl Server {
     /// Starts it; returns when it serves its profile.
     fn start(command: &mut Command, address: String) -> Result<Server> {
         let server = Server { process: Process::spawn(command)?, address };
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(120);
         while server.profile().is_err() {
             let log = || format!("it does not serve:\n{}", server.process.stderr.text());
             ensure!(Instant::now() < deadline, log());
@@ -50,7 +50,7 @@ impl Server {
 /// The body of a page. HTTP 1.0, so that it comes in one piece.
 fn get(address: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

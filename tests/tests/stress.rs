@@ -32,7 +32,7 @@ fn nothing_legal_is_called_illegal() -> Result<()> {
         target.say()?;
     }
     for target in &mut targets {
-        target.wait_code(Duration::from_secs(secs + 60), 0)?;
+        target.wait_code(Duration::from_secs(secs + 240), 0)?;
     }
     sfgi.wait_code(sfgi::END, 0)?;
     machine::report(&sfgi.stderr.text());

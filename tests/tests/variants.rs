@@ -43,7 +43,7 @@ fn events(name: &str, units: &str, go: &Go, variant: Variant) -> Result<Vec<Even
     let mut target = fixture::start(name, go, variant, &["-n", units])?;
     let mut sfgi = sfgi::attach(target.pid(), &[])?;
     target.say()?;
-    target.wait_code(Duration::from_secs(30), 0)?;
+    target.wait_code(Duration::from_secs(120), 0)?;
     sfgi.wait_code(sfgi::END, 0)?;
     let events = sfgi::events(&sfgi.stdout.text())?;
     sfgi::none_illegal(&events)?;

@@ -21,19 +21,20 @@ pub(super) struct Fixture {
 }
 
 impl Fixture {
-    /// Builds the fixture of this name with a version of Go.
-    pub(super) fn build(name: &str, version: &str) -> Result<PathBuf> {
+    /// Builds the fixture of this name with a version of Go and these further flags.
+    pub(super) fn build(name: &str, version: &str, flags: &[&str]) -> Result<PathBuf> {
         let binary = sh::target_dir().join("bench").join(name);
         let mut go = go::command(version)?;
         go.current_dir(sh::root().join("tests/fixtures"));
-        sh::output(go.args(["build", "-o"]).arg(&binary).arg(format!("./{name}")))?;
+        sh::output(go.args(["build", "-o"]).arg(&binary).args(flags).arg(format!("./{name}")))?;
         Ok(binary)
     }
 
     /// Starts it; returns when it is ready.
     pub(super) fn start(program: &Path, args: &[String]) -> Result<Self> {
         let mut command = sh::command(program)?;
-        command.args(args);
+        // Those that do not wait for commands are to wait for a line at least.
+        command.args(args).env("FIXTURE_WAIT", "1");
         let mut child = sh::Child::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
         let stdin = child.0.stdin.take().context("no stdin")?;
         let mut lines = BufReader::new(child.0.stdout.take().context("no stdout")?).lines();
@@ -56,6 +57,12 @@ impl Fixture {
     pub(super) fn said<T: FromStr>(&self, name: &str) -> Result<T> {
         let said = self.first.iter().find_map(|line| line.strip_prefix(name)?.parse().ok());
         said.with_context(|| format!("it has not said {name}"))
+    }
+
+    /// Has it work, and gives all that it prints until it ends.
+    pub(super) fn work(mut self) -> Result<Vec<String>> {
+        writeln!(self.stdin)?;
+        Ok(self.lines.collect::<Result<_, _>>()?)
     }
 
     /// Has it do this, and gives the last line that it printed meanwhile.

