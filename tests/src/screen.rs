@@ -24,8 +24,7 @@ impl Terminal {
         let terminal = Terminal { server: format!("sfgi-{name}-{}", std::process::id()) };
         let (width, height) = (width.to_string(), height.to_string());
         // A shell that reads no files, so that the prompt is always the same.
-        let shell =
-            "env -i PATH=\"$PATH\" HOME=/ TERM=screen LC_ALL=C.UTF-8 PS1='prompt> ' bash --norc --noprofile";
+        let shell = "exec env -i PATH=\"$PATH\" HOME=/ TERM=screen LC_ALL=C.UTF-8 PS1='prompt> ' bash --norc --noprofile";
         terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &width, "-y", &height, shell])?;
         Ok(terminal)
     }

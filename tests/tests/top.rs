@@ -94,8 +94,9 @@ fn keys_lead_from_a_place_to_a_goroutine_and_back() -> Result<()> {
     })?;
     terminal.press(&["Escape"])?;
     terminal.wait_for(SOON, "the table again", |text| text.contains("RUNQ"))?;
-    terminal.press(&["Escape", "1"])?;
-    terminal.press(&["p"])?;
+    terminal.press(&["Escape"])?;
+    terminal.wait_for(SOON, "all goroutines", |text| !text.contains("/askSupplier/"))?;
+    terminal.press(&["1", "p"])?;
     terminal.wait_for(SOON, "the pause", |text| text.contains("PAUSED"))?;
     terminal.press(&["p", "?"])?;
     terminal.wait_for(SOON, "the help", |text| text.contains("KEYS"))?;
