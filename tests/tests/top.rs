@@ -119,7 +119,7 @@ fn leaks_are_found_while_the_table_goes_on() -> Result<()> {
     terminal.press(&["L"])?;
     terminal.wait_for(SOON, "the search", |text| text.contains("LEAKS"))?;
     terminal.press(&["Escape"])?;
-    terminal.wait_for(SOON, "the table", |text| text.contains("WAITS/s"))?;
+    terminal.wait_for(SOON, "the table", |text| text.contains("RATE/s"))?;
     terminal.press(&["l"])?;
     terminal
         .wait_for(SOON, "what is leaked", |text| text.contains("proven") && text.contains("goroutines"))?;
@@ -178,12 +178,12 @@ fn pages_of_text_with_probes_and_without() -> Result<()> {
     assert_eq!(traced.matches("1 wait sites").count(), 2, "{traced}");
     let last = traced.rsplit("PID ").next().unwrap_or_default();
     // The customer sleeps after each request: ten a second, a little fewer for the time they take.
-    let rate: f64 = number(last, "main.customers", "WAITS/s")?.parse()?;
+    let rate: f64 = number(last, "main.customers", "RATE/s")?.parse()?;
     assert!((1.0..=11.0).contains(&rate), "{rate} a second:\n{last}");
 
     let (polled, _) = pages(&target, &["-b", "2", "--every", "1s", "--mode", "poll"])?;
     let last = polled.rsplit("PID ").next().unwrap_or_default();
-    assert_eq!(number(last, "main.askSupplier", "WAITS/s")?, "-", "{last}");
+    assert_eq!(number(last, "main.askSupplier", "RATE/s")?, "-", "{last}");
     let waiting: u64 = number(last, "main.askSupplier", "NOW")?.replace(',', "").parse()?;
     assert!(waiting > 0, "{last}");
     Ok(())
@@ -220,7 +220,7 @@ fn wrong_usage() -> Result<()> {
     let wrong: [(&[&str], i32, &str); 5] = [
         (&["--every", "1ms", "-b", "1"], 2, "100ms"),
         (&["--filter", "(", "-b", "1"], 2, "("),
-        (&["--sort", "taste", "-b", "1"], 1, "WAITS/s"),
+        (&["--sort", "taste", "-b", "1"], 1, "RATE/s"),
         (&["-b", "0"], 2, "0"),
         (&[], 1, "--batch"),
     ];

@@ -36,7 +36,7 @@ pub(super) struct Engine {
 /// Who wants to know what the probes cost while they stand, and when he was told.
 struct Meter {
     tell: Box<dyn FnMut(Vec<Cost>) + Send>,
-    last: Instant,
+    last: Option<Instant>,
 }
 
 /// How often he is told.
@@ -55,7 +55,7 @@ impl Engine {
 
     /// Tells someone what the probes cost, now and then.
     pub(super) fn metered(mut self, tell: impl FnMut(Vec<Cost>) + Send + 'static) -> Engine {
-        self.meter = Some(Meter { tell: Box::new(tell), last: Instant::now() });
+        self.meter = Some(Meter { tell: Box::new(tell), last: None });
         self
     }
 
@@ -89,13 +89,15 @@ impl Engine {
             let mut feed = Feed { index, followed, news, observers: &mut self.observers };
             more |= traced.collect(finish, &mut feed)?;
         }
-        if let Some(meter) =
-            self.meter.as_mut().filter(|meter| !finish && meter.last.elapsed() >= METER_EVERY)
+        if let Some(meter) = self
+            .meter
+            .as_mut()
+            .filter(|meter| !finish && meter.last.is_none_or(|last| last.elapsed() >= METER_EVERY))
         {
             let costs =
                 self.traced.iter().map(|traced| traced.cost(&self.calibration)).collect::<Result<_>>()?;
             (meter.tell)(costs);
-            meter.last = Instant::now();
+            meter.last = Some(Instant::now());
         }
         for observer in &mut self.observers {
             observer.round(&mut self.followed, &self.round)?;

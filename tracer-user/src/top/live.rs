@@ -51,20 +51,35 @@ pub struct Publisher {
     every_ns: u64,
     asked: u64,
     not_before_ts: u64,
+    /// The costs at the beginning are known, so that those of the first interval can be told.
+    metered: bool,
 }
 
 impl Publisher {
     /// Intervals are at least `every_ns` long.
     pub fn new(source: Source, shared: Arc<Shared>, every_ns: u64) -> Publisher {
-        Publisher { top: Top::new(source), shared, every_ns: every_ns.max(1), asked: 0, not_before_ts: 0 }
+        Publisher {
+            top: Top::new(source),
+            shared,
+            every_ns: every_ns.max(1),
+            asked: 0,
+            not_before_ts: 0,
+            metered: false,
+        }
+    }
+
+    fn take_costs(&mut self) {
+        let costs = lock(&self.shared.costs);
+        self.metered |= !costs.is_empty();
+        for (target, cost) in costs.iter().enumerate() {
+            self.top.cost(target, *cost);
+        }
     }
 
     fn publish(&mut self, targets: &mut [Followed], ts: u64, over: bool) {
         let began_ns = clock::now();
         if over {
-            for (target, cost) in lock(&self.shared.costs).iter().enumerate() {
-                self.top.cost(target, *cost);
-            }
+            self.take_costs();
             self.top.tick(targets, ts);
         }
         let query;
@@ -86,6 +101,9 @@ impl Observer for Publisher {
 
     fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
         self.top.round(targets, round)?;
+        if !self.metered {
+            self.take_costs();
+        }
         let ts = round.news.iter().map(|news| news.ts).max().unwrap_or(0);
         let over = ts >= self.top.interval_ts().saturating_add(self.every_ns);
         let asked = lock(&self.shared.query).0 != self.asked;

@@ -47,7 +47,7 @@ pub(super) struct Creations(HashMap<(u64, bool), Site>);
 pub(super) const COLUMNS: [Column; 9] = [
     column("ALIVE", "goroutines that were made here and live", 8, 0, true),
     column("MADE/s", "goroutines that were made here, a second", 7, 0, true),
-    column("ENDED/s", "goroutines that were made here and ended, a second", 7, 0, true),
+    column("END/s", "goroutines that were made here and ended, a second", 7, 0, true),
     column("GROWTH", "change of ALIVE over the trend", 7, 0, true),
     column("TREND", "ALIVE of the last intervals", 14, 0, false),
     column("ON-CPU", "time on a CPU in the last interval, added up", 8, 100, true),

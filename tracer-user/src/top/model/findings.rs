@@ -8,7 +8,7 @@ use super::{
 use crate::{
     follow::Followed,
     model::{Measure, State, Step, What},
-    present::duration,
+    present::{count, duration},
 };
 use hashbrown::HashMap;
 use std::sync::Arc;
@@ -191,10 +191,13 @@ impl Finding {
         if !self.note.is_empty() {
             text += &format!(" ({})", self.note);
         }
-        match (self.times, self.now) {
-            (0, now) => text += &format!(", {now} now"),
-            (times, 0) => text += &format!(", {times} times"),
-            (times, now) => text += &format!(", {times} times, {now} now"),
+        match self.times {
+            0 => {}
+            1 => text += ", once",
+            times => text += &format!(", {} times", count(times)),
+        }
+        if self.now > 0 {
+            text += &format!(", {} now", count(self.now));
         }
         text + &format!(", last goroutine {}", self.goid)
     }

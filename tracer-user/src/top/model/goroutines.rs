@@ -49,8 +49,8 @@ pub(super) const COLUMNS: [Column; 7] = [
     column("GOID", "the goroutine's id", 8, 0, true),
     column("STATE", "what it waits for, or its state", 17, 0, false),
     column("AGE", "how long it has been in that", 8, 0, true),
-    column("ON-CPU", "how long it was on a CPU", 8, 0, true),
-    column("RUNQ", "how long it waited in the run queue, all in all", 8, 0, true),
+    column("ON-CPU", "how long it was on a CPU since the trace began", 8, 0, true),
+    column("RUNQ", "how long it waited in the run queue since the trace began", 8, 0, true),
     column("WHERE", "where it waits, or what it runs", 0, 0, false),
     column("MADE BY", "the go statement", 0, 110, false),
 ];
@@ -124,7 +124,7 @@ impl Maker<'_> {
     fn cell(&self, goroutine: &Goroutine, column: usize) -> Cell {
         let at = self.at;
         match column {
-            0 => Cell::Count(Some(goroutine.goid)),
+            0 => Cell::Id(goroutine.goid),
             1 => Cell::Text(state_in_words(goroutine, at, &mut String::new()).into()),
             2 => age(goroutine, self.now_ts)
                 .map_or(Cell::Time(None, Measure::Exact), |(ns, measure)| Cell::Time(Some(ns), measure)),

@@ -15,6 +15,8 @@ const UNKNOWN: &str = "-";
 pub enum Cell {
     /// Words.
     Text(Arc<str>),
+    /// A number that is a name.
+    Id(u64),
     /// A number of things.
     Count(Option<u64>),
     /// By how much a number has grown.
@@ -39,6 +41,7 @@ impl Cell {
     pub fn text(&self, width: usize) -> String {
         let known = match self {
             Cell::Text(text) => Some(text.to_string()),
+            Cell::Id(id) => Some(id.to_string()),
             Cell::Count(number) => number.map(count),
             Cell::Change(change) => change.map(|change| match change {
                 0 => "0".to_owned(),
@@ -71,6 +74,7 @@ impl Cell {
     fn number(&self) -> Option<f64> {
         match self {
             Cell::Text(_) => None,
+            Cell::Id(id) => Some(*id as f64),
             Cell::Count(number) | Cell::Time(number, _) => number.map(|number| number as f64),
             Cell::Change(change) => change.map(|change| change as f64),
             Cell::Rate(number) | Cell::Share(number) => *number,

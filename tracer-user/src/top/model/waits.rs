@@ -54,10 +54,10 @@ pub(super) struct Waits(HashMap<WaitKey, Site>);
 /// See [`Table::columns`].
 pub(super) const COLUMNS: [Column; 9] = [
     column("NOW", "goroutines that wait here now", 6, 0, true),
-    column("WAITS/s", "waits that began, a second", 7, 0, true),
-    column("BLOCKED", "time that goroutines were blocked here in the last interval, added up", 7, 0, true),
+    column("RATE/s", "waits that began, a second", 7, 0, true),
+    column("WAITED", "time that goroutines were blocked here in the last interval, added up", 7, 0, true),
     column("TOTAL", "the same since the beginning", 7, 100, true),
-    column("LONGEST", "the longest wait so far, ended or not", 7, 0, true),
+    column("MAX", "the longest wait so far, ended or not", 7, 0, true),
     column("RUNQ", "average wait in the run queue after these waits, in the last interval", 7, 110, true),
     column("TREND", "NOW of the last intervals", 12, 130, false),
     column("REASON", "what they wait for, in the runtime's words", 14, 0, false),

@@ -14,20 +14,20 @@ fn blocked_time_is_that_of_the_interval_and_of_all_goroutines() {
     let mut world = shop();
     let cell = |world: &mut World, title| world.cell(By::Wait, WAIT, title);
     assert_eq!(cell(&mut world, "NOW"), "2");
-    assert_eq!(cell(&mut world, "WAITS/s"), "3.0");
+    assert_eq!(cell(&mut world, "RATE/s"), "3.0");
     // 500 ms of goroutine 7, then both up to the end: 301 and 501.
-    assert_eq!(cell(&mut world, "BLOCKED"), "1.30s");
-    assert_eq!(cell(&mut world, "LONGEST"), "501ms");
+    assert_eq!(cell(&mut world, "WAITED"), "1.30s");
+    assert_eq!(cell(&mut world, "MAX"), "501ms");
     assert_eq!(cell(&mut world, "RUNQ"), "50.0ms");
     assert_eq!(world.cell(By::Wait, "main.load main.go:60", "REASON"), "syscall");
 
     // Another second in which nothing happens: both wait through all of it.
     world.round(0, "", 2001);
     world.tick(2001);
-    assert_eq!(cell(&mut world, "BLOCKED"), "2.00s");
-    assert_eq!(cell(&mut world, "WAITS/s"), "0");
+    assert_eq!(cell(&mut world, "WAITED"), "2.00s");
+    assert_eq!(cell(&mut world, "RATE/s"), "0");
     assert_eq!(cell(&mut world, "TOTAL"), "3.30s");
-    assert_eq!(cell(&mut world, "LONGEST"), "1.50s");
+    assert_eq!(cell(&mut world, "MAX"), "1.50s");
     assert_eq!(cell(&mut world, "RUNQ"), "-", "nobody has run");
 }
 
@@ -37,8 +37,8 @@ fn a_wait_from_before_counts_only_where_it_falls_into_the_interval() {
     world.round(0, "1501 m2 g7 casgstatus 4>1 by g9", 2001);
     world.tick(2001);
     // 500 ms of goroutine 7, all of goroutine 8's second.
-    assert_eq!(world.cell(By::Wait, WAIT, "BLOCKED"), "1.50s");
-    assert_eq!(world.cell(By::Wait, WAIT, "LONGEST"), "1.50s");
+    assert_eq!(world.cell(By::Wait, WAIT, "WAITED"), "1.50s");
+    assert_eq!(world.cell(By::Wait, WAIT, "MAX"), "1.50s");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn creation_sites_that_grow_come_first() {
     let cell = |world: &mut World, title| world.cell(By::Creation, serve, title);
     assert_eq!(cell(&mut world, "ALIVE"), "19");
     assert_eq!(cell(&mut world, "MADE/s"), "5.0");
-    assert_eq!(cell(&mut world, "ENDED/s"), "1.0");
+    assert_eq!(cell(&mut world, "END/s"), "1.0");
     assert_eq!(cell(&mut world, "GROWTH"), "+16");
     let picture = world.picture(&Query { system: true, ..Query::usual() });
     let first = &picture.table(By::Creation).rows[0];
@@ -133,7 +133,7 @@ fn snapshots_alone_do_not_tell_what_happens_between_them() {
         world.tick(second * 1000 + 1);
     }
     assert_eq!(world.cell(By::Wait, WAIT, "NOW"), "4");
-    for title in ["WAITS/s", "BLOCKED", "TOTAL", "RUNQ"] {
+    for title in ["RATE/s", "WAITED", "TOTAL", "RUNQ"] {
         assert_eq!(world.cell(By::Wait, WAIT, title), "-", "{title}");
     }
     let serve = "store.(*Store).serve";
@@ -167,9 +167,9 @@ fn what_is_wrong_is_found() {
         world.picture(&Query::usual()).findings.iter().map(Finding::sentence).collect();
     let expected = [
         "store.(*Store).serve store.go:30 illegal transition (runnable → waiting: the runtime of Go 1.26 never \
-         makes this change), 1 times, last goroutine 9",
+         makes this change), once, last goroutine 9",
         "store.(*Store).serve store.go:30 waited for a processor for 201ms, 2 times, last goroutine 8",
-        "store.(*Store).serve store.go:30 ran without yielding for 1.70s, 1 times, last goroutine 7",
+        "store.(*Store).serve store.go:30 ran without yielding for 1.70s, once, last goroutine 7",
         "main.load main.go:60 stuck in a system call or in C for 10.7s, 1 now, last goroutine 8",
     ];
     assert_eq!(sentences, expected);

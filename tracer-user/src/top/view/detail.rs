@@ -82,7 +82,7 @@ fn line(past: &Past, reason: &str, now_ts: u64) -> String {
         if past.duration_ns.is_some() { format!("  after {}", lasted.text(0)) } else { String::new() };
     let reason = if reason.is_empty() { String::new() } else { format!("  {reason}") };
     let who = match past.what {
-        What::Unblock | What::Create => by(past.by_goid),
+        What::Unblock | What::Create if past.by_goid != 0 => format!(" by g{}", past.by_goid),
         _ => String::new(),
     };
     format!("  {ago:>8} ago  {:<13} → {}{reason}{lasted}{who}", past.what, past.to)

@@ -63,7 +63,11 @@ fn who(head: &Head, picture: &Picture, screen: &Screen) -> String {
     let own = if *system > 0 { format!(" (+{} of the runtime)", count(*system)) } else { String::new() };
     let time = duration(picture.lasted_ns / 1_000_000_000 * 1_000_000_000);
     let ended = head.ended.as_ref().map(|why| format!("  ENDED: {why}")).unwrap_or_default();
-    format!("{paused}PID {pid} {program} {go_version}  {time}  {} goroutines{own}{ended}", count(*total))
+    format!("{paused}PID {pid} {program} {go_version}  {time}  {}{own}{ended}", goroutines(*total))
+}
+
+fn goroutines(number: u64) -> String {
+    if number == 1 { "1 goroutine".to_owned() } else { format!("{} goroutines", count(number)) }
 }
 
 /// `waiting 130  running 2 …  2 findings`.

@@ -134,10 +134,8 @@ fn footer(paint: &mut Paint<'_>, areas: &Areas, screen: &Screen, look: &Look) {
         return;
     }
     let keys = match screen.pane {
-        Pane::Table => {
-            "? help  1-4 view  ↵ into  / filter  <> sort  r reverse  f findings  L leaks  p pause  q quit"
-        }
-        _ => "Esc back  ↑↓ scroll  1-4 view  f findings  L look for leaks  ? help  p pause  q quit",
+        Pane::Table => "? help  1-4 view  ↵ in  / filter  <> sort  f findings  L leaks  p pause  q quit",
+        _ => "Esc back  ↑↓ scroll  1-4 view  f findings  L leaks  ? help  p pause  q quit",
     };
     paint.put(0, y, width, keys, Tone::Faint);
 }

@@ -74,6 +74,9 @@ pub(super) fn columns(text: &str) -> usize {
 /// A text in lines of so many columns; all but the first are indented by `indent` more.
 pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
     let text = clean(text);
+    if columns(&text) <= width {
+        return vec![text.into_owned()];
+    }
     let own = text.len() - text.trim_start().len();
     let mut lines = vec![" ".repeat(own)];
     for word in text.split_whitespace() {
@@ -96,6 +99,7 @@ mod tests {
     #[test]
     fn long_texts_go_on_in_the_next_line() {
         assert_eq!(wrapped("  one two three", 9, 2), ["  one two", "    three"]);
+        assert_eq!(wrapped("a   b", 9, 2), ["a   b"], "what fits stays as it is");
         assert_eq!(wrapped("", 9, 2), [""]);
         assert_eq!(wrapped("a-word-that-is-too-long b", 5, 0), ["a-word-that-is-too-long", "b"]);
     }

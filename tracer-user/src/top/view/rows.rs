@@ -48,8 +48,7 @@ fn titles(paint: &mut Paint<'_>, y: u16, table: &Table, screen: &Screen, several
         let title =
             if at == sort.column { format!("{}{arrow}", column.title) } else { column.title.to_owned() };
         if column.right {
-            // The arrow may take the gap before the column.
-            paint.put_right(slot.x - 1, y, slot.width + 1, &title, Tone::Chosen);
+            paint.put_right(slot.x, y, slot.width, &title, Tone::Chosen);
         } else {
             paint.put(slot.x, y, slot.width, &title, Tone::Chosen);
         }
