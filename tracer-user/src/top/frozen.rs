@@ -32,7 +32,7 @@ impl Frozen {
     }
 
     fn freeze(&mut self, followed: &mut [Followed], ts: u64) {
-        self.top.tick(followed, ts);
+        self.top.close(followed, ts, self.every_ns);
         self.picture = Some(self.top.picture(followed, &self.query));
     }
 }

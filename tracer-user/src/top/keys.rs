@@ -294,7 +294,7 @@ impl Screen {
                     }
                     Err(_) => {
                         self.refused =
-                            Some(format!("{typed:?} is no regular expression: the filter is as before"))
+                            Some(format!("{typed:?} is no regular expression: the filter is as before"));
                     }
                 }
             }

@@ -116,7 +116,9 @@ impl Observer for Publisher {
     fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
         self.top.end(targets, ends)?;
         let ts = ends.iter().map(|end| end.until_ts).max().unwrap_or(0);
-        self.publish(targets, ts.max(self.top.interval_ts()), true);
+        self.take_costs();
+        self.top.close(targets, ts.max(self.top.interval_ts()), self.every_ns);
+        self.publish(targets, ts, false);
         Ok(())
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Closer {
 }
 
 /// A goroutine's whole stack, and what it waits for, in lines.
-pub(super) type Read = (Vec<String>, Vec<String>);
+pub(super) type Lines = (Vec<String>, Vec<String>);
 
 impl Closer {
     pub(super) fn new(layout: &LayoutArg) -> Closer {
@@ -55,7 +55,7 @@ impl Closer {
     }
 
     /// One goroutine; `None`: it does not wait, or cannot be read.
-    pub(super) fn goroutine(&mut self, pid: u32, goid: u64, g: u64) -> Option<Read> {
+    pub(super) fn goroutine(&mut self, pid: u32, goid: u64, g: u64) -> Option<Lines> {
         let opened = self.opened(pid).ok()?;
         let process = opened.process.as_ref()?;
         let (memory, bias) = (Live::of(process), opened.bias().ok()?);

@@ -3,7 +3,7 @@
 use super::{Args, TURN, closer::Closer, source::Running, terminal::Terminal};
 use crate::{
     cli::stop::Stop,
-    top::{Action, Leaks, Look, Picture, Screen, Shared, draw},
+    top::{Action, Leaks, Look, Picture, Read, Screen, Shared, draw},
 };
 use anyhow::Result;
 use ratatui::crossterm::event::{self, Event};
@@ -103,7 +103,7 @@ impl Ui<'_> {
         } else {
             None
         };
-        self.look.read = read.map(|(stack, objects)| (detail.who, stack, objects));
+        self.look.read = read.map(|(stack, waits_for)| Read { who: detail.who, stack, waits_for });
     }
 
     fn find_leaks(&mut self, target: usize) {

@@ -152,6 +152,15 @@ impl Top {
         }
     }
 
+    /// Ends the last interval, at the end of all, unless it is too short to tell rates: less than a tenth of
+    /// `every_ns`. Then the one before is the last.
+    pub fn close(&mut self, followed: &mut [Followed], ts: u64, every_ns: u64) {
+        let lasted_ns = ts.saturating_sub(self.interval_ts);
+        if self.interval_ns == 0 || lasted_ns >= every_ns / 10 {
+            self.tick(followed, ts);
+        }
+    }
+
     /// How things stand, for those that are asked for.
     pub fn picture(&self, followed: &mut [Followed], query: &Query) -> Picture {
         picture::take(self, followed, query)

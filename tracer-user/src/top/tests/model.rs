@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    event::Birth,
+    event::{Birth, Event},
     follow::SnapshotInput,
     model::{Seen, State},
 };
@@ -235,4 +235,43 @@ fn costs_are_those_of_the_last_interval() {
     world.top.cost(0, cost(3000, 30_000));
     let head = &world.picture(&Query::usual()).heads[0];
     assert_eq!((head.hits, head.hit_ns, head.share), (Some(10_000.0), Some(200.0), Some(0.004)));
+}
+
+#[test]
+fn a_recording_shows_how_things_stood_at_a_time_and_at_its_end() {
+    let rates = |at_ms: u64| {
+        let mut world = World::one();
+        let mut frozen = Frozen::new(Source::Probes { threads: true }, Query::usual(), 1000 * MS, at_ms * MS);
+        frozen.begin(&mut world.followed).expect("nothing is written");
+        let mut round = Round::default();
+        for until_ms in 0..=30u64 {
+            let at = until_ms * 100;
+            let events = match until_ms {
+                0 => String::new(),
+                1 => format!("10 m1 g7 casgstatus 6>1 {SERVE}\n20 m1 g7 casgstatus 1>2"),
+                _ => format!(
+                    "{} m1 g7 casgstatus 2>4 chan receive pc=101,103\n{} m1 g7 casgstatus 4>1\n{} m1 g7 casgstatus 1>2",
+                    at - 30,
+                    at - 20,
+                    at - 10
+                ),
+            };
+            let events = events.lines().map(tests::event).map(|event| Event { ts: event.ts * MS, ..event });
+            let ts = (at + 1) * MS;
+            let batch =
+                Batch { events: events.collect(), lost: 0, blurred: 0, doubt_until: ts, complete_until: ts };
+            round.clear(1);
+            let input = Input::Events(batch);
+            world.followed[0].take(&input, &mut round.news[0]);
+            frozen.input(0, &input, &mut world.followed[0]).expect("nothing is written");
+            frozen.round(&mut world.followed, &round).expect("nothing is written");
+        }
+        let end = crate::follow::End { until_ts: 3001 * MS, ..Default::default() };
+        frozen.end(&mut world.followed, &[end]).expect("nothing is written");
+        let picture = frozen.picture().expect("the time has come").clone();
+        let row = &picture.table(By::Wait).rows[0];
+        (picture.ts / MS, row.cells[1].text(9))
+    };
+    assert_eq!(rates(1501), (1501, "10".to_owned()));
+    assert_eq!(rates(u64::MAX / MS), (3001, "10".to_owned()), "the last interval is not an empty one");
 }

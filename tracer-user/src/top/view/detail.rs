@@ -33,8 +33,8 @@ pub(super) fn lines(picture: &Picture, look: &Look) -> Vec<Line> {
             detail.delays.1.text(0)
         )),
     ];
-    let read = look.read.as_ref().filter(|(who, ..)| *who == detail.who);
-    let object = read.map_or(&[][..], |(_, _, object)| object);
+    let read = look.read.as_ref().filter(|read| read.who == detail.who);
+    let object = read.map_or(&[][..], |read| &read.waits_for);
     match object {
         [] if detail.waits => lines.push(Line::plain("waits for  -")),
         [] => {}
@@ -44,7 +44,7 @@ pub(super) fn lines(picture: &Picture, look: &Look) -> Vec<Line> {
         }
     }
     lines.push(Line::title("STACK"));
-    let whole = read.map_or(&[][..], |(_, stack, _)| stack);
+    let whole = read.map_or(&[][..], |read| &read.stack);
     let (stack, frames) = if whole.is_empty() {
         (detail.stack.iter().map(frame).collect(), detail.stack.len())
     } else {

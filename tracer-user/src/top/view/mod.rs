@@ -24,9 +24,19 @@ pub struct Look {
     pub notice: Option<String>,
     /// What was found leaked.
     pub leaks: Leaks,
-    /// What was read of the goroutine that is shown, from outside: who it is (target and goid), lines of its whole
-    /// stack, and what it waits for.
-    pub read: Option<((usize, u64), Vec<String>, Vec<String>)>,
+    /// What was read of the goroutine that is shown.
+    pub read: Option<Read>,
+}
+
+/// What only a look at the target's memory tells of one goroutine.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// The target's number, and the goroutine's id.
+    pub who: (usize, u64),
+    /// Its whole stack, in lines.
+    pub stack: Vec<String>,
+    /// What it waits for, in lines.
+    pub waits_for: Vec<String>,
 }
 
 /// A line of a pane that can be longer than the screen.
