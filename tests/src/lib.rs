@@ -12,6 +12,7 @@ pub mod gotrace;
 pub mod leaks;
 pub mod machine;
 pub mod oracle;
+pub mod pprof;
 pub mod process;
 pub mod screen;
 pub mod sfgi;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     fixture::{self, Variant},
-    machine,
+    machine, pprof,
     process::Process,
     sfgi,
     toolchain::Go,
@@ -66,17 +66,9 @@ fn dump(target: &Process, file: &Path) -> Result<()> {
 
 /// The difference of the profiles, as pprof itself makes it.
 fn nothing_remains(theirs: &Path, ours: &Path) -> Result<()> {
-    let text = pprof(&["-top", "-ignore=^main\\.main$", "-diff_base"], &[theirs, ours])?;
+    let text = pprof::run(&["-top", "-ignore=^main\\.main$", "-diff_base"], &[theirs, ours])?;
     ensure!(text.contains("Showing nodes accounting for 0, 0% of"), "{text}");
     Ok(())
-}
-
-fn pprof(arguments: &[&str], files: &[&Path]) -> Result<String> {
-    let mut command = Go::newest().command();
-    let output = command.args(["tool", "pprof"]).args(arguments).args(files).output()?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {stderr}");
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// A profile as `go tool pprof -raw` prints it.
@@ -90,7 +82,7 @@ struct Profile {
 
 impl Profile {
     fn read(file: &Path) -> Result<Profile> {
-        let text = pprof(&["-raw"], &[file])?;
+        let text = pprof::run(&["-raw"], &[file])?;
         let (head, rest) = text.split_once("Samples:\n").with_context(|| text.clone())?;
         let (samples, rest) = rest.split_once("Locations\n").with_context(|| text.clone())?;
         let (locations, mappings) = rest.split_once("Mappings\n").with_context(|| text.clone())?;

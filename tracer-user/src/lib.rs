@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod detect;
 pub mod event;
+pub mod export;
 pub mod follow;
 pub mod heap;
 pub mod memory;

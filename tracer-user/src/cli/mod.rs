@@ -4,6 +4,7 @@ mod attach;
 mod doctor;
 mod dump;
 mod engine;
+mod export;
 mod launch;
 mod leaks;
 mod lines;
@@ -39,6 +40,7 @@ EXAMPLES
   sfgi top -p 1234                       where goroutines wait, which grow, what is wrong, live
   sfgi record -p 1234 -d 30 -o a.sfgi    the same into a file, ...
   sfgi report a.sfgi --min 10ms          ... to be looked at later, anywhere
+  sfgi export a.sfgi --to pprof -o b.gz  ... or with go tool pprof
   sfgi dump -p 1234                      every goroutine with its stack, as a panic would print them
   sfgi dump -p 1234 --group              the same stack once, with how many there are
   sfgi leaks -p 1234                     which goroutines are leaked, why, and what to do
@@ -59,6 +61,8 @@ enum Command {
     Record(record::Args),
     /// Show a recording as trace would have
     Report(report::Args),
+    /// Convert a recording for other tools: pprof, flame graphs, CSV
+    Export(export::Args),
     /// Print all goroutines with their stacks, without stopping the program
     Dump(dump::Args),
     /// Say which goroutines are leaked, with evidence
@@ -86,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args).map(|()| Outcome::Done),
         Command::Record(args) => record::run(&args).map(|()| Outcome::Done),
         Command::Report(args) => report::run(&args).map(|()| Outcome::Done),
+        Command::Export(args) => export::run(&args).map(|()| Outcome::Done),
         Command::Dump(args) => dump::run(&args).map(|()| Outcome::Done),
         Command::Leaks(args) => leaks::run(&args),
         Command::Doctor(args) => doctor::run(&args).map(|()| Outcome::Done),

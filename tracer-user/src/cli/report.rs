@@ -11,7 +11,7 @@ use super::{
 use crate::{
     follow::Observer,
     present::{bytes, count, duration as in_words},
-    recording::{Head, Played, Player, copy_document},
+    recording::{Head, PlayError, Played, Player, copy_document},
     top::{By, Frozen, Query, Screen, Source},
 };
 use anyhow::{Context as _, Result, bail};
@@ -157,7 +157,10 @@ pub(super) fn play(
         line.show(|| format!("{}: {} of {}", path.display(), bytes(read), bytes(all)));
     });
     line.clear();
-    let played = played.with_context(|| path.display().to_string())?;
+    let played = match played {
+        Err(PlayError::Observer(error)) => return Err(error.into()),
+        played => played.with_context(|| path.display().to_string())?,
+    };
     if let Some((offset, damage)) = played.damage {
         eprintln!(
             "sfgi: {}: damaged after {}: {damage}; everything before is shown",

@@ -1,12 +1,13 @@
 //! One target: its model, its names, and what its memory told beside.
 
-use super::{About, End, Input, News, SnapshotInput, WholeStack, whole_stacks::WholeStacks};
+use super::{About, End, Input, News, SnapshotInput, whole_stacks::WholeStacks};
 use crate::{
     event::{Batch, Event, Kind},
     model::{Goroutines, Step, Summary, What},
     present::{Line, Report, Site, Symbols},
     target::tracebacks,
 };
+use std::sync::Arc;
 
 /// A target that is followed.
 pub struct Followed {
@@ -84,6 +85,7 @@ impl Followed {
 
     /// Takes what came; what it means is added to `news`.
     pub fn take(&mut self, input: &Input, news: &mut News) -> Taken {
+        self.whole.forget_over();
         match input {
             Input::Events(batch) => self.events(batch, news),
             Input::Snapshot(snapshot) => {
@@ -99,7 +101,6 @@ impl Followed {
 
     fn events(&mut self, batch: &Batch, news: &mut News) -> Taken {
         let mut taken = Taken { changed: !batch.events.is_empty(), executed: false };
-        self.whole.forget_over();
         news.ts = batch.doubt_until;
         if batch.lost + batch.blurred != 0 {
             self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);
@@ -160,11 +161,20 @@ impl Followed {
 
     /// The whole stack of what a goroutine waits in, innermost first, where that was read; else empty.
     pub fn whole_stack(&mut self, goid: u64) -> Vec<Site> {
-        let stack: Option<WholeStack> = self.whole.of(goid).cloned();
+        self.stack_of(goid).map_or_else(Vec::new, |pcs| self.shown(&pcs))
+    }
+
+    /// The whole stack of the block that this step ends or introduces, where that was read: addresses as of
+    /// [`super::WholeStack::pcs`].
+    pub fn stack_of_step(&mut self, step: &Step) -> Option<Arc<[u64]>> {
+        self.whole.of_step(step)
+    }
+
+    /// The whole stack of what a goroutine waits in, where that was read: addresses as of [`super::WholeStack::pcs`].
+    pub fn stack_of(&self, goid: u64) -> Option<Arc<[u64]>> {
         let since_ts = self.goroutines.get(goid).map(|goroutine| goroutine.since_ts);
-        stack
-            .filter(|stack| stack.since_ts.is_none_or(|ts| Some(ts) == since_ts))
-            .map_or_else(Vec::new, |stack| self.shown(&stack.pcs))
+        let stack = self.whole.of(goid)?;
+        stack.since_ts.is_none_or(|ts| Some(ts) == since_ts).then(|| Arc::clone(&stack.pcs))
     }
 
     /// The frames at these addresses that the runtime would show.

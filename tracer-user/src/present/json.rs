@@ -1,7 +1,7 @@
 //! JSON lines: one object an event, schema `sfgi.trace/1`.
 
 use super::{Line, Report, SCHEMA, Sink, Site, is_false};
-use crate::model::{Measure, Merged, State, What};
+use crate::model::{Measure, Merged, State};
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 
@@ -109,10 +109,7 @@ impl<W: Write> Sink for Json<W> {
 
     fn line(&mut self, line: &Line<'_>) -> io::Result<()> {
         let step = line.step;
-        let of_a_goroutine = !matches!(
-            step.what,
-            What::GcStart | What::GcEnd | What::ThreadOff | What::ThreadOn | What::ThreadWake
-        );
+        let (from, to) = line.states();
         let site = line.site.as_ref();
         self.object(&Object {
             schema: SCHEMA,
@@ -122,8 +119,8 @@ impl<W: Write> Sink for Json<W> {
             event: step.what.name(),
             tid: step.tid,
             reason: line.reason,
-            from: (of_a_goroutine && step.what != What::Found).then_some(step.from),
-            to: of_a_goroutine.then_some(step.to),
+            from,
+            to,
             by_goid: (step.by_goid != 0).then_some(step.by_goid),
             duration_ns: step.duration_ns,
             at_least: step.measure == Measure::AtLeast,

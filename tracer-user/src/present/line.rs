@@ -1,7 +1,7 @@
 //! One event ready to be shown, and whether it is to be shown.
 
 use super::Site;
-use crate::model::{Step, What};
+use crate::model::{State, Step, What};
 use regex::Regex;
 
 /// A step with its names.
@@ -20,6 +20,19 @@ pub struct Line<'a> {
     pub creator: Option<Site>,
     /// The whole stack, innermost frame first, where it was read from outside; else empty.
     pub stack: Vec<Site>,
+}
+
+impl Line<'_> {
+    /// The states before and after, where the event is about a goroutine's state.
+    pub(crate) fn states(&self) -> (Option<State>, Option<State>) {
+        let step = self.step;
+        let of_a_goroutine = !matches!(
+            step.what,
+            What::GcStart | What::GcEnd | What::ThreadOff | What::ThreadOn | What::ThreadWake
+        );
+        let from = of_a_goroutine && step.what != What::Found;
+        (from.then_some(step.from), of_a_goroutine.then_some(step.to))
+    }
 }
 
 /// Which lines the user wants.

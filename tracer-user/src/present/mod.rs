@@ -6,6 +6,7 @@ mod json;
 pub mod leaks;
 mod line;
 mod number;
+pub(crate) mod pprof;
 mod printer;
 mod summary;
 mod symbols;

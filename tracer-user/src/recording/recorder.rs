@@ -7,6 +7,7 @@ use super::{
     ring::Ring,
 };
 use crate::{
+    event::Batch,
     follow::{End, Followed, Input, Observer, Round, SnapshotInput},
     model::{Measure, Seen, What},
 };
@@ -50,6 +51,8 @@ pub struct Recorder {
     /// When the frame began; 0: it is empty.
     frame_ts: u64,
     now_ts: u64,
+    /// Up to when everything has come in; behind `now_ts` where there is much to read.
+    complete_ts: u64,
     lost: Vec<u64>,
 }
 
@@ -84,6 +87,7 @@ impl Recorder {
             dirty: false,
             frame_ts: 0,
             now_ts: 0,
+            complete_ts: 0,
             lost: Vec::new(),
         })
     }
@@ -119,34 +123,18 @@ impl Recorder {
         }
     }
 
-    /// Begins a segment of a ring: with how things stand.
+    /// Begins a segment of a ring, if it is time.
     fn segment(&mut self, targets: &[Followed]) -> io::Result<()> {
-        let now_ts = self.now_ts;
-        let Store::Ring { ring, .. } = &self.store else { return Ok(()) };
-        if !ring.is_full(now_ts) {
+        let now_ts = self.complete_ts;
+        if !matches!(&self.store, Store::Ring { ring, .. } if ring.is_full(now_ts)) {
             return Ok(());
         }
         self.cut()?;
+        let standing = standing(targets, now_ts)?;
         if let Store::Ring { ring, .. } = &mut self.store {
-            ring.begin(now_ts);
-        }
-        for (at, target) in targets.iter().enumerate() {
-            self.snapshot(at, &standing(target, now_ts))?;
+            ring.begin(now_ts, standing);
         }
         Ok(())
-    }
-
-    fn snapshot(&mut self, target: usize, snapshot: &SnapshotInput) -> io::Result<()> {
-        let mut pieces = snapshot.seen.chunks(items::CHUNK).peekable();
-        loop {
-            let piece = pieces.next().unwrap_or_default();
-            let last = pieces.peek().is_none();
-            self.data.snapshot(target, snapshot, piece, last);
-            self.fit()?;
-            if last {
-                return Ok(());
-            }
-        }
     }
 
     /// Cuts a frame that is large already: what a round brings has no bound.
@@ -193,8 +181,44 @@ fn end(out: &mut dyn Write, ends: Vec<End>) -> io::Result<()> {
     out.flush()
 }
 
+/// How things stand, as frames: what a reader must know who has nothing of before.
+fn standing(targets: &[Followed], now_ts: u64) -> io::Result<Vec<u8>> {
+    let (mut data, mut frames) = (items::Writer::new(), Vec::new());
+    for (at, target) in targets.iter().enumerate() {
+        let all = known(target, now_ts);
+        in_pieces(&all.seen, |seen, _, last| {
+            data.snapshot(at, &all, seen, last);
+            if data.out.len() > FRAME_BYTES {
+                frames.extend(frame::pack(Kind::Data, &data.out)?);
+                data = items::Writer::new();
+            }
+            Ok(())
+        })?;
+        let complete = Batch { doubt_until: now_ts, complete_until: now_ts, ..Batch::default() };
+        data.events(at, &complete, &[], true, true);
+    }
+    data.round();
+    frames.extend(frame::pack(Kind::Data, &data.out)?);
+    Ok(frames)
+}
+
+/// Gives the pieces that items are made of, and which is the first and the last; there is one at least.
+fn in_pieces<T>(all: &[T], mut each: impl FnMut(&[T], bool, bool) -> io::Result<()>) -> io::Result<()> {
+    let mut pieces = all.chunks(items::CHUNK).peekable();
+    let mut first = true;
+    loop {
+        let piece = pieces.next().unwrap_or_default();
+        let last = pieces.peek().is_none();
+        each(piece, first, last)?;
+        if last {
+            return Ok(());
+        }
+        first = false;
+    }
+}
+
 /// All that is known of the goroutines, as a snapshot would tell it.
-fn standing(target: &Followed, now_ts: u64) -> SnapshotInput {
+fn known(target: &Followed, now_ts: u64) -> SnapshotInput {
     let alive = target.goroutines().iter().filter(|known| known.goid != 0 && !known.state.is_dead());
     let seen = alive.map(|known| Seen {
         g: known.g,
@@ -214,7 +238,7 @@ impl Observer for Recorder {
         self.head.targets = targets.iter().map(|target| target.about().clone()).collect();
         self.wanted.resize_with(targets.len(), names::Wanted::default);
         self.lost.resize(targets.len(), 0);
-        self.now_ts = self.head.start_ts;
+        (self.now_ts, self.complete_ts) = (self.head.start_ts, self.head.start_ts);
         if let Store::File(out) = &mut self.store {
             begin(out, &self.head)?;
             out.flush()?;
@@ -229,27 +253,20 @@ impl Observer for Recorder {
         }
         match input {
             Input::Events(batch) => {
-                let mut pieces = batch.events.chunks(items::CHUNK).peekable();
-                let mut first = true;
-                loop {
-                    let piece = pieces.next().unwrap_or_default();
-                    let last = pieces.peek().is_none();
-                    self.data.events(target, batch, piece, first, last);
-                    self.fit()?;
-                    if last {
-                        return Ok(());
-                    }
-                    first = false;
-                }
+                self.complete_ts = self.complete_ts.max(batch.complete_until.min(batch.doubt_until));
+                in_pieces(&batch.events, |events, first, last| {
+                    self.data.events(target, batch, events, first, last);
+                    self.fit()
+                })
             }
-            Input::Snapshot(snapshot) => self.snapshot(target, snapshot),
-            Input::Stacks(stacks) => {
-                for piece in stacks.chunks(items::CHUNK) {
-                    self.data.stacks(target, piece);
-                    self.fit()?;
-                }
-                Ok(())
-            }
+            Input::Snapshot(snapshot) => in_pieces(&snapshot.seen, |seen, _, last| {
+                self.data.snapshot(target, snapshot, seen, last);
+                self.fit()
+            }),
+            Input::Stacks(stacks) => in_pieces(stacks, |stacks, _, _| {
+                self.data.stacks(target, stacks);
+                self.fit()
+            }),
         }
     }
 

@@ -16,11 +16,19 @@ pub enum Keep {
 /// Pieces of a trace are let go of as a whole: an eighth of what is kept.
 const SEGMENTS: u64 = 8;
 
-/// Frames that belong together: the first begins with how things stand.
+/// Frames that are let go of together.
 #[derive(Debug)]
 struct Segment {
     began_ts: u64,
+    /// How things stood when it began: needed when it is the first.
+    standing: Vec<u8>,
     frames: Vec<u8>,
+}
+
+impl Segment {
+    fn bytes(&self) -> u64 {
+        (self.standing.len() + self.frames.len()) as u64
+    }
 }
 
 /// The kept segments.
@@ -36,18 +44,18 @@ impl Ring {
         Ring { keep, segments: VecDeque::new(), bytes: 0 }
     }
 
-    /// Whether a new segment is due: then [`Ring::begin`], and how things stand is the next frame.
+    /// Whether a new segment is due: then [`Ring::begin`].
     pub(super) fn is_full(&self, now_ts: u64) -> bool {
         let Some(last) = self.segments.back() else { return true };
         match self.keep {
             Keep::All => false,
             Keep::Last(ns) => now_ts.saturating_sub(last.began_ts) >= ns / SEGMENTS,
-            Keep::Bytes(bytes) => last.frames.len() as u64 >= bytes / SEGMENTS,
+            Keep::Bytes(bytes) => last.bytes() >= bytes / SEGMENTS,
         }
     }
 
-    /// Begins a segment, and lets go of what need not be kept any more.
-    pub(super) fn begin(&mut self, now_ts: u64) {
+    /// Begins a segment with frames that tell how things stand, and lets go of what need not be kept any more.
+    pub(super) fn begin(&mut self, now_ts: u64, standing: Vec<u8>) {
         while let Some(second) = self.segments.get(1) {
             let needed = match self.keep {
                 Keep::All => true,
@@ -58,9 +66,10 @@ impl Ring {
                 break;
             }
             let gone = self.segments.pop_front();
-            self.bytes -= gone.map_or(0, |segment| segment.frames.len() as u64);
+            self.bytes -= gone.map_or(0, |segment| segment.bytes());
         }
-        self.segments.push_back(Segment { began_ts: now_ts, frames: Vec::new() });
+        self.bytes += standing.len() as u64;
+        self.segments.push_back(Segment { began_ts: now_ts, standing, frames: Vec::new() });
     }
 
     /// Adds a packed frame.
@@ -73,7 +82,8 @@ impl Ring {
 
     /// Everything that is kept, oldest first.
     pub(super) fn frames(&self) -> impl Iterator<Item = &[u8]> {
-        self.segments.iter().map(|segment| &*segment.frames)
+        let first = self.segments.front().map(|segment| &*segment.standing);
+        first.into_iter().chain(self.segments.iter().map(|segment| &*segment.frames))
     }
 
     /// Since when, nanoseconds.
@@ -90,7 +100,7 @@ mod tests {
         let mut ring = Ring::new(keep);
         for second in 0..seconds {
             if ring.is_full(second) {
-                ring.begin(second);
+                ring.begin(second, Vec::new());
             }
             ring.push(&[0; 10]);
         }

@@ -22,6 +22,7 @@ mod window;
 
 pub(crate) use offsets::Offsets;
 pub(crate) use raw::Raw;
+pub(crate) use system::starts_system;
 pub use take::{Options, Reading, SnapshotError, look, take};
 pub use types::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Stacks, Trust, Wait, Wants};
 pub(crate) use unwind::{Frame, Registers, Unwinder};

@@ -11,12 +11,16 @@ const CALLERS: [&str; 3] = ["runtime.runfinq", "runtime.runFinalizers", "runtime
 /// Whether the goroutine that starts at `startpc` is the runtime's own.
 pub(super) fn is_system(view: &View<'_>, startpc: u64, stack: &[Pc]) -> bool {
     let name = |pc: u64| view.binary.functions().function_at(pc.wrapping_sub(view.bias)).map(|f| f.name);
-    match name(startpc) {
-        None => false,
-        Some(start) if USERS.contains(&start) => false,
-        Some(start) if CALLERS.contains(&start) => {
-            stack.iter().all(|pc| name(pc.lookup()).is_none_or(|name| name.starts_with("runtime.")))
-        }
-        Some(start) => start.starts_with("runtime."),
+    name(startpc).is_some_and(|start| starts_system(start, stack.iter().filter_map(|pc| name(pc.lookup()))))
+}
+
+/// The same, by the name of the function that it starts with and those on its stack.
+pub(crate) fn starts_system<'n>(start: &str, mut stack: impl Iterator<Item = &'n str>) -> bool {
+    if USERS.contains(&start) {
+        return false;
     }
+    if CALLERS.contains(&start) {
+        return stack.all(|name| name.starts_with("runtime."));
+    }
+    start.starts_with("runtime.")
 }

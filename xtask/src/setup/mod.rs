@@ -45,6 +45,8 @@ pub(crate) const TEST: Needs = Needs {
         Tool { program: "bpftool", package: "bpftool" },
         Tool { program: "tmux", package: "tmux" },
         Tool { program: "gcore", package: "gdb" },
+        // `go tool pprof -svg` draws with it.
+        Tool { program: "dot", package: "graphviz" },
         Tool { program: go::DEBIAN, package: "golang-1.19-go" },
     ],
     go: &go::VERSIONS,

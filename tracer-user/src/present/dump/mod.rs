@@ -8,7 +8,6 @@ mod names;
 pub(super) mod object;
 pub(super) mod pieces;
 mod pprof;
-mod proto;
 mod select;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     model::State,
+    present::pprof::proto,
     snapshot::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Trust, Wait, Wants},
     target::tests::{entry_of, small_binary, synthetic::WRAPPER},
 };

@@ -1,0 +1,228 @@
+//! `sfgi export`: a recording, for other tools.
+
+use super::{output, parse::duration, report};
+use crate::{
+    export::{Csv, Form, Kind, Span, Stacks, Wanted},
+    follow::Observer,
+    model::What,
+    present::{Filter, Json, Printer, Sink},
+    recording::{Head, copy_document},
+};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args as ClapArgs, ValueEnum};
+use regex::Regex;
+use std::{
+    fs,
+    io::{BufWriter, Write},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum To {
+    /// A profile by stack, for go tool pprof
+    Pprof,
+    /// A profile by stack as an SVG, for a browser
+    Flamegraph,
+    /// A profile by stack as text: a stack a line, then its number or nanoseconds
+    Folded,
+    /// All events, a JSON object a line, as sfgi trace --format json has them
+    Json,
+    /// All events as a table, a row each
+    Csv,
+}
+
+impl To {
+    /// How a profile is written; `None`: it is none.
+    fn form(self) -> Option<Form> {
+        match self {
+            To::Pprof => Some(Form::Pprof),
+            To::Flamegraph => Some(Form::Flamegraph),
+            To::Folded => Some(Form::Folded),
+            To::Json | To::Csv => None,
+        }
+    }
+
+    fn is_text(self) -> bool {
+        self != To::Pprof
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KindArg {
+    /// Time that goroutines waited, by where
+    Blocked,
+    /// Time that threads of goroutines had no CPU (needs sfgi record --sched)
+    Offcpu,
+    /// Goroutines made, by go statement
+    Created,
+    /// Goroutines that exist at the end, by where they are
+    Goroutines,
+    /// Leaked goroutines (pprof only; needs sfgi record --leaks)
+    Leaks,
+}
+
+#[derive(ClapArgs)]
+#[command(
+    override_usage = "sfgi export [OPTIONS] FILE --to FORMAT",
+    after_help = "\
+A profile counts time as far as it lies between --from and --until: a wait from before counts from
+there on, and one that had not ended counts up to there and has the label open. Go's own block
+profile counts a wait when it ends, and only waits for channels and of package sync:
+--reason '^(chan (send|receive)|select|sync|semacquire)' compares with it.
+
+EXAMPLES
+  sfgi export server.sfgi --to pprof -o blocked.pb.gz          then: go tool pprof -http=: blocked.pb.gz
+  sfgi export server.sfgi --to flamegraph -o blocked.svg       where goroutines wait, for a browser
+  sfgi export server.sfgi --to flamegraph --kind goroutines --by-creator -o now.svg
+  sfgi export server.sfgi --to folded --reason '^sync' --from 2s --until 5s
+  sfgi export server.sfgi --to csv -o events.csv               for a spreadsheet or a database"
+)]
+pub(super) struct Args {
+    /// The recording
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The format
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    to: To,
+    /// Write to FILE instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// What a profile counts [default: blocked]
+    #[arg(long, value_enum)]
+    kind: Option<KindArg>,
+    /// Only this process of several
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
+    /// In a profile, only waits whose reason matches
+    #[arg(long, value_name = "REGEX")]
+    reason: Option<Regex>,
+    /// In a profile, put the go statement that made a goroutine before its own stack
+    #[arg(long)]
+    by_creator: bool,
+    /// In a profile, the runtime's own goroutines too
+    #[arg(long)]
+    system: bool,
+    /// In a profile, only what was later than TIME after the beginning
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    from: Option<Duration>,
+    /// Only up to TIME after the beginning
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    until: Option<Duration>,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    args.check()?;
+    let player = report::open(&args.file)?;
+    ensure!(
+        !args.output.as_deref().is_some_and(|output| is_same(output, &args.file)),
+        "{}: that is the recording itself: write to another file",
+        args.file.display()
+    );
+    // An output that cannot be written is refused before any event is read.
+    let (out, terminal) = output::open(args.output.as_deref())?;
+    if terminal && !args.to.is_text() {
+        bail!("a pprof profile is not for a terminal: write it to a file with -o FILE");
+    }
+    let mut out = BufWriter::with_capacity(1 << 16, out);
+    if args.kind == Some(KindArg::Leaks) {
+        return args.leaks(&mut out);
+    }
+    let head = player.head().clone();
+    let until_ts = after(&head, args.until).unwrap_or(u64::MAX);
+    let mut observer = args.observer(&head, until_ts, Box::new(out));
+    let played = report::play(player, &args.file, &mut [&mut *observer], until_ts)?;
+    for end in played.ends.iter().filter(|end| end.lost > 0) {
+        eprintln!("sfgi: {}", end.closing);
+    }
+    Ok(())
+}
+
+impl Args {
+    /// Options that do not go together.
+    fn check(&self) -> Result<()> {
+        let kind = self.kind.unwrap_or(KindArg::Blocked);
+        let of_profiles = [
+            ("--kind", self.kind.is_some()),
+            ("--pid", self.pid.is_some()),
+            ("--reason", self.reason.is_some()),
+            ("--by-creator", self.by_creator),
+            ("--system", self.system),
+            ("--from", self.from.is_some()),
+        ];
+        if self.to.form().is_none() {
+            let given = of_profiles.iter().find(|(_, given)| *given);
+            ensure!(given.is_none(), "{} is only for a profile by stack", given.map_or("", |(name, _)| name));
+        }
+        ensure!(
+            self.reason.is_none() || matches!(kind, KindArg::Blocked | KindArg::Goroutines),
+            "--reason is only for --kind blocked and goroutines: nothing else waits for a reason"
+        );
+        if kind == KindArg::Leaks {
+            ensure!(self.to == To::Pprof, "--kind leaks is only for --to pprof");
+            let others = self.by_creator || self.system || self.from.is_some() || self.until.is_some();
+            ensure!(
+                !others,
+                "--kind leaks is what was found at the end: it has no further options but --pid"
+            );
+        }
+        if let (Some(from), Some(until)) = (self.from, self.until) {
+            ensure!(from < until, "--from is not before --until: nothing lies between");
+        }
+        Ok(())
+    }
+
+    fn observer(&self, head: &Head, until_ts: u64, out: Box<dyn Write + Send>) -> Box<dyn Observer> {
+        let events = |sink: Box<dyn Sink + Send>| {
+            let events = What::ALL.to_vec();
+            let filter = Filter { events, goids: Vec::new(), func: None, min_ns: 0, stacks_ns: Some(0) };
+            Box::new(Printer::new(sink, filter, false))
+        };
+        let form = match (self.to, self.to.form()) {
+            (_, Some(form)) => form,
+            (To::Csv, _) => return events(Box::new(Csv::new(out))),
+            _ => return events(Box::new(Json::new(out))),
+        };
+        let span = Span { from_ts: after(head, self.from).unwrap_or(head.start_ts), to_ts: until_ts };
+        let wanted = Wanted {
+            kind: match self.kind {
+                None | Some(KindArg::Blocked | KindArg::Leaks) => Kind::Blocked,
+                Some(KindArg::Offcpu) => Kind::OffCpu,
+                Some(KindArg::Created) => Kind::Created,
+                Some(KindArg::Goroutines) => Kind::Goroutines,
+            },
+            span,
+            pid: self.pid,
+            reason: self.reason.clone(),
+            system: self.system,
+            by_creator: self.by_creator,
+        };
+        if wanted.kind == Kind::OffCpu && !head.threads {
+            eprintln!("sfgi: {}: no time off CPU was recorded: use sfgi record --sched", self.file.display());
+        }
+        let offset_ns = i64::try_from(span.from_ts.saturating_sub(head.start_ts)).unwrap_or(i64::MAX);
+        let time_ns = head.start_unix_ns.saturating_add(offset_ns);
+        Box::new(Stacks::new(out, form, wanted, time_ns))
+    }
+
+    fn leaks(&self, out: &mut impl Write) -> Result<()> {
+        let name = self.file.display();
+        let there =
+            copy_document(&self.file, "leaks.pprof", self.pid, out).with_context(|| name.to_string())?;
+        ensure!(there, "{name}: no leaks were looked for: record with --leaks");
+        Ok(out.flush()?)
+    }
+}
+
+/// So much later than the beginning.
+fn after(head: &Head, offset: Option<Duration>) -> Option<u64> {
+    let ns = u64::try_from(offset?.as_nanos()).unwrap_or(u64::MAX);
+    Some(head.start_ts.saturating_add(ns))
+}
+
+/// Whether both names are of one file; one that is not there yet is another.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    id(one).is_some_and(|one| Some(one) == id(other))
+}
