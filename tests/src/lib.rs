@@ -14,6 +14,7 @@ pub mod machine;
 pub mod oracle;
 pub mod pprof;
 pub mod process;
+pub mod screen;
 pub mod sfgi;
 pub mod source;
 pub mod state;

@@ -1,6 +1,6 @@
 //! sfgi, the goroutine inspector, as a library: everything the command does.
 //!
-//! Data goes one way: [`probe`] (or a recording) → [`event`] → [`model`] → [`present`]. [`target`]
+//! Data goes one way: [`probe`] (or a recording) → [`event`] → [`model`] → [`present`], [`top`]. [`target`]
 //! knows the traced process and its binary; nothing in `event` and `model` knows about eBPF,
 //! terminals or clocks.
 
@@ -18,3 +18,4 @@ pub mod probe;
 pub mod recording;
 pub mod snapshot;
 pub mod target;
+pub mod top;

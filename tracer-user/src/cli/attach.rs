@@ -134,23 +134,51 @@ impl TargetArgs {
     /// probe costs here, and attaches.
     pub(super) fn attach(&self, wants: Wants) -> Result<Attached> {
         let probes = self.probes(wants);
-        let calibrate = || probe::calibrate().context("cannot measure what a probe costs here");
         let (every, limit) = (self.drain_every, self.duration);
-        if let Some((name, arguments)) = self.command.split_first() {
-            let path = launch::resolve(name)?;
-            let opened = Opened::file(&path, &self.layout)?;
-            let calibration = calibrate()?;
-            let launched = Launched::fork(&path, arguments)?;
-            let targets = vec![Traced::attach(launched.pid, opened, &probes)?];
+        if !self.command.is_empty() {
+            let (calibration, targets, launched) = to_command(&self.command, &self.layout, &probes, false)?;
             return Ok(Attached { calibration, targets, launched: Some(launched), every, limit });
         }
-        let open = |pid: &u32| Opened::process(*pid, &self.layout);
-        let opened = self.pid.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let calibration = calibrate()?;
-        let attach_one = |(pid, opened): (&u32, Opened)| Traced::attach(*pid, opened, &probes);
-        let targets = self.pid.iter().zip(opened).map(attach_one).collect::<Result<Vec<_>>>()?;
+        let (calibration, targets) = to_processes(&self.pid, open(&self.pid, &self.layout)?, &probes)?;
         Ok(Attached { calibration, targets, launched: None, every, limit })
     }
+}
+
+/// Looks at processes; nothing is attached yet.
+pub(super) fn open(pids: &[u32], layout: &LayoutArg) -> Result<Vec<Opened>> {
+    pids.iter().map(|pid| Opened::process(*pid, layout)).collect()
+}
+
+/// Measures what a probe costs here, and attaches to processes.
+pub(super) fn to_processes(
+    pids: &[u32],
+    opened: Vec<Opened>,
+    probes: &Attach,
+) -> Result<(Calibration, Targets)> {
+    let calibration = calibrate()?;
+    let attach_one = |(pid, opened): (&u32, Opened)| Traced::attach(*pid, opened, probes);
+    let targets = pids.iter().zip(opened).map(attach_one).collect::<Result<Vec<_>>>()?;
+    Ok((calibration, targets))
+}
+
+/// The same for a command, which waits to be started; `silent` as [`Launched::fork`] has it.
+pub(super) fn to_command(
+    command: &[OsString],
+    layout: &LayoutArg,
+    probes: &Attach,
+    silent: bool,
+) -> Result<(Calibration, Targets, Launched)> {
+    let (name, arguments) = command.split_first().context("no command was given")?;
+    let path = launch::resolve(name)?;
+    let opened = Opened::file(&path, layout)?;
+    let calibration = calibrate()?;
+    let launched = Launched::fork(&path, arguments, silent)?;
+    let targets = vec![Traced::attach(launched.pid, opened, probes)?];
+    Ok((calibration, targets, launched))
+}
+
+fn calibrate() -> Result<Calibration> {
+    probe::calibrate().context("cannot measure what a probe costs here")
 }
 
 impl Attached {

@@ -4,12 +4,13 @@ use super::target::{Feed, Observers, Targets, Traced};
 use crate::{
     follow::{End, Followed, Round},
     probe::Calibration,
+    top::Cost,
 };
 use anyhow::Result;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// What ended a trace.
@@ -29,7 +30,17 @@ pub(super) struct Engine {
     calibration: Calibration,
     every: Duration,
     round: Round,
+    meter: Option<Meter>,
 }
+
+/// Who wants to know what the probes cost while they stand, and when he was told.
+struct Meter {
+    tell: Box<dyn FnMut(Vec<Cost>) + Send>,
+    last: Option<Instant>,
+}
+
+/// How often he is told.
+const METER_EVERY: Duration = Duration::from_millis(500);
 
 impl Engine {
     pub(super) fn new(
@@ -39,7 +50,13 @@ impl Engine {
         every: Duration,
     ) -> Engine {
         let (traced, followed) = targets.into_iter().unzip();
-        Engine { traced, followed, observers, calibration, every, round: Round::default() }
+        Engine { traced, followed, observers, calibration, every, round: Round::default(), meter: None }
+    }
+
+    /// Tells someone what the probes cost, now and then.
+    pub(super) fn metered(mut self, tell: impl FnMut(Vec<Cost>) + Send + 'static) -> Engine {
+        self.meter = Some(Meter { tell: Box::new(tell), last: None });
+        self
     }
 
     /// Runs until `stop` is set or every target's trace has ended, then drains what is left and
@@ -71,6 +88,16 @@ impl Engine {
         for (index, ((traced, followed), news)) in targets.enumerate() {
             let mut feed = Feed { index, followed, news, observers: &mut self.observers };
             more |= traced.collect(finish, &mut feed)?;
+        }
+        if let Some(meter) = self
+            .meter
+            .as_mut()
+            .filter(|meter| !finish && meter.last.is_none_or(|last| last.elapsed() >= METER_EVERY))
+        {
+            let costs =
+                self.traced.iter().map(|traced| traced.cost(&self.calibration)).collect::<Result<_>>()?;
+            (meter.tell)(costs);
+            meter.last = Some(Instant::now());
         }
         for observer in &mut self.observers {
             observer.round(&mut self.followed, &self.round)?;

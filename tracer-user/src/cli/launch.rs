@@ -10,7 +10,7 @@ use std::{
         unix::process::CommandExt as _,
     },
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     thread::JoinHandle,
 };
 
@@ -36,12 +36,16 @@ pub(super) fn resolve(name: &OsString) -> Result<PathBuf> {
 }
 
 impl Launched {
-    /// Forks. The child waits until [`Launched::go`]; it ends by itself if we die before that.
-    pub(super) fn fork(program: &Path, args: &[OsString]) -> Result<Launched> {
+    /// Forks. The child waits until [`Launched::go`]; it ends by itself if we die before that. `silent`: it has no
+    /// standard streams, because the terminal is ours.
+    pub(super) fn fork(program: &Path, args: &[OsString], silent: bool) -> Result<Launched> {
         let (pid_read, pid_write) = pipe()?;
         let (go_read, go_write) = pipe()?;
         let mut command = Command::new(program);
         command.args(args);
+        if silent {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        }
         let (pid_fd, go_fd, other_end) = (pid_write.as_raw_fd(), go_read.as_raw_fd(), go_write.as_raw_fd());
         // SAFETY: between fork and exec the closure makes system calls only.
         unsafe { command.pre_exec(move || wait_for_go(pid_fd, go_fd, other_end)) };

@@ -17,6 +17,7 @@ mod record;
 mod report;
 mod stop;
 mod target;
+mod top;
 mod trace;
 
 use clap::{Parser, Subcommand};
@@ -36,6 +37,7 @@ EXAMPLES
   sfgi trace -p 1234                     every goroutine event of process 1234, live
   sfgi trace -p 1234 -c -d 10            a summary of ten seconds
   sfgi trace -- ./server -port 8080      from the first goroutine on
+  sfgi top -p 1234                       where goroutines wait, which grow, what is wrong, live
   sfgi record -p 1234 -d 30 -o a.sfgi    the same into a file, ...
   sfgi report a.sfgi --min 10ms          ... to be looked at later, anywhere
   sfgi export a.sfgi --to pprof -o b.gz  ... or with go tool pprof
@@ -53,6 +55,8 @@ struct Cli {
 enum Command {
     /// Trace goroutine events live, a line each
     Trace(trace::Args),
+    /// Show what the goroutines do, refreshed each second, with keys to look closer
+    Top(top::Args),
     /// Record what trace would show, into a file
     Record(record::Args),
     /// Show a recording as trace would have
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", "warn")).init();
     let result = match cli.command {
+        Command::Top(args) => top::run(&args).map(|()| Outcome::Done),
         Command::Trace(args) => trace::run(&args).map(|()| Outcome::Done),
         Command::Record(args) => record::run(&args).map(|()| Outcome::Done),
         Command::Report(args) => report::run(&args).map(|()| Outcome::Done),

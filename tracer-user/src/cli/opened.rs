@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The option that tells where the runtime's fields lie.
-#[derive(ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub(super) struct LayoutArg {
     /// Where the runtime's structs have their fields, for a binary that does not say and a Go version
     /// that is not known (a JSON file as `cargo xtask layouts --one` writes it)

@@ -12,6 +12,7 @@ use crate::{
     follow::Observer,
     present::{bytes, count, duration as in_words},
     recording::{Head, PlayError, Played, Player, copy_document},
+    top::{By, Frozen, Query, Screen, Source},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -21,6 +22,10 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+/// Intervals of `--top`, as `sfgi top` has them; the size of a page of it.
+const TOP_EVERY_NS: u64 = 1_000_000_000;
+const TOP_PAGE: (u16, u16) = (120, 40);
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LeakFormat {
@@ -54,6 +59,7 @@ EXAMPLES
   sfgi report server.sfgi -c                           per wait reason and site: count, p50, p99
   sfgi report server.sfgi --until 2s --goid 17         goroutine 17 in the first two seconds
   sfgi report server.sfgi -e illegal                   what the runtime should never do
+  sfgi report server.sfgi --top --at 2s                how things stood after two seconds
   sfgi report server.sfgi --leaks                      what sfgi record --leaks found at the end
   sfgi report server.sfgi --info                       what was recorded, when, of what"
 )]
@@ -76,6 +82,12 @@ pub(super) struct Args {
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true,
           default_missing_value = "text")]
     leaks: Option<LeakFormat>,
+    /// Show what sfgi top would have shown, at the end or --at a time
+    #[arg(long, conflicts_with_all = ["leaks", "info"])]
+    top: bool,
+    /// The time of --top, from the beginning
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "top", conflicts_with = "until")]
+    at: Option<Duration>,
     /// Show what was recorded instead of events
     #[arg(long, conflicts_with = "leaks")]
     info: bool,
@@ -92,11 +104,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if let Some(format) = args.leaks {
         return leaks(out, &args.file, format, terminal);
     }
+    if args.top {
+        return top(out, player, args);
+    }
     let layout = Layout { start_ts: head.start_ts, several: head.targets.len() > 1, colour: terminal };
     let mut printer = args.lines.printer(out, &args.goid, &layout);
-    let until = args.until.map_or(u64::MAX, |until| {
-        head.start_ts.saturating_add(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX))
-    });
+    let until = time(&head, args.until);
     let played = play(player, &args.file, &mut [&mut printer], until)?;
     for end in &played.ends {
         if let Some(why) = &end.why {
@@ -105,6 +118,26 @@ pub(super) fn run(args: &Args) -> Result<()> {
         eprintln!("sfgi: {}", end.closing);
     }
     Ok(())
+}
+
+/// A time after the beginning, as events have it; the end of time where none was given.
+fn time(head: &Head, after: Option<Duration>) -> u64 {
+    let after = after.map(|after| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+    after.map_or(u64::MAX, |after| head.start_ts.saturating_add(after))
+}
+
+/// The four tables of `sfgi top`, and what it found.
+fn top(mut out: Box<dyn Write + Send>, player: Player, args: &Args) -> Result<()> {
+    let head = player.head().clone();
+    let at_ts = time(&head, args.at.or(args.until));
+    let mut frozen =
+        Frozen::new(Source::Probes { threads: head.threads }, Query::usual(), TOP_EVERY_NS, at_ts);
+    play(player, &args.file, &mut [&mut frozen], at_ts)?;
+    for (by, blank) in By::ALL.into_iter().zip(["", "\n", "\n", "\n"]) {
+        let text = frozen.text(&Screen::new(by), TOP_PAGE.0, TOP_PAGE.1).unwrap_or_default();
+        write!(out, "{blank}{text}")?;
+    }
+    Ok(out.flush()?)
 }
 
 /// Opens a recording.

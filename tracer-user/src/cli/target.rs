@@ -14,6 +14,7 @@ use crate::{
     probe::{Calibration, Options, Session, Totals},
     snapshot::{Clock, View},
     target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process},
+    top::Cost,
 };
 use anyhow::{Context as _, Result};
 use std::{fs::File, io, num::NonZeroU32, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
@@ -254,6 +255,17 @@ impl Traced {
             followed.symbols().set_bias(process.load_bias(self.binary.image().entry()).unwrap_or(0));
             self.process = Some(Arc::new(process));
         }
+    }
+
+    /// What the probes have cost up to now.
+    pub(super) fn cost(&self, calibration: &Calibration) -> Result<Cost> {
+        let totals = self.session.totals()?;
+        Ok(Cost {
+            ts: clock::now(),
+            hits: self.uprobe_hits(&totals).map(|(_, n)| n).sum(),
+            ns: self.cost_ns(&totals, calibration),
+            cpu_ns: u64::try_from(self.cpu.1.saturating_sub(self.cpu.0).as_nanos()).unwrap_or(u64::MAX),
+        })
     }
 
     /// How the trace ended; to be asked when the probes are removed.

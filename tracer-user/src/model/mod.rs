@@ -26,7 +26,7 @@ mod step;
 mod store;
 mod summary;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod threads;
 pub mod transitions;
 
@@ -38,6 +38,7 @@ pub use reasons::FAKE_WAITS;
 pub use seen::{Merged, Seen};
 pub use state::State;
 pub use step::{Measure, Note, Step, What};
+pub(crate) use summary::pcs;
 pub use summary::{Creation, Pcs, Summary, Table, Times, WaitSite};
 
 use crate::event::Kind;

@@ -199,7 +199,7 @@ impl Summary {
 }
 
 /// The addresses that are set, and 0 behind: what a hostile target left there does not count.
-fn pcs(stack: Option<&Stack>) -> Pcs {
+pub(crate) fn pcs(stack: Option<&Stack>) -> Pcs {
     let mut pcs = Pcs::default();
     if let Some(stack) = stack {
         let len = stack.len.min(MAX_FRAMES as u64) as usize;

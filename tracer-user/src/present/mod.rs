@@ -25,6 +25,7 @@ pub use traceback::Traceback;
 pub use crate::clock::duration;
 use crate::model::Merged;
 use std::io;
+pub(crate) use traceback::{clean, printed};
 
 /// The schema name in every JSON line of a trace.
 pub const SCHEMA: &str = "sfgi.trace/1";

@@ -12,7 +12,7 @@ mod stack;
 use crate::snapshot::{Goroutine, Snapshot};
 use crate::target::{GoBinary, tracebacks};
 use header::Header;
-pub(super) use names::{clean, printed};
+pub(crate) use names::{clean, printed};
 use stack::{Rendered, Renderer, place};
 use std::collections::HashMap;
 use std::io::{self, Write};

@@ -20,7 +20,7 @@ use super::*;
 use crate::event::{Birth, By, Event, NewProc, Payload, Stack, Switch, status};
 use std::fmt::Write;
 
-pub(super) const REASONS: [&str; 11] = [
+pub(crate) const REASONS: [&str; 11] = [
     "",
     "chan receive",
     "select",
@@ -85,7 +85,7 @@ pub(super) fn run(setup: Setup, events: &str) -> (Goroutines, Vec<Step>) {
 }
 
 /// The event a line stands for.
-pub(super) fn event(text: &str) -> Event {
+pub(crate) fn event(text: &str) -> Event {
     let mut words = text.split(' ');
     let mut next = || words.next().unwrap_or_else(|| panic!("too short: {text}"));
     let ts = number(next());

@@ -87,7 +87,7 @@ impl Names {
 
     /// Where a stack waits: the innermost line that is not plumbing; if all are, the outermost that is not the
     /// runtime's own.
-    pub(in crate::present) fn wait_site(&mut self, stack: &[Pc]) -> Option<Site> {
+    pub(crate) fn wait_site(&mut self, stack: &[Pc]) -> Option<Site> {
         let mut last = None;
         for line in self.frames(stack).into_iter().flatten() {
             if !is_plumbing(&line.site.func) {

@@ -2,13 +2,19 @@
 
 use std::borrow::Cow;
 
-/// Control characters would reach a terminal, or look like the end of a line.
-pub(in crate::present) fn clean(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) { text.replace(char::is_control, "?").into() } else { text.into() }
+/// Control characters would reach a terminal, or look like the end of a line; what turns the direction of
+/// writing, or is not seen at all, would make a name look like another one.
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
+    if text.contains(misleads) { text.replace(misleads, "?").into() } else { text.into() }
+}
+
+fn misleads(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// `printFuncName` of Go 1.`minor`.
-pub(in crate::present) fn printed(name: &str, minor: u32) -> String {
+pub(crate) fn printed(name: &str, minor: u32) -> String {
     if name == "runtime.gopanic" {
         return "panic".to_owned();
     }
@@ -102,5 +108,6 @@ mod tests {
     fn names_cannot_end_a_line() {
         assert_eq!(printed("main.f\n\x1b[31mgoroutine 1", 20), "main.f??[31mgoroutine 1");
         assert_eq!(clean("/src/ä.go"), "/src/ä.go");
+        assert_eq!(clean("main.\u{202e}og.niam\u{200b}"), "main.?og.niam?");
     }
 }

@@ -1,0 +1,73 @@
+//! How things stood at a time of a recording.
+
+use super::{Look, Picture, Query, Screen, Source, Top, text};
+use crate::follow::{End, Followed, Input, Observer, Round};
+use std::io;
+
+/// Looks on up to a time, and keeps the picture of that moment. What began between that and the next event of a
+/// recording may be in it already.
+pub struct Frozen {
+    top: Top,
+    query: Query,
+    every_ns: u64,
+    at_ts: u64,
+    picture: Option<Picture>,
+}
+
+impl Frozen {
+    /// `at_ts`: the time, `CLOCK_MONOTONIC` nanoseconds as the events have it (`u64::MAX`: the end); `every_ns`: how
+    /// long an interval is.
+    pub fn new(source: Source, query: Query, every_ns: u64, at_ts: u64) -> Frozen {
+        Frozen { top: Top::new(source), query, every_ns: every_ns.max(1), at_ts, picture: None }
+    }
+
+    /// The picture; `None` as long as the time has not come.
+    pub fn picture(&self) -> Option<&Picture> {
+        self.picture.as_ref()
+    }
+
+    /// The picture as a screen of this size would show it, in lines.
+    pub fn text(&self, screen: &Screen, width: u16, height: u16) -> Option<String> {
+        Some(text(self.picture()?, screen, &Look::default(), width, height))
+    }
+
+    fn freeze(&mut self, followed: &mut [Followed], ts: u64) {
+        self.top.close(followed, ts, self.every_ns);
+        self.picture = Some(self.top.picture(followed, &self.query));
+    }
+}
+
+impl Observer for Frozen {
+    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+        self.top.begin(targets)
+    }
+
+    fn input(&mut self, target: usize, input: &Input, followed: &mut Followed) -> io::Result<()> {
+        if self.picture.is_some() { Ok(()) } else { self.top.input(target, input, followed) }
+    }
+
+    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+        if self.picture.is_some() {
+            return Ok(());
+        }
+        let ts = round.news.iter().map(|news| news.ts).max().unwrap_or(0);
+        if ts > self.at_ts && self.top.interval_ts() != 0 {
+            self.freeze(targets, self.at_ts.max(self.top.interval_ts()));
+            return Ok(());
+        }
+        self.top.round(targets, round)?;
+        if ts >= self.top.interval_ts().saturating_add(self.every_ns) && ts != self.at_ts {
+            self.top.tick(targets, ts);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
+        self.top.end(targets, ends)?;
+        if self.picture.is_none() {
+            let until_ts = ends.iter().map(|end| end.until_ts).max().unwrap_or(0);
+            self.freeze(targets, until_ts.min(self.at_ts).max(self.top.interval_ts()));
+        }
+        Ok(())
+    }
+}

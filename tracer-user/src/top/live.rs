@@ -1,0 +1,124 @@
+//! Pictures for someone on another thread, as things happen.
+
+use super::{Cost, Picture, Query, Source, Top};
+use crate::{
+    clock,
+    follow::{End, Followed, Input, Observer, Round},
+};
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Making a picture may take at most one of so many parts of the time: the rings fill up meanwhile.
+const SHARE: u64 = 20;
+
+/// What the two threads share.
+#[derive(Default)]
+pub struct Shared {
+    picture: Mutex<Option<Arc<Picture>>>,
+    /// What is wanted, and how often that was changed.
+    query: Mutex<(u64, Query)>,
+    costs: Mutex<Vec<Cost>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// The last picture.
+    pub fn picture(&self) -> Option<Arc<Picture>> {
+        lock(&self.picture).clone()
+    }
+
+    /// What is wanted from now on.
+    pub fn ask(&self, query: &Query) {
+        let mut asked = lock(&self.query);
+        *asked = (asked.0 + 1, query.clone());
+    }
+
+    /// What the probes have cost, by target.
+    pub fn tell_costs(&self, costs: Vec<Cost>) {
+        *lock(&self.costs) = costs;
+    }
+}
+
+/// Makes a picture each interval, and when something else is wanted.
+pub struct Publisher {
+    top: Top,
+    shared: Arc<Shared>,
+    every_ns: u64,
+    asked: u64,
+    not_before_ts: u64,
+    /// The costs at the beginning are known, so that those of the first interval can be told.
+    metered: bool,
+}
+
+impl Publisher {
+    /// Intervals are at least `every_ns` long.
+    pub fn new(source: Source, shared: Arc<Shared>, every_ns: u64) -> Publisher {
+        Publisher {
+            top: Top::new(source),
+            shared,
+            every_ns: every_ns.max(1),
+            asked: 0,
+            not_before_ts: 0,
+            metered: false,
+        }
+    }
+
+    fn take_costs(&mut self) {
+        let costs = lock(&self.shared.costs);
+        self.metered |= !costs.is_empty();
+        for (target, cost) in costs.iter().enumerate() {
+            self.top.cost(target, *cost);
+        }
+    }
+
+    fn publish(&mut self, targets: &mut [Followed], ts: u64, over: bool) {
+        let began_ns = clock::now();
+        if over {
+            self.take_costs();
+            self.top.tick(targets, ts);
+        }
+        let query;
+        (self.asked, query) = lock(&self.shared.query).clone();
+        *lock(&self.shared.picture) = Some(Arc::new(self.top.picture(targets, &query)));
+        let took_ns = clock::now().saturating_sub(began_ns);
+        self.not_before_ts = ts.saturating_add(took_ns.saturating_mul(SHARE));
+    }
+}
+
+impl Observer for Publisher {
+    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+        self.top.begin(targets)
+    }
+
+    fn input(&mut self, target: usize, input: &Input, followed: &mut Followed) -> io::Result<()> {
+        self.top.input(target, input, followed)
+    }
+
+    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+        self.top.round(targets, round)?;
+        if !self.metered {
+            self.take_costs();
+        }
+        let ts = round.news.iter().map(|news| news.ts).max().unwrap_or(0);
+        let over = ts >= self.top.interval_ts().saturating_add(self.every_ns);
+        let asked = lock(&self.shared.query).0 != self.asked;
+        if ts >= self.not_before_ts && (over || asked) {
+            self.publish(targets, ts, over);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
+        self.top.end(targets, ends)?;
+        let ts = ends.iter().map(|end| end.until_ts).max().unwrap_or(0);
+        self.take_costs();
+        self.top.close(targets, ts.max(self.top.interval_ts()), self.every_ns);
+        self.publish(targets, ts, false);
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! What is wrong, or looks so.
+
+use super::{
+    Knows, MAX_ROWS, Query,
+    places::{PlaceId, Places},
+    standing::{age, counts},
+};
+use crate::{
+    follow::Followed,
+    model::{Measure, State, Step, What},
+    present::{count, duration},
+};
+use hashbrown::HashMap;
+use std::sync::Arc;
+
+/// A system call or a call into C from which on it is worth a look.
+pub(super) const STUCK_NS: u64 = 10_000_000_000;
+/// A wait in the run queue from which on a goroutine starves: ten time slices of the scheduler's.
+pub(super) const STARVED_NS: u64 = 100_000_000;
+/// Running from which on a goroutine does not yield: the scheduler asks it to after 10 ms, if another one waits.
+pub(super) const UNYIELDING_NS: u64 = 1_000_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Kind {
+    Illegal,
+    Leaked,
+    Starved,
+    Unyielding,
+    Stuck,
+}
+
+impl Kind {
+    fn what(self) -> &'static str {
+        match self {
+            Kind::Illegal => "illegal transition",
+            Kind::Leaked => "found leaked by the runtime's own collector",
+            Kind::Starved => "waited for a processor",
+            Kind::Unyielding => "ran without yielding",
+            Kind::Stuck => "stuck in a system call or in C",
+        }
+    }
+}
+
+/// One thing that is wrong, at one place.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The target's number.
+    pub target: usize,
+    /// What is wrong.
+    pub what: &'static str,
+    /// A goroutine that it happened to, the last one.
+    pub goid: u64,
+    /// How often it has been seen.
+    pub times: u64,
+    /// How many goroutines it is so of right now.
+    pub now: u64,
+    /// The longest, where it is about time, nanoseconds.
+    pub longest_ns: Option<u64>,
+    /// When it was seen last.
+    pub last_ts: u64,
+    /// Where.
+    pub place: Arc<str>,
+    /// What else there is to say; may be empty.
+    pub note: Arc<str>,
+}
+
+#[derive(Debug, Default)]
+struct Sums {
+    goid: u64,
+    times: u64,
+    now: u64,
+    longest_ns: Option<u64>,
+    last_ts: u64,
+    note: String,
+}
+
+/// All that was found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    found: HashMap<(usize, Kind, PlaceId), Sums>,
+    /// Times for which there was no room.
+    more: u64,
+}
+
+impl Findings {
+    /// A new look begins.
+    pub(super) fn begin(&mut self) {
+        self.found.values_mut().for_each(|sums| sums.now = 0);
+    }
+
+    pub(super) fn step(&mut self, target: usize, step: &Step, place: PlaceId) {
+        let lasted = step.duration_ns.filter(|_| step.measure == Measure::Exact);
+        let kind = match step.what {
+            What::Illegal => Kind::Illegal,
+            What::Leak if step.to == State::Leaked => Kind::Leaked,
+            What::Start if lasted.is_some_and(|ns| ns >= STARVED_NS) => Kind::Starved,
+            What::Block | What::Preempt | What::SyscallEnter
+                if lasted.is_some_and(|ns| ns >= UNYIELDING_NS) =>
+            {
+                Kind::Unyielding
+            }
+            _ => return,
+        };
+        let lasted = lasted.filter(|_| !matches!(kind, Kind::Illegal | Kind::Leaked));
+        let Some(sums) = self.at((target, kind, place)) else { return };
+        (sums.goid, sums.last_ts) = (step.goid, step.ts);
+        sums.times += 1;
+        sums.longest_ns = sums.longest_ns.max(lasted);
+        if kind == Kind::Illegal {
+            sums.note = format!("{} → {}: {}", step.from, step.to, step.note);
+        }
+    }
+
+    /// Looks at how things stand.
+    pub(super) fn look(
+        &mut self,
+        target: usize,
+        followed: &Followed,
+        places: &Places,
+        knows: Knows,
+        now_ts: u64,
+    ) {
+        for goroutine in followed.goroutines().iter().filter(|goroutine| counts(goroutine)) {
+            let known = age(goroutine, now_ts).filter(|(_, measure)| *measure == Measure::Exact);
+            let lasts = |ns: u64| known.is_some_and(|(lasted, _)| lasted >= ns);
+            let kind = match goroutine.state {
+                State::Runnable if knows.runs && lasts(STARVED_NS) => Kind::Starved,
+                State::Running if knows.runs && lasts(UNYIELDING_NS) => Kind::Unyielding,
+                State::Syscall if age(goroutine, now_ts).is_some_and(|(ns, _)| ns >= STUCK_NS) => Kind::Stuck,
+                State::Leaked => Kind::Leaked,
+                _ => continue,
+            };
+            if places.is_own(goroutine) {
+                continue;
+            }
+            let place =
+                if kind == Kind::Stuck { places.of(goroutine) } else { places.function_of(goroutine) };
+            let Some(sums) = self.at((target, kind, place)) else { continue };
+            (sums.goid, sums.last_ts) = (goroutine.goid, now_ts);
+            sums.now += 1;
+            if kind != Kind::Leaked {
+                sums.longest_ns = sums.longest_ns.max(age(goroutine, now_ts).map(|(ns, _)| ns));
+            }
+        }
+    }
+
+    fn at(&mut self, key: (usize, Kind, PlaceId)) -> Option<&mut Sums> {
+        if self.found.len() >= MAX_ROWS && !self.found.contains_key(&key) {
+            self.more += 1;
+            return None;
+        }
+        Some(self.found.entry(key).or_default())
+    }
+
+    /// Those that are wanted, the gravest first, and how many times there was no room for one.
+    pub(super) fn list<'a>(
+        &self,
+        places: impl Fn(usize) -> Option<&'a Places>,
+        query: &Query,
+    ) -> (Vec<Finding>, u64) {
+        let mut found: Vec<_> = self.found.iter().collect();
+        found.sort_by_key(|((target, kind, place), sums)| {
+            (*kind, std::cmp::Reverse(sums.longest_ns), *target, *place)
+        });
+        let list = found.into_iter().filter_map(|(&(target, kind, place), sums)| {
+            let place = places(target)?.get(place);
+            let finding = Finding {
+                target,
+                what: kind.what(),
+                goid: sums.goid,
+                times: sums.times,
+                now: sums.now,
+                longest_ns: sums.longest_ns,
+                last_ts: sums.last_ts,
+                place: Arc::clone(&place.text),
+                note: sums.note.as_str().into(),
+            };
+            query.wants(target, false, &[&place.func, kind.what()]).then_some(finding)
+        });
+        (list.collect(), self.more)
+    }
+}
+
+impl Finding {
+    /// It in a line.
+    pub fn sentence(&self) -> String {
+        let mut text = format!("{} {}", self.place, self.what);
+        if let Some(ns) = self.longest_ns {
+            text += &format!(" for {}", duration(ns));
+        }
+        if !self.note.is_empty() {
+            text += &format!(" ({})", self.note);
+        }
+        match self.times {
+            0 => {}
+            1 => text += ", once",
+            times => text += &format!(", {} times", count(times)),
+        }
+        if self.now > 0 {
+            text += &format!(", {} now", count(self.now));
+        }
+        text + &format!(", last goroutine {}", self.goid)
+    }
+}

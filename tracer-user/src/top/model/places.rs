@@ -1,0 +1,206 @@
+//! Places in the program's source, each once, by number: goroutines have many stacks, but wait at few places.
+
+use crate::{
+    event::Stack,
+    follow::Followed,
+    model::{Goroutine, Pcs, State, pcs},
+    present::{Site, Symbols, printed},
+};
+use hashbrown::HashMap;
+use std::{hash::Hash, sync::Arc};
+
+/// Different addresses and stacks that are remembered; a hostile target can invent any number.
+const MAX_KEYS: usize = 1 << 16;
+/// Different places.
+const MAX_PLACES: usize = 1 << 13;
+
+/// Number of a place.
+pub(super) type PlaceId = u32;
+/// The place of which nothing is known.
+pub(super) const UNKNOWN: PlaceId = 0;
+/// All places for which there is no room.
+pub(super) const OTHER: PlaceId = 1;
+
+/// A place.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The function's full name.
+    pub(super) func: Arc<str>,
+    /// What is shown: the function without its package's path, the file without its directory.
+    pub(super) text: Arc<str>,
+    /// The same without file and line.
+    pub(super) short: Arc<str>,
+    system: bool,
+}
+
+/// All places of one target.
+pub(super) struct Places {
+    minor: u32,
+    list: Vec<Place>,
+    sites: HashMap<Site, PlaceId>,
+    stacks: HashMap<Pcs, PlaceId>,
+    functions: HashMap<u64, PlaceId>,
+    statements: HashMap<u64, PlaceId>,
+}
+
+impl Places {
+    pub(super) fn new(minor: u32) -> Places {
+        let named =
+            |name: &str| Place { func: name.into(), text: name.into(), short: name.into(), system: false };
+        Places {
+            minor,
+            list: vec![named("?"), named("(other places)")],
+            sites: HashMap::new(),
+            stacks: HashMap::new(),
+            functions: HashMap::new(),
+            statements: HashMap::new(),
+        }
+    }
+
+    pub(super) fn get(&self, id: PlaceId) -> &Place {
+        &self.list[(id as usize).min(self.list.len() - 1)]
+    }
+
+    /// Where a stack waits.
+    pub(super) fn of_stack(&mut self, symbols: &mut Symbols, stack: &Stack) -> PlaceId {
+        let key = pcs(Some(stack));
+        self.stacks.get(&key).copied().unwrap_or_else(|| {
+            let site = if stack.len == 0 { None } else { symbols.wait_site(stack) };
+            let id = self.intern(site);
+            keep(&mut self.stacks, key, id)
+        })
+    }
+
+    /// The function that starts here.
+    pub(super) fn of_function(&mut self, symbols: &mut Symbols, startpc: u64) -> PlaceId {
+        self.functions.get(&startpc).copied().unwrap_or_else(|| {
+            let site = if startpc == 0 { None } else { symbols.function(startpc) };
+            let id = self.intern(site);
+            keep(&mut self.functions, startpc, id)
+        })
+    }
+
+    /// The `go` statement before this address.
+    pub(super) fn of_statement(&mut self, symbols: &mut Symbols, gopc: u64) -> PlaceId {
+        self.statements.get(&gopc).copied().unwrap_or_else(|| {
+            let site = if gopc == 0 { None } else { symbols.go_statement(gopc) };
+            let id = self.intern(site);
+            keep(&mut self.statements, gopc, id)
+        })
+    }
+
+    /// Whether goroutines that start here are the runtime's own.
+    pub(super) fn is_system(&mut self, symbols: &mut Symbols, startpc: u64) -> bool {
+        let id = self.of_function(symbols, startpc);
+        self.get(id).system
+    }
+
+    /// Makes every place known that a goroutine has now.
+    pub(super) fn learn(&mut self, followed: &mut Followed) {
+        let (mut stacks, mut births) = (Vec::new(), Vec::new());
+        for goroutine in followed.goroutines().iter() {
+            if stacks.len() < MAX_KEYS && !self.stacks.contains_key(&pcs(Some(&goroutine.site))) {
+                stacks.push(goroutine.site);
+            }
+            if let Some(birth) = goroutine.birth
+                && births.len() < MAX_KEYS
+                && !(self.functions.contains_key(&birth.startpc) && self.statements.contains_key(&birth.gopc))
+            {
+                births.push(birth);
+            }
+        }
+        let symbols = followed.symbols();
+        for stack in stacks {
+            self.of_stack(symbols, &stack);
+        }
+        for birth in births {
+            self.of_function(symbols, birth.startpc);
+            self.of_statement(symbols, birth.gopc);
+        }
+    }
+
+    /// Where a goroutine is, as far as it was learned: where it waits or calls, else the function it runs.
+    pub(super) fn of(&self, goroutine: &Goroutine) -> PlaceId {
+        let waits = goroutine.state.stays() && goroutine.site.len > 0;
+        let place = waits.then(|| self.stacks.get(&pcs(Some(&goroutine.site))).copied().unwrap_or(OTHER));
+        place.unwrap_or_else(|| self.function_of(goroutine))
+    }
+
+    /// The function it runs, as far as it was learned.
+    pub(super) fn function_of(&self, goroutine: &Goroutine) -> PlaceId {
+        let birth = goroutine.birth;
+        birth.map_or(UNKNOWN, |birth| self.functions.get(&birth.startpc).copied().unwrap_or(OTHER))
+    }
+
+    /// The `go` statement with this return address, as far as it was learned.
+    pub(super) fn statement(&self, gopc: u64) -> PlaceId {
+        self.statements.get(&gopc).copied().unwrap_or(OTHER)
+    }
+
+    /// The function that starts here, as far as it was learned.
+    pub(super) fn function(&self, startpc: u64) -> PlaceId {
+        self.functions.get(&startpc).copied().unwrap_or(UNKNOWN)
+    }
+
+    /// Whether the runtime made it for itself, as far as it was learned.
+    pub(super) fn is_own(&self, goroutine: &Goroutine) -> bool {
+        goroutine.state != State::Unknown && self.get(self.function_of(goroutine)).system
+    }
+
+    fn intern(&mut self, site: Option<Site>) -> PlaceId {
+        let Some(site) = site else { return UNKNOWN };
+        if let Some(id) = self.sites.get(&site) {
+            return *id;
+        }
+        let Ok(id) = PlaceId::try_from(self.list.len()) else { return OTHER };
+        if self.list.len() >= MAX_PLACES {
+            return OTHER;
+        }
+        let short: Arc<str> = short(&site.func, self.minor).into();
+        let file = site.file.rsplit('/').next().unwrap_or_default();
+        let text =
+            if file.is_empty() { Arc::clone(&short) } else { format!("{short} {file}:{}", site.line).into() };
+        self.list.push(Place { func: Arc::clone(&site.func), text, short, system: is_system(&site.func) });
+        self.sites.insert(site, id);
+        id
+    }
+}
+
+/// `main.(*shop).quote` of `example.org/shop/cmd/main.(*shop).quote`, without type arguments.
+fn short(func: &str, minor: u32) -> String {
+    let name = printed(func, minor);
+    let (path, arguments) = name.split_at(name.find(['[', '(']).unwrap_or(name.len()));
+    format!("{}{arguments}", path.rsplit('/').next().unwrap_or_default())
+}
+
+/// As `runtime.isSystemGoroutine` has it, but for those that call the program's functions now and then.
+fn is_system(func: &str) -> bool {
+    let users = ["runtime.main", "runtime.corostart", "runtime.handleAsyncEvent"];
+    func.starts_with("runtime.") && !users.contains(&func)
+}
+
+/// A key for which there is no room is looked up anew each time.
+fn keep<K: Eq + Hash>(map: &mut HashMap<K, PlaceId>, key: K, id: PlaceId) -> PlaceId {
+    if map.len() < MAX_KEYS {
+        map.insert(key, id);
+    }
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_without_the_path_of_their_package() {
+        assert_eq!(short("example.org/a/b.(*T).Get", 26), "b.(*T).Get");
+        assert_eq!(short("main.each[example.org/a.T]", 26), "main.each[...]");
+        assert_eq!(short("main.main", 26), "main.main");
+        assert_eq!(short("a/b.(*x/y).z", 26), "b.(*x/y).z");
+    }
+
+    #[test]
+    fn the_programs_own_main_is_no_goroutine_of_the_runtime() {
+        assert!(is_system("runtime.bgsweep") && !is_system("runtime.main") && !is_system("main.main"));
+    }
+}

@@ -1,0 +1,205 @@
+//! Rows of cells, in order; the same for all tables.
+
+use super::{MAX_ROWS, Query, Sort, Trend};
+use crate::{
+    model::Measure,
+    present::{count, duration},
+};
+use std::{cmp::Ordering, sync::Arc};
+
+/// What stands where nothing is known.
+const UNKNOWN: &str = "-";
+
+/// One value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// Words.
+    Text(Arc<str>),
+    /// A number that is a name.
+    Id(u64),
+    /// A number of things.
+    Count(Option<u64>),
+    /// By how much a number has grown.
+    Change(Option<i64>),
+    /// So many a second.
+    Rate(Option<f64>),
+    /// A length of time, nanoseconds, and how good it is.
+    Time(Option<u64>, Measure),
+    /// A share of something, 1: all.
+    Share(Option<f64>),
+    /// The last values of a number.
+    Trend(Trend),
+}
+
+impl Cell {
+    /// A length of time that was measured.
+    pub(super) fn exact(ns: Option<u64>) -> Cell {
+        Cell::Time(ns, Measure::Exact)
+    }
+
+    /// What it reads as in so many columns. A text may be longer.
+    pub fn text(&self, width: usize) -> String {
+        let known = match self {
+            Cell::Text(text) => Some(text.to_string()),
+            Cell::Id(id) => Some(id.to_string()),
+            Cell::Count(number) => number.map(count),
+            Cell::Change(change) => change.map(|change| match change {
+                0 => "0".to_owned(),
+                _ => format!("{}{}", if change > 0 { "+" } else { "-" }, count(change.unsigned_abs())),
+            }),
+            Cell::Rate(rate) => rate.map(per_second),
+            Cell::Time(ns, measure) => ns.map(|ns| match measure {
+                Measure::Exact => duration(ns),
+                Measure::AtLeast => format!("≥{}", duration(ns)),
+                Measure::About => format!("~{}", duration(ns)),
+            }),
+            Cell::Share(share) => share.map(|share| format!("{:.1}%", share * 100.0)),
+            Cell::Trend(trend) => Some(trend.bars(width)),
+        };
+        known.unwrap_or_else(|| UNKNOWN.to_owned())
+    }
+
+    /// Text by the alphabet, of numbers the largest first; `reverse` turns that. What is not known comes last.
+    pub(super) fn compare(&self, other: &Cell, reverse: bool) -> Ordering {
+        let turned = |order: Ordering| if reverse { order.reverse() } else { order };
+        if let (Cell::Text(one), Cell::Text(other)) = (self, other) {
+            return turned(one.cmp(other));
+        }
+        match (self.number(), other.number()) {
+            (Some(one), Some(other)) => turned(other.total_cmp(&one)),
+            (one, other) => other.is_some().cmp(&one.is_some()),
+        }
+    }
+
+    fn number(&self) -> Option<f64> {
+        match self {
+            Cell::Text(_) => None,
+            Cell::Id(id) => Some(*id as f64),
+            Cell::Count(number) | Cell::Time(number, _) => number.map(|number| number as f64),
+            Cell::Change(change) => change.map(|change| change as f64),
+            Cell::Rate(number) | Cell::Share(number) => *number,
+            Cell::Trend(trend) => trend.growth().map(|growth| growth as f64),
+        }
+    }
+}
+
+/// A rate in few digits; what is above zero does not look like zero.
+fn per_second(rate: f64) -> String {
+    match rate {
+        0.0 => "0".to_owned(),
+        ..0.1 => "<0.1".to_owned(),
+        ..10.0 => format!("{rate:.1}"),
+        _ => count(rate.round() as u64),
+    }
+}
+
+/// A column.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Its heading.
+    pub title: &'static str,
+    /// What it tells, for the help.
+    pub about: &'static str,
+    /// How wide it is; 0: as wide as what is left (shared by all such).
+    pub width: u16,
+    /// From which width of the table on it is shown.
+    pub from: u16,
+    /// Whether it stands at the right of its column.
+    pub right: bool,
+}
+
+/// Which row it is, as long as there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Number of the target.
+    pub target: usize,
+    /// What the rows of this target and table are told apart by.
+    pub id: u64,
+    /// The goroutine it is; 0: it is none.
+    pub goid: u64,
+}
+
+/// A row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Which it is.
+    pub key: Key,
+    /// In the order of the columns.
+    pub cells: Vec<Cell>,
+    /// What a filter looks at, in full length.
+    pub words: Vec<Arc<str>>,
+    /// It is the runtime's own.
+    pub system: bool,
+    /// It grows, or has been standing for too long: look here.
+    pub alarm: bool,
+}
+
+/// A table.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// The columns.
+    pub columns: &'static [Column],
+    /// The rows, at most a thousand.
+    pub rows: Vec<Row>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+impl Table {
+    pub(super) fn new(columns: &'static [Column]) -> Table {
+        Table { columns, rows: Vec::new(), more: 0 }
+    }
+
+    /// Puts the rows in order, and cuts those that are too many.
+    pub(super) fn arrange(&mut self, sort: Sort) {
+        self.sort(sort);
+        self.more += self.rows.len().saturating_sub(MAX_ROWS) as u64;
+        self.rows.truncate(MAX_ROWS);
+    }
+
+    /// Puts the rows in order. Equal ones stand by their numbers, then by their words.
+    pub fn sort(&mut self, sort: Sort) {
+        let by = |one: &Row, other: &Row, column: usize, reverse: bool| {
+            let (one, other) = (one.cells.get(column), other.cells.get(column));
+            one.zip(other).map_or(Ordering::Equal, |(one, other)| one.compare(other, reverse))
+        };
+        self.rows.sort_by(|one, other| {
+            let order = by(one, other, sort.column, sort.reverse);
+            let rest = (0..one.cells.len()).map(|column| by(one, other, column, false));
+            let rest = rest.fold(Ordering::Equal, Ordering::then);
+            order.then(rest).then_with(|| (one.key.target, one.key.id).cmp(&(other.key.target, other.key.id)))
+        });
+    }
+
+    /// The rows that are wanted, in order.
+    pub fn chosen(&self, query: &Query, sort: Sort) -> Table {
+        let rows = self.rows.iter().filter(|row| query.wants_row(row)).cloned().collect();
+        let mut chosen = Table { columns: self.columns, rows, more: self.more };
+        chosen.sort(sort);
+        chosen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_no_zero_and_comes_last() {
+        let cells = [Cell::Count(None), Cell::Count(Some(3)), Cell::Count(Some(0))];
+        for reverse in [false, true] {
+            let mut sorted = cells.to_vec();
+            sorted.sort_by(|one, other| one.compare(other, reverse));
+            let text: Vec<String> = sorted.iter().map(|cell| cell.text(5)).collect();
+            assert_eq!(text, if reverse { ["0", "3", "-"] } else { ["3", "0", "-"] });
+        }
+    }
+
+    #[test]
+    fn small_rates_are_not_nothing() {
+        let text = |rate| Cell::Rate(Some(rate)).text(8);
+        assert_eq!([0.0, 0.01, 0.5, 9.96, 12_345.6].map(text), ["0", "<0.1", "0.5", "10.0", "12,346"]);
+        assert_eq!(Cell::Change(Some(-1200)).text(8), "-1,200");
+        assert_eq!(Cell::Time(Some(5_000_000_000), Measure::AtLeast).text(8), "≥5.00s");
+    }
+}

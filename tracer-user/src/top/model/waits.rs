@@ -1,0 +1,200 @@
+//! Waits and system calls by place.
+
+use super::{
+    Cell, Column, Key, Knows, Query, Row, Table, Trend,
+    places::{OTHER, PlaceId, Places},
+    standing::Standing,
+};
+use crate::{
+    follow::About,
+    model::{Measure, Step, What},
+};
+use hashbrown::HashMap;
+use std::sync::Arc;
+
+/// Different places with a reason that are kept; the rest is one row.
+const MAX_SITES: usize = 1 << 12;
+/// Stands for a system call among the wait reasons.
+pub(super) const SYSCALL: u16 = 256;
+
+/// What a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct WaitKey {
+    /// Index of the wait reason, or [`SYSCALL`].
+    pub(super) why: u16,
+    pub(super) place: PlaceId,
+    pub(super) system: bool,
+}
+
+/// What was added up at one place.
+#[derive(Debug, Default)]
+struct Site {
+    now: Sums,
+    /// Of the last whole interval; `ns` with what has not ended.
+    last: Sums,
+    /// Up to the end of that.
+    total_ns: u64,
+    longest_ns: u64,
+    trend: Trend,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    began: u64,
+    ns: u64,
+    /// Delays in the run queue after these waits.
+    delays: u64,
+    delay_ns: u64,
+}
+
+/// All places of one target.
+#[derive(Debug, Default)]
+pub(super) struct Waits(HashMap<WaitKey, Site>);
+
+/// See [`Table::columns`].
+pub(super) const COLUMNS: [Column; 9] = [
+    column("NOW", "goroutines that wait here now", 6, 0, true),
+    column("RATE/s", "waits that began, a second", 7, 0, true),
+    column("WAITED", "time that goroutines were blocked here in the last interval, added up", 7, 0, true),
+    column("TOTAL", "the same since the beginning", 7, 100, true),
+    column("MAX", "the longest wait so far, ended or not", 7, 0, true),
+    column("RUNQ", "average wait in the run queue after these waits, in the last interval", 7, 110, true),
+    column("TREND", "NOW of the last intervals", 12, 130, false),
+    column("REASON", "what they wait for, in the runtime's words", 14, 0, false),
+    column("WHERE", "the place in the program", 0, 0, false),
+];
+
+pub(super) const fn column(
+    title: &'static str,
+    about: &'static str,
+    width: u16,
+    from: u16,
+    right: bool,
+) -> Column {
+    Column { title, about, width, from, right }
+}
+
+/// In the runtime's words.
+pub(super) fn reason_in_words(about: &About, why: u16) -> &str {
+    match u8::try_from(why) {
+        Ok(reason) => about.wait_reason(reason),
+        Err(_) => "syscall",
+    }
+}
+
+impl Waits {
+    fn at(&mut self, key: WaitKey) -> &mut Site {
+        let room = self.0.len() < MAX_SITES || self.0.contains_key(&key);
+        let key = if room { key } else { WaitKey { place: OTHER, ..key } };
+        self.0.entry(key).or_default()
+    }
+
+    /// A wait begins or ends; `clipped_ns`: how long it lasted within the interval.
+    pub(super) fn step(&mut self, step: &Step, clipped_ns: Option<u64>, place: PlaceId, system: bool) {
+        let syscall = matches!(step.what, What::SyscallEnter | What::SyscallExit);
+        let why = if syscall { SYSCALL } else { u16::from(step.reason) };
+        let site = self.at(WaitKey { why, place, system });
+        if matches!(step.what, What::Block | What::SyscallEnter) {
+            site.now.began += 1;
+        } else if let (Some(clipped_ns), Some(ns)) = (clipped_ns, step.duration_ns) {
+            site.now.ns = site.now.ns.saturating_add(clipped_ns);
+            site.longest_ns = site.longest_ns.max(ns);
+        }
+    }
+
+    /// A goroutine runs that waited here before.
+    pub(super) fn started(&mut self, reason: u8, place: PlaceId, system: bool, delay_ns: Option<u64>) {
+        let why = [u16::from(reason), SYSCALL].into_iter();
+        let mut keys = why.map(|why| WaitKey { why, place, system });
+        let known = keys.find(|key| self.0.contains_key(key));
+        if let (Some(site), Some(delay_ns)) = (known.and_then(|key| self.0.get_mut(&key)), delay_ns) {
+            site.now.delays += 1;
+            site.now.delay_ns = site.now.delay_ns.saturating_add(delay_ns);
+        }
+    }
+
+    /// The interval is over.
+    pub(super) fn close(&mut self, standing: &Standing) {
+        for key in standing.waits.keys() {
+            self.at(*key);
+        }
+        for (key, site) in &mut self.0 {
+            let open = standing.waits.get(key).copied().unwrap_or_default();
+            site.last = std::mem::take(&mut site.now);
+            site.last.ns = site.last.ns.saturating_add(open.ns);
+            site.total_ns = site.total_ns.saturating_add(site.last.ns);
+            site.trend.push(open.count);
+        }
+    }
+
+    pub(super) fn table(&self, at: &At<'_>, query: &Query) -> Table {
+        let mut table = Table::new(&COLUMNS);
+        let other = |key: &&WaitKey| !self.0.contains_key(*key);
+        // What found no room is in one row, and its standing goroutines with it.
+        let crowded: u64 =
+            at.standing.waits.iter().filter(|(key, _)| other(key)).map(|(_, open)| open.count).sum();
+        for (key, site) in &self.0 {
+            let (place, reason) = (at.places.get(key.place), reason_in_words(at.about, key.why));
+            if !query.wants(at.target, key.system, &[&place.func, reason]) {
+                continue;
+            }
+            table.rows.push(site.row(*key, at, reason, crowded));
+        }
+        table.rows.retain(|row| row.cells.first() != Some(&Cell::Count(Some(0))) || at.knows.waits);
+        table
+    }
+}
+
+/// What a table is made from.
+pub(super) struct At<'a> {
+    pub(super) target: usize,
+    pub(super) about: &'a About,
+    pub(super) places: &'a Places,
+    pub(super) standing: &'a Standing,
+    pub(super) knows: Knows,
+    pub(super) interval_ns: u64,
+}
+
+impl At<'_> {
+    /// A number of the interval as one a second.
+    pub(super) fn rate(&self, number: u64) -> Option<f64> {
+        (self.interval_ns > 0).then(|| number as f64 * 1e9 / self.interval_ns as f64)
+    }
+}
+
+impl Site {
+    fn row(&self, key: WaitKey, at: &At<'_>, reason: &str, crowded: u64) -> Row {
+        let place = at.places.get(key.place);
+        let open = at.standing.waits.get(&key).copied().unwrap_or_default();
+        let count = open.count + if key.place == OTHER { crowded } else { 0 };
+        let known = |ns: u64| at.knows.waits.then_some(ns);
+        let longest = match open.longest {
+            Some((ns, measure)) if ns > self.longest_ns => Cell::Time(Some(ns), measure),
+            _ if self.longest_ns > 0 => Cell::exact(known(self.longest_ns)),
+            _ => Cell::Time(None, Measure::Exact),
+        };
+        let delay_ns = self.last.delay_ns.checked_div(self.last.delays);
+        let reason: Arc<str> = reason.into();
+        Row {
+            key: Key { target: at.target, id: id(key), goid: 0 },
+            cells: vec![
+                Cell::Count(Some(count)),
+                Cell::Rate(at.rate(self.last.began).filter(|_| at.knows.waits)),
+                Cell::exact(known(self.last.ns).filter(|_| at.interval_ns > 0)),
+                Cell::exact(known(self.total_ns)),
+                longest,
+                Cell::exact(delay_ns.filter(|_| at.knows.runs)),
+                Cell::Trend(self.trend.clone()),
+                Cell::Text(Arc::clone(&reason)),
+                Cell::Text(Arc::clone(&place.text)),
+            ],
+            words: vec![Arc::clone(&place.func), reason],
+            system: key.system,
+            alarm: false,
+        }
+    }
+}
+
+fn id(key: WaitKey) -> u64 {
+    u64::from(key.why) << 33 | u64::from(key.system) << 32 | u64::from(key.place)
+}
