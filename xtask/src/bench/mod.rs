@@ -6,6 +6,7 @@ mod illegal;
 mod leaks;
 mod probe;
 mod process;
+mod replay;
 mod snapshot;
 mod table;
 mod tracer;
@@ -28,8 +29,13 @@ pub(crate) struct Setting {
 /// A bench: its name on the command line, and what runs it.
 type Bench = (&'static str, fn(&Setting) -> Result<Vec<Row>>);
 
-const BENCHES: [Bench; 4] =
-    [("probe", probe::run), ("illegal", illegal::run), ("snapshot", snapshot::run), ("leaks", leaks::run)];
+const BENCHES: &[Bench] = &[
+    ("probe", probe::run),
+    ("illegal", illegal::run),
+    ("replay", replay::run),
+    ("snapshot", snapshot::run),
+    ("leaks", leaks::run),
+];
 
 /// What may be named on the command line.
 pub(crate) fn names() -> Vec<&'static str> {

@@ -1,0 +1,113 @@
+//! What a recording takes on disk, and how fast it is read: two goroutines that pass a number to and fro, recorded by
+//! sfgi and, in another run, by Go's own tracer.
+
+use super::{Row, Setting, fixture::Fixture, process};
+use crate::{setup::go, sh};
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Instant,
+};
+
+/// How long the program works while it is recorded, in its own notation.
+const WORK: &str = "5s";
+
+/// How often what was recorded is read.
+const ROUNDS: usize = 5;
+
+/// Bytes on disk an event at most.
+const BYTES_GOAL: f64 = 8.0;
+
+/// Nanoseconds an event at most: ten million a second.
+const NS_GOAL: f64 = 100.0;
+
+/// Mebibytes of memory at most, however long the recording is.
+const MIB_GOAL: f64 = 100.0;
+
+/// Records with both, then reads both in turn.
+pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
+    let directory = sh::target_dir().join("bench");
+    let program = Fixture::build("pingpong", go::BENCH, &[])?;
+    let (ours, theirs) = (directory.join("pingpong.sfgi"), directory.join("pingpong.trace"));
+    let events = record(&program, &ours, setting)?;
+    eprintln!("bench replay: {events} events recorded");
+    trace(&program, &theirs)?;
+    let (mut read, mut memory, mut read_theirs) = (Vec::new(), Vec::new(), Vec::new());
+    let mut their_events = 0.0;
+    for round in 1..=ROUNDS {
+        eprintln!("bench replay: round {round} of {ROUNDS}");
+        let (ns, mib) = report(&ours, setting)?;
+        read.push(ns / events);
+        memory.push(mib);
+        let (ns, count) = parse(&theirs)?;
+        their_events = count;
+        read_theirs.push(ns / count);
+    }
+    let size =
+        |path: &Path, events: f64| Ok::<_, anyhow::Error>(vec![fs::metadata(path)?.len() as f64 / events]);
+    let their_size = Row::new("Go's own trace: an event on disk", "bytes", size(&theirs, their_events)?);
+    let their_time = Row::new("go tool trace -d=parsed: an event", "ns", read_theirs);
+    let our_size = size(&ours, events)?;
+    let rows = vec![
+        Row::new("recording: an event on disk", "bytes", our_size.clone()).within(BYTES_GOAL),
+        Row::new("recording: an event on disk", "bytes", our_size).against(&their_size, None),
+        Row::new("sfgi report -c: an event", "ns", read.clone()).within(NS_GOAL),
+        Row::new("sfgi report -c: an event", "ns", read).against(&their_time, None),
+        Row::new("sfgi report -c: memory", "MiB", memory).within(MIB_GOAL),
+        their_size,
+        their_time,
+    ];
+    sh::remove(&ours)?;
+    sh::remove(&theirs)?;
+    Ok(rows)
+}
+
+/// Records the program with sfgi; how many events that are.
+fn record(program: &Path, file: &Path, setting: &Setting) -> Result<f64> {
+    let target = Fixture::start(program, &["-d".to_owned(), WORK.to_owned()])?;
+    let mut command = sh::root_command(&setting.sfgi)?;
+    // A ring that no machine fills: what is lost would not be read.
+    command.args(["record", "-p", target.pid(), "--ring-size", "268435456", "-o"]).arg(file);
+    let mut sfgi = sh::Child::spawn(command.stdin(Stdio::null()).stderr(Stdio::piped()))?;
+    let mut lines = BufReader::new(sfgi.0.stderr.take().context("no stderr")?).lines();
+    let attached = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("attached to PID ")));
+    attached.context("sfgi record did not attach")??;
+    target.work()?;
+    let last = lines.last().context("sfgi record said nothing at its end")??;
+    ensure!(sfgi.0.wait()?.success(), "sfgi record: {last}");
+    let count = last.rsplit(": ").next().and_then(|said| said.split_once(" events"));
+    let count = count.and_then(|(count, _)| count.replace(',', "").parse().ok());
+    count.filter(|count| *count > 0.0).with_context(|| format!("no count of events: {last}"))
+}
+
+/// Has the program trace itself.
+fn trace(program: &Path, file: &Path) -> Result<()> {
+    sh::output(sh::command(program)?.args(["-d", WORK]).env("FIXTURE_TRACE", file).stdin(Stdio::null()))?;
+    Ok(())
+}
+
+/// Reads our recording into a summary: nanoseconds and MiB.
+fn report(file: &Path, setting: &Setting) -> Result<(f64, f64)> {
+    let mut command = sh::command(&setting.sfgi)?;
+    command.args(["report", "-c"]).arg(file);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let started = Instant::now();
+    let mib = process::peak_mib(&mut command).context("sfgi report")?;
+    Ok((started.elapsed().as_nanos() as f64, mib))
+}
+
+/// Reads Go's: nanoseconds, and how many events there are.
+fn parse(file: &Path) -> Result<(f64, f64)> {
+    let tool: PathBuf = go::home(go::BENCH)?.join("bin/go");
+    let started = Instant::now();
+    let mut command = sh::command(tool)?;
+    command.args(["tool", "trace", "-d=parsed"]).arg(file).stdin(Stdio::null());
+    let mut child = sh::Child::spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()))?;
+    let lines = BufReader::new(child.0.stdout.take().context("no stdout")?).lines();
+    let events = lines.filter(|line| line.as_ref().is_ok_and(|line| line.starts_with("M="))).count();
+    ensure!(child.0.wait()?.success() && events > 0, "go tool trace cannot read it");
+    Ok((started.elapsed().as_nanos() as f64, events as f64))
+}
