@@ -239,5 +239,13 @@ fn what_cannot_be_written_or_read_is_refused_first() -> Result<()> {
     let file = dir.path().join("x.sfgi");
     fs::write(&file, "no recording")?;
     sfgi::fails(&mut sfgi::command(&["report", name(&file)])?, 1, &["x.sfgi", "is no recording of sfgi"])?;
+    // A recording is not written over by what is made of it.
+    let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("recordings/shop.sfgi");
+    fs::copy(recording, &file)?;
+    let before = fs::read(&file)?;
+    let onto = ["-o", name(&file), name(&file)];
+    sfgi::fails(sfgi::command(&["report"])?.args(onto), 1, &["that is the recording itself"])?;
+    sfgi::fails(sfgi::command(&["export", "--to", "csv"])?.args(onto), 1, &["that is the recording itself"])?;
+    ensure!(fs::read(&file)? == before, "it was written over");
     sfgi::fails(&mut sfgi::command(&["report", "/nonexistent/x.sfgi"])?, 1, &["x.sfgi", "No such file"])
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use live_tests::sfgi;
 
 /// A text, and what makes it. Every option of `report` that chooses occurs.
-const CASES: [(&str, &[&str]); 15] = [
+const CASES: [(&str, &[&str]); 16] = [
     ("all", &["--until", "150ms"]),
     ("stacks", &["--stacks", "-e", "found,unblock", "--until", "200ms"]),
     ("long-stacks", &["--stacks=100ms", "-e", "unblock", "--min", "100ms"]),
@@ -26,6 +26,7 @@ const CASES: [(&str, &[&str]); 15] = [
     ("json", &["--format", "json", "--until", "60ms"]),
     ("info", &["--info"]),
     ("leaks", &["--leaks"]),
+    ("top", &["--top", "--at", "1s"]),
 ];
 
 #[test]

@@ -1,6 +1,6 @@
 //! `sfgi export`: a recording, for other tools.
 
-use super::{output, parse::duration, report};
+use super::{parse::duration, report};
 use crate::{
     export::{Csv, Form, GoTrace, Kind, Perfetto, Span, Stacks, Wanted},
     follow::Observer,
@@ -12,10 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
 use std::{
-    fs,
     io::{BufWriter, Write},
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -121,13 +119,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     args.check()?;
     let player = report::open(&args.file)?;
-    ensure!(
-        !args.output.as_deref().is_some_and(|output| is_same(output, &args.file)),
-        "{}: that is the recording itself: write to another file",
-        args.file.display()
-    );
     // An output that cannot be written is refused before any event is read.
-    let (out, terminal) = output::open(args.output.as_deref())?;
+    let (out, terminal) = report::output(args.output.as_deref(), &args.file)?;
     if terminal && !args.to.is_text() {
         bail!("this format is not for a terminal: write it to a file with -o FILE");
     }
@@ -136,7 +129,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return args.leaks(&mut out);
     }
     let head = player.head().clone();
-    let until_ts = after(&head, args.until).unwrap_or(u64::MAX);
+    let until_ts = report::after(&head, args.until).unwrap_or(u64::MAX);
     let mut observer = args.observer(&head, until_ts, Box::new(out));
     let played = report::play(player, &args.file, &mut [&mut *observer], until_ts)?;
     for end in played.ends.iter().filter(|end| end.lost > 0) {
@@ -195,7 +188,7 @@ impl Args {
             (To::Perfetto, _) => return Box::new(Perfetto::new(out, self.pid)),
             _ => return events(Box::new(Json::new(out))),
         };
-        let span = Span { from_ts: after(head, self.from).unwrap_or(head.start_ts), to_ts: until_ts };
+        let span = Span { from_ts: report::after(head, self.from).unwrap_or(head.start_ts), to_ts: until_ts };
         let wanted = Wanted {
             kind: match self.kind {
                 None | Some(KindArg::Blocked | KindArg::Leaks) => Kind::Blocked,
@@ -224,16 +217,4 @@ impl Args {
         ensure!(there, "{name}: no leaks were looked for: record with --leaks");
         Ok(out.flush()?)
     }
-}
-
-/// So much later than the beginning.
-fn after(head: &Head, offset: Option<Duration>) -> Option<u64> {
-    let ns = u64::try_from(offset?.as_nanos()).unwrap_or(u64::MAX);
-    Some(head.start_ts.saturating_add(ns))
-}
-
-/// Whether both names are of one file; one that is not there yet is another.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-    id(one).is_some_and(|one| Some(one) == id(other))
 }

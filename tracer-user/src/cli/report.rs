@@ -18,7 +18,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use counter::Counter;
 use std::{
+    fs,
     io::{BufWriter, Write},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -96,7 +98,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let player = open(&args.file)?;
     // An output that cannot be written is refused before anything is read.
-    let (out, terminal) = output::open(args.output.as_deref())?;
+    let (out, terminal) = output(args.output.as_deref(), &args.file)?;
     let head = player.head().clone();
     if args.info {
         return info(out, &head, &args.file);
@@ -109,7 +111,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let layout = Layout { start_ts: head.start_ts, several: head.targets.len() > 1, colour: terminal };
     let mut printer = args.lines.printer(out, &args.goid, &layout);
-    let until = time(&head, args.until);
+    let until = after(&head, args.until).unwrap_or(u64::MAX);
     let played = play(player, &args.file, &mut [&mut printer], until)?;
     for end in &played.ends {
         if let Some(why) = &end.why {
@@ -120,16 +122,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A time after the beginning, as events have it; the end of time where none was given.
-fn time(head: &Head, after: Option<Duration>) -> u64 {
-    let after = after.map(|after| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
-    after.map_or(u64::MAX, |after| head.start_ts.saturating_add(after))
+/// A time after the beginning, as events have it.
+pub(super) fn after(head: &Head, offset: Option<Duration>) -> Option<u64> {
+    let ns = u64::try_from(offset?.as_nanos()).unwrap_or(u64::MAX);
+    Some(head.start_ts.saturating_add(ns))
 }
 
 /// The four tables of `sfgi top`, and what it found.
 fn top(mut out: Box<dyn Write + Send>, player: Player, args: &Args) -> Result<()> {
     let head = player.head().clone();
-    let at_ts = time(&head, args.at.or(args.until));
+    let at_ts = after(&head, args.at.or(args.until)).unwrap_or(u64::MAX);
     let mut frozen =
         Frozen::new(Source::Probes { threads: head.threads }, Query::usual(), TOP_EVERY_NS, at_ts);
     play(player, &args.file, &mut [&mut frozen], at_ts)?;
@@ -138,6 +140,20 @@ fn top(mut out: Box<dyn Write + Send>, player: Player, args: &Args) -> Result<()
         write!(out, "{blank}{text}")?;
     }
     Ok(out.flush()?)
+}
+
+/// Opens the file of `-o`, which must not be the recording. Says also whether it is a terminal.
+pub(super) fn output(path: Option<&Path>, recording: &Path) -> Result<(Box<dyn Write + Send>, bool)> {
+    if path.is_some_and(|path| is_same(path, recording)) {
+        bail!("{}: that is the recording itself: write to another file", recording.display());
+    }
+    output::open(path)
+}
+
+/// Whether both names are of one file; one that is not there yet is another.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    id(one).is_some_and(|one| Some(one) == id(other))
 }
 
 /// Opens a recording.
