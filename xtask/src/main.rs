@@ -9,6 +9,7 @@ mod demo;
 mod fuzz;
 mod interrupt;
 mod layouts;
+mod live;
 mod setup;
 mod sh;
 mod test;

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every check and test, section by section. CI runs this command and no other.
 
-use crate::{build, fuzz, layouts, setup, setup::deny, sh};
+use crate::{fuzz, layouts, live, setup, setup::deny, sh};
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use std::{
@@ -32,7 +32,7 @@ pub(crate) enum Section {
 
 /// Tests passed and failed so far, by the word of the test programs; a section that has none is one test.
 #[derive(Default)]
-struct Tally {
+pub(crate) struct Tally {
     passed: u64,
     failed: u64,
     /// What both were when the section began.
@@ -74,7 +74,7 @@ impl Section {
             Self::Unit => unit(compiler, tally),
             Self::Layouts => layouts::check(compiler),
             Self::Fuzz => fuzz::run_targets(fuzz_secs, &[]),
-            Self::Live => live(compiler, tally),
+            Self::Live => live::run(compiler, tally),
         }
     }
 }
@@ -131,34 +131,6 @@ fn unit(compiler: setup::Compiler, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Live tests trace with the release build, the one that people run. They are compiled as whoever calls and run
-/// as root, one at a time, since they measure.
-fn live(compiler: setup::Compiler, tally: &mut Tally) -> Result<()> {
-    let sfgi = build::sfgi(compiler, true)?;
-    let mut cargo = sh::cargo()?;
-    compiler.tell(&mut cargo).env("SFGI_BIN", sfgi);
-    if let [first, rest @ ..] = sh::root_prefix()?.as_slice() {
-        let mut runner = first.clone();
-        for word in rest {
-            runner.push(" ");
-            runner.push(word);
-        }
-        let host = sh::host()?.to_uppercase().replace('-', "_");
-        cargo.env(format!("CARGO_TARGET_{host}_RUNNER"), runner);
-    }
-    cargo.args([
-        "test",
-        "--no-fail-fast",
-        "--package",
-        "live-tests",
-        "--test",
-        "*",
-        "--",
-        "--test-threads=1",
-    ]);
-    tally.count(&mut cargo)
-}
-
 impl Tally {
     /// Ends a section, which was good or not.
     fn close(&mut self, good: bool) {
@@ -186,7 +158,7 @@ impl Tally {
     }
 
     /// Adds "test result: ok. 12 passed; 1 failed; …"; other lines add nothing.
-    fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let Some(counts) = line.strip_prefix("test result: ") else { return };
         let number = |what: &str| {
             let before = counts.split(what).next()?;
