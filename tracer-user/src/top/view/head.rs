@@ -61,7 +61,8 @@ fn who(head: &Head, picture: &Picture, screen: &Screen) -> String {
     let Head { pid, program, go_version, total, system, .. } = head;
     let paused = if screen.paused { "PAUSED  " } else { "" };
     let own = if *system > 0 { format!(" (+{} of the runtime)", count(*system)) } else { String::new() };
-    let time = duration(picture.lasted_ns / 1_000_000_000 * 1_000_000_000);
+    let whole_seconds = picture.lasted_ns / 1_000_000_000 * 1_000_000_000;
+    let time = duration(if whole_seconds > 0 { whole_seconds } else { picture.lasted_ns });
     let ended = head.ended.as_ref().map(|why| format!("  ENDED: {why}")).unwrap_or_default();
     format!("{paused}PID {pid} {program} {go_version}  {time}  {}{own}{ended}", goroutines(*total))
 }
