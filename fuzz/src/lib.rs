@@ -8,18 +8,12 @@
 pub mod clock;
 #[path = "../../tracer-user/src/event/mod.rs"]
 pub mod event;
-#[path = "../../tracer-user/src/follow/mod.rs"]
-pub mod follow;
 #[path = "../../tracer-user/src/heap/mod.rs"]
 pub mod heap;
 #[path = "../../tracer-user/src/memory/mod.rs"]
 pub mod memory;
 #[path = "../../tracer-user/src/model/mod.rs"]
 pub mod model;
-#[path = "../../tracer-user/src/present/mod.rs"]
-pub mod present;
-#[path = "../../tracer-user/src/recording/mod.rs"]
-pub mod recording;
 #[path = "../../tracer-user/src/snapshot/mod.rs"]
 pub mod snapshot;
 mod stopped;

@@ -51,7 +51,7 @@ impl Kind {
         }
     }
 
-    pub(super) fn of(byte: u8) -> Kind {
+    fn of(byte: u8) -> Kind {
         match byte {
             0 => Kind::Head,
             1 => Kind::Names,

@@ -19,7 +19,6 @@ mod names;
 mod player;
 mod recorder;
 mod ring;
-pub mod testing;
 #[cfg(test)]
 mod tests;
 
