@@ -147,9 +147,9 @@ impl Followed {
             What::Start | What::Preempt => self
                 .goroutines
                 .get(step.goid)
-                .filter(|known| known.site.len > 0)
-                .and_then(|known| self.symbols.wait_site(&known.site)),
-            _ => step.stack.as_ref().and_then(|stack| self.symbols.wait_site(stack)),
+                .filter(|known| !known.site.is_empty())
+                .and_then(|known| self.symbols.wait_site(known.site)),
+            _ => step.stack.and_then(|stack| self.symbols.wait_site(stack)),
         };
         let site = site.or_else(|| function.clone());
         // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.

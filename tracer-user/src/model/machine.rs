@@ -151,7 +151,7 @@ impl Goroutines {
     ) {
         let key = self.store.key(at);
         let goroutine = self.store.at(at);
-        let note = Note::Contradiction { seen, since_ts: goroutine.since_ts, said: change.from };
+        let note = Note::Contradiction { seen, said: change.from };
         let illegal = say(goroutine, event, &Move { note, ..*change }, What::Illegal, None);
         if self.accused.len() < MAX_ACCUSED {
             self.accused.push(Accusation { key, seen, illegal });

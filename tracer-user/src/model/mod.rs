@@ -38,8 +38,7 @@ pub use reasons::FAKE_WAITS;
 pub use seen::{Merged, Seen};
 pub use state::State;
 pub use step::{Measure, Note, Step, What};
-pub(crate) use summary::pcs;
-pub use summary::{Creation, Pcs, Summary, Table, Times, WaitSite};
+pub use summary::{Creation, Summary, Table, Times, WaitSite};
 
 use crate::event::Kind;
 use serde::{Deserialize, Serialize};

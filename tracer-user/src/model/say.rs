@@ -55,7 +55,7 @@ pub(super) fn found(of: &Goroutine, event: &Event) -> Step {
         by_goid: parent_of(of),
         duration_ns: waited,
         measure: of.since_is,
-        stack: (of.site.len != 0).then_some(of.site),
+        stack: (!of.site.is_empty()).then_some(of.site),
         birth: of.birth,
         ..bare(event, What::Found)
     }
@@ -78,7 +78,7 @@ pub(super) fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, 
         (State::Waiting, _) | (_, State::Waiting | State::Preempted) => change.reason,
         _ => 0,
     };
-    let site = (of.site.len != 0 && lasted.is_some()).then_some(of.site);
+    let site = (!of.site.is_empty() && lasted.is_some()).then_some(of.site);
     Step {
         ts: event.ts,
         goid: of.goid,
@@ -131,7 +131,7 @@ fn birth_of(event: &Event) -> Option<Birth> {
 
 pub(super) fn stack_of(event: &Event) -> Option<Stack> {
     match event.payload {
-        Payload::Stack(stack) if stack.len != 0 => Some(stack),
+        Payload::Stack(stack) if !stack.is_empty() => Some(stack),
         _ => None,
     }
 }

@@ -187,8 +187,6 @@ pub enum Note {
     Contradiction {
         /// The last state seen.
         seen: State,
-        /// Since when, `CLOCK_MONOTONIC` nanoseconds.
-        since_ts: u64,
         /// The state before, as the runtime says.
         said: State,
     },

@@ -42,7 +42,7 @@ impl Wanted {
             Input::Snapshot(snapshot) => {
                 for seen in &snapshot.seen {
                     self.birth(&seen.birth);
-                    self.stack(&seen.site);
+                    self.stack(seen.site);
                 }
             }
             Input::Stacks(stacks) => {
@@ -53,7 +53,7 @@ impl Wanted {
 
     fn payload(&mut self, payload: &Payload) {
         match payload {
-            Payload::Stack(stack) => self.stack(stack),
+            Payload::Stack(stack) => self.stack(*stack),
             Payload::Birth(birth) => self.birth(birth),
             Payload::NewProc(new) => {
                 self.pc(new.callerpc.wrapping_sub(1));
@@ -68,8 +68,8 @@ impl Wanted {
         self.start(birth.startpc);
     }
 
-    fn stack(&mut self, stack: &Stack) {
-        for pc in stack.pcs.iter().take(stack.len as usize) {
+    fn stack(&mut self, stack: Stack) {
+        for pc in stack.pcs() {
             self.pc(pc.wrapping_sub(1)); // a return address: the call is before it
         }
     }

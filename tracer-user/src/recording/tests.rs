@@ -56,12 +56,7 @@ fn event(ts: u64, (g, goid): (u64, u64), kind: Kind, from: u8, to: u8, payload: 
 
 /// One turn of two goroutines that wake each other.
 fn turn(ts: u64) -> Vec<Event> {
-    let stack = |pc| {
-        Payload::Stack(Stack {
-            len: 2,
-            pcs: std::array::from_fn(|at| if at < 2 { pc + at as u64 } else { 0 }),
-        })
-    };
+    let stack = |pc| Payload::Stack(Stack::of(&[pc, pc + 1]));
     let half = |ts, who, other: (u64, u64), pc| {
         [
             event(ts, who, Kind::StatusPark, status::RUNNING, status::WAITING, stack(pc)),
@@ -87,7 +82,7 @@ fn batch(events: Vec<Event>) -> Input {
 /// Everything that can be in a recording, by rounds.
 fn inputs() -> Vec<Vec<Input>> {
     let birth = Birth { parent_goid: 1, gopc: 0x3001, startpc: 0x4000, funcval: 0x5000 };
-    let site = Stack { len: 1, pcs: std::array::from_fn(|at| if at == 0 { 0x1001 } else { 0 }) };
+    let site = Stack::of(&[0x1001]);
     let seen = |goid: u64, state| Seen {
         g: 0xc000_0000 + goid * 0x1000,
         goid,

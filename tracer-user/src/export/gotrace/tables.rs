@@ -51,8 +51,8 @@ impl Tables {
     }
 
     /// The number of a stack of return addresses.
-    pub(super) fn stack(&mut self, stack: &Stack, symbols: &mut Symbols, minor: u32) -> u64 {
-        self.intern(frames::pcs(stack), || frames::shown(stack, symbols, minor))
+    pub(super) fn stack(&mut self, stack: Stack, symbols: &mut Symbols, minor: u32) -> u64 {
+        self.intern(stack.pcs(), || frames::shown(stack, symbols, minor))
     }
 
     /// The number of the stack of a `go` statement, as far as it is known.
