@@ -3,7 +3,7 @@
 use super::{About, End, Input, News, SnapshotInput, whole_stacks::WholeStacks};
 use crate::{
     event::{Batch, Event, Kind},
-    model::{Goroutines, Step, Summary, What},
+    model::{Goroutines, Step, Summary, What, Whats},
     present::{Line, Report, Site, Symbols},
     target::tracebacks,
 };
@@ -81,6 +81,11 @@ impl Followed {
     /// Whether a snapshot waits to be merged.
     pub fn has_pending(&self) -> bool {
         self.pending.is_some()
+    }
+
+    /// Steps of other kinds may be left out from now on.
+    pub fn want(&mut self, wanted: Whats) {
+        self.goroutines.want(wanted);
     }
 
     /// Takes what came; what it means is added to `news`.

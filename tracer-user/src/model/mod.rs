@@ -37,7 +37,7 @@ pub use histogram::Histogram;
 pub use reasons::FAKE_WAITS;
 pub use seen::{Merged, Seen};
 pub use state::State;
-pub use step::{Measure, Note, Step, What};
+pub use step::{Measure, Note, Step, What, Whats};
 pub use summary::{Creation, Summary, Table, Times, WaitSite};
 
 use crate::event::Kind;

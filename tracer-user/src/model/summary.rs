@@ -1,7 +1,7 @@
 //! Counts and times per wait reason, wait site, system-call site and creation site, made from
 //! steps: what `sfgi trace -c` shows.
 
-use super::{Goroutines, Histogram, Measure, State, Step, What};
+use super::{Goroutines, Histogram, Measure, State, Step, What, Whats};
 use crate::event::Stack;
 use hashbrown::HashMap;
 use std::hash::Hash;
@@ -143,6 +143,11 @@ impl Summary {
             creations: Table::new(limit),
             illegal: 0,
         }
+    }
+
+    /// The kinds of steps that count.
+    pub fn counts() -> Whats {
+        Whats::from_iter([What::Unblock, What::SyscallExit, What::Create, What::Exit, What::Illegal])
     }
 
     /// Counts one step.

@@ -1,9 +1,7 @@
 //! The summary of a trace (`-c`): the model's tables with their names, largest first.
 
 use super::{SCHEMA, Site, Symbols, duration};
-use crate::{
-    model::{Creation, Summary, Table, Times},
-};
+use crate::model::{Creation, Summary, Table, Times};
 use serde::Serialize;
 use std::{
     collections::HashMap,
@@ -75,7 +73,8 @@ impl Report {
         let reason = |index: u8| reasons.get(usize::from(index)).filter(|name| !name.is_empty());
         let reason = |index: u8| reason(index).cloned().unwrap_or_else(|| format!("wait reason {index}"));
         let by_reason = gather(&summary.reasons, |index| (reason(*index), None));
-        let by_site = gather(&summary.wait_sites, |site| (reason(site.reason), symbols.wait_site(site.stack)));
+        let by_site =
+            gather(&summary.wait_sites, |site| (reason(site.reason), symbols.wait_site(site.stack)));
         let by_syscall = gather(&summary.syscall_sites, |stack| (String::new(), symbols.wait_site(*stack)));
         Report {
             schema: SCHEMA,
