@@ -10,6 +10,7 @@
 //! - [`Summary`]: counts and times per wait reason and place, made from steps.
 
 mod births;
+mod by_g;
 mod bypass;
 mod function_events;
 mod goroutine;

@@ -107,7 +107,7 @@ impl Symbols {
     /// outermost one seen.
     pub fn wait_site(&mut self, stack: Stack) -> Option<Site> {
         let mut last = None;
-        for &pc in stack.pcs() {
+        for &pc in stack.pcs().iter() {
             for site in self.caller(pc).iter() {
                 if !is_plumbing(&site.func) {
                     return Some(site.clone());

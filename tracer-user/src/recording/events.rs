@@ -113,7 +113,7 @@ impl Encoder {
         out.number(number);
         if new {
             out.number(stack.pcs().len() as u64);
-            for pc in stack.pcs() {
+            for pc in stack.pcs().iter() {
                 out.near(*pc, self.pc);
                 self.pc = *pc;
             }

@@ -30,6 +30,8 @@ const MAX_INLINED: usize = 100;
 pub(super) struct Wanted {
     known: HashSet<u64>,
     known_starts: HashSet<u64>,
+    /// Stacks whose addresses are known: most events bring one of few.
+    known_stacks: HashSet<Stack>,
     pcs: Vec<u64>,
     starts: Vec<u64>,
 }
@@ -69,7 +71,13 @@ impl Wanted {
     }
 
     fn stack(&mut self, stack: Stack) {
-        for pc in stack.pcs() {
+        if self.known_stacks.contains(&stack) {
+            return;
+        }
+        if self.known_stacks.len() < CAPACITY {
+            self.known_stacks.insert(stack);
+        }
+        for pc in stack.pcs().iter() {
             self.pc(pc.wrapping_sub(1)); // a return address: the call is before it
         }
     }
