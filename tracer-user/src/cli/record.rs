@@ -106,10 +106,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let wants = Wants { gc: true, threads: args.sched, stacks: Some(args.stacks), callers: !args.no_callers };
     let attached = args.target.attach(wants)?;
+    // Before it is said: whoever waits for that to begin is not before the beginning.
+    let start_ts = clock::now();
     attached.describe();
     let counts = Arc::<Counts>::default();
     let keep = args.last.unwrap_or(Keep::All);
-    let recorder = output.recorder(clock::now(), args.sched, keep, trigger)?;
+    let recorder = output.recorder(start_ts, args.sched, keep, trigger)?;
     let observers: Observers = vec![Box::new(recorder), Box::new(Status::new(Arc::clone(&counts)))];
     let mut found = Vec::new();
     let result = attached.follow(observers, &mut |pid| {

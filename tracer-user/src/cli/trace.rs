@@ -53,8 +53,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Wants { gc: events.contains(&What::GcStart), threads, stacks: args.lines.stacks, callers: false };
     let recording = args.record.as_deref().map(record::Output::create).transpose()?;
     let attached = args.target.attach(wants)?;
-    attached.describe();
+    // Before it is said: whoever waits for that to begin is not before the beginning.
     let start_ts = clock::now();
+    attached.describe();
     let layout = Layout { start_ts, several: attached.targets.len() > 1, colour };
     let mut observers: Observers = vec![Box::new(args.lines.printer(out, &args.target.goid, &layout))];
     if let Some(recording) = &recording {
