@@ -241,6 +241,12 @@ impl Session {
         Ok(())
     }
 
+    /// Since when all probes stand: nothing older is delivered, but of a process that is followed from birth
+    /// (`CLOCK_MONOTONIC`, ns).
+    pub fn since(&self) -> u64 {
+        self.attached_ts
+    }
+
     /// How long all probes have stood, or stood, in seconds.
     pub fn seconds(&self) -> f64 {
         self.until().saturating_sub(self.attached_ts) as f64 / 1e9
