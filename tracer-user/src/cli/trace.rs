@@ -7,7 +7,6 @@ use super::{
     target::Observers,
 };
 use crate::{
-    clock,
     model::What,
     probe,
     recording::{Keep, Trigger},
@@ -53,9 +52,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Wants { gc: events.contains(&What::GcStart), threads, stacks: args.lines.stacks, callers: false };
     let recording = args.record.as_deref().map(record::Output::create).transpose()?;
     let attached = args.target.attach(wants)?;
-    // Before it is said: whoever waits for that to begin is not before the beginning.
-    let start_ts = clock::now();
     attached.describe();
+    let start_ts = attached.start_ts();
     let layout = Layout { start_ts, several: attached.targets.len() > 1, colour };
     let mut observers: Observers = vec![Box::new(args.lines.printer(out, &args.target.goid, &layout))];
     if let Some(recording) = &recording {
