@@ -189,7 +189,10 @@ fn who_made_it_stands_before_it_but_not_what_made_the_main_goroutine() -> Result
     }
     let text = run.text(&["--to", "folded", "--by-creator"])?;
     let hot: Vec<&str> = text.lines().filter(|line| line.contains("main.hot")).collect();
-    ensure!(!hot.is_empty() && hot.iter().all(|line| line.starts_with("main.work;main.work.gowrap")), "{text}");
+    ensure!(
+        !hot.is_empty() && hot.iter().all(|line| line.starts_with("main.work;main.work.gowrap")),
+        "{text}"
+    );
     Ok(())
 }
 
@@ -206,8 +209,7 @@ fn spans_that_follow_each_other_add_up() -> Result<()> {
     let began = Duration::from_secs_f64(began.parse()?);
     let cuts: Vec<String> =
         [200, 400, 600].map(|ms| format!("{}us", (began + Duration::from_millis(ms)).as_micros())).into();
-    let hot =
-        |arguments: &[&str]| folded(&run.text(&[&["--to", "folded"], arguments].concat())?, "main.hot");
+    let hot = |arguments: &[&str]| folded(&run.text(&[&["--to", "folded"], arguments].concat())?, "main.hot");
     let parts = [
         hot(&["--until", &cuts[0]])?,
         hot(&["--from", &cuts[0], "--until", &cuts[1]])?,
