@@ -4,6 +4,7 @@
 //! knows the traced process and its binary; nothing in `event` and `model` knows about eBPF,
 //! terminals or clocks.
 
+pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod detect;
