@@ -4,10 +4,19 @@
 //! as a [`Picture`]. Whoever shows, alerts or exports reads pictures; what he wants done he says by a
 //! [`Request`]. Nothing here knows of HTTP, metrics or files of configuration.
 
+mod answer;
+mod core;
+mod discover;
+mod governor;
+mod node;
 pub mod picture;
 pub mod request;
+mod rules;
+mod scan;
 pub mod settings;
+mod tracked;
 
+pub use self::core::start;
 pub use picture::Picture;
 pub use request::{Refusal, Request};
 pub use settings::{Mode, Settings};
