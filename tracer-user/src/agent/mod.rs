@@ -7,9 +7,11 @@
 mod answer;
 mod core;
 mod discover;
+mod follow;
 mod governor;
 mod node;
 pub mod picture;
+mod probed;
 pub mod request;
 mod rules;
 mod scan;
