@@ -63,7 +63,7 @@ pub(super) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Res
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
     let options = snapshot::Options { stacks: true, ..snapshot::Options::default() };
-    let snapshot = snapshot::take(&view, options, &mut |_, _| {}).map_err(|err| err.to_string())?;
+    let snapshot = snapshot::take(&view, options, &mut |_, _| pool::beat()).map_err(|err| err.to_string())?;
     target.still_the_same()?;
     let mut names = Names::new(Arc::clone(&opened.binary), view.bias, &snapshot);
     let mut told = tell(target, &snapshot, &mut names, settings);
@@ -111,7 +111,7 @@ pub(super) fn observe<'a>(
 ) -> Result<(Observation<'a>, Report, Names), String> {
     let mut registers = Sampler::start(&target.process).map_or(Registers::Unknown, Registers::Sampled);
     let mut observation =
-        heap::observe(view, &LOOK, &mut registers, &mut |_| {}).map_err(|err| err.to_string())?;
+        heap::observe(view, &LOOK, &mut registers, &mut |_| pool::beat()).map_err(|err| err.to_string())?;
     drop(registers);
     if let Some(past) = past {
         past.history.extend(&mut observation.observed);
