@@ -69,7 +69,7 @@ fn old_and_new_programs_are_found_named_and_counted() -> Result<()> {
         return Ok(());
     }
     let own = Own::new("idle")?;
-    let old = own.start(&["-n", "400"])?;
+    let mut old = own.start(&["-n", "400"])?;
     let agent = own.agent(&[])?;
     let process = agent.wait_for(old.pid(), scanned)?;
     let identity = &process["identity"];
@@ -103,6 +103,16 @@ fn old_and_new_programs_are_found_named_and_counted() -> Result<()> {
         (at_work["count"].as_u64(), at_work["site"]["line"].as_u64()),
         (Some(100), Some(workers.into()))
     );
+
+    // Only what is new is read with its stack.
+    old.command("leak", SOON)?;
+    let waits = |process: &Value, func: &str| {
+        let rows = process["scan"]["waits"]["rows"].as_array().cloned().unwrap_or_default();
+        rows.iter().find(|row| row["site"]["func"] == func).and_then(|row| row["count"].as_u64())
+    };
+    let process = agent.wait_for(old.pid(), |process| waits(process, "main.forgotten") == Some(10))?;
+    assert_eq!(waits(&process, "main.worker"), Some(100));
+    assert_eq!(sum(&process["scan"]["creators"]), all + 10);
 
     let new = own.start(&["-n", "40"])?;
     agent.wait_for(new.pid(), scanned)?;
