@@ -4,6 +4,7 @@
 //! knows the traced process and its binary; nothing in `event` and `model` knows about eBPF,
 //! terminals or clocks.
 
+pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod detect;
@@ -11,6 +12,7 @@ pub mod event;
 pub mod export;
 pub mod follow;
 pub mod heap;
+mod live;
 pub mod memory;
 pub mod model;
 pub mod present;

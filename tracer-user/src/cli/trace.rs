@@ -4,9 +4,9 @@ use super::{
     attach::{TargetArgs, Wants},
     lines::{Layout, LineArgs},
     output, record,
-    target::Observers,
 };
 use crate::{
+    live::Observers,
     model::What,
     probe,
     recording::{Keep, Trigger},

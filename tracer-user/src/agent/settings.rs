@@ -1,0 +1,153 @@
+//! What the agent is to do: plain values, made by whoever reads flags and files.
+
+use crate::{detect::Rules, target};
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// How closely a process is watched; the later, the closer and the dearer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Its memory is read now and then; it pays nothing.
+    #[default]
+    Poll,
+    /// Probes tell of birth and death.
+    Life,
+    /// Also of blocking and waking.
+    Wait,
+    /// Of every transition.
+    Full,
+}
+
+impl Mode {
+    /// All of them, the cheapest first.
+    pub const ALL: [Mode; 4] = [Mode::Poll, Mode::Life, Mode::Wait, Mode::Full];
+
+    /// The word for it, as in flags and files.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Poll => "poll",
+            Mode::Life => "life",
+            Mode::Wait => "wait",
+            Mode::Full => "full",
+        }
+    }
+
+    /// What is probed in it; `None`: nothing.
+    pub fn probes(self) -> Option<target::Mode> {
+        match self {
+            Mode::Poll => None,
+            Mode::Life => Some(target::Mode::Life),
+            Mode::Wait => Some(target::Mode::Wait),
+            Mode::Full => Some(target::Mode::Full),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+/// What the agent is to do. May be replaced while it runs ([`super::Request::Reload`]); nothing that is known
+/// is lost by that.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Between two scans of a process.
+    pub interval: Duration,
+    /// What may be used, in cores (2 % is 0.02).
+    pub budget: Budget,
+    /// The mode of processes that no rule gives one.
+    pub mode: Mode,
+    /// Which processes are watched, and how. The first that fits holds; what fits none is watched by `mode`.
+    pub rules: Vec<ProcessRule>,
+    /// When waiting is suspicious.
+    pub thresholds: Thresholds,
+    /// What a leak looks like.
+    pub catalogue: Arc<Rules>,
+    /// The rows of each table of places; what comes beyond is counted together.
+    pub top: usize,
+    /// Where the host keeps what names its processes.
+    pub host: Host,
+}
+
+/// Shares of a core. The agent's own work and what probes cost the programs both count.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget {
+    /// For all processes together.
+    pub node: f64,
+    /// For one process.
+    pub process: f64,
+}
+
+/// Directories of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Control groups, for memory limits: usually `/sys/fs/cgroup`.
+    pub cgroup: std::path::PathBuf,
+    /// Where the kubelet keeps the logs of pods, whose directories name them: usually `/var/log/pods`.
+    pub pod_logs: std::path::PathBuf,
+}
+
+/// When waiting is suspicious: as the options of `sfgi leaks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// How long one must have been waiting.
+    pub min_age: Duration,
+    /// How many must be alike.
+    pub min_count: u64,
+}
+
+/// What is done with processes that it fits.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessRule {
+    /// Everything that is set must match.
+    pub when: Matcher,
+    /// They are not watched at all.
+    pub exclude: bool,
+    /// How closely they are watched; `None`: as [`Settings::mode`] says.
+    pub mode: Option<Mode>,
+    /// The name of the service that they are of.
+    pub service: Option<Arc<str>>,
+    /// How often they are scanned; `None`: as [`Settings::interval`] says.
+    pub interval: Option<Duration>,
+}
+
+/// Which processes are meant. A process without what is asked for does not match.
+#[derive(Clone, Debug, Default)]
+pub struct Matcher {
+    /// The path of the executable, as the process sees it.
+    pub exe: Option<Regex>,
+    /// The import path of the main package, or the path of the main module.
+    pub module: Option<Regex>,
+    /// The systemd unit.
+    pub unit: Option<Regex>,
+    /// The container's id.
+    pub container: Option<Regex>,
+    /// The pod, as `namespace/name`, or its uid where the name is not known.
+    pub pod: Option<Regex>,
+}
+
+impl Settings {
+    /// Each 30 seconds, 2 % of a core for the node and for each process, by polling.
+    pub fn new(catalogue: Arc<Rules>) -> Settings {
+        Settings {
+            interval: Duration::from_secs(30),
+            budget: Budget { node: 0.02, process: 0.02 },
+            mode: Mode::Poll,
+            rules: Vec::new(),
+            thresholds: Thresholds { min_age: Duration::from_secs(300), min_count: 3 },
+            catalogue,
+            top: 20,
+            host: Host::default(),
+        }
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Host { cgroup: "/sys/fs/cgroup".into(), pod_logs: "/var/log/pods".into() }
+    }
+}
