@@ -14,6 +14,7 @@ pub mod follow;
 pub mod heap;
 pub mod memory;
 pub mod model;
+mod parse;
 pub mod present;
 pub mod probe;
 pub mod recording;

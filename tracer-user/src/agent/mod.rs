@@ -4,9 +4,12 @@
 //! as a [`Picture`]. Whoever shows, alerts or exports reads pictures; what he wants done he says by a
 //! [`Request`]. Nothing here knows of HTTP, metrics or files of configuration.
 
+pub mod alert;
+pub mod config;
 pub mod picture;
 pub mod request;
 pub mod settings;
+pub mod store;
 
 pub use picture::Picture;
 pub use request::{Refusal, Request};

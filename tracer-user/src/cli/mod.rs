@@ -11,7 +11,6 @@ mod lines;
 mod opened;
 mod output;
 mod outside;
-mod parse;
 mod progress;
 mod record;
 mod report;
@@ -20,6 +19,7 @@ mod target;
 mod top;
 mod trace;
 
+use crate::parse;
 use clap::{Parser, Subcommand};
 use std::{io, process::ExitCode};
 
