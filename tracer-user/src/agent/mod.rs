@@ -6,6 +6,8 @@
 
 pub mod alert;
 pub mod config;
+pub mod http;
+pub mod metrics;
 pub mod picture;
 pub mod request;
 pub mod settings;

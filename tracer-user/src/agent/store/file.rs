@@ -94,7 +94,7 @@ impl File {
     }
 
     /// Writes these series and removes all that are not in `keep`, as one commit that is on the disk when this returns.
-    pub(super) fn write(&self, changed: &[(Key, Series)], keep: &BTreeSet<&Key>) -> Result<(), StoreError> {
+    pub(super) fn write(&self, changed: &[(Key, Series)], keep: &BTreeSet<Key>) -> Result<(), StoreError> {
         let write = || -> Result<(), redb::Error> {
             let transaction = self.database.begin_write()?;
             {

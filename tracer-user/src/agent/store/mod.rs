@@ -13,6 +13,7 @@ pub use history::{History, Key, STEP_SECONDS, STEPS, Series, Step};
 use std::{
     collections::BTreeSet,
     fs,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,7 @@ const COMMIT: Duration = Duration::from_secs(10);
 
 /// The history, in memory and, where one is configured, in a file.
 pub struct Store {
-    history: History,
+    history: Arc<RwLock<History>>,
     file: Option<File>,
     committed: Instant,
 }
@@ -44,7 +45,7 @@ impl Store {
             file = Some(opened);
         }
         let history = History::new(&boot_id(), config.max_processes, remembered);
-        Ok(Store { history, file, committed: Instant::now() })
+        Ok(Store { history: Arc::new(RwLock::new(history)), file, committed: Instant::now() })
     }
 
     /// Takes a picture, and commits now and then. It may wait for the disk.
@@ -52,7 +53,7 @@ impl Store {
     /// # Errors
     /// The file cannot be written; the history in memory goes on.
     pub fn take(&mut self, picture: &Picture) -> Result<(), StoreError> {
-        self.history.take(picture);
+        self.history.write().unwrap_or_else(PoisonError::into_inner).take(picture);
         if self.committed.elapsed() < COMMIT { Ok(()) } else { self.commit() }
     }
 
@@ -63,17 +64,18 @@ impl Store {
     pub fn commit(&mut self) -> Result<(), StoreError> {
         self.committed = Instant::now();
         let Some(file) = &self.file else { return Ok(()) };
-        let changed = self.history.changed();
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let keep: BTreeSet<&Key> = self.history.rows().map(|(key, _)| key).collect();
-        file.write(&changed, &keep)
+        // Whoever reads the history does not wait for the disk.
+        let (changed, keep) = {
+            let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
+            let keep: BTreeSet<Key> = history.rows().map(|(key, _)| key.clone()).collect();
+            (history.changed(), keep)
+        };
+        if changed.is_empty() { Ok(()) } else { file.write(&changed, &keep) }
     }
 
-    /// What is remembered.
-    pub fn history(&self) -> &History {
-        &self.history
+    /// What is remembered, for whoever shows it.
+    pub fn history(&self) -> Arc<RwLock<History>> {
+        Arc::clone(&self.history)
     }
 }
 

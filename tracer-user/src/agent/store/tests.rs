@@ -87,13 +87,17 @@ fn what_was_committed_is_there_after_a_restart_without_an_orderly_end() {
     // What is on the disk at this moment, as a killed process leaves it.
     fs::copy(&file, &copy).unwrap();
     let again = Store::open(&config(&copy)).unwrap();
-    let rows = |store: &Store| store.history().rows().map(|(_, series)| series.clone()).collect::<Vec<_>>();
+    let rows = |store: &Store| {
+        let history = store.history();
+        let history = history.read().unwrap();
+        history.rows().map(|(_, series)| series.clone()).collect::<Vec<_>>()
+    };
     assert_eq!(rows(&again), rows(&store));
-    assert_eq!(again.history().rows().count(), 19);
+    assert_eq!(rows(&again).len(), 19);
     // A process that still runs goes on in its row.
     let mut again = again;
     again.take(&picture(NOON + 3650, vec![process(1, NOON + 3650, 9)])).unwrap();
-    assert_eq!(again.history().of(&process(1, 0, 0)).unwrap().steps.len(), STEPS);
+    assert_eq!(again.history().read().unwrap().of(&process(1, 0, 0)).unwrap().steps.len(), STEPS);
 }
 
 #[test]
@@ -128,7 +132,7 @@ fn a_damaged_file_is_set_aside_and_the_agent_goes_on() {
         let mut store = Store::open(&config(&file)).unwrap();
         store.take(&picture(NOON, vec![process(1, NOON, 1)])).unwrap();
         store.commit().unwrap();
-        assert!(store.history().of(&process(1, 0, 0)).is_some());
+        assert!(store.history().read().unwrap().of(&process(1, 0, 0)).is_some());
     }
     let names = fs::read_dir(directory.path()).unwrap();
     let aside = names.filter(|name| name.as_ref().unwrap().file_name().to_string_lossy().contains("damaged"));
