@@ -4,8 +4,22 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// `CLOCK_MONOTONIC` now, nanoseconds: `bpf_ktime_get_ns` in the probes, `runtime.nanotime` in Go.
 pub fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+    read(ClockId::Monotonic)
+}
+
+/// CPU time that this thread has used, nanoseconds.
+pub fn thread_cpu() -> u64 {
+    read(ClockId::ThreadCPUTime)
+}
+
+/// CPU time that this process has used, nanoseconds.
+pub fn process_cpu() -> u64 {
+    read(ClockId::ProcessCPUTime)
+}
+
+fn read(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 /// Nanoseconds in the largest unit that leaves a digit before the point: `1.23ms`, `12.3µs`.

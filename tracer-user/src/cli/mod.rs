@@ -1,5 +1,6 @@
 //! The command line: one file a command, each thin.
 
+mod agent;
 mod attach;
 mod doctor;
 mod dump;
@@ -44,6 +45,7 @@ EXAMPLES
   sfgi dump -p 1234                      every goroutine with its stack, as a panic would print them
   sfgi dump -p 1234 --group              the same stack once, with how many there are
   sfgi leaks -p 1234                     which goroutines are leaked, why, and what to do
+  sfgi agent                             all Go programs of this host, for 2 % of a core
   sfgi doctor -p 1234                    which probes would be used, where, at what cost"
 )]
 struct Cli {
@@ -67,6 +69,8 @@ enum Command {
     Dump(dump::Args),
     /// Say which goroutines are leaked, with evidence
     Leaks(Box<leaks::Args>),
+    /// Watch all Go programs of this host, within a budget
+    Agent(agent::Args),
     /// Say what this host and a binary allow: each probe with address, instruction and cost
     Doctor(doctor::Args),
 }
@@ -84,7 +88,9 @@ const FOUND: u8 = 3;
 /// Parses the arguments, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", "warn")).init();
+    // The agent's log is what it has to say; the others have their output.
+    let level = if matches!(cli.command, Command::Agent(_)) { "info" } else { "warn" };
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", level)).init();
     let result = match cli.command {
         Command::Top(args) => top::run(&args).map(|()| Outcome::Done),
         Command::Trace(args) => trace::run(&args).map(|()| Outcome::Done),
@@ -93,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::run(&args).map(|()| Outcome::Done),
         Command::Dump(args) => dump::run(&args).map(|()| Outcome::Done),
         Command::Leaks(args) => leaks::run(&args),
+        Command::Agent(args) => agent::run(&args).map(|()| Outcome::Done),
         Command::Doctor(args) => doctor::run(&args).map(|()| Outcome::Done),
     };
     match result {

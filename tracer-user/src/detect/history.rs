@@ -3,12 +3,14 @@
 use crate::heap::{Facts, Look, Observed};
 use std::collections::HashMap;
 
-/// Looks that are kept; of more than that, every second one goes.
-const MAX_LOOKS: usize = 240;
+/// Looks that are kept where nobody says otherwise.
+const LOOKS: usize = 240;
 
 /// Earlier looks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct History {
+    /// How many of them are kept.
+    most: usize,
     looks: Vec<Look>,
     /// What all looks together told of each goroutine that was there last time.
     facts: HashMap<u64, Counts>,
@@ -23,7 +25,18 @@ struct Counts {
     yielding: u32,
 }
 
+impl Default for History {
+    fn default() -> Self {
+        History::keeping(LOOKS)
+    }
+}
+
 impl History {
+    /// Keeps so many looks; of more than that, every second one goes.
+    pub fn keeping(most: usize) -> History {
+        History { most, looks: Vec::new(), facts: HashMap::new() }
+    }
+
     /// Puts what was seen before in front of what was seen now, and keeps both.
     pub fn extend(&mut self, observed: &mut Observed) {
         let mut kept = HashMap::with_capacity(observed.facts.len());
@@ -37,7 +50,7 @@ impl History {
         self.facts = kept;
         self.looks.append(&mut observed.looks);
         observed.looks = self.looks.clone();
-        if self.looks.len() > MAX_LOOKS {
+        if self.looks.len() > self.most {
             self.thin();
         }
     }

@@ -37,6 +37,11 @@ fn sort(reason: &str) -> Option<Sort> {
     }
 }
 
+/// Whether what waits for this reason can be proven to be leaked.
+pub(crate) fn can_be_leaked(reason: &str) -> bool {
+    sort(reason).is_some()
+}
+
 /// What makes a candidate live.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {

@@ -14,6 +14,7 @@ mod stack;
 mod timers;
 mod types;
 
+pub(crate) use candidates::can_be_leaked;
 pub use registers::Registers;
 pub use types::{DeadSet, Edge, Facts, Holders, Look, Observed, TimerKind, TimerSite};
 

@@ -66,6 +66,23 @@ pub struct GoBinary {
     plumbing_end: u64,
 }
 
+/// What is kept of the file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    File,
+    Mapped,
+}
+
+fn whole(file: File) -> Result<Bytes, BinaryError> {
+    let size = file.metadata()?.len();
+    if size > MAX_FILE {
+        return Err(BinaryError::TooLarge(size));
+    }
+    let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+    file.take(MAX_FILE).read_to_end(&mut data)?;
+    Ok(data.into())
+}
+
 impl GoBinary {
     /// Reads the executable at `path`; for a running process use `Process::exe`.
     ///
@@ -89,13 +106,16 @@ impl GoBinary {
     /// # Errors
     /// As [`GoBinary::open`]; also where the layout is of another version or processor.
     pub fn read_with(file: File, layout: Option<Layout>) -> Result<GoBinary, BinaryError> {
-        let size = file.metadata()?.len();
-        if size > MAX_FILE {
-            return Err(BinaryError::TooLarge(size));
-        }
-        let mut data = Vec::new();
-        file.take(MAX_FILE).read_to_end(&mut data)?;
-        GoBinary::parse_with(data.into(), layout)
+        GoBinary::parse_with(whole(file)?, layout, Keep::File)
+    }
+
+    /// As [`GoBinary::read`], to be kept for long: what is not mapped of the file (debug information, mostly) is
+    /// let go of once it has been read. The separate sections are not found any more.
+    ///
+    /// # Errors
+    /// As [`GoBinary::open`].
+    pub fn read_to_keep(file: File) -> Result<GoBinary, BinaryError> {
+        GoBinary::parse_with(whole(file)?, None, Keep::Mapped)
     }
 
     /// Reads the executable from its bytes.
@@ -103,11 +123,14 @@ impl GoBinary {
     /// # Errors
     /// As [`GoBinary::open`].
     pub fn parse(data: Bytes) -> Result<GoBinary, BinaryError> {
-        GoBinary::parse_with(data, None)
+        GoBinary::parse_with(data, None, Keep::File)
     }
 
-    fn parse_with(data: Bytes, layout: Option<Layout>) -> Result<GoBinary, BinaryError> {
-        let image = Image::parse(data)?;
+    fn parse_with(data: Bytes, layout: Option<Layout>, keep: Keep) -> Result<GoBinary, BinaryError> {
+        let mut image = Image::parse(data)?;
+        if keep == Keep::Mapped {
+            image.keep_mapped();
+        }
         let info = BuildInfo::find(&image).ok_or_else(|| {
             if Pclntab::is_in(&image) { BinaryError::NoBuildInfo } else { BinaryError::NotGo }
         })?;
@@ -121,6 +144,9 @@ impl GoBinary {
         let globals = Globals::find(&image, &functions, &layout);
         let wait_reasons = wait_reasons::find(&image, &functions).unwrap_or_default();
         let plumbing_end = plumbing_end(&functions, &info);
+        if keep == Keep::Mapped {
+            image.forget_file();
+        }
         Ok(GoBinary { image, info, layout, functions, globals, wait_reasons, plumbing_end })
     }
 

@@ -10,17 +10,20 @@ const BUILD_ID: u32 = 3;
 const MAX_ID: u32 = 64;
 
 impl Image {
-    /// Its GNU build id in hexadecimal. Go's linker writes one since 1.24, C linkers mostly do.
-    pub fn build_id(&self) -> Option<String> {
-        let note = self.tail(self.section(".note.gnu.build-id")?)?;
-        let (name_len, len, kind) = (u32_at(&note, 0)?, u32_at(&note, 4)?, u32_at(&note, 8)?);
-        if name_len != 4 || note.get(12..16)? != b"GNU\0" || kind != BUILD_ID || len > MAX_ID {
-            return None;
-        }
-        let mut text = String::new();
-        for byte in note.get(16..)?.get(..len as usize)? {
-            let _ = write!(text, "{byte:02x}");
-        }
-        Some(text)
+    pub(super) fn read_build_id(&self) -> Option<String> {
+        parse_note(&self.tail(self.section(".note.gnu.build-id")?)?)
     }
+}
+
+/// The id in a note of the GNU build id, in hexadecimal.
+pub(super) fn parse_note(note: &[u8]) -> Option<String> {
+    let (name_len, len, kind) = (u32_at(note, 0)?, u32_at(note, 4)?, u32_at(note, 8)?);
+    if name_len != 4 || note.get(12..16)? != b"GNU\0" || kind != BUILD_ID || len > MAX_ID {
+        return None;
+    }
+    let mut text = String::new();
+    for byte in note.get(16..)?.get(..len as usize)? {
+        let _ = write!(text, "{byte:02x}");
+    }
+    Some(text)
 }

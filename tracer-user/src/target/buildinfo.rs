@@ -96,6 +96,8 @@ pub struct BuildInfo {
     pub path: Option<String>,
     /// Path of the main module.
     pub module: Option<String>,
+    /// Its version; `(devel)` for a build out of a work tree.
+    pub module_version: Option<String>,
     /// Paths of all modules it was built from, without the main module.
     pub deps: Vec<String>,
     /// Build settings such as `-buildmode`, `CGO_ENABLED`, `-pgo`.
@@ -130,15 +132,21 @@ impl BuildInfo {
 }
 
 /// Reads the blob that begins with the magic.
-fn parse(blob: &[u8]) -> Option<BuildInfo> {
+pub(super) fn parse(blob: &[u8]) -> Option<BuildInfo> {
     if !blob.starts_with(MAGIC) || blob.get(15)? & FLAG_INLINE == 0 {
         return None;
     }
     let mut at = INLINE;
     let version = GoVersion::parse(std::str::from_utf8(text(blob, &mut at)?).ok()?)?;
     let module = text(blob, &mut at).unwrap_or_default();
-    let mut info =
-        BuildInfo { version, path: None, module: None, deps: Vec::new(), settings: BTreeMap::new() };
+    let mut info = BuildInfo {
+        version,
+        path: None,
+        module: None,
+        module_version: None,
+        deps: Vec::new(),
+        settings: BTreeMap::new(),
+    };
     // As in debug/buildinfo: without both marks and the final newline there is no module text.
     if let Some(body) = module.get(MARK..module.len().saturating_sub(MARK))
         && body.last() == Some(&b'\n')
@@ -162,7 +170,11 @@ fn read_modules(text: &str, info: &mut BuildInfo) {
         let first = || rest.split('\t').next().unwrap_or(rest).to_owned();
         match word {
             "path" => info.path = Some(first()),
-            "mod" => info.module = Some(first()),
+            "mod" => {
+                info.module = Some(first());
+                info.module_version =
+                    rest.split('\t').nth(1).filter(|text| !text.is_empty()).map(str::to_owned);
+            }
             "dep" => info.deps.push(first()),
             "build" => {
                 if let Some((key, value)) = rest.split_once('=') {

@@ -93,7 +93,12 @@ impl Segment {
 
 /// An executable file, as the kernel will map it.
 pub struct Image {
+    /// What is mapped, and more: offsets into it are those of the file.
     data: Bytes,
+    /// The whole file, for what only its section table leads to; empty once [`Image::forget_file`] was called.
+    file: Bytes,
+    /// The GNU build id, if it was looked for.
+    build_id: OnceLock<Option<String>>,
     arch: Arch,
     pie: bool,
     entry: u64,
@@ -156,15 +161,31 @@ impl Image {
         }
         let entry = header.e_entry(LittleEndian);
         let pie = file_type == ET_DYN;
-        Ok(Image { arch, pie, entry, segments, dynamic, relocations: OnceLock::new(), data })
+        let (relocations, build_id, file) = (OnceLock::new(), OnceLock::new(), data.clone());
+        Ok(Image { arch, pie, entry, segments, dynamic, relocations, data, file, build_id })
     }
 
     /// A separate debug file: sections that are only in the file. It has program headers as well,
     /// but they describe the program it was made from.
     pub(super) fn debug_file(data: Bytes, arch: Arch) -> Option<Image> {
         file_header(&data).ok()?;
-        let (segments, relocations) = (Vec::new(), OnceLock::new());
-        Some(Image { data, arch, pie: false, entry: 0, segments, dynamic: None, relocations })
+        let (segments, relocations, build_id) = (Vec::new(), OnceLock::new(), OnceLock::new());
+        let file = data.clone();
+        Some(Image { data, file, arch, pie: false, entry: 0, segments, dynamic: None, relocations, build_id })
+    }
+
+    /// Keeps a copy of what is mapped, so that [`Image::forget_file`] frees the rest: a third of a Go program
+    /// is debug information.
+    pub(super) fn keep_mapped(&mut self) {
+        let end = self.segments.iter().map(|segment| segment.offset + segment.file_size).max().unwrap_or(0);
+        let end = usize::try_from(end).unwrap_or(usize::MAX).min(self.data.len());
+        self.data = Bytes::copy_from_slice(self.data.get(..end).unwrap_or_default());
+    }
+
+    /// Lets go of what is only in the file. Sections are not found any more.
+    pub(super) fn forget_file(&mut self) {
+        let _ = self.build_id();
+        self.file = Bytes::new();
     }
 
     /// The processor it is for.
@@ -203,6 +224,11 @@ impl Image {
     pub fn file_offset(&self, vaddr: u64) -> Option<u64> {
         let segment = self.segment_at(vaddr)?;
         segment.offset.checked_add(vaddr - segment.vaddr)
+    }
+
+    /// Its GNU build id in hexadecimal. Go's linker writes one since 1.24, C linkers mostly do.
+    pub fn build_id(&self) -> Option<String> {
+        self.build_id.get_or_init(|| self.read_build_id()).clone()
     }
 
     /// Everything the file has from a link-time address to the end of its segment.
@@ -268,8 +294,8 @@ impl Image {
     /// `limit` bytes.
     pub(super) fn contents(&self, name: &str, limit: u64) -> Option<Cow<'_, [u8]>> {
         let header = self.section_header(name)?;
-        let Some((compression, offset, size)) = header.compression(LittleEndian, &*self.data).ok()? else {
-            return header.data(LittleEndian, &*self.data).ok().map(Cow::Borrowed);
+        let Some((compression, offset, size)) = header.compression(LittleEndian, &*self.file).ok()? else {
+            return header.data(LittleEndian, &*self.file).ok().map(Cow::Borrowed);
         };
         let format = match compression.ch_type(LittleEndian) {
             ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
@@ -277,16 +303,16 @@ impl Image {
             _ => return None,
         };
         let uncompressed_size = compression.ch_size(LittleEndian);
-        let data = self.data.get(usize::try_from(offset).ok()?..)?.get(..usize::try_from(size).ok()?)?;
+        let data = self.file.get(usize::try_from(offset).ok()?..)?.get(..usize::try_from(size).ok()?)?;
         (uncompressed_size <= limit)
             .then(|| CompressedData { format, data, uncompressed_size }.decompress().ok())?
     }
 
     fn section_header(&self, name: &str) -> Option<&SectionHeader64<LittleEndian>> {
-        let header = file_header(&self.data).ok()?;
-        let table = header.section_headers(LittleEndian, &*self.data).ok()?;
-        let names = table.get(header.shstrndx(LittleEndian, &*self.data).ok()? as usize)?;
-        let names = names.data(LittleEndian, &*self.data).ok()?;
+        let header = file_header(&self.file).ok()?;
+        let table = header.section_headers(LittleEndian, &*self.file).ok()?;
+        let names = table.get(header.shstrndx(LittleEndian, &*self.file).ok()? as usize)?;
+        let names = names.data(LittleEndian, &*self.file).ok()?;
         table.iter().take(MAX_SECTIONS).find(|section| {
             let rest = names.get(section.sh_name(LittleEndian) as usize..).unwrap_or_default();
             rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))

@@ -97,6 +97,11 @@ impl Process {
         self.pid
     }
 
+    /// When it was made: ticks since boot (`starttime` of `/proc/PID/stat`).
+    pub fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
     /// Becomes readable when the process ends.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()

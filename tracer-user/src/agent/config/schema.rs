@@ -79,7 +79,7 @@ pub struct Budget {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Matching {
-    /// The executable's path, with `*` and `?`.
+    /// The executable's path, a regular expression.
     pub exe: Option<String>,
     /// The import path of the main package, or the path of the main module, a regular expression.
     pub module: Option<String>,

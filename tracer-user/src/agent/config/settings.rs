@@ -69,7 +69,7 @@ fn matcher(matching: &Matching) -> Result<Matcher, ConfigError> {
     }
     let compiled = |text: &Option<String>| text.as_deref().map(compile).transpose();
     Ok(Matcher {
-        exe: matching.exe.as_deref().map(glob).transpose()?,
+        exe: compiled(&matching.exe)?,
         module: compiled(&matching.module)?,
         unit: compiled(&matching.unit)?,
         container: compiled(&matching.container)?,

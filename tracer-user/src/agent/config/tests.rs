@@ -75,25 +75,27 @@ fn overrides_are_stronger_than_the_file() {
     let mut config = parse("[scan]\ninterval = \"5s\"\n[[include]]\nunit = \"a\"").unwrap();
     let overrides = Overrides {
         interval: Some(Duration::from_secs(7)),
-        include: vec!["/srv/*".into()],
+        include: vec!["^/srv/".into()],
         ..Overrides::default()
     };
     overrides.put_over(&mut config);
     assert_eq!(config.scan.interval, Duration::from_secs(7));
-    assert_eq!(config.include.len(), 1);
-    assert_eq!(config.include[0].exe.as_deref(), Some("/srv/*"));
+    let include: Vec<_> =
+        config.include.iter().map(|one| (one.exe.as_deref(), one.module.as_deref())).collect();
+    assert_eq!(include, [(Some("^/srv/"), None), (None, Some("^/srv/"))]);
 }
 
 #[test]
 fn only_what_is_included_is_watched() {
-    let text =
-        "[[include]]\nexe = \"/srv/*\"\n[[exclude]]\nexe = \"/srv/a?\"\n[[rule]]\nmatch = { unit = \"^x\" }";
+    let text = "[[include]]\nexe = \"^/srv/\"\n[[exclude]]\nexe = \"^/srv/a.$\"\n[[rule]]\nmatch = { unit = \"^x\" }";
     let rules = parse(text).unwrap().settings().unwrap().rules;
     let shape: Vec<(bool, bool)> = rules.iter().map(|rule| (rule.exclude, rule.when.exe.is_some())).collect();
     assert_eq!(shape, [(true, true), (false, false), (false, true), (true, false)]);
     let exe = |index: usize| rules[index].when.exe.as_ref().unwrap();
-    assert!(exe(0).is_match("/srv/ab") && !exe(0).is_match("/srv/abc") && !exe(0).is_match("/opt/srv/ab"));
-    assert!(exe(2).is_match("/srv/x/y") && !exe(2).is_match("/srvx"));
+    assert!(exe(0).is_match("/srv/ab") && !exe(0).is_match("/srv/abc"));
+    assert!(exe(2).is_match("/srv/x/y") && !exe(2).is_match("/opt/srv/x"));
+    let service = glob("shop-?*").unwrap();
+    assert!(service.is_match("shop-12") && !service.is_match("shop-") && !service.is_match("workshop-12"));
 }
 
 #[test]

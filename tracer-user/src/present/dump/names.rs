@@ -80,6 +80,21 @@ impl Names {
         self.symbols.go_statement(goroutine.gopc)
     }
 
+    /// The `go` statement before this return address.
+    pub(crate) fn go_statement(&mut self, gopc: u64) -> Option<Site> {
+        if gopc == 0 { None } else { self.symbols.go_statement(gopc) }
+    }
+
+    /// The function at this address.
+    pub(crate) fn function_at(&mut self, addr: u64) -> Option<Site> {
+        self.symbols.function(addr)
+    }
+
+    /// The lines of a stack that a traceback shows, innermost first, at most so many.
+    pub(crate) fn sites(&mut self, stack: &[Pc], most: usize) -> Vec<Site> {
+        self.stack(stack).into_iter().take(most).map(|line| line.site).collect()
+    }
+
     /// The function it runs.
     pub fn start(&mut self, goroutine: &Goroutine) -> Option<Site> {
         if goroutine.startpc == 0 { None } else { self.symbols.function(goroutine.startpc) }

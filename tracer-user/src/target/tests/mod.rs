@@ -17,6 +17,11 @@ pub(crate) fn small_binary() -> GoBinary {
     GoBinary::parse(synthetic::binary(RECIPES[1]).into()).unwrap()
 }
 
+/// The file that [`small_binary`] is read from.
+pub(crate) fn small_image() -> Vec<u8> {
+    synthetic::binary(RECIPES[1])
+}
+
 /// The entry of the function of this name.
 pub(crate) fn entry_of(name: &str) -> u64 {
     entry(FUNCTIONS.iter().position(|function| *function == name).unwrap() as u64)

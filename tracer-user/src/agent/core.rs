@@ -1,0 +1,450 @@
+//! The agent's own thread: takes in what discovery and scans found, decides what is done next, answers requests,
+//! publishes pictures.
+
+use super::{
+    Handle, answer,
+    discover::{Binaries, Discovery, Found, Swept},
+    governor::Bucket,
+    node,
+    picture::{NodePicture, Picture, ProcessId, Seen},
+    request::{Answer, Refusal, Request, Scanned},
+    rules::Plan,
+    scan::{self, Leaks, Pool, Target, Task, Told},
+    settings::{Mode, Settings},
+    tracked::{Tracked, Work, named},
+};
+use crate::{clock, detect::Verdict};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    io,
+    sync::{Arc, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, watch};
+
+/// How often it is decided what to do.
+const TICK: Duration = Duration::from_millis(100);
+/// How often a picture is published.
+const PUBLISH: Duration = Duration::from_secs(1);
+/// Threads that may be at work at the same time, and those of them that look at heaps, which takes a second each.
+const AT_ONCE: usize = 3;
+const LOOKS_AT_ONCE: usize = 2;
+/// The first scan of a process: soon, but not of all at once.
+const FIRST: Duration = Duration::from_secs(1);
+const FIRST_APART: Duration = Duration::from_millis(150);
+/// Requests that wait.
+const REQUESTS: usize = 64;
+/// Sentences that are kept of what went wrong.
+const ERRORS: usize = 16;
+/// Memory that is not used goes back to the system so often.
+const TRIM: Duration = Duration::from_secs(60);
+
+/// Starts the agent on threads of its own.
+///
+/// # Errors
+/// They cannot be had.
+pub fn start(settings: Settings) -> io::Result<Handle> {
+    let (pictures, receiver) = watch::channel(Arc::default());
+    let (requests, asked) = mpsc::channel(REQUESTS);
+    let (told, inbox) = mpsc::unbounded_channel();
+    let settings = Arc::new(settings);
+    let tell = told.clone();
+    let sweeps = move |swept| {
+        let _ = tell.send(Message::Swept(swept));
+    };
+    node::few_heaps();
+    let core = Core {
+        discovery: Discovery::start(Arc::clone(&settings), Arc::new(sweeps))?,
+        bucket: Bucket::new(settings.budget.node),
+        settings,
+        binaries: Arc::default(),
+        pool: Pool::default(),
+        tracked: BTreeMap::new(),
+        excluded: BTreeMap::new(),
+        seen: Seen::default(),
+        node: NodePicture { started_unix_ns: scan::unix_ns(), ..NodePicture::default() },
+        errors: VecDeque::new(),
+        triggers: Vec::new(),
+        achieved: (0.0, 0),
+        told,
+        pictures,
+        used: (clock::now(), clock::process_cpu()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    thread::Builder::new()
+        .name("agent".to_owned())
+        .spawn(move || runtime.block_on(core.run(asked, inbox)))?;
+    Ok(Handle { pictures: receiver, requests })
+}
+
+/// What comes from other threads.
+pub(super) enum Message {
+    Swept(Swept),
+    Done { id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, String> },
+}
+
+/// Tells what came of a task when it is over.
+struct Report {
+    message: Option<Message>,
+    to: mpsc::UnboundedSender<Message>,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(message) = self.message.take() {
+            // The agent may have ended.
+            let _ = self.to.send(message);
+        }
+    }
+}
+
+/// Scans that someone waits for.
+struct Trigger {
+    waiting: HashSet<ProcessId>,
+    scanned: Scanned,
+    answer: Answer<Scanned>,
+}
+
+struct Core {
+    settings: Arc<Settings>,
+    discovery: Discovery,
+    binaries: Arc<Binaries>,
+    pool: Pool,
+    bucket: Bucket,
+    /// By PID.
+    tracked: BTreeMap<u32, Tracked>,
+    /// Go programs that a rule excludes.
+    excluded: BTreeMap<u32, Found>,
+    seen: Seen,
+    node: NodePicture,
+    errors: VecDeque<String>,
+    triggers: Vec<Trigger>,
+    /// The sum of the pauses between two scans, of late, and their number.
+    achieved: (f64, u64),
+    told: mpsc::UnboundedSender<Message>,
+    pictures: watch::Sender<Arc<Picture>>,
+    /// When CPU time was last read, and what it was, for what is used now.
+    used: (u64, u64),
+}
+
+impl Core {
+    async fn run(mut self, mut asked: mpsc::Receiver<Request>, mut inbox: mpsc::UnboundedReceiver<Message>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut published, mut trimmed) = (Instant::now(), Instant::now());
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                Some(message) = inbox.recv() => self.take(message),
+                request = asked.recv() => match request {
+                    Some(Request::Stop) | None => break,
+                    Some(request) => self.answer(request),
+                },
+            }
+            self.begin();
+            if published.elapsed() >= PUBLISH {
+                published = Instant::now();
+                self.check();
+                self.publish();
+            }
+            if trimmed.elapsed() >= TRIM {
+                trimmed = Instant::now();
+                node::trim();
+            }
+        }
+        log::info!("ends: {} processes were watched", self.tracked.len());
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Swept(swept) => self.swept(swept),
+            Message::Done { id, work, cost, result } => self.done(id, work, cost, result),
+        }
+    }
+
+    fn swept(&mut self, swept: Swept) {
+        let Swept { changes, seen, first } = swept;
+        self.seen = seen;
+        for note in changes.notes {
+            self.complain(note);
+        }
+        for id in changes.ended {
+            self.forget(id);
+        }
+        if first {
+            let there: HashSet<ProcessId> = changes.started.iter().map(|found| found.id).collect();
+            let gone = |id: &ProcessId| !there.contains(id);
+            let known = self.tracked.values().map(|tracked| tracked.found.id);
+            let gone: Vec<ProcessId> =
+                known.chain(self.excluded.values().map(|found| found.id)).filter(gone).collect();
+            gone.into_iter().for_each(|id| self.forget(id));
+        }
+        for found in changes.started {
+            self.add(found);
+        }
+    }
+
+    fn add(&mut self, found: Found) {
+        let pid = found.id.pid;
+        if self.tracked.get(&pid).is_some_and(|tracked| tracked.found.id == found.id) {
+            return;
+        }
+        let plan = Plan::of(&found.identity, &self.settings);
+        let identity = named(&found.identity, &plan);
+        log::debug!("PID {pid}: {} ({}, {})", identity.exe.display(), identity.module, identity.go_version);
+        if plan.exclude {
+            self.excluded.insert(pid, found);
+            return;
+        }
+        let target = Arc::new(Target::new(&found, identity, Arc::clone(&self.binaries)));
+        let waiting = self.tracked.values().filter(|tracked| tracked.waits_for_first()).count();
+        let apart = FIRST_APART * u32::try_from(waiting).unwrap_or(u32::MAX);
+        let first = (FIRST + apart).min(plan.interval.max(FIRST));
+        self.tracked.insert(pid, Tracked::new(found, target, plan, first));
+    }
+
+    fn forget(&mut self, id: ProcessId) {
+        if self.tracked.get(&id.pid).is_some_and(|tracked| tracked.found.id == id) {
+            self.tracked.remove(&id.pid);
+        }
+        if self.excluded.get(&id.pid).is_some_and(|found| found.id == id) {
+            self.excluded.remove(&id.pid);
+        }
+        self.untrigger(id, None);
+    }
+
+    fn done(&mut self, id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, String>) {
+        self.bucket.settle(cost);
+        self.node.scans += u64::from(result.is_ok());
+        self.node.scan_failures += u64::from(result.is_err());
+        let scanned = match &result {
+            Ok(told) => told.leaks.as_ref().map(|leaks| Some(scanned(leaks))),
+            Err(_) => Some(None),
+        };
+        if let Some(tracked) = self.tracked.get_mut(&id.pid).filter(|tracked| tracked.found.id == id) {
+            if let Err(error) = &result {
+                if error.contains("replaced its program") {
+                    self.discovery.look_again(id.pid);
+                } else if !error.contains("has ended") {
+                    log::warn!("PID {}: {error}", id.pid);
+                }
+                tracked.triggered = false;
+            }
+            tracked.told(work, result, &self.settings);
+            if let Some(achieved) = tracked.achieved.filter(|_| work == Work::Scan) {
+                self.achieved.0 += achieved.as_secs_f64();
+                self.achieved.1 += 1;
+            }
+        }
+        if let Some(scanned) = scanned {
+            self.untrigger(id, scanned);
+        }
+    }
+
+    /// A process has been scanned, or will not be.
+    fn untrigger(&mut self, id: ProcessId, scanned: Option<Scanned>) {
+        for trigger in &mut self.triggers {
+            if trigger.waiting.remove(&id) {
+                let Scanned { scanned, leaked } = scanned.unwrap_or_default();
+                trigger.scanned.scanned += scanned;
+                trigger.scanned.leaked += leaked;
+            }
+        }
+        for trigger in self.triggers.extract_if(.., |trigger| trigger.waiting.is_empty()) {
+            let _ = trigger.answer.send(Ok(trigger.scanned));
+        }
+    }
+
+    /// Begins what is due, the latest first, as far as the budget goes.
+    fn begin(&mut self) {
+        let at = clock::now() as f64 / 1e9;
+        self.bucket.read(at, clock::process_cpu() as f64 / 1e9, self.settings.budget.node);
+        let now = Instant::now();
+        while self.pool.busy() < AT_ONCE {
+            let looks = self.tracked.values().filter(|tracked| tracked.running == Some(Work::Look)).count();
+            let (paid, may_look) = (self.bucket.has_left(), looks < LOOKS_AT_ONCE);
+            let due = self.tracked.iter().filter_map(|(pid, tracked)| {
+                let (work, late) = tracked.due(now)?;
+                let allowed = (paid || late.is_infinite()) && (may_look || work != Work::Look);
+                allowed.then_some((*pid, work, late))
+            });
+            let Some((pid, work, _)) = due.max_by(|one, other| one.2.total_cmp(&other.2)) else { break };
+            self.start(pid, work);
+        }
+    }
+
+    fn start(&mut self, pid: u32, work: Work) {
+        let Some(tracked) = self.tracked.get_mut(&pid) else { return };
+        tracked.running = Some(work);
+        let (id, cost) = (tracked.found.id, tracked.estimate(work));
+        self.bucket.promise(cost);
+        let (target, past) = (Arc::clone(&tracked.target), Arc::clone(&tracked.past));
+        let (settings, told) = (Arc::clone(&self.settings), self.told.clone());
+        let run = Box::new(move || {
+            // Also told when this panics.
+            let failed = Err("looking at it failed inside sfgi, which is a bug".to_owned());
+            let mut done =
+                Report { message: Some(Message::Done { id, work, cost, result: failed }), to: told };
+            let mut past = past.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = match work {
+                Work::Scan => scan::poll(&target, &mut past, &settings),
+                Work::Look => scan::look(&target, &mut past, &settings),
+            };
+            done.message = Some(Message::Done { id, work, cost, result: result.map(Box::new) });
+        });
+        self.pool.run(Task { about: pid, run });
+    }
+
+    /// Whether something hangs.
+    fn check(&mut self) {
+        for pid in self.pool.check() {
+            self.complain(format!("PID {pid}: reading it does not end; it is left alone"));
+            self.tracked.remove(&pid);
+        }
+        if let Some(pid) = self.discovery.check() {
+            self.complain(format!("PID {pid}: its executable cannot be read in time; it is left alone"));
+        }
+    }
+
+    fn complain(&mut self, error: String) {
+        log::warn!("{error}");
+        if self.errors.len() >= ERRORS {
+            self.errors.pop_front();
+        }
+        self.errors.push_back(error);
+    }
+
+    fn publish(&mut self) {
+        let now = (clock::now(), clock::process_cpu());
+        let passed = now.0.saturating_sub(self.used.0).max(1);
+        let used_cores = now.1.saturating_sub(self.used.1) as f64 / passed as f64;
+        self.used = now;
+        let (instant, budget) = (Instant::now(), self.settings.budget);
+        let processes: Vec<_> = self.tracked.values_mut().map(Tracked::picture).collect();
+        let unsupported = self.tracked.values().filter(|tracked| tracked.unsupported()).count() as u64;
+        let (sum, number) = self.achieved;
+        if number >= 2 * self.tracked.len().max(16) as u64 {
+            self.achieved = (sum / 2.0, number / 2);
+        }
+        self.node = NodePicture {
+            cpu_seconds: now.1 as f64 / 1e9,
+            rss_bytes: node::rss_bytes(),
+            budget_cores: (budget.node, budget.process),
+            used_cores,
+            seen: Seen {
+                tracked: self.tracked.len() as u64 - unsupported,
+                excluded: self.excluded.len() as u64,
+                unsupported,
+                ..self.seen
+            },
+            scans_waiting: self.tracked.values().filter(|tracked| tracked.waits(instant)).count() as u64,
+            interval_seconds: (
+                self.settings.interval.as_secs_f64(),
+                if number == 0 { 0.0 } else { sum / number as f64 },
+            ),
+            binaries: self.binaries.len(),
+            errors: self.errors.iter().cloned().collect(),
+            ..std::mem::take(&mut self.node)
+        };
+        let picture =
+            Picture { unix_ns: scan::unix_ns(), monotonic_ns: now.0, node: self.node.clone(), processes };
+        self.pictures.send_replace(Arc::new(picture));
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::TriggerScan { pid, answer } => self.trigger(pid, answer),
+            Request::SetMode { pid, mode, answer } => {
+                let result = self.set_mode(pid, mode);
+                let _ = answer.send(result);
+            }
+            Request::Profile { pid, kind, answer } => {
+                self.ask(pid, answer, move |target, settings| answer::profile(target, kind, settings));
+            }
+            Request::Goroutines { pid, filter, form, answer } => {
+                self.ask(pid, answer, move |target, _| answer::goroutines(target, &filter, form));
+            }
+            Request::Trace { answer, .. } => {
+                let _ = answer.send(Err(Refusal::Failed("traces are not served yet".to_owned())));
+            }
+            Request::Record { answer, .. } => {
+                let _ = answer.send(Err(Refusal::Failed("recordings are not made yet".to_owned())));
+            }
+            Request::Reload(settings) => self.reload(*settings),
+            Request::Stop => {}
+        }
+    }
+
+    /// Has a thread of the pool make the answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        pid: u32,
+        answer: Answer<T>,
+        make: impl FnOnce(&Target, &Settings) -> Result<T, Refusal> + Send + 'static,
+    ) {
+        let Some(tracked) = self.tracked.get(&pid) else {
+            let _ = answer.send(Err(Refusal::Unknown(pid)));
+            return;
+        };
+        let (target, settings) = (Arc::clone(&tracked.target), Arc::clone(&self.settings));
+        let run = Box::new(move || {
+            let made = make(&target, &settings);
+            let ended = made.is_err() && !target.process.alive();
+            let _ = answer.send(if ended { Err(Refusal::Ended(pid)) } else { made });
+        });
+        self.pool.run(Task { about: pid, run });
+    }
+
+    fn trigger(&mut self, pid: Option<u32>, answer: Answer<Scanned>) {
+        let wanted = |tracked: &&mut Tracked| pid.is_none_or(|pid| tracked.found.id.pid == pid);
+        let mut waiting = HashSet::new();
+        for tracked in self.tracked.values_mut().filter(wanted) {
+            tracked.triggered = true;
+            waiting.insert(tracked.found.id);
+        }
+        let scanned = Scanned::default();
+        match (waiting.is_empty(), pid) {
+            (false, _) => self.triggers.push(Trigger { waiting, scanned, answer }),
+            (true, Some(pid)) => drop(answer.send(Err(Refusal::Unknown(pid)))),
+            (true, None) => drop(answer.send(Ok(scanned))),
+        }
+    }
+
+    fn set_mode(&mut self, pid: u32, mode: Option<Mode>) -> Result<(), Refusal> {
+        let tracked = self.tracked.get_mut(&pid).ok_or(Refusal::Unknown(pid))?;
+        tracked.ask_mode(mode);
+        Ok(())
+    }
+
+    /// Goes on by other settings; nothing that is known is lost.
+    fn reload(&mut self, settings: Settings) {
+        self.settings = Arc::new(settings);
+        self.discovery.set(Arc::clone(&self.settings));
+        let all = self.tracked.values().map(|tracked| &tracked.found).chain(self.excluded.values());
+        let all: Vec<Found> = all.cloned().collect();
+        for found in all {
+            let plan = Plan::of(&found.identity, &self.settings);
+            let pid = found.id.pid;
+            if plan.exclude {
+                self.tracked.remove(&pid);
+                self.excluded.insert(pid, found);
+            } else if let Some(tracked) = self.tracked.get_mut(&pid) {
+                let identity = named(&found.identity, &plan);
+                tracked.replan(plan, Arc::new(Target::new(&found, identity, Arc::clone(&self.binaries))));
+            } else {
+                self.excluded.remove(&pid);
+                self.add(found);
+            }
+        }
+        log::info!("goes on with other settings");
+    }
+}
+
+/// What a look at a heap comes to.
+fn scanned(leaks: &Leaks) -> Scanned {
+    // Timers are no goroutines.
+    let sure =
+        leaks.groups.iter().filter(|group| group.verdict > Verdict::Suspect && !group.goids.is_empty());
+    Scanned { scanned: leaks.scanned, leaked: sure.map(|group| group.count).sum() }
+}

@@ -1,0 +1,136 @@
+//! Sweeps each second on a thread of its own: a program whose file lies on a file system that does not answer
+//! holds up nobody else, and is left out by the next thread.
+
+use super::{Changes, Sweep};
+use crate::{agent::settings::Settings, clock};
+use std::{
+    collections::HashSet,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// Between two sweeps.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A look at one process that takes longer than this hangs.
+const HANGS_NS: u64 = 10_000_000_000;
+/// Threads that may hang at the same time; then discovery stands still.
+const MAX_HANGING: usize = 8;
+
+/// What a sweep found, and whether it was the first of its thread: then everything is new to it, and what it does
+/// not name has ended.
+pub(in crate::agent) struct Swept {
+    pub(in crate::agent) changes: Changes,
+    pub(in crate::agent) seen: crate::agent::picture::Seen,
+    pub(in crate::agent) first: bool,
+}
+
+/// Where sweeps are told.
+type Tell = Arc<dyn Fn(Swept) + Send + Sync>;
+
+/// See above.
+pub(in crate::agent) struct Discovery {
+    tell: Tell,
+    thread: Arc<Shared>,
+    skipped: HashSet<i32>,
+}
+
+struct Shared {
+    settings: Mutex<Arc<Settings>>,
+    /// To be looked at anew.
+    again: Mutex<Vec<i32>>,
+    /// What is being looked at, and since when; 0: nothing.
+    current: AtomicI32,
+    since_ns: AtomicU64,
+    stop: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Discovery {
+    /// Begins.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub(in crate::agent) fn start(settings: Arc<Settings>, tell: Tell) -> io::Result<Discovery> {
+        let thread = spawn(settings, HashSet::new(), &tell)?;
+        Ok(Discovery { tell, thread, skipped: HashSet::new() })
+    }
+
+    /// Goes on with other settings; what is known already keeps its names.
+    pub(in crate::agent) fn set(&self, settings: Arc<Settings>) {
+        *lock(&self.thread.settings) = settings;
+    }
+
+    /// This process may be another program by now.
+    pub(in crate::agent) fn look_again(&self, pid: u32) {
+        lock(&self.thread.again).push(pid.cast_signed());
+    }
+
+    /// Replaces the thread if it hangs; says on what.
+    pub(in crate::agent) fn check(&mut self) -> Option<u32> {
+        let (since_ns, pid) =
+            (self.thread.since_ns.load(Ordering::Relaxed), self.thread.current.load(Ordering::Relaxed));
+        let hangs = pid != 0 && clock::now().saturating_sub(since_ns) >= HANGS_NS;
+        if !hangs || self.skipped.len() >= MAX_HANGING || !self.skipped.insert(pid) {
+            return None;
+        }
+        self.thread.stop.store(true, Ordering::Relaxed);
+        let settings = Arc::clone(&lock(&self.thread.settings));
+        match spawn(settings, self.skipped.clone(), &self.tell) {
+            Ok(thread) => self.thread = thread,
+            Err(err) => log::error!("no thread can be started to look for processes with: {err}"),
+        }
+        Some(pid.unsigned_abs())
+    }
+}
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        self.thread.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn spawn(settings: Arc<Settings>, skipped: HashSet<i32>, tell: &Tell) -> io::Result<Arc<Shared>> {
+    let shared = Arc::new(Shared {
+        settings: Mutex::new(settings),
+        again: Mutex::default(),
+        current: AtomicI32::new(0),
+        since_ns: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    });
+    let (thread, tell) = (Arc::clone(&shared), Arc::clone(tell));
+    thread::Builder::new().name("discover".to_owned()).spawn(move || run(&thread, skipped, &tell))?;
+    Ok(shared)
+}
+
+fn run(shared: &Shared, skipped: HashSet<i32>, tell: &Tell) {
+    let mut sweep = Sweep::skipping(skipped);
+    let mut first = true;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let settings = Arc::clone(&lock(&shared.settings));
+        let again = std::mem::take(&mut *lock(&shared.again));
+        let result = sweep.run(&settings, &again, &mut |pid| {
+            shared.since_ns.store(clock::now(), Ordering::Relaxed);
+            shared.current.store(pid, Ordering::Relaxed);
+        });
+        shared.current.store(0, Ordering::Relaxed);
+        if shared.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        match result {
+            Ok(changes) => {
+                tell(Swept { changes, seen: sweep.seen(), first });
+                first = false;
+            }
+            Err(err) => log::error!("/proc cannot be listed: {err}"),
+        }
+        thread::sleep(PAUSE);
+    }
+}

@@ -1,0 +1,5 @@
+//! Keeps what the agent costs within its budget.
+
+mod bucket;
+
+pub(super) use bucket::Bucket;

@@ -1,0 +1,170 @@
+//! Looks at one process: all goroutines (`poll`), or those and its heap (`look`).
+
+mod counts;
+mod groups;
+mod memory;
+mod past;
+mod pool;
+mod silent;
+mod target;
+
+pub(super) use past::Past;
+pub(super) use pool::{Pool, Task};
+pub(super) use target::{Opened, Target};
+
+use super::{
+    picture::{LeakGroup, Memory, Scan, SiteGrowth},
+    settings::Settings,
+};
+use crate::{
+    clock,
+    detect::{self, Report, Scope},
+    heap::{self, Observation, Registers},
+    memory::{Live, Sampler},
+    present::dump::Names,
+    snapshot::{self, Snapshot, View},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// How a heap is looked at: as `sfgi leaks` does it where nobody says otherwise, with one thread.
+const LOOK: heap::Options =
+    heap::Options { window: Duration::from_secs(1), passes: 4, threads: 1, heap: true };
+
+/// What a look at a process told.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) scan: Scan,
+    pub(super) memory: Memory,
+    pub(super) growth: Vec<SiteGrowth>,
+    /// `None`: the heap was not looked at.
+    pub(super) leaks: Option<Leaks>,
+    /// Goroutines wait for long enough that a look at the heap may tell something that the last one did not.
+    pub(super) suspicious: bool,
+}
+
+/// What a look at the heap told.
+#[derive(Debug)]
+pub(super) struct Leaks {
+    pub(super) groups: Vec<LeakGroup>,
+    /// Why nothing counts as proven.
+    pub(super) doubt: Option<String>,
+    /// Goroutines that were judged.
+    pub(super) scanned: u64,
+}
+
+/// Reads all goroutines of a process.
+pub(super) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Result<Told, String> {
+    let began = Began::now();
+    let opened = target.open()?;
+    let memory = Live::of(&target.process);
+    let view = opened.view(&memory);
+    let options = snapshot::Options { stacks: true, ..snapshot::Options::default() };
+    let snapshot = snapshot::take(&view, options, &mut |_, _| {}).map_err(|err| err.to_string())?;
+    target.still_the_same()?;
+    let mut names = Names::new(Arc::clone(&opened.binary), view.bias, &snapshot);
+    let mut told = tell(target, &snapshot, &mut names, settings);
+    let reasons = view.binary.wait_reasons();
+    told.suspicious = past.poll(snapshot, reasons, settings);
+    told.growth = past.growth(&mut names);
+    (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
+    Ok(told)
+}
+
+/// The same, and judges which goroutines are leaked, with a look at the heap.
+pub(super) fn look(target: &Target, past: &mut Past, settings: &Settings) -> Result<Told, String> {
+    let began = Began::now();
+    let opened = target.open()?;
+    let memory = Live::of(&target.process);
+    let view = opened.view(&memory);
+    let (mut observation, report, mut names) = observe(target, &opened, &view, Some(past), settings)?;
+    target.still_the_same()?;
+    let members: Vec<Vec<u32>> = report.groups.iter().map(|group| group.members.clone()).collect();
+    let pinned = observation.pinned(&members);
+    let observed = &observation.observed;
+    let mut told = tell(target, &observed.snapshot, &mut names, settings);
+    let mut groups: Vec<LeakGroup> = report
+        .groups
+        .iter()
+        .zip(pinned)
+        .take(groups::MAX_GROUPS)
+        .map(|(group, pinned)| groups::leak(group, observed, pinned, &mut names))
+        .collect();
+    past.looked(observed, view.binary.wait_reasons(), settings);
+    past.date(&mut groups, told.scan.unix_ns);
+    told.growth = past.growth(&mut names);
+    told.leaks = Some(Leaks { groups, doubt: observed.doubt.clone(), scanned: report.scanned });
+    (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
+    Ok(told)
+}
+
+/// Observes a program and judges what was seen; with what earlier looks told, if that is given.
+pub(super) fn observe<'a>(
+    target: &Target,
+    opened: &Opened,
+    view: &View<'a>,
+    past: Option<&mut Past>,
+    settings: &Settings,
+) -> Result<(Observation<'a>, Report, Names), String> {
+    let mut registers = Sampler::start(&target.process).map_or(Registers::Unknown, Registers::Sampled);
+    let mut observation =
+        heap::observe(view, &LOOK, &mut registers, &mut |_| {}).map_err(|err| err.to_string())?;
+    drop(registers);
+    if let Some(past) = past {
+        past.history.extend(&mut observation.observed);
+    }
+    let snapshot = &observation.observed.snapshot;
+    let mut names = Names::new(Arc::clone(&opened.binary), view.bias, snapshot);
+    let thresholds = detect::Thresholds {
+        min_age_ns: u64::try_from(settings.thresholds.min_age.as_nanos()).unwrap_or(u64::MAX),
+        min_count: settings.thresholds.min_count,
+        now_ns: snapshot.taken_ns.1,
+    };
+    let report = detect::detect(
+        &observation.observed,
+        &settings.catalogue,
+        &Scope::default(),
+        &thresholds,
+        &mut names,
+    );
+    Ok((observation, report, names))
+}
+
+/// What every look tells.
+fn tell(target: &Target, snapshot: &Snapshot, names: &mut Names, settings: &Settings) -> Told {
+    let mut scan = counts::count(snapshot, names, settings.top);
+    scan.unix_ns = unix_ns();
+    Told {
+        scan,
+        memory: memory::of(target, &settings.host),
+        growth: Vec::new(),
+        leaks: None,
+        suspicious: false,
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// When something began, and what this thread had cost by then.
+struct Began {
+    wall: Instant,
+    cpu_ns: u64,
+}
+
+impl Began {
+    fn now() -> Began {
+        Began { wall: Instant::now(), cpu_ns: clock::thread_cpu() }
+    }
+
+    /// Seconds by the clock, and of CPU.
+    fn passed(&self) -> (f64, f64) {
+        let cpu_ns = clock::thread_cpu().saturating_sub(self.cpu_ns);
+        (self.wall.elapsed().as_secs_f64(), cpu_ns as f64 / 1e9)
+    }
+}

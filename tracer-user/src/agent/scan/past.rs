@@ -1,0 +1,139 @@
+//! What earlier looks at a process told: how long each goroutine has been in its wait, how creation sites grow, and
+//! since when a leak is known.
+
+use crate::{
+    agent::{
+        picture::{LeakGroup, SiteGrowth},
+        settings::Settings,
+    },
+    detect::{Growth, History},
+    heap::{Facts, Look, Observed, can_be_leaked},
+    model::State,
+    present::dump::Names,
+    snapshot::{Goroutine, Snapshot, Trust},
+};
+use std::{collections::HashMap, time::Duration};
+
+/// Goroutines whose waits are remembered; of what lies beyond only the runtime's own count is known.
+const MAX_WAITS: usize = 1 << 17;
+/// Looks that growth is told from. It is told over hours as well as from many.
+const LOOKS: usize = 60;
+/// A wait that has lasted so long is worth a look at the heap, even where the user's threshold is higher.
+const SUSPICIOUS: Duration = Duration::from_secs(30);
+/// Growing sites that are told.
+const MAX_GROWTH: usize = 20;
+
+/// See above.
+#[derive(Debug)]
+pub(in crate::agent) struct Past {
+    pub(super) history: History,
+    /// By goid: the stamp of its wait, and when that was first seen.
+    waits: HashMap<u64, (u64, u64)>,
+    /// Of the goroutines that waited for long when the heap was last looked at.
+    looked_at: Option<u64>,
+    /// When a leak was first found: nanoseconds since 1970.
+    found: HashMap<String, u64>,
+    looks: Vec<Look>,
+}
+
+impl Default for Past {
+    fn default() -> Self {
+        Past {
+            history: History::keeping(LOOKS),
+            waits: HashMap::new(),
+            looked_at: None,
+            found: HashMap::new(),
+            looks: Vec::new(),
+        }
+    }
+}
+
+impl Past {
+    /// Takes in what a poll saw. Says whether a look at the heap may tell more than the last one.
+    pub(super) fn poll(&mut self, snapshot: Snapshot, reasons: &[String], settings: &Settings) -> bool {
+        let suspects = self.note(&snapshot, reasons, settings);
+        let mut observed = Observed { looks: vec![look(&snapshot)], snapshot, ..Observed::default() };
+        observed.facts = observed.snapshot.goroutines.iter().map(|goroutine| self.facts(goroutine)).collect();
+        self.history.extend(&mut observed);
+        self.looks = observed.looks;
+        suspects.is_some() && suspects != self.looked_at
+    }
+
+    /// Takes in what a look at the heap saw, which `history` already has.
+    pub(super) fn looked(&mut self, observed: &Observed, reasons: &[String], settings: &Settings) {
+        self.looked_at = self.note(&observed.snapshot, reasons, settings);
+        self.looks.clone_from(&observed.looks);
+    }
+
+    /// Notes who waits since when. Returns a sum over those that have waited for long; `None`: nobody has.
+    fn note(&mut self, snapshot: &Snapshot, reasons: &[String], settings: &Settings) -> Option<u64> {
+        let now_ns = snapshot.taken_ns.1;
+        let long = SUSPICIOUS.min(settings.thresholds.min_age).min(settings.interval);
+        let long_ns = u64::try_from(long.as_nanos()).unwrap_or(u64::MAX);
+        let leaky: Vec<bool> = reasons.iter().map(|reason| can_be_leaked(reason)).collect();
+        let mut waits = HashMap::with_capacity(snapshot.goroutines.len().min(MAX_WAITS));
+        let mut sum = None;
+        for goroutine in snapshot.goroutines.iter().filter(|goroutine| !goroutine.system) {
+            let since_ns = match self.waits.get(&goroutine.goid) {
+                Some((stamp, since_ns)) if *stamp == goroutine.stamp => *since_ns,
+                _ => snapshot.taken_ns.0,
+            };
+            if waits.len() < MAX_WAITS {
+                waits.insert(goroutine.goid, (goroutine.stamp, since_ns));
+            }
+            let leaky = leaky.get(usize::from(goroutine.reason)).is_some_and(|leaky| *leaky);
+            let told_ns = if goroutine.waiting_since_ns == 0 { since_ns } else { goroutine.waiting_since_ns };
+            let waited_ns = now_ns.saturating_sub(since_ns.min(told_ns));
+            if leaky && goroutine.state.waits() && goroutine.trust == Trust::Still && waited_ns >= long_ns {
+                let one = goroutine.goid.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ goroutine.stamp;
+                sum = Some(sum.unwrap_or(0u64).wrapping_add(one));
+            }
+        }
+        self.waits = waits;
+        sum
+    }
+
+    fn facts(&self, goroutine: &Goroutine) -> Facts {
+        let now =
+            matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);
+        let since_ns = self.waits.get(&goroutine.goid).map_or(0, |(_, since_ns)| *since_ns);
+        Facts { looks: 1, busy: u32::from(now), since_ns, ..Facts::default() }
+    }
+
+    /// The creation sites that grow for certain, the fastest first.
+    pub(super) fn growth(&self, names: &mut Names) -> Vec<SiteGrowth> {
+        let Some(last) = self.looks.last() else { return Vec::new() };
+        let mut growing: Vec<(u64, Growth)> = last
+            .counts
+            .keys()
+            .filter_map(|site| {
+                let counts =
+                    self.looks.iter().map(|look| (look.at_ns, look.counts.get(site).copied().unwrap_or(0)));
+                Some((site.0, Growth::of(&counts.collect::<Vec<_>>())?))
+            })
+            .collect();
+        growing.sort_by(|one, other| other.1.per_s.total_cmp(&one.1.per_s));
+        let named = growing.into_iter().take(MAX_GROWTH).filter_map(|(gopc, growth)| {
+            let site = names.go_statement(gopc)?;
+            Some(SiteGrowth { site, per_second: growth.per_s, confidence: growth.confidence })
+        });
+        named.collect()
+    }
+
+    /// Says of each group when it was first found.
+    pub(super) fn date(&mut self, groups: &mut [LeakGroup], unix_ns: u64) {
+        let before = std::mem::take(&mut self.found);
+        for group in groups {
+            group.first_seen_unix_ns = before.get(&group.id).copied().unwrap_or(unix_ns);
+            self.found.insert(group.id.clone(), group.first_seen_unix_ns);
+        }
+    }
+}
+
+fn look(snapshot: &Snapshot) -> Look {
+    let mut look = Look { at_ns: snapshot.taken_ns.0, ..Look::default() };
+    for goroutine in snapshot.goroutines.iter().filter(|goroutine| !goroutine.system) {
+        *look.counts.entry((goroutine.gopc, goroutine.startpc)).or_default() += 1;
+    }
+    look
+}

@@ -1,0 +1,166 @@
+//! Threads that look at processes. One that hangs on a process (whose memory, say, lies on a file system that does
+//! not answer) is replaced; the others are not held up.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Threads that work.
+const WORKERS: usize = 4;
+/// Bytes of their stacks; the marker keeps its own.
+const STACK: usize = 2 << 20;
+/// After so long a thread counts as hanging.
+const HANGS: Duration = Duration::from_secs(180);
+/// Threads that may hang; with more, all stand still.
+const MAX_HANGING: usize = 16;
+
+/// Something to do.
+pub(in crate::agent) struct Task {
+    /// What it is about: the PID.
+    pub(in crate::agent) about: u32,
+    pub(in crate::agent) run: Box<dyn FnOnce() + Send>,
+}
+
+/// See above.
+#[derive(Default)]
+pub(in crate::agent) struct Pool {
+    shared: Arc<Shared>,
+    /// Threads that were told to hang, as long as they do.
+    hanging: Vec<u64>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: VecDeque<Task>,
+    /// By the number of the thread: what it works on, and since when.
+    running: Vec<(u64, u32, Instant)>,
+    threads: usize,
+    idle: usize,
+    next: u64,
+    /// Those that hang do not count, and end when they come back.
+    given_up: Vec<u64>,
+    closed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pool {
+    /// Does it as soon as a thread is free.
+    pub(in crate::agent) fn run(&self, task: Task) {
+        let mut state = self.shared.lock();
+        state.tasks.push_back(task);
+        if state.idle == 0 && state.threads < WORKERS {
+            self.start(&mut state);
+        }
+        self.shared.changed.notify_one();
+    }
+
+    /// How many tasks run or wait to.
+    pub(in crate::agent) fn busy(&self) -> usize {
+        let state = self.shared.lock();
+        state.tasks.len() + state.running.len() - state.given_up.len()
+    }
+
+    /// Replaces threads that hang. Returns what they hang on, each once.
+    pub(in crate::agent) fn check(&mut self) -> Vec<u32> {
+        let mut state = self.shared.lock();
+        let running = state.running.clone();
+        self.hanging.retain(|number| running.iter().any(|(other, ..)| other == number));
+        let mut found = Vec::new();
+        for (number, about, since) in running {
+            let hangs = since.elapsed() >= HANGS && !state.given_up.contains(&number);
+            if hangs && self.hanging.len() < MAX_HANGING {
+                self.hanging.push(number);
+                state.given_up.push(number);
+                state.threads -= 1;
+                found.push(about);
+                self.start(&mut state);
+            }
+        }
+        found
+    }
+
+    fn start(&self, state: &mut State) {
+        let (shared, number) = (Arc::clone(&self.shared), state.next);
+        state.next += 1;
+        let builder = thread::Builder::new().name("scan".to_owned()).stack_size(STACK);
+        match builder.spawn(move || work(&shared, number)) {
+            Ok(_) => state.threads += 1,
+            Err(err) => log::error!("no thread can be started to scan with: {err}"),
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        state.tasks.clear();
+        self.shared.changed.notify_all();
+    }
+}
+
+fn work(shared: &Shared, number: u64) {
+    let mut state = shared.lock();
+    loop {
+        if let Some(at) = state.given_up.iter().position(|other| *other == number) {
+            state.given_up.swap_remove(at);
+            return;
+        }
+        if state.closed {
+            return;
+        }
+        let Some(task) = state.tasks.pop_front() else {
+            state.idle += 1;
+            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+            continue;
+        };
+        state.running.push((number, task.about, Instant::now()));
+        drop(state);
+        // What a target can make us do was tested, but not all of it.
+        if catch_unwind(AssertUnwindSafe(task.run)).is_err() {
+            log::error!("PID {}: looking at it failed inside sfgi, which is a bug", task.about);
+        }
+        state = shared.lock();
+        state.running.retain(|(other, ..)| *other != number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_task_that_panics_does_not_hold_up_others() {
+        let pool = Pool::default();
+        let (sender, receiver) = mpsc::channel();
+        for number in 0..20 {
+            let sender = sender.clone();
+            let run = Box::new(move || {
+                assert!(number % 2 == 0, "this one is to panic");
+                sender.send(number).unwrap();
+            });
+            pool.run(Task { about: 1, run });
+        }
+        drop(sender);
+        let mut done: Vec<i32> = receiver.iter().collect();
+        done.sort_unstable();
+        assert_eq!(done, (0..20).step_by(2).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,242 @@
+//! One process that is watched: what is known of it, and what is to be done next.
+
+use super::{
+    discover::Found,
+    picture::{Identity, LeakGroup, Memory, ProcessPicture, Scan, SiteGrowth},
+    rules::Plan,
+    scan::{Past, Target, Told},
+    settings::{Mode, Settings},
+};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+/// A look at the heap is due at most each so many scans, and at least each so many.
+const LOOK_PAUSE: u32 = 4;
+const LOOK_AT_LEAST: u32 = 20;
+/// What failed is tried again after so many intervals.
+const RETRY: u32 = 4;
+/// CPU seconds that a scan and a look at the heap cost, before it is known.
+const SCAN_COST: f64 = 0.005;
+const LOOK_COST: f64 = 0.05;
+
+/// What to do with a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    Scan,
+    Look,
+}
+
+/// A process.
+pub(super) struct Tracked {
+    pub(super) found: Found,
+    pub(super) target: Arc<Target>,
+    pub(super) plan: Plan,
+    /// What someone asked for in place of the plan's.
+    asked_mode: Option<Mode>,
+    pub(super) past: Arc<Mutex<Past>>,
+    /// Something works on it.
+    pub(super) running: Option<Work>,
+    /// A look at the heap was asked for.
+    pub(super) triggered: bool,
+    scan_due: Instant,
+    look_due: Option<Instant>,
+    last_scan: Option<Instant>,
+    last_look: Option<Instant>,
+    /// Between the last two scans.
+    pub(super) achieved: Option<Duration>,
+    costs: Costs,
+    scan: Option<Arc<Scan>>,
+    leaks: Arc<[LeakGroup]>,
+    leaks_unix_ns: u64,
+    leaks_doubt: Option<Arc<str>>,
+    growth: Vec<SiteGrowth>,
+    memory: Memory,
+    scans: u64,
+    scan_cpu_seconds: f64,
+    error: Option<Arc<str>>,
+    /// The picture of it, while nothing has changed.
+    picture: Option<Arc<ProcessPicture>>,
+}
+
+/// What looks have cost of late, CPU seconds.
+#[derive(Clone, Copy, Debug)]
+struct Costs {
+    scan: f64,
+    look: f64,
+}
+
+impl Tracked {
+    /// A process that has just come; its first scan is due after `first`.
+    pub(super) fn new(found: Found, target: Arc<Target>, plan: Plan, first: Duration) -> Tracked {
+        Tracked {
+            found,
+            target,
+            plan,
+            asked_mode: None,
+            past: Arc::default(),
+            running: None,
+            triggered: false,
+            scan_due: Instant::now() + first,
+            look_due: None,
+            last_scan: None,
+            last_look: None,
+            achieved: None,
+            costs: Costs { scan: SCAN_COST, look: LOOK_COST },
+            scan: None,
+            leaks: Arc::default(),
+            leaks_unix_ns: 0,
+            leaks_doubt: None,
+            growth: Vec::new(),
+            memory: Memory::default(),
+            scans: 0,
+            scan_cpu_seconds: 0.0,
+            error: None,
+            picture: None,
+        }
+    }
+
+    /// Whether nothing was read of it yet.
+    pub(super) fn waits_for_first(&self) -> bool {
+        self.scan.is_none() && self.error.is_none()
+    }
+
+    /// Someone wants this mode; `None`: the plan's.
+    pub(super) fn ask_mode(&mut self, mode: Option<Mode>) {
+        (self.asked_mode, self.picture) = (mode, None);
+    }
+
+    /// The mode that it should be in.
+    pub(super) fn wanted(&self) -> Mode {
+        self.asked_mode.unwrap_or(self.plan.mode)
+    }
+
+    /// What is due, and how late it is, in intervals.
+    pub(super) fn due(&self, now: Instant) -> Option<(Work, f64)> {
+        if self.running.is_some() {
+            return None;
+        }
+        if self.triggered {
+            return Some((Work::Look, f64::INFINITY));
+        }
+        let interval = self.plan.interval.as_secs_f64().max(0.1);
+        let late = |due: Instant, interval: f64| {
+            now.checked_duration_since(due).map(|late| late.as_secs_f64() / interval)
+        };
+        let look = self.look_due.and_then(|due| late(due, interval * f64::from(LOOK_PAUSE)));
+        let scan = late(self.scan_due, interval);
+        match (look, scan) {
+            (Some(look), scan) if scan.is_none_or(|scan| look >= scan) => Some((Work::Look, look)),
+            (_, scan) => scan.map(|scan| (Work::Scan, scan)),
+        }
+    }
+
+    /// Whether a scan should have begun by now.
+    pub(super) fn waits(&self, now: Instant) -> bool {
+        self.running.is_none() && now >= self.scan_due
+    }
+
+    /// What this would cost, CPU seconds.
+    pub(super) fn estimate(&self, work: Work) -> f64 {
+        match work {
+            Work::Scan => self.costs.scan,
+            Work::Look => self.costs.look,
+        }
+    }
+
+    /// Takes in what was found.
+    pub(super) fn told(&mut self, work: Work, result: Result<Box<Told>, String>, settings: &Settings) {
+        self.running = None;
+        self.picture = None;
+        let now = Instant::now();
+        let told = match result {
+            Ok(told) => told,
+            Err(error) => {
+                self.error = Some(error.into());
+                self.scan_due = now + self.plan.interval * RETRY;
+                self.look_due = None;
+                return;
+            }
+        };
+        self.error = None;
+        let cost = told.scan.cpu_seconds;
+        let known = match work {
+            Work::Scan => &mut self.costs.scan,
+            Work::Look => &mut self.costs.look,
+        };
+        *known = if self.scans == 0 { cost } else { 0.7 * *known + 0.3 * cost };
+        self.scans += 1;
+        self.scan_cpu_seconds += cost;
+        self.achieved = self.last_scan.replace(now).map(|last| now - last);
+        // One that is dear for its size is looked at less often: no process takes more than its share.
+        let share = settings.budget.process.max(1e-4);
+        let pause = |least: Duration, cost: f64| {
+            least.max(Duration::try_from_secs_f64(cost / share).unwrap_or(least))
+        };
+        self.scan_due = now + pause(self.plan.interval, self.costs.scan);
+        let look_pause = pause(self.plan.interval * LOOK_PAUSE, 2.0 * self.costs.look);
+        if let Some(leaks) = told.leaks {
+            self.triggered = false;
+            self.last_look = Some(now);
+            self.look_due = Some(now + look_pause.max(self.plan.interval * LOOK_AT_LEAST));
+            self.leaks = leaks.groups.into();
+            self.leaks_unix_ns = told.scan.unix_ns;
+            self.leaks_doubt = leaks.doubt.map(Into::into);
+        } else if told.suspicious || !told.growth.is_empty() {
+            let earliest = self.last_look.map_or(now, |last| last + look_pause);
+            self.look_due = Some(self.look_due.map_or(earliest, |due| due.min(earliest)));
+        } else if self.look_due.is_none() {
+            self.look_due = Some(now + look_pause);
+        }
+        (self.growth, self.memory) = (told.growth, told.memory);
+        self.scan = Some(Arc::new(told.scan));
+    }
+
+    /// Whether it was never read, and will not be.
+    pub(super) fn unsupported(&self) -> bool {
+        self.error.is_some() && self.scan.is_none()
+    }
+
+    /// What is published of it.
+    pub(super) fn picture(&mut self) -> Arc<ProcessPicture> {
+        if let Some(picture) = &self.picture {
+            return Arc::clone(picture);
+        }
+        let wanted = self.wanted();
+        let picture = Arc::new(ProcessPicture {
+            id: self.found.id,
+            identity: Arc::clone(&self.target.identity),
+            mode: Mode::Poll,
+            wanted,
+            mode_reason: Arc::default(),
+            scan: self.scan.clone(),
+            leaks: Arc::clone(&self.leaks),
+            leaks_unix_ns: self.leaks_unix_ns,
+            leaks_doubt: self.leaks_doubt.clone(),
+            growth: self.growth.clone(),
+            memory: self.memory,
+            events: None,
+            scans: self.scans,
+            scan_cpu_seconds: self.scan_cpu_seconds,
+            error: self.error.clone(),
+        });
+        self.picture = Some(Arc::clone(&picture));
+        picture
+    }
+
+    /// Goes on by another plan.
+    pub(super) fn replan(&mut self, plan: Plan, target: Arc<Target>) {
+        let now = Instant::now();
+        self.scan_due = self.scan_due.min(now + plan.interval);
+        (self.plan, self.target, self.picture) = (plan, target, None);
+    }
+}
+
+/// The identity with the name that a rule gives.
+pub(super) fn named(identity: &Arc<Identity>, plan: &Plan) -> Arc<Identity> {
+    match &plan.service {
+        Some(service) => Arc::new(Identity { service: service.to_string(), ..(**identity).clone() }),
+        None => Arc::clone(identity),
+    }
+}

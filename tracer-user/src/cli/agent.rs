@@ -1,0 +1,89 @@
+//! `sfgi agent`: watches all Go processes of the host.
+
+use crate::agent::{
+    self, Handle, Request,
+    config::{Config, Overrides},
+    services::Opened,
+};
+use anyhow::{Context as _, Result, bail};
+use clap::Args as ClapArgs;
+use std::{path::PathBuf, sync::Arc};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(ClapArgs)]
+#[command(after_help = "\
+All Go programs are found, old and new, in containers too, by what their executables say. Each is scanned once an
+interval: goroutines by state, reason and place; and its heap now and then, for which of them are leaked. What the
+agent uses of the CPU, and what its probes cost the programs, stays within the budget: what does not fit is put off
+or watched less closely, and the log says so.
+
+EXAMPLES
+  sfgi agent                                   all Go programs, 2 % of a core at most
+  sfgi agent --interval 10s --budget 5%        more often, for more
+  sfgi agent --mode wait --include '/shop$'    one program, with its blocking")]
+pub(super) struct Args {
+    /// The file of configuration; flags and SFGI_… variables are stronger, SIGHUP reads it again
+    #[arg(long, value_name = "FILE", env = "SFGI_CONFIG")]
+    config: Option<PathBuf>,
+    /// Only say whether the configuration is right
+    #[arg(long, requires = "config")]
+    check_config: bool,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Write what is known each second to standard output, a line of JSON each time
+    #[arg(long, hide = true)]
+    pictures: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let config = args.load()?;
+    if args.check_config {
+        println!("the configuration is right");
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let opened = runtime.block_on(Opened::open(&config))?;
+    let handle = agent::start(config.settings()?).context("the agent cannot start")?;
+    runtime.block_on(serve(args, config, opened, handle))
+}
+
+/// Until a signal asks for the end.
+async fn serve(args: &Args, config: Config, opened: Opened, mut handle: Handle) -> Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let services = opened.start(config, &handle);
+    log::info!("begins: PID {}", std::process::id());
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = hangup.recv() => match args.load().and_then(|config| Ok((config.settings()?, config))) {
+                Ok((settings, config)) => {
+                    handle.requests.send(Request::Reload(Box::new(settings))).await?;
+                    log::info!("has read its configuration again: {}", services.reload(config));
+                }
+                Err(err) => log::error!("goes on with the settings that it has: {err:#}"),
+            },
+            changed = handle.pictures.changed() => {
+                if changed.is_err() {
+                    bail!("the agent's thread has ended, which is a bug in sfgi");
+                }
+                if args.pictures {
+                    let picture = Arc::clone(&handle.pictures.borrow_and_update());
+                    println!("{}", serde_json::to_string(&*picture)?);
+                }
+            }
+        }
+    }
+    handle.requests.send(Request::Stop).await?;
+    // It has ended when nobody publishes any more.
+    while handle.pictures.changed().await.is_ok() {}
+    Ok(services.stop()?)
+}
+
+impl Args {
+    /// What the file, the environment and the flags say.
+    fn load(&self) -> Result<Config> {
+        Ok(Config::load(self.config.as_deref(), &self.overrides)?)
+    }
+}
