@@ -43,7 +43,7 @@ pub(super) struct Leak {
     class: String,
     /// What it is, in a line.
     title: String,
-    /// `info`, `warning` or `error`.
+    /// `note`, `warning` or `error`.
     severity: String,
     /// What the program seems to be while it fails.
     silent_failure_type: String,

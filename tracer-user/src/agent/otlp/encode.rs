@@ -93,7 +93,7 @@ pub(super) fn finding(now: u64, process: &ProcessPicture, group: &LeakGroup) -> 
     let severity = match group.severity {
         Severity::Error => SeverityNumber::Error,
         Severity::Warning => SeverityNumber::Warn,
-        _ => SeverityNumber::Info,
+        Severity::Note => SeverityNumber::Info,
     };
     let stack: Vec<String> =
         group.stack.iter().map(|site| format!("{}\n\t{}:{}", site.func, site.file, site.line)).collect();
