@@ -51,8 +51,12 @@ fn what_is_found_is_told_in_pages_and_filtered() -> Result<()> {
     ensure!(number("/sfgi/leaks?class=none")? == 0 && number("/sfgi/leaks?pid=1")? == 0);
     ensure!(number("/sfgi/alerts")? <= all + 1);
 
-    let processes = agent.until("/sfgi/processes", |document| document[0]["history"][0]["leaked"].as_u64() > Some(0))?;
-    ensure!(processes[0]["go_version"].as_str().is_some_and(|version| version.starts_with("go1.")), "{processes:#}");
+    let processes =
+        agent.until("/sfgi/processes", |document| document[0]["history"][0]["leaked"].as_u64() > Some(0))?;
+    ensure!(
+        processes[0]["go_version"].as_str().is_some_and(|version| version.starts_with("go1.")),
+        "{processes:#}"
+    );
     let profile = agent.get("/sfgi/profile")?;
     ensure!(profile.text().contains("sfgi_history_goroutines{pid="), "{}", profile.text());
 
@@ -92,7 +96,12 @@ fn a_scan_can_be_asked_for_and_not_too_often() -> Result<()> {
     let found = scanned.json()?;
     ensure!(found["scanned"].as_u64() >= Some(5) && found["leaked"].as_u64() >= Some(5), "{found}");
     let again = agent.post("/sfgi/trigger-scan")?;
-    ensure!(again.status == 429 && again.header("retry-after").is_some(), "{} {}", again.status, again.text());
+    ensure!(
+        again.status == 429 && again.header("retry-after").is_some(),
+        "{} {}",
+        again.status,
+        again.text()
+    );
     // Nor is anything changed for whoever shows no token.
     let mode = agent.post(&format!("/sfgi/mode?pid={}&mode=full", target.pid()))?;
     ensure!(mode.status == 403, "{} {}", mode.status, mode.text());
@@ -152,7 +161,11 @@ fn a_trace_streams_and_ends_with_its_client() -> Result<()> {
     drop(stream);
     let deadline = Instant::now() + LONGEST;
     while !machine::bpf_objects_of(agent.process.pid())?.is_empty() {
-        ensure!(Instant::now() < deadline, "the probes stay: {:?}", machine::bpf_objects_of(agent.process.pid())?);
+        ensure!(
+            Instant::now() < deadline,
+            "the probes stay: {:?}",
+            machine::bpf_objects_of(agent.process.pid())?
+        );
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())
@@ -193,12 +206,24 @@ fn tls_answers_and_nothing_else_does_on_its_port() -> Result<()> {
     let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
     let (key, certificate, config) = (path("key.pem"), path("certificate.pem"), path("sfgi.toml"));
     let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]);
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ]);
     openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
     toolchain::output(openssl.args(["-keyout", &key, "-out", &certificate]))?;
     fs::write(
         &config,
-        format!("[http]\nlisten = \"127.0.0.1:0\"\ntls = {{ certificate = \"{certificate}\", key = \"{key}\" }}\n"),
+        format!(
+            "[http]\nlisten = \"127.0.0.1:0\"\ntls = {{ certificate = \"{certificate}\", key = \"{key}\" }}\n"
+        ),
     )?;
     let agent = Agent::start(&["--config", &config])?;
     let url = format!("https://localhost:{}/healthz", agent.address.port());
@@ -247,7 +272,8 @@ fn slow_and_malformed_clients_hold_nobody_up() -> Result<()> {
         .collect::<Result<_>>()?;
     let long = [b"GET /".as_slice(), &[b'a'; 100_000], b" HTTP/1.1\r\nhost: localhost\r\n\r\n"].concat();
     let many = [b"GET / HTTP/1.1\r\n".as_slice(), &b"x: y\r\n".repeat(1000), b"\r\n"].concat();
-    let body = b"POST /sfgi/trigger-scan HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n".to_vec();
+    let body = b"POST /sfgi/trigger-scan HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n"
+        .to_vec();
     let garbage: Vec<u8> = (0..5000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let malformed = [
         long,
@@ -257,7 +283,8 @@ fn slow_and_malformed_clients_hold_nobody_up() -> Result<()> {
         b"\r\n\r\n\r\n".to_vec(),
         b"GET / HTTP/9.9\r\n\r\n".to_vec(),
         b"GET /%00%ff HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(),
-        b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\n".to_vec(),
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\n"
+            .to_vec(),
     ];
     for bytes in malformed {
         let mut stream = TcpStream::connect(agent.address)?;
@@ -267,7 +294,8 @@ fn slow_and_malformed_clients_hold_nobody_up() -> Result<()> {
         let mut said = Vec::new();
         let _ = stream.read_to_end(&mut said);
         let said = String::from_utf8_lossy(&said);
-        let refused = ["HTTP/1.1 4", "HTTP/1.0 4", "HTTP/1.1 5"].iter().any(|status| said.starts_with(status));
+        let refused =
+            ["HTTP/1.1 4", "HTTP/1.0 4", "HTTP/1.1 5"].iter().any(|status| said.starts_with(status));
         ensure!(said.is_empty() || refused || said.starts_with("HTTP/1.1 200"), "{said}");
         ensure!(agent.get("/healthz")?.status == 200);
     }
@@ -290,7 +318,8 @@ fn history_outlives_a_kill() -> Result<()> {
     let store = directory.path().join("history").to_string_lossy().into_owned();
     let begin = {
         let mut agent = Agent::watching(&target, &["--store", &store])?;
-        let steps = agent.until("/sfgi/processes", |document| document[0]["history"][0]["leaked"].as_u64() > Some(0))?;
+        let steps = agent
+            .until("/sfgi/processes", |document| document[0]["history"][0]["leaked"].as_u64() > Some(0))?;
         // Longer than between two commits.
         thread::sleep(Duration::from_secs(13));
         agent.process.signal(Signal::KILL)?;
@@ -300,7 +329,10 @@ fn history_outlives_a_kill() -> Result<()> {
     // An interval in which nothing is scanned again: what is shown was remembered.
     let exe = fs::read_link(format!("/proc/{}/exe", target.pid()))?;
     let config = directory.path().join("sfgi.toml");
-    fs::write(&config, format!("[http]\nlisten = \"127.0.0.1:0\"\n[[include]]\nexe = '^{}$'\n", exe.display()))?;
+    fs::write(
+        &config,
+        format!("[http]\nlisten = \"127.0.0.1:0\"\n[[include]]\nexe = '^{}$'\n", exe.display()),
+    )?;
     let agent = Agent::start(&["--store", &store, "--config", &config.to_string_lossy()])?;
     let after = agent.until("/sfgi/processes", |document| document[0]["history"][0].is_object())?;
     let first = &after[0]["history"][0];
@@ -334,7 +366,8 @@ fn answers_are_what_the_document_says() -> Result<()> {
     python.args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]);
     python.args(["--max-examples", "40", "--request-timeout", "60", "--seed", "1", "--no-color"]);
     let output = python.output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{said}");
     ensure!(Path::new(&wheels).exists() && agent.get("/healthz")?.status == 200);
     Ok(())

@@ -23,7 +23,9 @@ fn a_configuration_is_checked_without_anything_being_watched() -> Result<()> {
         return Ok(());
     }
     let directory = tempfile::tempdir()?;
-    let check = |file: &Path| sfgi::command(&["agent".as_ref(), "--check-config".as_ref(), "--config".as_ref(), file.as_os_str()]);
+    let check = |file: &Path| {
+        sfgi::command(&["agent".as_ref(), "--check-config".as_ref(), "--config".as_ref(), file.as_os_str()])
+    };
     let mut right = Process::spawn(&mut check(&example())?)?;
     right.wait_code(LONGEST, 0)?;
     let wrong = directory.path().join("wrong.toml");
@@ -63,11 +65,15 @@ fn a_reload_takes_what_is_right_and_keeps_what_is_known() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let target = fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
+    let target =
+        fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("sfgi.toml");
     let exe = fs::read_link(format!("/proc/{}/exe", target.pid()))?;
-    let base = format!("[[include]]\nexe = '^{}$'\n[leaks]\nmin_age = \"1s\"\n[http]\nlisten = \"127.0.0.1:0\"\n", exe.display());
+    let base = format!(
+        "[[include]]\nexe = '^{}$'\n[leaks]\nmin_age = \"1s\"\n[http]\nlisten = \"127.0.0.1:0\"\n",
+        exe.display()
+    );
     fs::write(&file, &base)?;
     let agent = Agent::start(&["--config", &file.to_string_lossy()])?;
     let found = |document: &serde_json::Value| document.as_array().is_some_and(|leaks| !leaks.is_empty());

@@ -56,7 +56,8 @@ impl Wheels {
             }
             sh::output(pip.arg("--target").arg(&partial).args(self.wheels))?;
             sh::remove(&dir)?;
-            fs::rename(&partial, &dir).with_context(|| format!("cannot move {} into place", partial.display()))
+            fs::rename(&partial, &dir)
+                .with_context(|| format!("cannot move {} into place", partial.display()))
         })
     }
 
