@@ -12,6 +12,7 @@ pub mod event;
 pub mod export;
 pub mod follow;
 pub mod heap;
+mod live;
 pub mod memory;
 pub mod model;
 mod parse;

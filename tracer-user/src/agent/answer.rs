@@ -101,7 +101,9 @@ pub(super) fn profile(target: &Target, kind: Profile, settings: &Settings) -> Re
             let snapshot = &observation.observed.snapshot;
             write(ProfileKind::Leaks, snapshot, &mut names, &chosen).map_err(failed)?;
         }
-        Profile::Block(_) => return Err(Refusal::Failed("block profiles are not made yet".to_owned())),
+        Profile::Block(_) => {
+            return Err(Refusal::Failed("where it blocks is told by events, not by its memory".to_owned()));
+        }
     }
     Ok(out.into())
 }

@@ -4,10 +4,12 @@
 use super::{
     Handle, answer,
     discover::{Binaries, Discovery, Found, Swept},
-    governor::Bucket,
+    follow::{self, Limits},
+    governor::{Bucket, Ceiling, News},
     node,
     picture::{NodePicture, Picture, ProcessId, Seen},
-    request::{Answer, Refusal, Request, Scanned},
+    probed::{Next, Probed},
+    request::{Answer, Profile, Refusal, Request, Scanned},
     rules::Plan,
     scan::{self, Leaks, Pool, Target, Task, Told},
     settings::{Mode, Settings},
@@ -33,6 +35,11 @@ const LOOKS_AT_ONCE: usize = 2;
 /// The first scan of a process: soon, but not of all at once.
 const FIRST: Duration = Duration::from_secs(1);
 const FIRST_APART: Duration = Duration::from_millis(150);
+/// Processes that have probes at the same time, and that are being attached to: each has a thread and rings.
+const MOST_PROBED: usize = 64;
+const ATTACHING: usize = 2;
+/// The part of the node's budget that probes may use: the rest is for scans.
+const PROBES_SHARE: f64 = 0.7;
 /// Requests that wait.
 const REQUESTS: usize = 64;
 /// Sentences that are kept of what went wrong.
@@ -67,6 +74,7 @@ pub fn start(settings: Settings) -> io::Result<Handle> {
         errors: VecDeque::new(),
         triggers: Vec::new(),
         achieved: (0.0, 0),
+        programs_seconds: 0.0,
         told,
         pictures,
         used: (clock::now(), clock::process_cpu()),
@@ -81,6 +89,7 @@ pub fn start(settings: Settings) -> io::Result<Handle> {
 /// What comes from other threads.
 pub(super) enum Message {
     Swept(Swept),
+    Watched { id: ProcessId, news: News },
     Done { id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, String> },
 }
 
@@ -122,6 +131,8 @@ struct Core {
     triggers: Vec<Trigger>,
     /// The sum of the pauses between two scans, of late, and their number.
     achieved: (f64, u64),
+    /// What probes have cost programs, all in all.
+    programs_seconds: f64,
     told: mpsc::UnboundedSender<Message>,
     pictures: watch::Sender<Arc<Picture>>,
     /// When CPU time was last read, and what it was, for what is used now.
@@ -143,6 +154,7 @@ impl Core {
                 },
             }
             self.begin();
+            self.govern();
             if published.elapsed() >= PUBLISH {
                 published = Instant::now();
                 self.check();
@@ -159,6 +171,7 @@ impl Core {
     fn take(&mut self, message: Message) {
         match message {
             Message::Swept(swept) => self.swept(swept),
+            Message::Watched { id, news } => self.watched(id, news),
             Message::Done { id, work, cost, result } => self.done(id, work, cost, result),
         }
     }
@@ -259,7 +272,8 @@ impl Core {
     /// Begins what is due, the latest first, as far as the budget goes.
     fn begin(&mut self) {
         let at = clock::now() as f64 / 1e9;
-        self.bucket.read(at, clock::process_cpu() as f64 / 1e9, self.settings.budget.node);
+        let used = clock::process_cpu() as f64 / 1e9 + self.programs_seconds;
+        self.bucket.read(at, used, self.settings.budget.node);
         let now = Instant::now();
         while self.pool.busy() < AT_ONCE {
             let looks = self.tracked.values().filter(|tracked| tracked.running == Some(Work::Look)).count();
@@ -296,6 +310,83 @@ impl Core {
         self.pool.run(Task { about: pid, run });
     }
 
+    /// Raises and lowers probes, as wishes and the budget have it.
+    fn govern(&mut self) {
+        let at = clock::now() as f64 / 1e9;
+        let budget = self.settings.budget;
+        let all: f64 = self.tracked.values().map(|tracked| tracked.probed.cores()).sum();
+        let count = |wanted: fn(&Probed) -> bool| {
+            self.tracked.values().filter(|tracked| wanted(&tracked.probed)).count()
+        };
+        let (mut active, mut attaching) = (count(Probed::is_active), count(Probed::is_attaching));
+        let mut starts = Vec::new();
+        let mut changes = Vec::new();
+        for (pid, tracked) in &mut self.tracked {
+            let wanted = tracked.wanted();
+            // What the others leave of the node's.
+            let left = budget.process.min(PROBES_SHARE * budget.node - (all - tracked.probed.cores()));
+            match tracked.probed.step(at, wanted, left) {
+                Next::Start(mode)
+                    if active < MOST_PROBED && attaching < ATTACHING && self.bucket.has_left() =>
+                {
+                    (active, attaching) = (active + 1, attaching + 1);
+                    starts.push((*pid, mode, left));
+                }
+                Next::Nothing | Next::Start(_) => {}
+                Next::Changed(text) => changes.push((*pid, text)),
+            }
+        }
+        for (pid, text) in changes {
+            self.say_change(pid, &text);
+        }
+        for (pid, mode, left) in starts {
+            self.probe(pid, mode, left);
+        }
+    }
+
+    fn probe(&mut self, pid: u32, mode: Mode, budget: f64) {
+        let Some(tracked) = self.tracked.get_mut(&pid) else { return };
+        let (id, told) = (tracked.found.id, self.told.clone());
+        let tell = move |news| {
+            let _ = told.send(Message::Watched { id, news });
+        };
+        if let Err(err) = tracked.probed.start(&tracked.target, mode, budget, tell) {
+            self.complain(format!("no thread can be started to probe PID {pid} with: {err}"));
+        }
+    }
+
+    /// What the thread that probes a process says.
+    fn watched(&mut self, id: ProcessId, news: News) {
+        let at = clock::now() as f64 / 1e9;
+        if let News::Cost(spent) = &news {
+            self.programs_seconds += spent.program_cores * spent.seconds;
+        }
+        let all: f64 = self.tracked.values().map(|tracked| tracked.probed.cores()).sum();
+        let Some(tracked) = self.tracked.get_mut(&id.pid).filter(|tracked| tracked.found.id == id) else {
+            return;
+        };
+        if matches!(news, News::Ended(Some(_))) && !tracked.target.process.alive() {
+            return;
+        }
+        tracked.changed();
+        match tracked.probed.news(news, at) {
+            Next::Nothing => {}
+            Next::Start(mode) => {
+                let budget = self.settings.budget;
+                self.probe(id.pid, mode, budget.process.min(PROBES_SHARE * budget.node - all));
+            }
+            Next::Changed(text) => self.say_change(id.pid, &text),
+        }
+    }
+
+    fn say_change(&mut self, pid: u32, text: &str) {
+        self.node.mode_changes += 1;
+        if let Some(tracked) = self.tracked.get_mut(&pid) {
+            tracked.changed();
+            log::info!("PID {pid} ({}): {text}", tracked.target.identity.service);
+        }
+    }
+
     /// Whether something hangs.
     fn check(&mut self) {
         for pid in self.pool.check() {
@@ -320,8 +411,9 @@ impl Core {
         let passed = now.0.saturating_sub(self.used.0).max(1);
         let used_cores = now.1.saturating_sub(self.used.1) as f64 / passed as f64;
         self.used = now;
-        let (instant, budget) = (Instant::now(), self.settings.budget);
-        let processes: Vec<_> = self.tracked.values_mut().map(Tracked::picture).collect();
+        let (instant, budget, top) = (Instant::now(), self.settings.budget, self.settings.top);
+        let probes: f64 = self.tracked.values().map(|tracked| tracked.probed.program_cores()).sum();
+        let processes: Vec<_> = self.tracked.values_mut().map(|tracked| tracked.picture(top)).collect();
         let unsupported = self.tracked.values().filter(|tracked| tracked.unsupported()).count() as u64;
         let (sum, number) = self.achieved;
         if number >= 2 * self.tracked.len().max(16) as u64 {
@@ -331,7 +423,7 @@ impl Core {
             cpu_seconds: now.1 as f64 / 1e9,
             rss_bytes: node::rss_bytes(),
             budget_cores: (budget.node, budget.process),
-            used_cores,
+            used_cores: used_cores + probes,
             seen: Seen {
                 tracked: self.tracked.len() as u64 - unsupported,
                 excluded: self.excluded.len() as u64,
@@ -359,21 +451,40 @@ impl Core {
                 let result = self.set_mode(pid, mode);
                 let _ = answer.send(result);
             }
+            Request::Profile { pid, kind: Profile::Block(seconds), answer } => {
+                self.follow(pid, seconds, answer, follow::block_profile);
+            }
             Request::Profile { pid, kind, answer } => {
                 self.ask(pid, answer, move |target, settings| answer::profile(target, kind, settings));
             }
             Request::Goroutines { pid, filter, form, answer } => {
                 self.ask(pid, answer, move |target, _| answer::goroutines(target, &filter, form));
             }
-            Request::Trace { answer, .. } => {
-                let _ = answer.send(Err(Refusal::Failed("traces are not served yet".to_owned())));
-            }
-            Request::Record { answer, .. } => {
-                let _ = answer.send(Err(Refusal::Failed("recordings are not made yet".to_owned())));
+            Request::Trace { pid, seconds, answer } => self.follow(pid, seconds, answer, follow::trace),
+            Request::Record { pid, seconds, file, answer } => {
+                self.follow(pid, seconds, answer, |target, limits, answer| {
+                    follow::record(target, limits, file.into(), answer);
+                });
             }
             Request::Reload(settings) => self.reload(*settings),
             Request::Stop => {}
         }
+    }
+
+    /// Has a thread follow a process for a time.
+    fn follow<T>(
+        &self,
+        pid: u32,
+        seconds: Duration,
+        answer: Answer<T>,
+        begin: impl FnOnce(Arc<Target>, Limits, Answer<T>),
+    ) {
+        let Some(tracked) = self.tracked.get(&pid) else {
+            let _ = answer.send(Err(Refusal::Unknown(pid)));
+            return;
+        };
+        let left = self.settings.budget.process - tracked.probed.program_cores();
+        begin(Arc::clone(&tracked.target), Limits { ceiling: Ceiling(left), seconds }, answer);
     }
 
     /// Has a thread of the pool make the answer.

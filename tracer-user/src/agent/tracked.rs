@@ -3,6 +3,7 @@
 use super::{
     discover::Found,
     picture::{Identity, LeakGroup, Memory, ProcessPicture, Scan, SiteGrowth},
+    probed::Probed,
     rules::Plan,
     scan::{Past, Target, Told},
     settings::{Mode, Settings},
@@ -56,6 +57,8 @@ pub(super) struct Tracked {
     scans: u64,
     scan_cpu_seconds: f64,
     error: Option<Arc<str>>,
+    /// Its probes.
+    pub(super) probed: Probed,
     /// The picture of it, while nothing has changed.
     picture: Option<Arc<ProcessPicture>>,
 }
@@ -93,6 +96,7 @@ impl Tracked {
             scans: 0,
             scan_cpu_seconds: 0.0,
             error: None,
+            probed: Probed::default(),
             picture: None,
         }
     }
@@ -193,13 +197,21 @@ impl Tracked {
         self.scan = Some(Arc::new(told.scan));
     }
 
+    /// The picture of it is not what it was.
+    pub(super) fn changed(&mut self) {
+        self.picture = None;
+    }
+
     /// Whether it was never read, and will not be.
     pub(super) fn unsupported(&self) -> bool {
         self.error.is_some() && self.scan.is_none()
     }
 
     /// What is published of it.
-    pub(super) fn picture(&mut self) -> Arc<ProcessPicture> {
+    pub(super) fn picture(&mut self, top: usize) -> Arc<ProcessPicture> {
+        if self.probed.is_active() {
+            self.changed();
+        }
         if let Some(picture) = &self.picture {
             return Arc::clone(picture);
         }
@@ -207,16 +219,16 @@ impl Tracked {
         let picture = Arc::new(ProcessPicture {
             id: self.found.id,
             identity: Arc::clone(&self.target.identity),
-            mode: Mode::Poll,
+            mode: self.probed.mode(),
             wanted,
-            mode_reason: Arc::default(),
+            mode_reason: self.probed.reason(),
             scan: self.scan.clone(),
             leaks: Arc::clone(&self.leaks),
             leaks_unix_ns: self.leaks_unix_ns,
             leaks_doubt: self.leaks_doubt.clone(),
             growth: self.growth.clone(),
             memory: self.memory,
-            events: None,
+            events: self.probed.events(top).map(Arc::new),
             scans: self.scans,
             scan_cpu_seconds: self.scan_cpu_seconds,
             error: self.error.clone(),

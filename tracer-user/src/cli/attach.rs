@@ -1,13 +1,12 @@
 //! What all commands that follow live processes have in common: which ones, by which probes, and until when.
 
 use super::{
-    engine::{Ending, Engine},
     launch::{self, Launched},
     opened::{LayoutArg, Opened},
     parse::{duration, seconds},
-    target::{Attach, Observers, Targets, Traced},
 };
 use crate::{
+    live::{Attach, Ending, Engine, Observers, Targets, Traced},
     probe::{self, Calibration},
     target::{Mode, ProbeSet},
 };

@@ -1,10 +1,8 @@
 //! `sfgi doctor`: what this host and a binary allow.
 
-use super::{
-    opened::{LayoutArg, Opened},
-    target::in_words,
-};
+use super::opened::{LayoutArg, Opened};
 use crate::{
+    live::in_words,
     probe::{self, Calibration},
     target::{CostClass, Mode, Plan},
 };

@@ -1,6 +1,6 @@
-//! A program that a command is about to look at; nothing is attached and nothing read of its memory
-//! yet.
+//! The program that the user named.
 
+pub(super) use crate::live::Opened;
 use crate::target::{GoBinary, Layout, Process};
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
@@ -25,17 +25,6 @@ impl LayoutArg {
     }
 }
 
-/// A Go program, running or not.
-pub(super) struct Opened {
-    /// The process that runs it; `None` for a file.
-    pub(super) process: Option<Process>,
-    /// Its executable.
-    pub(super) exe: File,
-    /// The name of that, as the process sees it.
-    pub(super) name: PathBuf,
-    pub(super) binary: Arc<GoBinary>,
-}
-
 impl Opened {
     /// What a process runs.
     pub(super) fn process(pid: u32, layout: &LayoutArg) -> Result<Opened> {
@@ -52,14 +41,5 @@ impl Opened {
         let binary = GoBinary::read_with(exe.try_clone()?, layout.load()?)
             .with_context(|| path.display().to_string())?;
         Ok(Opened { process: None, exe, name: path.to_owned(), binary: Arc::new(binary) })
-    }
-
-    /// What the kernel added to its link-time addresses; 0 where nothing runs it.
-    ///
-    /// # Errors
-    /// The process has ended.
-    pub(super) fn bias(&self) -> Result<u64> {
-        let of = |process: &Process| process.load_bias(self.binary.image().entry());
-        Ok(self.process.as_ref().map(of).transpose()?.unwrap_or(0))
     }
 }

@@ -6,10 +6,11 @@ use super::{
     attach::{TargetArgs, Wants},
     leaks, output,
     parse::duration,
-    target::Observers,
 };
 use crate::{
-    clock, probe,
+    clock,
+    live::Observers,
+    probe,
     recording::{Document, Head, Keep, Recorder, Trigger, append},
 };
 use anyhow::{Context as _, Result, bail};

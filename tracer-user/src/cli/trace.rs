@@ -4,10 +4,10 @@ use super::{
     attach::{TargetArgs, Wants},
     lines::{Layout, LineArgs},
     output, record,
-    target::Observers,
 };
 use crate::{
     clock,
+    live::Observers,
     model::What,
     probe,
     recording::{Keep, Trigger},

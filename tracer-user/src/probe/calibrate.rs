@@ -3,11 +3,11 @@
 
 use super::{
     object,
-    session::{Options, ProbeError, Session},
+    session::{Options, ProbeError, Programs, Session},
 };
 use aya::programs::uprobe::UProbeScope;
 use rustix::time::{ClockId, clock_gettime};
-use std::{arch::asm, fs::File, num::NonZeroU32};
+use std::{arch::asm, cell::Cell, fs::File, num::NonZeroU32};
 use tracer_common::{Config, ProbeOffsets};
 
 /// Nanoseconds a hit costs the target, median of several batches.
@@ -17,6 +17,8 @@ pub struct Calibration {
     pub emulated_ns: f64,
     /// On one that it must single-step.
     pub single_stepped_ns: f64,
+    /// The part of either that is the program, if the kernel counted meanwhile (see [`super::count_runs`]).
+    pub program_ns: Option<f64>,
 }
 
 const BATCHES: usize = 7;
@@ -27,13 +29,17 @@ const CALLS: usize = 600;
 pub fn calibrate() -> Result<Calibration, ProbeError> {
     let fake = Fake::new();
     let plain = median(|| fake.call(emulated_target as *const () as usize));
+    let program_ns = Cell::new(None);
     let cost = |target: usize| -> Result<f64, ProbeError> {
-        let _session = attach_to_self(target, &fake)?;
-        Ok((median(|| fake.call(target)) - plain).max(0.0))
+        let (ebpf, _session) = attach_to_self(target, &fake)?;
+        let ns = (median(|| fake.call(target)) - plain).max(0.0);
+        program_ns.set(Programs::of(&ebpf).map(|programs| programs.ns as f64 / programs.runs as f64));
+        Ok(ns)
     };
     Ok(Calibration {
         emulated_ns: cost(emulated_target as *const () as usize)?,
         single_stepped_ns: cost(single_stepped_target as *const () as usize)?,
+        program_ns: program_ns.get(),
     })
 }
 

@@ -11,4 +11,4 @@ mod session;
 
 pub use calibrate::{Calibration, calibrate};
 pub use host::{HostError, check as check_host};
-pub use session::{Options, ProbeError, Session, Totals};
+pub use session::{Options, ProbeError, Programs, Session, Totals, count_runs};

@@ -8,6 +8,7 @@ mod pool;
 mod silent;
 mod target;
 
+pub(super) use counts::{nowhere, table};
 pub(super) use past::Past;
 pub(super) use pool::{Pool, Task};
 pub(super) use target::{Opened, Target};
@@ -146,7 +147,7 @@ fn tell(target: &Target, snapshot: &Snapshot, names: &mut Names, settings: &Sett
 }
 
 /// Nanoseconds since 1970.
-pub(super) fn unix_ns() -> u64 {
+pub(in crate::agent) fn unix_ns() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,13 +1,10 @@
 //! Without probes: all goroutines are read once an interval.
 
 use crate::{
-    cli::{
-        opened::{LayoutArg, Opened},
-        outside::{self, Outside},
-        target::Observers,
-    },
+    cli::opened::{LayoutArg, Opened},
     event::Batch,
     follow::{About, End, Followed, Input, News, Round},
+    live::{Observers, Outside, read_all},
     memory::Live,
     model::{Mode, Set},
     present::Symbols,
@@ -95,7 +92,7 @@ impl Poller {
         let memory = Live::of(process);
         let view =
             View { memory: &memory, binary: &opened.binary, bias: followed.bias(), clock: Clock::Live };
-        let snapshot = match outside::read_all(&view, || Ok(()))? {
+        let snapshot = match read_all(&view, || Ok(()))? {
             Ok(snapshot) => snapshot,
             // It shows as it was last.
             Err(_) if !process.alive() => return Ok(()),

@@ -7,11 +7,10 @@ use super::{
 use crate::{
     cli::{
         attach,
-        engine::Engine,
         launch::{self, Launched},
         opened::Opened,
-        target::{Attach, Observers},
     },
+    live::{Attach, Engine, Observers},
     probe,
     target::Mode,
     top::{Publisher, Shared, Source},

@@ -6,6 +6,8 @@ use crate::{
     model::State,
 };
 
+use crate::probe::Programs;
+
 /// What the probes of a target have cost up to some moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
@@ -17,6 +19,10 @@ pub struct Cost {
     pub ns: f64,
     /// CPU time that the target used, nanoseconds.
     pub cpu_ns: u64,
+    /// Events that were lost.
+    pub lost: u64,
+    /// What the kernel counts of the programs, where it counts.
+    pub programs: Option<Programs>,
 }
 
 /// One target.

@@ -228,7 +228,13 @@ fn what_a_goroutine_did_last_is_told() {
 #[test]
 fn costs_are_those_of_the_last_interval() {
     let mut world = shop();
-    let cost = |ts: u64, hits: u64| Cost { ts: ts * MS, hits, ns: hits as f64 * 200.0, cpu_ns: ts * MS / 2 };
+    let cost = |ts: u64, hits: u64| Cost {
+        ts: ts * MS,
+        hits,
+        ns: hits as f64 * 200.0,
+        cpu_ns: ts * MS / 2,
+        ..Cost::default()
+    };
     assert_eq!(world.picture(&Query::usual()).heads[0].hits, None);
     world.top.cost(0, cost(1000, 10_000));
     assert_eq!(world.picture(&Query::usual()).heads[0].hits, None, "one is not enough");

@@ -1,7 +1,7 @@
 //! One traced process: its binary, its probes, and what is read of its memory beside.
 
 use super::{
-    opened::Opened,
+    Opened,
     outside::{self, Outside},
 };
 use crate::{
@@ -20,32 +20,32 @@ use anyhow::{Context as _, Result};
 use std::{fs::File, io, num::NonZeroU32, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 /// What to attach.
-pub(super) struct Attach {
-    pub(super) mode: Mode,
-    pub(super) set: Option<ProbeSet>,
-    pub(super) gc: bool,
-    pub(super) threads: bool,
-    pub(super) goids: Vec<u64>,
-    pub(super) ring_bytes: u32,
+pub(crate) struct Attach {
+    pub(crate) mode: Mode,
+    pub(crate) set: Option<ProbeSet>,
+    pub(crate) gc: bool,
+    pub(crate) threads: bool,
+    pub(crate) goids: Vec<u64>,
+    pub(crate) ring_bytes: u32,
     /// How long a block must last for its stack to be read, nanoseconds; `None`: no stacks.
-    pub(super) stacks_ns: Option<u64>,
+    pub(crate) stacks_ns: Option<u64>,
     /// Callers with each block, also where the place is found.
-    pub(super) callers: bool,
+    pub(crate) callers: bool,
 }
 
 /// Everyone who is told.
-pub(super) type Observers = Vec<Box<dyn Observer + Send>>;
+pub(crate) type Observers = Vec<Box<dyn Observer + Send>>;
 
 /// What is traced: the source and the state of each target.
-pub(super) type Targets = Vec<(Traced, Followed)>;
+pub(crate) type Targets = Vec<(Traced, Followed)>;
 
 /// Where a target's inputs go: the model, then everyone who is told.
-pub(super) struct Feed<'a> {
+pub(crate) struct Feed<'a> {
     /// The target's number.
-    pub(super) index: usize,
-    pub(super) followed: &'a mut Followed,
-    pub(super) news: &'a mut News,
-    pub(super) observers: &'a mut Observers,
+    pub(crate) index: usize,
+    pub(crate) followed: &'a mut Followed,
+    pub(crate) news: &'a mut News,
+    pub(crate) observers: &'a mut Observers,
 }
 
 impl Feed<'_> {
@@ -62,8 +62,8 @@ impl Feed<'_> {
 }
 
 /// A process under trace.
-pub(super) struct Traced {
-    pub(super) pid: u32,
+pub(crate) struct Traced {
+    pub(crate) pid: u32,
     process: Option<Arc<Process>>,
     binary: Arc<GoBinary>,
     plan: Plan,
@@ -78,7 +78,7 @@ pub(super) struct Traced {
 
 impl Traced {
     /// Attaches to process `pid`, which runs `opened`, or is about to.
-    pub(super) fn attach(pid: u32, opened: Opened, attach: &Attach) -> Result<(Traced, Followed)> {
+    pub(crate) fn attach(pid: u32, opened: Opened, attach: &Attach) -> Result<(Traced, Followed)> {
         let bias = opened.bias()?;
         let Opened { process, exe, binary, name } = opened;
         let mut traced = Self::start(pid, &exe, binary, attach, process.is_none())?;
@@ -145,14 +145,14 @@ impl Traced {
     }
 
     /// A descriptor that becomes readable when the process ends.
-    pub(super) fn pidfd(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn pidfd(&self) -> io::Result<OwnedFd> {
         let pid = rustix::process::Pid::from_raw(self.pid.cast_signed()).ok_or(io::ErrorKind::NotFound)?;
         Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
     }
 
     /// One line at the start: what is traced, by which probes, at what price, and what could not
     /// be placed well.
-    pub(super) fn describe(&self, calibration: &Calibration) -> String {
+    pub(crate) fn describe(&self, calibration: &Calibration) -> String {
         let mut text = format!(
             "attached to PID {}: {}, {}, {} probes ({}), about {:.0} ns a hit",
             self.pid,
@@ -180,7 +180,7 @@ impl Traced {
 
     /// Drains the rings and lets the model digest what came; looks at the target's memory where
     /// that is needed. `finish` removes the probes first. Says whether there is more to drain at once.
-    pub(super) fn collect(&mut self, finish: bool, feed: &mut Feed<'_>) -> Result<bool> {
+    pub(crate) fn collect(&mut self, finish: bool, feed: &mut Feed<'_>) -> Result<bool> {
         let mut more = self.drain(finish, feed)?;
         let looks = !finish && feed.followed.runs();
         if looks && !feed.followed.has_pending() && self.outside.wants_snapshot(clock::now()) {
@@ -258,18 +258,20 @@ impl Traced {
     }
 
     /// What the probes have cost up to now.
-    pub(super) fn cost(&self, calibration: &Calibration) -> Result<Cost> {
+    pub(crate) fn cost(&self, calibration: &Calibration) -> Result<Cost> {
         let totals = self.session.totals()?;
         Ok(Cost {
             ts: clock::now(),
             hits: self.uprobe_hits(&totals).map(|(_, n)| n).sum(),
             ns: self.cost_ns(&totals, calibration),
             cpu_ns: u64::try_from(self.cpu.1.saturating_sub(self.cpu.0).as_nanos()).unwrap_or(u64::MAX),
+            lost: totals.lost.values().sum(),
+            programs: self.session.programs(),
         })
     }
 
     /// How the trace ended; to be asked when the probes are removed.
-    pub(super) fn end(&self, followed: &Followed, calibration: &Calibration) -> Result<End> {
+    pub(crate) fn end(&self, followed: &Followed, calibration: &Calibration) -> Result<End> {
         Ok(End {
             until_ts: self.session.until(),
             lost: self.session.totals()?.lost.values().sum(),
@@ -342,7 +344,7 @@ fn view<'v>(memory: &'v Live<'_>, binary: &'v GoBinary, bias: u64) -> View<'v> {
 }
 
 /// What is probed, and why that.
-pub(super) fn in_words(plan: &Plan, mode: Mode, forced: bool) -> &'static str {
+pub(crate) fn in_words(plan: &Plan, mode: Mode, forced: bool) -> &'static str {
     match (mode, plan.set, forced) {
         (Mode::Full, ProbeSet::B, _) => "set B: casgstatus, which is whole in this binary",
         (Mode::Full, ProbeSet::A, false) => "set A: the scheduler's functions, since casgstatus is inlined",

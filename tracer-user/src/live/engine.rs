@@ -1,6 +1,6 @@
 //! The loop of a trace: drain, digest, tell; and what is said when it ends.
 
-use super::target::{Feed, Observers, Targets, Traced};
+use super::traced::{Feed, Observers, Targets, Traced};
 use crate::{
     follow::{End, Followed, Round},
     probe::Calibration,
@@ -15,7 +15,7 @@ use std::{
 
 /// What ended a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     /// Every traced process has ended, or replaced its program.
     TargetsGone,
     /// The user, by a signal or `-d`.
@@ -23,7 +23,7 @@ pub(super) enum Ending {
 }
 
 /// Everything that runs on the tracing thread.
-pub(super) struct Engine {
+pub(crate) struct Engine {
     traced: Vec<Traced>,
     followed: Vec<Followed>,
     observers: Observers,
@@ -31,6 +31,8 @@ pub(super) struct Engine {
     every: Duration,
     round: Round,
     meter: Option<Meter>,
+    /// The end is not said on standard error.
+    quiet: bool,
 }
 
 /// Who wants to know what the probes cost while they stand, and when he was told.
@@ -43,25 +45,40 @@ struct Meter {
 const METER_EVERY: Duration = Duration::from_millis(500);
 
 impl Engine {
-    pub(super) fn new(
+    pub(crate) fn new(
         targets: Targets,
         observers: Observers,
         calibration: Calibration,
         every: Duration,
     ) -> Engine {
         let (traced, followed) = targets.into_iter().unzip();
-        Engine { traced, followed, observers, calibration, every, round: Round::default(), meter: None }
+        Engine {
+            traced,
+            followed,
+            observers,
+            calibration,
+            every,
+            round: Round::default(),
+            meter: None,
+            quiet: false,
+        }
     }
 
     /// Tells someone what the probes cost, now and then.
-    pub(super) fn metered(mut self, tell: impl FnMut(Vec<Cost>) + Send + 'static) -> Engine {
+    pub(crate) fn metered(mut self, tell: impl FnMut(Vec<Cost>) + Send + 'static) -> Engine {
         self.meter = Some(Meter { tell: Box::new(tell), last: None });
+        self
+    }
+
+    /// What is to be said at the end goes to the log.
+    pub(crate) fn quiet(mut self) -> Engine {
+        self.quiet = true;
         self
     }
 
     /// Runs until `stop` is set or every target's trace has ended, then drains what is left and
     /// reports.
-    pub(super) fn run(mut self, stop: &AtomicBool) -> Result<()> {
+    pub(crate) fn run(mut self, stop: &AtomicBool) -> Result<()> {
         for observer in &mut self.observers {
             observer.begin(&mut self.followed)?;
         }
@@ -114,10 +131,13 @@ impl Engine {
             result = result.and(observer.end(&mut self.followed, &ends));
         }
         for end in &ends {
-            if let Some(why) = &end.why {
-                eprintln!("sfgi: {why}");
+            for line in end.why.iter().chain([&end.closing]) {
+                if self.quiet {
+                    log::debug!("{line}");
+                } else {
+                    eprintln!("sfgi: {line}");
+                }
             }
-            eprintln!("sfgi: {}", end.closing);
         }
         Ok(result?)
     }

@@ -20,7 +20,7 @@ const PAUSE_NS: u64 = 1_000_000_000;
 const PAUSE_TIMES: u64 = 20;
 
 /// See above.
-pub(super) struct Outside {
+pub(crate) struct Outside {
     /// How long a block must last for its stack to be read, nanoseconds; `None`: no stacks.
     threshold_ns: Option<u64>,
     wanted: bool,
@@ -33,27 +33,27 @@ pub(super) struct Outside {
 impl Outside {
     /// `threshold_ns`: how long a block must last for its stack to be read. `running`: the target
     /// has goroutines already.
-    pub(super) fn new(threshold_ns: Option<u64>, running: bool) -> Outside {
+    pub(crate) fn new(threshold_ns: Option<u64>, running: bool) -> Outside {
         Outside { threshold_ns, wanted: running, not_before_ts: 0, young: VecDeque::new() }
     }
 
     /// Events were lost: only a snapshot can say how things stand.
-    pub(super) fn lost(&mut self) {
+    pub(crate) fn lost(&mut self) {
         self.wanted = true;
     }
 
     /// Whether a snapshot is to be taken now.
-    pub(super) fn wants_snapshot(&self, now_ts: u64) -> bool {
+    pub(crate) fn wants_snapshot(&self, now_ts: u64) -> bool {
         self.wanted && now_ts >= self.not_before_ts
     }
 
     /// What to read of the goroutines.
-    pub(super) fn options() -> Options {
+    pub(crate) fn options() -> Options {
         Options { stacks: true, ..Options::default() }
     }
 
     /// Takes a finished reading: what it tells, and the stacks of what waits.
-    pub(super) fn take(&mut self, snapshot: &Snapshot) -> (Input, Input) {
+    pub(crate) fn take(&mut self, snapshot: &Snapshot) -> (Input, Input) {
         let (began_ts, ended_ts) = snapshot.taken_ns;
         self.wanted = false;
         self.not_before_ts = ended_ts + PAUSE_NS.max((ended_ts - began_ts).saturating_mul(PAUSE_TIMES));
@@ -64,13 +64,13 @@ impl Outside {
     }
 
     /// There will be no snapshot, for a reason that was said.
-    pub(super) fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         self.wanted = false;
         self.not_before_ts = u64::MAX;
     }
 
     /// Notes what began.
-    pub(super) fn note(&mut self, steps: &[Step]) {
+    pub(crate) fn note(&mut self, steps: &[Step]) {
         if self.threshold_ns.is_none() {
             return;
         }
@@ -83,7 +83,7 @@ impl Outside {
     }
 
     /// Reads the stacks of blocks that have become long by `now_ts`.
-    pub(super) fn read_long(
+    pub(crate) fn read_long(
         &mut self,
         view: &View<'_>,
         goroutines: &Goroutines,
@@ -144,7 +144,7 @@ fn seen(goroutine: &Goroutine, snapshot: &Snapshot) -> Seen {
 
 /// Reads all goroutines; `between` is called now and then, so that the rings do not overflow
 /// meanwhile.
-pub(super) fn read_all(
+pub(crate) fn read_all(
     view: &View<'_>,
     mut between: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<Result<Snapshot, snapshot::SnapshotError>> {

@@ -1,0 +1,261 @@
+//! Follows one process for a time, because someone asked: a stream of its events, a recording, a profile of where it
+//! blocks. Probes stand meanwhile, in the closest mode that the budget allows; where it allows none, that is refused.
+
+use super::{
+    governor::{Attached, Ceiling, Refused, attach, calibration},
+    request::{Answer, Refusal},
+    scan::{Target, unix_ns},
+    settings::Mode,
+};
+use crate::{
+    clock,
+    export::{Form, Kind, Span, Stacks, Wanted},
+    live::{Engine, Observers},
+    model::What,
+    present::{Filter, Json, Printer},
+    recording::{Head, Keep, Recorder, Trigger},
+};
+use bytes::Bytes;
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+/// How many may be followed at the same time.
+const MOST: usize = 4;
+/// How long one may be followed.
+const LONGEST: Duration = Duration::from_secs(600);
+/// How often the rings are read, and how often it is asked whether it is over.
+const EVERY: Duration = Duration::from_millis(10);
+const ASK: Duration = Duration::from_millis(50);
+/// Chunks of lines that wait for a client, and bytes that wait for room among these.
+const CHUNKS: usize = 64;
+const BEHIND: usize = 4 << 20;
+
+static FOLLOWED: AtomicUsize = AtomicUsize::new(0);
+
+/// One that is followed; ends the count of it.
+struct Place;
+
+impl Place {
+    fn take() -> Result<Place, Refusal> {
+        let place = Place;
+        if FOLLOWED.fetch_add(1, Ordering::Relaxed) < MOST {
+            return Ok(place);
+        }
+        Err(Refusal::Busy(format!("{MOST} processes are followed already: try again later")))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        FOLLOWED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What may be spent on it, and for how long.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) ceiling: Ceiling,
+    pub(super) seconds: Duration,
+}
+
+/// Streams JSON lines; the answer is given when the probes stand.
+pub(super) fn trace(target: Arc<Target>, limits: Limits, answer: Answer<mpsc::Receiver<Bytes>>) {
+    spawn(answer, move |answer| {
+        let (_place, attached) = match begin(&target, Mode::Full, Mode::Life, limits, false) {
+            Ok(begun) => begun,
+            Err(refusal) => return drop(answer.send(Err(refusal))),
+        };
+        let (sender, receiver) = mpsc::channel(CHUNKS);
+        let closed = sender.clone();
+        let events = What::ALL.to_vec();
+        let filter = Filter { events, goids: Vec::new(), func: None, min_ns: 0, stacks_ns: None };
+        let sink = Box::new(Json::new(Lines { sender, buffer: Vec::new() }));
+        let observers: Observers = vec![Box::new(Printer::new(sink, filter, false))];
+        if answer.send(Ok(receiver)).is_err() {
+            return;
+        }
+        // That the client went away is no error; what else goes wrong ends the stream early.
+        if let Err(err) = follow(&target, attached, observers, limits, &|| closed.is_closed()) {
+            log::debug!("PID {}: a stream ended early: {err}", target.pid());
+        }
+    });
+}
+
+/// Records into a file that is not there yet; the answer is given when it is complete.
+pub(super) fn record(target: Arc<Target>, limits: Limits, file: Box<Path>, answer: Answer<u64>) {
+    spawn(answer, move |answer| {
+        let made = (|| {
+            let (_place, attached) = begin(&target, Mode::Full, Mode::Life, limits, true)?;
+            let cannot = |err: io::Error| Refusal::Failed(format!("cannot write {}: {err}", file.display()));
+            let out = OpenOptions::new().write(true).create_new(true).open(&file).map_err(cannot)?;
+            let mut first = Some(out);
+            let outputs = move || {
+                let file = first.take().ok_or_else(|| io::Error::other("a recording is one file"))?;
+                Ok(Box::new(file) as Box<dyn Write + Send>)
+            };
+            let head = Head::new(clock::now(), i64::try_from(unix_ns()).unwrap_or(0), false);
+            let trigger = Trigger { asked: Arc::default(), on_finding: false };
+            let recorder = Recorder::new(head, Keep::All, trigger, Box::new(outputs)).map_err(cannot)?;
+            follow(&target, attached, vec![Box::new(recorder)], limits, &|| false)?;
+            Ok(file.metadata().map_err(cannot)?.len())
+        })();
+        let _ = answer.send(made);
+    });
+}
+
+/// Makes a profile of where its goroutines block from now on.
+pub(super) fn block_profile(target: Arc<Target>, limits: Limits, answer: Answer<Bytes>) {
+    spawn(answer, move |answer| {
+        let made = (|| {
+            let (_place, attached) = begin(&target, Mode::Wait, Mode::Wait, limits, true)?;
+            let out = Shared::default();
+            let span = Span { from_ts: clock::now(), to_ts: u64::MAX };
+            let wanted = Wanted {
+                kind: Kind::Blocked,
+                span,
+                pid: None,
+                reason: None,
+                system: false,
+                by_creator: false,
+            };
+            let time_ns = i64::try_from(unix_ns()).unwrap_or(0);
+            let stacks = Stacks::new(out.clone(), Form::Pprof, wanted, time_ns);
+            follow(&target, attached, vec![Box::new(stacks)], limits, &|| false)?;
+            let bytes = std::mem::take(&mut *out.0.lock().unwrap_or_else(PoisonError::into_inner));
+            Ok(Bytes::from(bytes))
+        })();
+        let _ = answer.send(made);
+    });
+}
+
+/// On a thread of its own; where there is none to be had, that is the answer.
+fn spawn<T: Send + 'static>(answer: Answer<T>, work: impl FnOnce(Answer<T>) + Send + 'static) {
+    // A thread that cannot be started drops the way back, which is an answer, too.
+    if let Err(err) = thread::Builder::new().name("follow".to_owned()).spawn(move || work(answer)) {
+        log::error!("no thread can be started to follow a process with: {err}");
+    }
+}
+
+fn begin(
+    target: &Target,
+    wanted: Mode,
+    least: Mode,
+    limits: Limits,
+    callers: bool,
+) -> Result<(Place, Attached), Refusal> {
+    let place = Place::take()?;
+    let attached =
+        attach(target, wanted, least, limits.ceiling, callers).map_err(|refused| match refused {
+            Refused::TooDear(reason) => Refusal::Busy(format!(
+                "{reason}; a larger budget, or sfgi trace -p {}, does it anyway",
+                target.pid()
+            )),
+            Refused::Failed(error) => Refusal::Failed(error),
+        })?;
+    Ok((place, attached))
+}
+
+/// Until the time is over, the process has ended, or `over` says so.
+fn follow(
+    target: &Target,
+    attached: Attached,
+    observers: Observers,
+    limits: Limits,
+    over: &dyn Fn() -> bool,
+) -> Result<(), Refusal> {
+    let calibration = calibration().map_err(Refusal::Failed)?.calibration;
+    let Attached { traced, followed, .. } = attached;
+    let engine = Engine::new(vec![(traced, followed)], observers, calibration, EVERY).quiet();
+    let (stop, until) = (AtomicBool::new(false), Instant::now() + limits.seconds.min(LONGEST));
+    let result = thread::scope(|scope| {
+        let listener = scope.spawn(|| engine.run(&stop));
+        while Instant::now() < until && !listener.is_finished() && !over() && target.process.alive() {
+            thread::sleep(ASK);
+        }
+        stop.store(true, Ordering::Relaxed);
+        listener.join()
+    });
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(err)) => Err(Refusal::Failed(format!("{err:#}"))),
+        Err(_) => Err(Refusal::Failed("following it failed inside sfgi, which is a bug".to_owned())),
+    }
+}
+
+/// Lines for a client, who may be slow.
+struct Lines {
+    sender: mpsc::Sender<Bytes>,
+    buffer: Vec<u8>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    /// Called behind whole lines.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        match self.sender.try_reserve() {
+            Ok(place) => place.send(std::mem::take(&mut self.buffer).into()),
+            Err(mpsc::error::TrySendError::Closed(())) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Err(mpsc::error::TrySendError::Full(())) if self.buffer.len() > BEHIND => {
+                return Err(io::Error::other("the client reads too slowly"));
+            }
+            Err(mpsc::error::TrySendError::Full(())) => {}
+        }
+        Ok(())
+    }
+}
+
+/// A buffer that is read when its writer is done.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_is_slow_gets_his_lines_later_and_one_that_stops_ends_the_stream() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut lines = Lines { sender, buffer: Vec::new() };
+        for line in ["a\n", "b\n", "c\n"] {
+            lines.write_all(line.as_bytes()).unwrap();
+            lines.flush().unwrap();
+        }
+        assert_eq!(receiver.try_recv().unwrap(), "a\n");
+        lines.flush().unwrap();
+        assert_eq!(receiver.try_recv().unwrap(), "b\nc\n");
+        lines.write_all(b"d\n").unwrap();
+        lines.flush().unwrap();
+        lines.write_all(&vec![b'x'; BEHIND + 1]).unwrap();
+        assert!(lines.flush().is_err());
+        drop(receiver);
+        assert_eq!(lines.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -1,0 +1,161 @@
+//! Puts probes into a program, in the closest mode that the budget allows.
+//!
+//! What a mode will cost is told by its busiest probe, alone, for a moment: a program that switches a million times a
+//! second is slowed down for that moment and not for the seconds that attaching all would take.
+
+use crate::{
+    agent::{scan::Target, settings::Mode},
+    follow::Followed,
+    live::{Attach, Opened, Traced},
+    probe::{self, Calibration, Options, ProbeError, Session},
+    target::{CostClass, GoBinary, Plan, ProbeSite, Process},
+};
+use std::{
+    num::NonZeroU32,
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
+use tracer_common::Kind;
+
+/// How long the busiest probe stands.
+const SAMPLE: Duration = Duration::from_millis(40);
+/// The part of the budget that a mode may take by what the sample tells: there are other probes, and other times.
+const SHARE: f64 = 0.6;
+/// Bytes of an event ring: what a program within its budget sends in a second fits in.
+const RING: u32 = 1 << 21;
+/// The probes that are hit most, the busiest first.
+const BUSY: [Kind; 5] = [Kind::Status, Kind::Execute, Kind::Park, Kind::Ready, Kind::NewProc];
+
+/// What a hit costs here, and what the kernel counts.
+pub(in crate::agent) struct Meter {
+    pub(in crate::agent) calibration: Calibration,
+    /// As long as it is open, the kernel counts the runs of programs.
+    _counts: Option<OwnedFd>,
+}
+
+/// What a hit costs on this host: measured once.
+pub(in crate::agent) fn calibration() -> Result<&'static Meter, String> {
+    static METER: OnceLock<Result<Meter, String>> = OnceLock::new();
+    let measure = || {
+        probe::check_host().map_err(|err| err.to_string())?;
+        let counts = probe::count_runs().ok();
+        let calibration =
+            probe::calibrate().map_err(|err| format!("cannot measure what a probe costs here: {err}"))?;
+        Ok(Meter { calibration, _counts: counts })
+    };
+    METER.get_or_init(measure).as_ref().map_err(Clone::clone)
+}
+
+/// What probes may cost a program, cores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::agent) struct Ceiling(pub(in crate::agent) f64);
+
+/// Probes that stand.
+pub(in crate::agent) struct Attached {
+    pub(in crate::agent) mode: Mode,
+    pub(in crate::agent) traced: Traced,
+    pub(in crate::agent) followed: Followed,
+    /// Why it is not the mode that was wanted; empty: it is.
+    pub(in crate::agent) reason: String,
+}
+
+/// Why there are no probes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::agent) enum Refused {
+    /// All modes are too dear.
+    TooDear(String),
+    /// It cannot be probed.
+    Failed(String),
+}
+
+/// Attaches in `wanted` or, where that is too dear, in the closest mode that is not; `least`: but in none below.
+/// `callers` as of [`Attach::callers`].
+pub(in crate::agent) fn attach(
+    target: &Target,
+    wanted: Mode,
+    least: Mode,
+    ceiling: Ceiling,
+    callers: bool,
+) -> Result<Attached, Refused> {
+    let failed = |err: &dyn std::fmt::Display| Refused::Failed(format!("it cannot be probed: {err:#}"));
+    let meter = calibration().map_err(Refused::Failed)?;
+    let opened = target.open().map_err(Refused::Failed)?;
+    let exe = || target.process.exe().map_err(|err| failed(&err));
+    let modes = Mode::ALL.into_iter().rev().filter(|mode| *mode <= wanted && *mode >= least);
+    let mut reason = String::new();
+    for mode in modes {
+        let Some(probes) = mode.probes() else { break };
+        let plan = Plan::choose(&opened.binary, probes, None, false).map_err(|err| failed(&err))?;
+        let rate = sample(target, &opened.binary, &plan).map_err(|err| failed(&err))?;
+        let cores = rate.per_second * rate.ns(&meter.calibration) / 1e9;
+        if cores > SHARE * ceiling.0 {
+            let why = format!(
+                "{mode} would cost about {:.1} % of a core ({:.0} hits/s of {}), of {:.1} % that it may",
+                cores * 100.0,
+                rate.per_second,
+                rate.function,
+                ceiling.0 * 100.0
+            );
+            // The first says most: it is about what was wanted.
+            if reason.is_empty() {
+                reason = why;
+            }
+            continue;
+        }
+        let pid = target.pid();
+        let process = Process::open(pid.cast_signed()).map_err(|err| failed(&err))?;
+        let binary = Arc::clone(&opened.binary);
+        let opened = Opened { process: Some(process), exe: exe()?, name: target.exe(), binary };
+        let attach = Attach {
+            mode: probes,
+            set: None,
+            gc: false,
+            threads: false,
+            goids: Vec::new(),
+            ring_bytes: RING,
+            stacks_ns: None,
+            callers,
+        };
+        let (traced, followed) = Traced::attach(pid, opened, &attach).map_err(|err| failed(&err))?;
+        target.still_the_same().map_err(Refused::Failed)?;
+        return Ok(Attached { mode, traced, followed, reason });
+    }
+    Err(Refused::TooDear(reason))
+}
+
+/// What a sample told.
+struct Rate {
+    function: &'static str,
+    class: CostClass,
+    per_second: f64,
+}
+
+impl Rate {
+    fn ns(&self, calibration: &Calibration) -> f64 {
+        match self.class {
+            CostClass::SingleStepped => calibration.single_stepped_ns,
+            _ => calibration.emulated_ns,
+        }
+    }
+}
+
+/// How often the busiest probe of a plan is hit.
+fn sample(target: &Target, binary: &GoBinary, plan: &Plan) -> Result<Rate, ProbeError> {
+    let busiest = BUSY.iter().find_map(|kind| plan.probes.iter().find(|probe| probe.kind == *kind));
+    let Some(busiest) = busiest.or(plan.probes.first()) else {
+        return Ok(Rate { function: "", class: CostClass::SingleStepped, per_second: 0.0 });
+    };
+    let ProbeSite { function, .. } = *busiest;
+    let alone = Plan { set: plan.set, probes: vec![busiest.clone()], missing: Vec::new() };
+    let options =
+        Options { ring_bytes: 1 << 16, goids: Vec::new(), threads: false, callers: false, from_birth: false };
+    let exe = target.process.exe().map_err(|err| ProbeError::Load(err.into()))?;
+    let pid = NonZeroU32::new(target.pid()).ok_or(ProbeError::Object("process id"))?;
+    let session = Session::start(pid, &exe, binary, &alone, &options)?;
+    thread::sleep(SAMPLE);
+    let hits: u64 = session.totals()?.hits.values().sum();
+    let seconds = session.seconds().max(1e-3);
+    Ok(Rate { function, class: busiest.cost(), per_second: hits as f64 / seconds })
+}
