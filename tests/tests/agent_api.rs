@@ -363,7 +363,7 @@ fn answers_are_what_the_document_says() -> Result<()> {
     python.args(["-m", "schemathesis.cli", "run", &format!("http://{}/openapi.json", agent.address)]);
     // A trace may go on for as long as it was asked to; it has a test of its own.
     python.args(["--exclude-path", "/sfgi/trace", "--exclude-path", "/debug/pprof/block"]);
-    python.args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]);
+    python.args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection,unsupported_method"]);
     python.args(["--max-examples", "40", "--request-timeout", "60", "--seed", "1", "--no-color"]);
     let output = python.output()?;
     let said =

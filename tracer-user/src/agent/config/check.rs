@@ -6,6 +6,9 @@ use std::time::Duration;
 /// Scanning more often than this is what the probes are for.
 const SHORTEST_SCAN: Duration = Duration::from_secs(1);
 
+/// A collector has others to listen to.
+const SHORTEST_EXPORT: Duration = Duration::from_secs(1);
+
 impl Config {
     /// Fails with the first thing that makes no sense.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -36,6 +39,9 @@ impl Config {
                 "otlp.endpoint is {:?}: give http://HOST:PORT of a collector on this node or network, which does the TLS",
                 otlp.endpoint
             ));
+        }
+        if self.otlp.as_ref().is_some_and(|otlp| otlp.interval < SHORTEST_EXPORT) {
+            return wrong("otlp.interval is less than a second: raise it".into());
         }
         self.levels_rise()?;
         self.alerts.service.iter().try_for_each(|service| glob(&service.name).map(drop))?;

@@ -63,6 +63,7 @@ fn what_makes_no_sense_together_is_refused() {
         ("[[rule]]\nmode = \"full\"", "nothing in particular"),
         ("[[exclude]]\nunit = \"(\"", "no regular expression"),
         ("[otlp]\nendpoint = \"localhost\"", "otlp.endpoint"),
+        ("[otlp]\nendpoint = \"http://localhost\"\ninterval = \"0s\"", "otlp.interval"),
         ("[leaks]\nrules = \"/does/not/exist\"", "leaks.rules"),
     ] {
         let error = parse(text).unwrap_err();

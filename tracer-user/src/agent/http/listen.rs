@@ -9,6 +9,7 @@ use axum::{
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     convert::Infallible,
     fs::File,
@@ -84,6 +85,7 @@ impl Listener {
     /// # Errors
     /// It would be open to other machines, or the address or the certificate cannot be used.
     pub async fn bind(config: &config::Http) -> Result<Listener, ListenError> {
+        allow_descriptors();
         let access = Access::of(config)?;
         let tls = config.tls.as_ref().map(acceptor).transpose()?;
         let listener = TcpListener::bind(config.listen).await;
@@ -130,6 +132,16 @@ impl Listener {
                 drop(place);
             });
         }
+    }
+}
+
+/// A connection is a descriptor, and the usual limit is below what may be open at a time. What the process may have without anybody's
+/// leave is enough; programs do it so since `select` is gone.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log::debug!("cannot raise the limit of open files: {error}");
     }
 }
 

@@ -12,7 +12,10 @@ use axum::{
     http::request::Parts,
 };
 use regex::{Regex, RegexBuilder};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
 use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
@@ -46,6 +49,8 @@ pub(super) struct Nothing {}
 #[into_params(parameter_in = Query)]
 pub(super) struct ProcessParams {
     /// Only this process.
+    #[serde(default, deserialize_with = "some_pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: Option<u32>,
     /// Leave out so many of the first.
     #[serde(default)]
@@ -62,6 +67,8 @@ pub(super) struct ProcessParams {
 #[into_params(parameter_in = Query)]
 pub(super) struct LeakParams {
     /// Only of this process.
+    #[serde(default, deserialize_with = "some_pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: Option<u32>,
     /// Only of this service.
     pub(super) service: Option<String>,
@@ -107,6 +114,8 @@ impl VerdictParam {
 #[into_params(parameter_in = Query)]
 pub(super) struct GoroutineParams {
     /// The process.
+    #[serde(deserialize_with = "pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
     pid: u32,
     /// Only in this state.
     #[param(inline)]
@@ -180,6 +189,8 @@ impl GoroutineParams {
 #[into_params(parameter_in = Query)]
 pub(super) struct TriggerParams {
     /// Only this process.
+    #[serde(default, deserialize_with = "some_pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: Option<u32>,
 }
 
@@ -189,6 +200,8 @@ pub(super) struct TriggerParams {
 #[into_params(parameter_in = Query)]
 pub(super) struct TraceParams {
     /// The process.
+    #[serde(deserialize_with = "pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: u32,
     /// For how long.
     #[serde(default = "ten")]
@@ -208,6 +221,8 @@ impl TraceParams {
 #[into_params(parameter_in = Query)]
 pub(super) struct ProfileParams {
     /// The process.
+    #[serde(deserialize_with = "pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: u32,
     /// 0: as pprof reads it; 2: as text (of `goroutine` only).
     #[serde(default)]
@@ -231,6 +246,8 @@ impl ProfileParams {
 #[into_params(parameter_in = Query)]
 pub(super) struct ModeParams {
     /// The process.
+    #[serde(deserialize_with = "pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: u32,
     /// How closely; left out: as the configuration says again.
     #[param(inline)]
@@ -256,6 +273,21 @@ impl From<ModeParam> for Mode {
             ModeParam::Full => Mode::Full,
         }
     }
+}
+
+/// Linux has no larger ones (`PID_MAX_LIMIT`, `include/linux/threads.h`).
+const MAX_PID: u32 = 4_194_304;
+
+fn pid<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let pid = u32::deserialize(from)?;
+    if (1..=MAX_PID).contains(&pid) {
+        return Ok(pid);
+    }
+    Err(D::Error::custom(format!("{pid} is no PID: they are 1 to {MAX_PID}")))
+}
+
+fn some_pid<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    pid(from).map(Some)
 }
 
 /// A page's size, if it is one.
