@@ -5,6 +5,7 @@
 //! missing they are skipped with the reason; with `CI` set they fail instead. They share the
 //! machine's CPUs and its list of BPF programs: run them with `--test-threads=1`.
 
+pub mod agent;
 pub mod agent_http;
 pub mod crowd;
 pub mod dump;

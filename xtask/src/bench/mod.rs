@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measured figures beside what they are held against. A bench is one file that gives rows;
 //! here they become a table and JSON.
 
+mod agent;
 mod fixture;
 mod illegal;
 mod leaks;
@@ -35,6 +36,7 @@ const BENCHES: &[Bench] = &[
     ("replay", replay::run),
     ("snapshot", snapshot::run),
     ("leaks", leaks::run),
+    ("agent", agent::run),
 ];
 
 /// What may be named on the command line.

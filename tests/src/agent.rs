@@ -1,0 +1,75 @@
+//! `sfgi agent`: started for some programs only, and what it says of them each second.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{process::Process, sfgi};
+
+/// How long anything may take that the agent does, on the slowest machine.
+pub const SOON: Duration = Duration::from_secs(120);
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// The command. Its stdout are pictures, a line each; its stderr is its log.
+    pub process: Process,
+}
+
+impl Agent {
+    /// Starts `sfgi agent ARGS…`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(args: &[&str]) -> Result<Agent> {
+        let mut command = sfgi::command(&["agent", "--pictures", "--listen", "127.0.0.1:0"])?;
+        let process = Process::spawn(command.args(args))?;
+        process.stderr.wait_for(SOON, |line| line.contains("begins: PID"))?;
+        Ok(Agent { process })
+    }
+
+    /// The first picture, from now on, for which `wanted` holds.
+    ///
+    /// # Errors
+    /// It does not come in time; the error has the last one.
+    pub fn wait(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + SOON;
+        let mut seen = self.process.stdout.lines().len();
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            let lines = self.process.stdout.lines();
+            for line in lines.iter().skip(seen) {
+                let picture: Value = serde_json::from_str(&line.text)?;
+                if wanted(&picture) {
+                    return Ok(picture);
+                }
+                last.clone_from(&line.text);
+            }
+            seen = lines.len();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("no picture is as expected; the last:\n{last}\nthe log:\n{}", self.process.stderr.text())
+    }
+
+    /// As [`wait`](Self::wait), for what it says of one process.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait_for(&self, pid: u32, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let picture = self.wait(|picture| of(picture, pid).is_some_and(&wanted))?;
+        of(&picture, pid).cloned().context("it is in the picture")
+    }
+}
+
+/// What a picture says of a process.
+pub fn of(picture: &Value, pid: u32) -> Option<&Value> {
+    picture["processes"].as_array()?.iter().find(|process| process["id"]["pid"] == pid)
+}
+
+/// The sum over the rows of a table of places, and what it counts together.
+pub fn sum(table: &Value) -> u64 {
+    let rows =
+        table["rows"].as_array().map_or(0, |rows| rows.iter().filter_map(|row| row["count"].as_u64()).sum());
+    rows + table["other"].as_u64().unwrap_or(0)
+}

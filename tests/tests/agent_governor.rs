@@ -1,0 +1,95 @@
+//! `sfgi agent`: probes are raised and lowered as the budget has it.
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Context, Result};
+use live_tests::{
+    agent::{Agent, SOON, sum},
+    fixture::{self, Variant},
+    machine,
+    process::Process,
+    toolchain::Go,
+};
+
+struct Own {
+    dir: tempfile::TempDir,
+    name: &'static str,
+}
+
+impl Own {
+    fn new(name: &'static str) -> Result<Own> {
+        let dir = tempfile::tempdir()?;
+        fs::copy(fixture::build(name, &Go::newest(), Variant::Plain)?, dir.path().join(name))?;
+        Ok(Own { dir, name })
+    }
+
+    fn start(&self, args: &[&str]) -> Result<Process> {
+        fixture::start_command(Command::new(self.dir.path().join(self.name)).args(args))
+    }
+
+    fn agent(&self, args: &[&str]) -> Result<Agent> {
+        let include = format!("^{}/", self.dir.path().display());
+        Agent::start(&[&["--interval", "1s", "--include", &include], args].concat())
+    }
+}
+
+#[test]
+fn what_probes_tell_is_counted() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let own = Own::new("idle")?;
+    let mut target = own.start(&["-n", "40"])?;
+    let agent = own.agent(&["--budget", "50%", "--mode", "full"])?;
+    agent.wait_for(target.pid(), |process| process["mode"] == "full")?;
+    target.command("leak", SOON)?;
+    let process = agent.wait_for(target.pid(), |process| sum(&process["events"]["created"]) >= 10)?;
+    let events = &process["events"];
+    let leaky = fixture::line_of("idle", "go forgotten(")?;
+    let rows = events["created"]["rows"].as_array().context("rows")?;
+    let row = rows.iter().find(|row| row["site"]["line"] == leaky).with_context(|| events.to_string())?;
+    assert_eq!(row["count"], 10);
+    assert!(events["hits"].as_u64() >= Some(20), "{events}");
+    assert_eq!((&events["lost"], &events["illegal"]), (&0.into(), &0.into()));
+    assert!(events["predicted_cores"].as_f64().is_some_and(|cores| cores < 0.5), "{events}");
+    Ok(())
+}
+
+/// A program that does nothing but switch: no mode that sees switches fits into the budget, and the log says so.
+#[test]
+fn what_would_be_too_dear_is_not_done() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let own = Own::new("pingpong")?;
+    let mut target = own.start(&["-d", "60s"])?;
+    target.say()?;
+    let agent = own.agent(&["--budget", "2%", "--mode", "full"])?;
+    let said = agent.process.stderr.wait_for(SOON, |line| line.contains("full would cost"))?;
+    assert!(said.text.contains("hits/s") && said.text.contains("% that it may"), "{}", said.text);
+    let process = agent.wait_for(target.pid(), |process| process["mode_reason"] != "")?;
+    assert_eq!(process["wanted"], "full");
+    assert!(process["mode"] == "poll" || process["mode"] == "life", "{process}");
+    Ok(())
+}
+
+/// It begins to switch when its probes stand: they go within two seconds, and the log says why.
+#[test]
+fn what_becomes_too_dear_ends_within_two_seconds() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let own = Own::new("pingpong")?;
+    let mut target = own.start(&["-d", "60s"])?;
+    let agent = own.agent(&["--budget", "2%", "--mode", "full"])?;
+    agent.wait_for(target.pid(), |process| process["mode"] == "full")?;
+    let began_ns = live_tests::process::monotonic_ns();
+    target.say()?;
+    let said = agent.process.stderr.wait_for(SOON, |line| line.contains("full →"))?;
+    assert!(said.text.contains("hits/s at"), "{}", said.text);
+    let took = Duration::from_nanos(said.at_ns.saturating_sub(began_ns));
+    assert!(took <= Duration::from_secs(2), "it took {took:?}: {}", said.text);
+    let process = agent.wait_for(target.pid(), |process| process["mode"] != "full")?;
+    assert!(process["mode_reason"].as_str().is_some_and(|why| why.contains("full")), "{process}");
+    Ok(())
+}
