@@ -142,12 +142,13 @@ fn a_trace_streams_and_ends_with_its_client() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let mut target = fixture::start("pingpong", &Go::newest(), Variant::Plain, &["-d", "300s"])?;
-    target.say()?;
+    // Busy, and not so busy that no probe is within the budget.
+    let target =
+        fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "select-dead", "-fixed"])?;
     let agent = Agent::watching(&target, &[])?;
     let mut stream = TcpStream::connect(agent.address)?;
     stream.set_read_timeout(Some(LONGEST))?;
-    let path = format!("/sfgi/trace?pid={}&seconds=600", target.pid());
+    let path = format!("/sfgi/trace?pid={}&seconds=500", target.pid());
     write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
     let mut text = String::new();
     while !text.contains("\"schema\":\"sfgi.trace/1\"") {

@@ -205,13 +205,13 @@ pub(super) struct TraceParams {
     pub(super) pid: u32,
     /// For how long.
     #[serde(default = "ten")]
-    #[param(minimum = 1, maximum = 3600, default = 10)]
+    #[param(minimum = 1, maximum = 600, default = 10)]
     seconds: u64,
 }
 
 impl TraceParams {
     pub(super) fn seconds(self) -> Result<Duration, Problem> {
-        within(self.seconds, 3600)
+        within(self.seconds, 600)
     }
 }
 
