@@ -246,7 +246,7 @@ fn leaks<'a>(out: &mut Families<'a>, picture: &'a Picture) {
         },
     );
     sums("sfgi_findings", "Findings: groups of goroutines that are leaked in the same way.", |sum, _| {
-        *sum += 1.0
+        *sum += 1.0;
     });
     sums("sfgi_leak_pinned_bytes", "Heap that only leaked goroutines hold: an estimate.", |sum, group| {
         *sum += group.pinned_bytes as f64;
