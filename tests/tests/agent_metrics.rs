@@ -28,6 +28,13 @@ fn leaking() -> Result<Process> {
     fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])
 }
 
+/// Busy, and not so busy that no probe is within the budget; an executable of its own, so that rules can tell it apart.
+fn busy(directory: &Path) -> Result<Process> {
+    let exe = directory.join("busy");
+    fs::copy(fixture::build("leaks", &Go::newest(), Variant::Plain)?, &exe)?;
+    fixture::start_command(Command::new(exe).args(["-class", "select-dead", "-fixed"]))
+}
+
 #[test]
 fn promtool_finds_nothing_wrong_with_metrics_and_rules() -> Result<()> {
     if !machine::can_trace() {
@@ -37,8 +44,8 @@ fn promtool_finds_nothing_wrong_with_metrics_and_rules() -> Result<()> {
     toolchain::output(Command::new(&promtool).arg("check").arg("rules").arg(deploy("alerts.yml")))?;
     toolchain::output(Command::new(&promtool).args(["test", "rules"]).arg(deploy("alerts_test.yml")))?;
 
-    let mut target = fixture::start("pingpong", &Go::newest(), Variant::Plain, &["-d", "300s"])?;
-    target.say()?;
+    let directory = tempfile::tempdir()?;
+    let target = busy(directory.path())?;
     let agent = Agent::watching(&target, &["--mode", "full"])?;
     let text = until_metrics(&agent, |text| text.contains("sfgi_goroutine_blocked_seconds_bucket"))?;
     for metrics in [text, agent.get("/sfgi/profile")?.text()] {
@@ -162,8 +169,7 @@ fn rules_fire_on_a_leak_and_clear_without_it_and_every_panel_has_data() -> Resul
     let Some(program) = machine::unpacked("prometheus") else { return Ok(()) };
     let (directory, go) = (tempfile::tempdir()?, Go::newest());
     let leaking = leaking()?;
-    let mut busy = fixture::start("pingpong", &go, Variant::Plain, &["-d", "300s"])?;
-    busy.say()?;
+    let busy = busy(directory.path())?;
     let exes: Vec<String> = [&leaking, &busy]
         .iter()
         .map(|process| Ok(format!("^{}$", fs::read_link(format!("/proc/{}/exe", process.pid()))?.display())))
