@@ -23,7 +23,7 @@ impl Agent {
     /// # Errors
     /// It cannot be started.
     pub fn start(args: &[&str]) -> Result<Agent> {
-        let mut command = sfgi::command(&["agent", "--pictures"])?;
+        let mut command = sfgi::command(&["agent", "--pictures", "--listen", "127.0.0.1:0"])?;
         let process = Process::spawn(command.args(args))?;
         process.stderr.wait_for(SOON, |line| line.contains("begins: PID"))?;
         Ok(Agent { process })

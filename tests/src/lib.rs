@@ -6,6 +6,7 @@
 //! machine's CPUs and its list of BPF programs: run them with `--test-threads=1`.
 
 pub mod agent;
+pub mod agent_http;
 pub mod crowd;
 pub mod dump;
 pub mod fixture;

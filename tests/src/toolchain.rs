@@ -106,7 +106,7 @@ fn toolchains_dir() -> PathBuf {
 ///
 /// # Errors
 /// It cannot be started or fails; the error holds its stderr.
-pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
+pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(output.status.success(), "{command:?}: {}\n{stderr}", output.status);

@@ -15,6 +15,7 @@ pub mod heap;
 mod live;
 pub mod memory;
 pub mod model;
+mod parse;
 pub mod present;
 pub mod probe;
 pub mod recording;

@@ -2,20 +2,28 @@
 //!
 //! Data goes one way: discovery finds processes, scans and probes look at them, and what is known is published
 //! as a [`Picture`]. Whoever shows, alerts or exports reads pictures; what he wants done he says by a
-//! [`Request`]. Nothing here knows of HTTP, metrics or files of configuration.
+//! [`Request`]: [`alert`], [`store`], [`metrics`], [`http`] and [`otlp`], which [`services`] runs beside the core. The core
+//! knows nothing of these, nor of files of configuration ([`config`]).
 
+pub mod alert;
 mod answer;
+pub mod config;
 mod core;
 mod discover;
 mod follow;
 mod governor;
+pub mod http;
+pub mod metrics;
 mod node;
+pub mod otlp;
 pub mod picture;
 mod probed;
 pub mod request;
 mod rules;
 mod scan;
+pub mod services;
 pub mod settings;
+pub mod store;
 mod tracked;
 
 pub use self::core::start;

@@ -10,7 +10,6 @@ mod leaks;
 mod lines;
 mod opened;
 mod output;
-mod parse;
 mod progress;
 mod record;
 mod report;
@@ -18,6 +17,7 @@ mod stop;
 mod top;
 mod trace;
 
+use crate::parse;
 use clap::{Parser, Subcommand};
 use std::{io, process::ExitCode};
 

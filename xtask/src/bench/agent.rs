@@ -35,7 +35,11 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
 /// A running agent; its pictures are read by whoever wants them.
 fn agent(setting: &Setting, args: &[&str]) -> Result<sh::Child> {
     let mut command = sh::root_command(&setting.sfgi)?;
-    command.args(["agent", "--pictures"]).args(args).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .args(["agent", "--pictures", "--listen", "127.0.0.1:0"])
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     sh::Child::spawn(&mut command)
 }
 

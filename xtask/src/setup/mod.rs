@@ -5,7 +5,7 @@ mod apt;
 mod compiler;
 pub(crate) mod deny;
 pub(crate) mod go;
-mod perfetto;
+mod python;
 mod unpacked;
 
 use crate::sh;
@@ -20,7 +20,7 @@ pub(crate) struct Needs {
     go: &'static [&'static str],
     cargo_components: &'static [&'static str],
     deny: bool,
-    perfetto: bool,
+    python: &'static [python::Wheels],
     unpacked: &'static [unpacked::Program],
 }
 
@@ -29,7 +29,7 @@ const BPFTRACE: Tool = Tool { program: "bpftrace", package: "bpftrace" };
 
 /// For `build`.
 pub(crate) const BUILD: Needs =
-    Needs { tools: &[CC], go: &[], cargo_components: &[], deny: false, perfetto: false, unpacked: &[] };
+    Needs { tools: &[CC], go: &[], cargo_components: &[], deny: false, python: &[], unpacked: &[] };
 
 /// For `demo`.
 pub(crate) const DEMO: Needs = Needs { go: &[go::NEWEST], ..BUILD };
@@ -49,12 +49,14 @@ pub(crate) const TEST: Needs = Needs {
         Tool { program: "gcore", package: "gdb" },
         // `go tool pprof -svg` draws with it.
         Tool { program: "dot", package: "graphviz" },
+        // Shows the agent's page.
+        Tool { program: "chromium", package: "chromium" },
         Tool { program: go::DEBIAN, package: "golang-1.19-go" },
     ],
     go: &go::VERSIONS,
     cargo_components: &["clippy", "rustfmt"],
     deny: true,
-    perfetto: true,
+    python: &python::ALL,
     unpacked: &unpacked::PROGRAMS,
 };
 
@@ -62,8 +64,8 @@ pub(crate) const TEST: Needs = Needs {
 pub(crate) fn run(needs: &Needs) -> Result<Compiler> {
     let missing_go: Vec<&str> = needs.go.iter().copied().filter(|version| !go::installed(version)).collect();
     let mut tools = needs.tools.to_vec();
-    let perfetto = needs.perfetto && !perfetto::installed();
-    if !missing_go.is_empty() || perfetto {
+    let python: Vec<_> = needs.python.iter().filter(|wheels| !wheels.installed()).collect();
+    if !missing_go.is_empty() || !python.is_empty() {
         tools.extend(go::INSTALLER);
     }
     let compiler = match Compiler::installed() {
@@ -77,8 +79,8 @@ pub(crate) fn run(needs: &Needs) -> Result<Compiler> {
         let go = scope.spawn(|| missing_go.iter().try_for_each(|version| go::install(version)));
         let deny = scope.spawn(|| if needs.deny { deny::install() } else { Ok(()) });
         let compiler = compiler.map_or_else(Compiler::install_distribution, Ok);
-        let perfetto = scope.spawn(|| if perfetto { perfetto::install() } else { Ok(()) });
-        for thread in [go, deny, perfetto] {
+        let python = scope.spawn(|| python.iter().try_for_each(|wheels| wheels.install()));
+        for thread in [go, deny, python] {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
         compiler

@@ -11,9 +11,10 @@ pub(super) struct Program {
     pub(super) package: &'static str,
 }
 
-/// Real Go programs, and what runs arm64 ones.
-pub(super) const PROGRAMS: [Program; 3] = [
+/// Real Go programs, what checks metrics and alerting rules, and what runs arm64 programs.
+pub(super) const PROGRAMS: [Program; 4] = [
     Program { name: "prometheus", package: "prometheus" },
+    Program { name: "promtool", package: "prometheus" },
     Program { name: "syncthing", package: "syncthing" },
     Program { name: "qemu-aarch64-static", package: "qemu-user-static" },
 ];

@@ -1,0 +1,224 @@
+//! A running `sfgi agent` and its HTTP interface, asked byte by byte.
+
+use std::{
+    ffi::OsStr,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{machine, process::Process, sfgi};
+
+/// How long anything may take, on the slowest machine.
+pub const LONGEST: Duration = Duration::from_secs(120);
+
+/// `sfgi agent`, which listens on a port of its own.
+#[derive(Debug)]
+pub struct Agent {
+    /// The process.
+    pub process: Process,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The headers, as they came.
+    pub head: String,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_slice(&self.body).with_context(|| format!("{} {}", self.status, self.text()))
+    }
+
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// `sfgi agent ARGS…` on a free port, to which `--interval 1s` and a budget for that are added.
+///
+/// # Errors
+/// sfgi was not built.
+pub fn command<S: AsRef<OsStr>>(args: &[S]) -> Result<Command> {
+    let mut command = sfgi::command(&["agent", "--interval", "1s", "--budget", "50%"])?;
+    let listens = args.iter().any(|arg| arg.as_ref() == "--listen" || arg.as_ref() == "--config");
+    if !listens {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
+    command.args(args);
+    Ok(command)
+}
+
+impl Agent {
+    /// Starts it and waits until it listens.
+    ///
+    /// # Errors
+    /// It does not begin.
+    pub fn start<S: AsRef<OsStr>>(args: &[S]) -> Result<Agent> {
+        Agent::of(&mut command(args)?)
+    }
+
+    /// Starts it for one program and waits until it has looked for leaks there.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn watching(target: &Process, args: &[&str]) -> Result<Agent> {
+        let exe = std::fs::read_link(format!("/proc/{}/exe", target.pid()))?;
+        let only = format!("^{}$", exe.display());
+        let agent = Agent::start(&[&["--include", &only, "--min-age", "1s"], args].concat())?;
+        agent.until(&format!("/sfgi/processes?pid={}", target.pid()), |answer| {
+            let process = &answer[0];
+            process["scanned_unix_ms"].is_u64() && process["findings"].is_u64()
+        })?;
+        Ok(agent)
+    }
+
+    /// Starts this command and waits until it listens.
+    ///
+    /// # Errors
+    /// It does not begin.
+    pub fn of(command: &mut Command) -> Result<Agent> {
+        let process = Process::spawn(command)?;
+        let line = process.stderr.wait_for(LONGEST, |line| line.contains("listens on "))?;
+        let (_, address) = line.text.split_once("listens on ").context("no address")?;
+        let address = address.trim().parse().with_context(|| line.text.clone())?;
+        Ok(Agent { process, address })
+    }
+
+    /// GET, with these headers.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        ask(self.address, "GET", path, headers)
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub fn get(&self, path: &str) -> Result<Answer> {
+        self.get_with(path, &[])
+    }
+
+    /// POST without a body.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub fn post(&self, path: &str) -> Result<Answer> {
+        ask(self.address, "POST", path, &[])
+    }
+
+    /// GET of a document, which must be there.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn json(&self, path: &str) -> Result<Value> {
+        let answer = self.get(path)?;
+        ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.text());
+        answer.json()
+    }
+
+    /// Asks for a document until this holds of it.
+    ///
+    /// # Errors
+    /// It does not come to hold; the error has the last document and the agent's log.
+    pub fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + LONGEST;
+        loop {
+            let document = self.json(path)?;
+            if holds(&document) {
+                return Ok(document);
+            }
+            if Instant::now() > deadline {
+                bail!("{path} stays\n{document:#}\nthe agent's log:\n{}", self.process.stderr.text());
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// One request on a connection of its own.
+///
+/// # Errors
+/// There is no whole answer.
+pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(LONGEST))?;
+    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{more}\r\n");
+    stream.write_all(request.as_bytes())?;
+    answer(&mut stream).with_context(|| format!("{method} {path}"))
+}
+
+/// Reads an answer to its end.
+///
+/// # Errors
+/// There is no whole one.
+pub fn answer(stream: &mut TcpStream) -> Result<Answer> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").context("no end of the headers")?;
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+    let mut answer = Answer { status, head, body: bytes[end + 4..].to_vec() };
+    if answer.header("transfer-encoding") == Some("chunked") {
+        answer.body = joined(&answer.body)?;
+    }
+    Ok(answer)
+}
+
+/// The bytes of a chunked body.
+fn joined(mut chunked: &[u8]) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let line = chunked.windows(2).position(|two| two == b"\r\n").context("a chunk without a size")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&chunked[..line])?, 16)?;
+        let chunk = chunked.get(line + 2..line + 2 + size).context("a chunk that is cut off")?;
+        if size == 0 {
+            return Ok(body);
+        }
+        body.extend_from_slice(chunk);
+        chunked = chunked.get(line + 4 + size..).context("no chunk after the last")?;
+    }
+}
+
+/// A directory of wheels that `cargo xtask setup` installs, for `PYTHONPATH`.
+///
+/// # Panics
+/// They are missing, with `CI` set.
+pub fn wheels(name: &str) -> Option<std::path::PathBuf> {
+    let home = std::path::PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let directory = home.join(".cache/sfgi/python").join(name);
+    if directory.is_dir() {
+        return Some(directory);
+    }
+    assert!(std::env::var_os("CI").is_none(), "no {}: run `cargo xtask setup`", directory.display());
+    machine::report(&format!("skipped: no {}: run `cargo xtask setup`", directory.display()));
+    None
+}

@@ -1,0 +1,290 @@
+//! Alerts: what was found, held against thresholds over time. One alert a group of leaked goroutines, and one a process whose signs
+//! agree; each with a level from L1 to L4. No clock and no side effects here: what is to be done is returned as values, which
+//! [`act`] carries out.
+
+pub mod act;
+mod evidence;
+mod hook;
+mod level;
+mod signs;
+mod tracker;
+
+#[cfg(test)]
+mod tests;
+
+use super::{
+    config::{self, LevelName},
+    picture::{LeakGroup, Picture, ProcessId, ProcessPicture},
+};
+use crate::detect::Verdict;
+use level::Limits;
+pub use level::Measured;
+use serde::{Serialize, Serializer};
+use signs::Correlation;
+pub use signs::SignValues;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tracker::{Pace, Tracker};
+
+/// Alerts that are kept track of; what is above is counted only. A node has hundreds of processes with a few groups each.
+const MAX_ALERTS: usize = 10_000;
+
+/// Wait reasons of goroutines that wait for a mutex, as the runtime names them.
+const MUTEX_WAITS: [&str; 3] = ["sync.Mutex.Lock", "sync.RWMutex.Lock", "sync.RWMutex.RLock"];
+
+/// What an alert is about: a group of leaked goroutines, or the process (without a group).
+type Key = (ProcessId, Option<String>);
+
+/// An alert as it stands.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Alert {
+    /// The process.
+    pub pid: u32,
+    /// Which one: never the same again.
+    pub process: ProcessId,
+    /// The name of its service.
+    pub service: String,
+    /// The group of leaked goroutines; `None`: the process itself, whose signs agree.
+    pub group: Option<String>,
+    /// The group's class; `signs` for the process itself.
+    pub class: String,
+    /// The group's verdict.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<&'static str>,
+    /// How high.
+    #[serde(serialize_with = "word")]
+    pub level: LevelName,
+    /// Why.
+    pub reason: String,
+    /// Since when it has been at this level: nanoseconds since 1970.
+    pub since_unix_ns: u64,
+}
+
+/// A level that has changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// As it is now; as it was, where it has ended.
+    pub alert: Arc<Alert>,
+    /// The level before; `None`: there was no alert.
+    pub from: Option<LevelName>,
+    /// The level now; `None`: it has ended.
+    pub to: Option<LevelName>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Keep a recording and a dump of the process.
+    KeepEvidence(Arc<Alert>),
+    /// Run the hook.
+    RunHook(Arc<Alert>),
+}
+
+impl Change {
+    /// What is to be done about it: only when a level rises, and once.
+    pub fn actions(&self) -> Vec<Action> {
+        let crossed = |level| self.from < Some(level) && self.to >= Some(level);
+        let mut actions = Vec::new();
+        if crossed(LevelName::Intervene) {
+            actions.push(Action::KeepEvidence(Arc::clone(&self.alert)));
+        }
+        if crossed(LevelName::Isolate) {
+            actions.push(Action::RunHook(Arc::clone(&self.alert)));
+        }
+        actions
+    }
+}
+
+/// All alerts.
+#[derive(Debug)]
+pub struct Alerts {
+    config: config::Alerts,
+    limits: Limits,
+    known: BTreeMap<Key, (Tracker, Option<Arc<Alert>>)>,
+    signs: BTreeMap<ProcessId, Correlation>,
+    dropped: u64,
+}
+
+/// What one look says of one subject.
+struct Look {
+    key: Key,
+    alert: Alert,
+    deserved: Option<(LevelName, String)>,
+    kept: Option<LevelName>,
+    pace: Pace,
+}
+
+impl Alerts {
+    /// None yet.
+    pub fn new(config: config::Alerts) -> Alerts {
+        let limits = Limits::of(&config);
+        Alerts { config, limits, known: BTreeMap::new(), signs: BTreeMap::new(), dropped: 0 }
+    }
+
+    /// Goes on with other thresholds; levels stay until these say otherwise.
+    pub fn reload(&mut self, config: config::Alerts) {
+        self.limits = Limits::of(&config);
+        self.config = config;
+    }
+
+    /// Those that stand, by process.
+    pub fn active(&self) -> impl Iterator<Item = &Arc<Alert>> {
+        self.known.values().filter_map(|(_, alert)| alert.as_ref())
+    }
+
+    /// Looks at subjects that were not kept track of, because there were too many.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Takes a picture; what has changed by it.
+    pub fn feed(&mut self, picture: &Picture) -> Vec<Change> {
+        let now = Duration::from_nanos(picture.monotonic_ns);
+        let mut looks = Vec::new();
+        for process in &picture.processes {
+            looks.extend(process.leaks.iter().map(|group| self.group(process, group)));
+            looks.extend(self.process(now, process));
+        }
+        let ids: BTreeSet<ProcessId> = picture.processes.iter().map(|process| process.id).collect();
+        let lives = |id: &ProcessId| ids.contains(id);
+        self.signs.retain(|id, _| lives(id));
+        let mut changes = self.end(lives);
+        // A group that is not in the picture any more deserves nothing.
+        let seen: BTreeSet<&Key> = looks.iter().map(|look| &look.key).collect();
+        self.known.retain(|key, (_, alert)| alert.is_some() || seen.contains(key));
+        let gone = self.known.iter().filter(|(key, _)| !seen.contains(key));
+        let gone: Vec<Look> =
+            gone.filter_map(|(key, (_, alert))| self.nothing(key, alert.as_ref()?)).collect();
+        for look in looks.into_iter().chain(gone) {
+            changes.extend(self.take(now, picture.unix_ns, look));
+        }
+        self.known.retain(|_, (tracker, _)| *tracker != Tracker::default());
+        changes
+    }
+
+    fn group(&self, process: &ProcessPicture, group: &LeakGroup) -> Look {
+        let measured = Measured {
+            count: group.count,
+            growth_per_minute: group.growth_per_second.unwrap_or(0.0) * 60.0,
+            age: Duration::try_from_secs_f64(group.age_seconds.map_or(0.0, |age| age.1)).unwrap_or_default(),
+            pinned: group.pinned_bytes,
+            limit: process.memory.limit_bytes,
+        };
+        let service = &process.identity.service;
+        let highest = match group.verdict {
+            Verdict::Suspect => self.config.suspect_limit,
+            Verdict::Likely | Verdict::Proven => LevelName::Isolate,
+        };
+        let level = |factor| {
+            let (level, reason) = self.limits.level(service, &measured, factor)?;
+            Some((level.min(highest), reason))
+        };
+        let verdict = Some(group.verdict.word());
+        Look {
+            key: (process.id, Some(group.id.clone())),
+            alert: alert(process, Some(group.id.clone()), &group.class, verdict),
+            deserved: level(1.0),
+            kept: level(self.config.clear_below).map(|(level, _)| level),
+            pace: self.pace(),
+        }
+    }
+
+    fn process(&mut self, now: Duration, process: &ProcessPicture) -> Option<Look> {
+        let scan = process.scan.as_ref()?;
+        let mutex = scan.states.iter().filter(|state| MUTEX_WAITS.contains(&&*state.reason));
+        let values = SignValues {
+            heap: process.memory.heap_bytes.map(|bytes| bytes as f64),
+            goroutines: Some(scan.goroutines.saturating_sub(scan.system) as f64),
+            mutex_wait: Some(mutex.map(|state| state.count).sum::<u64>() as f64),
+        };
+        let agreed = self.signs.entry(process.id).or_default().feed(now, values, &self.config.signs);
+        let deserved = agreed.map(|reason| (self.config.signs.level, reason));
+        let key = (process.id, None);
+        if deserved.is_none() && !self.known.contains_key(&key) {
+            return None;
+        }
+        Some(Look {
+            key,
+            alert: alert(process, None, "signs", None),
+            kept: deserved.as_ref().map(|(level, _)| *level),
+            deserved,
+            // The signs have agreed for their own time already.
+            pace: Pace { hold: Duration::ZERO, ..self.pace() },
+        })
+    }
+
+    fn nothing(&self, key: &Key, alert: &Arc<Alert>) -> Option<Look> {
+        let alert = Alert::clone(alert);
+        Some(Look { key: key.clone(), alert, deserved: None, kept: None, pace: self.pace() })
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { hold: self.config.hold, clear_after: self.config.clear_after }
+    }
+
+    fn take(&mut self, now: Duration, unix_ns: u64, look: Look) -> Option<Change> {
+        if look.deserved.is_none() && !self.known.contains_key(&look.key) {
+            return None;
+        }
+        if self.known.len() >= MAX_ALERTS && !self.known.contains_key(&look.key) {
+            self.dropped += 1;
+            return None;
+        }
+        let (tracker, standing) = self.known.entry(look.key).or_default();
+        let (deserved, reason) =
+            look.deserved.map_or((None, String::new()), |(level, why)| (Some(level), why));
+        let from = tracker.feed(now, deserved, look.kept, look.pace)?;
+        let to = tracker.level();
+        let level = to.or(from)?;
+        let reason = match to {
+            None => "below the thresholds again".to_owned(),
+            Some(_) if to < from => "below the thresholds of a higher level again".to_owned(),
+            Some(_) => reason,
+        };
+        let alert = Arc::new(Alert { level, reason, since_unix_ns: unix_ns, ..look.alert });
+        *standing = to.map(|_| Arc::clone(&alert));
+        Some(Change { alert, from, to })
+    }
+
+    /// Ends the alerts of processes that have ended.
+    fn end(&mut self, lives: impl Fn(&ProcessId) -> bool) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.known.retain(|(id, _), (tracker, alert)| {
+            if lives(id) {
+                return true;
+            }
+            if let (Some(alert), Some(from)) = (alert.take(), tracker.level()) {
+                let alert = Alert { reason: "the process has ended".into(), ..Alert::clone(&alert) };
+                changes.push(Change { alert: Arc::new(alert), from: Some(from), to: None });
+            }
+            false
+        });
+        changes
+    }
+}
+
+fn alert(
+    process: &ProcessPicture,
+    group: Option<String>,
+    class: &str,
+    verdict: Option<&'static str>,
+) -> Alert {
+    Alert {
+        pid: process.id.pid,
+        process: process.id,
+        service: process.identity.service.clone(),
+        group,
+        class: class.to_owned(),
+        verdict,
+        level: LevelName::Observe,
+        reason: String::new(),
+        since_unix_ns: 0,
+    }
+}
+
+fn word<S: Serializer>(level: &LevelName, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(level.word())
+}

@@ -1,0 +1,86 @@
+//! Whether a configuration makes sense as a whole.
+
+use super::{Config, ConfigError, Thresholds, settings::glob};
+use std::time::Duration;
+
+/// Scanning more often than this is what the probes are for.
+const SHORTEST_SCAN: Duration = Duration::from_secs(1);
+
+/// A collector has others to listen to.
+const SHORTEST_EXPORT: Duration = Duration::from_secs(1);
+
+impl Config {
+    /// Fails with the first thing that makes no sense.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |what: String| Err(ConfigError::Senseless(what));
+        if self.scan.interval < SHORTEST_SCAN {
+            return wrong("scan.interval is less than a second: raise it, or take a mode with probes".into());
+        }
+        if self.budget.node <= 0.0 {
+            return wrong("budget.node is nothing: give it at least 0.1%".into());
+        }
+        if self.budget.process.is_some_and(|share| share <= 0.0 || share > self.budget.node) {
+            return wrong("budget.process must be above nothing and at most budget.node".into());
+        }
+        if self.alerts.clear_below > 1.0 {
+            return wrong("alerts.clear_below is above 100%: an alert would end before it began".into());
+        }
+        if self.http.max_requests == 0 || self.metrics.max_series == 0 || self.store.max_processes == 0 {
+            let what = "http.max_requests, metrics.max_series and store.max_processes must be at least 1";
+            return wrong(what.into());
+        }
+        if self.alerts.hook.as_ref().is_some_and(|hook| hook.command.is_empty()) {
+            return wrong("alerts.hook.command is empty: give a program and its arguments".into());
+        }
+        if let Some(otlp) = &self.otlp
+            && !otlp.endpoint.starts_with("http://")
+        {
+            return wrong(format!(
+                "otlp.endpoint is {:?}: give http://HOST:PORT of a collector on this node or network, which does the TLS",
+                otlp.endpoint
+            ));
+        }
+        if self.otlp.as_ref().is_some_and(|otlp| otlp.interval < SHORTEST_EXPORT) {
+            return wrong("otlp.interval is less than a second: raise it".into());
+        }
+        self.levels_rise()?;
+        self.alerts.service.iter().try_for_each(|service| glob(&service.name).map(drop))?;
+        self.settings().map(drop)
+    }
+
+    /// A lower level needs no more than a higher one.
+    fn levels_rise(&self) -> Result<(), ConfigError> {
+        let alerts = &self.alerts;
+        let levels = [
+            ("observe", &alerts.observe),
+            ("warn", &alerts.warn),
+            ("intervene", &alerts.intervene),
+            ("isolate", &alerts.isolate),
+        ];
+        for (at, (low_name, low)) in levels.iter().enumerate() {
+            for (high_name, high) in &levels[at + 1..] {
+                if let Some(key) = above(low, high) {
+                    let what =
+                        format!("alerts.{low_name}.{key} is above that of alerts.{high_name}: swap them");
+                    return Err(ConfigError::Senseless(what));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The key in which the first is above the second.
+fn above(low: &Thresholds, high: &Thresholds) -> Option<&'static str> {
+    fn is_above<T: PartialOrd>(low: Option<T>, high: Option<T>) -> bool {
+        low.zip(high).is_some_and(|(low, high)| low > high)
+    }
+    let keys = [
+        (is_above(low.count, high.count), "count"),
+        (is_above(low.growth_per_minute, high.growth_per_minute), "growth_per_minute"),
+        (is_above(low.age, high.age), "age"),
+        (is_above(low.pinned, high.pinned), "pinned"),
+        (is_above(low.memory_share, high.memory_share), "memory_share"),
+    ];
+    keys.into_iter().find_map(|(is_above, key)| is_above.then_some(key))
+}

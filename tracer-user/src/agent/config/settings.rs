@@ -1,0 +1,90 @@
+//! What of the configuration the core of the agent is told.
+
+use super::{Config, ConfigError, Matching};
+use crate::{
+    agent::settings::{Budget, Matcher, ProcessRule, Settings, Thresholds},
+    detect::Rules,
+};
+use regex::{Regex, RegexBuilder};
+use std::sync::Arc;
+
+/// The size of a compiled regular expression: what stands in a rule needs a few kilobytes.
+const REGEX_SIZE: usize = 1 << 20;
+
+impl Config {
+    /// The settings of the core. Excluding rules come first; where only some processes are wanted, a rule
+    /// that excludes all others comes last.
+    ///
+    /// # Errors
+    /// A regular expression is none, or the rules of leaks cannot be read.
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
+        let built_in = Rules::built_in();
+        let catalogue = match &self.leaks.rules {
+            Some(directory) => built_in.and_then(|rules| rules.with_directory(directory)),
+            None => built_in,
+        };
+        let catalogue = catalogue.map_err(|error| ConfigError::Senseless(format!("leaks.rules: {error}")))?;
+        Ok(Settings {
+            interval: self.scan.interval,
+            budget: Budget {
+                node: self.budget.node,
+                process: self.budget.process.unwrap_or(self.budget.node),
+            },
+            mode: self.scan.mode,
+            rules: self.process_rules()?,
+            thresholds: Thresholds { min_age: self.leaks.min_age, min_count: self.leaks.min_count },
+            top: self.metrics.sites,
+            ..Settings::new(Arc::new(catalogue))
+        })
+    }
+
+    fn process_rules(&self) -> Result<Vec<ProcessRule>, ConfigError> {
+        let mut rules = Vec::new();
+        for matching in &self.exclude {
+            rules.push(ProcessRule { when: matcher(matching)?, exclude: true, ..ProcessRule::default() });
+        }
+        for rule in &self.rule {
+            rules.push(ProcessRule {
+                when: matcher(&rule.matching)?,
+                exclude: false,
+                mode: rule.mode,
+                service: rule.service.as_deref().map(Arc::from),
+                interval: rule.interval,
+            });
+        }
+        for matching in &self.include {
+            rules.push(ProcessRule { when: matcher(matching)?, ..ProcessRule::default() });
+        }
+        if !self.include.is_empty() {
+            rules.push(ProcessRule { exclude: true, ..ProcessRule::default() });
+        }
+        Ok(rules)
+    }
+}
+
+fn matcher(matching: &Matching) -> Result<Matcher, ConfigError> {
+    if *matching == Matching::default() {
+        let what = "a rule matches nothing in particular: give exe, module, unit, container or pod";
+        return Err(ConfigError::Senseless(what.into()));
+    }
+    let compiled = |text: &Option<String>| text.as_deref().map(compile).transpose();
+    Ok(Matcher {
+        exe: compiled(&matching.exe)?,
+        module: compiled(&matching.module)?,
+        unit: compiled(&matching.unit)?,
+        container: compiled(&matching.container)?,
+        pod: compiled(&matching.pod)?,
+    })
+}
+
+fn compile(text: &str) -> Result<Regex, ConfigError> {
+    let built = RegexBuilder::new(text).size_limit(REGEX_SIZE).build();
+    built
+        .map_err(|_| ConfigError::Senseless(format!("{text:?} is no regular expression, or too large a one")))
+}
+
+/// `*` (anything, also nothing) and `?` (one character) for the whole text.
+pub(in crate::agent) fn glob(text: &str) -> Result<Regex, ConfigError> {
+    let escaped = regex::escape(text).replace(r"\*", ".*").replace(r"\?", ".");
+    compile(&format!("(?s)^{escaped}$"))
+}

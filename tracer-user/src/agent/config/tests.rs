@@ -1,0 +1,111 @@
+use super::*;
+use std::time::Duration;
+
+fn parse(text: &str) -> Result<Config, String> {
+    let config = Config::parse(Path::new("sfgi.toml"), text).map_err(|error| error.to_string())?;
+    config.check().map_err(|error| error.to_string())?;
+    Ok(config)
+}
+
+const EXAMPLE: &str = include_str!("../../../../deploy/sfgi.toml");
+
+/// The file documents the defaults: what stands there must be what holds without it.
+#[test]
+fn the_example_is_what_holds_by_itself() {
+    let example = parse(EXAMPLE).unwrap();
+    let default = Config { budget: Budget { process: Some(0.02), ..Budget::default() }, ..Config::default() };
+    assert_eq!(example, default);
+}
+
+/// Its comments with examples can be taken in as they are.
+#[test]
+fn its_examples_can_be_uncommented() {
+    let uncommented =
+        EXAMPLE.replace("\n# [", "\n[").replace("\n# token", "\ntoken").replace("\n# tls", "\ntls");
+    let keys = [
+        "exe", "unit", "match", "service", "mode", "interval", "name", "warn", "command", "timeout",
+        "endpoint",
+    ];
+    let keys = keys
+        .iter()
+        .fold(uncommented, |text, key| text.replace(&format!("\n# {key} = "), &format!("\n{key} = ")));
+    let config = parse(&keys).unwrap();
+    assert_eq!(config.rule[0].service.as_deref(), Some("shop"));
+    assert_eq!(config.alerts.service[0].warn.as_ref().unwrap().count, Some(5000));
+    assert_eq!(config.otlp.unwrap().endpoint, "http://localhost:4318");
+    assert!(config.alerts.hook.is_some() && config.http.tls.is_some() && config.exclude[0].unit.is_some());
+}
+
+#[test]
+fn an_unknown_key_is_said_with_its_line_and_what_may_be_meant() {
+    let error = |text| parse(text).unwrap_err();
+    assert_eq!(
+        error("[scan]\nmode = \"poll\"\nintervall = \"1s\"\n"),
+        "sfgi.toml, line 3: there is no key `intervall` here: did you mean `interval`?"
+    );
+    assert!(error("[scann]\n").ends_with("line 1: there is no key `scann` here: did you mean `scan`?"));
+    assert!(error("[scan]\nmode = \"ful\"").ends_with("there is no value `ful` here: did you mean `full`?"));
+    assert!(error("[alerts.warn]\nqqq = 1").contains("line 2: there is no key `qqq` here, only count, "));
+    assert!(error("[alerts]\n[alerts.wran]\ncount = 1").contains("did you mean `warn`?"));
+    assert!(error("[scan]\ninterval = 30").starts_with("sfgi.toml, line 2: "));
+    assert!(error("[scan]\ninterval = \"30\"").contains("line 2: 30: a time needs a unit"));
+    assert!(error("[scan").starts_with("sfgi.toml, line 1: "));
+}
+
+#[test]
+fn what_makes_no_sense_together_is_refused() {
+    for (text, word) in [
+        ("[scan]\ninterval = \"10ms\"", "scan.interval"),
+        ("[budget]\nnode = \"0%\"", "budget.node"),
+        ("[budget]\nnode = \"1%\"\nprocess = \"2%\"", "budget.process"),
+        ("[alerts.observe]\ncount = 1000", "alerts.observe.count"),
+        ("[alerts.hook]\ncommand = []", "alerts.hook.command"),
+        ("[[rule]]\nmode = \"full\"", "nothing in particular"),
+        ("[[exclude]]\nunit = \"(\"", "no regular expression"),
+        ("[otlp]\nendpoint = \"localhost\"", "otlp.endpoint"),
+        ("[otlp]\nendpoint = \"http://localhost\"\ninterval = \"0s\"", "otlp.interval"),
+        ("[leaks]\nrules = \"/does/not/exist\"", "leaks.rules"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(word), "{text}: {error}");
+    }
+}
+
+#[test]
+fn overrides_are_stronger_than_the_file() {
+    let mut config = parse("[scan]\ninterval = \"5s\"\n[[include]]\nunit = \"a\"").unwrap();
+    let overrides = Overrides {
+        interval: Some(Duration::from_secs(7)),
+        include: vec!["^/srv/".into()],
+        ..Overrides::default()
+    };
+    overrides.put_over(&mut config);
+    assert_eq!(config.scan.interval, Duration::from_secs(7));
+    let include: Vec<_> =
+        config.include.iter().map(|one| (one.exe.as_deref(), one.module.as_deref())).collect();
+    assert_eq!(include, [(Some("^/srv/"), None), (None, Some("^/srv/"))]);
+}
+
+#[test]
+fn only_what_is_included_is_watched() {
+    let text = "[[include]]\nexe = \"^/srv/\"\n[[exclude]]\nexe = \"^/srv/a.$\"\n[[rule]]\nmatch = { unit = \"^x\" }";
+    let rules = parse(text).unwrap().settings().unwrap().rules;
+    let shape: Vec<(bool, bool)> = rules.iter().map(|rule| (rule.exclude, rule.when.exe.is_some())).collect();
+    assert_eq!(shape, [(true, true), (false, false), (false, true), (true, false)]);
+    let exe = |index: usize| rules[index].when.exe.as_ref().unwrap();
+    assert!(exe(0).is_match("/srv/ab") && !exe(0).is_match("/srv/abc"));
+    assert!(exe(2).is_match("/srv/x/y") && !exe(2).is_match("/opt/srv/x"));
+    let service = glob("shop-?*").unwrap();
+    assert!(service.is_match("shop-12") && !service.is_match("shop-") && !service.is_match("workshop-12"));
+}
+
+#[test]
+fn a_reload_says_what_needs_a_restart() {
+    let old = Config::default();
+    assert_eq!(changes(&old, &old).to_string(), "nothing has changed");
+    let new =
+        parse("[http]\nlisten = \"127.0.0.1:7\"\n[alerts]\nfor = \"1s\"\n[scan]\nmode = \"life\"").unwrap();
+    let reload = changes(&old, &new);
+    assert_eq!(reload.parts, [Part::Core, Part::Alerts]);
+    assert_eq!(reload.to_string(), "changed: core, alerts; restart sfgi for http.listen");
+}

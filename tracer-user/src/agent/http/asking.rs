@@ -1,0 +1,147 @@
+//! Answers that the core of the agent must be asked for.
+
+use super::{
+    Shared,
+    problem::{Explanation, Problem},
+    query::{GoroutineParams, ModeParams, Params, TraceParams, TriggerParams},
+    views::{Found, Noted},
+};
+use crate::agent::{
+    Request,
+    request::{Answer, Form},
+};
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+type Of = State<Arc<Shared>>;
+
+impl Shared {
+    /// Asks the core and waits for its answer.
+    pub(super) async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, Problem> {
+        let (answer, answered) = oneshot::channel();
+        self.agent.requests.send(request(answer)).await.map_err(|_| Problem::ending())?;
+        Ok(answered.await.map_err(|_| Problem::ending())??)
+    }
+
+    /// One of the few that may make the agent read a target.
+    pub(super) fn costly(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.costly).try_acquire_owned().map_err(|_| {
+            let error = "as many requests as may read programs at a time do: try again";
+            Problem::later(StatusCode::SERVICE_UNAVAILABLE, error, Duration::from_secs(1))
+        })
+    }
+}
+
+/// Scan now. At most once in a while (`http.trigger_interval`).
+#[utoipa::path(post, path = "/sfgi/trigger-scan", tag = "findings", params(TriggerParams), responses(
+    (status = 200, description = "What was found", body = Found),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 429, description = "Too soon after the last one", body = Explanation),
+    (status = 502, description = "The process cannot be read", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn trigger(
+    State(shared): Of,
+    Params(params): Params<TriggerParams>,
+) -> Result<Json<Found>, Problem> {
+    shared.may_trigger().map_err(|left| {
+        let error = format!("a scan was asked for a moment ago: wait for {:.0} s", left.as_secs_f64().ceil());
+        Problem::later(StatusCode::TOO_MANY_REQUESTS, error, left)
+    })?;
+    let found = shared.ask(|answer| Request::TriggerScan { pid: params.pid, answer }).await?;
+    Ok(Json(Found { scanned: found.scanned, leaked: found.leaked }))
+}
+
+/// Watch a process more or less closely. Only where the agent has a token.
+#[utoipa::path(post, path = "/sfgi/mode", tag = "processes", params(ModeParams), responses(
+    (status = 200, description = "It was noted; /sfgi/processes says what became of it", body = Noted),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 403, description = "The agent has no token", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 502, description = "The process cannot be watched so", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn mode(
+    State(shared): Of,
+    Params(params): Params<ModeParams>,
+) -> Result<Json<Noted>, Problem> {
+    if !shared.guarded {
+        let error = "this changes what sfgi does to programs: start the agent with --token-file to allow it";
+        return Err(Problem::new(StatusCode::FORBIDDEN, error));
+    }
+    let mode = params.mode.map(Into::into);
+    shared.ask(|answer| Request::SetMode { pid: params.pid, mode, answer }).await?;
+    Ok(Json(Noted { noted: true }))
+}
+
+/// The goroutines of a process, read now, as `sfgi dump --format json` shows them.
+#[utoipa::path(get, path = "/sfgi/goroutines", tag = "processes", params(GoroutineParams), responses(
+    (status = 200, description = "A document of the schema sfgi.dump/1", body = Object),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 502, description = "The process cannot be read", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn goroutines(
+    State(shared): Of,
+    Params(params): Params<GoroutineParams>,
+) -> Result<Response, Problem> {
+    let _permit = shared.costly()?;
+    let (pid, filter) = params.filter()?;
+    let form = if params.group { Form::JsonGroups } else { Form::Json };
+    let document = shared.ask(|answer| Request::Goroutines { pid, filter, form, answer }).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], document).into_response())
+}
+
+/// What the goroutines of a process do, as JSON lines (`sfgi.trace/1`), while they do it.
+#[utoipa::path(get, path = "/sfgi/trace", tag = "processes", params(TraceParams), responses(
+    (status = 200, description = "The events, a line each", body = String, content_type = "application/jsonl"),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 502, description = "The process cannot be traced", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn trace(
+    State(shared): Of,
+    Params(params): Params<TraceParams>,
+) -> Result<Response, Problem> {
+    let permit = shared.costly()?;
+    let (pid, seconds) = (params.pid, params.seconds()?);
+    let lines = shared.ask(|answer| Request::Trace { pid, seconds, answer }).await?;
+    let body = Body::new(Lines { lines, _permit: permit });
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
+}
+
+/// A body that grows while the trace goes on. Dropped when the client goes, which ends the trace.
+struct Lines {
+    lines: mpsc::Receiver<Bytes>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.lines.poll_recv(context).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
+    }
+}

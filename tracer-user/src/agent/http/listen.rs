@@ -1,0 +1,222 @@
+//! The socket: accepting connections, TLS, and limits for those who misuse them.
+
+use super::{Access, AccessError, Shared, api, connection::Impatient, problem::Problem};
+use crate::agent::config;
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::{
+    convert::Infallible,
+    fs::File,
+    io::{self, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    },
+};
+use tower::ServiceExt as _;
+
+/// How long a client may take for its headers, or leave its connection idle.
+const HEADERS: Duration = Duration::from_secs(10);
+
+/// How long it may take for the handshake of TLS.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Connections beyond the requests at a time: those that are told so, and idle ones.
+const SPARE_CONNECTIONS: usize = 256;
+
+/// Bytes of a request's headers; hyper takes no less.
+const MAX_HEADERS: usize = 16 * 1024;
+
+/// Why nothing listens.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Nobody may be let in.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {error}; give another with --listen")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// Certificate or key cannot be used.
+    #[error("{}: {error}; http.tls wants a certificate and its key in PEM", file.display())]
+    Tls {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: String,
+    },
+}
+
+/// A socket that listens.
+pub struct Listener {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    access: Access,
+    max_requests: usize,
+}
+
+impl Listener {
+    /// Begins to listen; nothing is answered yet.
+    ///
+    /// # Errors
+    /// It would be open to other machines, or the address or the certificate cannot be used.
+    pub async fn bind(config: &config::Http) -> Result<Listener, ListenError> {
+        allow_descriptors();
+        let access = Access::of(config)?;
+        let tls = config.tls.as_ref().map(acceptor).transpose()?;
+        let listener = TcpListener::bind(config.listen).await;
+        let listener = listener.map_err(|error| ListenError::Address { address: config.listen, error })?;
+        Ok(Listener { listener, tls, access, max_requests: config.max_requests })
+    }
+
+    /// Where it listens: with the port that was given, where any was asked for.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Whether a token is asked for.
+    pub fn guarded(&self) -> bool {
+        self.access.guarded()
+    }
+
+    /// Answers, until it is dropped.
+    pub async fn serve(self, shared: Arc<Shared>) -> Infallible {
+        let router = api::router(shared, Arc::new(self.access));
+        let requests = Arc::new(Semaphore::new(self.max_requests));
+        let connections = Arc::new(Semaphore::new(self.max_requests + SPARE_CONNECTIONS));
+        loop {
+            // Who comes when all are taken waits in the queue of the socket.
+            let Ok(place) = Arc::clone(&connections).acquire_owned().await else {
+                unreachable!("the semaphore is never closed")
+            };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, or the client went before it was accepted: both pass.
+                    log::debug!("cannot accept a connection: {error}");
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let (router, requests) = (router.clone(), Arc::clone(&requests));
+            let tls = self.tls.clone();
+            tokio::spawn(async move {
+                connection(stream, tls, router, requests).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// A connection is a descriptor, and the usual limit is below what may be open at a time. What the process may have without anybody's
+/// leave is enough; programs do it so since `select` is gone.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log::debug!("cannot raise the limit of open files: {error}");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: axum::Router,
+    requests: Arc<Semaphore>,
+) {
+    // Answers are written whole.
+    let _ = stream.set_nodelay(true);
+    let stream = Impatient::new(stream);
+    match tls {
+        None => talk(stream, router, requests).await,
+        Some(tls) => match timeout(HANDSHAKE, tls.accept(stream)).await {
+            Ok(Ok(stream)) => talk(stream, router, requests).await,
+            Ok(Err(error)) => log::debug!("TLS: {error}"),
+            Err(_) => log::debug!("TLS: no handshake within {HANDSHAKE:?}"),
+        },
+    }
+}
+
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: axum::Router,
+    requests: Arc<Semaphore>,
+) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (router, permit) = (router.clone(), Arc::clone(&requests).try_acquire_owned());
+        async move { Ok::<_, Infallible>(answer(router, request, permit.ok()).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(MAX_HEADERS).half_close(false);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), answer).await {
+        log::debug!("HTTP: {error}");
+    }
+}
+
+async fn answer(
+    router: axum::Router,
+    request: Request<Incoming>,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Response {
+    let Some(_permit) = permit else {
+        let error = "too many requests at a time: try again";
+        return Problem::later(StatusCode::SERVICE_UNAVAILABLE, error, Duration::from_secs(1))
+            .into_response();
+    };
+    match router.oneshot(request.map(Body::new)).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+fn acceptor(tls: &config::Tls) -> Result<TlsAcceptor, ListenError> {
+    let certificates = read(&tls.certificate, |reader| CertificateDer::pem_reader_iter(reader).collect())?;
+    let key = read(&tls.key, |reader| PrivateKeyDer::from_pem_reader(reader))?;
+    let wrong = |error: tokio_rustls::rustls::Error| failed(&tls.certificate, error);
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(wrong)?
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .map_err(wrong)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn read<T, E: ToString>(
+    file: &Path,
+    parse: impl FnOnce(&mut BufReader<File>) -> Result<T, E>,
+) -> Result<T, ListenError> {
+    let open = File::open(file).map_err(|error| failed(file, error))?;
+    parse(&mut BufReader::new(open)).map_err(|error| failed(file, error))
+}
+
+fn failed(file: &Path, error: impl ToString) -> ListenError {
+    ListenError::Tls { file: file.to_owned(), error: error.to_string() }
+}

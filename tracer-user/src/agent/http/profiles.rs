@@ -1,0 +1,89 @@
+//! Profiles of any process on the node, under the paths of `net/http/pprof`, so that what scrapes those takes them.
+
+use super::{
+    Shared,
+    problem::{Explanation, Problem},
+    query::{Params, ProfileParams},
+};
+use crate::agent::{
+    Request,
+    request::{Filter, Form, Profile},
+};
+use axum::{
+    extract::State,
+    http::{HeaderName, header},
+    response::{IntoResponse, Response},
+};
+use std::sync::Arc;
+
+type Of = State<Arc<Shared>>;
+
+/// All goroutines by stack.
+#[utoipa::path(get, path = "/debug/pprof/goroutine", tag = "profiles", params(ProfileParams), responses(
+    (status = 200, description = "A profile, compressed", content_type = "application/octet-stream", body = Vec<u8>),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 502, description = "The process cannot be read", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn goroutine(
+    shared: Of,
+    Params(params): Params<ProfileParams>,
+) -> Result<Response, Problem> {
+    if params.debug == 2 {
+        let _permit = shared.costly()?;
+        let (pid, filter) = (params.pid, Filter { limit: super::query::MAX_LIMIT, ..Filter::default() });
+        let form = Form::Text;
+        let text = shared.ask(|answer| Request::Goroutines { pid, filter, form, answer }).await?;
+        return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response());
+    }
+    profile(&shared, params, Profile::Goroutines, "goroutine").await
+}
+
+/// Goroutines that are leaked, likely or for certain, by stack.
+#[utoipa::path(get, path = "/debug/pprof/goroutineleak", tag = "profiles", params(ProfileParams), responses(
+    (status = 200, description = "A profile, compressed", content_type = "application/octet-stream", body = Vec<u8>),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 502, description = "The process cannot be read", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn goroutineleak(
+    shared: Of,
+    Params(params): Params<ProfileParams>,
+) -> Result<Response, Problem> {
+    profile(&shared, params, Profile::Leaks, "goroutineleak").await
+}
+
+/// How long goroutines were blocked, by stack, from now on. It needs probes.
+#[utoipa::path(get, path = "/debug/pprof/block", tag = "profiles", params(ProfileParams), responses(
+    (status = 200, description = "A profile, compressed", content_type = "application/octet-stream", body = Vec<u8>),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 502, description = "The process cannot be watched", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn block(shared: Of, Params(params): Params<ProfileParams>) -> Result<Response, Problem> {
+    let seconds = params.seconds()?;
+    profile(&shared, params, Profile::Block(seconds), "block").await
+}
+
+async fn profile(
+    shared: &Shared,
+    params: ProfileParams,
+    kind: Profile,
+    name: &str,
+) -> Result<Response, Problem> {
+    params.seconds()?;
+    if params.debug != 0 {
+        let error = format!("debug is {}: only 0 is made, and 2 of goroutine", params.debug);
+        return Err(Problem::bad(error));
+    }
+    let _permit = shared.costly()?;
+    let bytes = shared.ask(|answer| Request::Profile { pid: params.pid, kind, answer }).await?;
+    let headers: [(HeaderName, String); 2] = [
+        (header::CONTENT_TYPE, "application/octet-stream".into()),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")),
+    ];
+    Ok((headers, bytes).into_response())
+}

@@ -1,0 +1,321 @@
+//! Parameters of requests. What is not known, or not as it should be, is refused with a sentence.
+
+use super::problem::Problem;
+use crate::{
+    agent::{Mode, request::Filter},
+    detect::Verdict,
+    model::State,
+    parse,
+};
+use axum::{
+    extract::{FromRequestParts, Query},
+    http::request::Parts,
+};
+use regex::{Regex, RegexBuilder};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
+use std::time::Duration;
+use utoipa::{IntoParams, ToSchema};
+
+/// The largest page.
+pub(super) const MAX_LIMIT: usize = 10_000;
+
+/// The size of a compiled regular expression of a request.
+const REGEX_SIZE: usize = 1 << 20;
+
+/// The parameters of a request.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = Query::<T>::try_from_uri(&parts.uri);
+        let Query(params) = query.map_err(|error| Problem::bad(error.body_text()))?;
+        Ok(Params(params))
+    }
+}
+
+/// No parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+/// Which part of a list.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ProcessParams {
+    /// Only this process.
+    #[serde(default, deserialize_with = "some_pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
+    pub(super) pid: Option<u32>,
+    /// Leave out so many of the first.
+    #[serde(default)]
+    pub(super) skip: usize,
+    /// At most so many.
+    #[serde(default = "hundred")]
+    #[param(minimum = 1, maximum = 10_000, default = 100)]
+    pub(super) limit: usize,
+}
+
+/// Which findings.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LeakParams {
+    /// Only of this process.
+    #[serde(default, deserialize_with = "some_pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
+    pub(super) pid: Option<u32>,
+    /// Only of this service.
+    pub(super) service: Option<String>,
+    /// Only of this class of the catalogue.
+    pub(super) class: Option<String>,
+    /// Only with this verdict, or a surer one.
+    #[param(inline)]
+    pub(super) verdict: Option<VerdictParam>,
+    /// Only of at least so many goroutines.
+    #[serde(default)]
+    pub(super) min_count: u64,
+    /// Leave out so many of the first.
+    #[serde(default)]
+    pub(super) skip: usize,
+    /// At most so many.
+    #[serde(default = "hundred")]
+    #[param(minimum = 1, maximum = 10_000, default = 100)]
+    pub(super) limit: usize,
+}
+
+/// How sure a finding is.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum VerdictParam {
+    Suspect,
+    Likely,
+    Proven,
+}
+
+impl VerdictParam {
+    pub(super) fn verdict(self) -> Verdict {
+        match self {
+            VerdictParam::Suspect => Verdict::Suspect,
+            VerdictParam::Likely => Verdict::Likely,
+            VerdictParam::Proven => Verdict::Proven,
+        }
+    }
+}
+
+/// Which goroutines of a process.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct GoroutineParams {
+    /// The process.
+    #[serde(deserialize_with = "pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
+    pid: u32,
+    /// Only in this state.
+    #[param(inline)]
+    state: Option<StateParam>,
+    /// Only with a wait reason that this regular expression finds.
+    reason: Option<String>,
+    /// Only with a function on the stack, or as creator, that this regular expression finds.
+    func: Option<String>,
+    /// Only those that have been waiting for at least so long: `90s`, `5m`.
+    #[param(pattern = r"^[0-9]{1,6}(ms|s|m|h)$")]
+    older: Option<String>,
+    /// Only this one.
+    goid: Option<u64>,
+    /// The runtime's own too.
+    #[serde(default)]
+    system: bool,
+    /// Groups of the same stack in place of goroutines.
+    #[serde(default)]
+    pub(super) group: bool,
+    /// Leave out so many of the first.
+    #[serde(default)]
+    skip: usize,
+    /// At most so many goroutines or groups.
+    #[serde(default = "hundred")]
+    #[param(minimum = 1, maximum = 10_000, default = 100)]
+    limit: usize,
+}
+
+/// A state of goroutines.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum StateParam {
+    Runnable,
+    Running,
+    Syscall,
+    Waiting,
+    Leaked,
+    Preempted,
+}
+
+impl GoroutineParams {
+    /// The process, and which of its goroutines.
+    pub(super) fn filter(&self) -> Result<(u32, Filter), Problem> {
+        let states = match self.state {
+            None => Vec::new(),
+            Some(StateParam::Runnable) => vec![State::Runnable],
+            Some(StateParam::Running) => vec![State::Running],
+            Some(StateParam::Syscall) => vec![State::Syscall],
+            Some(StateParam::Waiting) => vec![State::Waiting, State::Leaked],
+            Some(StateParam::Leaked) => vec![State::Leaked],
+            Some(StateParam::Preempted) => vec![State::Preempted],
+        };
+        let older = self.older.as_deref().map(parse::duration).transpose().map_err(Problem::bad)?;
+        let filter = Filter {
+            states,
+            reason: self.reason.as_deref().map(regex).transpose()?,
+            func: self.func.as_deref().map(regex).transpose()?,
+            older: older.unwrap_or_default(),
+            goids: self.goid.into_iter().collect(),
+            system: self.system,
+            skip: self.skip,
+            limit: page(self.limit)?,
+        };
+        Ok((self.pid, filter))
+    }
+}
+
+/// Which scan.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TriggerParams {
+    /// Only this process.
+    #[serde(default, deserialize_with = "some_pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
+    pub(super) pid: Option<u32>,
+}
+
+/// What is traced.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TraceParams {
+    /// The process.
+    #[serde(deserialize_with = "pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
+    pub(super) pid: u32,
+    /// For how long.
+    #[serde(default = "ten")]
+    #[param(minimum = 1, maximum = 600, default = 10)]
+    seconds: u64,
+}
+
+impl TraceParams {
+    pub(super) fn seconds(self) -> Result<Duration, Problem> {
+        within(self.seconds, 600)
+    }
+}
+
+/// What is profiled.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ProfileParams {
+    /// The process.
+    #[serde(deserialize_with = "pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
+    pub(super) pid: u32,
+    /// 0: as pprof reads it; 2: as text (of `goroutine` only).
+    #[serde(default)]
+    #[param(minimum = 0, maximum = 2, default = 0)]
+    pub(super) debug: u8,
+    /// For how long `block` watches; the others take no time.
+    #[serde(default = "ten")]
+    #[param(minimum = 1, maximum = 300, default = 10)]
+    seconds: u64,
+}
+
+impl ProfileParams {
+    pub(super) fn seconds(self) -> Result<Duration, Problem> {
+        within(self.seconds, 300)
+    }
+}
+
+/// How closely a process is to be watched.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ModeParams {
+    /// The process.
+    #[serde(deserialize_with = "pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
+    pub(super) pid: u32,
+    /// How closely; left out: as the configuration says again.
+    #[param(inline)]
+    pub(super) mode: Option<ModeParam>,
+}
+
+/// How closely a process is watched.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ModeParam {
+    Poll,
+    Life,
+    Wait,
+    Full,
+}
+
+impl From<ModeParam> for Mode {
+    fn from(mode: ModeParam) -> Mode {
+        match mode {
+            ModeParam::Poll => Mode::Poll,
+            ModeParam::Life => Mode::Life,
+            ModeParam::Wait => Mode::Wait,
+            ModeParam::Full => Mode::Full,
+        }
+    }
+}
+
+/// Linux has no larger ones (`PID_MAX_LIMIT`, `include/linux/threads.h`).
+const MAX_PID: u32 = 4_194_304;
+
+fn pid<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let pid = u32::deserialize(from)?;
+    if (1..=MAX_PID).contains(&pid) {
+        return Ok(pid);
+    }
+    Err(D::Error::custom(format!("{pid} is no PID: they are 1 to {MAX_PID}")))
+}
+
+fn some_pid<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    pid(from).map(Some)
+}
+
+/// A page's size, if it is one.
+pub(super) fn page(limit: usize) -> Result<usize, Problem> {
+    if (1..=MAX_LIMIT).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Problem::bad(format!(
+        "limit is {limit}: give 1 to {MAX_LIMIT}, and skip for the pages after the first"
+    )))
+}
+
+fn within(seconds: u64, most: u64) -> Result<Duration, Problem> {
+    if (1..=most).contains(&seconds) {
+        return Ok(Duration::from_secs(seconds));
+    }
+    Err(Problem::bad(format!("seconds is {seconds}: give 1 to {most}")))
+}
+
+fn regex(text: &str) -> Result<Regex, Problem> {
+    let built = RegexBuilder::new(text).size_limit(REGEX_SIZE).build();
+    built.map_err(|_| Problem::bad(format!("{text:?} is no regular expression, or too large a one")))
+}
+
+fn hundred() -> usize {
+    100
+}
+
+fn ten() -> u64 {
+    10
+}

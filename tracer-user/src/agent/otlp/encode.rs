@@ -1,0 +1,165 @@
+//! Metrics and findings as messages of OpenTelemetry.
+
+use crate::agent::{
+    metrics::{Family, Kind, Label, Value},
+    picture::{BOUNDS_SECONDS, LeakGroup, Picture, ProcessPicture},
+};
+use crate::detect::Severity;
+use opentelemetry_proto::tonic::{
+    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
+    logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
+    metrics::v1::{
+        AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint,
+        ResourceMetrics, ScopeMetrics, Sum, metric, number_data_point,
+    },
+    resource::v1::Resource,
+};
+
+/// All families, for the time of a picture. Counters count since the agent began.
+pub(super) fn metrics(families: &[Family<'_>], picture: &Picture) -> ResourceMetrics {
+    let (start, now) = (picture.node.started_unix_ns, picture.unix_ns);
+    let filled = families.iter().filter(|family| !family.series.is_empty());
+    let metrics = filled.map(|family| metric(family, start, now)).collect();
+    let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }];
+    ResourceMetrics { resource: Some(resource()), scope_metrics, ..ResourceMetrics::default() }
+}
+
+fn metric(family: &Family<'_>, start: u64, now: u64) -> Metric {
+    let numbers = || {
+        family.series.iter().filter_map(|series| match series.value {
+            Value::Number(value) => Some(NumberDataPoint {
+                attributes: attributes(&series.labels),
+                start_time_unix_nano: start,
+                time_unix_nano: now,
+                value: Some(number_data_point::Value::AsDouble(value)),
+                ..NumberDataPoint::default()
+            }),
+            Value::Distribution(_) => None,
+        })
+    };
+    let cumulative = AggregationTemporality::Cumulative.into();
+    let data = match family.kind {
+        Kind::Gauge => metric::Data::Gauge(Gauge { data_points: numbers().collect() }),
+        Kind::Counter => metric::Data::Sum(Sum {
+            data_points: numbers().collect(),
+            aggregation_temporality: cumulative,
+            is_monotonic: true,
+        }),
+        Kind::Histogram => metric::Data::Histogram(Histogram {
+            data_points: histograms(family, start, now),
+            aggregation_temporality: cumulative,
+        }),
+    };
+    Metric {
+        name: family.name.to_owned(),
+        description: family.help.to_owned(),
+        unit: unit(family.name).to_owned(),
+        data: Some(data),
+        ..Metric::default()
+    }
+}
+
+fn histograms(family: &Family<'_>, start: u64, now: u64) -> Vec<HistogramDataPoint> {
+    let points = family.series.iter().filter_map(|series| match series.value {
+        Value::Number(_) => None,
+        Value::Distribution(of) => Some(HistogramDataPoint {
+            attributes: attributes(&series.labels),
+            start_time_unix_nano: start,
+            time_unix_nano: now,
+            count: of.count(),
+            sum: Some(of.sum_seconds),
+            bucket_counts: of.counts.to_vec(),
+            explicit_bounds: BOUNDS_SECONDS.to_vec(),
+            ..HistogramDataPoint::default()
+        }),
+    });
+    points.collect()
+}
+
+/// As UCUM has it: the names say it by the conventions of Prometheus.
+fn unit(name: &str) -> &'static str {
+    let name = name.trim_end_matches("_total");
+    if name.ends_with("_seconds") {
+        "s"
+    } else if name.ends_with("_bytes") {
+        "By"
+    } else {
+        "1"
+    }
+}
+
+/// A finding as a record: what it is in the body, the rest as attributes.
+pub(super) fn finding(now: u64, process: &ProcessPicture, group: &LeakGroup) -> LogRecord {
+    let severity = match group.severity {
+        Severity::Error => SeverityNumber::Error,
+        Severity::Warning => SeverityNumber::Warn,
+        Severity::Note => SeverityNumber::Info,
+    };
+    let stack: Vec<String> =
+        group.stack.iter().map(|site| format!("{}\n\t{}:{}", site.func, site.file, site.line)).collect();
+    let identity = &process.identity;
+    let texts = [
+        ("service.name", identity.service.clone()),
+        ("process.executable.path", identity.exe.to_string_lossy().into_owned()),
+        ("container.id", identity.container.clone().unwrap_or_default()),
+        ("sfgi.finding.id", group.id.clone()),
+        ("sfgi.finding.verdict", group.verdict.word().to_owned()),
+        ("sfgi.finding.class", group.class.clone()),
+        ("sfgi.finding.silent_failure_type", group.silent_failure_type.to_owned()),
+        ("sfgi.finding.stack", stack.join("\n")),
+        ("sfgi.finding.evidence", group.evidence.join("\n")),
+        ("sfgi.finding.fix", group.fix.clone()),
+    ];
+    let numbers = [
+        ("process.pid", u64::from(process.id.pid)),
+        ("sfgi.finding.count", group.count),
+        ("sfgi.finding.pinned_bytes", group.pinned_bytes),
+    ];
+    let filled = texts.into_iter().filter(|(_, text)| !text.is_empty());
+    let attributes = filled.map(|(key, text)| attribute(key, any_value::Value::StringValue(text)));
+    let number = |number| any_value::Value::IntValue(i64::try_from(number).unwrap_or(i64::MAX));
+    LogRecord {
+        time_unix_nano: group.first_seen_unix_ns,
+        observed_time_unix_nano: now,
+        severity_number: severity.into(),
+        severity_text: group.severity.word().to_owned(),
+        body: Some(AnyValue { value: Some(any_value::Value::StringValue(group.title.clone())) }),
+        attributes: attributes.chain(numbers.map(|(key, value)| attribute(key, number(value)))).collect(),
+        event_name: "sfgi.finding".into(),
+        ..LogRecord::default()
+    }
+}
+
+/// Records, as from this agent.
+pub(super) fn logs(log_records: Vec<LogRecord>) -> ResourceLogs {
+    let scope_logs = vec![ScopeLogs { scope: Some(scope()), log_records, ..ScopeLogs::default() }];
+    ResourceLogs { resource: Some(resource()), scope_logs, ..ResourceLogs::default() }
+}
+
+fn resource() -> Resource {
+    let text = |text: String| any_value::Value::StringValue(text);
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let attributes = vec![
+        attribute("service.name", text("sfgi-agent".into())),
+        attribute("service.version", text(env!("CARGO_PKG_VERSION").into())),
+        attribute("host.name", text(host)),
+    ];
+    Resource { attributes, ..Resource::default() }
+}
+
+fn scope() -> InstrumentationScope {
+    InstrumentationScope {
+        name: "sfgi".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..InstrumentationScope::default()
+    }
+}
+
+fn attributes(labels: &[Label<'_>]) -> Vec<KeyValue> {
+    let value = |text: &str| any_value::Value::StringValue(text.to_owned());
+    labels.iter().map(|(name, text)| attribute(name, value(text))).collect()
+}
+
+fn attribute(key: &str, value: any_value::Value) -> KeyValue {
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+}

@@ -1,0 +1,169 @@
+//! What is remembered of the last hour: a row of steps a process. Pure: time comes with the pictures.
+
+use crate::agent::picture::{Picture, ProcessPicture};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Seconds of a step.
+pub const STEP_SECONDS: u64 = 300;
+
+/// Steps of an hour.
+pub const STEPS: usize = 12;
+
+/// Creation sites that a step remembers, the largest.
+const SITES: usize = 5;
+
+/// The longest name that is kept, in bytes: names come from targets.
+const MAX_NAME: usize = 512;
+
+/// A process as long as the machine runs: PIDs are used again, but not with the same start.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(pub(super) String);
+
+/// The row of one process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// Its number.
+    pub pid: u32,
+    /// Its executable.
+    pub exe: String,
+    /// The name of its service.
+    pub service: String,
+    /// The steps, the oldest first; where it was not scanned there is none.
+    pub steps: VecDeque<Step>,
+}
+
+/// Five minutes of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// When it began: seconds since 1970, a multiple of [`STEP_SECONDS`].
+    pub start_s: u64,
+    /// The most goroutines of all its scans.
+    pub goroutines: u64,
+    /// The fewest.
+    pub fewest: u64,
+    /// Goroutines in findings that are likely or proven, at most.
+    pub leaked: u64,
+    /// By creation site, the largest of the last scan.
+    pub sites: Vec<(String, u64)>,
+}
+
+/// The rows of all processes.
+#[derive(Debug, Default)]
+pub struct History {
+    boot: String,
+    max_processes: usize,
+    rows: BTreeMap<Key, Row>,
+}
+
+#[derive(Debug, Default)]
+struct Row {
+    series: Series,
+    /// The last scan that was taken in.
+    scan_unix_ns: u64,
+    changed: bool,
+}
+
+impl History {
+    /// What was remembered of this boot, in addition to what is to come.
+    pub fn new(boot: &str, max_processes: usize, remembered: Vec<(Key, Series)>) -> History {
+        let prefix = format!("{boot}/");
+        let ours = remembered.into_iter().filter(|(key, _)| key.0.starts_with(&prefix));
+        let rows = ours.map(|(key, series)| (key, Row { series, ..Row::default() })).collect();
+        History { boot: boot.to_owned(), max_processes, rows }
+    }
+
+    /// Takes the scans of a picture that are new.
+    pub fn take(&mut self, picture: &Picture) {
+        for process in &picture.processes {
+            let Some(scan) = &process.scan else { continue };
+            let key = self.key(process);
+            let row = self.rows.entry(key).or_default();
+            if scan.unix_ns <= row.scan_unix_ns {
+                continue;
+            }
+            (row.scan_unix_ns, row.changed) = (scan.unix_ns, true);
+            row.series.name(process);
+            let goroutines = scan.goroutines.saturating_sub(scan.system);
+            let certain =
+                process.leaks.iter().filter(|group| group.verdict != crate::detect::Verdict::Suspect);
+            let rows = scan.creators.rows.iter().take(SITES);
+            let sites = rows.map(|row| (cut(&row.site.func), row.count)).collect();
+            let leaked = certain.map(|group| group.count).sum();
+            row.series.add(scan.unix_ns / 1_000_000_000, goroutines, leaked, sites);
+        }
+        self.forget(picture);
+    }
+
+    /// The rows, by process.
+    pub fn rows(&self) -> impl Iterator<Item = (&Key, &Series)> {
+        self.rows.iter().map(|(key, row)| (key, &row.series))
+    }
+
+    /// The row of a process.
+    pub fn of(&self, process: &ProcessPicture) -> Option<&Series> {
+        self.rows.get(&self.key(process)).map(|row| &row.series)
+    }
+
+    /// The rows that have changed since this was asked last.
+    pub(super) fn changed(&mut self) -> Vec<(Key, Series)> {
+        let take = |(key, row): (&Key, &mut Row)| {
+            std::mem::take(&mut row.changed).then(|| (key.clone(), row.series.clone()))
+        };
+        self.rows.iter_mut().filter_map(take).collect()
+    }
+
+    /// Forgets what is older than an hour, and the oldest where there are too many.
+    fn forget(&mut self, picture: &Picture) {
+        let now_s = picture.unix_ns / 1_000_000_000;
+        let oldest = now_s.saturating_sub(STEP_SECONDS * STEPS as u64);
+        let alive: BTreeSet<Key> = picture.processes.iter().map(|process| self.key(process)).collect();
+        self.rows.retain(|key, row| alive.contains(key) || row.series.last_s() > oldest);
+        while self.rows.len() > self.max_processes.max(1) {
+            let dead = |key: &Key| !alive.contains(key);
+            let order = |(key, row): &(&Key, &Row)| (!dead(key), row.series.last_s());
+            let Some(key) = self.rows.iter().min_by_key(order).map(|(key, _)| key.clone()) else { return };
+            self.rows.remove(&key);
+        }
+    }
+
+    fn key(&self, process: &ProcessPicture) -> Key {
+        let exe = cut(&process.identity.exe.to_string_lossy());
+        Key(format!("{}/{}/{}/{exe}", self.boot, process.id.pid, process.id.start_ticks))
+    }
+}
+
+impl Series {
+    /// Names may become better known while a process lives.
+    fn name(&mut self, process: &ProcessPicture) {
+        self.pid = process.id.pid;
+        self.exe = cut(&process.identity.exe.to_string_lossy());
+        self.service = cut(&process.identity.service);
+    }
+
+    fn add(&mut self, now_s: u64, goroutines: u64, leaked: u64, sites: Vec<(String, u64)>) {
+        let start_s = now_s - now_s % STEP_SECONDS;
+        match self.steps.back_mut() {
+            // The clock may have been put back: what is later than now is as good as now.
+            Some(last) if last.start_s >= start_s => {
+                last.goroutines = last.goroutines.max(goroutines);
+                last.fewest = last.fewest.min(goroutines);
+                last.leaked = last.leaked.max(leaked);
+                last.sites = sites;
+            }
+            _ => self.steps.push_back(Step { start_s, goroutines, fewest: goroutines, leaked, sites }),
+        }
+        while self.steps.len() > STEPS {
+            self.steps.pop_front();
+        }
+    }
+
+    fn last_s(&self) -> u64 {
+        self.steps.back().map_or(0, |step| step.start_s + STEP_SECONDS)
+    }
+}
+
+/// At most [`MAX_NAME`] bytes, whole characters.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_NAME)].to_owned()
+}

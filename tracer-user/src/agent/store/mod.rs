@@ -1,0 +1,86 @@
+//! What outlives a restart: the last hour of every process, in steps of five minutes.
+
+mod file;
+mod history;
+
+#[cfg(test)]
+mod tests;
+
+use super::{config, picture::Picture};
+use file::File;
+pub use file::StoreError;
+pub use history::{History, Key, STEP_SECONDS, STEPS, Series, Step};
+use std::{
+    collections::BTreeSet,
+    fs,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+/// Between two commits: what `kill -9` may cost.
+const COMMIT: Duration = Duration::from_secs(10);
+
+/// The history, in memory and, where one is configured, in a file.
+pub struct Store {
+    history: Arc<RwLock<History>>,
+    file: Option<File>,
+    committed: Instant,
+}
+
+impl Store {
+    /// Opens the file and reads what it holds. Whatever is wrong with it is logged, in a sentence, and the history
+    /// begins anew; only a file that cannot be used at all is an error.
+    ///
+    /// # Errors
+    /// Another agent uses the file, or it cannot be made or written.
+    pub fn open(config: &config::Store) -> Result<Store, StoreError> {
+        let mut remembered = Vec::new();
+        let mut file = None;
+        if let Some(path) = &config.file {
+            let (opened, said) = File::open(path)?;
+            if let Some(said) = said {
+                log::warn!("{said}");
+            }
+            remembered = opened.read()?;
+            file = Some(opened);
+        }
+        let history = History::new(&boot_id(), config.max_processes, remembered);
+        Ok(Store { history: Arc::new(RwLock::new(history)), file, committed: Instant::now() })
+    }
+
+    /// Takes a picture, and commits now and then. It may wait for the disk.
+    ///
+    /// # Errors
+    /// The file cannot be written; the history in memory goes on.
+    pub fn take(&mut self, picture: &Picture) -> Result<(), StoreError> {
+        self.history.write().unwrap_or_else(PoisonError::into_inner).take(picture);
+        if self.committed.elapsed() < COMMIT { Ok(()) } else { self.commit() }
+    }
+
+    /// Writes what has changed.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn commit(&mut self) -> Result<(), StoreError> {
+        self.committed = Instant::now();
+        let Some(file) = &self.file else { return Ok(()) };
+        // Whoever reads the history does not wait for the disk.
+        let (changed, keep) = {
+            let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
+            let keep: BTreeSet<Key> = history.rows().map(|(key, _)| key.clone()).collect();
+            (history.changed(), keep)
+        };
+        if changed.is_empty() { Ok(()) } else { file.write(&changed, &keep) }
+    }
+
+    /// What is remembered, for whoever shows it.
+    pub fn history(&self) -> Arc<RwLock<History>> {
+        Arc::clone(&self.history)
+    }
+}
+
+/// Names this run of the machine: start times of processes count from its begin.
+fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
