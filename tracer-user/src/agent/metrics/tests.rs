@@ -8,7 +8,7 @@ fn process(pid: u32, service: &str) -> Arc<ProcessPicture> {
     let identity = Identity { service: service.into(), exe: "/srv/a".into(), ..Identity::default() };
     let states = vec![StateCount { state: "waiting".into(), reason: "chan receive".into(), count: 3 }];
     let mut blocked = Distribution::default();
-    [500, 2_000_000, u64::MAX].map(|ns| blocked.add(ns));
+    [500, 2_000_000, u64::MAX].into_iter().for_each(|ns| blocked.add(ns));
     let events = Events { blocked: vec![("select".into(), blocked)], ..Events::default() };
     Arc::new(ProcessPicture {
         id: ProcessId { pid, start_ticks: 1, program: 0 },
