@@ -6,14 +6,24 @@
 
 #[path = "../../tracer-user/src/clock.rs"]
 pub mod clock;
+#[path = "../../tracer-user/src/detect/mod.rs"]
+pub mod detect;
 #[path = "../../tracer-user/src/event/mod.rs"]
 pub mod event;
+#[path = "../../tracer-user/src/follow/mod.rs"]
+pub mod follow;
 #[path = "../../tracer-user/src/heap/mod.rs"]
 pub mod heap;
 #[path = "../../tracer-user/src/memory/mod.rs"]
 pub mod memory;
 #[path = "../../tracer-user/src/model/mod.rs"]
 pub mod model;
+#[allow(unused_imports, reason = "what only the parts that are left out use")]
+#[path = "../../tracer-user/src/present/mod.rs"]
+pub mod present;
+#[path = "../../tracer-user/src/recording/mod.rs"]
+pub mod recording;
+#[allow(unused_imports, reason = "what only the parts that are left out use")]
 #[path = "../../tracer-user/src/snapshot/mod.rs"]
 pub mod snapshot;
 mod stopped;

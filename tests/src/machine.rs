@@ -6,9 +6,11 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::toolchain;
@@ -77,10 +79,7 @@ pub fn bpf_objects_of(pid: u32) -> Result<BTreeSet<String>> {
 }
 
 /// Which of these are still in the kernel.
-///
-/// # Errors
-/// `bpftool` is missing or fails.
-pub fn still_there(objects: &BTreeSet<String>) -> Result<Vec<String>> {
+fn still_there(objects: &BTreeSet<String>) -> Result<Vec<String>> {
     let mut there = Vec::new();
     for kind in ["prog", "map", "link"] {
         let text = toolchain::output(Command::new("bpftool").args(["--json", kind, "list"]))?;
@@ -90,4 +89,20 @@ pub fn still_there(objects: &BTreeSet<String>) -> Result<Vec<String>> {
         there.extend(names.filter(|name| objects.contains(name)));
     }
     Ok(there)
+}
+
+/// Waits until none of these is in the kernel any more, which frees them a moment after their last holder has gone.
+///
+/// # Errors
+/// They are still there after a minute, or `bpftool` fails.
+pub fn nothing_left(objects: &BTreeSet<String>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let left = still_there(objects)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "left behind: {left:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -170,6 +170,59 @@ fn form(run: &Run, kind: &str, function: &str, value: usize) -> Result<()> {
     Ok(())
 }
 
+/// The number of all stacks of a folded profile that have this function.
+fn folded(text: &str, function: &str) -> Result<u64> {
+    let with = text.lines().filter(|line| line.contains(function));
+    with.map(|line| line.rsplit_once(' ').context("no number")?.1.parse::<u64>().context("no number")).sum()
+}
+
+#[test]
+fn who_made_it_stands_before_it_but_not_what_made_the_main_goroutine() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let run = Run::new(&Go::newest(), &[])?;
+    for kind in ["blocked", "created"] {
+        let text = run.text(&["--to", "folded", "--by-creator", "--kind", kind])?;
+        ensure!(!text.contains("newproc") && !text.contains("rt0_go"), "{kind}:\n{text}");
+        ensure!(text.contains("main.work"), "{kind}:\n{text}");
+    }
+    let text = run.text(&["--to", "folded", "--by-creator"])?;
+    let hot: Vec<&str> = text.lines().filter(|line| line.contains("main.hot")).collect();
+    ensure!(
+        !hot.is_empty() && hot.iter().all(|line| line.starts_with("main.work;main.work.gowrap")),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn spans_that_follow_each_other_add_up() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let run = Run::new(&Go::newest(), &[])?;
+    // It works for a second, four goroutines at a time.
+    let first = run.report(&["-e", "block", "--func", "main\\.hot$"])?;
+    let began =
+        first.lines().nth(1).and_then(|line| line.split_whitespace().next()).context("nothing blocks")?;
+    let began = Duration::from_secs_f64(began.parse()?);
+    let cuts: Vec<String> =
+        [200, 400, 600].map(|ms| format!("{}us", (began + Duration::from_millis(ms)).as_micros())).into();
+    let hot = |arguments: &[&str]| folded(&run.text(&[&["--to", "folded"], arguments].concat())?, "main.hot");
+    let parts = [
+        hot(&["--until", &cuts[0]])?,
+        hot(&["--from", &cuts[0], "--until", &cuts[1]])?,
+        hot(&["--from", &cuts[1], "--until", &cuts[2]])?,
+        hot(&["--from", &cuts[2]])?,
+    ];
+    let (sum, whole) = (parts.iter().sum::<u64>(), hot(&[])?);
+    ensure!(sum.abs_diff(whole) <= whole / 1000, "{parts:?} are {sum}, not {whole}");
+    ensure!(parts.iter().all(|ns| *ns > 0), "{parts:?}");
+    ensure!(parts[..3].iter().all(|ns| *ns <= 4 * 200_000_000), "{parts:?}");
+    Ok(())
+}
+
 #[test]
 fn tables_have_every_event() -> Result<()> {
     if !machine::can_trace() {

@@ -102,8 +102,8 @@ const LONG_NS: u64 = 300_000_000;
 /// What `--stacks` was told: nothing shorter has a stack.
 const THRESHOLD_NS: u64 = 20_000_000;
 
-/// Each answerer made its reader wait for 500 ms and then, several times, for 2 ms. Of what lies between the two bounds, because somebody
-/// got no processor, nothing can be said.
+/// Each answerer made its reader wait for a second and then, several times, for 2 ms. Of what lies between the
+/// two bounds, because somebody got no processor, nothing can be said.
 fn long_blocks_have_stacks(events: &[Event]) -> Result<()> {
     let waits: Vec<&Event> = events
         .iter()

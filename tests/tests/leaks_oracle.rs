@@ -25,7 +25,7 @@ const WIDTH: usize = 4;
 
 /// How often a process is looked at in which some were not found. Luck: of a goroutine that moves all words of its
 /// stack count, and what is left there by chance may lead to a leaked one. The next time others lie there.
-const LOOKS: usize = 3;
+const LOOKS: usize = 8;
 
 /// What of the leaked ones must be found, in hundredths.
 const RECALL: usize = 99;

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -37,7 +36,7 @@ fn ends_cleanly(mut sfgi: Process, objects: &BTreeSet<String>) -> Result<()> {
     sfgi::none_illegal(&events)?;
     let summary = sfgi.stderr.text();
     assert!(summary.contains("lost"), "the summary does not say what was lost:\n{summary}");
-    nothing_left(objects)
+    machine::nothing_left(objects)
 }
 
 fn objects(sfgi: &Process) -> Result<BTreeSet<String>> {
@@ -47,16 +46,6 @@ fn objects(sfgi: &Process) -> Result<BTreeSet<String>> {
         "sfgi holds no BPF program: {objects:?}"
     );
     Ok(objects)
-}
-
-/// The kernel frees BPF objects a moment after their last holder has gone.
-fn nothing_left(objects: &BTreeSet<String>) -> Result<()> {
-    let deadline = Instant::now() + SOON;
-    while !machine::still_there(objects)?.is_empty() {
-        assert!(Instant::now() < deadline, "left behind: {:?}", machine::still_there(objects)?);
-        thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 fn still_works(target: &mut Process) {
@@ -144,7 +133,7 @@ fn a_killed_sfgi_leaves_nothing_behind() -> Result<()> {
     let objects = objects(&sfgi)?;
     sfgi.signal(Signal::KILL)?;
     sfgi.wait(SOON)?;
-    nothing_left(&objects)?;
+    machine::nothing_left(&objects)?;
     still_works(&mut target);
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     fixture::{self, Variant},
-    machine,
+    machine, pprof,
     process::Process,
     sfgi,
     toolchain::Go,
@@ -225,6 +225,13 @@ fn the_leaks_at_the_end_are_in_it() -> Result<()> {
         json.contains("\"schema\":\"sfgi.leaks/1\"") || json.contains("\"schema\": \"sfgi.leaks/1\""),
         "{json}"
     );
+    let profile = dir.path().join("leaks.pb.gz");
+    run(&["export", "--to", "pprof", "--kind", "leaks", "-o", name(&profile), name(&file)])?;
+    let samples = pprof::samples(&profile)?;
+    let of = |function: &str| {
+        samples.iter().filter(|sample| sample.functions.iter().any(|name| name == function)).count()
+    };
+    ensure!(of("main.askSupplier") > 0 && of("main.main") == 0, "{samples:?}");
     Ok(())
 }
 

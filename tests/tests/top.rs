@@ -1,12 +1,6 @@
 //! `sfgi top` on a terminal of its own and as pages of text, against a service in which things go wrong.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use live_tests::{
@@ -24,7 +18,11 @@ const SIZE: (u16, u16) = (80, 24);
 
 /// The service, at work until it is killed.
 fn service() -> Result<Process> {
-    let mut target = fixture::start("faults", &Go::newest(), Variant::Plain, &["-d", "1h"])?;
+    service_of(&Go::newest())
+}
+
+fn service_of(go: &Go) -> Result<Process> {
+    let mut target = fixture::start("faults", go, Variant::Plain, &["-d", "1h"])?;
     target.say()?;
     Ok(target)
 }
@@ -45,15 +43,6 @@ fn pid_of(terminal: &Terminal) -> Result<u32> {
     // `env` replaced itself by the shell, so sfgi is its child.
     let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"))?;
     children.split_whitespace().next().context("the shell has no child")?.parse().context("a process id")
-}
-
-fn nothing_left(objects: &BTreeSet<String>) -> Result<()> {
-    let deadline = Instant::now() + SOON;
-    while !machine::still_there(objects)?.is_empty() {
-        assert!(Instant::now() < deadline, "left behind: {:?}", machine::still_there(objects)?);
-        thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 /// The alternate screen, the mouse, and the echo of what is typed.
@@ -106,7 +95,7 @@ fn keys_lead_from_a_place_to_a_goroutine_and_back() -> Result<()> {
 
     terminal.press(&["q"])?;
     is_as_before(&terminal)?;
-    nothing_left(&objects)
+    machine::nothing_left(&objects)
 }
 
 #[test]
@@ -142,7 +131,7 @@ fn a_signal_gives_the_terminal_back_and_a_kill_leaves_nothing_in_the_kernel() ->
         if orderly {
             is_as_before(&terminal)?;
         }
-        nothing_left(&objects)?;
+        machine::nothing_left(&objects)?;
     }
     let error = target.wait(Duration::from_millis(500)).expect_err("the service must not end with sfgi");
     assert!(error.to_string().contains("did not end"), "{error:#}");
@@ -186,6 +175,25 @@ fn pages_of_text_with_probes_and_without() -> Result<()> {
     assert_eq!(number(last, "main.askSupplier", "RATE/s")?, "-", "{last}");
     let waiting: u64 = number(last, "main.askSupplier", "NOW")?.replace(',', "").parse()?;
     assert!(waiting > 0, "{last}");
+    Ok(())
+}
+
+#[test]
+fn programs_of_old_versions() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let all: Vec<Go> = Go::all().into_iter().filter(|go| fixture::supported("faults", go)).collect();
+    for go in [&all[0], &all[all.len() / 2]] {
+        let target = service_of(go)?;
+        for mode in ["wait", "poll"] {
+            let (text, _) = pages(&target, &["-b", "2", "--every", "1s", "--mode", mode])?;
+            let last = text.rsplit("PID ").next().unwrap_or_default();
+            let waiting = number(last, "main.askSupplier", "NOW")
+                .with_context(|| format!("go{} --mode {mode}", go.version))?;
+            assert_ne!(waiting, "0", "go{} --mode {mode}:\n{last}", go.version);
+        }
+    }
     Ok(())
 }
 

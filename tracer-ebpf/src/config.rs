@@ -1,7 +1,7 @@
 //! What user space patched into this object, and whether a hit is the target's.
 
 use crate::{abi, emit};
-use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, programs::ProbeContext};
+use aya_ebpf::programs::ProbeContext;
 use tracer_common::{Config, Counters, KINDS, Kind, ProbeOffsets};
 
 #[unsafe(no_mangle)]
@@ -32,9 +32,8 @@ macro_rules! config {
 }
 pub(crate) use config;
 
-/// One hit of a probe: when, on which thread, and what is counted.
+/// One hit of a probe: on which thread, and what is counted.
 pub struct Hit {
-    pub ts: u64,
     pub tid: u32,
     /// What the probe usually sends.
     pub kind: Kind,
@@ -71,9 +70,7 @@ pub fn enter(ctx: &ProbeContext, kind: Kind) -> Option<Hit> {
     let counters = emit::counters()?;
     // SAFETY: this CPU's own element; a probe that interrupts another one can at worst lose one.
     unsafe { (*counters).hits[kind as usize] += 1 };
-    // SAFETY: a helper without arguments.
-    let ts = unsafe { bpf_ktime_get_ns() };
-    Some(Hit { ts, tid: id as u32, kind, counters })
+    Some(Hit { tid: id as u32, kind, counters })
 }
 
 /// Where the process's text lies relative to its link addresses, seen from a hit at `probe`.

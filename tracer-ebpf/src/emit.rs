@@ -3,7 +3,7 @@
 use crate::config::{Hit, config};
 use aya_ebpf::{
     btf_maps::{ArrayOfMaps, RingBuf},
-    helpers::generated::bpf_get_smp_processor_id,
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::{btf_map, map},
     maps::{HashMap, PerCpuArray},
 };
@@ -59,9 +59,12 @@ pub fn emit<P: 'static>(hit: &Hit, header: Header, kind: Kind, fill: impl FnOnce
         return None;
     };
     let record = entry.as_mut_ptr();
+    // Only now that it has its place: what gets into an empty ring is younger than the look that found it empty.
+    // SAFETY: a helper without arguments.
+    let ts = unsafe { bpf_ktime_get_ns() };
     // SAFETY: `record` points to reserved ring memory of this size; the payload is plain integers.
     unsafe {
-        (*record).header = Header { ts: hit.ts, tid: hit.tid, kind: kind as u8, ..header };
+        (*record).header = Header { ts, tid: hit.tid, kind: kind as u8, ..header };
         fill(&mut (*record).payload);
     }
     entry.submit(NO_WAKEUP);

@@ -7,7 +7,7 @@ use crate::{
     emit,
 };
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, generated::bpf_ktime_get_ns},
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
@@ -72,7 +72,5 @@ fn send(tid: u32, kind: Kind, from: u8) -> Option<()> {
     let counters = emit::counters()?;
     // SAFETY: this CPU's own element.
     unsafe { (*counters).hits[kind as usize] += 1 };
-    // SAFETY: a helper without arguments.
-    let ts = unsafe { bpf_ktime_get_ns() };
-    emit::emit::<()>(&Hit { ts, tid, kind, counters }, Header { from, ..Header::default() }, kind, |_| ())
+    emit::emit::<()>(&Hit { tid, kind, counters }, Header { from, ..Header::default() }, kind, |_| ())
 }

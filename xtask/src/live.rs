@@ -1,13 +1,14 @@
 //! The live tests: programs that start, trace and read real Go programs as root. They wait more than they work, so two
-//! run at a time; none of them is about speed.
+//! run at a time; none of them is about speed. But each shares the processors with a neighbour that it knows nothing of, so a
+//! test that fails is run once more alone. It has failed if it fails then, too; that it failed beside another is said.
 
 use crate::{build, setup, sh, test::Tally};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Instant,
 };
@@ -21,29 +22,42 @@ struct Program {
     file: PathBuf,
 }
 
+/// How a program ended.
+struct Ended {
+    good: bool,
+    /// What it printed.
+    said: String,
+}
+
+impl Program {
+    /// Runs all its tests, or only the one of this name.
+    fn run(&self, sfgi: &Path, only: Option<&str>) -> Result<Ended> {
+        let mut command = sh::root_command(&self.file)?;
+        // What failed is told by its chain of causes; backtraces hide that.
+        command.current_dir(sh::root().join("tests")).env("SFGI_BIN", sfgi).env("RUST_BACKTRACE", "0");
+        command.arg("--test-threads=1").args(only.map(|name| ["--exact", name]).into_iter().flatten());
+        let began = Instant::now();
+        let output = command.stdin(Stdio::null()).output().with_context(|| self.name.clone())?;
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        let which = only.map_or_else(|| self.name.clone(), |test| format!("{}: {test}, alone", self.name));
+        println!("\n--- {which} ({:.0} s){said}", began.elapsed().as_secs_f64());
+        Ok(Ended { good: output.status.success(), said: said.into_owned() })
+    }
+}
+
 /// Builds all, runs them with the release build of sfgi, the one that people run, and prints what each said when it
 /// has ended.
 pub(crate) fn run(compiler: setup::Compiler, tally: &mut Tally) -> Result<()> {
     let sfgi = build::sfgi(compiler, true)?;
     let programs = Mutex::new(build_tests(compiler)?.into_iter());
-    let outcome = Mutex::new((tally, Vec::new()));
+    let ended = Mutex::new(Vec::new());
     thread::scope(|scope| {
         let stream = || -> Result<()> {
             loop {
-                let next = programs.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let next = lock(&programs).next();
                 let Some(program) = next else { return Ok(()) };
-                let began = Instant::now();
-                let mut command = sh::root_command(&program.file)?;
-                command.current_dir(sh::root().join("tests")).env("SFGI_BIN", &sfgi).arg("--test-threads=1");
-                let output = command.stdin(Stdio::null()).output().with_context(|| program.name.clone())?;
-                let (said, complained) =
-                    (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-                let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-                println!("\n--- {} ({:.0} s){said}{complained}", program.name, began.elapsed().as_secs_f64());
-                said.lines().for_each(|line| outcome.0.add(line));
-                if !output.status.success() {
-                    outcome.1.push(program.name);
-                }
+                let outcome = program.run(&sfgi, None)?;
+                lock(&ended).push((program, outcome));
             }
         };
         let streams: Vec<_> = (0..STREAMS).map(|_| scope.spawn(stream)).collect();
@@ -52,9 +66,34 @@ pub(crate) fn run(compiler: setup::Compiler, tally: &mut Tally) -> Result<()> {
         };
         streams.into_iter().try_for_each(join)
     })?;
-    let (_, failed) = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
-    ensure!(failed.is_empty(), "live tests failed: {}; what failed is listed above", failed.join(", "));
+    let mut failed = Vec::new();
+    for (program, outcome) in ended.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        outcome.said.lines().for_each(|line| tally.add(line));
+        let tests = failures(&outcome.said);
+        if !outcome.good && tests.is_empty() {
+            failed.push(format!("{} did not end well", program.name));
+        }
+        for test in tests {
+            if program.run(&sfgi, Some(test))?.good {
+                println!("{}: {test} failed beside another program and passed alone", program.name);
+                tally.pardon();
+            } else {
+                failed.push(format!("{}: {test}", program.name));
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "live tests failed, also alone: {}", failed.join("; "));
     Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The names of the tests that failed, by what their program printed.
+fn failures(said: &str) -> Vec<&str> {
+    let Some((_, list)) = said.rsplit_once("\nfailures:\n") else { return Vec::new() };
+    list.lines().map_while(|line| line.strip_prefix("    ")).collect()
 }
 
 /// Compiles the test programs, as whoever calls; the order is cargo's.
@@ -72,4 +111,17 @@ fn build_tests(compiler: setup::Compiler) -> Result<Vec<Program>> {
     programs.sort_by(|a, b| a.name.cmp(&b.name));
     ensure!(!programs.is_empty(), "cargo built no test program");
     Ok(programs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::failures;
+
+    #[test]
+    fn the_last_list_of_failures_has_the_names() {
+        let said = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nError: x\n    indented\n\n\nfailures:\n    a\n    b::c\n\n\
+                    test result: FAILED. 0 passed; 2 failed;\n";
+        assert_eq!(failures(said), ["a", "b::c"]);
+        assert!(failures("test result: ok. 1 passed;").is_empty());
+    }
 }

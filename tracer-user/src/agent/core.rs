@@ -63,7 +63,7 @@ pub fn start(settings: Settings) -> io::Result<Handle> {
     node::few_heaps();
     let core = Core {
         discovery: Discovery::start(Arc::clone(&settings), Arc::new(sweeps))?,
-        bucket: Bucket::new(settings.budget.node),
+        bucket: Bucket::new(),
         settings,
         binaries: Arc::default(),
         pool: Pool::default(),

@@ -11,7 +11,7 @@ use crate::{
     clock,
     export::{Form, Kind, Span, Stacks, Wanted},
     live::{Engine, Observers},
-    model::What,
+    model::Whats,
     present::{Filter, Json, Printer},
     recording::{Head, Keep, Recorder, Trigger},
 };
@@ -77,8 +77,7 @@ pub(super) fn trace(target: Arc<Target>, limits: Limits, answer: Answer<mpsc::Re
         };
         let (sender, receiver) = mpsc::channel(CHUNKS);
         let closed = sender.clone();
-        let events = What::ALL.to_vec();
-        let filter = Filter { events, goids: Vec::new(), func: None, min_ns: 0, stacks_ns: None };
+        let filter = Filter { events: Whats::ALL, goids: Vec::new(), func: None, min_ns: 0, stacks_ns: None };
         let sink = Box::new(Json::new(Lines { sender, buffer: Vec::new() }));
         let observers: Observers = vec![Box::new(Printer::new(sink, filter, false))];
         if answer.send(Ok(receiver)).is_err() {

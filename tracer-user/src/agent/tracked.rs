@@ -128,7 +128,8 @@ impl Tracked {
         let late = |due: Instant, interval: f64| {
             now.checked_duration_since(due).map(|late| late.as_secs_f64() / interval)
         };
-        let look = self.look_due.and_then(|due| late(due, interval * f64::from(LOOK_PAUSE)));
+        // A look at the heap costs as much as many scans, and must not hold them up.
+        let look = self.look_due.and_then(|due| late(due, interval * f64::from(LOOK_AT_LEAST)));
         let scan = late(self.scan_due, interval);
         match (look, scan) {
             (Some(look), scan) if scan.is_none_or(|scan| look >= scan) => Some((Work::Look, look)),

@@ -188,6 +188,11 @@ impl Attached {
         }
     }
 
+    /// When the trace begins (`CLOCK_MONOTONIC`, ns): no event of it is older.
+    pub(super) fn start_ts(&self) -> u64 {
+        self.targets.iter().map(|(traced, _)| traced.since()).min().unwrap_or(0)
+    }
+
     /// Follows the targets until the user, the clock or the targets end it; a command that was
     /// launched begins now, and is ended with the trace. `last_look` is told the processes that still run
     /// then, before that.

@@ -4,7 +4,7 @@ use super::{parse::duration, report};
 use crate::{
     export::{Csv, Form, GoTrace, Kind, Perfetto, Span, Stacks, Wanted},
     follow::Observer,
-    model::What,
+    model::Whats,
     present::{Filter, Json, Printer, Sink},
     recording::{Head, copy_document},
 };
@@ -177,7 +177,7 @@ impl Args {
 
     fn observer(&self, head: &Head, until_ts: u64, out: Box<dyn Write + Send>) -> Box<dyn Observer> {
         let events = |sink: Box<dyn Sink + Send>| {
-            let events = What::ALL.to_vec();
+            let events = Whats::ALL;
             let filter = Filter { events, goids: Vec::new(), func: None, min_ns: 0, stacks_ns: Some(0) };
             Box::new(Printer::new(sink, filter, false))
         };

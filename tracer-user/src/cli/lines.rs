@@ -109,7 +109,7 @@ impl LineArgs {
     /// Shows them.
     pub(super) fn printer(&self, out: Box<dyn Write + Send>, goids: &[u64], layout: &Layout) -> Printer {
         let filter = Filter {
-            events: self.events(),
+            events: self.events().into_iter().collect(),
             goids: goids.to_vec(),
             func: self.func.clone(),
             min_ns: self.min.map_or(0, nanoseconds),

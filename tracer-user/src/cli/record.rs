@@ -110,7 +110,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     attached.describe();
     let counts = Arc::<Counts>::default();
     let keep = args.last.unwrap_or(Keep::All);
-    let recorder = output.recorder(clock::now(), args.sched, keep, trigger)?;
+    let recorder = output.recorder(attached.start_ts(), args.sched, keep, trigger)?;
     let observers: Observers = vec![Box::new(recorder), Box::new(Status::new(Arc::clone(&counts)))];
     let mut found = Vec::new();
     let result = attached.follow(observers, &mut |pid| {
@@ -157,7 +157,8 @@ impl Output {
         keep: Keep,
         trigger: Trigger,
     ) -> Result<Recorder> {
-        let head = Head::new(start_ts, output::wall_clock_ns(), threads);
+        let ago_ns = clock::now().saturating_sub(start_ts).cast_signed();
+        let head = Head::new(start_ts, output::wall_clock_ns().saturating_sub(ago_ns), threads);
         let mut first = Some(match &self.first {
             Some(file) => Box::new(file.try_clone()?) as Box<dyn Write + Send>,
             None => Box::new(io::stdout()),

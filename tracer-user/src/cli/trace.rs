@@ -6,7 +6,6 @@ use super::{
     output, record,
 };
 use crate::{
-    clock,
     live::Observers,
     model::What,
     probe,
@@ -54,7 +53,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let recording = args.record.as_deref().map(record::Output::create).transpose()?;
     let attached = args.target.attach(wants)?;
     attached.describe();
-    let start_ts = clock::now();
+    let start_ts = attached.start_ts();
     let layout = Layout { start_ts, several: attached.targets.len() > 1, colour };
     let mut observers: Observers = vec![Box::new(args.lines.printer(out, &args.target.goid, &layout))];
     if let Some(recording) = &recording {

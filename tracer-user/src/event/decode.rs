@@ -1,8 +1,8 @@
 //! Ring-buffer bytes → [`Event`]. A pure function; it never panics, whatever the bytes are.
 
-use super::{Event, Payload};
+use super::{Event, Payload, Stack};
 use bytes::Buf;
-use tracer_common::{Birth, By, Header, Kind, MAX_FRAMES, NewProc, Stack, Switch};
+use tracer_common::{Birth, By, Header, Kind, MAX_FRAMES, NewProc, Stack as Sent, Switch};
 
 /// Why a record could not be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,11 +37,9 @@ pub fn decode(mut raw: &[u8]) -> Result<Event, DecodeError> {
     let payload = match kind {
         Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: raw.get_u64_ne() }),
         Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
-            let mut stack = Stack { len: raw.get_u64_ne().min(MAX_FRAMES as u64), ..Stack::default() };
-            for pc in &mut stack.pcs {
-                *pc = raw.get_u64_ne();
-            }
-            Payload::Stack(stack)
+            let len = raw.get_u64_ne().min(MAX_FRAMES as u64) as usize;
+            let pcs: [u64; MAX_FRAMES] = std::array::from_fn(|_| raw.get_u64_ne());
+            Payload::Stack(Stack::of(&pcs[..len]))
         }
         Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => Payload::Birth(Birth {
             parent_goid: raw.get_u64_ne(),
@@ -68,7 +66,7 @@ pub fn decode(mut raw: &[u8]) -> Result<Event, DecodeError> {
 fn payload_len(kind: Kind) -> usize {
     match kind {
         Kind::StatusWake | Kind::Ready | Kind::Inject => size_of::<By>(),
-        Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => size_of::<Stack>(),
+        Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => size_of::<Sent>(),
         Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => size_of::<Birth>(),
         Kind::NewProc => size_of::<NewProc>(),
         Kind::CoroSwitch => size_of::<Switch>(),
@@ -110,7 +108,7 @@ mod tests {
     #[test]
     fn each_kind_has_its_payload() {
         let by = Payload::By(By { by_goid: 3 });
-        let stack = Payload::Stack(Stack { len: 3, pcs: std::array::from_fn(|at| at as u64 + 4) });
+        let stack = Payload::Stack(Stack::of(&[4, 5, 6]));
         let birth = Payload::Birth(Birth { parent_goid: 3, gopc: 4, startpc: 5, funcval: 6 });
         let switch = Payload::Switch(Switch { next_g: 3, next_goid: 4, exit: 5 });
         for kind in Kind::ALL {
@@ -143,7 +141,7 @@ mod tests {
         let mut raw = record(Kind::Park);
         raw[size_of::<Header>()..][..8].copy_from_slice(&u64::MAX.to_ne_bytes());
         let Payload::Stack(stack) = decode(&raw).expect("whole").payload else { panic!("a stack") };
-        assert_eq!(stack.len, MAX_FRAMES as u64);
+        assert_eq!(stack.pcs().len(), MAX_FRAMES);
     }
 
     #[test]

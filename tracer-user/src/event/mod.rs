@@ -2,10 +2,12 @@
 
 mod batch;
 mod decode;
+mod stack;
 
 pub use batch::Batch;
 pub use decode::{DecodeError, decode};
-pub use tracer_common::{Birth, By, Kind, NewProc, Stack, Switch, status};
+pub use stack::Stack;
+pub use tracer_common::{Birth, By, Kind, NewProc, Switch, status};
 
 /// What a probe saw: the decoded form of one ring-buffer record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

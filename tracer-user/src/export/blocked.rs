@@ -20,7 +20,7 @@ impl Gather for Blocked {
         let whole = followed.stack_of_step(step);
         let goroutine = followed.goroutines().get(step.goid);
         let label = Label { reason: step.reason, ..Label::default() };
-        let key = Key { label, ..Key::of(goroutine, whole, step.stack.as_ref()) };
+        let key = Key { label, ..Key::of(goroutine, whole, step.stack) };
         match step.duration_ns {
             Some(ns) => table.lasted(key, step.ts.saturating_sub(ns), step.ts),
             None => table.ended(key, step.ts),
@@ -32,7 +32,7 @@ impl Gather for Blocked {
             if goroutine.state.waits() && goroutine.since_ts != 0 {
                 let whole = followed.stack_of(goroutine.goid);
                 let label = Label { reason: goroutine.reason, open: true, ..Label::default() };
-                let key = Key { label, ..Key::of(Some(goroutine), whole, Some(&goroutine.site)) };
+                let key = Key { label, ..Key::of(Some(goroutine), whole, Some(goroutine.site)) };
                 table.lasted(key, goroutine.since_ts, until_ts);
             }
         }

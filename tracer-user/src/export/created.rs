@@ -24,7 +24,7 @@ impl Gather for Created {
             pcs: known.then(|| birth.gopc.wrapping_sub(1)).into_iter().collect(),
             gap: if known { Gap::None } else { Gap::NoStack },
             startpc: birth.startpc,
-            gopc: creator.map_or(0, |birth| birth.gopc),
+            gopc: creator.filter(|_| birth.parent_goid != 1).map_or(0, |birth| birth.gopc),
             label: Label::default(),
         };
         table.happened(key, step.ts);

@@ -24,7 +24,7 @@ impl Gather for Existing {
             let reason = if state.waits() { goroutine.reason } else { 0 };
             let label = Label { reason, state: Some(state), ..Label::default() };
             let key = if state.stays() {
-                Key::of(Some(goroutine), followed.stack_of(goroutine.goid), Some(&goroutine.site))
+                Key::of(Some(goroutine), followed.stack_of(goroutine.goid), Some(goroutine.site))
             } else {
                 // Where it last waited is not where it is.
                 Key { gap: Gap::State(state), ..Key::of(Some(goroutine), None, None) }

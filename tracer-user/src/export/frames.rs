@@ -26,16 +26,11 @@ pub(super) fn callers(symbols: &mut Symbols, pc: u64) -> Vec<Frame> {
 }
 
 /// The frames of a stack that a traceback of Go 1.`minor` would show, innermost first; if it would show none, all.
-pub(super) fn shown(stack: &Stack, symbols: &mut Symbols, minor: u32) -> Vec<Frame> {
-    let mut frames: Vec<Frame> = pcs(stack).iter().flat_map(|pc| callers(symbols, *pc)).collect();
+pub(super) fn shown(stack: Stack, symbols: &mut Symbols, minor: u32) -> Vec<Frame> {
+    let mut frames: Vec<Frame> = stack.pcs().iter().flat_map(|pc| callers(symbols, *pc)).collect();
     let shows = |frame: &Frame| tracebacks::shows(&frame.site.func, minor);
     if frames.iter().any(shows) {
         frames.retain(shows);
     }
     frames
-}
-
-/// The return addresses that are set.
-pub(super) fn pcs(stack: &Stack) -> &[u64] {
-    &stack.pcs[..stack.pcs.len().min(stack.len as usize)]
 }

@@ -60,7 +60,7 @@ impl OffCpu {
             return;
         }
         let goroutine = followed.goroutines().get(step.goid);
-        let site = self.sites.get(&step.goid);
+        let site = self.sites.get(&step.goid).copied();
         let label = Label { state: Some(step.from), ..Label::default() };
         let key = Key { label, ..Key::of(goroutine, None, site) };
         self.off.insert(step.tid, (step.ts, key));

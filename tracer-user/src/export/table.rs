@@ -63,16 +63,17 @@ pub(super) struct Tally {
 
 impl Key {
     /// Where a goroutine is or was: its whole stack if that was read, else what its probe told.
-    pub(super) fn of(goroutine: Option<&Goroutine>, whole: Option<Pcs>, stack: Option<&Stack>) -> Key {
+    pub(super) fn of(goroutine: Option<&Goroutine>, whole: Option<Pcs>, stack: Option<Stack>) -> Key {
         let birth = goroutine.and_then(|goroutine| goroutine.birth).unwrap_or_default();
-        let (startpc, gopc) = (birth.startpc, birth.gopc);
+        // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.
+        let gopc = if goroutine.is_some_and(|goroutine| goroutine.goid == 1) { 0 } else { birth.gopc };
+        let startpc = birth.startpc;
         let of = |pcs, gap| Key { pcs, gap, startpc, gopc, label: Label::default() };
         if let Some(pcs) = whole.filter(|pcs| !pcs.is_empty()) {
             return of(pcs, Gap::None);
         }
-        let len = stack.map_or(0, |stack| stack.len.min(MAX_FRAMES as u64) as usize);
-        let known = stack.map_or(&[][..], |stack| &stack.pcs[..len]);
-        let gap = match len {
+        let known = stack.unwrap_or_default().pcs();
+        let gap = match known.len() {
             0 => Gap::NoStack,
             MAX_FRAMES => Gap::Deeper,
             _ => Gap::None,

@@ -89,11 +89,7 @@ fn event(ts: u64, goid: u64, from: u8, to: u8, payload: Payload) -> Event {
 }
 
 fn stack(calls: &[u64]) -> Stack {
-    let mut stack = Stack { len: calls.len() as u64, ..Stack::default() };
-    for (to, call) in stack.pcs.iter_mut().zip(calls) {
-        *to = call + 1;
-    }
-    stack
+    Stack::of(&calls.iter().map(|call| call + 1).collect::<Vec<u64>>())
 }
 
 fn create(ts: u64, goid: u64, gopc: u64, startpc: u64) -> Event {

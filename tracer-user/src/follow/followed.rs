@@ -3,7 +3,7 @@
 use super::{About, End, Input, News, SnapshotInput, whole_stacks::WholeStacks};
 use crate::{
     event::{Batch, Event, Kind},
-    model::{Goroutines, Step, Summary, What},
+    model::{Goroutines, Step, Summary, What, Whats},
     present::{Line, Report, Site, Symbols},
     target::tracebacks,
 };
@@ -83,6 +83,11 @@ impl Followed {
         self.pending.is_some()
     }
 
+    /// Steps of other kinds may be left out from now on.
+    pub fn want(&mut self, wanted: Whats) {
+        self.goroutines.want(wanted);
+    }
+
     /// Takes what came; what it means is added to `news`.
     pub fn take(&mut self, input: &Input, news: &mut News) -> Taken {
         self.whole.forget_over();
@@ -147,9 +152,9 @@ impl Followed {
             What::Start | What::Preempt => self
                 .goroutines
                 .get(step.goid)
-                .filter(|known| known.site.len > 0)
-                .and_then(|known| self.symbols.wait_site(&known.site)),
-            _ => step.stack.as_ref().and_then(|stack| self.symbols.wait_site(stack)),
+                .filter(|known| !known.site.is_empty())
+                .and_then(|known| self.symbols.wait_site(known.site)),
+            _ => step.stack.and_then(|stack| self.symbols.wait_site(stack)),
         };
         let site = site.or_else(|| function.clone());
         // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.

@@ -1,11 +1,17 @@
 //! Who is told what happened: whatever shows, counts, converts.
 
 use super::{Followed, Input, Round};
+use crate::model::Whats;
 use serde::{Deserialize, Serialize};
 use std::io;
 
 /// Someone who is told everything that happens, live or from a recording.
 pub trait Observer {
+    /// The steps that are of use; others may be told all the same.
+    fn wants(&self) -> Whats {
+        Whats::ALL
+    }
+
     /// Before the first round.
     ///
     /// # Errors

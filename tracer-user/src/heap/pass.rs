@@ -11,11 +11,14 @@ use crate::memory::{Range, ThreadRegisters};
 use crate::snapshot::{self, ObjectKind, Snapshot, Trust, View};
 use crate::target::Globals;
 use hashbrown::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 /// `m`s in the list of all.
 const MAX_MS: usize = 1 << 16;
-/// How often what came into being during the pass is looked for.
-const ROUNDS: usize = 4;
+/// How often what moved during the pass is looked for, and how often if that takes no longer than this.
+const ROUNDS: u32 = 4;
+const MAX_ROUNDS: u32 = 12;
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What a pass found.
 pub(super) struct Pass<'a> {
@@ -29,6 +32,8 @@ pub(super) struct Pass<'a> {
     pub(super) unheard: HashSet<u64>,
     /// Why it proves nothing; `None`: it does.
     pub(super) doubt: Option<String>,
+    /// By address of its `g`, the goroutine and its stamp when it was last seen.
+    seen: HashMap<u64, (u64, u64)>,
 }
 
 /// What a pass is made with.
@@ -59,6 +64,7 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
     let mut alive = Alive::new(view).ok_or("the layout of its runtime.g is not known")?;
     alive.depths = std::mem::take(&mut setting.depths);
     let doubt = stuck_finalizer(view, &snapshot);
+    let seen = snapshot.goroutines.iter().map(|one| (one.g, (one.goid, one.stamp))).collect();
     let mut pass = Pass {
         snapshot,
         marker,
@@ -67,6 +73,7 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
         timers: Vec::new(),
         unheard: HashSet::new(),
         doubt,
+        seen,
     };
     pass.mark(setting, alive, &opaque)?;
     if let Some(fault) = pass.snapshot.incomplete {
@@ -98,12 +105,13 @@ impl Pass<'_> {
         let mut live: Vec<u32> = self.candidates.live().collect();
         self.candidates.hosted_by_live(&mut live);
         self.timers(setting, &mut alive, &mut live, opaque)?;
-        for round in 0..ROUNDS {
+        let began = Instant::now();
+        for round in 1.. {
             self.until_settled(setting, &mut alive, &mut live).map_err(ended)?;
-            if round + 1 < ROUNDS && self.look_again(setting, &mut alive, &mut live).map_err(ended)? {
-                continue;
+            let more = round < ROUNDS || round < MAX_ROUNDS && began.elapsed() < AGAIN;
+            if !more || !self.look_again(setting, &mut alive, &mut live).map_err(ended)? {
+                break;
             }
-            return Ok(());
         }
         Ok(())
     }
@@ -194,8 +202,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// What changed while the pass went on: new spans, new goroutines, candidates that moved. Says whether
-    /// there was any.
+    /// What changed while the pass went on: new spans, goroutines that are new or moved. Says whether there was
+    /// any.
     fn look_again(
         &mut self,
         setting: &mut Setting<'_, '_>,
@@ -211,37 +219,38 @@ impl Pass<'_> {
         let changed = found.is_any();
         self.marker.give(&mut found);
         self.registers(setting);
-        let new = self.new_goroutines(setting)?;
-        alive.mark(&new, &self.marker)?;
-        self.moved(setting, live);
-        Ok(changed || !new.is_empty() || !live.is_empty())
+        let moved = self.moved(setting, live)?;
+        alive.mark(&moved, &self.marker)?;
+        Ok(changed || !moved.is_empty() || !live.is_empty())
     }
 
-    /// Goroutines that are not in the snapshot.
-    fn new_goroutines(&self, setting: &Setting<'_, '_>) -> Result<Vec<Wanted>, crate::memory::Fault> {
-        let known: HashSet<u64> = self.snapshot.goroutines.iter().map(|goroutine| goroutine.g).collect();
-        let others: Vec<u64> = listed(setting)?.into_iter().filter(|g| !known.contains(g)).collect();
-        let Ok(look) = snapshot::look(setting.view, snapshot::Options::default(), &others) else {
+    /// Goroutines that have run since they were marked from, and those that were not there yet: one may have handed to
+    /// another, after that one had been marked from, what it was not marked with itself. Candidates among them
+    /// are live.
+    fn moved(
+        &mut self,
+        setting: &Setting<'_, '_>,
+        live: &mut Vec<u32>,
+    ) -> Result<Vec<Wanted>, crate::memory::Fault> {
+        // What cannot be read now has been marked from as it was.
+        let Ok(look) = snapshot::look(setting.view, snapshot::Options::default(), &listed(setting)?) else {
             return Ok(Vec::new());
         };
-        let wanted = |g| Wanted { index: u32::MAX, g, whole: false };
-        Ok(look.goroutines.iter().map(|goroutine| wanted(goroutine.g)).collect())
-    }
-
-    /// Candidates that are left and have run meanwhile are live.
-    fn moved(&mut self, setting: &Setting<'_, '_>, live: &mut Vec<u32>) {
-        let left: Vec<u32> = self.candidates.left().collect();
-        let addr = |index: &u32| self.snapshot.goroutines.get(*index as usize).map(|goroutine| goroutine.g);
-        let addrs: Vec<u64> = left.iter().filter_map(addr).collect();
-        let now: HashMap<u64, u64> = snapshot::look(setting.view, snapshot::Options::default(), &addrs)
-            .map(|look| look.goroutines.iter().map(|goroutine| (goroutine.g, goroutine.stamp)).collect())
-            .unwrap_or_default();
-        for index in left {
+        let mut wanted = Vec::new();
+        for goroutine in &look.goroutines {
+            let id = (goroutine.goid, goroutine.stamp);
+            let rests = goroutine.trust == Trust::Still && goroutine.state.stays();
+            if self.seen.insert(goroutine.g, id) != Some(id) || !rests {
+                wanted.push(Wanted { index: u32::MAX, g: goroutine.g, whole: false });
+            }
+        }
+        for index in self.candidates.left().collect::<Vec<_>>() {
             let Some(goroutine) = self.snapshot.goroutines.get(index as usize) else { continue };
-            if now.get(&goroutine.g) != Some(&goroutine.stamp) {
+            if self.seen.get(&goroutine.g) != Some(&(goroutine.goid, goroutine.stamp)) {
                 self.candidates.revive(index, live);
             }
         }
+        Ok(wanted)
     }
 
     fn registers(&self, setting: &mut Setting<'_, '_>) {

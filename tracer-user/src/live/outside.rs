@@ -122,13 +122,9 @@ fn whole_stacks(snapshot: &Snapshot, since_ts: impl Fn(u64) -> Option<u64>) -> V
 }
 
 fn seen(goroutine: &Goroutine, snapshot: &Snapshot) -> Seen {
-    let mut site = Stack::default();
-    let pcs = snapshot.stacks.get(goroutine.stack);
-    for (to, pc) in site.pcs.iter_mut().zip(pcs) {
-        // Where the probes walk a stack, every address is a return address.
-        *to = pc.lookup().wrapping_add(1);
-        site.len += 1;
-    }
+    // Where the probes walk a stack, every address is a return address.
+    let pcs = snapshot.stacks.get(goroutine.stack).iter().take(tracer_common::MAX_FRAMES);
+    let site: Vec<u64> = pcs.map(|pc| pc.lookup().wrapping_add(1)).collect();
     let still = matches!(goroutine.trust, Trust::Still | Trust::Running | Trust::Broken);
     Seen {
         g: goroutine.g,
@@ -138,7 +134,7 @@ fn seen(goroutine: &Goroutine, snapshot: &Snapshot) -> Seen {
         since_ts: goroutine.waiting_since_ns,
         tid: goroutine.tid,
         birth: goroutine.birth(),
-        site,
+        site: Stack::of(&site),
     }
 }
 

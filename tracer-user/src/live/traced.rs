@@ -144,6 +144,11 @@ impl Traced {
         }
     }
 
+    /// Since when its probes stand (`CLOCK_MONOTONIC`, ns).
+    pub(crate) fn since(&self) -> u64 {
+        self.session.since()
+    }
+
     /// A descriptor that becomes readable when the process ends.
     pub(crate) fn pidfd(&self) -> io::Result<OwnedFd> {
         let pid = rustix::process::Pid::from_raw(self.pid.cast_signed()).ok_or(io::ErrorKind::NotFound)?;

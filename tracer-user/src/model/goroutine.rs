@@ -25,7 +25,7 @@ pub struct Goroutine {
     pub created_ts: Option<u64>,
     /// The thread of its last event.
     pub tid: u32,
-    /// Return addresses of its last wait or system call; `len` 0: none were sent.
+    /// Return addresses of its last wait or system call; empty: none were sent.
     pub site: Stack,
     /// How long it was running, nanoseconds, in the slices that were seen whole.
     pub running_ns: u64,

@@ -9,7 +9,7 @@ use super::say::bare;
 use super::store::Store;
 use super::threads::Threads;
 use super::transitions::Graph;
-use super::{Goroutine, Setup, State, Step, What};
+use super::{Goroutine, Setup, State, Step, What, Whats};
 use crate::event::{Event, Kind};
 
 /// Every goroutine of the target, as the events tell.
@@ -25,6 +25,7 @@ pub struct Goroutines {
     pub(super) doubt_until: u64,
     pub(super) held: Queues,
     pub(super) accused: Vec<Accusation>,
+    pub(super) wanted: Whats,
     gc_since: u64,
     lost: u64,
 }
@@ -41,10 +42,16 @@ impl Goroutines {
             doubt_until: 0,
             held: Queues::default(),
             accused: Vec::new(),
+            wanted: Whats::ALL,
             gc_since: 0,
             lost: 0,
             setup,
         }
+    }
+
+    /// Steps of other kinds may be left out from now on: most of the work is to make steps.
+    pub fn want(&mut self, wanted: Whats) {
+        self.wanted = wanted;
     }
 
     /// Takes one event; what it means is appended to `out`. A contradiction is not said here but

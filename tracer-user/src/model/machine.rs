@@ -2,7 +2,7 @@
 //! says it as a [`Step`].
 
 use super::bypass::{Bypass, Told, Verdict, judge};
-use super::say::{say, stack_of};
+use super::say::{learn, say, stack_of};
 use super::store::Key;
 use super::{Goroutines, Measure, Note, State, Step, What};
 use crate::event::{Event, Payload};
@@ -36,6 +36,7 @@ impl Move {
 
 impl Goroutines {
     /// Takes a change: judges it, says what the probes passed over, and says it.
+    #[inline]
     pub(super) fn change(&mut self, at: usize, event: &Event, mut change: Move, out: &mut Vec<Step>) {
         let goroutine = self.store.at(at);
         if event.ts < goroutine.last_ts {
@@ -76,16 +77,19 @@ impl Goroutines {
     }
 
     /// Moves a goroutine on and says so.
+    #[inline]
     pub(super) fn advance(&mut self, at: usize, event: &Event, change: &Move, out: &mut Vec<Step>) {
         let &Move { from, to, reason, .. } = change;
-        let doubt_until = self.doubt_until;
+        let (doubt_until, wanted) = (self.doubt_until, self.wanted);
         let goroutine = self.store.at(at);
         // What is doubtful at its beginning (0: it was not seen) has no duration.
         let seen = goroutine.since_ts > doubt_until || goroutine.since_is != Measure::Exact;
         let seen_whole = seen && goroutine.state == from;
         let lasted = seen_whole.then(|| event.ts.saturating_sub(goroutine.since_ts));
-        if let Some(what) = What::of(from, to) {
-            out.push(say(goroutine, event, change, what, lasted));
+        match What::of(from, to) {
+            Some(what) if wanted.contains(what) => out.push(say(goroutine, event, change, what, lasted)),
+            Some(what) => learn(goroutine, event, what),
+            None => {}
         }
         let leaked = from == State::Leaked || to == State::Leaked; // the wait goes on
         if from == State::Running {
@@ -104,6 +108,7 @@ impl Goroutines {
     }
 
     /// Takes over a state, and which thread the goroutine is on.
+    #[inline]
     pub(super) fn adopt(&mut self, at: usize, event: &Event, to: State, since_ts: u64) {
         let on_thread = |state| matches!(state, State::Running | State::Syscall);
         let key = self.store.key(at);
@@ -151,7 +156,7 @@ impl Goroutines {
     ) {
         let key = self.store.key(at);
         let goroutine = self.store.at(at);
-        let note = Note::Contradiction { seen, since_ts: goroutine.since_ts, said: change.from };
+        let note = Note::Contradiction { seen, said: change.from };
         let illegal = say(goroutine, event, &Move { note, ..*change }, What::Illegal, None);
         if self.accused.len() < MAX_ACCUSED {
             self.accused.push(Accusation { key, seen, illegal });

@@ -10,6 +10,7 @@
 //! - [`Summary`]: counts and times per wait reason and place, made from steps.
 
 mod births;
+mod by_g;
 mod bypass;
 mod function_events;
 mod goroutine;
@@ -37,9 +38,8 @@ pub use histogram::Histogram;
 pub use reasons::FAKE_WAITS;
 pub use seen::{Merged, Seen};
 pub use state::State;
-pub use step::{Measure, Note, Step, What};
-pub(crate) use summary::pcs;
-pub use summary::{Creation, Pcs, Summary, Table, Times, WaitSite};
+pub use step::{Measure, Note, Step, What, Whats};
+pub use summary::{Creation, Summary, Table, Times, WaitSite};
 
 use crate::event::Kind;
 use serde::{Deserialize, Serialize};

@@ -55,30 +55,36 @@ pub(super) fn found(of: &Goroutine, event: &Event) -> Step {
         by_goid: parent_of(of),
         duration_ns: waited,
         measure: of.since_is,
-        stack: (of.site.len != 0).then_some(of.site),
+        stack: (!of.site.is_empty()).then_some(of.site),
         birth: of.birth,
         ..bare(event, What::Found)
     }
 }
 
-/// Puts a change into words; `lasted` is how long the state before did.
-pub(super) fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, lasted: Option<u64>) -> Step {
-    let measure = if what == What::Exit || lasted.is_none() { Measure::Exact } else { of.since_is };
-    let &Move { from, to, note, .. } = change;
-    let told = birth_of(event);
-    if let Some(birth) = told {
+/// What an event tells of the goroutine itself.
+#[inline]
+pub(super) fn learn(of: &mut Goroutine, event: &Event, what: What) {
+    if let Some(birth) = birth_of(event) {
         let parent_goid = if birth.parent_goid != 0 { birth.parent_goid } else { parent_of(of) };
         of.birth = Some(Birth { parent_goid, ..birth });
     }
     if what == What::Create {
         of.created_ts = Some(event.ts);
     }
+}
+
+/// Puts a change into words; `lasted` is how long the state before did.
+#[inline]
+pub(super) fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, lasted: Option<u64>) -> Step {
+    let measure = if what == What::Exit || lasted.is_none() { Measure::Exact } else { of.since_is };
+    let &Move { from, to, note, .. } = change;
+    learn(of, event, what);
     let reason = match (from, to) {
         (State::Waiting, _) if lasted.is_some() => of.reason,
         (State::Waiting, _) | (_, State::Waiting | State::Preempted) => change.reason,
         _ => 0,
     };
-    let site = (of.site.len != 0 && lasted.is_some()).then_some(of.site);
+    let site = (!of.site.is_empty() && lasted.is_some()).then_some(of.site);
     Step {
         ts: event.ts,
         goid: of.goid,
@@ -102,7 +108,7 @@ pub(super) fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, 
         },
         birth: match what {
             What::Create | What::Exit => of.birth,
-            What::Start if told.is_some() => of.birth,
+            What::Start if birth_of(event).is_some() => of.birth,
             _ => None,
         },
         note,
@@ -131,7 +137,7 @@ fn birth_of(event: &Event) -> Option<Birth> {
 
 pub(super) fn stack_of(event: &Event) -> Option<Stack> {
     match event.payload {
-        Payload::Stack(stack) if stack.len != 0 => Some(stack),
+        Payload::Stack(stack) if !stack.is_empty() => Some(stack),
         _ => None,
     }
 }

@@ -24,7 +24,7 @@ pub struct Seen {
     pub tid: u32,
     /// Where it comes from.
     pub birth: Birth,
-    /// Return addresses of where it waits or calls; `len` 0: not read.
+    /// Return addresses of where it waits or calls; empty: not read.
     pub site: Stack,
 }
 

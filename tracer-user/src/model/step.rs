@@ -163,6 +163,37 @@ impl What {
     }
 }
 
+/// Some of the kinds of steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Whats(u32);
+
+impl Whats {
+    /// All of them.
+    pub const ALL: Whats = Whats((1 << What::ALL.len()) - 1);
+
+    /// Whether this one is among them.
+    #[inline]
+    pub fn contains(self, what: What) -> bool {
+        self.0 & (1 << what as u32) != 0
+    }
+
+    /// These and those.
+    pub fn or(self, other: Whats) -> Whats {
+        Whats(self.0 | other.0)
+    }
+
+    /// Those of them that are among the others, too.
+    pub fn and(self, other: Whats) -> Whats {
+        Whats(self.0 & other.0)
+    }
+}
+
+impl FromIterator<What> for Whats {
+    fn from_iter<I: IntoIterator<Item = What>>(all: I) -> Whats {
+        Whats(all.into_iter().fold(0, |set, what| set | 1 << what as u32))
+    }
+}
+
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
@@ -187,8 +218,6 @@ pub enum Note {
     Contradiction {
         /// The last state seen.
         seen: State,
-        /// Since when, `CLOCK_MONOTONIC` nanoseconds.
-        since_ts: u64,
         /// The state before, as the runtime says.
         said: State,
     },

@@ -4,6 +4,7 @@
 //! is needed. When all remembered are alive, a new one is worked on in a scratch place and
 //! forgotten at once, and counted.
 
+use super::by_g::ByG;
 use super::{Goroutine, State};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -25,7 +26,7 @@ pub(super) struct Key {
 pub(super) struct Store {
     places: Vec<Goroutine>,
     free: Vec<usize>,
-    by_g: HashMap<u64, usize>,
+    by_g: ByG,
     by_goid: HashMap<u64, usize>,
     dead: VecDeque<(u64, Key)>,
     capacity: usize,
@@ -37,7 +38,7 @@ impl Store {
         Store {
             places: vec![Goroutine::new(0, 0, 0)],
             free: Vec::new(),
-            by_g: HashMap::new(),
+            by_g: ByG::new(),
             by_goid: HashMap::new(),
             dead: VecDeque::new(),
             capacity: capacity.min(u32::MAX as usize - 1),
@@ -62,6 +63,7 @@ impl Store {
     }
 
     /// The goroutine at a place that [`Store::resolve`], [`Store::renew`] or [`Store::find`] gave.
+    #[inline]
     pub(super) fn at(&mut self, at: usize) -> &mut Goroutine {
         &mut self.places[at]
     }
@@ -79,13 +81,14 @@ impl Store {
 
     /// The place of whatever goroutine uses this `g` now.
     pub(super) fn peek(&self, g: u64) -> Option<usize> {
-        self.by_g.get(&g).copied()
+        self.by_g.get(g)
     }
 
     /// The place of goroutine (`g`, `goid`), made if it is not known. A goid of 0 matches any;
     /// another goid means that the `g` was reused.
+    #[inline]
     pub(super) fn resolve(&mut self, g: u64, goid: u64) -> usize {
-        let Some(at) = self.peek(g) else { return self.insert(g, goid) };
+        let Some(at) = self.by_g.find(g) else { return self.insert(g, goid) };
         let known = self.places[at].goid;
         if goid == 0 || known == goid {
             return at;
@@ -101,7 +104,7 @@ impl Store {
 
     /// The place of a goroutine that begins on this `g`; who used it before is dead.
     pub(super) fn renew(&mut self, g: u64, goid: u64, ts: u64) -> usize {
-        if let Some(at) = self.by_g.remove(&g) {
+        if let Some(at) = self.by_g.remove(g) {
             let old = &mut self.places[at];
             if !old.state.is_dead() {
                 old.state = State::Dead;
@@ -183,8 +186,8 @@ impl Store {
         place.used = false;
         place.generation = place.generation.wrapping_add(1);
         let (g, goid) = (place.g, place.goid);
-        if self.by_g.get(&g) == Some(&at) {
-            self.by_g.remove(&g);
+        if self.by_g.get(g) == Some(at) {
+            self.by_g.remove(g);
         }
         if self.by_goid.get(&goid) == Some(&at) {
             self.by_goid.remove(&goid);

@@ -1,11 +1,10 @@
 //! Counts and times per wait reason, wait site, system-call site and creation site, made from
 //! steps: what `sfgi trace -c` shows.
 
-use super::{Goroutines, Histogram, Measure, State, Step, What};
+use super::{Goroutines, Histogram, Measure, State, Step, What, Whats};
 use crate::event::Stack;
 use hashbrown::HashMap;
 use std::hash::Hash;
-use tracer_common::MAX_FRAMES;
 
 /// How many rows a table has at most, if its maker does not say otherwise.
 const ROWS: usize = 1024;
@@ -45,16 +44,13 @@ impl<K: Eq + Hash, V: Default> Table<K, V> {
     }
 }
 
-/// Return addresses, innermost first, 0 behind the last.
-pub type Pcs = [u64; MAX_FRAMES];
-
 /// A place where goroutines wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WaitSite {
     /// Index of the wait reason.
     pub reason: u8,
-    /// Where; all 0 where no stack was sent.
-    pub pcs: Pcs,
+    /// Where.
+    pub stack: Stack,
 }
 
 /// Times of one kind.
@@ -124,7 +120,7 @@ pub struct Summary {
     /// Waits by place.
     pub wait_sites: Table<WaitSite, Times>,
     /// System calls and cgo calls by place.
-    pub syscall_sites: Table<Pcs, Times>,
+    pub syscall_sites: Table<Stack, Times>,
     /// `go` statements by return address (`gopc`).
     pub creations: Table<u64, Creation>,
     /// How many steps were illegal.
@@ -149,17 +145,22 @@ impl Summary {
         }
     }
 
+    /// The kinds of steps that count.
+    pub fn counts() -> Whats {
+        Whats::from_iter([What::Unblock, What::SyscallExit, What::Create, What::Exit, What::Illegal])
+    }
+
     /// Counts one step.
     pub fn add(&mut self, step: &Step) {
         let measured = step.duration_ns.filter(|_| step.measure == Measure::Exact);
         match step.what {
             What::Unblock => {
-                let site = WaitSite { reason: step.reason, pcs: pcs(step.stack.as_ref()) };
+                let site = WaitSite { reason: step.reason, stack: step.stack.unwrap_or_default() };
                 self.reasons.row(step.reason).end(measured);
                 self.wait_sites.row(site).end(measured);
             }
             What::SyscallExit => {
-                self.syscall_sites.row(pcs(step.stack.as_ref())).end(measured);
+                self.syscall_sites.row(step.stack.unwrap_or_default()).end(measured);
             }
             What::Create | What::Exit => self.creation(step),
             What::Illegal => self.illegal += 1,
@@ -184,26 +185,16 @@ impl Summary {
     pub fn close(&mut self, goroutines: &Goroutines, now_ts: u64) {
         for goroutine in goroutines.iter().filter(|goroutine| goroutine.since_ts != 0) {
             let age_ns = now_ts.saturating_sub(goroutine.since_ts);
-            let pcs = pcs(Some(&goroutine.site));
+            let stack = goroutine.site;
             match goroutine.state {
                 State::Waiting | State::Leaked => {
-                    let site = WaitSite { reason: goroutine.reason, pcs };
+                    let site = WaitSite { reason: goroutine.reason, stack };
                     self.reasons.row(goroutine.reason).still_open(age_ns);
                     self.wait_sites.row(site).still_open(age_ns);
                 }
-                State::Syscall => self.syscall_sites.row(pcs).still_open(age_ns),
+                State::Syscall => self.syscall_sites.row(stack).still_open(age_ns),
                 _ => {}
             }
         }
     }
-}
-
-/// The addresses that are set, and 0 behind: what a hostile target left there does not count.
-pub(crate) fn pcs(stack: Option<&Stack>) -> Pcs {
-    let mut pcs = Pcs::default();
-    if let Some(stack) = stack {
-        let len = stack.len.min(MAX_FRAMES as u64) as usize;
-        pcs[..len].copy_from_slice(&stack.pcs[..len]);
-    }
-    pcs
 }

@@ -25,29 +25,59 @@ pub(super) struct Thread {
 
 #[derive(Debug)]
 pub(super) struct Threads {
-    by_tid: HashMap<u32, Thread>,
+    places: Vec<Thread>,
+    by_tid: HashMap<u32, usize>,
+    /// Who was asked for last, and its place: a thread's events come in runs.
+    last: Option<(u32, usize)>,
     capacity: usize,
 }
 
 impl Threads {
     pub(super) fn new(capacity: usize) -> Threads {
-        Threads { by_tid: HashMap::new(), capacity }
+        Threads { places: Vec::new(), by_tid: HashMap::new(), last: None, capacity }
     }
 
     /// The thread, made if it is not known. Its end is not seen: when there are too many, those
     /// that run nothing are forgotten, and if that does not help, all.
+    #[inline]
     pub(super) fn at(&mut self, tid: u32) -> &mut Thread {
-        if self.by_tid.len() >= self.capacity && !self.by_tid.contains_key(&tid) {
-            self.by_tid.retain(|_, thread| thread.running.is_some());
-            if self.by_tid.len() >= self.capacity {
-                self.by_tid.clear();
+        let at = match self.last {
+            Some((last, at)) if last == tid => at,
+            _ => self.place_of(tid),
+        };
+        self.last = Some((tid, at));
+        &mut self.places[at]
+    }
+
+    fn place_of(&mut self, tid: u32) -> usize {
+        if let Some(known) = self.by_tid.get(&tid) {
+            return *known;
+        }
+        if self.by_tid.len() >= self.capacity {
+            self.forget_idle();
+        }
+        self.insert(tid, Thread::default())
+    }
+
+    fn insert(&mut self, tid: u32, thread: Thread) -> usize {
+        self.places.push(thread);
+        self.by_tid.insert(tid, self.places.len() - 1);
+        self.places.len() - 1
+    }
+
+    fn forget_idle(&mut self) {
+        let busy = self.by_tid.iter().map(|(tid, at)| (*tid, self.places[*at]));
+        let busy: Vec<(u32, Thread)> = busy.filter(|(_, thread)| thread.running.is_some()).collect();
+        self.clear();
+        if busy.len() < self.capacity {
+            for (tid, thread) in busy {
+                self.insert(tid, thread);
             }
         }
-        self.by_tid.entry(tid).or_default()
     }
 
     pub(super) fn clear(&mut self) {
-        self.by_tid.clear();
+        *self = Threads::new(self.capacity);
     }
 
     #[cfg(test)]

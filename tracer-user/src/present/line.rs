@@ -1,7 +1,7 @@
 //! One event ready to be shown, and whether it is to be shown.
 
 use super::Site;
-use crate::model::{State, Step, What};
+use crate::model::{State, Step, What, Whats};
 use regex::Regex;
 
 /// A step with its names.
@@ -38,7 +38,7 @@ impl Line<'_> {
 /// Which lines the user wants.
 pub struct Filter {
     /// Wanted kinds of events.
-    pub events: Vec<What>,
+    pub events: Whats,
     /// Only these goroutines; empty: all.
     pub goids: Vec<u64>,
     /// Only where one of the line's functions matches.
@@ -53,7 +53,7 @@ impl Filter {
     /// Whether to look at the step at all, before names are resolved. An illegal transition is
     /// held back by no threshold.
     pub fn wants_step(&self, step: &Step) -> bool {
-        self.events.contains(&step.what)
+        self.events.contains(step.what)
             && (self.goids.is_empty() || self.goids.contains(&step.goid))
             && (self.min_ns == 0
                 || step.what == What::Illegal

@@ -3,7 +3,7 @@
 use super::{Filter, Sink};
 use crate::{
     follow::{End, Followed, Observer, Round},
-    model::Summary,
+    model::{Summary, Whats},
 };
 use std::io;
 
@@ -23,6 +23,11 @@ impl Printer {
 }
 
 impl Observer for Printer {
+    fn wants(&self) -> Whats {
+        let counted = if self.summaries.is_some() { Summary::counts() } else { Whats::ALL };
+        self.filter.events.and(counted)
+    }
+
     fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
         match &mut self.summaries {
             Some(summaries) => summaries.resize_with(targets.len(), Summary::default),

@@ -1,10 +1,7 @@
 //! The summary of a trace (`-c`): the model's tables with their names, largest first.
 
 use super::{SCHEMA, Site, Symbols, duration};
-use crate::{
-    event::Stack,
-    model::{Creation, Pcs, Summary, Table, Times},
-};
+use crate::model::{Creation, Summary, Table, Times};
 use serde::Serialize;
 use std::{
     collections::HashMap,
@@ -76,8 +73,9 @@ impl Report {
         let reason = |index: u8| reasons.get(usize::from(index)).filter(|name| !name.is_empty());
         let reason = |index: u8| reason(index).cloned().unwrap_or_else(|| format!("wait reason {index}"));
         let by_reason = gather(&summary.reasons, |index| (reason(*index), None));
-        let by_site = gather(&summary.wait_sites, |site| (reason(site.reason), site_of(symbols, &site.pcs)));
-        let by_syscall = gather(&summary.syscall_sites, |pcs| (String::new(), site_of(symbols, pcs)));
+        let by_site =
+            gather(&summary.wait_sites, |site| (reason(site.reason), symbols.wait_site(site.stack)));
+        let by_syscall = gather(&summary.syscall_sites, |stack| (String::new(), symbols.wait_site(*stack)));
         Report {
             schema: SCHEMA,
             event: "summary",
@@ -153,11 +151,6 @@ fn more(out: &mut impl Write, rows: usize) -> io::Result<()> {
         0 => Ok(()),
         more => writeln!(out, "          … and {more} rows more (--format json has them)"),
     }
-}
-
-fn site_of(symbols: &mut Symbols, pcs: &Pcs) -> Option<Site> {
-    let len = pcs.iter().take_while(|pc| **pc != 0).count();
-    symbols.wait_site(&Stack { len: len as u64, pcs: *pcs })
 }
 
 /// Adds up the rows whose keys have the same name.

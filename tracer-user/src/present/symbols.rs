@@ -105,9 +105,9 @@ impl Symbols {
 
     /// Where a goroutine waits: the innermost frame that is not plumbing; if all are, the
     /// outermost one seen.
-    pub fn wait_site(&mut self, stack: &Stack) -> Option<Site> {
+    pub fn wait_site(&mut self, stack: Stack) -> Option<Site> {
         let mut last = None;
-        for &pc in stack.pcs.iter().take(stack.len as usize) {
+        for &pc in stack.pcs().iter() {
             for site in self.caller(pc).iter() {
                 if !is_plumbing(&site.func) {
                     return Some(site.clone());

@@ -2,11 +2,6 @@
 
 use crate::event::Event;
 
-/// How long after its time stamp an event may become visible, in nanoseconds. A probe reads the
-/// clock first and commits its record within a few hundred nanoseconds, unless an interrupt (or,
-/// on a virtual machine, the hypervisor) comes between.
-pub(super) const SLACK_NS: u64 = 300_000;
-
 /// Sorts events by time across rings and drains.
 #[derive(Default)]
 pub(super) struct Merger {

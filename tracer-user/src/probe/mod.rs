@@ -7,6 +7,7 @@ mod config;
 mod host;
 mod merge;
 mod object;
+mod ring;
 mod session;
 
 pub use calibrate::{Calibration, calibrate};

@@ -1,9 +1,9 @@
 //! The compiled eBPF object, and loading one copy of it for one target.
 
-use super::session::ProbeError;
+use super::{ring::Ring, session::ProbeError};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{ArrayOfMaps, Map, MapData, RingBuf},
+    maps::{ArrayOfMaps, Map, MapData, MapError, RingBuf},
     programs::{BtfTracePoint, UProbe},
 };
 use tracer_common::Config;
@@ -22,12 +22,8 @@ pub(super) fn load(config: &Config) -> Result<Ebpf, ProbeError> {
 }
 
 /// Creates `count` event rings of `bytes` each and hands them to the programs.
-pub(super) fn create_rings(
-    ebpf: &mut Ebpf,
-    count: u32,
-    bytes: u32,
-) -> Result<Vec<RingBuf<MapData>>, ProbeError> {
-    let fail = |source: aya::maps::MapError| ProbeError::Ring { bytes, source };
+pub(super) fn create_rings(ebpf: &mut Ebpf, count: u32, bytes: u32) -> Result<Vec<Ring>, ProbeError> {
+    let fail = |source: MapError| ProbeError::Ring { bytes, source };
     let map = ebpf.map_mut("RINGS").ok_or(ProbeError::Object("map RINGS"))?;
     let mut rings: ArrayOfMaps<&mut MapData, MapData> = ArrayOfMaps::try_from(map).map_err(fail)?;
     (0..count)
@@ -35,7 +31,8 @@ pub(super) fn create_rings(
             let object = aya_obj::Map::new_from_params(RINGBUF, 0, 0, bytes, 0);
             let ring = MapData::create(object, "events", None)?;
             rings.set(index, &ring, 0)?;
-            RingBuf::try_from(Map::RingBuf(ring))
+            let ring = RingBuf::try_from(Map::RingBuf(ring))?;
+            Ring::new(ring).map_err(|source| MapError::IoError(source.into()))
         })
         .collect::<Result<_, _>>()
         .map_err(fail)

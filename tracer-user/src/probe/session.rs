@@ -3,8 +3,9 @@
 use super::{
     btf::TaskLayout,
     config,
-    merge::{Merger, SLACK_NS},
+    merge::Merger,
     object,
+    ring::{Left, Ring},
 };
 use crate::{
     clock::now,
@@ -13,11 +14,14 @@ use crate::{
 };
 use aya::{
     Btf, Ebpf,
-    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{HashMap, MapData, PerCpuArray},
     programs::{ProgramError, uprobe::UProbeScope},
 };
 use aya_log::EbpfLogger;
-use std::{collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf};
+use std::{
+    collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf, thread,
+    time::Duration,
+};
 use tracer_common::{Config, Counters, Kind};
 
 /// Why a target cannot be traced.
@@ -117,6 +121,10 @@ pub fn count_runs() -> std::io::Result<std::os::fd::OwnedFd> {
 /// handing on what it has, or from noticing that it is to stop.
 const BATCH: usize = 1 << 13;
 
+/// How long, after the probes were removed, what is being sent is waited for, and how often that is looked for.
+const LAST_WORD_NS: u64 = 1_000_000_000;
+const MOMENT: Duration = Duration::from_millis(1);
+
 impl Programs {
     pub(super) fn of(ebpf: &Ebpf) -> Option<Programs> {
         let mut all = Programs::default();
@@ -133,7 +141,7 @@ impl Programs {
 /// A target with its probes. Dropping it removes every probe; so does the death of this process.
 pub struct Session {
     ebpf: Option<Ebpf>,
-    rings: Vec<RingBuf<MapData>>,
+    rings: Vec<Ring>,
     /// What the programs have to say for themselves goes to this process's log.
     log: EbpfLogger<&'static dyn log::Log>,
     counters: PerCpuArray<MapData, Counters>,
@@ -145,8 +153,10 @@ pub struct Session {
     /// Lost and blurred, when they were last looked at.
     before: (u64, u64),
     undecodable: u64,
-    /// Whether the last drain read every ring to its end.
-    drained: bool,
+    /// How the last drain left the rings: as the one that was left fullest.
+    left: Left,
+    /// Up to when nothing will come any more.
+    complete: u64,
 }
 
 impl Session {
@@ -206,7 +216,8 @@ impl Session {
             stop_ts: u64::MAX,
             before: (0, 0),
             undecodable: 0,
-            drained: false,
+            left: Left::Empty,
+            complete: 0,
         };
         Ok((ebpf, session))
     }
@@ -214,32 +225,30 @@ impl Session {
     /// Takes what the rings hold. Replaces the contents of `batch`. Says whether a ring was left with something
     /// in it: then drain again at once.
     pub fn drain(&mut self, batch: &mut Batch) -> Result<bool, ProbeError> {
-        let mut complete = now().saturating_sub(SLACK_NS);
-        self.drained = true;
+        let began = now();
+        let (mut complete, mut left) = (began, Left::Empty);
         self.log.flush();
         for ring in &mut self.rings {
-            let mut last = 0;
-            for _ in 0..BATCH {
-                let Some(record) = ring.next() else {
-                    last = u64::MAX;
-                    break;
-                };
-                match decode(&record) {
-                    Ok(event) => {
-                        last = event.ts;
-                        if (self.start_ts..=self.stop_ts).contains(&event.ts) {
-                            self.merger.push(event);
-                        }
+            let (ring_left, ring_complete) = ring.drain(began, BATCH, |record| match decode(record) {
+                Ok(event) => {
+                    let ts = event.ts;
+                    if (self.start_ts..=self.stop_ts).contains(&ts) {
+                        self.merger.push(event);
                     }
-                    Err(DecodeError::Truncated { .. } | DecodeError::UnknownKind(_)) => self.undecodable += 1,
+                    Some(ts)
                 }
-            }
-            // A ring that was left with something in it may hold anything behind its last event.
-            complete = complete.min(last);
-            self.drained &= last == u64::MAX;
+                Err(DecodeError::Truncated { .. } | DecodeError::UnknownKind(_)) => {
+                    self.undecodable += 1;
+                    None
+                }
+            });
+            complete = complete.min(ring_complete);
+            left = left.max(ring_left);
         }
-        self.hand_over(complete, batch)?;
-        Ok(!self.drained)
+        self.left = left;
+        self.complete = self.complete.max(complete);
+        self.hand_over(self.complete, batch)?;
+        Ok(left == Left::More)
     }
 
     /// Removes the probes, then delivers everything that is left.
@@ -247,16 +256,27 @@ impl Session {
         self.stop_ts = now();
         self.ebpf = None;
         let (mut events, mut lost) = (Vec::new(), 0);
-        self.drained = false;
-        while !self.drained {
+        loop {
             self.drain(batch)?;
             events.append(&mut batch.events);
             lost += batch.lost;
+            match self.left {
+                Left::More => {}
+                // A program that was at work when its probe was removed.
+                Left::Busy if now().saturating_sub(self.stop_ts) < LAST_WORD_NS => thread::sleep(MOMENT),
+                Left::Busy | Left::Empty => break,
+            }
         }
         self.hand_over(u64::MAX, batch)?;
         events.append(&mut batch.events);
         (batch.events, batch.lost) = (events, batch.lost + lost);
         Ok(())
+    }
+
+    /// Since when all probes stand: nothing older is delivered, but of a process that is followed from birth
+    /// (`CLOCK_MONOTONIC`, ns).
+    pub fn since(&self) -> u64 {
+        self.attached_ts
     }
 
     /// How long all probes have stood, or stood, in seconds.

@@ -31,6 +31,7 @@ impl<'a> Take<'a> {
         self.long_number(first)
     }
 
+    #[inline]
     fn long_number(&mut self, first: u8) -> Result<u64, Senseless> {
         let mut value = u64::from(first & 0x7f);
         for shift in (7..64).step_by(7) {

@@ -86,7 +86,7 @@ impl Encoder {
         match &event.payload {
             Payload::None => {}
             Payload::By(by) => out.near(by.by_goid, event.goid),
-            Payload::Stack(stack) => self.stack(stack, out),
+            Payload::Stack(stack) => self.stack(*stack, out),
             Payload::Birth(birth) => self.birth(birth, out),
             Payload::NewProc(new) => {
                 for pc in [new.callerpc, new.funcval, new.startpc] {
@@ -108,13 +108,12 @@ impl Encoder {
         self.ts = ts;
     }
 
-    pub(super) fn stack(&mut self, stack: &Stack, out: &mut Vec<u8>) {
-        let stack = clean(stack);
+    pub(super) fn stack(&mut self, stack: Stack, out: &mut Vec<u8>) {
         let (number, new) = self.stacks.of(stack);
         out.number(number);
         if new {
-            out.number(stack.len);
-            for pc in &stack.pcs[..stack.len as usize] {
+            out.number(stack.pcs().len() as u64);
+            for pc in stack.pcs().iter() {
                 out.near(*pc, self.pc);
                 self.pc = *pc;
             }
@@ -132,14 +131,6 @@ impl Encoder {
             }
         }
     }
-}
-
-/// What is behind the last frame does not count.
-fn clean(stack: &Stack) -> Stack {
-    let len = stack.len.min(MAX_FRAMES as u64);
-    let mut clean = Stack { len, ..Stack::default() };
-    clean.pcs[..len as usize].copy_from_slice(&stack.pcs[..len as usize]);
-    clean
 }
 
 /// Reads events of one frame.
@@ -201,7 +192,7 @@ impl Decoder {
         let payload = match form {
             0 => Payload::None,
             1 => Payload::By(By { by_goid: take.near(goid)? }),
-            2 => Payload::Stack(*self.stack(take)?),
+            2 => Payload::Stack(self.stack(take)?),
             3 => Payload::Birth(self.birth(take)?),
             4 => Payload::NewProc(NewProc {
                 callerpc: self.pc(take)?,
@@ -228,18 +219,17 @@ impl Decoder {
         Ok(self.pc)
     }
 
-    pub(super) fn stack(&mut self, take: &mut Take<'_>) -> Result<&Stack, Senseless> {
+    pub(super) fn stack(&mut self, take: &mut Take<'_>) -> Result<Stack, Senseless> {
         let number = take.small::<usize>()?;
         if number == self.stacks.len() {
-            let len = take.number()?;
-            let mut stack = Stack { len, ..Stack::default() };
-            let pcs = stack.pcs.get_mut(..usize::try_from(len).map_err(|_| Senseless)?).ok_or(Senseless)?;
-            for pc in pcs {
+            let mut room = [0; MAX_FRAMES];
+            let pcs = room.get_mut(..take.small()?).ok_or(Senseless)?;
+            for pc in &mut *pcs {
                 *pc = self.pc(take)?;
             }
-            self.stacks.push(stack);
+            self.stacks.push(Stack::of(pcs));
         }
-        self.stacks.get(number).ok_or(Senseless)
+        self.stacks.get(number).copied().ok_or(Senseless)
     }
 
     pub(super) fn birth(&mut self, take: &mut Take<'_>) -> Result<Birth, Senseless> {

@@ -40,7 +40,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn byte(self) -> u8 {
+    pub(super) fn byte(self) -> u8 {
         match self {
             Kind::Head => 0,
             Kind::Names => 1,
@@ -51,7 +51,7 @@ impl Kind {
         }
     }
 
-    fn of(byte: u8) -> Kind {
+    pub(super) fn of(byte: u8) -> Kind {
         match byte {
             0 => Kind::Head,
             1 => Kind::Names,

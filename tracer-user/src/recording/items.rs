@@ -94,7 +94,7 @@ impl Writer {
             out.near(seen.since_ts, snapshot.began_ts);
             out.number(u64::from(seen.tid));
             self.events.birth(&seen.birth, out);
-            self.events.stack(&seen.site, out);
+            self.events.stack(seen.site, out);
         }
     }
 
@@ -191,7 +191,7 @@ impl Reader {
             let (state, reason) = (State::from_status(take.byte()?), take.byte()?);
             let (since_ts, tid) = (take.near(began_ts)?, take.small()?);
             let birth: Birth = self.events.birth(take)?;
-            let site = *self.events.stack(take)?;
+            let site = self.events.stack(take)?;
             self.pieces[target].push(Seen { g, goid, state, reason, since_ts, tid, birth, site });
         }
         if self.pieces[target].len() > MAX_SEEN {

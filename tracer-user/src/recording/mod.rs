@@ -19,6 +19,7 @@ mod names;
 mod player;
 mod recorder;
 mod ring;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -30,6 +30,8 @@ const MAX_INLINED: usize = 100;
 pub(super) struct Wanted {
     known: HashSet<u64>,
     known_starts: HashSet<u64>,
+    /// Stacks whose addresses are known: most events bring one of few.
+    known_stacks: HashSet<Stack>,
     pcs: Vec<u64>,
     starts: Vec<u64>,
 }
@@ -42,7 +44,7 @@ impl Wanted {
             Input::Snapshot(snapshot) => {
                 for seen in &snapshot.seen {
                     self.birth(&seen.birth);
-                    self.stack(&seen.site);
+                    self.stack(seen.site);
                 }
             }
             Input::Stacks(stacks) => {
@@ -53,7 +55,7 @@ impl Wanted {
 
     fn payload(&mut self, payload: &Payload) {
         match payload {
-            Payload::Stack(stack) => self.stack(stack),
+            Payload::Stack(stack) => self.stack(*stack),
             Payload::Birth(birth) => self.birth(birth),
             Payload::NewProc(new) => {
                 self.pc(new.callerpc.wrapping_sub(1));
@@ -68,8 +70,14 @@ impl Wanted {
         self.start(birth.startpc);
     }
 
-    fn stack(&mut self, stack: &Stack) {
-        for pc in stack.pcs.iter().take(stack.len as usize) {
+    fn stack(&mut self, stack: Stack) {
+        if self.known_stacks.contains(&stack) {
+            return;
+        }
+        if self.known_stacks.len() < CAPACITY {
+            self.known_stacks.insert(stack);
+        }
+        for pc in stack.pcs().iter() {
             self.pc(pc.wrapping_sub(1)); // a return address: the call is before it
         }
     }

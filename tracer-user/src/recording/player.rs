@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     follow::{End, Followed, Input, Observer, Round},
+    model::Whats,
     present::Symbols,
 };
 use std::{
@@ -201,6 +202,8 @@ impl<'a, 'o> Playing<'a, 'o> {
     }
 
     fn begin(&mut self) -> Result<(), PlayError> {
+        let wanted = self.observers.iter().fold(Whats::default(), |all, observer| all.or(observer.wants()));
+        self.targets.iter_mut().for_each(|target| target.want(wanted));
         for observer in &mut *self.observers {
             observer.begin(&mut self.targets).map_err(PlayError::Observer)?;
         }
@@ -256,7 +259,7 @@ impl<'a, 'o> Playing<'a, 'o> {
         over: bool,
         damage: Option<(u64, Damage)>,
     ) -> Result<Played, PlayError> {
-        if !self.round.is_empty() {
+        if self.round.news.iter().any(|news| news.ts != 0) {
             self.end_round()?;
         }
         let whole = tail.is_some();

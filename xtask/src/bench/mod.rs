@@ -25,6 +25,8 @@ pub(crate) use table::Row;
 pub(crate) struct Setting {
     /// The release build of sfgi.
     pub(crate) sfgi: PathBuf,
+    /// What builds it.
+    pub(crate) compiler: setup::Compiler,
 }
 
 /// A bench: its name on the command line, and what runs it.
@@ -48,7 +50,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 /// A goal that is not met is shown, and is no error: how fast a machine is depends on the machine.
 pub(crate) fn run(names: &[String], json: Option<&Path>) -> Result<()> {
     let compiler = setup::run(&setup::BENCH)?;
-    let setting = Setting { sfgi: build::sfgi(compiler, true)? };
+    let setting = Setting { sfgi: build::sfgi(compiler, true)?, compiler };
     let mut rows = Vec::new();
     for (name, bench) in
         BENCHES.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name))

@@ -1,11 +1,24 @@
-//! How much memory a command needs, and a process that only keeps a processor busy.
+//! How much memory and time of a processor a command needs, and a process that only keeps a processor busy.
 
 use crate::sh;
 use anyhow::{Result, ensure};
 use std::process::{Command, Stdio};
 
+/// What a command needed.
+pub(super) struct Used {
+    /// The memory that it held at most, MiB.
+    pub(super) mib: f64,
+    /// The time that processors worked for it, nanoseconds.
+    pub(super) cpu_ns: f64,
+}
+
 /// Runs the command to its end and says how much memory it held at most.
 pub(super) fn peak_mib(command: &mut Command) -> Result<f64> {
+    Ok(used(command)?.mib)
+}
+
+/// Runs the command to its end and says what it needed.
+pub(super) fn used(command: &mut Command) -> Result<Used> {
     let child = command.spawn()?;
     let pid = libc::pid_t::try_from(child.id())?;
     let mut status = 0;
@@ -15,7 +28,8 @@ pub(super) fn peak_mib(command: &mut Command) -> Result<f64> {
     let ended = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
     ensure!(ended == pid, "wait4: {}", std::io::Error::last_os_error());
     ensure!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "it failed: status {status:#x}");
-    Ok(usage.ru_maxrss as f64 / 1024.0)
+    let ns = |time: libc::timeval| time.tv_sec as f64 * 1e9 + time.tv_usec as f64 * 1e3;
+    Ok(Used { mib: usage.ru_maxrss as f64 / 1024.0, cpu_ns: ns(usage.ru_utime) + ns(usage.ru_stime) })
 }
 
 /// Another process keeps one processor busy for as long as a dump would.

@@ -1,5 +1,5 @@
 //! What a recording takes on disk, and how fast it is read: two goroutines that pass a number to and fro, recorded by
-//! sfgi and, in another run, by Go's own tracer.
+//! sfgi and, in another run, by Go's own tracer; and a made-up recording of an hour, for the memory that reading takes.
 
 use super::{Row, Setting, fixture::Fixture, process};
 use crate::{setup::go, sh};
@@ -24,11 +24,14 @@ const ROUNDS: usize = 5;
 /// Bytes on disk an event at most.
 const BYTES_GOAL: f64 = 8.0;
 
-/// Nanoseconds an event at most: ten million a second.
+/// Nanoseconds of one processor an event at most: ten million a second.
 const NS_GOAL: f64 = 100.0;
 
 /// Mebibytes of memory at most, however long the recording is.
 const MIB_GOAL: f64 = 100.0;
+
+/// Events of the hour.
+const HOUR_EVENTS: &str = "100000000";
 
 /// Records with both, then reads both in turn.
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
@@ -38,17 +41,23 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let events = record(&program, &ours, setting)?;
     eprintln!("bench replay: {events} events recorded");
     trace(&program, &theirs)?;
-    let (mut read, mut memory, mut read_theirs) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut read, mut worked, mut memory, mut read_theirs) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut their_events = 0.0;
     for round in 1..=ROUNDS {
         eprintln!("bench replay: round {round} of {ROUNDS}");
-        let (ns, mib) = report(&ours, setting)?;
+        let (ns, used) = report(&ours, setting)?;
         read.push(ns / events);
-        memory.push(mib);
+        worked.push(used.cpu_ns / events);
+        memory.push(used.mib);
         let (ns, count) = parse(&theirs)?;
         their_events = count;
         read_theirs.push(ns / count);
     }
+    eprintln!("bench replay: an hour of {HOUR_EVENTS} events");
+    let hour = directory.join("hour.sfgi");
+    let hour_events = make_up(&hour, setting)?;
+    let (_, hour_used) = report(&hour, setting)?;
     let size =
         |path: &Path, events: f64| Ok::<_, anyhow::Error>(vec![fs::metadata(path)?.len() as f64 / events]);
     let their_size = Row::new("Go's own trace: an event on disk", "bytes", size(&theirs, their_events)?);
@@ -57,14 +66,23 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let rows = vec![
         Row::new("recording: an event on disk", "bytes", our_size.clone()).within(BYTES_GOAL),
         Row::new("recording: an event on disk", "bytes", our_size).against(&their_size, None),
-        Row::new("sfgi report -c: an event", "ns", read.clone()).within(NS_GOAL),
+        Row::new("sfgi report -c: an event, on one processor", "ns", worked).within(NS_GOAL),
         Row::new("sfgi report -c: an event", "ns", read).against(&their_time, None),
         Row::new("sfgi report -c: memory", "MiB", memory).within(MIB_GOAL),
+        Row::new("an hour of 100 million events: an event on disk", "bytes", size(&hour, hour_events)?),
+        Row::new(
+            "an hour of 100 million events: an event, on one processor",
+            "ns",
+            vec![hour_used.cpu_ns / hour_events],
+        )
+        .within(NS_GOAL),
+        Row::new("an hour of 100 million events: memory", "MiB", vec![hour_used.mib]).within(MIB_GOAL),
         their_size,
         their_time,
     ];
     sh::remove(&ours)?;
     sh::remove(&theirs)?;
+    sh::remove(&hour)?;
     Ok(rows)
 }
 
@@ -92,14 +110,23 @@ fn trace(program: &Path, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads our recording into a summary: nanoseconds and MiB.
-fn report(file: &Path, setting: &Setting) -> Result<(f64, f64)> {
+/// Makes up the recording of an hour; how many events that are.
+fn make_up(file: &Path, setting: &Setting) -> Result<f64> {
+    let mut cargo = sh::cargo()?;
+    setting.compiler.tell(&mut cargo);
+    cargo.args(["run", "--quiet", "--release", "--package=sfgi", "--example=long_recording", "--"]);
+    let count = sh::output(cargo.arg(file).arg(HOUR_EVENTS))?;
+    count.trim().parse().context("it did not say how many")
+}
+
+/// Reads our recording into a summary: nanoseconds that passed, and what was needed.
+fn report(file: &Path, setting: &Setting) -> Result<(f64, process::Used)> {
     let mut command = sh::command(&setting.sfgi)?;
     command.args(["report", "-c"]).arg(file);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let started = Instant::now();
-    let mib = process::peak_mib(&mut command).context("sfgi report")?;
-    Ok((started.elapsed().as_nanos() as f64, mib))
+    let used = process::used(&mut command).context("sfgi report")?;
+    Ok((started.elapsed().as_nanos() as f64, used))
 }
 
 /// Reads Go's: nanoseconds, and how many events there are.

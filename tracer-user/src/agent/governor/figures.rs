@@ -6,7 +6,7 @@ use crate::{
         scan::{nowhere, table},
     },
     follow::{End, Followed, Observer, Round},
-    model::{Measure, What},
+    model::{Measure, What, Whats},
     present::Site,
 };
 use std::{
@@ -63,6 +63,10 @@ pub(in crate::agent) struct Listener {
 }
 
 impl Observer for Listener {
+    fn wants(&self) -> Whats {
+        Whats::from_iter([What::Create, What::Exit, What::Unblock, What::Start, What::Illegal])
+    }
+
     fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
         let figures = self.figures.clone();
         let mut sums = figures.0.lock().unwrap_or_else(PoisonError::into_inner);

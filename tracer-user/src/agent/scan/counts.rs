@@ -10,14 +10,14 @@ use std::{cmp::Reverse, collections::HashMap, hash::Hash, sync::Arc};
 /// States and wait reasons that are told: the runtime has about forty reasons.
 const MAX_STATES: usize = 128;
 
-/// Counts.
-pub(super) fn count(snapshot: &Snapshot, names: &mut Names, top: usize) -> Scan {
+/// Counts; `waits`: where goroutines wait, and how many.
+pub(super) fn count(snapshot: &Snapshot, names: &mut Names, waits: Vec<(Site, u64)>, top: usize) -> Scan {
     let mut scan = Scan {
         goroutines: snapshot.goroutines.len() as u64,
         incomplete: incomplete(snapshot),
         ..Scan::default()
     };
-    let (mut states, mut creators, mut stacks) = (HashMap::new(), HashMap::new(), HashMap::new());
+    let (mut states, mut creators) = (HashMap::new(), HashMap::new());
     let mut oldest_ns = 0;
     for (goroutine, index) in snapshot.goroutines.iter().zip(0u32..) {
         if goroutine.system {
@@ -30,9 +30,6 @@ pub(super) fn count(snapshot: &Snapshot, names: &mut Names, top: usize) -> Scan 
         // The main goroutine was made by the runtime, whatever it says.
         let gopc = if goroutine.goid == 1 { 0 } else { goroutine.gopc };
         add(&mut creators, gopc, index);
-        if goroutine.state.waits() && goroutine.stack != StackId::default() {
-            add(&mut stacks, goroutine.stack, index);
-        }
         oldest_ns = oldest_ns.max(names.waiting_ns(goroutine).unwrap_or(0));
     }
     scan.oldest_seconds = oldest_ns as f64 / 1e9;
@@ -55,12 +52,23 @@ pub(super) fn count(snapshot: &Snapshot, names: &mut Names, top: usize) -> Scan 
         (site.unwrap_or_else(nowhere), count)
     });
     scan.creators = table(created.collect(), top);
-    let waits = stacks.into_iter().map(|(stack, (_, count))| {
+    scan.waits = table(waits, top);
+    scan
+}
+
+/// Where the goroutines of a snapshot with stacks wait.
+pub(super) fn waits(snapshot: &Snapshot, names: &mut Names) -> Vec<(Site, u64)> {
+    let mut stacks = HashMap::new();
+    for (goroutine, index) in snapshot.goroutines.iter().zip(0u32..) {
+        if !goroutine.system && goroutine.state.waits() && goroutine.stack != StackId::default() {
+            add(&mut stacks, goroutine.stack, index);
+        }
+    }
+    let named = stacks.into_iter().map(|(stack, (_, count))| {
         let site = names.wait_site(snapshot.stacks.get(stack));
         (site.unwrap_or_else(nowhere), count)
     });
-    scan.waits = table(waits.collect(), top);
-    scan
+    named.collect()
 }
 
 /// Counts one more; of the first it is remembered which that was.

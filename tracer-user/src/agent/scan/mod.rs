@@ -4,6 +4,7 @@ mod counts;
 mod groups;
 mod memory;
 mod past;
+mod places;
 mod pool;
 mod silent;
 mod target;
@@ -22,7 +23,7 @@ use crate::{
     detect::{self, Report, Scope},
     heap::{self, Observation, Registers},
     memory::{Live, Sampler},
-    present::dump::Names,
+    present::{Site, dump::Names},
     snapshot::{self, Snapshot, View},
 };
 use std::{
@@ -62,11 +63,20 @@ pub(super) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Res
     let opened = target.open()?;
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
-    let options = snapshot::Options { stacks: true, ..snapshot::Options::default() };
-    let snapshot = snapshot::take(&view, options, &mut |_, _| {}).map_err(|err| err.to_string())?;
-    target.still_the_same()?;
+    let plain = snapshot::Options::default();
+    let mut snapshot =
+        snapshot::take(&view, plain, &mut |_, _| pool::beat()).map_err(|err| err.to_string())?;
     let mut names = Names::new(Arc::clone(&opened.binary), view.bias, &snapshot);
-    let mut told = tell(target, &snapshot, &mut names, settings);
+    // Most goroutines of most programs wait where they waited last time: only of the others is the stack read.
+    let unknown = past.unknown(&snapshot);
+    if !unknown.is_empty() {
+        let options = snapshot::Options { stacks: true, ..plain };
+        let fresh = snapshot::look(&view, options, &unknown).map_err(|err| err.to_string())?;
+        past.learn(&mut snapshot, fresh, &mut names);
+    }
+    target.still_the_same()?;
+    let waits = past.places(&mut snapshot);
+    let mut told = tell(target, &snapshot, &mut names, waits, settings);
     let reasons = view.binary.wait_reasons();
     told.suspicious = past.poll(snapshot, reasons, settings);
     told.growth = past.growth(&mut names);
@@ -85,7 +95,8 @@ pub(super) fn look(target: &Target, past: &mut Past, settings: &Settings) -> Res
     let members: Vec<Vec<u32>> = report.groups.iter().map(|group| group.members.clone()).collect();
     let pinned = observation.pinned(&members);
     let observed = &observation.observed;
-    let mut told = tell(target, &observed.snapshot, &mut names, settings);
+    let waits = counts::waits(&observed.snapshot, &mut names);
+    let mut told = tell(target, &observed.snapshot, &mut names, waits, settings);
     let mut groups: Vec<LeakGroup> = report
         .groups
         .iter()
@@ -111,7 +122,7 @@ pub(super) fn observe<'a>(
 ) -> Result<(Observation<'a>, Report, Names), String> {
     let mut registers = Sampler::start(&target.process).map_or(Registers::Unknown, Registers::Sampled);
     let mut observation =
-        heap::observe(view, &LOOK, &mut registers, &mut |_| {}).map_err(|err| err.to_string())?;
+        heap::observe(view, &LOOK, &mut registers, &mut |_| pool::beat()).map_err(|err| err.to_string())?;
     drop(registers);
     if let Some(past) = past {
         past.history.extend(&mut observation.observed);
@@ -134,8 +145,14 @@ pub(super) fn observe<'a>(
 }
 
 /// What every look tells.
-fn tell(target: &Target, snapshot: &Snapshot, names: &mut Names, settings: &Settings) -> Told {
-    let mut scan = counts::count(snapshot, names, settings.top);
+fn tell(
+    target: &Target,
+    snapshot: &Snapshot,
+    names: &mut Names,
+    waits: Vec<(Site, u64)>,
+    settings: &Settings,
+) -> Told {
+    let mut scan = counts::count(snapshot, names, waits, settings.top);
     scan.unix_ns = unix_ns();
     Told {
         scan,

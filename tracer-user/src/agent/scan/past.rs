@@ -1,6 +1,7 @@
 //! What earlier looks at a process told: how long each goroutine has been in its wait, how creation sites grow, and
 //! since when a leak is known.
 
+use super::places::Places;
 use crate::{
     agent::{
         picture::{LeakGroup, SiteGrowth},
@@ -9,7 +10,7 @@ use crate::{
     detect::{Growth, History},
     heap::{Facts, Look, Observed, can_be_leaked},
     model::State,
-    present::dump::Names,
+    present::{Site, dump::Names},
     snapshot::{Goroutine, Snapshot, Trust},
 };
 use std::{collections::HashMap, time::Duration};
@@ -29,6 +30,7 @@ pub(in crate::agent) struct Past {
     pub(super) history: History,
     /// By goid: the stamp of its wait, and when that was first seen.
     waits: HashMap<u64, (u64, u64)>,
+    places: Places,
     /// Of the goroutines that waited for long when the heap was last looked at.
     looked_at: Option<u64>,
     /// When a leak was first found: nanoseconds since 1970.
@@ -41,6 +43,7 @@ impl Default for Past {
         Past {
             history: History::keeping(LOOKS),
             waits: HashMap::new(),
+            places: Places::default(),
             looked_at: None,
             found: HashMap::new(),
             looks: Vec::new(),
@@ -49,6 +52,21 @@ impl Default for Past {
 }
 
 impl Past {
+    /// The `g`s of those that wait in a place that is not known.
+    pub(super) fn unknown(&self, snapshot: &Snapshot) -> Vec<u64> {
+        self.places.unknown(snapshot)
+    }
+
+    /// Takes in what was read of these with their stacks.
+    pub(super) fn learn(&mut self, snapshot: &mut Snapshot, fresh: Snapshot, names: &mut Names) {
+        self.places.learn(snapshot, fresh, names);
+    }
+
+    /// Where goroutines wait, and how many.
+    pub(super) fn places(&mut self, snapshot: &mut Snapshot) -> Vec<(Site, u64)> {
+        self.places.count(snapshot)
+    }
+
     /// Takes in what a poll saw. Says whether a look at the heap may tell more than the last one.
     pub(super) fn poll(&mut self, snapshot: Snapshot, reasons: &[String], settings: &Settings) -> bool {
         let suspects = self.note(&snapshot, reasons, settings);

@@ -1,22 +1,40 @@
 //! Threads that look at processes. One that hangs on a process (whose memory, say, lies on a file system that does
 //! not answer) is replaced; the others are not held up.
 
+use crate::clock;
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
-    time::{Duration, Instant},
 };
 
 /// Threads that work.
 const WORKERS: usize = 4;
 /// Bytes of their stacks; the marker keeps its own.
 const STACK: usize = 2 << 20;
-/// After so long a thread counts as hanging.
-const HANGS: Duration = Duration::from_secs(180);
+/// A thread that has done nothing for so long hangs: see [`beat`].
+const HANGS_NS: u64 = 60_000_000_000;
 /// Threads that may hang; with more, all stand still.
 const MAX_HANGING: usize = 16;
+
+thread_local! {
+    /// When this thread last did something.
+    static BEAT: RefCell<Option<Arc<AtomicU64>>> = const { RefCell::new(None) };
+}
+
+/// Says that this thread gets on with its task, however long that takes. On other threads it does nothing.
+pub(super) fn beat() {
+    BEAT.with_borrow(|beat| {
+        if let Some(beat) = beat {
+            beat.store(clock::now(), Ordering::Relaxed);
+        }
+    });
+}
 
 /// Something to do.
 pub(in crate::agent) struct Task {
@@ -42,8 +60,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     tasks: VecDeque<Task>,
-    /// By the number of the thread: what it works on, and since when.
-    running: Vec<(u64, u32, Instant)>,
+    /// By the number of the thread: what it works on, and when it last did something.
+    running: Vec<(u64, u32, Arc<AtomicU64>)>,
     threads: usize,
     idle: usize,
     next: u64,
@@ -63,7 +81,7 @@ impl Pool {
     pub(in crate::agent) fn run(&self, task: Task) {
         let mut state = self.shared.lock();
         state.tasks.push_back(task);
-        if state.idle == 0 && state.threads < WORKERS {
+        if state.idle < state.tasks.len() && state.threads < WORKERS {
             self.start(&mut state);
         }
         self.shared.changed.notify_one();
@@ -77,12 +95,17 @@ impl Pool {
 
     /// Replaces threads that hang. Returns what they hang on, each once.
     pub(in crate::agent) fn check(&mut self) -> Vec<u32> {
+        self.check_at(clock::now())
+    }
+
+    fn check_at(&mut self, now: u64) -> Vec<u32> {
         let mut state = self.shared.lock();
         let running = state.running.clone();
         self.hanging.retain(|number| running.iter().any(|(other, ..)| other == number));
         let mut found = Vec::new();
-        for (number, about, since) in running {
-            let hangs = since.elapsed() >= HANGS && !state.given_up.contains(&number);
+        for (number, about, beat) in running {
+            let silent_ns = now.saturating_sub(beat.load(Ordering::Relaxed));
+            let hangs = silent_ns >= HANGS_NS && !state.given_up.contains(&number);
             if hangs && self.hanging.len() < MAX_HANGING {
                 self.hanging.push(number);
                 state.given_up.push(number);
@@ -115,6 +138,8 @@ impl Drop for Pool {
 }
 
 fn work(shared: &Shared, number: u64) {
+    let own = Arc::new(AtomicU64::new(0));
+    BEAT.set(Some(Arc::clone(&own)));
     let mut state = shared.lock();
     loop {
         if let Some(at) = state.given_up.iter().position(|other| *other == number) {
@@ -130,7 +155,8 @@ fn work(shared: &Shared, number: u64) {
             state.idle -= 1;
             continue;
         };
-        state.running.push((number, task.about, Instant::now()));
+        beat();
+        state.running.push((number, task.about, Arc::clone(&own)));
         drop(state);
         // What a target can make us do was tested, but not all of it.
         if catch_unwind(AssertUnwindSafe(task.run)).is_err() {
@@ -145,6 +171,34 @@ fn work(shared: &Shared, number: u64) {
 mod tests {
     use super::*;
     use std::sync::mpsc;
+
+    #[test]
+    fn threads_that_hang_are_replaced() {
+        let mut pool = Pool::default();
+        let (release, held) = mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let (sender, receiver) = mpsc::channel();
+        for about in 0..WORKERS as u32 {
+            let (held, sender) = (Arc::clone(&held), sender.clone());
+            let run = Box::new(move || {
+                sender.send(about).unwrap();
+                // Until the other end is dropped.
+                let _ = held.lock().unwrap().recv();
+            });
+            pool.run(Task { about, run });
+        }
+        let mut hang: Vec<u32> = (0..WORKERS).map(|_| receiver.recv().unwrap()).collect();
+        hang.sort_unstable();
+        assert!(pool.check().is_empty());
+        pool.run(Task { about: 99, run: Box::new(move || sender.send(99).unwrap()) });
+        assert!(receiver.try_recv().is_err());
+        let mut found = pool.check_at(clock::now() + HANGS_NS);
+        found.sort_unstable();
+        assert_eq!(found, hang);
+        assert_eq!(receiver.recv(), Ok(99));
+        assert!(pool.check_at(clock::now() + HANGS_NS).iter().all(|about| *about == 99));
+        drop(release);
+    }
 
     #[test]
     fn a_task_that_panics_does_not_hold_up_others() {

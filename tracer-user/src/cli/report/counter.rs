@@ -1,6 +1,9 @@
 //! Counts what is in a recording.
 
-use crate::follow::{End, Followed, Input, Observer, Round};
+use crate::{
+    follow::{End, Followed, Input, Observer, Round},
+    model::Whats,
+};
 use std::io;
 
 /// How much of what came in.
@@ -13,6 +16,10 @@ pub(super) struct Counter {
 }
 
 impl Observer for Counter {
+    fn wants(&self) -> Whats {
+        Whats::default()
+    }
+
     fn input(&mut self, _: usize, input: &Input, _: &mut Followed) -> io::Result<()> {
         match input {
             Input::Events(batch) => {

@@ -41,7 +41,6 @@ struct Waiting {
 
 /// What can be told.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are steps")]
 pub(super) enum Told {
     /// Something happened.
     Step(Step),

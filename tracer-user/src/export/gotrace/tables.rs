@@ -1,12 +1,13 @@
 //! The tables of strings and stacks that events refer to by number; 0 is no stack.
 
-use super::wire::{STACK, STACKS, STRING, STRINGS, Wire, uvarint};
+use super::wire::{STACK, STACKS, STRING, STRINGS, Wire};
 use crate::{
     event::Stack,
     export::frames::{self, Frame, NUMBER_SHIFT},
     present::{Site, Symbols},
 };
 use hashbrown::HashMap;
+use prost::encoding::encode_varint;
 use std::{
     io::{self, Write},
     sync::Arc,
@@ -44,15 +45,15 @@ impl Tables {
         self.strings.insert(text.into(), id);
         let data = begin(&mut self.string_data, STRINGS);
         data.push(STRING);
-        uvarint(data, id);
-        uvarint(data, text.len() as u64);
+        encode_varint(id, data);
+        encode_varint(text.len() as u64, data);
         data.extend_from_slice(text.as_bytes());
         id
     }
 
     /// The number of a stack of return addresses.
-    pub(super) fn stack(&mut self, stack: &Stack, symbols: &mut Symbols, minor: u32) -> u64 {
-        self.intern(frames::pcs(stack), || frames::shown(stack, symbols, minor))
+    pub(super) fn stack(&mut self, stack: Stack, symbols: &mut Symbols, minor: u32) -> u64 {
+        self.intern(&stack.pcs(), || frames::shown(stack, symbols, minor))
     }
 
     /// The number of the stack of a `go` statement, as far as it is known.
@@ -97,7 +98,7 @@ impl Tables {
         let data = begin(&mut self.stack_data, STACKS);
         data.push(STACK);
         for field in fields {
-            uvarint(data, field);
+            encode_varint(field, data);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The bytes of an execution trace: header, batches, events (`src/internal/trace/event/go122` and `batch.go` of
 //! Go 1.24).
 
+use prost::encoding::encode_varint;
 use std::{
     collections::BTreeMap,
     io::{self, Write},
@@ -117,7 +118,7 @@ impl<W: Write> Wire<W> {
     fn first(&mut self, ts: u64) -> io::Result<()> {
         self.first_ts = ts;
         let mut frequency = vec![FREQUENCY];
-        uvarint(&mut frequency, 1_000_000_000);
+        encode_varint(1_000_000_000, &mut frequency);
         self.batch(NO_THREAD, ts, &frequency)
     }
 
@@ -139,10 +140,10 @@ impl<W: Write> Wire<W> {
             (batch.ts, batch.last_ts) = (ts, ts);
         }
         batch.data.push(kind as u8);
-        uvarint(&mut batch.data, ts - batch.last_ts);
+        encode_varint(ts - batch.last_ts, &mut batch.data);
         batch.last_ts = ts;
         for arg in args {
-            uvarint(&mut batch.data, *arg);
+            encode_varint(*arg, &mut batch.data);
         }
         if batch.data.len() < FULL {
             return Ok(());
@@ -175,18 +176,9 @@ impl<W: Write> Wire<W> {
     fn batch(&mut self, thread: u64, ts: u64, data: &[u8]) -> io::Result<()> {
         let mut header = vec![EVENT_BATCH];
         for field in [GENERATION, thread, ts, data.len() as u64] {
-            uvarint(&mut header, field);
+            encode_varint(field, &mut header);
         }
         self.out.write_all(&header)?;
         self.out.write_all(data)
     }
-}
-
-/// A number, seven bits a byte, the lowest first.
-pub(super) fn uvarint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }

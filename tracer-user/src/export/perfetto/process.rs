@@ -154,7 +154,7 @@ impl Process {
         // The stack of a step that ends a wait is where it waited, which is shown there.
         let stack = step.stack.filter(|_| step.to.stays()).map(|stack| {
             let mut text = String::new();
-            for frame in frames::shown(&stack, symbols, minor) {
+            for frame in frames::shown(stack, symbols, minor) {
                 let site = frame.site;
                 // A String takes all.
                 let _ = writeln!(text, "{} {}:{}", site.func, site.file, site.line);

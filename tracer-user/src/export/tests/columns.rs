@@ -2,15 +2,14 @@
 
 use super::*;
 use crate::{
-    model::What,
+    model::{What, Whats},
     present::{Filter, Printer},
 };
 
 #[test]
 fn each_event_is_a_row() {
     let out = Written::default();
-    let filter =
-        Filter { events: What::ALL.to_vec(), goids: Vec::new(), func: None, min_ns: 0, stacks_ns: None };
+    let filter = Filter { events: Whats::ALL, goids: Vec::new(), func: None, min_ns: 0, stacks_ns: None };
     let mut inputs = waits();
     inputs.push(Input::Events(Batch { lost: 3, doubt_until: 650, complete_until: 650, ..Batch::default() }));
     play(&mut Printer::new(Box::new(Csv::new(out.clone())), filter, false), &inputs).unwrap();
@@ -37,8 +36,13 @@ fn fields_are_quoted_where_they_must() {
     round.clear(1);
     targets[0].take(&events(vec![run(10, 2), block(20, 2, RECEIVE, &[20])]), &mut round.news[0]);
     let out = Written::default();
-    let filter =
-        Filter { events: vec![What::Block], goids: Vec::new(), func: None, min_ns: 0, stacks_ns: None };
+    let filter = Filter {
+        events: Whats::from_iter([What::Block]),
+        goids: Vec::new(),
+        func: None,
+        min_ns: 0,
+        stacks_ns: None,
+    };
     let mut printer = Printer::new(Box::new(Csv::new(out.clone())), filter, false);
     printer.begin(&mut targets).unwrap();
     printer.round(&mut targets, &round).unwrap();

@@ -95,7 +95,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         let payload = match kind {
             Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: a }),
             Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
-                Payload::Stack(Stack { len: a, pcs: [b; tracer_common::MAX_FRAMES] })
+                Payload::Stack(Stack::of(&vec![b; a.min(20) as usize]))
             }
             Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => {
                 Payload::Birth(Birth { parent_goid: a, gopc: b, startpc: c, funcval: d })

@@ -108,7 +108,7 @@ fn a_contradiction_waits_for_the_time_up_to_which_all_is_known() {
     model.settle(40, &mut out);
     let last = out.last().expect("settled");
     assert_eq!(last.what, What::Illegal);
-    assert_eq!(last.note, Note::Contradiction { seen: State::Waiting, since_ts: 10, said: State::Runnable });
+    assert_eq!(last.note, Note::Contradiction { seen: State::Waiting, said: State::Runnable });
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn details(event: &mut Event, rest: &str) {
     event.payload = match event.kind {
         Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: by }),
         Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
-            Payload::Stack(Stack { len: pcs.len() as u64, pcs: std::array::from_fn(pc) })
+            Payload::Stack(Stack::of(&pcs))
         }
         Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => {
             Payload::Birth(Birth { parent_goid: parent, gopc: pc(0), startpc: pc(1), funcval })
@@ -210,7 +210,7 @@ pub(super) fn line(step: &Step) -> String {
         put(format_args!(" by g{}", step.by_goid));
     }
     if let Some(stack) = step.stack {
-        let pcs: Vec<String> = stack.pcs.iter().take(stack.len as usize).map(u64::to_string).collect();
+        let pcs: Vec<String> = stack.pcs().iter().map(u64::to_string).collect();
         put(format_args!(" pc={}", pcs.join(",")));
     }
     if let Some(birth) = step.birth {

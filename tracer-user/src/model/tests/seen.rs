@@ -4,9 +4,7 @@ use super::*;
 use crate::model::Merged;
 
 fn site(pc: u64) -> Stack {
-    let mut stack = Stack { len: 1, ..Stack::default() };
-    stack.pcs[0] = pc;
-    stack
+    Stack::of(&[pc])
 }
 
 fn seen(goid: u64, state: State, reason: u8, since_ts: u64) -> Seen {

@@ -13,10 +13,6 @@ fn sum(setup: Setup, limit: usize, events: &str, end_ts: u64) -> Summary {
     summary
 }
 
-fn at(pcs: &[u64]) -> Pcs {
-    std::array::from_fn(|index| pcs.get(index).copied().unwrap_or(0))
-}
-
 #[test]
 fn waits_by_reason_and_by_place() {
     let summary = sum(
@@ -34,9 +30,9 @@ fn waits_by_reason_and_by_place() {
     let select = summary.reasons.get(&2).expect("select");
     assert_eq!((select.ended.count(), select.ended.total(), select.ended.max()), (2, 50, 30));
     assert_eq!((select.ended.quantile(500), select.unmeasured, select.open), (20, 1, 0));
-    let here = summary.wait_sites.get(&WaitSite { reason: 2, pcs: at(&[5, 7]) }).expect("the site");
+    let here = summary.wait_sites.get(&WaitSite { reason: 2, stack: Stack::of(&[5, 7]) }).expect("the site");
     assert_eq!((here.ended.count(), here.ended.max()), (1, 30));
-    let open = summary.wait_sites.get(&WaitSite { reason: 1, pcs: at(&[8]) }).expect("the site");
+    let open = summary.wait_sites.get(&WaitSite { reason: 1, stack: Stack::of(&[8]) }).expect("the site");
     assert_eq!((open.ended.count(), open.open, open.open_longest_ns), (0, 2, 1010));
 }
 
@@ -50,7 +46,7 @@ fn system_calls_by_place() {
          40 m1 g2 entersyscall pc=5",
         100,
     );
-    let site = summary.syscall_sites.get(&at(&[5])).expect("the site");
+    let site = summary.syscall_sites.get(&Stack::of(&[5])).expect("the site");
     assert_eq!((site.ended.count(), site.ended.total(), site.open, site.open_longest_ns), (1, 20, 1, 60));
 }
 

@@ -61,8 +61,7 @@ pub(super) fn of(top: &Top, followed: &mut Followed, at: &At<'_>, goid: u64) -> 
     };
     let mut stack = if known.state.stays() { followed.whole_stack(goid) } else { Vec::new() };
     if stack.is_empty() && known.state.stays() {
-        let pcs = known.site.pcs.iter().take(known.site.len as usize);
-        stack = pcs.flat_map(|pc| followed.symbols().caller(*pc).to_vec()).collect();
+        stack = known.site.pcs().iter().flat_map(|pc| followed.symbols().caller(*pc).to_vec()).collect();
     }
     let delays = <[u64; 2]>::from(delay_of(top, at, goid)).map(|ns| Cell::exact(at.knows.runs.then_some(ns)));
     let statement = known.birth.map_or(0, |birth| at.places.statement(birth.gopc));

@@ -176,11 +176,11 @@ impl Top {
         let clipped_ns = step.duration_ns.map(|ns| ns.min(step.ts.saturating_sub(self.interval_ts)));
         match step.what {
             What::Block | What::SyscallEnter | What::Unblock | What::SyscallExit => {
-                let place = target.places.of_stack(followed.symbols(), step.stack.as_ref().unwrap_or(&site));
+                let place = target.places.of_stack(followed.symbols(), step.stack.unwrap_or(site));
                 target.waits.step(step, clipped_ns, place, system);
             }
             What::Start => {
-                let place = target.places.of_stack(followed.symbols(), &site);
+                let place = target.places.of_stack(followed.symbols(), site);
                 target.waits.started(reason, place, system, step.duration_ns);
                 target.delays.started(step);
             }

@@ -3,7 +3,7 @@
 use crate::{
     event::Stack,
     follow::Followed,
-    model::{Goroutine, Pcs, State, pcs},
+    model::{Goroutine, State},
     present::{Site, Symbols, printed},
 };
 use hashbrown::HashMap;
@@ -38,7 +38,7 @@ pub(super) struct Places {
     minor: u32,
     list: Vec<Place>,
     sites: HashMap<Site, PlaceId>,
-    stacks: HashMap<Pcs, PlaceId>,
+    stacks: HashMap<Stack, PlaceId>,
     functions: HashMap<u64, PlaceId>,
     statements: HashMap<u64, PlaceId>,
 }
@@ -62,12 +62,11 @@ impl Places {
     }
 
     /// Where a stack waits.
-    pub(super) fn of_stack(&mut self, symbols: &mut Symbols, stack: &Stack) -> PlaceId {
-        let key = pcs(Some(stack));
-        self.stacks.get(&key).copied().unwrap_or_else(|| {
-            let site = if stack.len == 0 { None } else { symbols.wait_site(stack) };
+    pub(super) fn of_stack(&mut self, symbols: &mut Symbols, stack: Stack) -> PlaceId {
+        self.stacks.get(&stack).copied().unwrap_or_else(|| {
+            let site = if stack.is_empty() { None } else { symbols.wait_site(stack) };
             let id = self.intern(site);
-            keep(&mut self.stacks, key, id)
+            keep(&mut self.stacks, stack, id)
         })
     }
 
@@ -99,7 +98,7 @@ impl Places {
     pub(super) fn learn(&mut self, followed: &mut Followed) {
         let (mut stacks, mut births) = (Vec::new(), Vec::new());
         for goroutine in followed.goroutines().iter() {
-            if stacks.len() < MAX_KEYS && !self.stacks.contains_key(&pcs(Some(&goroutine.site))) {
+            if stacks.len() < MAX_KEYS && !self.stacks.contains_key(&goroutine.site) {
                 stacks.push(goroutine.site);
             }
             if let Some(birth) = goroutine.birth
@@ -111,7 +110,7 @@ impl Places {
         }
         let symbols = followed.symbols();
         for stack in stacks {
-            self.of_stack(symbols, &stack);
+            self.of_stack(symbols, stack);
         }
         for birth in births {
             self.of_function(symbols, birth.startpc);
@@ -121,8 +120,8 @@ impl Places {
 
     /// Where a goroutine is, as far as it was learned: where it waits or calls, else the function it runs.
     pub(super) fn of(&self, goroutine: &Goroutine) -> PlaceId {
-        let waits = goroutine.state.stays() && goroutine.site.len > 0;
-        let place = waits.then(|| self.stacks.get(&pcs(Some(&goroutine.site))).copied().unwrap_or(OTHER));
+        let waits = goroutine.state.stays() && !goroutine.site.is_empty();
+        let place = waits.then(|| self.stacks.get(&goroutine.site).copied().unwrap_or(OTHER));
         place.unwrap_or_else(|| self.function_of(goroutine))
     }
 

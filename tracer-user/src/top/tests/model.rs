@@ -113,8 +113,7 @@ fn time_on_a_cpu_is_not_time_without_one() {
 #[test]
 fn snapshots_alone_do_not_tell_what_happens_between_them() {
     let mut world = World::new(&[1], Source::Snapshots);
-    let mut site = crate::event::Stack::default();
-    (site.len, site.pcs[0], site.pcs[1]) = (2, 101, 103);
+    let site = crate::event::Stack::of(&[101, 103]);
     let seen = |goid: u64| Seen {
         g: goid << 12,
         goid,
