@@ -45,10 +45,24 @@ impl Run {
         target.say()?;
         target.wait_code(WORK, 0)?;
         sfgi.wait_code(sfgi::END, 0)?;
-        let exported = run.file("go.trace")?;
+        run.export()
+    }
+
+    /// A fixture from its first goroutine on, for a second.
+    fn launched(name: &str, args: &[&str], go: &Go) -> Result<Run> {
+        let run = Run { dir: tempfile::tempdir()? };
+        let binary = fixture::build(name, go, Variant::Plain)?;
+        let mut record = sfgi::command(&["record", "-d", "1", "-o", &run.file("run.sfgi")?, "--"])?;
+        let mut record = Process::spawn(record.arg(binary).args(args))?;
+        record.wait_code(sfgi::ATTACH, 0)?;
+        run.export()
+    }
+
+    fn export(self) -> Result<Run> {
+        let (recording, exported) = (self.file("run.sfgi")?, self.file("go.trace")?);
         let mut export = sfgi::command(&["export", &recording, "--to", "go-trace", "-o", &exported])?;
         Process::spawn(&mut export)?.wait_code(WORK, 0)?;
-        Ok(run)
+        Ok(self)
     }
 
     fn file(&self, name: &str) -> Result<String> {
@@ -155,11 +169,10 @@ fn compare_all(run: &Run, readers: &[Go], reported: &BTreeMap<u64, Vec<Transitio
 }
 
 /// Reads what was exported from a run with every reader and compares it; `None`: events were lost.
-fn attempt(name: &str, units: u32, go: &Go, readers: &[Go]) -> Result<Option<usize>> {
-    let run = Run::new(name, units, go)?;
+fn attempt(run: &Run, name: &str, go: &Go, readers: &[Go]) -> Result<Option<usize>> {
     let (reported, lost) = run.reported()?;
     if lost == 0 {
-        return compare_all(&run, readers, &reported).map(Some);
+        return compare_all(run, readers, &reported).map(Some);
     }
     // What was lost is made up for; readers must take that, too.
     for reader in readers {
@@ -169,19 +182,25 @@ fn attempt(name: &str, units: u32, go: &Go, readers: &[Go]) -> Result<Option<usi
     Ok(None)
 }
 
+/// Go's readers of the trace of another program: that of the format's first years, and a newer one.
+fn readers() -> Result<Vec<Go>> {
+    let readers: Vec<Go> = Go::all().into_iter().filter(|go| go.minor == 23 || go.minor == 25).collect();
+    ensure!(!readers.is_empty(), "neither Go 1.23 nor 1.25 is there: run `cargo xtask setup`");
+    Ok(readers)
+}
+
 fn agrees(name: &str, units: u32) -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let all = Go::all();
-    let readers: Vec<Go> = all.iter().filter(|go| go.minor == 23 || go.minor == 25).cloned().collect();
-    ensure!(!readers.is_empty(), "neither Go 1.23 nor 1.25 is there: run `cargo xtask setup`");
+    let (all, readers) = (Go::all(), readers()?);
     let mut builders: Vec<&Go> = all.iter().filter(|go| go.minor == 25).collect();
     if TELLING.contains(&name) {
         builders.extend(all.first().into_iter().chain(all.last()));
     }
     for go in builders {
-        let tried = (0..RUNS).find_map(|_| attempt(name, units, go, &readers).transpose());
+        let attempt = || attempt(&Run::new(name, units, go)?, name, go, &readers);
+        let tried = (0..RUNS).find_map(|_| attempt().transpose());
         let of = || format!("{name} go{}", go.version);
         let compared =
             tried.with_context(|| format!("{}: events were lost every time", of()))?.with_context(of)?;
@@ -248,6 +267,47 @@ fn three_thousand_short_goroutines() -> Result<()> {
 #[test]
 fn busy_goroutines_preempted() -> Result<()> {
     agrees("preempt", 1)
+}
+
+/// The fixtures that no test above runs, and how; `illegal` does what no reader would believe, and `carchive` is no
+/// program.
+const OTHERS: [(&str, &[&str]); 19] = [
+    ("blocking", &["-n", "5"]),
+    ("cgoleaks", &["-class", "stuck-syscall-cgo"]),
+    ("cgostacks", &[]),
+    ("children", &["-n", "3"]),
+    ("crowd", &[]),
+    ("faults", &["-n", "3"]),
+    ("healthy", &[]),
+    ("heap", &[]),
+    ("idle", &[]),
+    ("joined", &[]),
+    ("labels", &[]),
+    ("leaks", &["-class", "send-without-receiver", "-rounds", "10"]),
+    ("parked", &["-n", "5000"]),
+    ("profile", &[]),
+    ("random", &["-seed", "7", "-count", "3"]),
+    ("spin", &[]),
+    ("stacks", &[]),
+    ("timers", &[]),
+    ("waits", &[]),
+];
+
+#[test]
+fn every_other_fixture() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let go =
+        Go::all().into_iter().find(|go| go.minor == 25).context("no Go 1.25: run `cargo xtask setup`")?;
+    let readers = readers()?;
+    for (name, args) in OTHERS {
+        let run = Run::launched(name, args, &go).with_context(|| name.to_owned())?;
+        if let Some(compared) = attempt(&run, name, &go, &readers).with_context(|| name.to_owned())? {
+            machine::report(&format!("{name}: {compared} transitions agree"));
+        }
+    }
+    Ok(())
 }
 
 /// Every release's reader takes it, and the profile of what waits names the place.
