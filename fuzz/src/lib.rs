@@ -4,6 +4,9 @@
 //! Run them with `cargo xtask fuzz`. It uses the ordinary compiler with LLVM's coverage counters
 //! switched on; `cargo +nightly fuzz run NAME` works too.
 
+// What only the parts that are left out use.
+#![allow(dead_code, unused_imports)]
+
 #[path = "../../tracer-user/src/clock.rs"]
 pub mod clock;
 #[path = "../../tracer-user/src/detect/mod.rs"]
@@ -18,12 +21,10 @@ pub mod heap;
 pub mod memory;
 #[path = "../../tracer-user/src/model/mod.rs"]
 pub mod model;
-#[allow(unused_imports, reason = "what only the parts that are left out use")]
 #[path = "../../tracer-user/src/present/mod.rs"]
 pub mod present;
 #[path = "../../tracer-user/src/recording/mod.rs"]
 pub mod recording;
-#[allow(unused_imports, reason = "what only the parts that are left out use")]
 #[path = "../../tracer-user/src/snapshot/mod.rs"]
 pub mod snapshot;
 mod stopped;
