@@ -78,7 +78,7 @@ pub(super) struct LeakParams {
     #[param(inline)]
     pub(super) verdict: Option<VerdictParam>,
     /// Only of at least so many goroutines.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "int64")]
     pub(super) min_count: u64,
     /// Leave out so many of the first.
     #[serde(default)]
@@ -128,6 +128,7 @@ pub(super) struct GoroutineParams {
     #[param(pattern = r"^[0-9]{1,6}(ms|s|m|h)$")]
     older: Option<String>,
     /// Only this one.
+    #[serde(default, deserialize_with = "some_int64")]
     goid: Option<u64>,
     /// The runtime's own too.
     #[serde(default)]
@@ -284,6 +285,19 @@ fn pid<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
         return Ok(pid);
     }
     Err(D::Error::custom(format!("{pid} is no PID: they are 1 to {MAX_PID}")))
+}
+
+/// A number of the format `int64`, as the document calls it: it has no sign, but is none the larger for that.
+fn int64<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let number = u64::deserialize(from)?;
+    if i64::try_from(number).is_ok() {
+        return Ok(number);
+    }
+    Err(D::Error::custom(format!("{number} is more than {}", i64::MAX)))
+}
+
+fn some_int64<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    int64(from).map(Some)
 }
 
 fn some_pid<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
