@@ -65,8 +65,8 @@ const showProcesses = (processes) => {
     const where = process.pod || process.unit || process.container?.slice(0, 12) || process.exe;
     return element("tr", {},
       element("td", {}, process.service, element("br"), element("small", {}, where)),
-      element("td", {}, process.pid),
-      element("td", {}, process.go_version.replace(/^go/, "")),
+      element("td", { class: "word" }, process.pid),
+      element("td", { class: "word" }, process.go_version.replace(/^go/, "")),
       element("td", { title: process.mode_reason }, process.mode, process.mode === process.wanted_mode ? null : ` (of ${process.wanted_mode})`),
       element("td", { class: "number" }, process.goroutines ?? "-"),
       element("td", {}, trend(process.history)),
@@ -106,7 +106,7 @@ const showLeaks = (leaks) => {
 const showAlerts = (alerts) => {
   byId("alerts-section").hidden = alerts.length === 0;
   byId("alerts").replaceChildren(...alerts.map((alert) => element("tr", {},
-    element("td", {}, alert.level), element("td", {}, alert.service), element("td", {}, alert.pid),
+    element("td", {}, alert.level), element("td", {}, alert.service), element("td", { class: "word" }, alert.pid),
     element("td", {}, alert.class), element("td", {}, alert.reason))));
 };
 
