@@ -46,7 +46,7 @@ fn the_page_shows_processes_and_leaks_and_runs_nothing_of_theirs() -> Result<()>
     let mut shown = Process::spawn(&mut browser(&profile, &["--dump-dom", &url]))?;
     shown.wait_code(LONGEST, 0)?;
     let page = shown.stdout.text();
-    let pid = format!("<td>{}</td>", target.pid());
+    let pid = format!("<td class=\"word\">{}</td>", target.pid());
     ensure!(page.contains(&pid), "the process is not shown:\n{page}");
     ensure!(page.contains("<span class=\"verdict proven\">proven</span>"), "the leak is not shown:\n{page}");
     ensure!(page.contains("main.") && page.contains("<polyline"), "no stack or no trend:\n{page}");
