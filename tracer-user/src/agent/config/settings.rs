@@ -41,11 +41,15 @@ impl Config {
     fn process_rules(&self) -> Result<Vec<ProcessRule>, ConfigError> {
         let mut rules = Vec::new();
         for matching in &self.exclude {
-            rules.push(ProcessRule { when: matcher(matching)?, exclude: true, ..ProcessRule::default() });
+            rules.push(ProcessRule {
+                when: matcher("exclude", matching)?,
+                exclude: true,
+                ..ProcessRule::default()
+            });
         }
         for rule in &self.rule {
             rules.push(ProcessRule {
-                when: matcher(&rule.matching)?,
+                when: matcher("rule.match", &rule.matching)?,
                 exclude: false,
                 mode: rule.mode,
                 service: rule.service.as_deref().map(Arc::from),
@@ -53,7 +57,7 @@ impl Config {
             });
         }
         for matching in &self.include {
-            rules.push(ProcessRule { when: matcher(matching)?, ..ProcessRule::default() });
+            rules.push(ProcessRule { when: matcher("include", matching)?, ..ProcessRule::default() });
         }
         if !self.include.is_empty() {
             rules.push(ProcessRule { exclude: true, ..ProcessRule::default() });
@@ -62,29 +66,37 @@ impl Config {
     }
 }
 
-fn matcher(matching: &Matching) -> Result<Matcher, ConfigError> {
+fn matcher(section: &str, matching: &Matching) -> Result<Matcher, ConfigError> {
     if *matching == Matching::default() {
-        let what = "a rule matches nothing in particular: give exe, module, unit, container or pod";
-        return Err(ConfigError::Senseless(what.into()));
+        let what = format!(
+            "a section {section} matches nothing in particular: give exe, module, unit, container or pod"
+        );
+        return Err(ConfigError::Senseless(what));
     }
-    let compiled = |text: &Option<String>| text.as_deref().map(compile).transpose();
+    let compiled = |key: &str, text: &Option<String>| {
+        text.as_deref().map(|text| compile(&format!("{section}.{key}"), text)).transpose()
+    };
     Ok(Matcher {
-        exe: compiled(&matching.exe)?,
-        module: compiled(&matching.module)?,
-        unit: compiled(&matching.unit)?,
-        container: compiled(&matching.container)?,
-        pod: compiled(&matching.pod)?,
+        exe: compiled("exe", &matching.exe)?,
+        module: compiled("module", &matching.module)?,
+        unit: compiled("unit", &matching.unit)?,
+        container: compiled("container", &matching.container)?,
+        pod: compiled("pod", &matching.pod)?,
     })
 }
 
-fn compile(text: &str) -> Result<Regex, ConfigError> {
-    let built = RegexBuilder::new(text).size_limit(REGEX_SIZE).build();
-    built
-        .map_err(|_| ConfigError::Senseless(format!("{text:?} is no regular expression, or too large a one")))
+fn compile(key: &str, text: &str) -> Result<Regex, ConfigError> {
+    RegexBuilder::new(text).size_limit(REGEX_SIZE).build().map_err(|error| {
+        // It draws a picture; what is wrong stands in its last line.
+        let told = error.to_string();
+        let why = told.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        let hint = if text.starts_with('*') { "; for anything at all write .*" } else { "" };
+        ConfigError::Senseless(format!("{key} is {text:?}, which is no regular expression: {why}{hint}"))
+    })
 }
 
 /// `*` (anything, also nothing) and `?` (one character) for the whole text.
 pub(in crate::agent) fn glob(text: &str) -> Result<Regex, ConfigError> {
     let escaped = regex::escape(text).replace(r"\*", ".*").replace(r"\?", ".");
-    compile(&format!("(?s)^{escaped}$"))
+    compile("alerts.service.name", &format!("(?s)^{escaped}$"))
 }

@@ -61,13 +61,23 @@ fn what_makes_no_sense_together_is_refused() {
         ("[alerts.observe]\ncount = 1000", "alerts.observe.count"),
         ("[alerts.hook]\ncommand = []", "alerts.hook.command"),
         ("[[rule]]\nmode = \"full\"", "nothing in particular"),
-        ("[[exclude]]\nunit = \"(\"", "no regular expression"),
+        (
+            "[[exclude]]\nunit = \"(\"",
+            "exclude.unit is \"(\", which is no regular expression: unclosed group",
+        ),
+        (
+            "[[rule]]\nmatch = { exe = \"*shop\" }",
+            "rule.match.exe is \"*shop\", which is no regular expression: ",
+        ),
+        ("[[include]]\nexe = \"*/shop\"", "for anything at all write .*"),
+        ("[[include]]\npod = \"(a{999}){999}\"", "include.pod is "),
         ("[otlp]\nendpoint = \"localhost\"", "otlp.endpoint"),
         ("[otlp]\nendpoint = \"http://localhost\"\ninterval = \"0s\"", "otlp.interval"),
         ("[leaks]\nrules = \"/does/not/exist\"", "leaks.rules"),
     ] {
         let error = parse(text).unwrap_err();
         assert!(error.contains(word), "{text}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
     }
 }
 
