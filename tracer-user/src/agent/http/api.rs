@@ -1,7 +1,7 @@
 //! All routes, and the document that describes them: both are made of the same list.
 
 use super::{
-    Access, Shared, access, asking, page,
+    Access, Shared, access, asking, node, page,
     problem::{Explanation, Problem},
     profiles,
     query::{Nothing, Params},
@@ -61,6 +61,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(reading::leaks))
         .routes(routes!(reading::processes))
         .routes(routes!(reading::alerts))
+        .routes(routes!(node::node))
         .routes(routes!(reading::profile))
         .routes(routes!(reading::prometheus))
         .routes(routes!(reading::healthz))

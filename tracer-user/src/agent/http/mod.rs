@@ -6,6 +6,7 @@ mod api;
 mod asking;
 mod connection;
 mod listen;
+mod node;
 mod page;
 mod problem;
 mod profiles;

@@ -3,7 +3,7 @@
 use super::{
     Shared,
     problem::{Explanation, Problem},
-    query::{Params, ProfileParams},
+    query::{CompressedOrText, GoroutineProfileParams, Params, ProfileParams},
 };
 use crate::agent::{
     Request,
@@ -19,8 +19,10 @@ use std::sync::Arc;
 type Of = State<Arc<Shared>>;
 
 /// All goroutines by stack.
-#[utoipa::path(get, path = "/debug/pprof/goroutine", tag = "profiles", params(ProfileParams), responses(
-    (status = 200, description = "A profile, compressed", content_type = "application/octet-stream", body = Vec<u8>),
+#[utoipa::path(get, path = "/debug/pprof/goroutine", tag = "profiles", params(GoroutineProfileParams), responses(
+    (status = 200, description = "A profile, compressed, or as text", content(
+        (Vec<u8> = "application/octet-stream"), (String = "text/plain"),
+    )),
     (status = 400, description = "A parameter is wrong", body = Explanation),
     (status = 404, description = "There is no such process", body = Explanation),
     (status = 502, description = "The process cannot be read", body = Explanation),
@@ -28,16 +30,18 @@ type Of = State<Arc<Shared>>;
 ))]
 pub(super) async fn goroutine(
     shared: Of,
-    Params(params): Params<ProfileParams>,
+    Params(params): Params<GoroutineProfileParams>,
 ) -> Result<Response, Problem> {
-    if params.debug == 2 {
+    let profiled = params.compressed();
+    profiled.seconds()?;
+    if params.debug == CompressedOrText::Text {
         let _permit = shared.costly()?;
         let (pid, filter) = (params.pid, Filter { limit: super::query::MAX_LIMIT, ..Filter::default() });
         let form = Form::Text;
         let text = shared.ask(|answer| Request::Goroutines { pid, filter, form, answer }).await?;
         return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response());
     }
-    profile(&shared, params, Profile::Goroutines, "goroutine").await
+    profile(&shared, profiled, Profile::Goroutines, "goroutine").await
 }
 
 /// Goroutines that are leaked, likely or for certain, by stack.
@@ -75,10 +79,6 @@ async fn profile(
     name: &str,
 ) -> Result<Response, Problem> {
     params.seconds()?;
-    if params.debug != 0 {
-        let error = format!("debug is {}: only 0 is made, and 2 of goroutine", params.debug);
-        return Err(Problem::bad(error));
-    }
     let _permit = shared.costly()?;
     let bytes = shared.ask(|answer| Request::Profile { pid: params.pid, kind, answer }).await?;
     let headers: [(HeaderName, String); 2] = [

@@ -225,19 +225,63 @@ pub(super) struct ProfileParams {
     #[serde(deserialize_with = "pid")]
     #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: u32,
-    /// 0: as pprof reads it; 2: as text (of `goroutine` only).
-    #[serde(default)]
-    #[param(minimum = 0, maximum = 2, default = 0)]
-    pub(super) debug: u8,
+    /// As pprof reads it.
+    #[serde(default, rename = "debug")]
+    #[param(inline)]
+    _form: Compressed,
     /// For how long `block` watches; the others take no time.
     #[serde(default = "ten")]
     #[param(minimum = 1, maximum = 300, default = 10)]
     seconds: u64,
 }
 
+/// What is profiled, and in which form.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct GoroutineProfileParams {
+    /// The process.
+    #[serde(deserialize_with = "pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
+    pub(super) pid: u32,
+    /// 0: as pprof reads it; 2: as text.
+    #[serde(default)]
+    #[param(inline)]
+    pub(super) debug: CompressedOrText,
+    /// As for other profiles; this one takes no time.
+    #[serde(default = "ten")]
+    #[param(minimum = 1, maximum = 300, default = 10)]
+    seconds: u64,
+}
+
+/// The only form of most profiles.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+enum Compressed {
+    #[default]
+    #[serde(rename = "0")]
+    Compressed,
+}
+
+/// The forms of a profile of goroutines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+pub(super) enum CompressedOrText {
+    #[default]
+    #[serde(rename = "0")]
+    Compressed,
+    #[serde(rename = "2")]
+    Text,
+}
+
 impl ProfileParams {
     pub(super) fn seconds(self) -> Result<Duration, Problem> {
         within(self.seconds, 300)
+    }
+}
+
+impl GoroutineProfileParams {
+    /// As a profile that pprof reads.
+    pub(super) fn compressed(self) -> ProfileParams {
+        ProfileParams { pid: self.pid, _form: Compressed::Compressed, seconds: self.seconds }
     }
 }
 

@@ -36,78 +36,121 @@ const duration = (seconds) => {
   return `${(seconds / 3600).toFixed(1)} h`;
 };
 
-// Goroutines of the last hour as a line, leaked ones as another.
+const badge = (word, kinds) => element("span", { class: `badge ${kinds.includes(word) ? word : ""}` }, word);
+const verdict = (word) => badge(word, ["proven", "likely", "suspect"]);
+const level = (word) => badge(word, ["isolate", "intervene", "warn", "observe"]);
+
+const where = (process) => process.pod || process.unit || process.container?.slice(0, 12) || process.exe;
+
+// Whether any of these contains what the filter asks for.
+const wanted = (...texts) => texts.join(" ").toLowerCase().includes(byId("filter").value.trim().toLowerCase());
+
+// Goroutines of the last hour as a line, leaked ones as an area below it; both from zero.
 const trend = (history) => {
   const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  svg.setAttribute("viewBox", "0 0 100 20");
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", history.map((step) => step.goroutines).join(", "));
-  const most = Math.max(1, ...history.map((step) => step.goroutines));
-  const line = (kind, value) => {
-    const made = document.createElementNS(space, "polyline");
-    const x = (at) => (history.length > 1 ? (at * 100) / (history.length - 1) : 0);
-    const points = history.map((step, at) => `${x(at).toFixed(1)},${(19 - (18 * value(step)) / most).toFixed(1)}`);
-    if (points.length === 1) points.push(points[0].replace(/^[^,]*/, "100"));
-    made.setAttribute("points", points.join(" "));
-    made.setAttribute("class", kind);
-    svg.append(made);
+  const make = (name, attributes) => {
+    const made = document.createElementNS(space, name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
   };
-  line("all", (step) => step.goroutines);
-  if (history.some((step) => step.leaked > 0)) line("leaked", (step) => step.leaked);
+  const values = history.map((step) => step.goroutines);
+  const svg = make("svg", { viewBox: "0 0 100 20", preserveAspectRatio: "none", role: "img", "aria-label": values.join(", ") });
+  const most = Math.max(1, ...values);
+  const points = (value) => {
+    const x = (at) => (history.length > 1 ? (at * 100) / (history.length - 1) : 0);
+    const all = history.map((step, at) => `${x(at).toFixed(1)},${(19 - (18 * value(step)) / most).toFixed(1)}`);
+    if (all.length === 1) all.push(all[0].replace(/^[^,]*/, "100"));
+    return all.join(" ");
+  };
+  svg.append(make("line", { x1: 0, x2: 100, y1: 19.5, y2: 19.5, class: "ground" }));
+  if (history.some((step) => step.leaked > 0)) {
+    svg.append(make("polygon", { points: `0,19 ${points((step) => step.leaked)} 100,19`, class: "leaked" }));
+  }
+  svg.append(make("polyline", { points: points((step) => step.goroutines), class: "all" }));
   return svg;
 };
 
+const showNode = (node, processes, leaks) => {
+  const percent = (cores) => `${(cores * 100).toFixed(cores < 0.0995 ? 1 : 0)} %`;
+  const certain = leaks.filter((leak) => leak.verdict !== "suspect");
+  const sum = (list, value) => list.reduce((all, one) => all + (value(one) ?? 0), 0);
+  const modes = ["full", "wait", "life"].map((mode) => [mode, processes.filter((one) => one.mode === mode).length]);
+  const probed = modes.filter(([, count]) => count).map(([mode, count]) => `${count} ${mode}`).join(", ");
+  const late = node.scans_waiting ? `, ${node.scans_waiting} late` : "";
+  const facts = [
+    ["Leaked goroutines", sum(certain, (leak) => leak.count), `in ${certain.length} findings, ${leaks.length - certain.length} suspects`],
+    ["Go processes", node.tracked, `of ${node.processes} on the node`],
+    ["Goroutines", sum(processes, (one) => one.goroutines), `scanned every ${duration(node.achieved_interval_seconds || node.interval_seconds)}${late}`],
+    ["Probes", probed || "none", probed ? "the others are polled" : "all processes are polled"],
+    ["The agent costs", `${percent(node.used_cores)} of a core`, `budget ${percent(node.budget_cores)}, ${bytes(node.rss_bytes)}`],
+  ];
+  byId("facts").replaceChildren(...facts.map(([name, value, more]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, value, " ", element("small", {}, more)))));
+  byId("errors").replaceChildren(...node.errors.map((error) => element("li", {}, error)));
+};
+
+// Those with leaks come first, then the largest.
 const showProcesses = (processes) => {
-  byId("processes").replaceChildren(...processes.map((process) => {
+  const shown = processes.filter((one) => wanted(one.service, one.pid, where(one), one.module));
+  shown.sort((a, b) => b.leaked - a.leaked || (b.goroutines ?? 0) - (a.goroutines ?? 0));
+  byId("processes").replaceChildren(...shown.map((process) => {
     const waits = process.states.slice(0, 3).map((row) => `${row.count} ${row.wait_reason || row.state}`).join(", ");
-    const where = process.pod || process.unit || process.container?.slice(0, 12) || process.exe;
+    const limit = process.memory_limit_bytes ? element("small", {}, ` of ${bytes(process.memory_limit_bytes)}`) : null;
     return element("tr", {},
-      element("td", {}, process.service, element("br"), element("small", {}, where)),
-      element("td", { class: "word" }, process.pid),
-      element("td", { class: "word" }, process.go_version.replace(/^go/, "")),
-      element("td", { title: process.mode_reason }, process.mode, process.mode === process.wanted_mode ? null : ` (of ${process.wanted_mode})`),
-      element("td", { class: "number" }, process.goroutines ?? "-"),
+      element("td", {}, process.service, " ", element("small", { class: "word" }, `PID ${process.pid}`), element("br"), element("small", {}, where(process))),
       element("td", {}, trend(process.history)),
+      element("td", { class: "number" }, process.goroutines ?? "-"),
       element("td", { class: process.leaked ? "number bad" : "number" }, process.leaked),
-      element("td", { class: "number" }, bytes(process.heap_bytes)),
-      element("td", {}, process.error ? element("span", { class: "bad" }, process.error) : waits));
+      element("td", { class: "number" }, bytes(process.heap_bytes), limit),
+      element("td", {}, process.error ? element("span", { class: "bad" }, process.error) : waits),
+      element("td", { title: process.mode_reason }, process.mode, process.mode === process.wanted_mode ? null : ` (of ${process.wanted_mode})`),
+      element("td", { class: "word" }, process.go_version.replace(/^go/, "")));
   }));
 };
+
+const leakHeads = ["Verdict", "Count", "What", "Service", "Oldest", "Growth", "Pins"];
 
 // What is open stays open when the list is made anew.
 const showLeaks = (leaks) => {
   const open = new Set([...document.querySelectorAll("#leaks details[open]")].map((details) => details.dataset.key));
   const place = (at) => `${at.func}\n        ${at.file}:${at.line}`;
-  const items = leaks.map((leak) => {
+  const shown = leaks.filter((leak) => wanted(leak.process.service, leak.process.pid, leak.process.pod, leak.class, leak.title, leak.verdict));
+  const items = shown.map((leak) => {
     const key = `${leak.process.pid} ${leak.id}`;
-    const facts = [
-      `${leak.process.service}, PID ${leak.process.pid}`,
-      leak.duration === null ? null : `for ${duration(leak.duration)}`,
-      leak.growth_per_minute ? `${leak.growth_per_minute.toFixed(1)} more a minute` : null,
-      leak.pinned_bytes ? `pins ${bytes(leak.pinned_bytes)}` : null,
-    ].filter(Boolean).join(", ");
     const stack = leak.stack_trace.map(place).join("\n") + (leak.created_by ? `\ncreated by ${place(leak.created_by)}` : "");
+    const at = leak.stack_trace.find((frame) => !/^(runtime|sync|internal)[./]/.test(frame.func));
     const details = element("details", { "data-key": key },
       element("summary", {},
-        element("span", { class: `verdict ${["proven", "likely"].includes(leak.verdict) ? leak.verdict : "suspect"}` }, leak.verdict),
-        ` ${leak.count} × ${leak.title} `, element("small", {}, facts)),
-      element("p", {}, leak.explanation),
-      element("ul", {}, ...leak.evidence.map((line) => element("li", {}, line))),
-      stack ? element("pre", {}, stack) : null,
-      element("p", {}, element("b", {}, "What to do: "), leak.fix));
+        verdict(leak.verdict),
+        element("span", { class: "number" }, leak.count),
+        element("span", {}, leak.title, " ", element("small", {}, at ? at.func : leak.class)),
+        element("span", {}, leak.process.service, " ", element("small", { class: "word" }, `PID ${leak.process.pid}`)),
+        element("span", { class: "number" }, duration(leak.duration)),
+        element("span", { class: "number" }, leak.growth_per_minute ? `+${leak.growth_per_minute.toFixed(1)}/min` : ""),
+        element("span", { class: "number" }, leak.pinned_bytes ? bytes(leak.pinned_bytes) : "")),
+      element("div", { class: "body" },
+        element("p", {}, leak.explanation),
+        element("ul", {}, ...leak.evidence.map((line) => element("li", {}, line))),
+        stack ? element("pre", {}, stack) : null,
+        element("p", {}, element("b", {}, "What to do: "), leak.fix)));
     details.open = open.has(key);
     return details;
   });
-  byId("leaks").replaceChildren(...(items.length ? items : [element("p", { class: "quiet" }, "none found")]));
+  const heads = element("div", { class: "heads" }, ...leakHeads.map((head, at) => element("span", at === 1 || at > 3 ? { class: "number" } : {}, head)));
+  byId("leaks").replaceChildren(...(items.length ? [heads, ...items] : [element("p", { class: "quiet" }, "none found")]));
 };
 
 const showAlerts = (alerts) => {
-  byId("alerts-section").hidden = alerts.length === 0;
-  byId("alerts").replaceChildren(...alerts.map((alert) => element("tr", {},
-    element("td", {}, alert.level), element("td", {}, alert.service), element("td", { class: "word" }, alert.pid),
-    element("td", {}, alert.class), element("td", {}, alert.reason))));
+  const order = ["isolate", "intervene", "warn", "observe"];
+  const shown = alerts.filter((alert) => wanted(alert.service, alert.pid, alert.class, alert.level));
+  shown.sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level));
+  byId("alerts-section").hidden = shown.length === 0;
+  byId("alerts").replaceChildren(...shown.map((alert) => element("tr", {},
+    element("td", {}, level(alert.level)),
+    element("td", {}, alert.service, " ", element("small", { class: "word" }, `PID ${alert.pid}`)),
+    element("td", {}, alert.class),
+    element("td", {}, alert.reason),
+    element("td", { class: "number" }, duration((Date.now() - alert.since_unix_ms) / 1000)))));
 };
 
 const say = (text) => { byId("status").textContent = text; };
@@ -118,21 +161,32 @@ const failed = (error) => {
   say(error.status === 401 ? "" : `the agent does not answer: ${error.message}`);
 };
 
+// What was told last; the filter shows another part of it.
+let told = null;
+
+const draw = () => {
+  if (!told) return;
+  const [node, processes, leaks, alerts] = told;
+  showNode(node, processes, leaks);
+  showAlerts(alerts);
+  showLeaks(leaks);
+  showProcesses(processes);
+};
+
 const show = async () => {
   try {
-    const [processes, leaks, alerts] = await Promise.all([
-      ask("/sfgi/processes?limit=1000"), ask("/sfgi/leaks?limit=200"), ask("/sfgi/alerts")]);
+    told = await Promise.all([
+      ask("/sfgi/node"), ask("/sfgi/processes?limit=1000"), ask("/sfgi/leaks?limit=200"), ask("/sfgi/alerts")]);
     byId("login").hidden = true;
     byId("main").hidden = false;
-    showProcesses(processes);
-    showLeaks(leaks);
-    showAlerts(alerts);
-    const goroutines = processes.reduce((sum, process) => sum + (process.goroutines ?? 0), 0);
-    say(`${processes.length} processes, ${goroutines} goroutines, ${leaks.length} findings; ${new Date().toLocaleTimeString()}`);
+    draw();
+    say(`as of ${new Date().toLocaleTimeString()}`);
   } catch (error) {
     failed(error);
   }
 };
+
+byId("filter").addEventListener("input", draw);
 
 byId("login").addEventListener("submit", (event) => {
   event.preventDefault();
