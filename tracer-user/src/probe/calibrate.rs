@@ -168,11 +168,7 @@ fn attach_to_self(target: usize, fake: &Fake) -> Result<(aya::Ebpf, Session), Pr
             format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&exe)),
             UProbeScope::OneProcess(me),
         )
-        .map_err(|source| ProbeError::Attach {
-            function: "itself, to measure the cost".into(),
-            offset,
-            source,
-        })?;
+        .map_err(|source| ProbeError::of_attaching("itself, to measure the cost", offset, source))?;
     Ok((ebpf, session))
 }
 

@@ -27,11 +27,9 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// Checks capabilities, uprobes and BTF. `CAP_SYS_ADMIN` includes `CAP_BPF` and `CAP_PERFMON`,
 /// which do not exist by themselves before Linux 5.8.
 pub fn check() -> Result<(), HostError> {
-    let effective = effective_capabilities();
-    let has = |bit: u32| effective & (1 << bit) != 0;
     let missing: Vec<&str> = NEEDED
         .iter()
-        .filter(|(name, bit)| !has(*bit) && (*name == "CAP_SYS_PTRACE" || !has(CAP_SYS_ADMIN)))
+        .filter(|(name, bit)| !has(*bit) && (*name == "CAP_SYS_PTRACE" || !is_administrator()))
         .map(|(name, _)| *name)
         .collect();
     if !missing.is_empty() {
@@ -44,6 +42,15 @@ pub fn check() -> Result<(), HostError> {
         return Err(HostError::NoUprobes);
     }
     Ok(())
+}
+
+/// Whether this process may do what most of the kernel asks for.
+pub(super) fn is_administrator() -> bool {
+    has(CAP_SYS_ADMIN)
+}
+
+fn has(capability: u32) -> bool {
+    effective_capabilities() & (1 << capability) != 0
 }
 
 fn effective_capabilities() -> u64 {

@@ -2,7 +2,7 @@
 
 use super::{
     btf::TaskLayout,
-    config,
+    config, host,
     merge::Merger,
     object,
     ring::{Left, Ring},
@@ -19,8 +19,8 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use std::{
-    collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf, thread,
-    time::Duration,
+    collections::BTreeMap, error::Error, fs::File, io, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf,
+    thread, time::Duration,
 };
 use tracer_common::{Config, Counters, Kind};
 
@@ -51,6 +51,10 @@ pub enum ProbeError {
         /// The kernel's reason.
         source: ProgramError,
     },
+    /// The kernel puts uprobes for administrators only: all do since July 2025 (CVE-2025-38466), which went into 6.16, 6.12.39,
+    /// 6.6.99, 6.1.146, 5.15.189 and 5.10.240.
+    #[error("this kernel lets only CAP_SYS_ADMIN put uprobes, not CAP_PERFMON: run with sudo, or add it")]
+    AdministratorsOnly,
     /// The rings could not be made.
     #[error("cannot create an event ring of {bytes} bytes (a power of two, at least a page)")]
     Ring {
@@ -339,8 +343,23 @@ fn attach(ebpf: &mut Ebpf, probe: &ProbeSite, pid: NonZeroU32, exe: &File) -> Re
     // The open file, not its name: it may have been deleted, replaced, or be in another mount
     // namespace.
     let path = PathBuf::from(format!("/proc/self/fd/{}", exe.as_raw_fd()));
-    program.attach(probe.file_offset, path, UProbeScope::OneProcess(pid)).map_err(|source| {
-        ProbeError::Attach { function: probe.function.into(), offset: probe.file_offset, source }
-    })?;
+    program
+        .attach(probe.file_offset, path, UProbeScope::OneProcess(pid))
+        .map_err(|source| ProbeError::of_attaching(probe.function, probe.file_offset, source))?;
     Ok(())
+}
+
+impl ProbeError {
+    /// Why the kernel put no uprobe there.
+    pub(super) fn of_attaching(function: &str, offset: u64, source: ProgramError) -> ProbeError {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&source);
+        while let Some(error) = cause {
+            let refused = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if refused == Some(io::ErrorKind::PermissionDenied) && !host::is_administrator() {
+                return ProbeError::AdministratorsOnly;
+            }
+            cause = error.source();
+        }
+        ProbeError::Attach { function: function.into(), offset, source }
+    }
 }
