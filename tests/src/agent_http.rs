@@ -24,6 +24,8 @@ pub struct Agent {
     pub process: Process,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What it wants to be shown.
+    pub token: Option<String>,
 }
 
 /// What was answered.
@@ -107,15 +109,7 @@ impl Agent {
         let line = process.stderr.wait_for(LONGEST, |line| line.contains("listens on "))?;
         let (_, address) = line.text.split_once("listens on ").context("no address")?;
         let address = address.trim().parse().with_context(|| line.text.clone())?;
-        Ok(Agent { process, address })
-    }
-
-    /// GET, with these headers.
-    ///
-    /// # Errors
-    /// There is no answer.
-    pub fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
-        ask(self.address, "GET", path, headers)
+        Ok(Agent { process, address, token: None })
     }
 
     /// GET.
@@ -123,7 +117,10 @@ impl Agent {
     /// # Errors
     /// There is no answer.
     pub fn get(&self, path: &str) -> Result<Answer> {
-        self.get_with(path, &[])
+        let shown = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let headers: Vec<(&str, &str)> =
+            shown.iter().map(|shown| ("authorization", shown.as_str())).collect();
+        ask(self.address, "GET", path, &headers)
     }
 
     /// POST without a body.

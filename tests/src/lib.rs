@@ -7,8 +7,11 @@
 
 pub mod agent;
 pub mod agent_http;
+pub mod confined;
 pub mod crowd;
+pub mod deploy;
 pub mod dump;
+pub mod filter;
 pub mod fixture;
 pub mod gotrace;
 pub mod leaks;

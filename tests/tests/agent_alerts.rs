@@ -1,6 +1,9 @@
 //! Alert levels of `sfgi agent`: evidence that is kept, and the hook.
 
-use std::{fs, time::Instant};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use live_tests::{
@@ -11,6 +14,7 @@ use live_tests::{
     sfgi,
     toolchain::Go,
 };
+use rustix::process::Signal;
 
 #[test]
 fn a_leak_rises_to_the_top_and_leaves_evidence() -> Result<()> {
@@ -67,5 +71,74 @@ fn a_leak_rises_to_the_top_and_leaves_evidence() -> Result<()> {
     drop(target);
     agent.until("/sfgi/alerts", |document| document.as_array().is_some_and(Vec::is_empty))?;
     machine::report(&format!("an alert ends {:.1} s after its process", ended.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// An alert that has had its recording and its hook has them once, however the agent ends and begins again.
+#[test]
+fn an_alert_goes_on_after_a_restart_and_does_nothing_twice() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let target =
+        fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
+    let directory = tempfile::tempdir()?;
+    let path = |name: &str| directory.path().join(name);
+    let hook = path("hook");
+    fs::write(&hook, format!("#!/bin/sh\necho ran >> '{}'\n", path("ran").display()))?;
+    fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let exe = fs::read_link(format!("/proc/{}/exe", target.pid()))?;
+    let text = format!(
+        "[http]\nlisten = \"127.0.0.1:0\"\n[leaks]\nmin_age = \"1s\"\n[[include]]\nexe = '^{}$'\n\
+         [alerts]\nfor = \"2s\"\nclear_after = \"1s\"\nintervene = {{ count = 3 }}\nisolate = {{ count = 5 }}\nwarn = {{ count = 2 }}\n\
+         [alerts.hook]\ncommand = [\"{}\"]\n[evidence]\ndirectory = \"{}\"\nrecord = \"1s\"\n[store]\nfile = \"{}\"\n",
+        exe.display(),
+        hook.display(),
+        path("evidence").display(),
+        path("history").display()
+    );
+    fs::write(path("sfgi.toml"), text)?;
+    let config = path("sfgi.toml").to_string_lossy().into_owned();
+    let done = || -> Result<(usize, usize)> {
+        let ran = fs::read_to_string(path("ran"))?.lines().count();
+        Ok((ran, fs::read_dir(path("evidence"))?.count()))
+    };
+    let agent = Agent::start(&["--config", &config])?;
+    let before = agent.until("/sfgi/alerts", |document| document[0]["level"] == "isolate")?;
+    agent.process.stderr.wait_for(LONGEST, |line| line.contains("the hook has run"))?;
+    agent.process.stderr.wait_for(LONGEST, |line| line.contains(": kept "))?;
+    ensure!(done()? == (1, 2), "{:?}", done()?);
+
+    let mut agent = agent;
+    for end in [Signal::KILL, Signal::TERM, Signal::KILL] {
+        agent.process.signal(end)?;
+        agent.process.wait(LONGEST)?;
+        agent = Agent::start(&["--config", &config])?;
+        agent.process.stderr.wait_for(LONGEST, |line| line.contains(": still isolate: "))?;
+        let after = agent.json("/sfgi/alerts")?;
+        ensure!(after == before, "{before:#} became {after:#}");
+        // It is found again, and all the time in which it might rise or fall is over.
+        agent.until("/sfgi/leaks", |document| document[0]["count"].as_u64() >= Some(5))?;
+        thread::sleep(Duration::from_secs(5));
+        let after = agent.json("/sfgi/alerts")?;
+        ensure!(after == before, "{before:#} became {after:#}");
+        ensure!(done()? == (1, 2), "it was done again: {:?}\n{}", done()?, agent.process.stderr.text());
+    }
+
+    // What ends while nobody looks is an alert no more.
+    agent.process.signal(Signal::KILL)?;
+    agent.process.wait(LONGEST)?;
+    drop(target);
+    let again = fixture::start(
+        "leaks",
+        &Go::newest(),
+        Variant::Plain,
+        &["-class", "send-without-receiver", "-fixed"],
+    )?;
+    let agent = Agent::start(&["--config", &config])?;
+    agent.until(&format!("/sfgi/processes?pid={}", again.pid()), |document| {
+        document[0]["findings"].is_u64()
+    })?;
+    ensure!(agent.json("/sfgi/alerts")?.as_array().is_some_and(Vec::is_empty));
     Ok(())
 }

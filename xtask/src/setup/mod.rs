@@ -51,6 +51,8 @@ pub(crate) const TEST: Needs = Needs {
         Tool { program: "dot", package: "graphviz" },
         // Shows the agent's page.
         Tool { program: "chromium", package: "chromium" },
+        // Says what is wrong with a unit, and which system calls a group has.
+        Tool { program: "systemd-analyze", package: "systemd" },
         Tool { program: go::DEBIAN, package: "golang-1.19-go" },
     ],
     go: &go::VERSIONS,

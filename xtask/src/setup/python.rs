@@ -19,7 +19,7 @@ pub(super) struct Wheels {
 }
 
 /// All that tests need.
-pub(super) const ALL: [Wheels; 2] = [
+pub(super) const ALL: [Wheels; 3] = [
     // Perfetto's published messages and a reader of them that is not ours. What reads whole traces, `trace_processor`, is not
     // on PyPI.
     Wheels {
@@ -34,6 +34,13 @@ pub(super) const ALL: [Wheels; 2] = [
         wheels: &["schemathesis==4.32.5"],
         alone: false,
         mark: "schemathesis/__init__.py",
+    },
+    // The schemas of Kubernetes' releases.
+    Wheels {
+        name: "kubernetes",
+        wheels: &["kubernetes-validate==1.37.0"],
+        alone: false,
+        mark: "kubernetes_validate/__init__.py",
     },
 ];
 
