@@ -2,8 +2,10 @@
 //! uprobe, with the real program, on a function of ours that calls itself a goroutine.
 
 use super::{
+    config::Options,
+    error::ProbeError,
     object,
-    session::{Options, ProbeError, Programs, Session},
+    session::{Programs, Session},
 };
 use aya::programs::uprobe::UProbeScope;
 use rustix::time::{ClockId, clock_gettime};

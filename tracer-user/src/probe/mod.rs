@@ -4,6 +4,7 @@
 mod btf;
 mod calibrate;
 mod config;
+mod error;
 mod host;
 mod merge;
 mod object;
@@ -11,5 +12,7 @@ mod ring;
 mod session;
 
 pub use calibrate::{Calibration, calibrate};
+pub use config::Options;
+pub use error::ProbeError;
 pub use host::{HostError, check as check_host};
-pub use session::{Options, ProbeError, Programs, Session, Totals, count_runs};
+pub use session::{Programs, Session, Totals, count_runs};

@@ -2,7 +2,8 @@
 
 use super::{
     btf::TaskLayout,
-    config, host,
+    config::{self, Options},
+    error::ProbeError,
     merge::Merger,
     object,
     ring::{Left, Ring},
@@ -10,84 +11,19 @@ use super::{
 use crate::{
     clock::now,
     event::{Batch, DecodeError, decode},
-    target::{GoBinary, LayoutError, Plan, ProbeSite},
+    target::{GoBinary, Plan, ProbeSite},
 };
 use aya::{
     Btf, Ebpf,
     maps::{HashMap, MapData, PerCpuArray},
-    programs::{ProgramError, uprobe::UProbeScope},
+    programs::uprobe::UProbeScope,
 };
 use aya_log::EbpfLogger;
 use std::{
-    collections::BTreeMap, error::Error, fs::File, io, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf,
-    thread, time::Duration,
+    collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf, thread,
+    time::Duration,
 };
 use tracer_common::{Config, Counters, Kind};
-
-/// Why a target cannot be traced.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// The object's maps could not be created.
-    #[error("the kernel refused the eBPF object: {0:#}")]
-    Load(anyhow::Error),
-    /// The build is broken.
-    #[error("the eBPF object has no {0}: this sfgi was built wrongly")]
-    Object(&'static str),
-    /// The verifier or the attach point refused a program.
-    #[error("the kernel refused the eBPF program {name}")]
-    Program {
-        /// Name of the program.
-        name: &'static str,
-        /// The kernel's reason.
-        source: ProgramError,
-    },
-    /// A uprobe could not be placed.
-    #[error("cannot put a uprobe on {function} (file offset {offset:#x})")]
-    Attach {
-        /// The Go function.
-        function: String,
-        /// Where in the file.
-        offset: u64,
-        /// The kernel's reason.
-        source: ProgramError,
-    },
-    /// The kernel puts uprobes for administrators only: all do since July 2025 (CVE-2025-38466), which went into 6.16, 6.12.39,
-    /// 6.6.99, 6.1.146, 5.15.189 and 5.10.240.
-    #[error("this kernel lets only CAP_SYS_ADMIN put uprobes, not CAP_PERFMON: run with sudo, or add it")]
-    AdministratorsOnly,
-    /// The rings could not be made.
-    #[error("cannot create an event ring of {bytes} bytes (a power of two, at least a page)")]
-    Ring {
-        /// The size asked for.
-        bytes: u32,
-        /// The kernel's reason.
-        source: aya::maps::MapError,
-    },
-    /// The kernel's types could not be read.
-    #[error("cannot read the kernel's BTF: {0}")]
-    Btf(String),
-    /// A structure of this Go version does not look as the probes need it.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// Counters could not be read.
-    #[error("cannot read the probes' counters")]
-    Counters(#[source] aya::maps::MapError),
-}
-
-/// How to trace.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Bytes of one event ring, a power of two.
-    pub ring_bytes: u32,
-    /// Only these goroutines; empty: all.
-    pub goids: Vec<u64>,
-    /// Also the threads' on/off-CPU times (`sched_switch`, `sched_wakeup`).
-    pub threads: bool,
-    /// Walk a stack on beyond the frame that tells the place: callers, up to twelve frames.
-    pub callers: bool,
-    /// The process does not run the binary yet: nothing that comes is to be dropped.
-    pub from_birth: bool,
-}
 
 /// Counts since the start of the session, by [`Kind`].
 #[derive(Clone, Debug, Default)]
@@ -347,19 +283,4 @@ fn attach(ebpf: &mut Ebpf, probe: &ProbeSite, pid: NonZeroU32, exe: &File) -> Re
         .attach(probe.file_offset, path, UProbeScope::OneProcess(pid))
         .map_err(|source| ProbeError::of_attaching(probe.function, probe.file_offset, source))?;
     Ok(())
-}
-
-impl ProbeError {
-    /// Why the kernel put no uprobe there.
-    pub(super) fn of_attaching(function: &str, offset: u64, source: ProgramError) -> ProbeError {
-        let mut cause: Option<&(dyn Error + 'static)> = Some(&source);
-        while let Some(error) = cause {
-            let refused = error.downcast_ref::<io::Error>().map(io::Error::kind);
-            if refused == Some(io::ErrorKind::PermissionDenied) && !host::is_administrator() {
-                return ProbeError::AdministratorsOnly;
-            }
-            cause = error.source();
-        }
-        ProbeError::Attach { function: function.into(), offset, source }
-    }
 }
