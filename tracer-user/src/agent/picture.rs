@@ -294,9 +294,9 @@ pub const SILENT_FAILURE_TYPES: [&str; 6] =
 /// Memory of a process; what is not known is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Heap in use, as the runtime counts it (`runtime/metrics` `/memory/classes/heap/objects` and its like).
+    /// Heap in use, as the runtime counts it (`HeapInuse` of `runtime.MemStats`).
     pub heap_bytes: Option<u64>,
-    /// Collections that have ended.
+    /// Collections that have ended (`NumGC` there).
     pub gc_cycles: Option<u64>,
     /// Resident memory of the process.
     pub rss_bytes: Option<u64>,

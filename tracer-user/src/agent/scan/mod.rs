@@ -74,9 +74,10 @@ pub(super) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Res
         let fresh = snapshot::look(&view, options, &unknown).map_err(|err| err.to_string())?;
         past.learn(&mut snapshot, fresh, &mut names);
     }
+    let used = memory::of(target, &view, &settings.host);
     target.still_the_same()?;
     let waits = past.places(&mut snapshot);
-    let mut told = tell(target, &snapshot, &mut names, waits, settings);
+    let mut told = tell(used, &snapshot, &mut names, waits, settings);
     let reasons = view.binary.wait_reasons();
     told.suspicious = past.poll(snapshot, reasons, settings);
     told.growth = past.growth(&mut names);
@@ -91,12 +92,13 @@ pub(super) fn look(target: &Target, past: &mut Past, settings: &Settings) -> Res
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
     let (mut observation, report, mut names) = observe(target, &opened, &view, Some(past), settings)?;
+    let used = memory::of(target, &view, &settings.host);
     target.still_the_same()?;
     let members: Vec<Vec<u32>> = report.groups.iter().map(|group| group.members.clone()).collect();
     let pinned = observation.pinned(&members);
     let observed = &observation.observed;
     let waits = counts::waits(&observed.snapshot, &mut names);
-    let mut told = tell(target, &observed.snapshot, &mut names, waits, settings);
+    let mut told = tell(used, &observed.snapshot, &mut names, waits, settings);
     let mut groups: Vec<LeakGroup> = report
         .groups
         .iter()
@@ -146,7 +148,7 @@ pub(super) fn observe<'a>(
 
 /// What every look tells.
 fn tell(
-    target: &Target,
+    memory: Memory,
     snapshot: &Snapshot,
     names: &mut Names,
     waits: Vec<(Site, u64)>,
@@ -154,13 +156,7 @@ fn tell(
 ) -> Told {
     let mut scan = counts::count(snapshot, names, waits, settings.top);
     scan.unix_ns = unix_ns();
-    Told {
-        scan,
-        memory: memory::of(target, &settings.host),
-        growth: Vec::new(),
-        leaks: None,
-        suspicious: false,
-    }
+    Told { scan, memory, growth: Vec::new(), leaks: None, suspicious: false }
 }
 
 /// Nanoseconds since 1970.
