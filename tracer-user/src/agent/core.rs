@@ -15,7 +15,7 @@ use super::{
     settings::{Mode, Settings},
     tracked::{Tracked, Work, named},
 };
-use crate::{clock, detect::Verdict};
+use crate::{clock, detect::Verdict, probe};
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     io,
@@ -422,6 +422,7 @@ impl Core {
         self.node = NodePicture {
             cpu_seconds: now.1 as f64 / 1e9,
             rss_bytes: node::rss_bytes(),
+            bpf_seconds: probe::ran_ns().map(|ns| ns as f64 / 1e9),
             budget_cores: (budget.node, budget.process),
             used_cores: used_cores + probes,
             seen: Seen {

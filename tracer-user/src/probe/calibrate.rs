@@ -3,7 +3,8 @@
 
 use super::{
     object,
-    session::{Options, ProbeError, Programs, Session},
+    runs::Programs,
+    session::{Options, ProbeError, Session},
 };
 use aya::programs::uprobe::UProbeScope;
 use rustix::time::{ClockId, clock_gettime};

@@ -8,8 +8,10 @@ mod host;
 mod merge;
 mod object;
 mod ring;
+mod runs;
 mod session;
 
 pub use calibrate::{Calibration, calibrate};
 pub use host::{HostError, check as check_host};
-pub use session::{Options, ProbeError, Programs, Session, Totals, count_runs};
+pub use runs::{Counting, Programs, count_runs, ran_ns};
+pub use session::{Options, ProbeError, Session, Totals};
