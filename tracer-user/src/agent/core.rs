@@ -322,6 +322,12 @@ impl Core {
         let mut starts = Vec::new();
         let mut changes = Vec::new();
         for (pid, tracked) in &mut self.tracked {
+            if let Some((cause, said)) = tracked.raise(at, &self.settings.raise) {
+                if let Some(cause) = cause {
+                    self.node.raises.count(cause);
+                }
+                log::info!("PID {pid} ({}): {said}", tracked.target.identity.service);
+            }
             let wanted = tracked.wanted();
             // What the others leave of the node's.
             let left = budget.process.min(PROBES_SHARE * budget.node - (all - tracked.probed.cores()));
@@ -451,6 +457,12 @@ impl Core {
             Request::SetMode { pid, mode, answer } => {
                 let result = self.set_mode(pid, mode);
                 let _ = answer.send(result);
+            }
+            Request::Raise { process, why } => {
+                let tracked = self.tracked.get_mut(&process.pid);
+                if let Some(tracked) = tracked.filter(|tracked| tracked.found.id == process) {
+                    tracked.ask_detail(&why);
+                }
             }
             Request::Profile { pid, kind: Profile::Block(seconds), answer } => {
                 self.follow(pid, seconds, answer, follow::block_profile);

@@ -9,6 +9,7 @@ pub mod alert;
 mod answer;
 pub mod config;
 mod core;
+mod detail;
 mod discover;
 mod follow;
 mod governor;

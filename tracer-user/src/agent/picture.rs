@@ -54,8 +54,21 @@ pub struct NodePicture {
     pub binaries: u64,
     /// Changes of a mode, by the governor or by someone's wish.
     pub mode_changes: u64,
+    /// Times that a process was raised to a closer mode for a while, by what asked for it.
+    pub raises: Raises,
     /// What is wrong with the agent itself, each in a sentence; the latest few.
     pub errors: Vec<String>,
+}
+
+/// What asked for a closer mode, and how often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Raises {
+    /// A creation site that grows.
+    pub growth: u64,
+    /// A finding that is not proven.
+    pub finding: u64,
+    /// An alert.
+    pub alert: u64,
 }
 
 /// Processes of the host.
@@ -88,7 +101,7 @@ pub struct ProcessPicture {
     pub mode: Mode,
     /// How closely it should be.
     pub wanted: Mode,
-    /// Why those differ, or why the mode was changed last; empty: there is nothing to say.
+    /// Why those differ, why it is raised for a while, or why the mode was changed last; empty: there is nothing to say.
     pub mode_reason: Arc<str>,
     /// The last scan; `None`: there was none yet.
     pub scan: Option<Arc<Scan>>,
@@ -282,6 +295,35 @@ pub struct LeakGroup {
     pub fix: String,
     /// When this process was first found to have it: nanoseconds since 1970.
     pub first_seen_unix_ns: u64,
+}
+
+#[cfg(test)]
+impl LeakGroup {
+    /// Nothing in particular.
+    pub(super) fn testing() -> LeakGroup {
+        LeakGroup {
+            id: String::new(),
+            verdict: Verdict::Suspect,
+            class: String::new(),
+            rule: String::new(),
+            title: String::new(),
+            severity: Severity::Error,
+            silent_failure_type: SILENT_FAILURE_TYPES[0],
+            count: 0,
+            growth_per_second: None,
+            age_seconds: None,
+            pinned_bytes: 0,
+            goids: Vec::new(),
+            state: String::new(),
+            reason: String::new(),
+            stack: Vec::new(),
+            created_by: None,
+            evidence: Vec::new(),
+            explanation: String::new(),
+            fix: String::new(),
+            first_seen_unix_ns: 0,
+        }
+    }
 }
 
 /// How many goids of a group are kept.
