@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{clock, detect::Verdict, probe};
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     io,
     sync::{Arc, PoisonError},
     thread,
@@ -47,11 +47,15 @@ const ERRORS: usize = 16;
 /// Memory that is not used goes back to the system so often.
 const TRIM: Duration = Duration::from_secs(60);
 
+/// What an earlier agent knew of processes ([`super::picture::ProcessPicture::kept`]), by PID and start time, in the same
+/// run of the machine.
+pub type Remembered = HashMap<(u32, u64), Arc<[u8]>>;
+
 /// Starts the agent on threads of its own.
 ///
 /// # Errors
 /// They cannot be had.
-pub fn start(settings: Settings) -> io::Result<Handle> {
+pub fn start(settings: Settings, remembered: Remembered) -> io::Result<Handle> {
     let (pictures, receiver) = watch::channel(Arc::default());
     let (requests, asked) = mpsc::channel(REQUESTS);
     let (told, inbox) = mpsc::unbounded_channel();
@@ -68,6 +72,7 @@ pub fn start(settings: Settings) -> io::Result<Handle> {
         binaries: Arc::default(),
         pool: Pool::default(),
         tracked: BTreeMap::new(),
+        remembered,
         excluded: BTreeMap::new(),
         seen: Seen::default(),
         node: NodePicture { started_unix_ns: scan::unix_ns(), ..NodePicture::default() },
@@ -123,6 +128,8 @@ struct Core {
     bucket: Bucket,
     /// By PID.
     tracked: BTreeMap<u32, Tracked>,
+    /// Of processes that were not found yet.
+    remembered: Remembered,
     /// Go programs that a rule excludes.
     excluded: BTreeMap<u32, Found>,
     seen: Seen,
@@ -196,6 +203,8 @@ impl Core {
         for found in changes.started {
             self.add(found);
         }
+        // Whoever was there is found by the first sweep.
+        self.remembered = Remembered::new();
     }
 
     fn add(&mut self, found: Found) {
@@ -214,7 +223,8 @@ impl Core {
         let waiting = self.tracked.values().filter(|tracked| tracked.waits_for_first()).count();
         let apart = FIRST_APART * u32::try_from(waiting).unwrap_or(u32::MAX);
         let first = (FIRST + apart).min(plan.interval.max(FIRST));
-        self.tracked.insert(pid, Tracked::new(found, target, plan, first));
+        let kept = self.remembered.remove(&(pid, found.id.start_ticks));
+        self.tracked.insert(pid, Tracked::new(found, target, plan, first, kept));
     }
 
     fn forget(&mut self, id: ProcessId) {

@@ -123,6 +123,9 @@ pub struct ProcessPicture {
     pub scan_cpu_seconds: f64,
     /// What is wrong, in a sentence; `None`: nothing.
     pub error: Option<Arc<str>>,
+    /// What the next agent should know of it, for [`super::start`]: bytes that mean something to the core alone.
+    #[serde(skip)]
+    pub kept: Option<Arc<[u8]>>,
 }
 
 /// Which process: a number may be used again, but not with the same time.

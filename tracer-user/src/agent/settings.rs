@@ -73,6 +73,8 @@ pub struct Settings {
     pub top: usize,
     /// Where the host keeps what names its processes.
     pub host: Host,
+    /// What is known of processes is to outlive this agent ([`super::picture::ProcessPicture::kept`]).
+    pub remember: bool,
 }
 
 /// Shares of a core. The agent's own work and what probes cost the programs both count.
@@ -160,6 +162,7 @@ impl Settings {
             catalogue,
             top: 20,
             host: Host::default(),
+            remember: false,
         }
     }
 }

@@ -62,6 +62,7 @@ pub(super) struct Tracked {
     scans: u64,
     scan_cpu_seconds: f64,
     error: Option<Arc<str>>,
+    kept: Option<Arc<[u8]>>,
     /// Its probes.
     pub(super) probed: Probed,
     /// The picture of it, while nothing has changed.
@@ -77,7 +78,14 @@ struct Costs {
 
 impl Tracked {
     /// A process that has just come; its first scan is due after `first`.
-    pub(super) fn new(found: Found, target: Arc<Target>, plan: Plan, first: Duration) -> Tracked {
+    /// `kept`: what an earlier agent knew of it.
+    pub(super) fn new(
+        found: Found,
+        target: Arc<Target>,
+        plan: Plan,
+        first: Duration,
+        kept: Option<Arc<[u8]>>,
+    ) -> Tracked {
         Tracked {
             found,
             target,
@@ -86,7 +94,7 @@ impl Tracked {
             detail: Detail::default(),
             wish: None,
             alert: None,
-            past: Arc::default(),
+            past: Arc::new(Mutex::new(Past::remembering(kept))),
             running: None,
             triggered: false,
             scan_due: Instant::now() + first,
@@ -104,6 +112,7 @@ impl Tracked {
             scans: 0,
             scan_cpu_seconds: 0.0,
             error: None,
+            kept: None,
             probed: Probed::default(),
             picture: None,
         }
@@ -232,6 +241,7 @@ impl Tracked {
             self.look_due = Some(now + look_pause);
         }
         (self.growth, self.memory) = (told.growth, told.memory);
+        self.kept = told.kept.or(self.kept.take());
         self.wish = Wish::of(&self.growth, &self.leaks);
         self.scan = Some(Arc::new(told.scan));
     }
@@ -271,6 +281,7 @@ impl Tracked {
             scans: self.scans,
             scan_cpu_seconds: self.scan_cpu_seconds,
             error: self.error.clone(),
+            kept: self.kept.clone(),
         });
         self.picture = Some(Arc::clone(&picture));
         picture

@@ -39,6 +39,7 @@ impl Config {
             },
             thresholds: Thresholds { min_age: self.leaks.min_age, min_count: self.leaks.min_count },
             top: self.metrics.sites,
+            remember: self.store.file.is_some(),
             ..Settings::new(Arc::new(catalogue))
         })
     }
