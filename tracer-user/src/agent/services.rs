@@ -3,8 +3,8 @@
 
 use super::{
     Handle,
-    alert::{Alert, Alerts, act::Actor},
-    config::{self, Config, Part},
+    alert::{self, Alert},
+    config::{self, Config},
     http::{ListenError, Listener, Shared},
     otlp::Exporter,
     store::{Store, StoreError},
@@ -68,7 +68,7 @@ impl Opened {
             tokio::spawn(async move {
                 listener.serve(Arc::new(shared)).await;
             }),
-            tokio::spawn(alert(agent.clone(), config.clone(), alerts_to)),
+            tokio::spawn(alert::task::run(agent.clone(), config.clone(), Arc::clone(&store), alerts_to)),
             tokio::spawn(remember(agent.clone(), Arc::clone(&store))),
             tokio::spawn(export(agent.clone(), config, alerts, max_series)),
         ];
@@ -103,47 +103,6 @@ impl Services {
     pub fn stop(self) -> Result<(), StoreError> {
         self.tasks.iter().for_each(JoinHandle::abort);
         self.store.lock().unwrap_or_else(PoisonError::into_inner).commit()
-    }
-}
-
-/// Holds each picture against the thresholds.
-async fn alert(
-    mut agent: Handle,
-    mut config: watch::Receiver<Arc<Config>>,
-    publish: watch::Sender<Arc<[Arc<Alert>]>>,
-) {
-    let mut now = Arc::clone(&config.borrow_and_update());
-    let mut alerts = Alerts::new(now.alerts.clone());
-    let mut actor = Actor::new(&now.alerts, &now.evidence, agent.requests.clone());
-    while agent.pictures.changed().await.is_ok() {
-        if config.has_changed().unwrap_or(false) {
-            let new = Arc::clone(&config.borrow_and_update());
-            if config::changes(&now, &new).parts.contains(&Part::Alerts) {
-                alerts.reload(new.alerts.clone());
-                actor = Actor::new(&new.alerts, &new.evidence, agent.requests.clone());
-            }
-            now = new;
-        }
-        let picture = Arc::clone(&agent.pictures.borrow_and_update());
-        let changes = alerts.feed(&picture);
-        if changes.is_empty() {
-            continue;
-        }
-        publish.send_replace(alerts.active().cloned().collect());
-        for change in changes {
-            let alert = &change.alert;
-            let word = |level: Option<config::LevelName>| level.map_or("none", config::LevelName::word);
-            log::info!(
-                "alert {} (PID {}), {}: {} -> {}: {}",
-                alert.service,
-                alert.pid,
-                alert.class,
-                word(change.from),
-                word(change.to),
-                alert.reason
-            );
-            change.actions().into_iter().for_each(|action| actor.begin(action));
-        }
     }
 }
 

@@ -6,7 +6,9 @@ pub mod act;
 mod evidence;
 mod hook;
 mod level;
+mod remember;
 mod signs;
+pub mod task;
 mod tracker;
 
 #[cfg(test)]
@@ -15,10 +17,13 @@ mod tests;
 use super::{
     config::{self, LevelName},
     picture::{LeakGroup, Picture, ProcessId, ProcessPicture},
+    store::cut,
 };
 use crate::detect::Verdict;
 use level::Limits;
 pub use level::Measured;
+pub use remember::Remembered;
+use remember::{Resumed, Resuming};
 use serde::{Serialize, Serializer};
 use signs::Correlation;
 pub use signs::SignValues;
@@ -30,7 +35,7 @@ use std::{
 use tracker::{Pace, Tracker};
 
 /// Alerts that are kept track of; what is above is counted only. A node has hundreds of processes with a few groups each.
-const MAX_ALERTS: usize = 10_000;
+pub const MAX_ALERTS: usize = 10_000;
 
 /// Wait reasons of goroutines that wait for a mutex, as the runtime names them.
 const MUTEX_WAITS: [&str; 3] = ["sync.Mutex.Lock", "sync.RWMutex.Lock", "sync.RWMutex.RLock"];
@@ -45,6 +50,8 @@ pub struct Alert {
     pub pid: u32,
     /// Which one: never the same again.
     pub process: ProcessId,
+    /// Its executable, cut to a length that is kept.
+    pub exe: String,
     /// The name of its service.
     pub service: String,
     /// The group of leaked goroutines; `None`: the process itself, whose signs agree.
@@ -63,7 +70,7 @@ pub struct Alert {
     pub since_unix_ns: u64,
 }
 
-/// A level that has changed.
+/// A level that has changed; or, where both are the same, an alert that was remembered and still stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// As it is now; as it was, where it has ended.
@@ -108,9 +115,22 @@ impl Change {
 pub struct Alerts {
     config: config::Alerts,
     limits: Limits,
-    known: BTreeMap<Key, (Tracker, Option<Arc<Alert>>)>,
+    known: BTreeMap<Key, Standing>,
     signs: BTreeMap<ProcessId, Correlation>,
+    remembered: Resuming,
+    /// When the last picture was made, `CLOCK_MONOTONIC`.
+    now: Duration,
     dropped: u64,
+}
+
+/// A subject that is kept track of.
+#[derive(Debug, Default)]
+struct Standing {
+    tracker: Tracker,
+    /// `None`: no level was held for long enough yet.
+    alert: Option<Arc<Alert>>,
+    /// Of one that stood before the agent began.
+    resumed: Option<Resumed>,
 }
 
 /// What one look says of one subject.
@@ -126,7 +146,15 @@ impl Alerts {
     /// None yet.
     pub fn new(config: config::Alerts) -> Alerts {
         let limits = Limits::of(&config);
-        Alerts { config, limits, known: BTreeMap::new(), signs: BTreeMap::new(), dropped: 0 }
+        Alerts {
+            config,
+            limits,
+            known: BTreeMap::new(),
+            signs: BTreeMap::new(),
+            remembered: Resuming::default(),
+            now: Duration::ZERO,
+            dropped: 0,
+        }
     }
 
     /// Goes on with other thresholds; levels stay until these say otherwise.
@@ -137,7 +165,7 @@ impl Alerts {
 
     /// Those that stand, by process.
     pub fn active(&self) -> impl Iterator<Item = &Arc<Alert>> {
-        self.known.values().filter_map(|(_, alert)| alert.as_ref())
+        self.known.values().filter_map(|standing| standing.alert.as_ref())
     }
 
     /// Looks at subjects that were not kept track of, because there were too many.
@@ -148,6 +176,8 @@ impl Alerts {
     /// Takes a picture; what has changed by it.
     pub fn feed(&mut self, picture: &Picture) -> Vec<Change> {
         let now = Duration::from_nanos(picture.monotonic_ns);
+        self.now = now;
+        let mut changes = self.resume(picture);
         let mut looks = Vec::new();
         for process in &picture.processes {
             looks.extend(process.leaks.iter().map(|group| self.group(process, group)));
@@ -156,17 +186,18 @@ impl Alerts {
         let ids: BTreeSet<ProcessId> = picture.processes.iter().map(|process| process.id).collect();
         let lives = |id: &ProcessId| ids.contains(id);
         self.signs.retain(|id, _| lives(id));
-        let mut changes = self.end(lives);
+        changes.extend(self.end(lives));
         // A group that is not in the picture any more deserves nothing.
         let seen: BTreeSet<&Key> = looks.iter().map(|look| &look.key).collect();
-        self.known.retain(|key, (_, alert)| alert.is_some() || seen.contains(key));
-        let gone = self.known.iter().filter(|(key, _)| !seen.contains(key));
+        self.known.retain(|key, standing| standing.alert.is_some() || seen.contains(key));
+        let gone =
+            self.known.iter().filter(|(key, standing)| !seen.contains(key) && !standing.awaits_a_look());
         let gone: Vec<Look> =
-            gone.filter_map(|(key, (_, alert))| self.nothing(key, alert.as_ref()?)).collect();
+            gone.filter_map(|(key, standing)| self.nothing(key, standing.alert.as_ref()?)).collect();
         for look in looks.into_iter().chain(gone) {
             changes.extend(self.take(now, picture.unix_ns, look));
         }
-        self.known.retain(|_, (tracker, _)| *tracker != Tracker::default());
+        self.known.retain(|_, standing| standing.tracker != Tracker::default());
         changes
     }
 
@@ -216,8 +247,7 @@ impl Alerts {
             alert: alert(process, None, "signs", None),
             kept: deserved.as_ref().map(|(level, _)| *level),
             deserved,
-            // The signs have agreed for their own time already.
-            pace: Pace { hold: Duration::ZERO, ..self.pace() },
+            pace: self.pace_of_signs(),
         })
     }
 
@@ -230,6 +260,11 @@ impl Alerts {
         Pace { hold: self.config.hold, clear_after: self.config.clear_after }
     }
 
+    /// The signs have agreed for their own time already.
+    fn pace_of_signs(&self) -> Pace {
+        Pace { hold: Duration::ZERO, ..self.pace() }
+    }
+
     fn take(&mut self, now: Duration, unix_ns: u64, look: Look) -> Option<Change> {
         if look.deserved.is_none() && !self.known.contains_key(&look.key) {
             return None;
@@ -238,11 +273,12 @@ impl Alerts {
             self.dropped += 1;
             return None;
         }
-        let (tracker, standing) = self.known.entry(look.key).or_default();
+        let standing = self.known.entry(look.key).or_default();
+        let kept = standing.kept(now, look.kept);
         let (deserved, reason) =
             look.deserved.map_or((None, String::new()), |(level, why)| (Some(level), why));
-        let from = tracker.feed(now, deserved, look.kept, look.pace)?;
-        let to = tracker.level();
+        let from = standing.tracker.feed(now, deserved, kept, look.pace)?;
+        let to = standing.tracker.level();
         let level = to.or(from)?;
         let reason = match to {
             None => "below the thresholds again".to_owned(),
@@ -250,18 +286,18 @@ impl Alerts {
             Some(_) => reason,
         };
         let alert = Arc::new(Alert { level, reason, since_unix_ns: unix_ns, ..look.alert });
-        *standing = to.map(|_| Arc::clone(&alert));
+        standing.alert = to.map(|_| Arc::clone(&alert));
         Some(Change { alert, from, to })
     }
 
     /// Ends the alerts of processes that have ended.
     fn end(&mut self, lives: impl Fn(&ProcessId) -> bool) -> Vec<Change> {
         let mut changes = Vec::new();
-        self.known.retain(|(id, _), (tracker, alert)| {
+        self.known.retain(|(id, _), standing| {
             if lives(id) {
                 return true;
             }
-            if let (Some(alert), Some(from)) = (alert.take(), tracker.level()) {
+            if let (Some(alert), Some(from)) = (standing.alert.take(), standing.tracker.level()) {
                 let alert = Alert { reason: "the process has ended".into(), ..Alert::clone(&alert) };
                 changes.push(Change { alert: Arc::new(alert), from: Some(from), to: None });
             }
@@ -280,6 +316,7 @@ fn alert(
     Alert {
         pid: process.id.pid,
         process: process.id,
+        exe: cut(&process.identity.exe.to_string_lossy()),
         service: process.identity.service.clone(),
         group,
         class: class.to_owned(),

@@ -1,5 +1,7 @@
 //! Timelines: what is fed at which second, and the levels that come of it.
 
+mod remember;
+
 use super::*;
 use crate::agent::{
     config::{ServiceLevels, Signs, Thresholds},

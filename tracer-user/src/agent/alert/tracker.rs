@@ -1,6 +1,7 @@
 //! One alert: when its level rises and falls. Time is what the caller says it is.
 
 use crate::agent::config::LevelName;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How slow an alert is.
@@ -24,7 +25,46 @@ pub(super) struct Tracker {
     below_best: Option<LevelName>,
 }
 
+/// How far the timers of a tracker have run, milliseconds; `None`: it does not run. Unlike a point in time this means something to
+/// another agent: the time in which nobody looked counts for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Timers {
+    deserved_ms: [Option<u64>; 4],
+    below_ms: Option<u64>,
+    below_best: Option<LevelName>,
+}
+
+impl Timers {
+    /// Whether the level was about to fall.
+    pub(super) fn falls(&self) -> bool {
+        self.below_ms.is_some()
+    }
+}
+
 impl Tracker {
+    /// At this level, with timers that have run so far.
+    pub(super) fn resumed(now: Duration, level: LevelName, timers: &Timers) -> Tracker {
+        let began = |ms: Option<u64>| ms.map(|ms| now.saturating_sub(Duration::from_millis(ms)));
+        Tracker {
+            level: Some(level),
+            since: timers.deserved_ms.map(began),
+            below_since: began(timers.below_ms),
+            below_best: timers.below_best,
+        }
+    }
+
+    /// How far its timers have run. What has run out stays as it is, so that an alert at rest is always the same.
+    pub(super) fn timers(&self, now: Duration, pace: Pace) -> Timers {
+        let ran = |since: Option<Duration>, most: Duration| {
+            since.map(|since| now.saturating_sub(since).min(most).as_millis().try_into().unwrap_or(u64::MAX))
+        };
+        Timers {
+            deserved_ms: self.since.map(|since| ran(since, pace.hold)),
+            below_ms: ran(self.below_since, pace.clear_after),
+            below_best: self.below_best,
+        }
+    }
+
     /// The level now; `None`: there is no alert.
     pub(super) fn level(&self) -> Option<LevelName> {
         self.level

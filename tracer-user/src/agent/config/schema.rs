@@ -2,7 +2,7 @@
 
 use super::units::{share, size, some_share, some_size, some_time, time};
 use crate::agent::Mode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -193,7 +193,7 @@ pub struct Alerts {
 }
 
 /// A level's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LevelName {
     /// L1: known, shown.

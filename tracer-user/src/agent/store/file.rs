@@ -36,7 +36,7 @@ pub enum StoreError {
 /// The open file.
 pub(super) struct File {
     path: PathBuf,
-    database: Database,
+    pub(super) database: Database,
 }
 
 impl File {
@@ -73,7 +73,7 @@ impl File {
             transaction.commit()?;
             Ok(())
         };
-        guarded(make).map_err(|error| failed(&self.path, error))
+        self.guarded(make)
     }
 
     /// All that it holds. What cannot be read is left out.
@@ -90,7 +90,7 @@ impl File {
             }
             Ok(all)
         };
-        guarded(read).map_err(|error| failed(&self.path, error))
+        self.guarded(read)
     }
 
     /// Writes these series and removes all that are not in `keep`, as one commit that is on the disk when this returns.
@@ -108,7 +108,15 @@ impl File {
             transaction.commit()?;
             Ok(())
         };
-        guarded(write).map_err(|error| failed(&self.path, error))
+        self.guarded(write)
+    }
+
+    /// The library checks pages as it comes to them, and some of what it finds in a damaged file it answers with a panic.
+    pub(super) fn guarded<T>(&self, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(result) => result.map_err(|error| failed(&self.path, error)),
+            Err(_) => Err(failed(&self.path, "the file makes no sense")),
+        }
     }
 }
 
@@ -135,18 +143,11 @@ fn open(path: &Path) -> Result<File, Opening> {
         // Makes the table, and finds what opening does not look at.
         file.make().map_err(|error| Opening::Damaged(error.to_string()))?;
         file.read().map_err(|error| Opening::Damaged(error.to_string()))?;
+        file.read_alerts("").map_err(|error| Opening::Damaged(error.to_string()))?;
         Ok(file)
     };
     catch_unwind(AssertUnwindSafe(attempt))
         .unwrap_or_else(|_| Err(Opening::Damaged("it makes no sense".into())))
-}
-
-/// The library checks pages as it comes to them, and some of what it finds in a damaged file it answers with a panic.
-fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("the file makes no sense".into()),
-    }
 }
 
 fn failed(path: &Path, error: impl ToString) -> StoreError {

@@ -13,7 +13,7 @@ pub const STEPS: usize = 12;
 /// Creation sites that a step remembers, the largest.
 const SITES: usize = 5;
 
-/// The longest name that is kept, in bytes: names come from targets.
+/// The longest name that is kept, in bytes.
 const MAX_NAME: usize = 512;
 
 /// A process as long as the machine runs: PIDs are used again, but not with the same start.
@@ -163,7 +163,7 @@ impl Series {
     }
 }
 
-/// At most [`MAX_NAME`] bytes, whole characters.
-fn cut(text: &str) -> String {
+/// At most 512 bytes, whole characters: names come from targets.
+pub fn cut(text: &str) -> String {
     text[..text.floor_char_boundary(MAX_NAME)].to_owned()
 }

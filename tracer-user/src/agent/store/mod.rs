@@ -1,15 +1,16 @@
-//! What outlives a restart: the last hour of every process, in steps of five minutes.
+//! What outlives a restart: the last hour of every process, in steps of five minutes, and the alerts that stand.
 
+mod alerts;
 mod file;
 mod history;
 
 #[cfg(test)]
 mod tests;
 
-use super::{config, picture::Picture};
+use super::{alert::Remembered, config, picture::Picture};
 use file::File;
 pub use file::StoreError;
-pub use history::{History, Key, STEP_SECONDS, STEPS, Series, Step};
+pub use history::{History, Key, STEP_SECONDS, STEPS, Series, Step, cut};
 use std::{
     collections::BTreeSet,
     fs,
@@ -22,7 +23,9 @@ const COMMIT: Duration = Duration::from_secs(10);
 
 /// The history, in memory and, where one is configured, in a file.
 pub struct Store {
+    boot: String,
     history: Arc<RwLock<History>>,
+    alerts: Vec<Remembered>,
     file: Option<File>,
     committed: Instant,
 }
@@ -34,18 +37,19 @@ impl Store {
     /// # Errors
     /// Another agent uses the file, or it cannot be made or written.
     pub fn open(config: &config::Store) -> Result<Store, StoreError> {
-        let mut remembered = Vec::new();
+        let boot = boot_id();
+        let (mut remembered, mut alerts) = (Vec::new(), Vec::new());
         let mut file = None;
         if let Some(path) = &config.file {
             let (opened, said) = File::open(path)?;
             if let Some(said) = said {
                 log::warn!("{said}");
             }
-            remembered = opened.read()?;
+            (remembered, alerts) = (opened.read()?, opened.read_alerts(&boot)?);
             file = Some(opened);
         }
-        let history = History::new(&boot_id(), config.max_processes, remembered);
-        Ok(Store { history: Arc::new(RwLock::new(history)), file, committed: Instant::now() })
+        let history = Arc::new(RwLock::new(History::new(&boot, config.max_processes, remembered)));
+        Ok(Store { boot, history, alerts, file, committed: Instant::now() })
     }
 
     /// Takes a picture, and commits now and then. It may wait for the disk.
@@ -71,6 +75,19 @@ impl Store {
             (history.changed(), keep)
         };
         if changed.is_empty() { Ok(()) } else { file.write(&changed, &keep) }
+    }
+
+    /// The alerts that stood when it was opened; the second time none.
+    pub fn take_alerts(&mut self) -> Vec<Remembered> {
+        std::mem::take(&mut self.alerts)
+    }
+
+    /// Makes these the alerts that are remembered; they are on the disk when this returns.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep_alerts(&self, alerts: &[Remembered]) -> Result<(), StoreError> {
+        self.file.as_ref().map_or(Ok(()), |file| file.write_alerts(&self.boot, alerts))
     }
 
     /// What is remembered, for whoever shows it.

@@ -76,6 +76,7 @@ fn filled(file: &Path) -> Store {
         store.take(&picture(NOON + at, processes)).unwrap();
     }
     store.commit().unwrap();
+    store.keep_alerts(&alerts(1..100)).unwrap();
     store
 }
 
@@ -98,6 +99,56 @@ fn what_was_committed_is_there_after_a_restart_without_an_orderly_end() {
     let mut again = again;
     again.take(&picture(NOON + 3650, vec![process(1, NOON + 3650, 9)])).unwrap();
     assert_eq!(again.history().read().unwrap().of(&process(1, 0, 0)).unwrap().steps.len(), STEPS);
+}
+
+/// Alerts as another agent left them.
+fn alerts(pids: std::ops::Range<u32>) -> Vec<Remembered> {
+    let one = |pid| {
+        serde_json::json!({
+            "pid": pid, "start_ticks": 9, "exe": "/srv/shop", "group": "0f", "service": "shop", "class": "nil-channel",
+            "verdict": "proven", "level": "intervene", "reason": "many", "since_unix_ns": 1,
+            "timers": { "deserved_ms": [1, 1, 1, null], "below_ms": null, "below_best": null },
+        })
+    };
+    pids.map(|pid| serde_json::from_value(one(pid)).unwrap()).collect()
+}
+
+#[test]
+fn alerts_are_kept_at_once_and_only_those_of_this_boot() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, copy) = (directory.path().join("history"), directory.path().join("copy"));
+    let store = filled(&file);
+    // What a killed agent leaves, without a commit of the history after it.
+    let left = |alerts: &[Remembered]| {
+        store.keep_alerts(alerts).unwrap();
+        fs::copy(&file, &copy).unwrap();
+        Store::open(&config(&copy)).unwrap().take_alerts()
+    };
+    let mut wanted = alerts(1..20);
+    wanted.sort_by_key(|alert| alert.pid.to_string());
+    assert_eq!(left(&wanted), wanted);
+    assert_eq!(left(&wanted[..3]), wanted[..3]);
+    assert!(left(&[]).is_empty());
+    let opened = File::open(&copy).unwrap().0;
+    opened.write_alerts("another boot", &wanted).unwrap();
+    drop(opened);
+    let mut store = Store::open(&config(&copy)).unwrap();
+    assert!(store.take_alerts().is_empty());
+    // They are of no use any more, and go.
+    store.keep_alerts(&[]).unwrap();
+    drop(store);
+    assert!(File::open(&copy).unwrap().0.read_alerts("another boot").unwrap().is_empty());
+}
+
+#[test]
+fn what_is_the_same_is_not_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("history");
+    let store = filled(&file);
+    store.keep_alerts(&alerts(1..20)).unwrap();
+    let before = fs::read(&file).unwrap();
+    store.keep_alerts(&alerts(1..20)).unwrap();
+    assert!(fs::read(&file).unwrap() == before);
 }
 
 #[test]
