@@ -49,7 +49,7 @@ impl Watching {
             ProcessRule { exclude: true, ..ProcessRule::default() },
         ];
         let watching =
-            Watching { handle: agent::start(settings, agent::Remembered::default())?, target, _dir: dir };
+            Watching { handle: agent::start(settings, agent::Earlier::default())?, target, _dir: dir };
         let deadline = Instant::now() + SOON;
         while watching.handle.pictures.borrow().processes.is_empty() {
             ensure!(Instant::now() < deadline, "the program is not found");

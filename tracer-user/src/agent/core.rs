@@ -49,13 +49,13 @@ const TRIM: Duration = Duration::from_secs(60);
 
 /// What an earlier agent knew of processes ([`super::picture::ProcessPicture::kept`]), by PID and start time, in the same
 /// run of the machine.
-pub type Remembered = HashMap<(u32, u64), Arc<[u8]>>;
+pub type Earlier = HashMap<(u32, u64), Arc<[u8]>>;
 
 /// Starts the agent on threads of its own.
 ///
 /// # Errors
 /// They cannot be had.
-pub fn start(settings: Settings, remembered: Remembered) -> io::Result<Handle> {
+pub fn start(settings: Settings, earlier: Earlier) -> io::Result<Handle> {
     let (pictures, receiver) = watch::channel(Arc::default());
     let (requests, asked) = mpsc::channel(REQUESTS);
     let (told, inbox) = mpsc::unbounded_channel();
@@ -72,7 +72,7 @@ pub fn start(settings: Settings, remembered: Remembered) -> io::Result<Handle> {
         binaries: Arc::default(),
         pool: Pool::default(),
         tracked: BTreeMap::new(),
-        remembered,
+        earlier,
         excluded: BTreeMap::new(),
         seen: Seen::default(),
         node: NodePicture { started_unix_ns: scan::unix_ns(), ..NodePicture::default() },
@@ -129,7 +129,7 @@ struct Core {
     /// By PID.
     tracked: BTreeMap<u32, Tracked>,
     /// Of processes that were not found yet.
-    remembered: Remembered,
+    earlier: Earlier,
     /// Go programs that a rule excludes.
     excluded: BTreeMap<u32, Found>,
     seen: Seen,
@@ -204,7 +204,7 @@ impl Core {
             self.add(found);
         }
         // Whoever was there is found by the first sweep.
-        self.remembered = Remembered::new();
+        self.earlier = Earlier::new();
     }
 
     fn add(&mut self, found: Found) {
@@ -223,7 +223,7 @@ impl Core {
         let waiting = self.tracked.values().filter(|tracked| tracked.waits_for_first()).count();
         let apart = FIRST_APART * u32::try_from(waiting).unwrap_or(u32::MAX);
         let first = (FIRST + apart).min(plan.interval.max(FIRST));
-        let kept = self.remembered.remove(&(pid, found.id.start_ticks));
+        let kept = self.earlier.remove(&(pid, found.id.start_ticks));
         self.tracked.insert(pid, Tracked::new(found, target, plan, first, kept));
     }
 

@@ -27,7 +27,7 @@ pub mod settings;
 pub mod store;
 mod tracked;
 
-pub use self::core::{Remembered, start};
+pub use self::core::{Earlier, start};
 pub use picture::Picture;
 pub use request::{Refusal, Request};
 pub use settings::{Mode, Settings};

@@ -2,11 +2,15 @@
 
 use super::file::{File, StoreError};
 use crate::agent::{
-    Remembered,
+    Earlier,
     picture::{Picture, ProcessId},
 };
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// By boot id, PID and start time. What the bytes are stands in them.
 const PASTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pasts/1");
@@ -26,6 +30,19 @@ pub(super) struct Pasts {
     max_processes: usize,
     known: BTreeMap<Which, Past>,
     bytes: usize,
+    /// Forgotten since the file was written.
+    gone: Vec<Which>,
+    /// Of other boots, or what did not fit, may be in the file.
+    unswept: bool,
+}
+
+/// What is to be done to the file.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Changes {
+    put: Vec<(String, Arc<[u8]>)>,
+    remove: Vec<String>,
+    /// Nothing else but these keys may be in it.
+    only: Option<BTreeSet<String>>,
 }
 
 struct Past {
@@ -37,12 +54,12 @@ struct Past {
 
 impl Pasts {
     /// Begins with what the file holds.
-    pub(super) fn new(boot: &str, max_processes: usize, remembered: &Remembered) -> Pasts {
+    pub(super) fn new(boot: &str, max_processes: usize, earlier: &Earlier) -> Pasts {
         let past = |bytes: &Arc<[u8]>| Past { bytes: Arc::clone(bytes), seen_unix_ns: 0, changed: false };
         let known: BTreeMap<Which, Past> =
-            remembered.iter().map(|(which, bytes)| (*which, past(bytes))).collect();
+            earlier.iter().map(|(which, bytes)| (*which, past(bytes))).collect();
         let bytes = known.values().map(|past| past.bytes.len()).sum();
-        Pasts { boot: boot.to_owned(), max_processes, known, bytes }
+        Pasts { boot: boot.to_owned(), max_processes, known, bytes, gone: Vec::new(), unswept: true }
     }
 
     /// Takes what is new in a picture.
@@ -57,13 +74,14 @@ impl Pasts {
             }
         }
         let forget_ns = u64::try_from(FORGET.as_nanos()).unwrap_or(u64::MAX);
-        self.known.retain(|_, past| {
+        self.known.retain(|which, past| {
             if past.seen_unix_ns == 0 {
                 past.seen_unix_ns = picture.unix_ns;
             }
             let stays = picture.unix_ns.saturating_sub(past.seen_unix_ns) < forget_ns;
             if !stays {
                 self.bytes -= past.bytes.len();
+                self.gone.push(*which);
             }
             stays
         });
@@ -83,16 +101,19 @@ impl Pasts {
         self.known.insert(which, Past { bytes: Arc::clone(kept), seen_unix_ns: 0, changed: true });
     }
 
-    /// What the file is to hold, and what of it has changed since this was asked last.
-    pub(super) fn changed(&mut self) -> Vec<(Which, Arc<[u8]>)> {
-        let take = |(which, past): (&Which, &mut Past)| {
-            std::mem::take(&mut past.changed).then(|| (*which, Arc::clone(&past.bytes)))
-        };
-        self.known.iter_mut().filter_map(take).collect()
-    }
-
-    fn key(&self, (pid, start_ticks): Which) -> String {
-        format!("{}/{pid}/{start_ticks}", self.boot)
+    /// What has changed since this was asked last; `None`: nothing.
+    pub(super) fn changes(&mut self) -> Option<Changes> {
+        let key = |(pid, start_ticks): &Which| format!("{}/{pid}/{start_ticks}", self.boot);
+        let changed = self.known.iter_mut().filter_map(|(which, past)| {
+            std::mem::take(&mut past.changed).then(|| (key(which), Arc::clone(&past.bytes)))
+        });
+        let put: Vec<_> = changed.collect();
+        let remove: Vec<_> = self.gone.drain(..).map(|which| key(&which)).collect();
+        if put.is_empty() && remove.is_empty() {
+            return None;
+        }
+        let unswept = std::mem::take(&mut self.unswept);
+        Some(Changes { put, remove, only: unswept.then(|| self.known.keys().map(key).collect()) })
     }
 }
 
@@ -102,14 +123,14 @@ fn which(id: ProcessId) -> Which {
 
 impl File {
     /// What is kept of the processes of this boot.
-    pub(super) fn read_pasts(&self, boot: &str) -> Result<Remembered, StoreError> {
+    pub(super) fn read_pasts(&self, boot: &str) -> Result<Earlier, StoreError> {
         self.guarded(|| {
             let transaction = self.database.begin_read()?;
             let table = match transaction.open_table(PASTS) {
-                Err(TableError::TableDoesNotExist(_)) => return Ok(Remembered::new()),
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Earlier::new()),
                 table => table?,
             };
-            let (mut all, mut bytes) = (Remembered::new(), 0);
+            let (mut all, mut bytes) = (Earlier::new(), 0);
             // Every row is looked at: this also finds what is damaged.
             for entry in table.iter()? {
                 let (key, value) = entry?;
@@ -125,17 +146,20 @@ impl File {
         })
     }
 
-    /// Writes what has changed and removes what is not known any more, as one commit that is on the disk when this returns.
-    pub(super) fn write_pasts(&self, pasts: &Pasts, changed: &[(Which, Arc<[u8]>)]) -> Result<(), StoreError> {
+    /// Makes these changes, as one commit that is on the disk when this returns.
+    pub(super) fn write_pasts(&self, changes: &Changes) -> Result<(), StoreError> {
         self.guarded(|| {
             let transaction = self.database.begin_write()?;
             {
                 let mut table = transaction.open_table(PASTS)?;
-                let keep: std::collections::BTreeSet<String> =
-                    pasts.known.keys().map(|which| pasts.key(*which)).collect();
-                table.retain(|key, _| keep.contains(key))?;
-                for (which, bytes) in changed {
-                    table.insert(pasts.key(*which).as_str(), &**bytes)?;
+                if let Some(only) = &changes.only {
+                    table.retain(|key, _| only.contains(key))?;
+                }
+                for key in &changes.remove {
+                    table.remove(key.as_str())?;
+                }
+                for (key, bytes) in &changes.put {
+                    table.insert(key.as_str(), &**bytes)?;
                 }
             }
             transaction.commit()?;
@@ -167,35 +191,32 @@ mod tests {
     fn what_is_kept_is_there_after_a_restart_and_only_in_its_boot() {
         let directory = tempfile::tempdir().unwrap();
         let (file, _) = File::open(&directory.path().join("history")).unwrap();
-        assert_eq!(file.read_pasts("boot").unwrap(), Remembered::new());
-        let mut pasts = Pasts::new("boot", 10, &Remembered::new());
+        assert_eq!(file.read_pasts("boot").unwrap(), Earlier::new());
+        let mut pasts = Pasts::new("boot", 10, &Earlier::new());
         let (one, two): (Arc<[u8]>, Arc<[u8]>) = ([1].into(), [2, 2].into());
         pasts.take(&picture(1, &[(7, &one), (8, &two)]));
-        let changed = pasts.changed();
-        assert_eq!(changed.len(), 2);
-        file.write_pasts(&pasts, &changed).unwrap();
+        file.write_pasts(&pasts.changes().unwrap()).unwrap();
         pasts.take(&picture(2, &[(7, &one), (8, &two)]));
-        assert!(pasts.changed().is_empty(), "these are the same");
-        let remembered = file.read_pasts("boot").unwrap();
-        assert_eq!(remembered, [((7, 5), one.clone()), ((8, 5), two)].into());
-        assert_eq!(file.read_pasts("another").unwrap(), Remembered::new());
-        assert_eq!(file.read_pasts("boo").unwrap(), Remembered::new());
+        assert_eq!(pasts.changes(), None, "these are the same");
+        let earlier = file.read_pasts("boot").unwrap();
+        assert_eq!(earlier, [((7, 5), one.clone()), ((8, 5), two)].into());
+        assert_eq!(file.read_pasts("another").unwrap(), Earlier::new());
+        assert_eq!(file.read_pasts("boo").unwrap(), Earlier::new());
 
         // The next agent finds only one of them, but not at once.
-        let mut pasts = Pasts::new("boot", 10, &remembered);
+        let mut pasts = Pasts::new("boot", 10, &earlier);
         for (at, known) in [(100, 2), (399, 2), (400, 1)] {
             let found: &[_] = if at == 100 { &[] } else { &[(7, &one)] };
             pasts.take(&picture(at, found));
             assert_eq!(pasts.known.len(), known, "{at}");
         }
-        let changed = pasts.changed();
-        file.write_pasts(&pasts, &changed).unwrap();
+        file.write_pasts(&pasts.changes().unwrap()).unwrap();
         assert_eq!(file.read_pasts("boot").unwrap(), [((7, 5), one)].into());
     }
 
     #[test]
     fn no_more_is_kept_than_fits() {
-        let mut pasts = Pasts::new("boot", 2, &Remembered::new());
+        let mut pasts = Pasts::new("boot", 2, &Earlier::new());
         let large: Arc<[u8]> = vec![0; MAX_BYTES / 2].into();
         let larger: Arc<[u8]> = vec![0; MAX_BYTES / 2 + 1].into();
         pasts.take(&picture(1, &[(1, &large), (2, &larger)]));
