@@ -1,11 +1,14 @@
 //! `sfgi agent`: started for some programs only, and what it says of them each second.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{process::Process, sfgi};
+use crate::{agent_http, process::Process, sfgi};
 
 /// How long anything may take that the agent does, on the slowest machine.
 pub const SOON: Duration = Duration::from_secs(120);
@@ -27,6 +30,14 @@ impl Agent {
         let process = Process::spawn(command.args(args))?;
         process.stderr.wait_for(SOON, |line| line.contains("begins: PID"))?;
         Ok(Agent { process })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn address(&self) -> Result<SocketAddr> {
+        agent_http::address(&self.process)
     }
 
     /// The first picture, from now on, for which `wanted` holds.

@@ -62,6 +62,16 @@ impl Answer {
     }
 }
 
+/// Where an agent listens, by its log.
+///
+/// # Errors
+/// It does not say.
+pub fn address(process: &Process) -> Result<SocketAddr> {
+    let line = process.stderr.wait_for(LONGEST, |line| line.contains("listens on "))?;
+    let (_, address) = line.text.split_once("listens on ").context("no address")?;
+    address.trim().parse().with_context(|| line.text.clone())
+}
+
 /// `sfgi agent ARGS…` on a free port, to which `--interval 1s` and a budget for that are added.
 ///
 /// # Errors
@@ -106,9 +116,7 @@ impl Agent {
     /// It does not begin.
     pub fn of(command: &mut Command) -> Result<Agent> {
         let process = Process::spawn(command)?;
-        let line = process.stderr.wait_for(LONGEST, |line| line.contains("listens on "))?;
-        let (_, address) = line.text.split_once("listens on ").context("no address")?;
-        let address = address.trim().parse().with_context(|| line.text.clone())?;
+        let address = address(&process)?;
         Ok(Agent { process, address, token: None })
     }
 

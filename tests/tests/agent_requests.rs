@@ -48,7 +48,8 @@ impl Watching {
             ProcessRule { when: Matcher { exe: Some(only), ..Matcher::default() }, ..ProcessRule::default() },
             ProcessRule { exclude: true, ..ProcessRule::default() },
         ];
-        let watching = Watching { handle: agent::start(settings)?, target, _dir: dir };
+        let watching =
+            Watching { handle: agent::start(settings, agent::Earlier::default())?, target, _dir: dir };
         let deadline = Instant::now() + SOON;
         while watching.handle.pictures.borrow().processes.is_empty() {
             ensure!(Instant::now() < deadline, "the program is not found");

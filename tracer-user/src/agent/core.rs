@@ -15,9 +15,9 @@ use super::{
     settings::{Mode, Settings},
     tracked::{Tracked, Work, named},
 };
-use crate::{clock, detect::Verdict};
+use crate::{clock, detect::Verdict, probe};
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     io,
     sync::{Arc, PoisonError},
     thread,
@@ -47,11 +47,15 @@ const ERRORS: usize = 16;
 /// Memory that is not used goes back to the system so often.
 const TRIM: Duration = Duration::from_secs(60);
 
+/// What an earlier agent knew of processes ([`super::picture::ProcessPicture::kept`]), by PID and start time, in the same
+/// run of the machine.
+pub type Earlier = HashMap<(u32, u64), Arc<[u8]>>;
+
 /// Starts the agent on threads of its own.
 ///
 /// # Errors
 /// They cannot be had.
-pub fn start(settings: Settings) -> io::Result<Handle> {
+pub fn start(settings: Settings, earlier: Earlier) -> io::Result<Handle> {
     let (pictures, receiver) = watch::channel(Arc::default());
     let (requests, asked) = mpsc::channel(REQUESTS);
     let (told, inbox) = mpsc::unbounded_channel();
@@ -68,6 +72,7 @@ pub fn start(settings: Settings) -> io::Result<Handle> {
         binaries: Arc::default(),
         pool: Pool::default(),
         tracked: BTreeMap::new(),
+        earlier,
         excluded: BTreeMap::new(),
         seen: Seen::default(),
         node: NodePicture { started_unix_ns: scan::unix_ns(), ..NodePicture::default() },
@@ -123,6 +128,8 @@ struct Core {
     bucket: Bucket,
     /// By PID.
     tracked: BTreeMap<u32, Tracked>,
+    /// Of processes that were not found yet.
+    earlier: Earlier,
     /// Go programs that a rule excludes.
     excluded: BTreeMap<u32, Found>,
     seen: Seen,
@@ -196,6 +203,8 @@ impl Core {
         for found in changes.started {
             self.add(found);
         }
+        // Whoever was there is found by the first sweep.
+        self.earlier = Earlier::new();
     }
 
     fn add(&mut self, found: Found) {
@@ -214,7 +223,8 @@ impl Core {
         let waiting = self.tracked.values().filter(|tracked| tracked.waits_for_first()).count();
         let apart = FIRST_APART * u32::try_from(waiting).unwrap_or(u32::MAX);
         let first = (FIRST + apart).min(plan.interval.max(FIRST));
-        self.tracked.insert(pid, Tracked::new(found, target, plan, first));
+        let kept = self.earlier.remove(&(pid, found.id.start_ticks));
+        self.tracked.insert(pid, Tracked::new(found, target, plan, first, kept));
     }
 
     fn forget(&mut self, id: ProcessId) {
@@ -322,6 +332,12 @@ impl Core {
         let mut starts = Vec::new();
         let mut changes = Vec::new();
         for (pid, tracked) in &mut self.tracked {
+            if let Some((cause, said)) = tracked.raise(at, &self.settings.raise) {
+                if let Some(cause) = cause {
+                    self.node.raises.count(cause);
+                }
+                log::info!("PID {pid} ({}): {said}", tracked.target.identity.service);
+            }
             let wanted = tracked.wanted();
             // What the others leave of the node's.
             let left = budget.process.min(PROBES_SHARE * budget.node - (all - tracked.probed.cores()));
@@ -422,6 +438,7 @@ impl Core {
         self.node = NodePicture {
             cpu_seconds: now.1 as f64 / 1e9,
             rss_bytes: node::rss_bytes(),
+            bpf_seconds: probe::ran_ns().map(|ns| ns as f64 / 1e9),
             budget_cores: (budget.node, budget.process),
             used_cores: used_cores + probes,
             seen: Seen {
@@ -450,6 +467,12 @@ impl Core {
             Request::SetMode { pid, mode, answer } => {
                 let result = self.set_mode(pid, mode);
                 let _ = answer.send(result);
+            }
+            Request::Raise { process, why } => {
+                let tracked = self.tracked.get_mut(&process.pid);
+                if let Some(tracked) = tracked.filter(|tracked| tracked.found.id == process) {
+                    tracked.ask_detail(&why);
+                }
             }
             Request::Profile { pid, kind: Profile::Block(seconds), answer } => {
                 self.follow(pid, seconds, answer, follow::block_profile);

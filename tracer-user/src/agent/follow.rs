@@ -172,8 +172,8 @@ fn follow(
     limits: Limits,
     over: &dyn Fn() -> bool,
 ) -> Result<(), Refusal> {
-    let calibration = calibration().map_err(Refusal::Failed)?.calibration;
-    let Attached { traced, followed, .. } = attached;
+    let calibration = calibration().map_err(Refusal::Failed)?;
+    let Attached { traced, followed, counting: _counting, .. } = attached;
     let engine = Engine::new(vec![(traced, followed)], observers, calibration, EVERY).quiet();
     let (stop, until) = (AtomicBool::new(false), Instant::now() + limits.seconds.min(LONGEST));
     let result = thread::scope(|scope| {

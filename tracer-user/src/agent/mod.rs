@@ -9,6 +9,7 @@ pub mod alert;
 mod answer;
 pub mod config;
 mod core;
+mod detail;
 mod discover;
 mod follow;
 mod governor;
@@ -26,7 +27,7 @@ pub mod settings;
 pub mod store;
 mod tracked;
 
-pub use self::core::start;
+pub use self::core::{Earlier, start};
 pub use picture::Picture;
 pub use request::{Refusal, Request};
 pub use settings::{Mode, Settings};

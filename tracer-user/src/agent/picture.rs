@@ -54,8 +54,21 @@ pub struct NodePicture {
     pub binaries: u64,
     /// Changes of a mode, by the governor or by someone's wish.
     pub mode_changes: u64,
+    /// Times that a process was raised to a closer mode for a while, by what asked for it.
+    pub raises: Raises,
     /// What is wrong with the agent itself, each in a sentence; the latest few.
     pub errors: Vec<String>,
+}
+
+/// What asked for a closer mode, and how often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Raises {
+    /// A creation site that grows.
+    pub growth: u64,
+    /// A finding that is not proven.
+    pub finding: u64,
+    /// An alert.
+    pub alert: u64,
 }
 
 /// Processes of the host.
@@ -88,7 +101,7 @@ pub struct ProcessPicture {
     pub mode: Mode,
     /// How closely it should be.
     pub wanted: Mode,
-    /// Why those differ, or why the mode was changed last; empty: there is nothing to say.
+    /// Why those differ, why it is raised for a while, or why the mode was changed last; empty: there is nothing to say.
     pub mode_reason: Arc<str>,
     /// The last scan; `None`: there was none yet.
     pub scan: Option<Arc<Scan>>,
@@ -110,6 +123,9 @@ pub struct ProcessPicture {
     pub scan_cpu_seconds: f64,
     /// What is wrong, in a sentence; `None`: nothing.
     pub error: Option<Arc<str>>,
+    /// What the next agent should know of it, for [`super::start`]: bytes that mean something to the core alone.
+    #[serde(skip)]
+    pub kept: Option<Arc<[u8]>>,
 }
 
 /// Which process: a number may be used again, but not with the same time.
@@ -284,6 +300,35 @@ pub struct LeakGroup {
     pub first_seen_unix_ns: u64,
 }
 
+#[cfg(test)]
+impl LeakGroup {
+    /// Nothing in particular.
+    pub(super) fn testing() -> LeakGroup {
+        LeakGroup {
+            id: String::new(),
+            verdict: Verdict::Suspect,
+            class: String::new(),
+            rule: String::new(),
+            title: String::new(),
+            severity: Severity::Error,
+            silent_failure_type: SILENT_FAILURE_TYPES[0],
+            count: 0,
+            growth_per_second: None,
+            age_seconds: None,
+            pinned_bytes: 0,
+            goids: Vec::new(),
+            state: String::new(),
+            reason: String::new(),
+            stack: Vec::new(),
+            created_by: None,
+            evidence: Vec::new(),
+            explanation: String::new(),
+            fix: String::new(),
+            first_seen_unix_ns: 0,
+        }
+    }
+}
+
 /// How many goids of a group are kept.
 pub const MAX_GOIDS: usize = 100;
 
@@ -294,9 +339,9 @@ pub const SILENT_FAILURE_TYPES: [&str; 6] =
 /// Memory of a process; what is not known is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Heap in use, as the runtime counts it (`runtime/metrics` `/memory/classes/heap/objects` and its like).
+    /// Heap in use, as the runtime counts it (`HeapInuse` of `runtime.MemStats`).
     pub heap_bytes: Option<u64>,
-    /// Collections that have ended.
+    /// Collections that have ended (`NumGC` there).
     pub gc_cycles: Option<u64>,
     /// Resident memory of the process.
     pub rss_bytes: Option<u64>,

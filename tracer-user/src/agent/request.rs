@@ -1,6 +1,9 @@
 //! What may be asked of the agent. Each request carries the way back; whoever goes away meanwhile is not waited for.
 
-use super::settings::{Mode, Settings};
+use super::{
+    picture::ProcessId,
+    settings::{Mode, Settings},
+};
 use crate::model::State;
 use bytes::Bytes;
 use regex::Regex;
@@ -26,6 +29,14 @@ pub enum Request {
         mode: Option<Mode>,
         /// That it was noted: see [`super::picture::ProcessPicture::mode`] for what became of it.
         answer: Answer<()>,
+    },
+    /// Watch this process more closely for a while, within the budget, as settings have it: an alert asks for more detail.
+    /// What somebody set by [`Request::SetMode`] stays.
+    Raise {
+        /// Which one.
+        process: ProcessId,
+        /// Why, in a few words.
+        why: String,
     },
     /// Make a profile.
     Profile {

@@ -2,7 +2,7 @@
 //! requests; each may fail or be slow without holding up another.
 
 use super::{
-    Handle,
+    Earlier, Handle,
     alert::{self, Alert},
     config::{self, Config},
     http::{ListenError, Listener, Shared},
@@ -41,6 +41,11 @@ impl Opened {
     pub async fn open(config: &Config) -> Result<Opened, ServiceError> {
         let listener = Listener::bind(&config.http).await?;
         Ok(Opened { listener, store: Store::open(&config.store)? })
+    }
+
+    /// What an earlier agent knew of processes, for the core; the second time nothing.
+    pub fn take_earlier(&mut self) -> Earlier {
+        self.store.take_earlier()
     }
 
     /// Begins. Must be called within a tokio runtime.

@@ -63,6 +63,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Which processes are watched, and how. The first that fits holds; what fits none is watched by `mode`.
     pub rules: Vec<ProcessRule>,
+    /// Whether a finding raises the mode for a while.
+    pub raise: Raise,
     /// When waiting is suspicious.
     pub thresholds: Thresholds,
     /// What a leak looks like.
@@ -71,6 +73,8 @@ pub struct Settings {
     pub top: usize,
     /// Where the host keeps what names its processes.
     pub host: Host,
+    /// What is known of processes is to outlive this agent ([`super::picture::ProcessPicture::kept`]).
+    pub remember: bool,
 }
 
 /// Shares of a core. The agent's own work and what probes cost the programs both count.
@@ -80,6 +84,17 @@ pub struct Budget {
     pub node: f64,
     /// For one process.
     pub process: f64,
+}
+
+/// Whether a finding that more detail would help raises the mode, within the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raise {
+    /// It does.
+    pub on_finding: bool,
+    /// For how long.
+    pub hold: Duration,
+    /// How long nothing does after it, but a stronger reason.
+    pub cool_down: Duration,
 }
 
 /// Directories of the host.
@@ -138,10 +153,16 @@ impl Settings {
             budget: Budget { node: 0.02, process: 0.02 },
             mode: Mode::Poll,
             rules: Vec::new(),
+            raise: Raise {
+                on_finding: true,
+                hold: Duration::from_secs(60),
+                cool_down: Duration::from_secs(600),
+            },
             thresholds: Thresholds { min_age: Duration::from_secs(300), min_count: 3 },
             catalogue,
             top: 20,
             host: Host::default(),
+            remember: false,
         }
     }
 }

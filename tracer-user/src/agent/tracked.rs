@@ -1,12 +1,13 @@
 //! One process that is watched: what is known of it, and what is to be done next.
 
 use super::{
+    detail::{Cause, Detail, Wish},
     discover::Found,
     picture::{Identity, LeakGroup, Memory, ProcessPicture, Scan, SiteGrowth},
     probed::Probed,
     rules::Plan,
     scan::{Past, Target, Told},
-    settings::{Mode, Settings},
+    settings::{Mode, Raise, Settings},
 };
 use std::{
     sync::{Arc, Mutex},
@@ -36,6 +37,10 @@ pub(super) struct Tracked {
     pub(super) plan: Plan,
     /// What someone asked for in place of the plan's.
     asked_mode: Option<Mode>,
+    /// Whether it is raised to a closer one for a while; by what the last scan found, and by what an alert asks for.
+    detail: Detail,
+    wish: Option<Wish>,
+    alert: Option<Wish>,
     pub(super) past: Arc<Mutex<Past>>,
     /// Something works on it.
     pub(super) running: Option<Work>,
@@ -57,6 +62,7 @@ pub(super) struct Tracked {
     scans: u64,
     scan_cpu_seconds: f64,
     error: Option<Arc<str>>,
+    kept: Option<Arc<[u8]>>,
     /// Its probes.
     pub(super) probed: Probed,
     /// The picture of it, while nothing has changed.
@@ -72,13 +78,23 @@ struct Costs {
 
 impl Tracked {
     /// A process that has just come; its first scan is due after `first`.
-    pub(super) fn new(found: Found, target: Arc<Target>, plan: Plan, first: Duration) -> Tracked {
+    /// `kept`: what an earlier agent knew of it.
+    pub(super) fn new(
+        found: Found,
+        target: Arc<Target>,
+        plan: Plan,
+        first: Duration,
+        kept: Option<Arc<[u8]>>,
+    ) -> Tracked {
         Tracked {
             found,
             target,
             plan,
             asked_mode: None,
-            past: Arc::default(),
+            detail: Detail::default(),
+            wish: None,
+            alert: None,
+            past: Arc::new(Mutex::new(Past::remembering(kept))),
             running: None,
             triggered: false,
             scan_due: Instant::now() + first,
@@ -96,6 +112,7 @@ impl Tracked {
             scans: 0,
             scan_cpu_seconds: 0.0,
             error: None,
+            kept: None,
             probed: Probed::default(),
             picture: None,
         }
@@ -111,9 +128,38 @@ impl Tracked {
         (self.asked_mode, self.picture) = (mode, None);
     }
 
+    /// An alert wants more detail, if that is to be had now.
+    pub(super) fn ask_detail(&mut self, why: &str) {
+        self.alert = Some(Wish { cause: Cause::Alert, mode: Mode::Wait, why: why.into() });
+    }
+
+    /// Whether it is raised or lowered for what was found: see [`Detail::step`].
+    pub(super) fn raise(&mut self, at: f64, raise: &Raise) -> Option<(Option<Cause>, Arc<str>)> {
+        let alert = self.alert.take();
+        let base = self.asked_mode.map_or(self.plan.mode, |_| Mode::Full);
+        let changed =
+            self.detail.step(at, alert.as_ref().or(self.wish.as_ref()), (base, self.probed.mode()), raise);
+        if changed.is_some() {
+            self.changed();
+        }
+        changed
+    }
+
     /// The mode that it should be in.
     pub(super) fn wanted(&self) -> Mode {
-        self.asked_mode.unwrap_or(self.plan.mode)
+        self.asked_mode.unwrap_or(self.plan.mode.max(self.detail.mode()))
+    }
+
+    /// Why it is in the mode that it is in.
+    fn mode_reason(&self) -> Arc<str> {
+        let (of_probes, of_detail) = (self.probed.reason(), self.detail.said());
+        if of_probes.is_empty() {
+            of_detail
+        } else if self.detail.mode() == Mode::Poll {
+            of_probes
+        } else {
+            format!("{of_detail}; {of_probes}").into()
+        }
     }
 
     /// What is due, and how late it is, in intervals.
@@ -195,6 +241,8 @@ impl Tracked {
             self.look_due = Some(now + look_pause);
         }
         (self.growth, self.memory) = (told.growth, told.memory);
+        self.kept = told.kept.or(self.kept.take());
+        self.wish = Wish::of(&self.growth, &self.leaks);
         self.scan = Some(Arc::new(told.scan));
     }
 
@@ -222,7 +270,7 @@ impl Tracked {
             identity: Arc::clone(&self.target.identity),
             mode: self.probed.mode(),
             wanted,
-            mode_reason: self.probed.reason(),
+            mode_reason: self.mode_reason(),
             scan: self.scan.clone(),
             leaks: Arc::clone(&self.leaks),
             leaks_unix_ns: self.leaks_unix_ns,
@@ -233,6 +281,7 @@ impl Tracked {
             scans: self.scans,
             scan_cpu_seconds: self.scan_cpu_seconds,
             error: self.error.clone(),
+            kept: self.kept.clone(),
         });
         self.picture = Some(Arc::clone(&picture));
         picture

@@ -42,8 +42,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let opened = runtime.block_on(Opened::open(&config))?;
-    let handle = agent::start(config.settings()?).context("the agent cannot start")?;
+    let mut opened = runtime.block_on(Opened::open(&config))?;
+    let handle = agent::start(config.settings()?, opened.take_earlier()).context("the agent cannot start")?;
     runtime.block_on(serve(args, config, opened, handle))
 }
 

@@ -6,7 +6,7 @@
 //! must still be there.
 
 use super::student;
-use crate::heap::Observed;
+use crate::heap::{Look, Observed};
 use std::collections::HashMap;
 
 /// How a creation site grows.
@@ -41,33 +41,45 @@ pub(super) fn find(observed: &Observed) -> HashMap<Site, Growth> {
     let Some(last) = observed.looks.last() else { return HashMap::new() };
     let mut found = HashMap::new();
     for site in last.counts.keys() {
-        let points: Vec<(u64, u64)> = observed
-            .looks
-            .iter()
-            .map(|look| (look.at_ns, look.counts.get(site).copied().unwrap_or(0)))
-            .collect();
-        let seen: u64 = points.iter().map(|(_, count)| count).sum();
-        let survival = stayed.get(site).copied().unwrap_or(0) as f64 / seen.max(1) as f64;
-        if let Some(growth) = Growth::of(&points).filter(|_| survival >= MIN_SURVIVAL) {
+        let counts = observed.looks.iter().map(|look| look.counts.get(site).copied().unwrap_or(0));
+        let survival = stayed.get(site).copied().unwrap_or(0) as f64 / counts.sum::<u64>().max(1) as f64;
+        let growth = Growth::of_site(&observed.looks, site);
+        if let Some(growth) = growth.filter(|_| survival >= MIN_SURVIVAL) {
             found.insert(*site, growth);
         }
     }
     found
 }
 
+/// What a look found at one site.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    at_ns: u64,
+    count: u64,
+    after_gap: bool,
+}
+
 impl Growth {
-    /// Of counts at times (nanoseconds), the oldest first; `None` where they do not grow for certain.
-    pub fn of(points: &[(u64, u64)]) -> Option<Growth> {
-        let ((start, first), (_, last)) = (points.first()?, points.last()?);
-        if points.len() < MIN_LOOKS || last.saturating_sub(*first) < MIN_GAIN {
+    /// Of the goroutines of a creation site (`gopc`, `startpc`) at these looks, the oldest first; `None` where they do
+    /// not grow for certain.
+    pub fn of_site(looks: &[Look], site: &(u64, u64)) -> Option<Growth> {
+        let point = |look: &Look| Point {
+            at_ns: look.at_ns,
+            count: look.counts.get(site).copied().unwrap_or(0),
+            after_gap: look.after_gap,
+        };
+        Growth::of(&looks.iter().map(point).collect::<Vec<_>>())
+    }
+
+    fn of(points: &[Point]) -> Option<Growth> {
+        let (first, last) = (points.first()?, points.last()?);
+        if points.len() < MIN_LOOKS || last.count.saturating_sub(first.count) < MIN_GAIN {
             return None;
         }
-        let points: Vec<(f64, f64)> = points
-            .iter()
-            .map(|(at, count)| (at.saturating_sub(*start) as f64 / 1e9, *count as f64))
-            .collect();
-        let (per_s, of_slope) = slope(&points)?;
-        let confidence = of_slope.min(of_steps(&points));
+        let seconds = |point: &Point| point.at_ns.saturating_sub(first.at_ns) as f64 / 1e9;
+        let line: Vec<(f64, f64)> = points.iter().map(|point| (seconds(point), point.count as f64)).collect();
+        let (per_s, of_slope) = slope(&line)?;
+        let confidence = of_slope.min(of_steps(points));
         (per_s > 0.0 && confidence >= MIN_CONFIDENCE).then_some(Growth {
             per_s,
             confidence,
@@ -91,10 +103,10 @@ fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     Some((slope, student::below(ratio(slope, error), n - 2.0)))
 }
 
-/// The probability that the steps between the points rise in the mean.
-fn of_steps(points: &[(f64, f64)]) -> f64 {
-    let steps: Vec<f64> =
-        points.windows(2).filter_map(|pair| Some(pair.get(1)?.1 - pair.first()?.1)).collect();
+/// The probability that the steps between the points rise in the mean. What came in a gap may have come at once.
+fn of_steps(points: &[Point]) -> f64 {
+    let pairs = points.iter().zip(points.iter().skip(1)).filter(|(_, next)| !next.after_gap);
+    let steps: Vec<f64> = pairs.map(|(one, next)| next.count as f64 - one.count as f64).collect();
     let n = steps.len() as f64;
     let mean = steps.iter().sum::<f64>() / n;
     let variance = steps.iter().map(|step| (step - mean).powi(2)).sum::<f64>() / (n - 1.0);
@@ -113,9 +125,13 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn growth(counts: &[u64]) -> Option<Growth> {
-        let points: Vec<(u64, u64)> =
-            (0u64..).zip(counts).map(|(at, count)| (at * SECOND / 2, *count)).collect();
-        Growth::of(&points)
+        of((0u64..).zip(counts).map(|(at, count)| (at * SECOND / 2, *count)), u64::MAX)
+    }
+
+    /// Of counts at times, with a gap before this one.
+    fn of(points: impl IntoIterator<Item = (u64, u64)>, gap: u64) -> Option<Growth> {
+        let point = |(at_ns, count)| Point { at_ns, count, after_gap: at_ns == gap };
+        Growth::of(&points.into_iter().map(point).collect::<Vec<_>>())
     }
 
     #[test]
@@ -147,7 +163,18 @@ mod tests {
 
     #[test]
     fn hostile_times_make_no_slope() {
-        assert_eq!(Growth::of(&[(5, 1), (5, 2), (5, 30), (5, 400)]), None);
-        assert_eq!(Growth::of(&[(9, 1), (7, 2), (5, 30), (0, u64::MAX)]), None);
+        assert_eq!(of([(5, 1), (5, 2), (5, 30), (5, 400)], 0), None);
+        assert_eq!(of([(9, 1), (7, 2), (5, 30), (0, u64::MAX)], 0), None);
+    }
+
+    #[test]
+    fn what_came_while_nobody_looked_is_no_step() {
+        let times = [0, 1, 2, 3, 63, 64, 65];
+        let around = |counts: [u64; 7]| of(times.map(|at| at * SECOND).into_iter().zip(counts), 63 * SECOND);
+        let steady = around([5, 10, 15, 20, 320, 325, 330]).unwrap();
+        assert!((steady.per_s - 5.0).abs() < 0.01, "{steady:?}");
+        // A pool that was started meanwhile.
+        assert_eq!(around([20, 20, 20, 20, 120, 120, 120]), None);
+        assert_eq!(around([20, 21, 20, 21, 120, 121, 120]), None);
     }
 }

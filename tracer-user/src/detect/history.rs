@@ -14,15 +14,21 @@ pub struct History {
     looks: Vec<Look>,
     /// What all looks together told of each goroutine that was there last time.
     facts: HashMap<u64, Counts>,
+    /// Nobody looked between those and the next.
+    gap: bool,
 }
 
 /// The counts of [`Facts`].
-#[derive(Clone, Copy, Debug)]
-struct Counts {
-    looks: u32,
-    moved: u32,
-    busy: u32,
-    yielding: u32,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// See there.
+    pub looks: u32,
+    /// See there.
+    pub moved: u32,
+    /// See there.
+    pub busy: u32,
+    /// See there.
+    pub yielding: u32,
 }
 
 impl Default for History {
@@ -34,7 +40,23 @@ impl Default for History {
 impl History {
     /// Keeps so many looks; of more than that, every second one goes.
     pub fn keeping(most: usize) -> History {
-        History { most, looks: Vec::new(), facts: HashMap::new() }
+        History { most, looks: Vec::new(), facts: HashMap::new(), gap: false }
+    }
+
+    /// Goes on with what another one has told, after a time in which nobody looked.
+    pub fn resume(&mut self, looks: Vec<Look>, facts: impl IntoIterator<Item = (u64, Counts)>) {
+        self.gap = !looks.is_empty();
+        (self.looks, self.facts) = (looks, facts.into_iter().collect());
+    }
+
+    /// The looks that are kept, the oldest first.
+    pub fn looks(&self) -> &[Look] {
+        &self.looks
+    }
+
+    /// What all looks together told of a goroutine that was there last time.
+    pub fn counts(&self, goid: u64) -> Option<Counts> {
+        self.facts.get(&goid).copied()
     }
 
     /// Puts what was seen before in front of what was seen now, and keeps both.
@@ -48,6 +70,9 @@ impl History {
             kept.insert(goroutine.goid, Counts { looks, moved, busy, yielding });
         }
         self.facts = kept;
+        if let Some(first) = observed.looks.first_mut() {
+            first.after_gap |= std::mem::take(&mut self.gap);
+        }
         self.looks.append(&mut observed.looks);
         observed.looks = self.looks.clone();
         if self.looks.len() > self.most {
@@ -58,10 +83,15 @@ impl History {
     /// The slope over all the time needs no more than this. What a goroutine's looks are counted against must
     /// fit them, so those are halved too.
     fn thin(&mut self) {
-        let mut number = 0;
-        self.looks.retain(|_| {
+        let (mut number, mut gap) = (0, false);
+        self.looks.retain_mut(|look| {
             number += 1;
-            number % 2 == 0
+            gap |= look.after_gap;
+            let stays = number % 2 == 0;
+            if stays {
+                look.after_gap = std::mem::take(&mut gap);
+            }
+            stays
         });
         for counts in self.facts.values_mut() {
             for count in [&mut counts.looks, &mut counts.moved, &mut counts.busy, &mut counts.yielding] {
@@ -77,5 +107,27 @@ impl Counts {
         facts.moved = facts.moved.saturating_add(self.moved);
         facts.busy = facts.busy.saturating_add(self.busy);
         facts.yielding = facts.yielding.saturating_add(self.yielding);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gaps(history: &History) -> Vec<u64> {
+        history.looks().iter().filter(|look| look.after_gap).map(|look| look.at_ns).collect()
+    }
+
+    #[test]
+    fn a_gap_stays_where_it_was_when_looks_are_left_out() {
+        let mut history = History::keeping(4);
+        let look = |at_ns| Look { at_ns, ..Look::default() };
+        history.resume(vec![look(1), look(2)], []);
+        for at_ns in 10..13 {
+            history.extend(&mut Observed { looks: vec![look(at_ns)], ..Observed::default() });
+            assert_eq!(gaps(&history), [if at_ns == 12 { 11 } else { 10 }]);
+        }
+        let left: Vec<u64> = history.looks().iter().map(|look| look.at_ns).collect();
+        assert_eq!(left, [2, 11]);
     }
 }

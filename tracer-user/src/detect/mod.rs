@@ -34,7 +34,7 @@ pub use cycles::{Cycle, shortest as shortest_cycle};
 pub use fingerprint::Fingerprint;
 pub use group::{Group, Report, Verdict};
 pub use growth::Growth;
-pub use history::History;
+pub use history::{Counts, History};
 pub use judge::{Scope, Thresholds, detect};
 pub use lookup::Lookup;
 pub use rule::{Formal, Rule, Severity};

@@ -13,10 +13,12 @@ mod spans;
 mod stack;
 mod timers;
 mod types;
+mod usage;
 
 pub(crate) use candidates::can_be_leaked;
 pub use registers::Registers;
 pub use types::{DeadSet, Edge, Facts, Holders, Look, Observed, TimerKind, TimerSite};
+pub use usage::{Usage, usage};
 
 use crate::memory::FreezeError;
 use crate::snapshot::{SnapshotError, View};

@@ -12,7 +12,7 @@ use crate::target::Globals;
 use crate::target::bytes::{array, u64_at};
 
 /// `_PageSize` and `heapArenaBytes` (`src/runtime/malloc.go`), as shifts.
-const PAGE_SHIFT: u32 = 13;
+pub(super) const PAGE_SHIFT: u32 = 13;
 const ARENA_SHIFT: u32 = 26;
 const PAGES_OF_ARENA: usize = 1 << (ARENA_SHIFT - PAGE_SHIFT);
 /// Arenas in the address space of a process on Linux: 48 bits, arm64's included.
@@ -20,7 +20,7 @@ const MAX_ARENAS: u64 = 1 << (48 - ARENA_SHIFT);
 /// `mspan`s that are read: a heap of 128 GiB of the smallest spans.
 const MAX_SPANS: u64 = 1 << 24;
 /// Pages of all spans together: 1 TiB.
-const MAX_PAGES: u64 = 1 << 27;
+pub(super) const MAX_PAGES: u64 = 1 << 27;
 /// Arenas by which a heap may grow while it is read: 4 GiB. The runtime takes the one behind the last if it can
 /// (`src/runtime/malloc.go: sysAlloc`).
 const GROWTH: u64 = 64;

@@ -93,6 +93,8 @@ pub struct Look {
     pub at_ns: u64,
     /// How many goroutines were made at each site: (`gopc`, `startpc`) as in the target's memory; by the pair.
     pub counts: std::collections::BTreeMap<(u64, u64), u64>,
+    /// Nobody looked for a while before this: how the counts came to be these is not known.
+    pub after_gap: bool,
 }
 
 /// Timers that do the same.

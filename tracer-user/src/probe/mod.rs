@@ -9,10 +9,12 @@ mod host;
 mod merge;
 mod object;
 mod ring;
+mod runs;
 mod session;
 
 pub use calibrate::{Calibration, calibrate};
 pub use config::Options;
 pub use error::ProbeError;
 pub use host::{HostError, check as check_host};
-pub use session::{Programs, Session, Totals, count_runs};
+pub use runs::{Counting, Programs, count_runs, ran_ns};
+pub use session::{Session, Totals};

@@ -7,6 +7,7 @@ use super::{
     merge::Merger,
     object,
     ring::{Left, Ring},
+    runs::{Counted, Programs},
 };
 use crate::{
     clock::now,
@@ -38,25 +39,6 @@ pub struct Totals {
     pub undecodable: u64,
 }
 
-/// How often the programs of a session ran, and for how long all in all, as the kernel counts it while someone
-/// has asked it to ([`count_runs`]).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Programs {
-    /// Runs.
-    pub runs: u64,
-    /// Nanoseconds of all of them.
-    pub ns: u64,
-}
-
-/// Has the kernel count how often eBPF programs run, and for how long, until what is returned is dropped. It costs
-/// each run some 20 ns.
-///
-/// # Errors
-/// It needs `CAP_SYS_ADMIN`.
-pub fn count_runs() -> std::io::Result<std::os::fd::OwnedFd> {
-    aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(std::io::Error::other)
-}
-
 /// Events one ring may deliver in one drain, so that a busy target cannot keep the reader from
 /// handing on what it has, or from noticing that it is to stop.
 const BATCH: usize = 1 << 13;
@@ -65,22 +47,9 @@ const BATCH: usize = 1 << 13;
 const LAST_WORD_NS: u64 = 1_000_000_000;
 const MOMENT: Duration = Duration::from_millis(1);
 
-impl Programs {
-    pub(super) fn of(ebpf: &Ebpf) -> Option<Programs> {
-        let mut all = Programs::default();
-        for (_, program) in ebpf.programs() {
-            // Those that are not loaded have none.
-            let Ok(info) = program.info() else { continue };
-            all.runs += info.run_count();
-            all.ns += u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
-        }
-        (all.runs > 0).then_some(all)
-    }
-}
-
 /// A target with its probes. Dropping it removes every probe; so does the death of this process.
 pub struct Session {
-    ebpf: Option<Ebpf>,
+    ebpf: Option<Counted>,
     rings: Vec<Ring>,
     /// What the programs have to say for themselves goes to this process's log.
     log: EbpfLogger<&'static dyn log::Log>,
@@ -124,7 +93,7 @@ impl Session {
                 object::attach_tracepoint(&mut ebpf, "sched_wakeup", &btf)?;
             }
         }
-        session.ebpf = Some(ebpf);
+        session.ebpf = Some(Counted::new(ebpf));
         // Before the last probe stood, what the others saw was not the whole.
         session.attached_ts = now();
         session.start_ts = if options.from_birth { 0 } else { session.attached_ts };
@@ -247,7 +216,7 @@ impl Session {
 
     /// What the kernel counts of the programs; `None`: it does not count, or the probes are removed.
     pub fn programs(&self) -> Option<Programs> {
-        Programs::of(self.ebpf.as_ref()?)
+        self.ebpf.as_ref()?.programs()
     }
 
     fn read_counters(&self) -> Result<aya::maps::PerCpuValues<Counters>, ProbeError> {

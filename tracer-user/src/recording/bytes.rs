@@ -4,26 +4,26 @@
 /// The bytes of a frame do not mean anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its contents make no sense")]
-pub(super) struct Senseless;
+pub(crate) struct Senseless;
 
 /// Bytes that are read from the front.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Take<'a>(pub(super) &'a [u8]);
+pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Take<'a> {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     #[inline]
-    pub(super) fn byte(&mut self) -> Result<u8, Senseless> {
+    pub(crate) fn byte(&mut self) -> Result<u8, Senseless> {
         let (first, rest) = self.0.split_first().ok_or(Senseless)?;
         self.0 = rest;
         Ok(*first)
     }
 
     #[inline]
-    pub(super) fn number(&mut self) -> Result<u64, Senseless> {
+    pub(crate) fn number(&mut self) -> Result<u64, Senseless> {
         // Eight bytes at once, without a loop: few numbers are longer, and only the last of a frame stand nearer to its
         // end.
         let Some(bytes) = self.0.first_chunk::<8>() else { return self.any_number() };
@@ -63,35 +63,35 @@ impl<'a> Take<'a> {
 
     /// A number that is stored as its difference to `base`.
     #[inline]
-    pub(super) fn near(&mut self, base: u64) -> Result<u64, Senseless> {
+    pub(crate) fn near(&mut self, base: u64) -> Result<u64, Senseless> {
         let zigzag = self.number()?;
         Ok(base.wrapping_add((zigzag >> 1) ^ (zigzag & 1).wrapping_neg()))
     }
 
     /// A count of things of which each takes at least a byte: never more than there can be.
-    pub(super) fn count(&mut self) -> Result<usize, Senseless> {
+    pub(crate) fn count(&mut self) -> Result<usize, Senseless> {
         let count = usize::try_from(self.number()?).map_err(|_| Senseless)?;
         if count <= self.0.len() { Ok(count) } else { Err(Senseless) }
     }
 
-    pub(super) fn slice(&mut self) -> Result<&'a [u8], Senseless> {
+    pub(crate) fn slice(&mut self) -> Result<&'a [u8], Senseless> {
         let len = self.count()?;
         let (slice, rest) = self.0.split_at_checked(len).ok_or(Senseless)?;
         self.0 = rest;
         Ok(slice)
     }
 
-    pub(super) fn text(&mut self) -> Result<&'a str, Senseless> {
+    pub(crate) fn text(&mut self) -> Result<&'a str, Senseless> {
         std::str::from_utf8(self.slice()?).map_err(|_| Senseless)
     }
 
-    pub(super) fn small<T: TryFrom<u64>>(&mut self) -> Result<T, Senseless> {
+    pub(crate) fn small<T: TryFrom<u64>>(&mut self) -> Result<T, Senseless> {
         T::try_from(self.number()?).map_err(|_| Senseless)
     }
 }
 
 /// Bytes that are added at the end.
-pub(super) trait Put {
+pub(crate) trait Put {
     fn number(&mut self, value: u64);
     /// A number as its difference to `base`.
     fn near(&mut self, value: u64, base: u64);

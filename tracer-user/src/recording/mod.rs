@@ -9,7 +9,7 @@
 //! that only the live program could give; and the [`Tail`]. Each frame of inputs can be read by itself,
 //! so a ring ([`Keep::Last`]) lets go of the oldest ones.
 
-mod bytes;
+pub(crate) mod bytes;
 mod document;
 mod events;
 mod frame;

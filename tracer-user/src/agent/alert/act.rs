@@ -48,7 +48,10 @@ impl Actor {
 
     /// Begins an action. Must be called within a tokio runtime.
     pub fn begin(&self, action: Action) {
-        let (Action::KeepEvidence(alert) | Action::RunHook(alert)) = &action;
+        let alert = match &action {
+            Action::WantDetail(alert) => return self.want_detail(alert),
+            Action::KeepEvidence(alert) | Action::RunHook(alert) => alert,
+        };
         let name = format!("{} (PID {})", alert.service, alert.pid);
         let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
             log::warn!("{name}: {AT_A_TIME} actions of alerts are going on already: this one is left out");
@@ -60,7 +63,7 @@ impl Actor {
                 let Some(evidence) = self.evidence.clone() else { return };
                 Box::pin(keep(evidence, self.record, self.requests.clone(), alert))
             }
-            (Action::RunHook(_), None) => return,
+            (Action::RunHook(_), None) | (Action::WantDetail(_), _) => return,
             (Action::RunHook(alert), Some(hook)) => {
                 let hook = hook.clone();
                 Box::pin(
@@ -75,6 +78,12 @@ impl Actor {
             }
             drop(permit);
         });
+    }
+
+    fn want_detail(&self, alert: &Alert) {
+        let why = format!("alert {} of {}: {}", alert.level.word(), alert.class, alert.reason);
+        // Where the core is too busy to be asked, it has no time for detail either.
+        let _ = self.requests.try_send(Request::Raise { process: alert.process, why });
     }
 }
 

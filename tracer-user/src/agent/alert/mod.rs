@@ -84,6 +84,8 @@ pub struct Change {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
+    /// Have the process watched more closely for a while.
+    WantDetail(Arc<Alert>),
     /// Keep a recording and a dump of the process.
     KeepEvidence(Arc<Alert>),
     /// Run the hook.
@@ -95,6 +97,9 @@ impl Change {
     pub fn actions(&self) -> Vec<Action> {
         let crossed = |level| self.from < Some(level) && self.to >= Some(level);
         let mut actions = Vec::new();
+        if crossed(LevelName::Warn) {
+            actions.push(Action::WantDetail(Arc::clone(&self.alert)));
+        }
         if crossed(LevelName::Intervene) {
             actions.push(Action::KeepEvidence(Arc::clone(&self.alert)));
         }

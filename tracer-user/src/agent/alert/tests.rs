@@ -125,12 +125,14 @@ fn one_group_is_one_alert_and_acts_once_for_each_level() {
         let count = if second < 100 { 2000 } else { 20_000 };
         for change in alerts.feed(&picture(second, vec![process(7, vec![leak(count, Verdict::Likely)])])) {
             actions.extend(change.actions().into_iter().map(|action| match action {
+                Action::WantDetail(alert) => (second, "detail", alert.level),
                 Action::KeepEvidence(alert) => (second, "keep", alert.level),
                 Action::RunHook(alert) => (second, "hook", alert.level),
             }));
         }
     }
-    assert_eq!(actions, [(60, "keep", LevelName::Intervene), (160, "hook", LevelName::Isolate)]);
+    let intervene = ["detail", "keep"].map(|what| (60, what, LevelName::Intervene));
+    assert_eq!(actions, [intervene[0], intervene[1], (160, "hook", LevelName::Isolate)]);
     assert_eq!(alerts.active().count(), 1);
     let alert = alerts.active().next().unwrap();
     assert_eq!(alert.reason, "20000 goroutines, the threshold is 10000");

@@ -22,6 +22,9 @@ impl Config {
         if self.budget.process.is_some_and(|share| share <= 0.0 || share > self.budget.node) {
             return wrong("budget.process must be above nothing and at most budget.node".into());
         }
+        if self.raise.hold.is_zero() {
+            return wrong("raise.for is nothing: set raise.on_finding = false to switch it off".into());
+        }
         if self.alerts.clear_below > 1.0 {
             return wrong("alerts.clear_below is above 100%: an alert would end before it began".into());
         }

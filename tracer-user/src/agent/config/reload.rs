@@ -29,8 +29,8 @@ pub struct Reload {
 
 /// Compares two configurations.
 pub fn changes(old: &Config, new: &Config) -> Reload {
-    let core = (&old.scan, &old.leaks, &old.budget, &old.include, &old.exclude, &old.rule)
-        != (&new.scan, &new.leaks, &new.budget, &new.include, &new.exclude, &new.rule);
+    let core = (&old.scan, &old.leaks, &old.budget, &old.raise, &old.include, &old.exclude, &old.rule)
+        != (&new.scan, &new.leaks, &new.budget, &new.raise, &new.include, &new.exclude, &new.rule);
     let alerts = (&old.alerts, &old.evidence) != (&new.alerts, &new.evidence);
     let (before, after) = (&old.http, &new.http);
     let parts = [

@@ -19,6 +19,8 @@ pub struct Config {
     pub leaks: Leaks,
     /// What it may cost.
     pub budget: Budget,
+    /// When a finding has a process watched more closely.
+    pub raise: Raise,
     /// Only these processes, and those that a rule is about; empty: all.
     pub include: Vec<Matching>,
     /// Not these; stronger than `include` and rules.
@@ -73,6 +75,21 @@ pub struct Budget {
     /// For each; not above `node`. Left out: as `node`.
     #[serde(deserialize_with = "some_share")]
     pub process: Option<f64>,
+}
+
+/// When a finding has a process watched more closely: one that is not proven, a creation site that grows, an alert of level
+/// `warn` or above.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raise {
+    /// It does, within the budget.
+    pub on_finding: bool,
+    /// For so long.
+    #[serde(rename = "for", deserialize_with = "time")]
+    pub hold: Duration,
+    /// And then not again for so long, but for a stronger reason.
+    #[serde(deserialize_with = "time")]
+    pub cool_down: Duration,
 }
 
 /// Which processes are meant: all that is given must match.
@@ -325,6 +342,12 @@ impl Default for Leaks {
 impl Default for Budget {
     fn default() -> Self {
         Budget { node: 0.02, process: None }
+    }
+}
+
+impl Default for Raise {
+    fn default() -> Self {
+        Raise { on_finding: true, hold: Duration::from_secs(60), cool_down: ten_minutes() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Config, ConfigError, Matching};
 use crate::{
-    agent::settings::{Budget, Matcher, ProcessRule, Settings, Thresholds},
+    agent::settings::{Budget, Matcher, ProcessRule, Raise, Settings, Thresholds},
     detect::Rules,
 };
 use regex::{Regex, RegexBuilder};
@@ -32,8 +32,14 @@ impl Config {
             },
             mode: self.scan.mode,
             rules: self.process_rules()?,
+            raise: Raise {
+                on_finding: self.raise.on_finding,
+                hold: self.raise.hold,
+                cool_down: self.raise.cool_down,
+            },
             thresholds: Thresholds { min_age: self.leaks.min_age, min_count: self.leaks.min_count },
             top: self.metrics.sites,
+            remember: self.store.file.is_some(),
             ..Settings::new(Arc::new(catalogue))
         })
     }

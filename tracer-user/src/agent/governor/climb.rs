@@ -7,12 +7,11 @@ use crate::{
     agent::{scan::Target, settings::Mode},
     follow::Followed,
     live::{Attach, Opened, Traced},
-    probe::{self, Calibration, Options, ProbeError, Session},
+    probe::{self, Calibration, Counting, Options, ProbeError, Session},
     target::{CostClass, GoBinary, Plan, ProbeSite, Process},
 };
 use std::{
     num::NonZeroU32,
-    os::fd::OwnedFd,
     sync::{Arc, OnceLock},
     thread,
     time::Duration,
@@ -28,24 +27,15 @@ const RING: u32 = 1 << 21;
 /// The probes that are hit most, the busiest first.
 const BUSY: [Kind; 5] = [Kind::Status, Kind::Execute, Kind::Park, Kind::Ready, Kind::NewProc];
 
-/// What a hit costs here, and what the kernel counts.
-pub(in crate::agent) struct Meter {
-    pub(in crate::agent) calibration: Calibration,
-    /// As long as it is open, the kernel counts the runs of programs.
-    _counts: Option<OwnedFd>,
-}
-
 /// What a hit costs on this host: measured once.
-pub(in crate::agent) fn calibration() -> Result<&'static Meter, String> {
-    static METER: OnceLock<Result<Meter, String>> = OnceLock::new();
+pub(in crate::agent) fn calibration() -> Result<Calibration, String> {
+    static MEASURED: OnceLock<Result<Calibration, String>> = OnceLock::new();
     let measure = || {
         probe::check_host().map_err(|err| err.to_string())?;
-        let counts = probe::count_runs().ok();
-        let calibration =
-            probe::calibrate().map_err(|err| format!("cannot measure what a probe costs here: {err}"))?;
-        Ok(Meter { calibration, _counts: counts })
+        let _counts = probe::count_runs();
+        probe::calibrate().map_err(|err| format!("cannot measure what a probe costs here: {err}"))
     };
-    METER.get_or_init(measure).as_ref().map_err(Clone::clone)
+    MEASURED.get_or_init(measure).clone()
 }
 
 /// What probes may cost a program, cores.
@@ -59,6 +49,8 @@ pub(in crate::agent) struct Attached {
     pub(in crate::agent) followed: Followed,
     /// Why it is not the mode that was wanted; empty: it is.
     pub(in crate::agent) reason: String,
+    /// The kernel counts what the programs run as long as this is kept; `None`: it cannot.
+    pub(in crate::agent) counting: Option<Counting>,
 }
 
 /// Why there are no probes.
@@ -80,7 +72,8 @@ pub(in crate::agent) fn attach(
     callers: bool,
 ) -> Result<Attached, Refused> {
     let failed = |err: &dyn std::fmt::Display| Refused::Failed(format!("it cannot be probed: {err:#}"));
-    let meter = calibration().map_err(Refused::Failed)?;
+    let calibration = calibration().map_err(Refused::Failed)?;
+    let counting = probe::count_runs().ok();
     let opened = target.open().map_err(Refused::Failed)?;
     let exe = || target.process.exe().map_err(|err| failed(&err));
     let modes = Mode::ALL.into_iter().rev().filter(|mode| *mode <= wanted && *mode >= least);
@@ -89,7 +82,7 @@ pub(in crate::agent) fn attach(
         let Some(probes) = mode.probes() else { break };
         let plan = Plan::choose(&opened.binary, probes, None, false).map_err(|err| failed(&err))?;
         let rate = sample(target, &opened.binary, &plan).map_err(|err| failed(&err))?;
-        let cores = rate.per_second * rate.ns(&meter.calibration) / 1e9;
+        let cores = rate.per_second * rate.ns(&calibration) / 1e9;
         if cores > SHARE * ceiling.0 {
             let why = format!(
                 "{mode} would cost about {:.1} % of a core ({:.0} hits/s of {}), of {:.1} % that it may",
@@ -120,7 +113,7 @@ pub(in crate::agent) fn attach(
         };
         let (traced, followed) = Traced::attach(pid, opened, &attach).map_err(|err| failed(&err))?;
         target.still_the_same().map_err(Refused::Failed)?;
-        return Ok(Attached { mode, traced, followed, reason });
+        return Ok(Attached { mode, traced, followed, reason, counting });
     }
     Err(Refused::TooDear(reason))
 }

@@ -9,7 +9,7 @@ use crate::{
     agent::{scan::Target, settings::Mode},
     clock,
     live::{Engine, Observers},
-    probe::Programs,
+    probe::{Calibration, Programs},
     top::Cost,
 };
 use std::{
@@ -106,7 +106,8 @@ fn run(
     stop: &AtomicBool,
     tell: &Tell,
 ) -> Option<String> {
-    let Attached { mode, traced, followed, reason } =
+    // Declared first, and so there until all else has gone.
+    let Attached { counting: _counting, mode, traced, followed, reason } =
         match climb::attach(target, wanted, Mode::Life, ceiling, false) {
             Ok(attached) => attached,
             Err(Refused::TooDear(reason)) => {
@@ -116,17 +117,16 @@ fn run(
             Err(Refused::Failed(error)) => return Some(error),
         };
     tell(News::Attached { mode, reason });
-    let meter = climb::calibration().ok()?;
+    let calibration = climb::calibration().ok()?;
     let mut gauge = Gauge { last: Cost::default(), own_ns: clock::thread_cpu(), factor: 1.0 };
     let observers: Observers = vec![Box::new(figures.listener())];
     let meter_tell = Arc::clone(tell);
-    let engine = Engine::new(vec![(traced, followed)], observers, meter.calibration, EVERY).quiet().metered(
-        move |costs| {
-            if let Some(spent) = costs.first().and_then(|cost| gauge.read(*cost, meter)) {
+    let engine =
+        Engine::new(vec![(traced, followed)], observers, calibration, EVERY).quiet().metered(move |costs| {
+            if let Some(spent) = costs.first().and_then(|cost| gauge.read(*cost, &calibration)) {
                 meter_tell(News::Cost(spent));
             }
-        },
-    );
+        });
     engine.run(stop).err().map(|err| format!("its probes cannot be read: {err:#}"))
 }
 
@@ -140,14 +140,14 @@ struct Gauge {
 
 impl Gauge {
     /// On the thread that listens. `None` at the first reading.
-    fn read(&mut self, cost: Cost, meter: &climb::Meter) -> Option<Spent> {
+    fn read(&mut self, cost: Cost, calibration: &Calibration) -> Option<Spent> {
         let last = std::mem::replace(&mut self.last, cost);
         let own_ns = clock::thread_cpu();
         let own = own_ns.saturating_sub(std::mem::replace(&mut self.own_ns, own_ns)) as f64;
         if last.ts == 0 {
             return None;
         }
-        if let Some(factor) = price::correction(&meter.calibration, last.programs, cost.programs) {
+        if let Some(factor) = price::correction(calibration, last.programs, cost.programs) {
             // Half of what is new: one reading may have been disturbed.
             self.factor = 0.5 * self.factor + 0.5 * factor;
         }
@@ -163,7 +163,7 @@ impl Gauge {
             hits_per_second: hits as f64 * 1e9 / passed,
             hits: cost.hits,
             lost: cost.lost,
-            hit_ns: if hits == 0 { meter.calibration.emulated_ns * self.factor } else { ns / hits as f64 },
+            hit_ns: if hits == 0 { calibration.emulated_ns * self.factor } else { ns / hits as f64 },
             program_cores: ns / passed,
             own_cores: own / passed,
             bpf_cores: ran(last.programs, cost.programs),

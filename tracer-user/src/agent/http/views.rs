@@ -163,7 +163,7 @@ pub(super) struct Process {
     mode: String,
     /// How closely it should be.
     wanted_mode: String,
-    /// Why those differ; empty: there is nothing to say.
+    /// Why those differ, or why it is, or was, raised for a while; empty: there is nothing to say.
     mode_reason: String,
     /// Goroutines, without the runtime's own.
     goroutines: Option<u64>,

@@ -67,6 +67,13 @@ fn node<'a>(out: &mut Families<'a>, picture: &'a Picture) {
         node.seen.started_total as f64,
     );
     one(Counter, "sfgi_processes_ended_total", "Go processes that have ended.", node.seen.ended_total as f64);
+    let mut raises =
+        out.add(Counter, "sfgi_raises_total", "Times that a finding had a process watched more closely.");
+    let by_cause =
+        [("growth", node.raises.growth), ("finding", node.raises.finding), ("alert", node.raises.alert)];
+    for (cause, count) in by_cause {
+        raises.number(count as f64, [label("cause", cause)]);
+    }
     out.add(
         Counter,
         "sfgi_agent_bpf_seconds_total",

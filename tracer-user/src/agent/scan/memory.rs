@@ -1,22 +1,28 @@
-//! Memory of a process, as the host tells it.
+//! Memory of a process, as its own runtime and the host tell it.
 
 use super::Target;
-use crate::agent::{picture::Memory, settings::Host};
+use crate::{
+    agent::{picture::Memory, settings::Host},
+    heap,
+    snapshot::View,
+};
 use std::{fs, path::Path};
 
 /// From here on a limit of control groups v1 means that there is none.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// Asks the host.
-pub(super) fn of(target: &Target, host: &Host) -> Memory {
+/// Asks both.
+pub(super) fn of(target: &Target, view: &View, host: &Host) -> Memory {
     let statm = fs::read_to_string(format!("/proc/{}/statm", target.pid())).unwrap_or_default();
     let pages: Option<u64> = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok());
     let (limit_bytes, cgroup_bytes) = control_group(&host.cgroup, &target.identity.cgroup);
+    let usage = heap::usage(view);
     Memory {
+        heap_bytes: usage.map(|usage| usage.bytes),
+        gc_cycles: usage.map(|usage| usage.cycles),
         rss_bytes: pages.map(|pages| pages * rustix::param::page_size() as u64),
         limit_bytes,
         cgroup_bytes,
-        ..Memory::default()
     }
 }
 

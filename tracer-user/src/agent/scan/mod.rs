@@ -2,6 +2,7 @@
 
 mod counts;
 mod groups;
+mod kept;
 mod memory;
 mod past;
 mod places;
@@ -45,6 +46,8 @@ pub(super) struct Told {
     pub(super) leaks: Option<Leaks>,
     /// Goroutines wait for long enough that a look at the heap may tell something that the last one did not.
     pub(super) suspicious: bool,
+    /// What is to outlive this agent; `None`: what was told last.
+    pub(super) kept: Option<Arc<[u8]>>,
 }
 
 /// What a look at the heap told.
@@ -61,6 +64,7 @@ pub(super) struct Leaks {
 pub(super) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Result<Told, String> {
     let began = Began::now();
     let opened = target.open()?;
+    past.resume(target.run(), clock::now(), settings);
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
     let plain = snapshot::Options::default();
@@ -74,12 +78,16 @@ pub(super) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Res
         let fresh = snapshot::look(&view, options, &unknown).map_err(|err| err.to_string())?;
         past.learn(&mut snapshot, fresh, &mut names);
     }
+    let used = memory::of(target, &view, &settings.host);
     target.still_the_same()?;
     let waits = past.places(&mut snapshot);
-    let mut told = tell(target, &snapshot, &mut names, waits, settings);
+    let mut told = tell(used, &snapshot, &mut names, waits, settings);
     let reasons = view.binary.wait_reasons();
     told.suspicious = past.poll(snapshot, reasons, settings);
     told.growth = past.growth(&mut names);
+    if settings.remember {
+        told.kept = past.keep(target.run());
+    }
     (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
     Ok(told)
 }
@@ -88,15 +96,17 @@ pub(super) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Res
 pub(super) fn look(target: &Target, past: &mut Past, settings: &Settings) -> Result<Told, String> {
     let began = Began::now();
     let opened = target.open()?;
+    past.resume(target.run(), clock::now(), settings);
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
     let (mut observation, report, mut names) = observe(target, &opened, &view, Some(past), settings)?;
+    let used = memory::of(target, &view, &settings.host);
     target.still_the_same()?;
     let members: Vec<Vec<u32>> = report.groups.iter().map(|group| group.members.clone()).collect();
     let pinned = observation.pinned(&members);
     let observed = &observation.observed;
     let waits = counts::waits(&observed.snapshot, &mut names);
-    let mut told = tell(target, &observed.snapshot, &mut names, waits, settings);
+    let mut told = tell(used, &observed.snapshot, &mut names, waits, settings);
     let mut groups: Vec<LeakGroup> = report
         .groups
         .iter()
@@ -107,6 +117,9 @@ pub(super) fn look(target: &Target, past: &mut Past, settings: &Settings) -> Res
     past.looked(observed, view.binary.wait_reasons(), settings);
     past.date(&mut groups, told.scan.unix_ns);
     told.growth = past.growth(&mut names);
+    if settings.remember {
+        told.kept = past.keep(target.run());
+    }
     told.leaks = Some(Leaks { groups, doubt: observed.doubt.clone(), scanned: report.scanned });
     (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
     Ok(told)
@@ -146,7 +159,7 @@ pub(super) fn observe<'a>(
 
 /// What every look tells.
 fn tell(
-    target: &Target,
+    memory: Memory,
     snapshot: &Snapshot,
     names: &mut Names,
     waits: Vec<(Site, u64)>,
@@ -154,13 +167,7 @@ fn tell(
 ) -> Told {
     let mut scan = counts::count(snapshot, names, waits, settings.top);
     scan.unix_ns = unix_ns();
-    Told {
-        scan,
-        memory: memory::of(target, &settings.host),
-        growth: Vec::new(),
-        leaks: None,
-        suspicious: false,
-    }
+    Told { scan, memory, growth: Vec::new(), leaks: None, suspicious: false, kept: None }
 }
 
 /// Nanoseconds since 1970.

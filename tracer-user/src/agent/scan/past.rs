@@ -1,7 +1,10 @@
 //! What earlier looks at a process told: how long each goroutine has been in its wait, how creation sites grow, and
 //! since when a leak is known.
 
-use super::places::Places;
+use super::{
+    kept::{self, Kept},
+    places::Places,
+};
 use crate::{
     agent::{
         picture::{LeakGroup, SiteGrowth},
@@ -13,7 +16,7 @@ use crate::{
     present::{Site, dump::Names},
     snapshot::{Goroutine, Snapshot, Trust},
 };
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// Goroutines whose waits are remembered; of what lies beyond only the runtime's own count is known.
 const MAX_WAITS: usize = 1 << 17;
@@ -21,6 +24,11 @@ const MAX_WAITS: usize = 1 << 17;
 const LOOKS: usize = 60;
 /// A wait that has lasted so long is worth a look at the heap, even where the user's threshold is higher.
 const SUSPICIOUS: Duration = Duration::from_secs(30);
+/// What an earlier agent knew is too old after so many intervals, or after this where that is longer.
+const STALE: u32 = 20;
+const STALE_AFTER: Duration = Duration::from_secs(300);
+/// Looks after which what is known is kept again.
+const KEEP_EVERY: u32 = 4;
 /// Growing sites that are told.
 const MAX_GROWTH: usize = 20;
 
@@ -36,6 +44,10 @@ pub(in crate::agent) struct Past {
     /// When a leak was first found: nanoseconds since 1970.
     found: HashMap<String, u64>,
     looks: Vec<Look>,
+    /// What an earlier agent kept, until the first look.
+    kept: Option<Arc<[u8]>>,
+    /// Looks since this was kept.
+    unkept: u32,
 }
 
 impl Default for Past {
@@ -47,11 +59,50 @@ impl Default for Past {
             looked_at: None,
             found: HashMap::new(),
             looks: Vec::new(),
+            kept: None,
+            unkept: 0,
         }
     }
 }
 
 impl Past {
+    /// What an earlier agent kept ([`keep`](Self::keep)), if it turns out to be of use.
+    pub(in crate::agent) fn remembering(kept: Option<Arc<[u8]>>) -> Past {
+        Past { kept, ..Past::default() }
+    }
+
+    /// Before the first look: takes up what is remembered, if it is of this run of the program and not too old.
+    pub(super) fn resume(&mut self, run: Option<u32>, now_ns: u64, settings: &Settings) {
+        let Some(kept) = self.kept.take().and_then(|kept| Kept::unpack(&kept)) else { return };
+        let stale = (settings.interval * STALE).max(STALE_AFTER);
+        let age_ns = kept.looks.last().map_or(u64::MAX, |last| now_ns.saturating_sub(last.at_ns));
+        if run != Some(kept.run) || u128::from(age_ns) > stale.as_nanos() {
+            return;
+        }
+        self.waits = kept.goroutines.iter().map(|one| (one.goid, (one.stamp, one.since_ns))).collect();
+        self.history.resume(kept.looks, kept.goroutines.into_iter().map(|one| (one.goid, one.counts)));
+        self.found = kept.found.into_iter().collect();
+    }
+
+    /// After a look: what is to outlive this agent, now and then.
+    pub(super) fn keep(&mut self, run: Option<u32>) -> Option<Arc<[u8]>> {
+        self.unkept += 1;
+        if self.unkept < KEEP_EVERY {
+            return None;
+        }
+        self.unkept = 0;
+        let one = |(goid, (stamp, since_ns)): (&u64, &(u64, u64))| {
+            let counts = self.history.counts(*goid)?;
+            Some(kept::Goroutine { goid: *goid, stamp: *stamp, since_ns: *since_ns, counts })
+        };
+        let mut goroutines: Vec<kept::Goroutine> = self.waits.iter().filter_map(one).collect();
+        goroutines.sort_unstable_by_key(|one| one.goid);
+        goroutines.truncate(kept::MAX_GOROUTINES);
+        let found = self.found.iter().map(|(id, unix_ns)| (id.clone(), *unix_ns)).collect();
+        let kept = Kept { run: run?, looks: self.history.looks().to_vec(), goroutines, found };
+        kept.pack().map(Into::into)
+    }
+
     /// The `g`s of those that wait in a place that is not known.
     pub(super) fn unknown(&self, snapshot: &Snapshot) -> Vec<u64> {
         self.places.unknown(snapshot)
@@ -124,11 +175,7 @@ impl Past {
         let mut growing: Vec<(u64, Growth)> = last
             .counts
             .keys()
-            .filter_map(|site| {
-                let counts =
-                    self.looks.iter().map(|look| (look.at_ns, look.counts.get(site).copied().unwrap_or(0)));
-                Some((site.0, Growth::of(&counts.collect::<Vec<_>>())?))
-            })
+            .filter_map(|site| Some((site.0, Growth::of_site(&self.looks, site)?)))
             .collect();
         growing.sort_by(|one, other| other.1.per_s.total_cmp(&one.1.per_s));
         let named = growing.into_iter().take(MAX_GROWTH).filter_map(|(gopc, growth)| {

@@ -55,6 +55,12 @@ impl Target {
         self.id.pid
     }
 
+    /// Tells this run of a program from others, also from one of the same file before or after an `exec`: where the
+    /// kernel put what it gave it is random. `None`: nothing was read of it yet.
+    pub(super) fn run(&self) -> Option<u32> {
+        self.auxv.lock().unwrap_or_else(PoisonError::into_inner).as_deref().map(crc32fast::hash)
+    }
+
     /// The name of the executable, as the process sees it.
     pub(in crate::agent) fn exe(&self) -> PathBuf {
         self.identity.exe.clone()

@@ -144,6 +144,7 @@ fn open(path: &Path) -> Result<File, Opening> {
         file.make().map_err(|error| Opening::Damaged(error.to_string()))?;
         file.read().map_err(|error| Opening::Damaged(error.to_string()))?;
         file.read_alerts("").map_err(|error| Opening::Damaged(error.to_string()))?;
+        file.read_pasts("").map_err(|error| Opening::Damaged(error.to_string()))?;
         Ok(file)
     };
     catch_unwind(AssertUnwindSafe(attempt))

@@ -1,16 +1,19 @@
-//! What outlives a restart: the last hour of every process, in steps of five minutes, and the alerts that stand.
+//! What outlives a restart: the last hour of every process, in steps of five minutes, what scans know of it, and the alerts
+//! that stand.
 
 mod alerts;
 mod file;
 mod history;
+mod pasts;
 
 #[cfg(test)]
 mod tests;
 
-use super::{alert::Remembered, config, picture::Picture};
+use super::{Earlier, alert::Remembered, config, picture::Picture};
 use file::File;
 pub use file::StoreError;
 pub use history::{History, Key, STEP_SECONDS, STEPS, Series, Step, cut};
+use pasts::Pasts;
 use std::{
     collections::BTreeSet,
     fs,
@@ -26,6 +29,8 @@ pub struct Store {
     boot: String,
     history: Arc<RwLock<History>>,
     alerts: Vec<Remembered>,
+    earlier: Earlier,
+    pasts: Pasts,
     file: Option<File>,
     committed: Instant,
 }
@@ -39,17 +44,19 @@ impl Store {
     pub fn open(config: &config::Store) -> Result<Store, StoreError> {
         let boot = boot_id();
         let (mut remembered, mut alerts) = (Vec::new(), Vec::new());
-        let mut file = None;
+        let (mut earlier, mut file) = (Earlier::new(), None);
         if let Some(path) = &config.file {
             let (opened, said) = File::open(path)?;
             if let Some(said) = said {
                 log::warn!("{said}");
             }
             (remembered, alerts) = (opened.read()?, opened.read_alerts(&boot)?);
+            earlier = opened.read_pasts(&boot)?;
             file = Some(opened);
         }
         let history = Arc::new(RwLock::new(History::new(&boot, config.max_processes, remembered)));
-        Ok(Store { boot, history, alerts, file, committed: Instant::now() })
+        let pasts = Pasts::new(&boot, config.max_processes, &earlier);
+        Ok(Store { boot, history, alerts, earlier, pasts, file, committed: Instant::now() })
     }
 
     /// Takes a picture, and commits now and then. It may wait for the disk.
@@ -58,6 +65,7 @@ impl Store {
     /// The file cannot be written; the history in memory goes on.
     pub fn take(&mut self, picture: &Picture) -> Result<(), StoreError> {
         self.history.write().unwrap_or_else(PoisonError::into_inner).take(picture);
+        self.pasts.take(picture);
         if self.committed.elapsed() < COMMIT { Ok(()) } else { self.commit() }
     }
 
@@ -74,7 +82,15 @@ impl Store {
             let keep: BTreeSet<Key> = history.rows().map(|(key, _)| key.clone()).collect();
             (history.changed(), keep)
         };
-        if changed.is_empty() { Ok(()) } else { file.write(&changed, &keep) }
+        if !changed.is_empty() {
+            file.write(&changed, &keep)?;
+        }
+        self.pasts.changes().map_or(Ok(()), |changes| file.write_pasts(&changes))
+    }
+
+    /// What scans of an earlier agent knew; the second time nothing.
+    pub fn take_earlier(&mut self) -> Earlier {
+        std::mem::take(&mut self.earlier)
     }
 
     /// The alerts that stood when it was opened; the second time none.

@@ -91,6 +91,7 @@ impl World {
         let look = |(number, count): (u64, &u64)| Look {
             at_ns: NOW - 10 * SECOND + number * SECOND / 2,
             counts: [(site, *count)].into(),
+            after_gap: false,
         };
         self.observed.looks = (0..).zip(counts).map(look).collect();
         self

@@ -87,8 +87,11 @@ fn observed() -> Observed {
     let mut facts = vec![dead.clone(), dead.clone(), locked.clone(), locked];
     facts.extend((1..=4).rev().map(|looks| Facts { unreachable: false, looks, ..dead.clone() }));
     let site = (entry_of("main.main") + 21, entry_of("main.main"));
-    let look =
-        |number: u64| Look { at_ns: NOW - (5 - number) * SECOND / 4, counts: [(site, number.min(4))].into() };
+    let look = |number: u64| Look {
+        at_ns: NOW - (5 - number) * SECOND / 4,
+        counts: [(site, number.min(4))].into(),
+        after_gap: false,
+    };
     let edge = |waiter, object, holder| Edge { waiter, object, holder };
     Observed {
         took_ns: SECOND,

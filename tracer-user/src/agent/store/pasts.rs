@@ -1,0 +1,230 @@
+//! What scans know of processes, for the next agent: bytes that mean something to the core alone, in a table of their own.
+
+use super::file::{File, StoreError};
+use crate::agent::{
+    Earlier,
+    picture::{Picture, ProcessId},
+};
+use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+/// By boot id, PID and start time. What the bytes are stands in them.
+const PASTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pasts/1");
+
+/// Bytes of all processes together; what would go beyond is not kept.
+const MAX_BYTES: usize = 64 << 20;
+
+/// One that is in no picture is forgotten after this: when an agent has just begun, none is.
+const FORGET: Duration = Duration::from_secs(300);
+
+/// PID and start time.
+type Which = (u32, u64);
+
+/// What is kept of all processes.
+pub(super) struct Pasts {
+    boot: String,
+    max_processes: usize,
+    known: BTreeMap<Which, Past>,
+    bytes: usize,
+    /// Forgotten since the file was written.
+    gone: Vec<Which>,
+    /// Of other boots, or what did not fit, may be in the file.
+    unswept: bool,
+}
+
+/// What is to be done to the file.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Changes {
+    put: Vec<(String, Arc<[u8]>)>,
+    remove: Vec<String>,
+    /// Nothing else but these keys may be in it.
+    only: Option<BTreeSet<String>>,
+}
+
+struct Past {
+    bytes: Arc<[u8]>,
+    /// The last picture that it was in; 0: none yet.
+    seen_unix_ns: u64,
+    changed: bool,
+}
+
+impl Pasts {
+    /// Begins with what the file holds.
+    pub(super) fn new(boot: &str, max_processes: usize, earlier: &Earlier) -> Pasts {
+        let past = |bytes: &Arc<[u8]>| Past { bytes: Arc::clone(bytes), seen_unix_ns: 0, changed: false };
+        let known: BTreeMap<Which, Past> =
+            earlier.iter().map(|(which, bytes)| (*which, past(bytes))).collect();
+        let bytes = known.values().map(|past| past.bytes.len()).sum();
+        Pasts { boot: boot.to_owned(), max_processes, known, bytes, gone: Vec::new(), unswept: true }
+    }
+
+    /// Takes what is new in a picture.
+    pub(super) fn take(&mut self, picture: &Picture) {
+        for process in &picture.processes {
+            let which = which(process.id);
+            if let Some(kept) = &process.kept {
+                self.put(which, kept);
+            }
+            if let Some(past) = self.known.get_mut(&which) {
+                past.seen_unix_ns = picture.unix_ns;
+            }
+        }
+        let forget_ns = u64::try_from(FORGET.as_nanos()).unwrap_or(u64::MAX);
+        self.known.retain(|which, past| {
+            if past.seen_unix_ns == 0 {
+                past.seen_unix_ns = picture.unix_ns;
+            }
+            let stays = picture.unix_ns.saturating_sub(past.seen_unix_ns) < forget_ns;
+            if !stays {
+                self.bytes -= past.bytes.len();
+                self.gone.push(*which);
+            }
+            stays
+        });
+    }
+
+    fn put(&mut self, which: Which, kept: &Arc<[u8]>) {
+        let before = self.known.get(&which);
+        if before.is_some_and(|past| Arc::ptr_eq(&past.bytes, kept)) {
+            return;
+        }
+        let without = self.bytes - before.map_or(0, |past| past.bytes.len());
+        let full = before.is_none() && self.known.len() >= self.max_processes;
+        if full || without + kept.len() > MAX_BYTES {
+            return;
+        }
+        self.bytes = without + kept.len();
+        self.known.insert(which, Past { bytes: Arc::clone(kept), seen_unix_ns: 0, changed: true });
+    }
+
+    /// What has changed since this was asked last; `None`: nothing.
+    pub(super) fn changes(&mut self) -> Option<Changes> {
+        let key = |(pid, start_ticks): &Which| format!("{}/{pid}/{start_ticks}", self.boot);
+        let changed = self.known.iter_mut().filter_map(|(which, past)| {
+            std::mem::take(&mut past.changed).then(|| (key(which), Arc::clone(&past.bytes)))
+        });
+        let put: Vec<_> = changed.collect();
+        let remove: Vec<_> = self.gone.drain(..).map(|which| key(&which)).collect();
+        if put.is_empty() && remove.is_empty() {
+            return None;
+        }
+        let unswept = std::mem::take(&mut self.unswept);
+        Some(Changes { put, remove, only: unswept.then(|| self.known.keys().map(key).collect()) })
+    }
+}
+
+fn which(id: ProcessId) -> Which {
+    (id.pid, id.start_ticks)
+}
+
+impl File {
+    /// What is kept of the processes of this boot.
+    pub(super) fn read_pasts(&self, boot: &str) -> Result<Earlier, StoreError> {
+        self.guarded(|| {
+            let transaction = self.database.begin_read()?;
+            let table = match transaction.open_table(PASTS) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Earlier::new()),
+                table => table?,
+            };
+            let (mut all, mut bytes) = (Earlier::new(), 0);
+            // Every row is looked at: this also finds what is damaged.
+            for entry in table.iter()? {
+                let (key, value) = entry?;
+                let ids = key.value().strip_prefix(boot).and_then(|rest| rest.strip_prefix('/'));
+                let ids = ids.and_then(|ids| ids.split_once('/'));
+                let which = ids.and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
+                bytes += value.value().len();
+                if let Some(which) = which.filter(|_| bytes <= MAX_BYTES) {
+                    all.insert(which, value.value().into());
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    /// Makes these changes, as one commit that is on the disk when this returns.
+    pub(super) fn write_pasts(&self, changes: &Changes) -> Result<(), StoreError> {
+        self.guarded(|| {
+            let transaction = self.database.begin_write()?;
+            {
+                let mut table = transaction.open_table(PASTS)?;
+                if let Some(only) = &changes.only {
+                    table.retain(|key, _| only.contains(key))?;
+                }
+                for key in &changes.remove {
+                    table.remove(key.as_str())?;
+                }
+                for (key, bytes) in &changes.put {
+                    table.insert(key.as_str(), &**bytes)?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::picture::ProcessPicture;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn picture(at_s: u64, processes: &[(u32, &Arc<[u8]>)]) -> Picture {
+        let process = |(pid, kept): &(u32, &Arc<[u8]>)| {
+            Arc::new(ProcessPicture {
+                id: ProcessId { pid: *pid, start_ticks: 5, program: 0 },
+                kept: Some(Arc::clone(kept)),
+                ..ProcessPicture::default()
+            })
+        };
+        let processes = processes.iter().map(process).collect();
+        Picture { unix_ns: at_s * SECOND, processes, ..Picture::default() }
+    }
+
+    #[test]
+    fn what_is_kept_is_there_after_a_restart_and_only_in_its_boot() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, _) = File::open(&directory.path().join("history")).unwrap();
+        assert_eq!(file.read_pasts("boot").unwrap(), Earlier::new());
+        let mut pasts = Pasts::new("boot", 10, &Earlier::new());
+        let (one, two): (Arc<[u8]>, Arc<[u8]>) = ([1].into(), [2, 2].into());
+        pasts.take(&picture(1, &[(7, &one), (8, &two)]));
+        file.write_pasts(&pasts.changes().unwrap()).unwrap();
+        pasts.take(&picture(2, &[(7, &one), (8, &two)]));
+        assert_eq!(pasts.changes(), None, "these are the same");
+        let earlier = file.read_pasts("boot").unwrap();
+        assert_eq!(earlier, [((7, 5), one.clone()), ((8, 5), two)].into());
+        assert_eq!(file.read_pasts("another").unwrap(), Earlier::new());
+        assert_eq!(file.read_pasts("boo").unwrap(), Earlier::new());
+
+        // The next agent finds only one of them, but not at once.
+        let mut pasts = Pasts::new("boot", 10, &earlier);
+        for (at, known) in [(100, 2), (399, 2), (400, 1)] {
+            let found: &[_] = if at == 100 { &[] } else { &[(7, &one)] };
+            pasts.take(&picture(at, found));
+            assert_eq!(pasts.known.len(), known, "{at}");
+        }
+        file.write_pasts(&pasts.changes().unwrap()).unwrap();
+        assert_eq!(file.read_pasts("boot").unwrap(), [((7, 5), one)].into());
+    }
+
+    #[test]
+    fn no_more_is_kept_than_fits() {
+        let mut pasts = Pasts::new("boot", 2, &Earlier::new());
+        let large: Arc<[u8]> = vec![0; MAX_BYTES / 2].into();
+        let larger: Arc<[u8]> = vec![0; MAX_BYTES / 2 + 1].into();
+        pasts.take(&picture(1, &[(1, &large), (2, &larger)]));
+        assert_eq!(pasts.known.len(), 1);
+        pasts.take(&picture(1, &[(1, &larger), (2, &large)]));
+        assert_eq!((pasts.known.len(), pasts.bytes), (1, MAX_BYTES / 2 + 1));
+        let small: Arc<[u8]> = [0].into();
+        pasts.take(&picture(1, &[(1, &small), (2, &small), (3, &small)]));
+        assert_eq!((pasts.known.len(), pasts.bytes), (2, 2));
+    }
+}
