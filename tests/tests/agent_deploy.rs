@@ -87,7 +87,8 @@ fn does_everything(agent: &Agent, target: &Process, state: &Path) -> Result<()> 
     let metrics = agent.get("/metrics")?.text();
     ensure!(metrics.lines().any(|line| line.starts_with(&hits) && !line.ends_with(" 0")), "{metrics}");
 
-    agent.until("/sfgi/alerts", |document| document[0]["level"] == "intervene")?;
+    let intervenes = |alerts: &Vec<Value>| alerts.iter().any(|alert| alert["level"] == "intervene");
+    agent.until("/sfgi/alerts", |document| document.as_array().is_some_and(intervenes))?;
     agent.process.stderr.wait_for(LONGEST, |line| line.contains(": kept "))?;
     let kept = fs::read_dir(state.join("evidence"))?.count();
     ensure!(kept >= 2, "{kept} files of evidence");
@@ -229,9 +230,9 @@ fn without_administrator_it_does_all_that_needs_no_probes() -> Result<()> {
         return Ok(());
     }
     let (target, directory) = (of_another_user()?, tempfile::tempdir()?);
-    let agent = as_a_unit(&target, directory.path(), CapabilitySet::SYS_ADMIN)?.started;
-    let pid = target.pid();
-    proves_leaks(&agent, pid)?;
+    let confined = as_a_unit(&target, directory.path(), CapabilitySet::SYS_ADMIN)?;
+    let (agent, pid) = (&confined.started, target.pid());
+    proves_leaks(agent, pid)?;
     let traced = agent.get(&format!("/sfgi/trace?pid={pid}&seconds=1"))?;
     // Kernels from before July 2025 let it.
     let refused = traced.status == 502 && traced.text().contains("CAP_SYS_ADMIN");

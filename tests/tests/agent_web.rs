@@ -21,7 +21,7 @@ fn browser(profile: &Path, more: &[&str]) -> Command {
         "--no-sandbox",
         "--disable-gpu",
         "--hide-scrollbars",
-        "--window-size=1240,900",
+        "--window-size=1280,900",
     ]);
     // Long enough for the page to have asked once; virtual, so that a slow machine has it, too.
     chromium.args(["--virtual-time-budget=4000", "--run-all-compositor-stages-before-draw"]);
@@ -46,9 +46,10 @@ fn the_page_shows_processes_and_leaks_and_runs_nothing_of_theirs() -> Result<()>
     let mut shown = Process::spawn(&mut browser(&profile, &["--dump-dom", &url]))?;
     shown.wait_code(LONGEST, 0)?;
     let page = shown.stdout.text();
-    let pid = format!("<td class=\"word\">{}</td>", target.pid());
+    let pid = format!("<small class=\"word\">PID {}</small>", target.pid());
     ensure!(page.contains(&pid), "the process is not shown:\n{page}");
-    ensure!(page.contains("<span class=\"verdict proven\">proven</span>"), "the leak is not shown:\n{page}");
+    ensure!(page.contains("<span class=\"badge proven\">proven</span>"), "the leak is not shown:\n{page}");
+    ensure!(page.contains("of a core <small>budget 50 %, "), "what the agent costs is not shown:\n{page}");
     ensure!(page.contains("main.") && page.contains("<polyline"), "no stack or no trend:\n{page}");
     ensure!(page.contains("&lt;img src=x"), "the hostile name is not shown as text:\n{page}");
     ensure!(!page.contains("<img") && !page.contains("<title>owned"), "the hostile name is markup:\n{page}");

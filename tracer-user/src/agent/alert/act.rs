@@ -3,13 +3,15 @@
 use super::{Action, Alert, evidence::Evidence, hook};
 use crate::agent::{
     Request, config,
+    picture::ProcessId,
     request::{Answer, Filter, Form},
 };
 use anyhow::{Context as _, Result};
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -28,6 +30,8 @@ pub struct Actor {
     record: Duration,
     hook: Option<config::Hook>,
     free: Arc<Semaphore>,
+    /// Processes whose evidence is being kept: it is the same for all alerts of a process.
+    keeping: Arc<Mutex<BTreeSet<ProcessId>>>,
 }
 
 impl Actor {
@@ -43,6 +47,7 @@ impl Actor {
             record: evidence.record,
             hook: alerts.hook.clone(),
             free: Arc::new(Semaphore::new(AT_A_TIME)),
+            keeping: Arc::default(),
         }
     }
 
@@ -61,7 +66,12 @@ impl Actor {
         {
             (Action::KeepEvidence(alert), _) => {
                 let Some(evidence) = self.evidence.clone() else { return };
-                Box::pin(keep(evidence, self.record, self.requests.clone(), alert))
+                let Some(place) = Keeping::begin(&self.keeping, alert.process) else { return };
+                let kept = keep(evidence, self.record, self.requests.clone(), alert);
+                Box::pin(async move {
+                    let _place = place;
+                    kept.await
+                })
             }
             (Action::RunHook(_), None) | (Action::WantDetail(_), _) => return,
             (Action::RunHook(alert), Some(hook)) => {
@@ -84,6 +94,26 @@ impl Actor {
         let why = format!("alert {} of {}: {}", alert.level.word(), alert.class, alert.reason);
         // Where the core is too busy to be asked, it has no time for detail either.
         let _ = self.requests.try_send(Request::Raise { process: alert.process, why });
+    }
+}
+
+/// A process whose evidence is being kept, until this is dropped.
+struct Keeping {
+    all: Arc<Mutex<BTreeSet<ProcessId>>>,
+    process: ProcessId,
+}
+
+impl Keeping {
+    /// `None`: it is being kept already.
+    fn begin(all: &Arc<Mutex<BTreeSet<ProcessId>>>, process: ProcessId) -> Option<Keeping> {
+        let new = all.lock().unwrap_or_else(PoisonError::into_inner).insert(process);
+        new.then(|| Keeping { all: Arc::clone(all), process })
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.process);
     }
 }
 
