@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A group of leaked goroutines, or a process, as of one look.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Measured {
+pub(super) struct Measured {
     /// Goroutines.
     pub count: u64,
     /// Goroutines a minute; 0: it does not grow for certain.

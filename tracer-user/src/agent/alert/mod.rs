@@ -20,13 +20,10 @@ use super::{
     store::cut,
 };
 use crate::detect::Verdict;
-use level::Limits;
-pub use level::Measured;
+use level::{Limits, Measured};
 pub use remember::Remembered;
 use remember::{Resumed, Resuming};
-use serde::{Serialize, Serializer};
-use signs::Correlation;
-pub use signs::SignValues;
+use signs::{Correlation, SignValues};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -44,7 +41,7 @@ const MUTEX_WAITS: [&str; 3] = ["sync.Mutex.Lock", "sync.RWMutex.Lock", "sync.RW
 type Key = (ProcessId, Option<String>);
 
 /// An alert as it stands.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Alert {
     /// The process.
     pub pid: u32,
@@ -59,10 +56,8 @@ pub struct Alert {
     /// The group's class; `signs` for the process itself.
     pub class: String,
     /// The group's verdict.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<&'static str>,
     /// How high.
-    #[serde(serialize_with = "word")]
     pub level: LevelName,
     /// Why.
     pub reason: String,
@@ -325,8 +320,4 @@ fn alert(
         reason: String::new(),
         since_unix_ns: 0,
     }
-}
-
-fn word<S: Serializer>(level: &LevelName, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(level.word())
 }

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 /// What one look says.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SignValues {
+pub(super) struct SignValues {
     /// Heap in use, bytes.
     pub heap: Option<f64>,
     /// Goroutines.

@@ -89,7 +89,11 @@ impl History {
                 process.leaks.iter().filter(|group| group.verdict != crate::detect::Verdict::Suspect);
             let rows = scan.creators.rows.iter().take(SITES);
             let sites = rows.map(|row| (cut(&row.site.func), row.count)).collect();
-            let leaked = certain.map(|group| group.count).sum();
+            // Before the first look for leaks nothing is known of them: no news is no change.
+            let leaked = match process.leaks_unix_ns {
+                0 => row.series.steps.back().map_or(0, |step| step.leaked),
+                _ => certain.map(|group| group.count).sum(),
+            };
             row.series.add(scan.unix_ns / 1_000_000_000, goroutines, leaked, sites);
         }
         self.forget(picture);

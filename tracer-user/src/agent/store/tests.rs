@@ -40,6 +40,22 @@ fn a_step_has_the_fewest_and_the_most_of_its_scans() {
 }
 
 #[test]
+fn leaks_that_nobody_has_looked_for_yet_are_as_many_as_before() {
+    let mut history = History::new("boot", 10, Vec::new());
+    let leaked = |at, looked: bool, count| {
+        let leak = LeakGroup { verdict: crate::detect::Verdict::Proven, count, ..LeakGroup::testing() };
+        let leaks = if count > 0 { vec![leak] } else { Vec::new() };
+        let process = ProcessPicture::clone(&process(7, at, 20));
+        Arc::new(ProcessPicture { leaks: leaks.into(), leaks_unix_ns: u64::from(looked), ..process })
+    };
+    for (at, looked, count) in [(0, false, 0), (300, true, 12), (600, false, 0), (900, true, 0)] {
+        history.take(&picture(NOON + at, vec![leaked(NOON + at, looked, count)]));
+    }
+    let steps = &history.rows().next().unwrap().1.steps;
+    assert_eq!(steps.iter().map(|step| step.leaked).collect::<Vec<_>>(), [0, 12, 12, 0]);
+}
+
+#[test]
 fn an_hour_is_kept_and_what_has_ended_is_forgotten_after_it() {
     let mut history = History::new("boot", 10, Vec::new());
     for at in (0..7200).step_by(60) {

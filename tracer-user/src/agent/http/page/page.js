@@ -38,14 +38,14 @@ const duration = (seconds) => {
 
 const badge = (word, kinds) => element("span", { class: `badge ${kinds.includes(word) ? word : ""}` }, word);
 const verdict = (word) => badge(word, ["proven", "likely", "suspect"]);
-const level = (word) => badge(word, ["isolate", "intervene", "warn", "observe"]);
+const level = (word) => badge(word, ["isolate", "intervene", "warn"]);
 
 const where = (process) => process.pod || process.unit || process.container?.slice(0, 12) || process.exe;
 
 // Whether any of these contains what the filter asks for.
 const wanted = (...texts) => texts.join(" ").toLowerCase().includes(byId("filter").value.trim().toLowerCase());
 
-// Goroutines of the last hour as a line, leaked ones as an area below it; both from zero.
+// Goroutines of the last hour as a line, leaked ones as an area below it; both from zero, the hour from left to right.
 const trend = (history) => {
   const space = "http://www.w3.org/2000/svg";
   const make = (name, attributes) => {
@@ -55,16 +55,21 @@ const trend = (history) => {
   };
   const values = history.map((step) => step.goroutines);
   const svg = make("svg", { viewBox: "0 0 100 20", preserveAspectRatio: "none", role: "img", "aria-label": values.join(", ") });
+  svg.append(make("line", { x1: 0, x2: 100, y1: 19.5, y2: 19.5, class: "ground" }));
+  if (!history.length) return svg;
+  const now = Date.now() / 1000;
+  const x = (seconds) => Math.min(100, Math.max(0, 100 - (now - seconds) / 36)).toFixed(1);
   const most = Math.max(1, ...values);
   const points = (value) => {
-    const x = (at) => (history.length > 1 ? (at * 100) / (history.length - 1) : 0);
-    const all = history.map((step, at) => `${x(at).toFixed(1)},${(19 - (18 * value(step)) / most).toFixed(1)}`);
-    if (all.length === 1) all.push(all[0].replace(/^[^,]*/, "100"));
-    return all.join(" ");
+    const y = (step) => (19 - (18 * value(step)) / most).toFixed(1);
+    const ends = history.map((step) => `${x(step.start_unix_s + step.seconds)},${y(step)}`);
+    return [`${x(history[0].start_unix_s)},${y(history[0])}`, ...ends].join(" ");
   };
-  svg.append(make("line", { x1: 0, x2: 100, y1: 19.5, y2: 19.5, class: "ground" }));
   if (history.some((step) => step.leaked > 0)) {
-    svg.append(make("polygon", { points: `0,19 ${points((step) => step.leaked)} 100,19`, class: "leaked" }));
+    const leaked = points((step) => step.leaked);
+    const [left, right] = [leaked.split(",")[0], x(history.at(-1).start_unix_s + history.at(-1).seconds)];
+    svg.append(make("polygon", { points: `${left},19 ${leaked} ${right},19`, class: "area" }));
+    svg.append(make("polyline", { points: leaked, class: "leaked" }));
   }
   svg.append(make("polyline", { points: points((step) => step.goroutines), class: "all" }));
   return svg;
@@ -140,11 +145,16 @@ const showLeaks = (leaks) => {
   byId("leaks").replaceChildren(...(items.length ? [heads, ...items] : [element("p", { class: "quiet" }, "none found")]));
 };
 
+// Those of the lowest level only say what the leaks below say, too: they are counted.
 const showAlerts = (alerts) => {
-  const order = ["isolate", "intervene", "warn", "observe"];
-  const shown = alerts.filter((alert) => wanted(alert.service, alert.pid, alert.class, alert.level));
-  shown.sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level));
-  byId("alerts-section").hidden = shown.length === 0;
+  const order = ["isolate", "intervene", "warn"];
+  const asked = alerts.filter((alert) => wanted(alert.service, alert.pid, alert.class, alert.level));
+  const shown = asked.filter((alert) => order.includes(alert.level));
+  shown.sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level) || a.since_unix_ms - b.since_unix_ms);
+  byId("alerts-section").hidden = asked.length === 0;
+  const others = asked.length - shown.length;
+  byId("alerts-others").textContent = others ? `${shown.length ? "and " : ""}${others} to observe` : "";
+  byId("alerts-table").hidden = shown.length === 0;
   byId("alerts").replaceChildren(...shown.map((alert) => element("tr", {},
     element("td", {}, level(alert.level)),
     element("td", {}, alert.service, " ", element("small", { class: "word" }, `PID ${alert.pid}`)),
