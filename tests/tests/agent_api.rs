@@ -388,13 +388,15 @@ fn answers_are_what_the_document_says() -> Result<()> {
     let report: Value = serde_json::from_slice(&fs::read(&answers)?)?;
     let entries = report["log"]["entries"].as_array().context("no entries")?;
     let paths = agent.json("/openapi.json")?["paths"].clone();
-    for path in paths.as_object().context("no paths")?.keys() {
+    for (path, methods) in paths.as_object().context("no paths")? {
         let url = format!("http://{}{path}", agent.address);
+        let takes =
+            methods.as_object().is_some_and(|all| all.values().any(|one| one["parameters"].is_array()));
         let asked = entries.iter().filter(|one| {
             one["request"]["url"].as_str().is_some_and(|asked| asked.split('?').next() == Some(url.as_str()))
         });
         let statuses: BTreeSet<u64> = asked.filter_map(|one| one["response"]["status"].as_u64()).collect();
-        ensure!(statuses.contains(&400), "{path} was asked nothing wrong: {statuses:?}");
+        ensure!(statuses.contains(&400) || !takes, "{path} was asked nothing wrong: {statuses:?}");
         // Without a token nobody changes a mode.
         let good = if path == "/sfgi/mode" { 403 } else { 200 };
         ensure!(statuses.contains(&good), "{path} was never answered: {statuses:?}");
