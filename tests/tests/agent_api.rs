@@ -388,7 +388,9 @@ fn answers_are_what_the_document_says() -> Result<()> {
     let report: Value = serde_json::from_slice(&fs::read(&answers)?)?;
     let entries = report["log"]["entries"].as_array().context("no entries")?;
     let paths = agent.json("/openapi.json")?["paths"].clone();
-    for (path, methods) in paths.as_object().context("no paths")? {
+    // The document itself it has read before.
+    let paths = paths.as_object().context("no paths")?.iter().filter(|(path, _)| *path != "/openapi.json");
+    for (path, methods) in paths {
         let url = format!("http://{}{path}", agent.address);
         let takes =
             methods.as_object().is_some_and(|all| all.values().any(|one| one["parameters"].is_array()));

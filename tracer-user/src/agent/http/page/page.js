@@ -29,6 +29,8 @@ const bytes = (value) => {
   return `${value.toFixed(at ? 1 : 0)} ${units[at]}`;
 };
 
+const number = (value) => (value ?? null) === null ? "-" : value.toLocaleString("en");
+
 const duration = (seconds) => {
   if (seconds === null) return "";
   if (seconds < 120) return `${Math.round(seconds)} s`;
@@ -81,11 +83,12 @@ const showNode = (node, processes, leaks) => {
   const sum = (list, value) => list.reduce((all, one) => all + (value(one) ?? 0), 0);
   const modes = ["full", "wait", "life"].map((mode) => [mode, processes.filter((one) => one.mode === mode).length]);
   const probed = modes.filter(([, count]) => count).map(([mode, count]) => `${count} ${mode}`).join(", ");
-  const late = node.scans_waiting ? `, ${node.scans_waiting} late` : "";
+  const [asked, kept] = [node.interval_seconds, node.achieved_interval_seconds || node.interval_seconds];
+  const scanned = `scanned every ${duration(kept)}${kept > 1.5 * asked ? `, ${duration(asked)} asked for` : ""}`;
   const facts = [
-    ["Leaked goroutines", sum(certain, (leak) => leak.count), `in ${certain.length} findings, ${leaks.length - certain.length} suspects`],
+    ["Leaked goroutines", number(sum(certain, (leak) => leak.count)), `in ${certain.length} findings, ${leaks.length - certain.length} suspects`],
     ["Go processes", node.tracked, `of ${node.processes} on the node`],
-    ["Goroutines", sum(processes, (one) => one.goroutines), `scanned every ${duration(node.achieved_interval_seconds || node.interval_seconds)}${late}`],
+    ["Goroutines", number(sum(processes, (one) => one.goroutines)), scanned],
     ["Probes", probed || "none", probed ? "the others are polled" : "all processes are polled"],
     ["The agent costs", `${percent(node.used_cores)} of a core`, `budget ${percent(node.budget_cores)}, ${bytes(node.rss_bytes)}`],
   ];
@@ -104,8 +107,8 @@ const showProcesses = (processes) => {
     return element("tr", {},
       element("td", {}, process.service, " ", element("small", { class: "word" }, `PID ${process.pid}`), element("br"), element("small", {}, where(process))),
       element("td", {}, trend(process.history)),
-      element("td", { class: "number" }, process.goroutines ?? "-"),
-      element("td", { class: process.leaked ? "number bad" : "number" }, process.leaked),
+      element("td", { class: "number" }, number(process.goroutines)),
+      element("td", { class: process.leaked ? "number bad" : "number" }, number(process.leaked)),
       element("td", { class: "number" }, bytes(process.heap_bytes), limit),
       element("td", {}, process.error ? element("span", { class: "bad" }, process.error) : waits),
       element("td", { title: process.mode_reason }, process.mode, process.mode === process.wanted_mode ? null : ` (of ${process.wanted_mode})`),
@@ -115,20 +118,21 @@ const showProcesses = (processes) => {
 
 const leakHeads = ["Verdict", "Count", "What", "Service", "Oldest", "Growth", "Pins"];
 
-// What is open stays open when the list is made anew.
+// What is open stays open when the list is made anew. An address that ends in #PID-ID begins with that leak open.
+let first = true;
 const showLeaks = (leaks) => {
   const open = new Set([...document.querySelectorAll("#leaks details[open]")].map((details) => details.dataset.key));
   const place = (at) => `${at.func}\n        ${at.file}:${at.line}`;
   const shown = leaks.filter((leak) => wanted(leak.process.service, leak.process.pid, leak.process.pod, leak.class, leak.title, leak.verdict));
   const items = shown.map((leak) => {
-    const key = `${leak.process.pid} ${leak.id}`;
+    const key = `${leak.process.pid}-${leak.id}`;
     const stack = leak.stack_trace.map(place).join("\n") + (leak.created_by ? `\ncreated by ${place(leak.created_by)}` : "");
     const at = leak.stack_trace.find((frame) => !/^(runtime|sync|internal)[./]/.test(frame.func));
     const details = element("details", { "data-key": key },
       element("summary", {},
         verdict(leak.verdict),
-        element("span", { class: "number" }, leak.count),
-        element("span", {}, leak.title, " ", element("small", {}, at ? at.func : leak.class)),
+        element("span", { class: "number" }, number(leak.count)),
+        element("span", {}, leak.title, " ", element("small", {}, at?.func ?? leak.created_by?.func ?? leak.class)),
         element("span", {}, leak.process.service, " ", element("small", { class: "word" }, `PID ${leak.process.pid}`)),
         element("span", { class: "number" }, duration(leak.duration)),
         element("span", { class: "number" }, leak.growth_per_minute ? `+${leak.growth_per_minute.toFixed(1)}/min` : ""),
@@ -138,9 +142,10 @@ const showLeaks = (leaks) => {
         element("ul", {}, ...leak.evidence.map((line) => element("li", {}, line))),
         stack ? element("pre", {}, stack) : null,
         element("p", {}, element("b", {}, "What to do: "), leak.fix)));
-    details.open = open.has(key);
+    details.open = open.has(key) || (first && location.hash === `#${key}`);
     return details;
   });
+  first = false;
   const heads = element("div", { class: "heads" }, ...leakHeads.map((head, at) => element("span", at === 1 || at > 3 ? { class: "number" } : {}, head)));
   byId("leaks").replaceChildren(...(items.length ? [heads, ...items] : [element("p", { class: "quiet" }, "none found")]));
 };
