@@ -10,17 +10,23 @@ const TIME: Duration = Duration::from_secs(120);
 /// A function of the recorded program that waits in several places.
 const FUNCTION: &str = "main.(*shop)";
 
-/// What a user would do, put behind the graph's own script: clicks on the first box of [`FUNCTION`] and searches
-/// for what is called `main.`.
+/// What a user would do once the graph stands: searches for what has `main.` in its name and clicks on the first box of
+/// [`FUNCTION`].
 const USER: &str = r#"<script><![CDATA[
-window.prompt = function () { return "main."; };
-document.getElementById("search").dispatchEvent(new MouseEvent("click"));
-const clicked = Array.from(document.querySelectorAll("g.f")).find(function (box) {
-  return box.querySelector("title").textContent.startsWith("main.(*shop)");
+window.prompt = function () { return "main\\."; };
+window.addEventListener("load", function () {
+  const click = function (at) { at.dispatchEvent(new MouseEvent("click", { bubbles: true })); };
+  click(document.getElementById("search"));
+  const clicked = Array.from(document.getElementById("frames").children).find(function (box) {
+    return box.querySelector("title")?.textContent.startsWith("main.(*shop)");
+  });
+  clicked.id = "clicked";
+  click(clicked.querySelector("rect"));
 });
-clicked.id = "clicked";
-clicked.dispatchEvent(new MouseEvent("click"));
 ]]></script></svg>"#;
+
+/// The colour of what a search has found.
+const FOUND: &str = "rgb(230,0,230)";
 
 /// Has the browser open a file, with one more argument; gives what it prints.
 fn browse(dir: &Path, file: &Path, argument: &str) -> Result<String> {
@@ -46,6 +52,20 @@ fn size_of_png(png: &[u8]) -> Result<(u32, u32)> {
     Ok((number(16), number(20)))
 }
 
+/// The child with this name of a box.
+fn child<'a>(of: roxmltree::Node<'a, 'a>, name: &str) -> Option<roxmltree::Node<'a, 'a>> {
+    of.children().find(|child| child.has_tag_name(("http://www.w3.org/2000/svg", name)))
+}
+
+fn title<'a>(of: roxmltree::Node<'a, 'a>) -> &'a str {
+    child(of, "title").and_then(|title| title.text()).unwrap_or_default()
+}
+
+/// An attribute of a box's rectangle.
+fn rect<'a>(of: roxmltree::Node<'a, 'a>, name: &str) -> &'a str {
+    child(of, "rect").and_then(|rect| rect.attribute(name)).unwrap_or_default()
+}
+
 #[test]
 fn a_browser_draws_zooms_and_finds() -> Result<()> {
     let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("recordings/shop.sfgi");
@@ -56,38 +76,34 @@ fn a_browser_draws_zooms_and_finds() -> Result<()> {
     let svg = fs::read_to_string(&graph)?;
 
     let drawn = browse(dir.path(), &graph, "--dump-dom")?;
-    let boxes = |text: &str| text.matches("<g class=\"f").count();
+    let boxes = |text: &str| text.matches("<g><title>").count();
     ensure!(boxes(&svg) > 20 && boxes(&drawn) == boxes(&svg), "{} boxes of {}", boxes(&drawn), boxes(&svg));
 
-    fs::write(&used, svg.replace("</svg>", USER))?;
+    let (start, _) = svg.rsplit_once("</svg>").context("no end")?;
+    fs::write(&used, format!("{start}{USER}"))?;
     let seen = browse(dir.path(), &used, "--dump-dom")?;
-    let seen = roxmltree::Document::parse(&seen).context("the browser shows no document")?;
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let seen =
+        roxmltree::Document::parse_with_options(&seen, options).context("the browser shows no document")?;
     let node = |id: &str| {
         let node = seen.descendants().find(|node| node.attribute("id") == Some(id));
         node.with_context(|| format!("the browser shows nothing called {id}"))
     };
     let clicked = node("clicked")?;
-    let of = |node: roxmltree::Node<'_, '_>, name: &str| {
-        let rect = node.children().find(|child| child.has_tag_name("rect"));
-        rect.and_then(|rect| rect.attribute(name)?.parse::<f64>().ok()).context("a box without a rectangle")
-    };
-    ensure!(of(clicked, "width")? == 1200.0, "what was clicked on is as wide as the picture");
-    let title = clicked.descendants().find(|node| node.has_tag_name("title")).and_then(|title| title.text());
-    ensure!(title.is_some_and(|title| title.starts_with(FUNCTION)), "another box was clicked on");
-    let all = || {
-        seen.descendants().filter(|node| node.attribute("class").is_some_and(|class| class.starts_with('f')))
-    };
-    let hidden = all().filter(|node| node.attribute("style").is_some_and(|style| style.contains("none")));
-    ensure!((1..boxes(&svg)).contains(&hidden.count()), "what is beside it is gone, what is above it not");
-    let matching = |node: &roxmltree::Node<'_, '_>| {
-        node.descendants().any(|child| {
-            child.has_tag_name("title") && child.text().is_some_and(|text| text.contains("main."))
-        })
-    };
-    let (names, marked) =
-        (all().filter(matching).count(), all().filter(|node| node.attribute("class") == Some("f m")).count());
-    ensure!(names > 0 && marked == names, "{marked} of {names} are marked");
-    ensure!(node("found")?.text() == Some(&format!("{names} found")), "how many were found is said");
+    ensure!(title(clicked).starts_with(FUNCTION), "another box was clicked on");
+    ensure!(rect(clicked, "width") == "100.0000%", "what was clicked on is not as wide as the picture");
+    let all: Vec<_> = seen
+        .descendants()
+        .filter(|node| child(*node, "rect").is_some() && child(*node, "title").is_some())
+        .collect();
+    ensure!(all.len() == boxes(&svg), "{} boxes of {}", all.len(), boxes(&svg));
+    let hidden = all.iter().filter(|node| node.attribute("class") == Some("hide")).count();
+    ensure!((1..all.len()).contains(&hidden), "what is beside it is gone, what is above it not: {hidden}");
+    let named = all.iter().filter(|node| title(**node).contains("main.")).count();
+    let marked = all.iter().filter(|node| rect(**node, "fill") == FOUND).count();
+    ensure!(named > 0 && marked == named, "{marked} of {named} are marked");
+    let matched = node("matched")?.text().unwrap_or_default();
+    ensure!(matched.starts_with("Matched: "), "what part was found is not said: {matched}");
 
     browse(dir.path(), &graph, &format!("--screenshot={}", picture.display()))?;
     let png = fs::read(&picture)?;

@@ -1,7 +1,7 @@
 //! Time that goroutines waited, by where.
 
 use super::{
-    stacks::Gather,
+    gather::Gather,
     table::{Key, Label, Table},
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! Goroutines made, by `go` statement.
 
 use super::{
-    stacks::Gather,
+    gather::Gather,
     table::{Gap, Key, Label, Table},
 };
 use crate::{

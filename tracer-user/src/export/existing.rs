@@ -1,7 +1,7 @@
 //! Goroutines that exist at the end, by where they are.
 
 use super::{
-    stacks::Gather,
+    gather::Gather,
     table::{Gap, Key, Label, Table},
 };
 use crate::{

@@ -6,8 +6,16 @@ use std::{
     io::{self, Write},
 };
 
-/// Writes it: number, or nanoseconds. What differs only in lines or labels is one stack here.
+/// Writes it.
 pub(super) fn write(out: impl Write, profile: &Profile) -> io::Result<()> {
+    let mut out = io::BufWriter::new(out);
+    stacks(profile).iter().try_for_each(|(stack, value)| writeln!(out, "{stack} {value}"))?;
+    out.flush()
+}
+
+/// Each stack, and its number or nanoseconds: those with the most first. What differs only in lines or labels is one
+/// stack here.
+pub(super) fn stacks(profile: &Profile) -> Vec<(String, u64)> {
     let mut stacks: HashMap<String, u64> = HashMap::new();
     for sample in &profile.samples {
         let value = sample.value(profile.kind);
@@ -18,9 +26,7 @@ pub(super) fn write(out: impl Write, profile: &Profile) -> io::Result<()> {
     }
     let mut stacks: Vec<(String, u64)> = stacks.into_iter().collect();
     stacks.sort_unstable_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
-    let mut out = io::BufWriter::new(out);
-    stacks.iter().try_for_each(|(stack, value)| writeln!(out, "{stack} {value}"))?;
-    out.flush()
+    stacks
 }
 
 /// The names of its functions, outermost first, without what separates them: the name of a generic function may

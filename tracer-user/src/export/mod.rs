@@ -10,6 +10,7 @@ mod existing;
 mod flame;
 mod folded;
 mod frames;
+mod gather;
 mod gotrace;
 mod kind;
 mod off_cpu;

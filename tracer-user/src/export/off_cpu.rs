@@ -1,7 +1,7 @@
 //! Time without a CPU, by where the goroutine last waited or called.
 
 use super::{
-    stacks::Gather,
+    gather::Gather,
     table::{Key, Label, Table},
 };
 use crate::{

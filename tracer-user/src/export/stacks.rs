@@ -1,13 +1,10 @@
 //! Profiles by stack: an observer that gathers, and at the end writes.
 
 use super::{
-    Kind, Span, blocked::Blocked, created::Created, existing::Existing, flame, folded, off_cpu::OffCpu,
-    pprof, profile::Profile, table::Table,
+    Kind, Span, blocked::Blocked, created::Created, existing::Existing, flame, folded, gather::Gather,
+    off_cpu::OffCpu, pprof, profile::Profile, table::Table,
 };
-use crate::{
-    follow::{End, Followed, Observer, Round},
-    model::Step,
-};
+use crate::follow::{End, Followed, Observer, Round};
 use regex::Regex;
 use std::io::{self, Write};
 
@@ -38,18 +35,6 @@ pub struct Wanted {
     pub system: bool,
     /// Where a goroutine was made stands before its own stack.
     pub by_creator: bool,
-}
-
-/// What finds out what counts.
-pub(super) trait Gather {
-    /// Something happened.
-    fn step(&mut self, followed: &mut Followed, step: &Step, table: &mut Table);
-
-    /// Events were lost before what comes.
-    fn lost(&mut self) {}
-
-    /// Nothing comes any more.
-    fn end(&mut self, followed: &Followed, until_ts: u64, table: &mut Table);
 }
 
 /// Gathers what happens to one process by stack, and writes it at the end.

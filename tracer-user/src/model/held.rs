@@ -70,6 +70,7 @@ impl Goroutines {
     }
 
     /// Takes what was kept of this goroutine.
+    #[cold]
     pub(super) fn release(&mut self, at: usize, out: &mut Vec<Step>) {
         if let Some(held) = self.store.at(at).held.take() {
             self.replay(at, held, out);
@@ -98,6 +99,7 @@ impl Goroutines {
     }
 
     /// The goroutine of an event, with what was kept of it said first.
+    #[inline]
     pub(super) fn whose(&mut self, event: &Event, out: &mut Vec<Step>) -> usize {
         let at = self.store.resolve(event.g, event.goid);
         if self.store.at(at).held.is_some() {
@@ -111,6 +113,7 @@ impl Goroutines {
     }
 
     /// Before the first event of a goroutine that a snapshot found: says how it was found.
+    #[inline]
     pub(super) fn introduce(&mut self, at: usize, event: &Event, out: &mut Vec<Step>) {
         let goroutine = self.store.at(at);
         if goroutine.by_snapshot && goroutine.last_ts == 0 {

@@ -43,26 +43,42 @@ impl Goroutines {
             self.late(at, event, &change, out);
             return;
         }
-        let (last, same_thread) = (goroutine.last, goroutine.tid == event.tid);
-        let by_snapshot = self.store.at(at).by_snapshot;
-        let seen = if by_snapshot { Some(self.store.at(at).state) } else { self.known(at) };
-        if let Some(seen) = seen.filter(|seen| *seen != change.from) {
-            let Move { from, to, .. } = change;
-            let switched = self.threads.at(event.tid).switched.contains(&event.g);
-            let told = Told { kind: event.kind, from, to, seen, last, same_thread, switched };
-            match judge(&told, &self.setup) {
-                Verdict::Counted => return,
-                Verdict::Unwatched => {}
-                Verdict::Through(bypass, path) => {
-                    change.note = Note::Bypass(bypass);
-                    self.walk(at, event, seen, bypass, path, out);
-                }
-                // The goroutine may have moved while the snapshot was taken.
-                Verdict::Contradicts if by_snapshot => {}
-                Verdict::Contradicts => self.accuse(at, event, &change, seen, out),
-            }
+        let seen = if goroutine.by_snapshot { Some(goroutine.state) } else { self.known(at) };
+        match seen.filter(|seen| *seen != change.from) {
+            Some(seen) if !self.explain(at, event, &mut change, seen, out) => {}
+            _ => self.advance(at, event, &change, out),
         }
-        self.advance(at, event, &change, out);
+    }
+
+    /// The goroutine was last seen in another state than it is said to come from: finds out why, and says what the
+    /// probes passed over. Says whether the change still counts.
+    #[inline(never)]
+    fn explain(
+        &mut self,
+        at: usize,
+        event: &Event,
+        change: &mut Move,
+        seen: State,
+        out: &mut Vec<Step>,
+    ) -> bool {
+        let goroutine = self.store.at(at);
+        let (last, same_thread) = (goroutine.last, goroutine.tid == event.tid);
+        let by_snapshot = goroutine.by_snapshot;
+        let &mut Move { from, to, .. } = change;
+        let switched = self.threads.at(event.tid).switched.contains(&event.g);
+        let told = Told { kind: event.kind, from, to, seen, last, same_thread, switched };
+        match judge(&told, &self.setup) {
+            Verdict::Counted => return false,
+            Verdict::Unwatched => {}
+            Verdict::Through(bypass, path) => {
+                change.note = Note::Bypass(bypass);
+                self.walk(at, event, seen, bypass, path, out);
+            }
+            // The goroutine may have moved while the snapshot was taken.
+            Verdict::Contradicts if by_snapshot => {}
+            Verdict::Contradicts => self.accuse(at, event, change, seen, out),
+        }
+        true
     }
 
     /// Says the states that a goroutine went through unseen.
@@ -101,10 +117,12 @@ impl Goroutines {
         if matches!(to, State::Waiting | State::Syscall) && !leaked {
             goroutine.site = stack_of(event).unwrap_or_default();
         }
-        let since_ts = if leaked { goroutine.since_ts } else { event.ts };
-        let since_is = if leaked { goroutine.since_is } else { Measure::Exact };
-        self.adopt(at, event, to, since_ts);
-        self.store.at(at).since_is = since_is;
+        let since = leaked.then_some((goroutine.since_ts, goroutine.since_is));
+        self.adopt(at, event, to, event.ts);
+        if let Some(since) = since {
+            let goroutine = self.store.at(at);
+            (goroutine.since_ts, goroutine.since_is) = since;
+        }
     }
 
     /// Takes over a state, and which thread the goroutine is on.
@@ -132,6 +150,7 @@ impl Goroutines {
 
     /// An event that came after younger ones of its goroutine: it is said, but changes nothing,
     /// and may explain what the younger ones were accused of.
+    #[cold]
     pub(super) fn late(&mut self, at: usize, event: &Event, change: &Move, out: &mut Vec<Step>) {
         let key = self.store.key(at);
         if let Some(what) = What::of(change.from, change.to) {

@@ -33,9 +33,25 @@ pub enum State {
     Invalid(u8),
 }
 
+/// By number: two of them are looked up for every event.
+static BY_STATUS: [State; 256] = {
+    let mut all = [State::Unknown; 256];
+    let mut raw = 0;
+    while raw < all.len() {
+        all[raw] = State::of_status(raw as u8);
+        raw += 1;
+    }
+    all
+};
+
 impl State {
     /// The state with this number.
+    #[inline]
     pub fn from_status(raw: u8) -> State {
+        BY_STATUS[usize::from(raw)]
+    }
+
+    const fn of_status(raw: u8) -> State {
         match raw {
             status::IDLE => State::Idle,
             status::RUNNABLE => State::Runnable,
@@ -67,6 +83,41 @@ impl State {
             State::DeadExtra => status::DEADEXTRA,
             State::Unknown | State::Invalid(_) => return None,
         })
+    }
+
+    /// One of each kind, each at its [`State::ordinal`].
+    pub(super) const KINDS: [State; 12] = [
+        State::Unknown,
+        State::Idle,
+        State::Runnable,
+        State::Running,
+        State::Syscall,
+        State::Waiting,
+        State::Dead,
+        State::CopyStack,
+        State::Preempted,
+        State::Leaked,
+        State::DeadExtra,
+        State::Invalid(0),
+    ];
+
+    /// Which of [`State::KINDS`] it is.
+    #[inline]
+    pub(super) const fn ordinal(self) -> usize {
+        match self {
+            State::Unknown => 0,
+            State::Idle => 1,
+            State::Runnable => 2,
+            State::Running => 3,
+            State::Syscall => 4,
+            State::Waiting => 5,
+            State::Dead => 6,
+            State::CopyStack => 7,
+            State::Preempted => 8,
+            State::Leaked => 9,
+            State::DeadExtra => 10,
+            State::Invalid(_) => 11,
+        }
     }
 
     /// Whether a goroutine in this state is blocked on something that its wait reason names.
@@ -102,5 +153,21 @@ impl fmt::Display for State {
             State::DeadExtra => "dead (extra)",
             State::Invalid(raw) => return write!(f, "status {raw}"),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_stands_at_its_ordinal() {
+        for (at, kind) in State::KINDS.into_iter().enumerate() {
+            assert_eq!(kind.ordinal(), at, "{kind}");
+        }
+        for raw in 0..=u8::MAX {
+            let state = State::from_status(raw);
+            assert!(matches!(state, State::Unknown | State::Invalid(_)) || state.status() == Some(raw));
+        }
     }
 }

@@ -146,7 +146,12 @@ impl What {
 
     /// What a legal change of state is called; `None` for one that says nothing about the
     /// goroutine (its `g` is being made, its stack moves).
+    #[inline]
     pub(super) fn of(from: State, to: State) -> Option<What> {
+        BY_CHANGE[from.ordinal()][to.ordinal()]
+    }
+
+    const fn of_change(from: State, to: State) -> Option<What> {
         Some(match (from, to) {
             (State::Idle | State::CopyStack, _) | (_, State::CopyStack) => return None,
             (State::Dead | State::DeadExtra, _) => What::Create,
@@ -162,6 +167,18 @@ impl What {
         })
     }
 }
+
+/// By states before and after: looked up for every event.
+static BY_CHANGE: [[Option<What>; State::KINDS.len()]; State::KINDS.len()] = {
+    let mut all = [[None; State::KINDS.len()]; State::KINDS.len()];
+    let mut at = 0;
+    while at < State::KINDS.len() * State::KINDS.len() {
+        let (from, to) = (at / State::KINDS.len(), at % State::KINDS.len());
+        all[from][to] = What::of_change(State::KINDS[from], State::KINDS[to]);
+        at += 1;
+    }
+    all
+};
 
 /// Some of the kinds of steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -103,6 +103,7 @@ impl Store {
     }
 
     /// The place of a goroutine that begins on this `g`; who used it before is dead.
+    #[inline(never)]
     pub(super) fn renew(&mut self, g: u64, goid: u64, ts: u64) -> usize {
         if let Some(at) = self.by_g.remove(g) {
             let old = &mut self.places[at];
@@ -115,6 +116,7 @@ impl Store {
         self.insert(g, goid)
     }
 
+    #[inline(never)]
     fn insert(&mut self, g: u64, goid: u64) -> usize {
         let Some(at) = self.room() else {
             self.refused += 1;
@@ -147,6 +149,7 @@ impl Store {
     }
 
     /// A goroutine died: it is forgotten after a while.
+    #[inline(never)]
     pub(super) fn bury(&mut self, at: usize) {
         let place = &mut self.places[at];
         if at != SCRATCH && !place.queued {

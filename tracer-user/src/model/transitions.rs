@@ -128,26 +128,22 @@ impl Edge {
     }
 }
 
-/// The edges of one version, ready to be asked: bit `to` of row `from`.
+/// The edges of one version, ready to be asked: a bit for each state after, a row for each before.
 #[derive(Clone, Debug)]
-pub(super) struct Graph([u16; 16]);
+pub(super) struct Graph([u16; State::KINDS.len()]);
 
 impl Graph {
     /// What `casgstatus` may be asked for in Go 1.`minor`.
     pub(super) fn of_casgstatus(minor: u32) -> Graph {
-        let mut rows = [0u16; 16];
+        let mut rows = [0; State::KINDS.len()];
         for edge in EDGES.iter().filter(|edge| edge.by == By::Casgstatus && edge.holds_in(minor)) {
-            if let (Some(from), Some(to)) = (edge.from.status(), edge.to.status()) {
-                rows[usize::from(from) % 16] |= 1 << (to % 16);
-            }
+            rows[edge.from.ordinal()] |= 1 << edge.to.ordinal();
         }
         Graph(rows)
     }
 
+    #[inline]
     pub(super) fn has(&self, from: State, to: State) -> bool {
-        match (from.status(), to.status()) {
-            (Some(from), Some(to)) => self.0[usize::from(from) % 16] & (1 << (to % 16)) != 0,
-            _ => false,
-        }
+        self.0[from.ordinal()] & (1 << to.ordinal()) != 0
     }
 }

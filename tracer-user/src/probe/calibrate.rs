@@ -1,11 +1,7 @@
 //! What a probe costs on this host, measured before the trace on this process itself: a real
 //! uprobe, with the real program, on a function of ours that calls itself a goroutine.
 
-use super::{
-    object,
-    runs::Programs,
-    session::{Options, ProbeError, Session},
-};
+use super::{config::Options, error::ProbeError, object, runs::Programs, session::Session};
 use aya::programs::uprobe::UProbeScope;
 use rustix::time::{ClockId, clock_gettime};
 use std::{arch::asm, cell::Cell, fs::File, num::NonZeroU32};

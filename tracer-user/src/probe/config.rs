@@ -1,9 +1,6 @@
-//! What the programs must know of one target: offsets, addresses, which wait reasons are fake.
+//! How to trace, and what the programs must know of one target for it: offsets, addresses, which wait reasons are fake.
 
-use super::{
-    btf::TaskLayout,
-    session::{Options, ProbeError},
-};
+use super::{btf::TaskLayout, error::ProbeError};
 use crate::{
     model::FAKE_WAITS,
     target::{GoBinary, Plan},
@@ -13,6 +10,21 @@ use tracer_common::{Config, KINDS, flags};
 
 /// `PROC_PID_INIT_INO` (`include/linux/proc_ns.h`): the initial PID namespace.
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// How to trace.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of one event ring, a power of two.
+    pub ring_bytes: u32,
+    /// Only these goroutines; empty: all.
+    pub goids: Vec<u64>,
+    /// Also the threads' on/off-CPU times (`sched_switch`, `sched_wakeup`).
+    pub threads: bool,
+    /// Walk a stack on beyond the frame that tells the place: callers, up to twelve frames.
+    pub callers: bool,
+    /// The process does not run the binary yet: nothing that comes is to be dropped.
+    pub from_birth: bool,
+}
 
 pub(super) fn build(
     pid: NonZeroU32,

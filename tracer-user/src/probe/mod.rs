@@ -4,6 +4,7 @@
 mod btf;
 mod calibrate;
 mod config;
+mod error;
 mod host;
 mod merge;
 mod object;
@@ -12,6 +13,8 @@ mod runs;
 mod session;
 
 pub use calibrate::{Calibration, calibrate};
+pub use config::Options;
+pub use error::ProbeError;
 pub use host::{HostError, check as check_host};
 pub use runs::{Counting, Programs, count_runs, ran_ns};
-pub use session::{Options, ProbeError, Session, Totals};
+pub use session::{Session, Totals};

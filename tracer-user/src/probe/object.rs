@@ -1,6 +1,6 @@
 //! The compiled eBPF object, and loading one copy of it for one target.
 
-use super::{ring::Ring, session::ProbeError};
+use super::{error::ProbeError, ring::Ring};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{ArrayOfMaps, Map, MapData, MapError, RingBuf},

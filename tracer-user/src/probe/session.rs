@@ -2,7 +2,8 @@
 
 use super::{
     btf::TaskLayout,
-    config,
+    config::{self, Options},
+    error::ProbeError,
     merge::Merger,
     object,
     ring::{Left, Ring},
@@ -11,12 +12,12 @@ use super::{
 use crate::{
     clock::now,
     event::{Batch, DecodeError, decode},
-    target::{GoBinary, LayoutError, Plan, ProbeSite},
+    target::{GoBinary, Plan, ProbeSite},
 };
 use aya::{
     Btf, Ebpf,
     maps::{HashMap, MapData, PerCpuArray},
-    programs::{ProgramError, uprobe::UProbeScope},
+    programs::uprobe::UProbeScope,
 };
 use aya_log::EbpfLogger;
 use std::{
@@ -24,67 +25,6 @@ use std::{
     time::Duration,
 };
 use tracer_common::{Config, Counters, Kind};
-
-/// Why a target cannot be traced.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// The object's maps could not be created.
-    #[error("the kernel refused the eBPF object: {0:#}")]
-    Load(anyhow::Error),
-    /// The build is broken.
-    #[error("the eBPF object has no {0}: this sfgi was built wrongly")]
-    Object(&'static str),
-    /// The verifier or the attach point refused a program.
-    #[error("the kernel refused the eBPF program {name}")]
-    Program {
-        /// Name of the program.
-        name: &'static str,
-        /// The kernel's reason.
-        source: ProgramError,
-    },
-    /// A uprobe could not be placed.
-    #[error("cannot put a uprobe on {function} (file offset {offset:#x})")]
-    Attach {
-        /// The Go function.
-        function: String,
-        /// Where in the file.
-        offset: u64,
-        /// The kernel's reason.
-        source: ProgramError,
-    },
-    /// The rings could not be made.
-    #[error("cannot create an event ring of {bytes} bytes (a power of two, at least a page)")]
-    Ring {
-        /// The size asked for.
-        bytes: u32,
-        /// The kernel's reason.
-        source: aya::maps::MapError,
-    },
-    /// The kernel's types could not be read.
-    #[error("cannot read the kernel's BTF: {0}")]
-    Btf(String),
-    /// A structure of this Go version does not look as the probes need it.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// Counters could not be read.
-    #[error("cannot read the probes' counters")]
-    Counters(#[source] aya::maps::MapError),
-}
-
-/// How to trace.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Bytes of one event ring, a power of two.
-    pub ring_bytes: u32,
-    /// Only these goroutines; empty: all.
-    pub goids: Vec<u64>,
-    /// Also the threads' on/off-CPU times (`sched_switch`, `sched_wakeup`).
-    pub threads: bool,
-    /// Walk a stack on beyond the frame that tells the place: callers, up to twelve frames.
-    pub callers: bool,
-    /// The process does not run the binary yet: nothing that comes is to be dropped.
-    pub from_birth: bool,
-}
 
 /// Counts since the start of the session, by [`Kind`].
 #[derive(Clone, Debug, Default)]

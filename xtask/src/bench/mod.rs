@@ -2,6 +2,7 @@
 //! here they become a table and JSON.
 
 mod agent;
+mod churn;
 mod fixture;
 mod illegal;
 mod leaks;
@@ -39,6 +40,7 @@ const BENCHES: &[Bench] = &[
     ("snapshot", snapshot::run),
     ("leaks", leaks::run),
     ("agent", agent::run),
+    ("churn", churn::run),
 ];
 
 /// What may be named on the command line.

@@ -1,0 +1,117 @@
+//! What `sfgi agent` keeps of programs that come and go: fifty a second for five minutes must leave nothing behind.
+
+use super::{Row, Setting, fixture::Fixture};
+use crate::{setup::go, sh};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Programs a second, and for how long.
+const A_SECOND: u32 = 50;
+const LONG: Duration = Duration::from_secs(300);
+/// When the agent is used to it: from then on nothing may grow.
+const USED_TO: Duration = Duration::from_secs(60);
+/// What a program does before it ends: goroutines that end at once.
+const WORK: &str = "1000";
+/// What the agent may take at the end to what it took when it was used to it.
+const GROWTH: f64 = 1.1;
+
+pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
+    let program = Fixture::build("short", go::BENCH, &[])?;
+    let mut command = sh::root_command(&setting.sfgi)?;
+    let include = format!("^{}$", program.display());
+    command.args(["agent", "--pictures", "--listen", "127.0.0.1:0", "--include", &include]);
+    let mut agent = sh::Child::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let pid = agent.0.id();
+    let mut log = BufReader::new(agent.0.stderr.take().context("no stderr")?).lines().map_while(Result::ok);
+    let address = log.find_map(|line| line.split_once("listens on ").map(|(_, at)| at.trim().to_owned()));
+    let address = address.context("sfgi agent does not listen")?;
+    thread::spawn(move || log.count());
+    let pictures = BufReader::new(agent.0.stdout.take().context("no stdout")?).lines();
+    let latest = Arc::new(Mutex::new(Value::Null));
+    let keep = Arc::clone(&latest);
+    thread::spawn(move || {
+        for line in pictures.map_while(Result::ok) {
+            *keep.lock().unwrap_or_else(PoisonError::into_inner) =
+                serde_json::from_str(&line).unwrap_or_default();
+        }
+    });
+    thread::sleep(Duration::from_secs(5));
+    let (before, files) = (series(&address)?, files(pid)?);
+
+    let (began, mut started, mut memory) = (Instant::now(), 0u32, None);
+    let mut running = Vec::new();
+    while began.elapsed() < LONG {
+        let mut short = sh::command(&program)?;
+        running.push(short.args(["-n", WORK]).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
+        started += 1;
+        running.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        if memory.is_none() && began.elapsed() > USED_TO {
+            memory = Some(number(&latest, "rss_bytes")?);
+        }
+        if started % (A_SECOND * 30) == 0 {
+            eprintln!("bench churn: {started} programs in {:.0} s", began.elapsed().as_secs_f64());
+        }
+        thread::sleep(
+            (began + Duration::from_secs(1) * started / A_SECOND).saturating_duration_since(Instant::now()),
+        );
+    }
+    let rate = f64::from(started) / began.elapsed().as_secs_f64();
+    let (grown, cpu) = (number(&latest, "rss_bytes")?, number(&latest, "cpu_seconds")?);
+    let seconds = began.elapsed().as_secs_f64();
+    for child in &mut running {
+        child.wait()?;
+    }
+    // Long enough for it to see that all have ended, and to forget them.
+    thread::sleep(Duration::from_secs(30));
+    let after = series(&address)?;
+    let stale: Vec<&String> =
+        after.iter().filter(|series| series.contains("short") && !before.contains(*series)).collect();
+    ensure!(stale.is_empty(), "series of programs that have ended: {stale:?}");
+    let seen = number(&latest, "seen/started_total")?;
+    let tracked = number(&latest, "seen/tracked")?;
+    ensure!(tracked == 0.0, "{tracked} programs are watched that have ended");
+    let left = self::files(pid)? as f64 - files as f64;
+    let memory = memory.context("it ended too early")?;
+    let what = format!("sfgi agent, {A_SECOND} programs a second for {} minutes", LONG.as_secs() / 60);
+    Ok(vec![
+        Row::new(format!("{what}: programs a second"), "", vec![rate]),
+        Row::new(format!("{what}: of them seen"), "%", vec![seen / f64::from(started) * 100.0]),
+        Row::new(format!("{what}: CPU"), "% of a core", vec![cpu / seconds * 100.0]),
+        Row::new(format!("{what}: memory at the end to after a minute"), "", vec![grown / memory])
+            .within(GROWTH),
+        Row::new(format!("{what}: files that it holds open more than before"), "", vec![left]).within(2.0),
+    ])
+}
+
+/// A figure of the node in the latest picture.
+fn number(latest: &Mutex<Value>, name: &str) -> Result<f64> {
+    let picture = latest.lock().unwrap_or_else(PoisonError::into_inner);
+    let number = picture.pointer(&format!("/node/{name}")).and_then(Value::as_f64);
+    number.with_context(|| format!("the picture has no {name}"))
+}
+
+/// Files that the process holds open.
+fn files(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+/// The names of all series, with their labels.
+fn series(address: &str) -> Result<BTreeSet<String>> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    ensure!(text.starts_with("HTTP/1.1 200"), "no metrics: {}", text.lines().next().unwrap_or_default());
+    let names = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+    Ok(names.map(|(series, _)| series.to_owned()).collect())
+}
