@@ -246,6 +246,29 @@ fn a_program_that_executes_itself_is_another_one() -> Result<()> {
     Ok(())
 }
 
+/// By the sweep alone: it is not scanned again.
+#[test]
+fn an_old_program_that_executes_itself_is_noticed_without_a_scan() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let own = Own::new("idle")?;
+    let mut target = own.start(&["-n", "40"])?;
+    let include = format!("^{}/", own.dir.path().display());
+    let agent = Agent::start(&["--interval", "1h", "--budget", "30%", "--include", &include])?;
+    let before = agent.wait_for(target.pid(), scanned)?;
+    // Until it is an old one.
+    let from = before["id"].clone();
+    agent.wait(|picture| {
+        picture["unix_ns"].as_u64() > before["scan"]["unix_ns"].as_u64().map(|ns| ns + 6_000_000_000)
+    })?;
+    target.tell("again")?;
+    let after = agent.wait_for(target.pid(), |process| scanned(process) && process["id"] != from)?;
+    assert_eq!(after["id"]["program"], 1);
+    assert!(after["error"].is_null(), "{after}");
+    Ok(())
+}
+
 /// Many programs that live for a moment: each comes and goes, and nothing of them stays.
 #[test]
 fn programs_that_live_for_a_moment() -> Result<()> {

@@ -1,6 +1,6 @@
 //! `sfgi agent`: probes are raised and lowered as the budget has it.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use live_tests::{
@@ -91,5 +91,65 @@ fn what_becomes_too_dear_ends_within_two_seconds() -> Result<()> {
     assert!(took <= Duration::from_secs(2), "it took {took:?}: {}", said.text);
     let process = agent.wait_for(target.pid(), |process| process["mode"] != "full")?;
     assert!(process["mode_reason"].as_str().is_some_and(|why| why.contains("full")), "{process}");
+    Ok(())
+}
+
+/// Whether a process has the kernel count the runs of eBPF programs: that belongs to a file descriptor.
+fn counts_runs(pid: u32) -> Result<bool> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))?;
+    let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    Ok(links.into_iter().any(|link| link == Path::new("anon_inode:bpf-stats")))
+}
+
+/// What the programs run is added up, also of sessions that are over, and the kernel counts only while one stands.
+#[test]
+fn the_run_time_of_programs_is_told_and_counted_only_while_they_stand() -> Result<()> {
+    if !machine::can_trace() {
+        return Ok(());
+    }
+    let own = Own::new("idle")?;
+    let mut target = own.start(&["-n", "40"])?;
+    let agent = own.agent(&["--budget", "50%"])?;
+    agent.wait_for(target.pid(), |process| process["scan"].is_object())?;
+    assert!(!counts_runs(agent.process.pid())?);
+    let picture = agent.wait(|_| true)?;
+    assert!(picture["node"]["bpf_seconds"].is_null(), "{}", picture["node"]);
+    drop(agent);
+
+    let config = own.dir.path().join("sfgi.toml");
+    let write = |mode: &str| -> Result<()> {
+        let exe = own.dir.path().join("idle");
+        let text = format!(
+            "scan = {{ interval = \"1s\", mode = \"{mode}\" }}\nbudget.node = \"50%\"\n[[include]]\nexe = \"^{}$\"\n",
+            exe.display()
+        );
+        Ok(fs::write(&config, text)?)
+    };
+    write("full")?;
+    let agent = Agent::start(&["--config", config.to_str().context("path")?])?;
+    let pid = agent.process.pid();
+    agent.wait_for(target.pid(), |process| process["mode"] == "full")?;
+    assert!(counts_runs(pid)?);
+    for _ in 0..20 {
+        target.command("leak", SOON)?;
+    }
+    let seconds = |picture: &serde_json::Value| picture["node"]["bpf_seconds"].as_f64().unwrap_or(0.0);
+    let hits = |picture: &serde_json::Value| {
+        let process = live_tests::agent::of(picture, target.pid())?;
+        process["events"]["hits"].as_u64()
+    };
+    let picture = agent.wait(|picture| hits(picture) >= Some(400) && seconds(picture) > 0.0)?;
+    let (told, hits) = (seconds(&picture), hits(&picture).unwrap_or(0));
+    let each_ns = told * 1e9 / hits as f64;
+    assert!((50.0..100_000.0).contains(&each_ns), "{told} s for {hits} hits");
+
+    write("poll")?;
+    agent.process.signal(rustix::process::Signal::HUP)?;
+    let picture = agent.wait(|picture| {
+        live_tests::agent::of(picture, target.pid()).is_some_and(|process| process["mode"] == "poll")
+    })?;
+    assert!(seconds(&picture) >= told);
+    // The thread that removes the probes may need a moment more.
+    agent.wait(|_| !counts_runs(pid).unwrap_or(true))?;
     Ok(())
 }

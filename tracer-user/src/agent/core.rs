@@ -1,21 +1,23 @@
-//! The agent's own thread: takes in what discovery and scans found, decides what is done next, answers requests,
-//! publishes pictures.
+//! The agent's own thread: takes in what discovery and scans found, decides what is done next, and publishes
+//! pictures.
+
+mod asked;
+mod probes;
 
 use super::{
-    Handle, answer,
+    Handle,
     discover::{Binaries, Discovery, Found, Swept},
-    follow::{self, Limits},
-    governor::{Bucket, Ceiling, News},
+    governor::{Bucket, News},
     node,
     picture::{NodePicture, Picture, ProcessId, Seen},
-    probed::{Next, Probed},
-    request::{Answer, Profile, Refusal, Request, Scanned},
+    request::Request,
     rules::Plan,
-    scan::{self, Leaks, Pool, Target, Task, Told},
-    settings::{Mode, Settings},
+    scan::{self, Pool, Target, Task, Told},
+    settings::Settings,
     tracked::{Tracked, Work, named},
 };
-use crate::{clock, detect::Verdict, probe};
+use crate::{clock, probe};
+use asked::{Trigger, scanned};
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     io,
@@ -35,11 +37,6 @@ const LOOKS_AT_ONCE: usize = 2;
 /// The first scan of a process: soon, but not of all at once.
 const FIRST: Duration = Duration::from_secs(1);
 const FIRST_APART: Duration = Duration::from_millis(150);
-/// Processes that have probes at the same time, and that are being attached to: each has a thread and rings.
-const MOST_PROBED: usize = 64;
-const ATTACHING: usize = 2;
-/// The part of the node's budget that probes may use: the rest is for scans.
-const PROBES_SHARE: f64 = 0.7;
 /// Requests that wait.
 const REQUESTS: usize = 64;
 /// Sentences that are kept of what went wrong.
@@ -111,13 +108,6 @@ impl Drop for Report {
             let _ = self.to.send(message);
         }
     }
-}
-
-/// Scans that someone waits for.
-struct Trigger {
-    waiting: HashSet<ProcessId>,
-    scanned: Scanned,
-    answer: Answer<Scanned>,
 }
 
 struct Core {
@@ -265,20 +255,6 @@ impl Core {
         }
     }
 
-    /// A process has been scanned, or will not be.
-    fn untrigger(&mut self, id: ProcessId, scanned: Option<Scanned>) {
-        for trigger in &mut self.triggers {
-            if trigger.waiting.remove(&id) {
-                let Scanned { scanned, leaked } = scanned.unwrap_or_default();
-                trigger.scanned.scanned += scanned;
-                trigger.scanned.leaked += leaked;
-            }
-        }
-        for trigger in self.triggers.extract_if(.., |trigger| trigger.waiting.is_empty()) {
-            let _ = trigger.answer.send(Ok(trigger.scanned));
-        }
-    }
-
     /// Begins what is due, the latest first, as far as the budget goes.
     fn begin(&mut self) {
         let at = clock::now() as f64 / 1e9;
@@ -318,89 +294,6 @@ impl Core {
             done.message = Some(Message::Done { id, work, cost, result: result.map(Box::new) });
         });
         self.pool.run(Task { about: pid, run });
-    }
-
-    /// Raises and lowers probes, as wishes and the budget have it.
-    fn govern(&mut self) {
-        let at = clock::now() as f64 / 1e9;
-        let budget = self.settings.budget;
-        let all: f64 = self.tracked.values().map(|tracked| tracked.probed.cores()).sum();
-        let count = |wanted: fn(&Probed) -> bool| {
-            self.tracked.values().filter(|tracked| wanted(&tracked.probed)).count()
-        };
-        let (mut active, mut attaching) = (count(Probed::is_active), count(Probed::is_attaching));
-        let mut starts = Vec::new();
-        let mut changes = Vec::new();
-        for (pid, tracked) in &mut self.tracked {
-            if let Some((cause, said)) = tracked.raise(at, &self.settings.raise) {
-                if let Some(cause) = cause {
-                    self.node.raises.count(cause);
-                }
-                log::info!("PID {pid} ({}): {said}", tracked.target.identity.service);
-            }
-            let wanted = tracked.wanted();
-            // What the others leave of the node's.
-            let left = budget.process.min(PROBES_SHARE * budget.node - (all - tracked.probed.cores()));
-            match tracked.probed.step(at, wanted, left) {
-                Next::Start(mode)
-                    if active < MOST_PROBED && attaching < ATTACHING && self.bucket.has_left() =>
-                {
-                    (active, attaching) = (active + 1, attaching + 1);
-                    starts.push((*pid, mode, left));
-                }
-                Next::Nothing | Next::Start(_) => {}
-                Next::Changed(text) => changes.push((*pid, text)),
-            }
-        }
-        for (pid, text) in changes {
-            self.say_change(pid, &text);
-        }
-        for (pid, mode, left) in starts {
-            self.probe(pid, mode, left);
-        }
-    }
-
-    fn probe(&mut self, pid: u32, mode: Mode, budget: f64) {
-        let Some(tracked) = self.tracked.get_mut(&pid) else { return };
-        let (id, told) = (tracked.found.id, self.told.clone());
-        let tell = move |news| {
-            let _ = told.send(Message::Watched { id, news });
-        };
-        if let Err(err) = tracked.probed.start(&tracked.target, mode, budget, tell) {
-            self.complain(format!("no thread can be started to probe PID {pid} with: {err}"));
-        }
-    }
-
-    /// What the thread that probes a process says.
-    fn watched(&mut self, id: ProcessId, news: News) {
-        let at = clock::now() as f64 / 1e9;
-        if let News::Cost(spent) = &news {
-            self.programs_seconds += spent.program_cores * spent.seconds;
-        }
-        let all: f64 = self.tracked.values().map(|tracked| tracked.probed.cores()).sum();
-        let Some(tracked) = self.tracked.get_mut(&id.pid).filter(|tracked| tracked.found.id == id) else {
-            return;
-        };
-        if matches!(news, News::Ended(Some(_))) && !tracked.target.process.alive() {
-            return;
-        }
-        tracked.changed();
-        match tracked.probed.news(news, at) {
-            Next::Nothing => {}
-            Next::Start(mode) => {
-                let budget = self.settings.budget;
-                self.probe(id.pid, mode, budget.process.min(PROBES_SHARE * budget.node - all));
-            }
-            Next::Changed(text) => self.say_change(id.pid, &text),
-        }
-    }
-
-    fn say_change(&mut self, pid: u32, text: &str) {
-        self.node.mode_changes += 1;
-        if let Some(tracked) = self.tracked.get_mut(&pid) {
-            tracked.changed();
-            log::info!("PID {pid} ({}): {text}", tracked.target.identity.service);
-        }
     }
 
     /// Whether something hangs.
@@ -461,96 +354,6 @@ impl Core {
         self.pictures.send_replace(Arc::new(picture));
     }
 
-    fn answer(&mut self, request: Request) {
-        match request {
-            Request::TriggerScan { pid, answer } => self.trigger(pid, answer),
-            Request::SetMode { pid, mode, answer } => {
-                let result = self.set_mode(pid, mode);
-                let _ = answer.send(result);
-            }
-            Request::Raise { process, why } => {
-                let tracked = self.tracked.get_mut(&process.pid);
-                if let Some(tracked) = tracked.filter(|tracked| tracked.found.id == process) {
-                    tracked.ask_detail(&why);
-                }
-            }
-            Request::Profile { pid, kind: Profile::Block(seconds), answer } => {
-                self.follow(pid, seconds, answer, follow::block_profile);
-            }
-            Request::Profile { pid, kind, answer } => {
-                self.ask(pid, answer, move |target, settings| answer::profile(target, kind, settings));
-            }
-            Request::Goroutines { pid, filter, form, answer } => {
-                self.ask(pid, answer, move |target, _| answer::goroutines(target, &filter, form));
-            }
-            Request::Trace { pid, seconds, answer } => self.follow(pid, seconds, answer, follow::trace),
-            Request::Record { pid, seconds, file, answer } => {
-                self.follow(pid, seconds, answer, |target, limits, answer| {
-                    follow::record(target, limits, file.into(), answer);
-                });
-            }
-            Request::Reload(settings) => self.reload(*settings),
-            Request::Stop => {}
-        }
-    }
-
-    /// Has a thread follow a process for a time.
-    fn follow<T>(
-        &self,
-        pid: u32,
-        seconds: Duration,
-        answer: Answer<T>,
-        begin: impl FnOnce(Arc<Target>, Limits, Answer<T>),
-    ) {
-        let Some(tracked) = self.tracked.get(&pid) else {
-            let _ = answer.send(Err(Refusal::Unknown(pid)));
-            return;
-        };
-        let left = self.settings.budget.process - tracked.probed.program_cores();
-        begin(Arc::clone(&tracked.target), Limits { ceiling: Ceiling(left), seconds }, answer);
-    }
-
-    /// Has a thread of the pool make the answer.
-    fn ask<T: Send + 'static>(
-        &self,
-        pid: u32,
-        answer: Answer<T>,
-        make: impl FnOnce(&Target, &Settings) -> Result<T, Refusal> + Send + 'static,
-    ) {
-        let Some(tracked) = self.tracked.get(&pid) else {
-            let _ = answer.send(Err(Refusal::Unknown(pid)));
-            return;
-        };
-        let (target, settings) = (Arc::clone(&tracked.target), Arc::clone(&self.settings));
-        let run = Box::new(move || {
-            let made = make(&target, &settings);
-            let ended = made.is_err() && !target.process.alive();
-            let _ = answer.send(if ended { Err(Refusal::Ended(pid)) } else { made });
-        });
-        self.pool.run(Task { about: pid, run });
-    }
-
-    fn trigger(&mut self, pid: Option<u32>, answer: Answer<Scanned>) {
-        let wanted = |tracked: &&mut Tracked| pid.is_none_or(|pid| tracked.found.id.pid == pid);
-        let mut waiting = HashSet::new();
-        for tracked in self.tracked.values_mut().filter(wanted) {
-            tracked.triggered = true;
-            waiting.insert(tracked.found.id);
-        }
-        let scanned = Scanned::default();
-        match (waiting.is_empty(), pid) {
-            (false, _) => self.triggers.push(Trigger { waiting, scanned, answer }),
-            (true, Some(pid)) => drop(answer.send(Err(Refusal::Unknown(pid)))),
-            (true, None) => drop(answer.send(Ok(scanned))),
-        }
-    }
-
-    fn set_mode(&mut self, pid: u32, mode: Option<Mode>) -> Result<(), Refusal> {
-        let tracked = self.tracked.get_mut(&pid).ok_or(Refusal::Unknown(pid))?;
-        tracked.ask_mode(mode);
-        Ok(())
-    }
-
     /// Goes on by other settings; nothing that is known is lost.
     fn reload(&mut self, settings: Settings) {
         self.settings = Arc::new(settings);
@@ -573,12 +376,4 @@ impl Core {
         }
         log::info!("goes on with other settings");
     }
-}
-
-/// What a look at a heap comes to.
-fn scanned(leaks: &Leaks) -> Scanned {
-    // Timers are no goroutines.
-    let sure =
-        leaks.groups.iter().filter(|group| group.verdict > Verdict::Suspect && !group.goids.is_empty());
-    Scanned { scanned: leaks.scanned, leaked: sure.map(|group| group.count).sum() }
 }

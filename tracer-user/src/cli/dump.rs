@@ -166,17 +166,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.group && args.format == Format::Pprof {
         bail!("a pprof profile always is in groups: leave out --group");
     }
-    let opened = match (args.pid, &args.exe) {
-        (Some(pid), _) => Opened::process(pid, &args.layout)?,
-        (None, Some(exe)) => Opened::file(exe, &args.layout)?,
-        (None, None) => {
-            bail!("neither a process nor a core file was given: use -p PID, or --core FILE --exe FILE")
-        }
-    };
+    let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
     // An output that cannot be written is refused before anything is read.
     let (out, terminal) = output::open(args.output.as_deref())?;
-    if args.format == Format::Pprof && terminal {
-        bail!("a pprof profile is not for a terminal: write it to a file with -o FILE");
+    if args.format == Format::Pprof {
+        output::no_text("a pprof profile", terminal)?;
     }
     let mut out = BufWriter::with_capacity(BUFFER, out);
     if let Some(process) = &opened.process {

@@ -1,6 +1,6 @@
 //! `sfgi export`: a recording, for other tools.
 
-use super::{parse::duration, report};
+use super::{output, parse::duration, report};
 use crate::{
     export::{Csv, Form, GoTrace, Kind, Perfetto, Span, Stacks, Wanted},
     follow::Observer,
@@ -8,7 +8,7 @@ use crate::{
     present::{Filter, Json, Printer, Sink},
     recording::{Head, copy_document},
 };
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
 use std::{
@@ -121,8 +121,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let player = report::open(&args.file)?;
     // An output that cannot be written is refused before any event is read.
     let (out, terminal) = report::output(args.output.as_deref(), &args.file)?;
-    if terminal && !args.to.is_text() {
-        bail!("this format is not for a terminal: write it to a file with -o FILE");
+    if !args.to.is_text() {
+        output::no_text("this format", terminal)?;
     }
     let mut out = BufWriter::with_capacity(1 << 16, out);
     if args.kind == Some(KindArg::Leaks) {

@@ -31,17 +31,11 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         bail!("--watch writes text or JSON: leave out --watch, or choose --format text or json");
     }
     let (rules, baseline) = (args.rules()?, args.baseline()?);
-    let opened = match (args.pid, &args.exe) {
-        (Some(pid), _) => Opened::process(pid, &args.layout)?,
-        (None, Some(exe)) => Opened::file(exe, &args.layout)?,
-        (None, None) => {
-            bail!("neither a process nor a core file was given: use -p PID, or --core FILE --exe FILE")
-        }
-    };
+    let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
     // An output that cannot be written is refused before anything is read.
     let (out, terminal) = output::open(args.output.as_deref())?;
-    if args.format == Format::Pprof && terminal {
-        bail!("a pprof profile is not for a terminal: write it to a file with -o FILE");
+    if args.format == Format::Pprof {
+        output::no_text("a pprof profile", terminal)?;
     }
     let (scope, pid, history) = (args.scope(), args.pid, History::default());
     let judge = Judge { args, opened: &opened, rules, baseline, scope, pid, history };

@@ -2,7 +2,7 @@
 
 pub(super) use crate::live::Opened;
 use crate::target::{GoBinary, Layout, Process};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 use std::{
     fs::File,
@@ -26,6 +26,17 @@ impl LayoutArg {
 }
 
 impl Opened {
+    /// What a process runs, or the executable of a core file, whichever was given.
+    pub(super) fn either(pid: Option<u32>, exe: Option<&Path>, layout: &LayoutArg) -> Result<Opened> {
+        match (pid, exe) {
+            (Some(pid), _) => Opened::process(pid, layout),
+            (None, Some(exe)) => Opened::file(exe, layout),
+            (None, None) => {
+                bail!("neither a process nor a core file was given: use -p PID, or --core FILE --exe FILE")
+            }
+        }
+    }
+
     /// What a process runs.
     pub(super) fn process(pid: u32, layout: &LayoutArg) -> Result<Opened> {
         let process = Process::open(pid.cast_signed())?;

@@ -1,6 +1,6 @@
 //! Where results go.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Write},
@@ -17,6 +17,12 @@ pub(super) fn open(path: Option<&Path>) -> Result<(Box<dyn Write + Send>, bool)>
         }
         _ => (Box::new(io::stdout()), io::stdout().is_terminal()),
     })
+}
+
+/// Refuses to write what is no text to a terminal.
+pub(super) fn no_text(what: &str, terminal: bool) -> Result<()> {
+    ensure!(!terminal, "{what} is not for a terminal: write it to a file with -o FILE");
+    Ok(())
 }
 
 /// What the wall clock says, nanoseconds since 1970.

@@ -13,7 +13,7 @@ use crate::{
     probe,
     recording::{Document, Head, Keep, Recorder, Trigger, append},
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
 use status::{Counts, Status};
 use std::{
@@ -139,9 +139,7 @@ impl Output {
     /// Creates the file of `-o`.
     pub(super) fn create(path: &Path) -> Result<Output> {
         let first = if path.as_os_str() == "-" {
-            if io::stdout().is_terminal() {
-                bail!("a recording is not for a terminal: write it to a file with -o FILE");
-            }
+            output::no_text("a recording", io::stdout().is_terminal())?;
             None
         } else {
             Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?)

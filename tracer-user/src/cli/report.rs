@@ -188,8 +188,8 @@ pub(super) fn play(
 }
 
 fn leaks(out: Box<dyn Write + Send>, path: &Path, format: LeakFormat, terminal: bool) -> Result<()> {
-    if format == LeakFormat::Pprof && terminal {
-        bail!("a pprof profile is not for a terminal: write it to a file with -o FILE");
+    if format == LeakFormat::Pprof {
+        output::no_text("a pprof profile", terminal)?;
     }
     let mut out = BufWriter::new(out);
     let there =

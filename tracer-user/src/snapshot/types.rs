@@ -48,7 +48,7 @@ pub enum Trust {
 }
 
 /// One goroutine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Goroutine {
     /// Its id.
     pub goid: u64,

@@ -4,6 +4,7 @@ mod cgroup;
 mod identity;
 mod kubernetes;
 mod programs;
+mod space;
 mod sweep;
 mod watch;
 

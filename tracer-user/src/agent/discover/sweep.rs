@@ -1,13 +1,14 @@
 //! Goes through `/proc` again and again, and says who came and who went.
 //!
 //! A host has thousands of processes, few of them Go's, and they are looked at each second; so a look is a
-//! directory listing, and for most nothing else. What a process runs is asked when it is new, a few times more
-//! because it may be about to `exec`, and now and then later.
+//! directory listing, whether each Go program still has its memory, and what a few hundred others run: each time all of them on
+//! most hosts, in turn where there are more. Those that are new, which may be about to `exec`, are always asked.
 
 use super::{
     identity,
     kubernetes::PodNames,
     programs::{Program, Programs},
+    space::Space,
 };
 use crate::{
     agent::{
@@ -24,8 +25,11 @@ use std::{
     sync::Arc,
 };
 
-/// In so many sweeps after it came a process is asked each time what it runs; later, in one of so many.
+/// In so many sweeps after it came a process is asked each time what it runs.
 const YOUNG: u32 = 3;
+/// Older ones that are asked in a sweep, about: that takes 1 ms.
+pub(super) const ASKED: usize = 512;
+/// What runs nothing, a thread of the kernel, is asked in one of so many.
 const RARELY: u32 = 10;
 /// Processes that are known; a host has no more PIDs than that by default.
 const MAX_PROCESSES: usize = 1 << 16;
@@ -54,14 +58,14 @@ enum Kind {
     /// A thread of the kernel, ourselves, or a program that is not Go's.
     Other,
     Unreadable,
-    Go(ProcessId, Arc<Process>),
+    Go(ProcessId, Arc<Process>, Space),
 }
 
 #[derive(Debug)]
 pub(super) struct Known {
     kind: Kind,
     /// What it runs: device and inode.
-    exe: (u64, u64),
+    pub(super) exe: (u64, u64),
     /// Sweeps that saw it.
     age: u32,
     /// Programs that it has run since we know it.
@@ -79,6 +83,8 @@ pub(in crate::agent) struct Sweep {
     /// Not to be looked at.
     skipped: HashSet<i32>,
     number: u64,
+    /// Those that run something.
+    running: usize,
     said_unreadable: bool,
     started: u64,
     ended: u64,
@@ -121,6 +127,7 @@ impl Sweep {
         for pid in gone {
             self.forget(pid, &mut changes);
         }
+        self.running = self.known.values().filter(|known| known.exe != (0, 0)).count();
         Ok(changes)
     }
 
@@ -130,7 +137,7 @@ impl Sweep {
             self.known.values().filter(|known| wanted(&known.kind)).count() as u64
         };
         Seen {
-            running: self.known.values().filter(|known| known.exe != (0, 0)).count() as u64,
+            running: self.running as u64,
             unreadable: count(|kind| matches!(kind, Kind::Unreadable)),
             started_total: self.started,
             ended_total: self.ended,
@@ -144,7 +151,7 @@ impl Sweep {
             .known
             .iter()
             .filter_map(|(pid, known)| match &known.kind {
-                Kind::Go(_, process) => Some((*pid, process)),
+                Kind::Go(_, process, _) => Some((*pid, process)),
                 _ => None,
             })
             .collect();
@@ -160,7 +167,7 @@ impl Sweep {
     }
 
     fn forget(&mut self, pid: i32, changes: &mut Changes) {
-        if let Some(Known { kind: Kind::Go(id, _), .. }) = self.known.remove(&pid) {
+        if let Some(Known { kind: Kind::Go(id, ..), .. }) = self.known.remove(&pid) {
             self.ended += 1;
             changes.ended.push(id);
         }
@@ -168,17 +175,23 @@ impl Sweep {
 
     fn see(&mut self, pid: i32, settings: &Settings, changes: &mut Changes, note: Note<'_>) {
         let (number, full) = (self.number, self.known.len() >= MAX_PROCESSES);
+        let turns = u32::try_from(self.running.div_ceil(ASKED)).unwrap_or(u32::MAX).max(1);
         let program = match self.known.get_mut(&pid) {
             Some(known) => {
                 known.last = number;
                 known.age = known.age.saturating_add(1);
-                if known.age > YOUNG && !(known.age + pid.unsigned_abs()).is_multiple_of(RARELY) {
-                    return;
-                }
-                note(pid);
-                let exe = exe(pid).unwrap_or_default();
-                if exe == known.exe {
-                    return;
+                let turns = if known.exe == (0, 0) { RARELY } else { turns };
+                let turn =
+                    known.age <= YOUNG || known.age.wrapping_add(pid.unsigned_abs()).is_multiple_of(turns);
+                let replaced = matches!(&known.kind, Kind::Go(.., space) if space.gone());
+                if !replaced {
+                    if !turn {
+                        return;
+                    }
+                    note(pid);
+                    if exe(pid).unwrap_or_default() == known.exe {
+                        return;
+                    }
                 }
                 known.program + 1
             }
@@ -209,10 +222,11 @@ impl Sweep {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return (Kind::Other, (0, 0)),
             Err(err) => return (self.unreadable(pid, &err, changes), (0, 0)),
         };
+        let space = Space::of(pid);
         match self.identify(pid, number, settings) {
             Ok(None) => (Kind::Other, exe),
             Ok(Some(found)) => {
-                let kind = Kind::Go(found.id, Arc::clone(&found.process));
+                let kind = Kind::Go(found.id, Arc::clone(&found.process), space);
                 self.started += 1;
                 changes.started.push(found);
                 (kind, exe)

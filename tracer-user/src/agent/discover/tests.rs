@@ -2,7 +2,12 @@
 
 use super::Sweep;
 use crate::{agent::Settings, detect::Rules};
-use std::{process::Command, sync::Arc};
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+    sync::Arc,
+};
 
 #[test]
 fn what_is_no_go_program_is_seen_and_not_found() {
@@ -23,4 +28,31 @@ fn what_is_no_go_program_is_seen_and_not_found() {
     child.wait().unwrap();
     sweep.run(&settings, &[], &mut |_| {}).unwrap();
     assert!(!sweep.known.contains_key(&i32::try_from(child.id()).unwrap()));
+}
+
+#[test]
+fn an_old_process_that_runs_another_program_is_noticed_at_once() {
+    let settings = Settings::new(Arc::new(Rules::built_in().unwrap()));
+    let mut shell = Command::new("sh");
+    let mut shell = shell.args(["-c", "read go; exec sleep 60"]).stdin(Stdio::piped()).spawn().unwrap();
+    let pid = i32::try_from(shell.id()).unwrap();
+    let exe = || fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    while exe() == std::env::current_exe().unwrap() {
+        std::thread::yield_now();
+    }
+    let mut sweep = Sweep::default();
+    for _ in 0..50 {
+        sweep.run(&settings, &[], &mut |_| {}).unwrap();
+    }
+    let before = (exe(), sweep.known[&pid].exe);
+    shell.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    while exe() == before.0 {
+        std::thread::yield_now();
+    }
+    for _ in 0..sweep.seen().running.div_ceil(super::sweep::ASKED as u64) {
+        sweep.run(&settings, &[], &mut |_| {}).unwrap();
+    }
+    assert_ne!(sweep.known[&pid].exe, before.1);
+    shell.kill().unwrap();
+    shell.wait().unwrap();
 }

@@ -202,3 +202,76 @@ fn look(snapshot: &Snapshot) -> Look {
     }
     look
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::Rules;
+
+    const SECOND: u64 = 1_000_000_000;
+    const RUN: Option<u32> = Some(7);
+
+    fn settings() -> Settings {
+        Settings::new(Arc::new(Rules::built_in().unwrap()))
+    }
+
+    /// One with a goroutine more at each look, 30 s apart.
+    fn growing(past: &mut Past, looks: std::ops::Range<u64>, settings: &Settings) -> Option<Arc<[u8]>> {
+        let mut kept = None;
+        for number in looks {
+            let goroutine = |goid| Goroutine {
+                goid,
+                gopc: 0x40_1000,
+                state: State::Waiting,
+                stamp: goid * 77,
+                ..Goroutine::default()
+            };
+            let taken = number * 30 * SECOND;
+            let goroutines = (1..=number).map(goroutine).collect();
+            let snapshot = Snapshot { goroutines, taken_ns: (taken, taken), ..Snapshot::default() };
+            past.poll(snapshot, &[], settings);
+            kept = past.keep(RUN).or(kept);
+        }
+        kept
+    }
+
+    fn rate(past: &Past) -> Option<f64> {
+        Growth::of_site(&past.looks, &(0x40_1000, 0)).map(|growth| growth.per_s)
+    }
+
+    #[test]
+    fn growth_goes_on_where_an_earlier_agent_ended() {
+        let settings = settings();
+        let mut first = Past::default();
+        let kept = growing(&mut first, 1..11, &settings);
+        assert!(rate(&first).is_some() && kept.is_some());
+        let mut next = Past::remembering(kept.clone());
+        next.resume(RUN, 300 * SECOND, &settings);
+        growing(&mut next, 12..13, &settings);
+        assert_eq!(rate(&next).map(|rate| (rate * 60.0).round()), Some(2.0));
+        // The same wait since the same time.
+        assert_eq!(next.waits.get(&1), Some(&(77, 30 * SECOND)));
+        assert_eq!(next.history.counts(1).map(|counts| counts.looks), Some(9), "8 were kept, and one more");
+        let mut fresh = Past::default();
+        growing(&mut fresh, 12..13, &settings);
+        assert_eq!(rate(&fresh), None);
+    }
+
+    #[test]
+    fn what_is_of_another_run_or_too_old_is_dropped() {
+        let settings = settings();
+        let kept = growing(&mut Past::default(), 1..9, &settings);
+        let stale = 240 + 600;
+        for (run, at, taken) in
+            [(RUN, stale, true), (RUN, stale + 1, false), (Some(8), 241, false), (None, 241, false)]
+        {
+            let mut next = Past::remembering(kept.clone());
+            next.resume(run, at * SECOND, &settings);
+            assert_eq!(next.history.looks().len(), if taken { 8 } else { 0 }, "{run:?} {at}");
+            assert_eq!(next.waits.is_empty(), !taken);
+        }
+        let mut damaged = Past::remembering(Some([1, 2, 3].into()));
+        damaged.resume(RUN, 241 * SECOND, &settings);
+        assert!(damaged.waits.is_empty());
+    }
+}
