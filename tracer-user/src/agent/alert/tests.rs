@@ -32,25 +32,10 @@ fn id(pid: u32) -> ProcessId {
 fn leak(count: u64, verdict: Verdict) -> LeakGroup {
     LeakGroup {
         id: "0f".into(),
-        verdict,
         class: "send-without-receiver".into(),
-        rule: String::new(),
-        title: String::new(),
-        severity: crate::detect::Severity::Error,
-        silent_failure_type: "blocked_forever",
+        verdict,
         count,
-        growth_per_second: None,
-        age_seconds: None,
-        pinned_bytes: 0,
-        goids: Vec::new(),
-        state: String::new(),
-        reason: String::new(),
-        stack: Vec::new(),
-        created_by: None,
-        evidence: Vec::new(),
-        explanation: String::new(),
-        fix: String::new(),
-        first_seen_unix_ns: 0,
+        ..LeakGroup::testing()
     }
 }
 
