@@ -6,12 +6,14 @@ use std::{
     collections::hash_map::DefaultHasher,
     fmt, fs,
     hash::{Hash, Hasher},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use tempfile::TempDir;
 
 use crate::{machine, process::Process, toolchain, toolchain::Go};
 
@@ -159,6 +161,53 @@ pub fn start_command(command: &mut Command) -> Result<Process> {
     let process = Process::spawn(command.env("FIXTURE_WAIT", "1"))?;
     process.stdout.wait_for(READY, |line| line.ends_with(" ready"))?;
     Ok(process)
+}
+
+/// A fixture that nobody else runs: a copy in a directory of its own. An agent that is told to watch only that sees
+/// nothing of what a test beside it has started.
+#[derive(Debug)]
+pub struct Own {
+    /// Where it lies, with room for files of the test.
+    pub dir: TempDir,
+    /// The copy.
+    pub exe: PathBuf,
+}
+
+impl Own {
+    /// Builds the fixture and copies it; the copy has the fixture's name.
+    ///
+    /// # Errors
+    /// As [`build`]; there is no room.
+    pub fn new(name: &str, go: &Go, variant: Variant) -> Result<Own> {
+        // Other users may run it, too.
+        let readable = fs::Permissions::from_mode(0o755);
+        let dir = tempfile::Builder::new().permissions(readable).tempdir()?;
+        let exe = dir.path().join(name);
+        fs::copy(build(name, go, variant)?, &exe)?;
+        Ok(Own { dir, exe })
+    }
+
+    /// The regular expression by which an agent includes its executable only.
+    pub fn include(&self) -> String {
+        format!("^{}/", self.dir.path().display())
+    }
+
+    /// As [`start`](self::start).
+    ///
+    /// # Errors
+    /// As [`start`](self::start).
+    pub fn start(&self, args: &[&str]) -> Result<Process> {
+        start_command(Command::new(&self.exe).args(args))
+    }
+}
+
+/// As [`start`], of an executable that nobody else runs: [`Own`].
+///
+/// # Errors
+/// As [`start`].
+pub fn start_own(name: &str, go: &Go, variant: Variant, args: &[&str]) -> Result<Process> {
+    let own = Own::new(name, go, variant)?;
+    Ok(own.start(args)?.keeping(own.dir))
 }
 
 /// The line of a fixture's source that contains this text.

@@ -14,6 +14,7 @@ use rustix::{
     process::{Pid, Signal, kill_process, set_parent_process_death_signal},
     time::{ClockId, clock_gettime},
 };
+use tempfile::TempDir;
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
 pub fn monotonic_ns() -> u64 {
@@ -39,6 +40,8 @@ pub struct Process {
     pub stdout: Output,
     /// What it printed to stderr.
     pub stderr: Output,
+    /// What it needs while it runs; removed after it was killed.
+    keeps: Option<TempDir>,
 }
 
 impl Process {
@@ -60,7 +63,14 @@ impl Process {
         let stdout = Output::read(child.stdout.take().context("stdout is piped")?);
         let stderr = Output::read(child.stderr.take().context("stderr is piped")?);
         let stdin = child.stdin.take();
-        Ok(Process { child, stdin, stdout, stderr })
+        Ok(Process { child, stdin, stdout, stderr, keeps: None })
+    }
+
+    /// With a directory that is removed when the process was.
+    #[must_use]
+    pub fn keeping(mut self, directory: TempDir) -> Process {
+        self.keeps = Some(directory);
+        self
     }
 
     /// Its process id.

@@ -13,37 +13,20 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     agent::{Agent, SOON, of, sum},
-    fixture::{self, Variant},
-    leaks, machine,
-    process::Process,
-    sfgi,
+    fixture::{self, Own, Variant},
+    leaks, machine, sfgi,
     toolchain::Go,
 };
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// A copy of a fixture: the agent is told to watch only what lies in its directory.
-struct Own {
-    dir: tempfile::TempDir,
-    exe: PathBuf,
+fn own(name: &str) -> Result<Own> {
+    Own::new(name, &Go::newest(), Variant::Stripped)
 }
 
-impl Own {
-    fn new(name: &str) -> Result<Own> {
-        let dir = tempfile::tempdir()?;
-        let exe = dir.path().join(name);
-        fs::copy(fixture::build(name, &Go::newest(), Variant::Stripped)?, &exe)?;
-        Ok(Own { dir, exe })
-    }
-
-    fn start(&self, args: &[&str]) -> Result<Process> {
-        fixture::start_command(Command::new(&self.exe).args(args))
-    }
-
-    fn agent(&self, args: &[&str]) -> Result<Agent> {
-        let include = format!("^{}/", self.dir.path().display());
-        Agent::start(&[&["--interval", "1s", "--budget", "30%", "--include", &include], args].concat())
-    }
+/// An agent for that only.
+fn watching(own: &Own, args: &[&str]) -> Result<Agent> {
+    Agent::start(&[&["--interval", "1s", "--budget", "30%", "--include", &own.include()], args].concat())
 }
 
 fn scanned(process: &Value) -> bool {
@@ -68,9 +51,9 @@ fn old_and_new_programs_are_found_named_and_counted() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("idle")?;
+    let own = own("idle")?;
     let mut old = own.start(&["-n", "400"])?;
-    let agent = own.agent(&[])?;
+    let agent = watching(&own, &[])?;
     let process = agent.wait_for(old.pid(), scanned)?;
     let identity = &process["identity"];
     assert_eq!(identity["exe"], own.exe.to_str().context("path")?);
@@ -129,10 +112,10 @@ fn what_leaks_is_told_as_sfgi_leaks_tells_it() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("leaks")?;
+    let own = own("leaks")?;
     let target = own.start(&["-class", "send-without-receiver"])?;
     let healthy = own.start(&["-class", "send-without-receiver", "-fixed"])?;
-    let agent = own.agent(&[])?;
+    let agent = watching(&own, &[])?;
     let process = agent
         .wait_for(target.pid(), |process| process["leaks"].as_array().is_some_and(|all| !all.is_empty()))?;
     let output = leaks::run(target.pid(), &["--observe", "300ms", "--format", "json"])?;
@@ -163,9 +146,9 @@ fn a_leak_that_begins_later_is_found() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("idle")?;
+    let own = own("idle")?;
     let mut target = own.start(&["-n", "40"])?;
-    let agent = own.agent(&[])?;
+    let agent = watching(&own, &[])?;
     let clean = agent.wait_for(target.pid(), |process| process["leaks_unix_ns"] != 0)?;
     assert_eq!(clean["leaks"], Value::Array(Vec::new()));
     target.command("leak", SOON)?;
@@ -180,14 +163,14 @@ fn in_namespaces_and_control_groups_of_its_own() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("idle")?;
+    let own = own("idle")?;
     let mut unshare = Command::new("unshare");
     unshare.args(["-m", "-p", "--fork", "--kill-child", "--mount-proc"]).arg(&own.exe).args(["-n", "4"]);
     unshare.env("OTEL_SERVICE_NAME", "cart").env("SECRET", "not to be told");
     let target = fixture::start_command(&mut unshare)?;
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", target.pid()))?;
     let pid: u32 = children.trim().parse()?;
-    let agent = own.agent(&[])?;
+    let agent = watching(&own, &[])?;
     let process = agent.wait_for(pid, scanned)?;
     assert_eq!(process["identity"]["inner_pid"], 1);
     assert_eq!(process["identity"]["service"], "cart");
@@ -235,9 +218,9 @@ fn a_program_that_executes_itself_is_another_one() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("idle")?;
+    let own = own("idle")?;
     let mut target = own.start(&["-n", "40"])?;
-    let agent = own.agent(&[])?;
+    let agent = watching(&own, &[])?;
     let before = agent.wait_for(target.pid(), scanned)?;
     target.tell("again")?;
     let after = agent.wait_for(target.pid(), |process| scanned(process) && process["id"] != before["id"])?;
@@ -252,10 +235,9 @@ fn an_old_program_that_executes_itself_is_noticed_without_a_scan() -> Result<()>
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("idle")?;
+    let own = own("idle")?;
     let mut target = own.start(&["-n", "40"])?;
-    let include = format!("^{}/", own.dir.path().display());
-    let agent = Agent::start(&["--interval", "1h", "--budget", "30%", "--include", &include])?;
+    let agent = Agent::start(&["--interval", "1h", "--budget", "30%", "--include", &own.include()])?;
     let before = agent.wait_for(target.pid(), scanned)?;
     // Until it is an old one.
     let from = before["id"].clone();
@@ -275,9 +257,9 @@ fn programs_that_live_for_a_moment() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("idle")?;
+    let own = own("idle")?;
     let lasting = own.start(&["-n", "4"])?;
-    let agent = own.agent(&[])?;
+    let agent = watching(&own, &[])?;
     agent.wait_for(lasting.pid(), scanned)?;
     let descriptors =
         || -> Result<usize> { Ok(fs::read_dir(format!("/proc/{}/fd", agent.process.pid()))?.count()) };
@@ -308,9 +290,9 @@ fn what_is_excluded_is_not_read() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("idle")?;
+    let own = own("idle")?;
     let target = own.start(&["-n", "4"])?;
-    let agent = own.agent(&["--exclude", "^fixtures/idle$"])?;
+    let agent = watching(&own, &["--exclude", "^fixtures/idle$"])?;
     let picture = agent.wait(|picture| picture["node"]["seen"]["excluded"].as_u64() > Some(0))?;
     assert!(of(&picture, target.pid()).is_none());
     assert_eq!(picture["node"]["scans"], 0);
@@ -322,15 +304,15 @@ fn it_ends_when_it_is_asked_to_and_leaves_the_programs_alone() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("idle")?;
+    let own = own("idle")?;
     let mut target = own.start(&["-n", "40"])?;
     for signal in [Signal::TERM, Signal::INT] {
-        let mut agent = own.agent(&["--mode", "full"])?;
+        let mut agent = watching(&own, &["--mode", "full"])?;
         agent.wait_for(target.pid(), |process| process["mode"] == "full")?;
         agent.process.signal(signal)?;
         agent.process.wait_code(SOON, 0)?;
     }
-    let mut agent = own.agent(&["--mode", "full"])?;
+    let mut agent = watching(&own, &["--mode", "full"])?;
     agent.wait_for(target.pid(), |process| process["mode"] == "full")?;
     agent.process.signal(Signal::HUP)?;
     agent.process.stderr.wait_for(SOON, |line| line.contains("goes on with other settings"))?;

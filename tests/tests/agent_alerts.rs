@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     agent_http::{Agent, LONGEST},
-    fixture::{self, Variant},
+    fixture::{self, Own, Variant},
     machine,
     process::Process,
     sfgi,
@@ -22,7 +22,7 @@ fn a_leak_rises_to_the_top_and_leaves_evidence() -> Result<()> {
         return Ok(());
     }
     let target =
-        fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
+        fixture::start_own("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
     let directory = tempfile::tempdir()?;
     let (evidence, said) = (directory.path().join("evidence"), directory.path().join("said"));
     let hook = directory.path().join("hook");
@@ -80,19 +80,18 @@ fn an_alert_goes_on_after_a_restart_and_does_nothing_twice() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let target =
-        fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
+    let own = Own::new("leaks", &Go::newest(), Variant::Plain)?;
+    let target = own.start(&["-class", "send-without-receiver"])?;
     let directory = tempfile::tempdir()?;
     let path = |name: &str| directory.path().join(name);
     let hook = path("hook");
     fs::write(&hook, format!("#!/bin/sh\necho ran >> '{}'\n", path("ran").display()))?;
     fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-    let exe = fs::read_link(format!("/proc/{}/exe", target.pid()))?;
     let text = format!(
         "[http]\nlisten = \"127.0.0.1:0\"\n[leaks]\nmin_age = \"1s\"\n[[include]]\nexe = '^{}$'\n\
          [alerts]\nfor = \"2s\"\nclear_after = \"1s\"\nintervene = {{ count = 3 }}\nisolate = {{ count = 5 }}\nwarn = {{ count = 2 }}\n\
          [alerts.hook]\ncommand = [\"{}\"]\n[evidence]\ndirectory = \"{}\"\nrecord = \"1s\"\n[store]\nfile = \"{}\"\n",
-        exe.display(),
+        own.exe.display(),
         hook.display(),
         path("evidence").display(),
         path("history").display()
@@ -129,12 +128,7 @@ fn an_alert_goes_on_after_a_restart_and_does_nothing_twice() -> Result<()> {
     agent.process.signal(Signal::KILL)?;
     agent.process.wait(LONGEST)?;
     drop(target);
-    let again = fixture::start(
-        "leaks",
-        &Go::newest(),
-        Variant::Plain,
-        &["-class", "send-without-receiver", "-fixed"],
-    )?;
+    let again = own.start(&["-class", "send-without-receiver", "-fixed"])?;
     let agent = Agent::start(&["--config", &config])?;
     agent.until(&format!("/sfgi/processes?pid={}", again.pid()), |document| {
         document[0]["findings"].is_u64()

@@ -23,7 +23,7 @@ use serde_json::Value;
 const TOKEN: &str = "5d1d0a35ce4cd6d2f1d1a83f3d0d9c1b";
 
 fn leaking() -> Result<Process> {
-    fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])
+    fixture::start_own("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])
 }
 
 fn leaks_of(agent: &Agent) -> Result<Value> {
@@ -143,7 +143,7 @@ fn a_trace_streams_and_ends_with_its_client() -> Result<()> {
     }
     // Busy, and not so busy that no probe is within the budget.
     let target =
-        fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "select-dead", "-fixed"])?;
+        fixture::start_own("leaks", &Go::newest(), Variant::Plain, &["-class", "select-dead", "-fixed"])?;
     let agent = Agent::watching(&target, &[])?;
     let mut stream = TcpStream::connect(agent.address)?;
     stream.set_read_timeout(Some(LONGEST))?;

@@ -19,7 +19,7 @@ fn answers_are_what_the_document_says() -> Result<()> {
     }
     let Some(wheels) = agent_http::wheels("schemathesis") else { return Ok(()) };
     let target =
-        fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
+        fixture::start_own("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
     let agent = Agent::watching(&target, &[])?;
     let directory = tempfile::tempdir()?;
     // Mostly a process that is there is meant, and what goes on for as long as it is asked to goes on for a second.

@@ -66,7 +66,7 @@ fn a_reload_takes_what_is_right_and_keeps_what_is_known() -> Result<()> {
         return Ok(());
     }
     let target =
-        fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
+        fixture::start_own("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("sfgi.toml");
     let exe = fs::read_link(format!("/proc/{}/exe", target.pid()))?;

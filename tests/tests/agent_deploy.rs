@@ -15,7 +15,7 @@ use live_tests::{
     confined::{self, Confined, Confinement},
     deploy::{self, Kubernetes, Unit},
     filter::{self, Filter},
-    fixture::{self, Variant},
+    fixture::{self, Own, Variant},
     machine,
     process::Process,
     sfgi,
@@ -31,10 +31,11 @@ const STATE: &str = "/var/lib/sfgi";
 
 /// A program of somebody else, which works and leaks.
 fn of_another_user() -> Result<Process> {
-    let binary = fixture::build("faults", &Go::newest(), Variant::Plain)?;
-    let mut target = fixture::start_command(Command::new(binary).args(["-d", "10m"]).uid(65534).gid(65534))?;
+    let own = Own::new("faults", &Go::newest(), Variant::Plain)?;
+    let mut target =
+        fixture::start_command(Command::new(&own.exe).args(["-d", "10m"]).uid(65534).gid(65534))?;
     target.say()?;
-    Ok(target)
+    Ok(target.keeping(own.dir))
 }
 
 /// What is added to a configuration so that the test need not wait: only this program, often, with all probes.

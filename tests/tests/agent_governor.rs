@@ -1,36 +1,22 @@
 //! `sfgi agent`: probes are raised and lowered as the budget has it.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use live_tests::{
     agent::{Agent, SOON, sum},
-    fixture::{self, Variant},
+    fixture::{self, Own, Variant},
     machine,
-    process::Process,
     toolchain::Go,
 };
 
-struct Own {
-    dir: tempfile::TempDir,
-    name: &'static str,
+fn own(name: &str) -> Result<Own> {
+    Own::new(name, &Go::newest(), Variant::Plain)
 }
 
-impl Own {
-    fn new(name: &'static str) -> Result<Own> {
-        let dir = tempfile::tempdir()?;
-        fs::copy(fixture::build(name, &Go::newest(), Variant::Plain)?, dir.path().join(name))?;
-        Ok(Own { dir, name })
-    }
-
-    fn start(&self, args: &[&str]) -> Result<Process> {
-        fixture::start_command(Command::new(self.dir.path().join(self.name)).args(args))
-    }
-
-    fn agent(&self, args: &[&str]) -> Result<Agent> {
-        let include = format!("^{}/", self.dir.path().display());
-        Agent::start(&[&["--interval", "1s", "--include", &include], args].concat())
-    }
+/// An agent for that only.
+fn watching(own: &Own, args: &[&str]) -> Result<Agent> {
+    Agent::start(&[&["--interval", "1s", "--include", &own.include()], args].concat())
 }
 
 #[test]
@@ -38,9 +24,9 @@ fn what_probes_tell_is_counted() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("idle")?;
+    let own = own("idle")?;
     let mut target = own.start(&["-n", "40"])?;
-    let agent = own.agent(&["--budget", "50%", "--mode", "full"])?;
+    let agent = watching(&own, &["--budget", "50%", "--mode", "full"])?;
     agent.wait_for(target.pid(), |process| process["mode"] == "full")?;
     target.command("leak", SOON)?;
     let process = agent.wait_for(target.pid(), |process| sum(&process["events"]["created"]) >= 10)?;
@@ -61,10 +47,10 @@ fn what_would_be_too_dear_is_not_done() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("pingpong")?;
+    let own = own("pingpong")?;
     let mut target = own.start(&["-d", "60s"])?;
     target.say()?;
-    let agent = own.agent(&["--budget", "2%", "--mode", "full"])?;
+    let agent = watching(&own, &["--budget", "2%", "--mode", "full"])?;
     let said = agent.process.stderr.wait_for(SOON, |line| line.contains("full would cost"))?;
     assert!(said.text.contains("hits/s") && said.text.contains("% that it may"), "{}", said.text);
     let process = agent.wait_for(target.pid(), |process| process["mode_reason"] != "")?;
@@ -79,9 +65,9 @@ fn what_becomes_too_dear_ends_within_two_seconds() -> Result<()> {
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("pingpong")?;
+    let own = own("pingpong")?;
     let mut target = own.start(&["-d", "60s"])?;
-    let agent = own.agent(&["--budget", "2%", "--mode", "full"])?;
+    let agent = watching(&own, &["--budget", "2%", "--mode", "full"])?;
     agent.wait_for(target.pid(), |process| process["mode"] == "full")?;
     let began_ns = live_tests::process::monotonic_ns();
     target.say()?;
@@ -107,9 +93,9 @@ fn the_run_time_of_programs_is_told_and_counted_only_while_they_stand() -> Resul
     if !machine::can_trace() {
         return Ok(());
     }
-    let own = Own::new("idle")?;
+    let own = own("idle")?;
     let mut target = own.start(&["-n", "40"])?;
-    let agent = own.agent(&["--budget", "50%"])?;
+    let agent = watching(&own, &["--budget", "50%"])?;
     agent.wait_for(target.pid(), |process| process["scan"].is_object())?;
     assert!(!counts_runs(agent.process.pid())?);
     let picture = agent.wait(|_| true)?;
@@ -118,7 +104,7 @@ fn the_run_time_of_programs_is_told_and_counted_only_while_they_stand() -> Resul
 
     let config = own.dir.path().join("sfgi.toml");
     let write = |mode: &str| -> Result<()> {
-        let exe = own.dir.path().join("idle");
+        let exe = &own.exe;
         let text = format!(
             "scan = {{ interval = \"1s\", mode = \"{mode}\" }}\nbudget.node = \"50%\"\n[[include]]\nexe = \"^{}$\"\n",
             exe.display()

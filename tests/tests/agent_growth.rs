@@ -1,12 +1,12 @@
 //! `sfgi agent` and a program whose goroutines become ever more: it is watched more closely for a while, and what was seen of
 //! it outlives the agent.
 
-use std::{fs, path::PathBuf, process::Command, time::Instant};
+use std::{fs, path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     agent::{Agent, SOON, of, sum},
-    fixture::{self, Variant, line_of},
+    fixture::{Own, Variant, line_of},
     machine,
     process::Process,
     toolchain::Go,
@@ -16,28 +16,25 @@ use serde_json::Value;
 
 /// A program that grows, in a directory of its own.
 struct Growing {
-    dir: tempfile::TempDir,
+    own: Own,
     target: Process,
 }
 
 impl Growing {
     fn new() -> Result<Growing> {
-        let dir = tempfile::tempdir()?;
-        let exe = dir.path().join("growth");
-        fs::copy(fixture::build("growth", &Go::newest(), Variant::Stripped)?, &exe)?;
-        let mut target = fixture::start_command(&mut Command::new(exe))?;
+        let own = Own::new("growth", &Go::newest(), Variant::Stripped)?;
+        let mut target = own.start(&[])?;
         target.command("grow", SOON)?;
-        Ok(Growing { dir, target })
+        Ok(Growing { own, target })
     }
 
     /// The configuration with this in it.
     fn config(&self, text: &str) -> Result<PathBuf> {
-        let file = self.dir.path().join("sfgi.toml");
-        let exe = self.dir.path().join("growth");
+        let file = self.own.dir.path().join("sfgi.toml");
         let text = format!(
             "scan.interval = \"1s\"\nbudget.node = \"50%\"\nstore.file = {:?}\n{text}\n[[include]]\nexe = \"^{}$\"\n",
-            self.dir.path().join("history"),
-            exe.display()
+            self.own.dir.path().join("history"),
+            self.own.exe.display()
         );
         fs::write(&file, text)?;
         Ok(file)

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     agent_http::{Agent, LONGEST, ask},
-    fixture::{self, Variant},
+    fixture::{self, Own, Variant},
     machine,
     process::Process,
     toolchain::{self, Go},
@@ -25,7 +25,7 @@ fn deploy(file: &str) -> PathBuf {
 }
 
 fn leaking() -> Result<Process> {
-    fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])
+    fixture::start_own("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])
 }
 
 /// Busy, and not so busy that no probe is within the budget; an executable of its own, so that rules can tell it apart.
@@ -170,8 +170,9 @@ fn rules_fire_on_a_leak_and_clear_without_it_and_every_panel_has_data() -> Resul
         return Ok(());
     }
     let Some(program) = machine::unpacked("prometheus") else { return Ok(()) };
-    let (directory, go) = (tempfile::tempdir()?, Go::newest());
-    let leaking = leaking()?;
+    let directory = tempfile::tempdir()?;
+    let own = Own::new("leaks", &Go::newest(), Variant::Plain)?;
+    let leaking = own.start(&["-class", "send-without-receiver"])?;
     let busy = busy(directory.path())?;
     let exes: Vec<String> = [&leaking, &busy]
         .iter()
@@ -218,7 +219,7 @@ fn rules_fire_on_a_leak_and_clear_without_it_and_every_panel_has_data() -> Resul
     }
 
     drop(leaking);
-    let fixed = fixture::start("leaks", &go, Variant::Plain, &["-class", "send-without-receiver", "-fixed"])?;
+    let fixed = own.start(&["-class", "send-without-receiver", "-fixed"])?;
     until("the fixed program is watched", || {
         prometheus.query(&format!("sfgi_process_info{{pid=\"{}\"}}", fixed.pid())).map(|count| count > 0)
     })?;

@@ -75,7 +75,7 @@ fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
 /// Starts an agent that exports there, beside a program that leaks.
 fn exporting(endpoint: &str) -> Result<(live_tests::process::Process, Agent, tempfile::TempDir)> {
     let target =
-        fixture::start("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
+        fixture::start_own("leaks", &Go::newest(), Variant::Plain, &["-class", "send-without-receiver"])?;
     let directory = tempfile::tempdir()?;
     let config = directory.path().join("sfgi.toml");
     let exe = fs::read_link(format!("/proc/{}/exe", target.pid()))?;

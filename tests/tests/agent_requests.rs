@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::Write as _,
-    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     agent::SOON,
-    fixture::{self, Variant},
+    fixture::{Own, Variant},
     machine,
     process::Process,
     toolchain::Go,
@@ -31,16 +30,14 @@ use tokio::sync::oneshot;
 struct Watching {
     handle: Handle,
     target: Process,
-    _dir: tempfile::TempDir,
+    own: Own,
 }
 
 impl Watching {
     fn new(name: &str, args: &[&str], budget: f64) -> Result<Watching> {
-        let dir = tempfile::tempdir()?;
-        let exe = dir.path().join(name);
-        fs::copy(fixture::build(name, &Go::newest(), Variant::Plain)?, &exe)?;
-        let target = fixture::start_command(Command::new(&exe).args(args))?;
-        let only = regex::Regex::new(&format!("^{}/", dir.path().display()))?;
+        let own = Own::new(name, &Go::newest(), Variant::Plain)?;
+        let target = own.start(args)?;
+        let only = regex::Regex::new(&own.include())?;
         let mut settings = Settings::new(Arc::new(Rules::built_in()?));
         settings.interval = Duration::from_secs(3600);
         settings.budget = Budget { node: budget, process: budget };
@@ -48,8 +45,7 @@ impl Watching {
             ProcessRule { when: Matcher { exe: Some(only), ..Matcher::default() }, ..ProcessRule::default() },
             ProcessRule { exclude: true, ..ProcessRule::default() },
         ];
-        let watching =
-            Watching { handle: agent::start(settings, agent::Earlier::default())?, target, _dir: dir };
+        let watching = Watching { handle: agent::start(settings, agent::Earlier::default())?, target, own };
         let deadline = Instant::now() + SOON;
         while watching.handle.pictures.borrow().processes.is_empty() {
             ensure!(Instant::now() < deadline, "the program is not found");
@@ -164,7 +160,7 @@ fn streams_and_recordings_end_when_they_should() -> Result<()> {
     // The client goes away.
     drop(stream);
 
-    let file = watching._dir.path().join("a.sfgi");
+    let file = watching.own.dir.path().join("a.sfgi");
     let record =
         |seconds| watching.ask(|answer| Request::Record { pid, seconds, file: file.clone(), answer });
     let bytes = record(Duration::from_millis(300))??;

@@ -159,7 +159,8 @@ fn form(run: &Run, kind: &str, function: &str, value: usize) -> Result<()> {
     ensure!(sum == total, "{sum} is not {total}:\n{folded}");
 
     let svg = run.text(&[&["--to", "flamegraph"], &kind[..]].concat())?;
-    let document = roxmltree::Document::parse(&svg).context("not well-formed")?;
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let document = roxmltree::Document::parse_with_options(&svg, options).context("not well-formed")?;
     ensure!(document.root_element().has_tag_name(("http://www.w3.org/2000/svg", "svg")), "{svg}");
     let titles: Vec<&str> = document
         .descendants()

@@ -138,6 +138,12 @@ fn a_program_that_ends_leaves_nothing_to_be_seen() -> Result<()> {
     let target = fixture::start("spin", &Go::newest(), Variant::Plain, &[])?;
     let process = open(&target)?;
     let mut sampler = Sampler::start(&process)?;
+    // Its threads may begin only now; one that began after the last time would never be watched.
+    let begin = Instant::now();
+    while sampler.take().is_empty() {
+        ensure!(begin.elapsed() < SOON, "nothing is sampled");
+        sleep(Duration::from_millis(1));
+    }
     compute_for(&process, Duration::from_millis(50))?;
     drop(target);
     assert!(!sampler.take().is_empty(), "what was sampled before it ended");
