@@ -3,12 +3,14 @@
 //! Everything that comes from a target (names, paths, labels) may hold anything: whoever shows it must escape it.
 //! Totals only rise while a process lives. All tables are bounded.
 
+mod events;
+mod leak;
+
 use super::settings::Mode;
-use crate::{
-    detect::{Severity, Verdict},
-    present::Site,
-};
-use serde::{Serialize, Serializer};
+use crate::present::Site;
+pub use events::{BOUNDS_SECONDS, Distribution, Events};
+pub use leak::{LeakGroup, MAX_GOIDS, SILENT_FAILURE_TYPES};
+use serde::Serialize;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// What the agent knows at one moment.
@@ -234,7 +236,6 @@ pub struct Top {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SiteCount {
     /// Function, file and line; a goroutine without one (the main goroutine has no creator) has the function `-`.
-    #[serde(serialize_with = "site")]
     pub site: Site,
     /// How many.
     pub count: u64,
@@ -244,97 +245,12 @@ pub struct SiteCount {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SiteGrowth {
     /// The `go` statement.
-    #[serde(serialize_with = "site")]
     pub site: Site,
     /// Goroutines more, a second.
     pub per_second: f64,
     /// How sure it is that it grows at all, from 0 to 1.
     pub confidence: f64,
 }
-
-/// Goroutines that are leaked in the same way: `sfgi leaks` shows the same.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct LeakGroup {
-    /// The same in another run and another build: 16 hexadecimal digits.
-    pub id: String,
-    /// How sure it is.
-    #[serde(serialize_with = "verdict")]
-    pub verdict: Verdict,
-    /// As the catalogue calls it.
-    pub class: String,
-    /// The rule that says so.
-    pub rule: String,
-    /// What it is, in a line.
-    pub title: String,
-    /// How bad it is.
-    pub severity: Severity,
-    /// What the program seems to be while it fails: one of [`SILENT_FAILURE_TYPES`].
-    pub silent_failure_type: &'static str,
-    /// How many goroutines or timers.
-    pub count: u64,
-    /// How fast the creation site grows, a second; `None`: it does not for certain.
-    pub growth_per_second: Option<f64>,
-    /// The shortest and the longest time that one is known to have been waiting, seconds.
-    pub age_seconds: Option<(f64, f64)>,
-    /// The heap that only these reach: an estimate; 0: not known.
-    pub pinned_bytes: u64,
-    /// Their ids, at most [`MAX_GOIDS`]; none for timers.
-    pub goids: Vec<u64>,
-    /// Their state and why they wait, as of the first; empty for timers.
-    pub state: String,
-    /// See `state`.
-    pub reason: String,
-    /// The stack of the first, innermost first.
-    #[serde(serialize_with = "sites")]
-    pub stack: Vec<Site>,
-    /// The `go` statement.
-    #[serde(serialize_with = "maybe_site")]
-    pub created_by: Option<Site>,
-    /// Why, in sentences without a full stop.
-    pub evidence: Vec<String>,
-    /// What happens, and why it does not end.
-    pub explanation: String,
-    /// What to do about it.
-    pub fix: String,
-    /// When this process was first found to have it: nanoseconds since 1970.
-    pub first_seen_unix_ns: u64,
-}
-
-#[cfg(test)]
-impl LeakGroup {
-    /// Nothing in particular.
-    pub(super) fn testing() -> LeakGroup {
-        LeakGroup {
-            id: String::new(),
-            verdict: Verdict::Suspect,
-            class: String::new(),
-            rule: String::new(),
-            title: String::new(),
-            severity: Severity::Error,
-            silent_failure_type: SILENT_FAILURE_TYPES[0],
-            count: 0,
-            growth_per_second: None,
-            age_seconds: None,
-            pinned_bytes: 0,
-            goids: Vec::new(),
-            state: String::new(),
-            reason: String::new(),
-            stack: Vec::new(),
-            created_by: None,
-            evidence: Vec::new(),
-            explanation: String::new(),
-            fix: String::new(),
-            first_seen_unix_ns: 0,
-        }
-    }
-}
-
-/// How many goids of a group are kept.
-pub const MAX_GOIDS: usize = 100;
-
-/// What a program seems to do while it fails; every class of the catalogue is one of these.
-pub const SILENT_FAILURE_TYPES: [&str; 6] =
-    ["blocked_forever", "deadlock", "livelock", "starvation", "resource_held", "growth"];
 
 /// Memory of a process; what is not known is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -349,128 +265,4 @@ pub struct Memory {
     pub limit_bytes: Option<u64>,
     /// What all processes of its control group use of that.
     pub cgroup_bytes: Option<u64>,
-}
-
-/// What probes have told of a process, in all the time that they stood.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Events {
-    /// How long probes stood, all in all.
-    pub watched_seconds: f64,
-    /// Goroutines made, by the `go` statement.
-    pub created: Top,
-    /// Goroutines that ended, by the `go` statement that made them.
-    pub exited: Top,
-    /// How long goroutines were blocked, by wait reason (`wait` and `full` only). At most 64.
-    pub blocked: Vec<(Arc<str>, Distribution)>,
-    /// How long goroutines were ready and not run (`full` only).
-    pub run_queue: Distribution,
-    /// Steps that the runtime's own rules do not allow.
-    pub illegal: u64,
-    /// Hits of the probes, and events that were lost.
-    pub hits: u64,
-    /// See `hits`.
-    pub lost: u64,
-    /// Hits a second, of late.
-    pub hits_per_second: f64,
-    /// What a hit costs the program, as measured when the agent began and corrected since, nanoseconds.
-    pub hit_ns: f64,
-    /// What the probes cost the program now, cores: by hits and their price.
-    pub predicted_cores: f64,
-    /// What the BPF programs ran in this process, of late, cores, as the kernel counts it: a part of the price.
-    /// `None`: it does not.
-    pub bpf_cores: Option<f64>,
-    /// What our reading of the events costs, of late, cores.
-    pub own_cores: f64,
-}
-
-/// Upper bounds of [`Distribution`], seconds: powers of four from a microsecond.
-pub const BOUNDS_SECONDS: [f64; 16] = [
-    1e-6,
-    4e-6,
-    16e-6,
-    64e-6,
-    256e-6,
-    1.024e-3,
-    4.096e-3,
-    16.384e-3,
-    65.536e-3,
-    0.262_144,
-    1.048_576,
-    4.194_304,
-    16.777_216,
-    67.108_864,
-    268.435_456,
-    1_073.741_824,
-];
-
-/// Lengths of time, counted.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Distribution {
-    /// Those up to each of [`BOUNDS_SECONDS`] and above the one before; the last are longer than all.
-    pub counts: [u64; BOUNDS_SECONDS.len() + 1],
-    /// All together, seconds.
-    pub sum_seconds: f64,
-}
-
-impl Distribution {
-    /// Counts one.
-    pub fn add(&mut self, ns: u64) {
-        let seconds = ns as f64 / 1e9;
-        let class = BOUNDS_SECONDS.partition_point(|bound| *bound < seconds);
-        if let Some(count) = self.counts.get_mut(class) {
-            *count += 1;
-        }
-        self.sum_seconds += seconds;
-    }
-
-    /// How many were counted.
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-}
-
-/// A place, as all JSON of sfgi has it.
-#[derive(Serialize)]
-struct Place<'a> {
-    func: &'a str,
-    file: &'a str,
-    line: u32,
-}
-
-impl<'a> From<&'a Site> for Place<'a> {
-    fn from(site: &'a Site) -> Self {
-        Place { func: &site.func, file: &site.file, line: site.line }
-    }
-}
-
-fn site<S: Serializer>(site: &Site, to: S) -> Result<S::Ok, S::Error> {
-    Place::from(site).serialize(to)
-}
-
-fn maybe_site<S: Serializer>(site: &Option<Site>, to: S) -> Result<S::Ok, S::Error> {
-    site.as_ref().map(Place::from).serialize(to)
-}
-
-fn sites<S: Serializer>(sites: &[Site], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(sites.iter().map(Place::from))
-}
-
-fn verdict<S: Serializer>(verdict: &Verdict, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(verdict.word())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_length_of_time_counts_in_the_class_that_it_bounds() {
-        let mut distribution = Distribution::default();
-        for ns in [0, 1_000, 1_001, 4_000, u64::MAX] {
-            distribution.add(ns);
-        }
-        assert_eq!(distribution.counts[..3], [2, 2, 0]);
-        assert_eq!(distribution.counts.last(), Some(&1));
-        assert_eq!(distribution.count(), 5);
-    }
 }

@@ -53,25 +53,11 @@ struct Object<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     start_func: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    created_by: Option<Place<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    stack: Vec<Place<'a>>,
+    created_by: Option<&'a Site>,
+    #[serde(skip_serializing_if = "<[Site]>::is_empty")]
+    stack: &'a [Site],
     #[serde(skip_serializing_if = "String::is_empty")]
     note: String,
-}
-
-/// A place in the source.
-#[derive(Serialize)]
-struct Place<'a> {
-    func: &'a str,
-    file: &'a str,
-    line: u32,
-}
-
-impl<'a> From<&'a Site> for Place<'a> {
-    fn from(site: &'a Site) -> Self {
-        Place { func: &site.func, file: &site.file, line: site.line }
-    }
 }
 
 fn state<S: Serializer>(state: &Option<State>, out: S) -> Result<S::Ok, S::Error> {
@@ -129,8 +115,8 @@ impl<W: Write> Sink for Json<W> {
             file: site.map(|site| &*site.file),
             line: site.map(|site| site.line),
             start_func: line.function.as_ref().map(|site| &*site.func),
-            created_by: line.creator.as_ref().map(Place::from),
-            stack: line.stack.iter().map(Place::from).collect(),
+            created_by: line.creator.as_ref(),
+            stack: &line.stack,
             note: step.note.to_string(),
         })
     }

@@ -1,10 +1,11 @@
 //! Program counters of one process → function, file and line, remembered.
 
 use crate::{event::Stack, target::GoBinary};
+use serde::Serialize;
 use std::{collections::HashMap, sync::Arc};
 
-/// A place in the program's source.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A place in the program's source. All JSON of sfgi has it like this.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Site {
     /// Full function name, as Go prints it.
     pub func: Arc<str>,
