@@ -106,7 +106,7 @@ fn an_alert_raises_and_nothing_does_where_that_is_switched_off() -> Result<()> {
     agent.wait_for(pid, |process| process["mode"] == "poll")?;
     drop(agent);
 
-    let agent = growing.agent(&format!("{alerts}raise.on_finding = false"))?;
+    let agent = growing.agent(&format!("{alerts}[[rule]]\nmatch.exe = \"/growth$\"\nraise = false"))?;
     agent.process.stderr.wait_for(SOON, |line| line.contains("alert growth (PID"))?;
     agent.wait_for(pid, grows)?;
     let picture = agent.wait(|picture| picture["node"]["scans"].as_u64() > Some(12))?;

@@ -14,6 +14,8 @@ pub(super) struct Plan {
     pub(super) mode: Mode,
     pub(super) service: Option<Arc<str>>,
     pub(super) interval: Duration,
+    /// Whether findings raise the mode.
+    pub(super) raise: bool,
 }
 
 impl Plan {
@@ -26,6 +28,7 @@ impl Plan {
             mode: rule.and_then(|rule| rule.mode).unwrap_or(settings.mode),
             service: rule.and_then(|rule| rule.service.clone()),
             interval: of_rule(|rule| rule.interval).unwrap_or(settings.interval),
+            raise: rule.and_then(|rule| rule.raise).unwrap_or(settings.raise.on_finding),
         }
     }
 }
@@ -65,12 +68,18 @@ mod tests {
         let mut settings = Settings::new(Arc::new(Rules::built_in().unwrap()));
         let when = |module| Matcher { module: regex(module), ..Matcher::default() };
         settings.rules = vec![
-            ProcessRule { when: when("^shop/cart$"), mode: Some(Mode::Wait), ..ProcessRule::default() },
+            ProcessRule {
+                when: when("^shop/cart$"),
+                mode: Some(Mode::Wait),
+                raise: Some(false),
+                ..ProcessRule::default()
+            },
             ProcessRule { when: when("^shop"), exclude: true, ..ProcessRule::default() },
         ];
         let identity = |package: &str| Identity { package: package.to_owned(), ..Identity::default() };
         let plan = |package| Plan::of(&identity(package), &settings);
         assert_eq!((plan("shop/cart").mode, plan("shop/cart").exclude), (Mode::Wait, false));
+        assert!(!plan("shop/cart").raise && plan("other").raise);
         assert!(plan("shop/pay").exclude);
         assert_eq!((plan("other").mode, plan("other").exclude), (Mode::Poll, false));
     }

@@ -128,6 +128,8 @@ pub struct ProcessRule {
     pub service: Option<Arc<str>>,
     /// How often they are scanned; `None`: as [`Settings::interval`] says.
     pub interval: Option<Duration>,
+    /// Whether a finding raises their mode for a while; `None`: as [`Settings::raise`] says.
+    pub raise: Option<bool>,
 }
 
 /// Which processes are meant. A process without what is asked for does not match.

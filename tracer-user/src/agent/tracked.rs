@@ -135,7 +135,7 @@ impl Tracked {
 
     /// Whether it is raised or lowered for what was found: see [`Detail::step`].
     pub(super) fn raise(&mut self, at: f64, raise: &Raise) -> Option<(Option<Cause>, Arc<str>)> {
-        let alert = self.alert.take();
+        let (alert, raise) = (self.alert.take(), &Raise { on_finding: self.plan.raise, ..*raise });
         let base = self.asked_mode.map_or(self.plan.mode, |_| Mode::Full);
         let changed =
             self.detail.step(at, alert.as_ref().or(self.wish.as_ref()), (base, self.probed.mode()), raise);

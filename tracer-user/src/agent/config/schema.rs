@@ -122,6 +122,8 @@ pub struct Rule {
     /// Between two scans.
     #[serde(deserialize_with = "some_time")]
     pub interval: Option<Duration>,
+    /// Whether a finding has them watched more closely for a while; left out: as `raise.on_finding`.
+    pub raise: Option<bool>,
 }
 
 /// The HTTP interface.

@@ -60,6 +60,7 @@ impl Config {
                 mode: rule.mode,
                 service: rule.service.as_deref().map(Arc::from),
                 interval: rule.interval,
+                raise: rule.raise,
             });
         }
         for matching in &self.include {
