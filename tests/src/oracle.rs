@@ -34,6 +34,8 @@ pub enum Class {
     #[expect(missing_docs, reason = "see explanation()")]
     ExitWithoutProcessor,
     #[expect(missing_docs, reason = "see explanation()")]
+    StalledExit,
+    #[expect(missing_docs, reason = "see explanation()")]
     Suspended,
     #[expect(missing_docs, reason = "see explanation()")]
     CoroutineSwitch,
@@ -57,6 +59,11 @@ impl Class {
             Class::ExitWithoutProcessor => {
                 "The same, but there was no P to be had. Since Go 1.26 the status word goes syscall→running→runnable \
                  (src/runtime/proc.go, exitsyscall, exitsyscallNoP); the trace writes only GoSyscallEndBlocked."
+            }
+            Class::StalledExit => {
+                "Up to Go 1.25, set A, no P was to be had, and the machine let the thread wait for longer than sfgi holds a \
+                 return from a system call back (10 ms): sfgi has said running by then, and says runnable when exitsyscall0 \
+                 comes."
             }
             Class::Suspended => {
                 "A goroutine stopped for its stack to be scanned or its status to be traced. The status word goes \
@@ -95,16 +102,19 @@ struct Rule {
     /// Reason that the first step of `go` must have; any if empty.
     reason: &'static str,
     sfgi: &'static [(State, State)],
+    /// Nanoseconds that must lie at least between the first and the last step of `sfgi`.
+    pause_ns: u64,
 }
 
 /// All differences within a goroutine's sequence; where several fit, all are tried.
-const RULES: [Rule; 4] = [
+const RULES: [Rule; 5] = [
     Rule {
         class: Class::LostProcessor,
         minors: 22..=u32::MAX,
         go: &[(Syscall, Runnable), (Runnable, Running)],
         reason: "",
         sfgi: &[(Syscall, Running)],
+        pause_ns: 0,
     },
     Rule {
         class: Class::ExitWithoutProcessor,
@@ -112,6 +122,15 @@ const RULES: [Rule; 4] = [
         go: &[(Syscall, Runnable)],
         reason: "",
         sfgi: &[(Syscall, Running), (Running, Runnable)],
+        pause_ns: 0,
+    },
+    Rule {
+        class: Class::StalledExit,
+        minors: 22..=25,
+        go: &[(Syscall, Runnable)],
+        reason: "",
+        sfgi: &[(Syscall, Running), (Running, Runnable)],
+        pause_ns: 10_000_000,
     },
     Rule {
         class: Class::Suspended,
@@ -119,6 +138,7 @@ const RULES: [Rule; 4] = [
         go: &[(Running, Waiting)],
         reason: "preempted",
         sfgi: &[(Running, Preempted), (Preempted, Waiting)],
+        pause_ns: 0,
     },
     Rule {
         class: Class::CoroutineSwitch,
@@ -126,6 +146,7 @@ const RULES: [Rule; 4] = [
         go: &[(Waiting, Runnable), (Runnable, Running)],
         reason: "",
         sfgi: &[(Waiting, Running)],
+        pause_ns: 0,
     },
 ];
 
@@ -344,6 +365,7 @@ fn moves(minor: u32, go: &[Transition], ours: &[Transition]) -> Vec<Move> {
         .filter(|rule| rule.minors.contains(&minor))
         .filter(|rule| starts_with(go, rule.go) && starts_with(ours, rule.sfgi))
         .filter(|rule| rule.reason.is_empty() || go[0].reason == rule.reason)
+        .filter(|rule| ours[rule.sfgi.len() - 1].ts.saturating_sub(ours[0].ts) >= rule.pause_ns)
         .map(|rule| (rule.go.len(), rule.sfgi.len(), Some(rule.class)))
         .collect();
     if let (Some(theirs), Some(our)) = (go.first(), ours.first())

@@ -89,6 +89,17 @@ fn an_exit_without_processor_passes_running_since_1_26() {
 }
 
 #[test]
+fn an_exit_without_processor_passes_running_before_1_26_only_where_the_thread_stalled() {
+    let go = "100 running>syscall, 200 syscall>runnable, 300 runnable>running";
+    let sfgi = |back| {
+        format!("100 running>syscall, {back} syscall>running, 200 running>runnable, 300 runnable>running")
+    };
+    let agreement = compare_steps(25, go, &sfgi(190)).unwrap();
+    assert_eq!(agreement.classes, BTreeMap::from([(Class::StalledExit, 1)]));
+    compare_steps(25, go, &sfgi(191)).unwrap_err();
+}
+
+#[test]
 fn rules_that_fit_at_first_and_fail_later_are_taken_back() {
     // Both rules fit at 200; only one of them leads to the end.
     let go = "100 running>syscall, 200 syscall>runnable, 300 runnable>running, 400 running>runnable, \
