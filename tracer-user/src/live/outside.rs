@@ -14,6 +14,9 @@ use std::{
 
 /// Blocks that are waited for to become long.
 const CAPACITY: usize = 1_000_000;
+/// How often a stack is tried to be read: the kernel may hold a thread up just where a probe stands, and then
+/// the goroutine that is said to wait is not off its thread yet.
+const TRIES: u8 = 5;
 /// Between two snapshots after losses lies at least this, and so many times what the last one took:
 /// a program that loses events all the time is not read all the time.
 const PAUSE_NS: u64 = 1_000_000_000;
@@ -26,8 +29,18 @@ pub(crate) struct Outside {
     wanted: bool,
     /// When the next snapshot may be taken.
     not_before_ts: u64,
-    /// Blocks by the time they began, with their goroutine: not yet long.
-    young: VecDeque<(u64, u64)>,
+    /// Blocks that are not yet long, by when they will be.
+    young: VecDeque<Young>,
+}
+
+/// A block whose stack is to be read.
+#[derive(Clone, Copy)]
+struct Young {
+    goid: u64,
+    /// When it began.
+    since_ts: u64,
+    due_ts: u64,
+    tries: u8,
 }
 
 impl Outside {
@@ -71,14 +84,13 @@ impl Outside {
 
     /// Notes what began.
     pub(crate) fn note(&mut self, steps: &[Step]) {
-        if self.threshold_ns.is_none() {
-            return;
-        }
+        let Some(threshold_ns) = self.threshold_ns else { return };
         for step in steps.iter().filter(|step| matches!(step.what, What::Block | What::SyscallEnter)) {
             if self.young.len() >= CAPACITY {
                 self.young.pop_front();
             }
-            self.young.push_back((step.ts, step.goid));
+            let due_ts = step.ts.saturating_add(threshold_ns);
+            self.young.push_back(Young { goid: step.goid, since_ts: step.ts, due_ts, tries: 0 });
         }
     }
 
@@ -91,10 +103,11 @@ impl Outside {
     ) -> Option<Input> {
         let threshold_ns = self.threshold_ns?;
         let mut due = HashMap::new();
-        while let Some((ts, goid)) = self.young.pop_front_if(|(ts, _)| *ts + threshold_ns <= now_ts) {
-            let still = goroutines.get(goid).filter(|known| known.since_ts == ts && known.state.stays());
-            if let Some(known) = still {
-                due.insert(goid, (ts, known.g));
+        while let Some(block) = self.young.pop_front_if(|block| block.due_ts <= now_ts) {
+            let still =
+                |known: &&crate::model::Goroutine| known.since_ts == block.since_ts && known.state.stays();
+            if let Some(known) = goroutines.get(block.goid).filter(still) {
+                due.insert(block.goid, (block, known.g));
             }
         }
         if due.is_empty() {
@@ -103,7 +116,15 @@ impl Outside {
         let addrs: Vec<u64> = due.values().map(|(_, g)| *g).collect();
         // What cannot be read has no stack to show.
         let snapshot = snapshot::look(view, Outside::options(), &addrs).ok()?;
-        Some(Input::Stacks(whole_stacks(&snapshot, |goid| due.get(&goid).map(|(ts, _)| *ts))))
+        let stacks = whole_stacks(&snapshot, |goid| due.get(&goid).map(|(block, _)| block.since_ts));
+        for stack in &stacks {
+            due.remove(&stack.goid);
+        }
+        // All that comes later is due later, so the order is kept.
+        let due_ts = now_ts.saturating_add(threshold_ns);
+        let again = due.into_values().map(|(block, _)| Young { due_ts, tries: block.tries + 1, ..block });
+        self.young.extend(again.filter(|block| block.tries < TRIES));
+        Some(Input::Stacks(stacks))
     }
 }
 
