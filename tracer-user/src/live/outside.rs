@@ -104,9 +104,10 @@ impl Outside {
         let threshold_ns = self.threshold_ns?;
         let mut due = HashMap::new();
         while let Some(block) = self.young.pop_front_if(|block| block.due_ts <= now_ts) {
-            let still =
-                |known: &&crate::model::Goroutine| known.since_ts == block.since_ts && known.state.stays();
-            if let Some(known) = goroutines.get(block.goid).filter(still) {
+            if let Some(known) = goroutines.get(block.goid)
+                && known.since_ts == block.since_ts
+                && known.state.stays()
+            {
                 due.insert(block.goid, (block, known.g));
             }
         }
