@@ -10,6 +10,7 @@ mod fuzz;
 mod interrupt;
 mod layouts;
 mod live;
+mod report;
 mod setup;
 mod sh;
 mod test;
@@ -44,6 +45,9 @@ enum Command {
         /// Seconds for all fuzz targets together
         #[arg(long, default_value_t = 60)]
         fuzz_secs: u32,
+        /// Only format, lint, unit tests, and those live tests that touch every command quickly
+        #[arg(long)]
+        quick: bool,
     },
     /// Trace a small Go service that has real faults, and explain what is to be seen
     Demo,
@@ -83,7 +87,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup => setup::run(&setup::TEST).map(drop),
         Command::Build { release } => build::run(release),
-        Command::Test { sections, fuzz_secs } => test::run(&sections, fuzz_secs),
+        Command::Test { sections, fuzz_secs, quick } => test::run(&sections, fuzz_secs, quick),
         Command::Demo => demo::run(),
         Command::Bench { names, json } => bench::run(&names, json.as_deref()),
         Command::Layouts(args) => layouts::run(&args),

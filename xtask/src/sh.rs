@@ -122,6 +122,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(stdout)
 }
 
+/// Runs `command` with its errors on the screen and gives what it printed to stdout; fails if it does.
+pub(crate) fn stdout(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {}", line(command)))?;
+    ensure!(output.status.success(), "{} failed: {}", line(command), output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// The last lines of what a program printed, indented.
 pub(crate) fn tail(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(|line| format!("  {line}")).collect();
