@@ -16,14 +16,12 @@ use live_tests::{
     toolchain::Go,
 };
 use serde_json::Value;
-use sfgi::{
-    agent::{
-        self, Handle, Mode, Refusal, Request, Settings,
-        request::{Filter, Form, Profile},
-        settings::{Budget, Matcher, ProcessRule},
-    },
-    detect::Rules,
+use sfgi::agent::{
+    self, Handle, Mode, Refusal, Request, Settings,
+    request::{Filter, Form, Profile},
+    settings::{Budget, Matcher, ProcessRule},
 };
+use sfgi_core::detect::Rules;
 use tokio::sync::oneshot;
 
 /// An agent in this process that watches one program only.

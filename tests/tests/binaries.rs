@@ -15,7 +15,7 @@ use live_tests::{
     toolchain::Go,
 };
 use object::{Object, ObjectSymbol};
-use sfgi::target::{GoBinary, Layout, Source};
+use sfgi_core::binary::{GoBinary, Layout, Source};
 
 /// The fixture with the most of the runtime in it.
 const FIXTURE: &str = "waits";

@@ -16,9 +16,9 @@ use live_tests::{
     toolchain::Go,
 };
 use rustix::process::Signal;
-use sfgi::{
+use sfgi_core::{
     memory::{Frozen, Live, Memory},
-    target,
+    process::Process as Target,
 };
 
 const SOON: Duration = Duration::from_secs(120);
@@ -32,8 +32,8 @@ fn releases() -> Vec<Go> {
     Go::all().into_iter().filter(|go| [19, 21, 27].contains(&go.minor)).collect()
 }
 
-fn open(target: &Process) -> Result<target::Process> {
-    Ok(target::Process::open(i32::try_from(target.pid())?)?)
+fn open(target: &Process) -> Result<Target> {
+    Ok(Target::open(i32::try_from(target.pid())?)?)
 }
 
 /// The states of a process's threads, by their ids.
@@ -60,13 +60,13 @@ fn addresses(target: &Process, what: &str) -> Result<Vec<u64>> {
     addresses.map(|hex| Ok(u64::from_str_radix(hex, 16)?)).collect()
 }
 
-fn counter(target: &Process, process: &target::Process) -> Result<u64> {
+fn counter(target: &Process, process: &Target) -> Result<u64> {
     let addr = *addresses(target, "counter")?.first().context("no counter")?;
     Ok(Live::of(process).word(addr)?)
 }
 
 /// Waits until the program computes again.
-fn goes_on(target: &Process, process: &target::Process) -> Result<()> {
+fn goes_on(target: &Process, process: &Target) -> Result<()> {
     let (begin, before) = (Instant::now(), counter(target, process)?);
     while counter(target, process)? == before {
         ensure!(begin.elapsed() < SOON, "the program does not go on");
@@ -195,7 +195,7 @@ fn a_stopper_that_is_killed_lets_it_go_on() -> Result<()> {
 #[ignore = "the process that another test kills"]
 fn holds_until_it_is_killed() -> Result<()> {
     let pid = env::var(PID).context("run by a_stopper_that_is_killed_lets_it_go_on")?;
-    let frozen = Frozen::stop(&target::Process::open(pid.parse()?)?)?;
+    let frozen = Frozen::stop(&Target::open(pid.parse()?)?)?;
     println!("\nholds it");
     sleep(6 * SOON);
     drop(frozen);

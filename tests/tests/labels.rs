@@ -8,10 +8,11 @@ use live_tests::{
     machine,
     toolchain::Go,
 };
-use sfgi::{
+use sfgi_core::{
+    binary::GoBinary,
     memory::Live,
+    process::Process,
     snapshot::{self, Clock, Options, View},
-    target::{GoBinary, Process},
 };
 
 /// Keys with their values, in order.

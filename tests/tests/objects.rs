@@ -10,10 +10,11 @@ use live_tests::{
     process::Process,
     toolchain::Go,
 };
-use sfgi::{
+use sfgi_core::{
+    binary::GoBinary,
     memory::Live,
+    process::Process as Target,
     snapshot::{self, Clock, ObjectKind, Options, Snapshot, View, Wants},
-    target::{self, GoBinary},
 };
 
 /// What a goroutine is to wait for: its function, then kind, address, direction and facts.
@@ -56,7 +57,7 @@ fn everywhere(check: impl Fn(&Go, &Process, &GoBinary, &[Expected]) -> Result<()
             let checked = (|| {
                 let (target, expected) = parked(&go, variant)?;
                 ensure!(expected.len() > 20, "only {} lines", expected.len());
-                let process = target::Process::open(i32::try_from(target.pid())?)?;
+                let process = Target::open(i32::try_from(target.pid())?)?;
                 check(&go, &target, &GoBinary::read(process.exe()?)?, &expected)
             })();
             if let Err(error) = checked {
@@ -174,7 +175,7 @@ const ALL: Options = Options { stacks: true, args: false, labels: false, objects
 #[test]
 fn what_goroutines_wait_for() -> Result<()> {
     everywhere(|go, target, binary, expected| {
-        let process = target::Process::open(i32::try_from(target.pid())?)?;
+        let process = Target::open(i32::try_from(target.pid())?)?;
         let memory = Live::of(&process);
         let bias = process.load_bias(binary.image().entry())?;
         let view = View { memory: &memory, binary, bias, clock: Clock::Live };

@@ -13,15 +13,12 @@ use live_tests::{
     process::Process,
     toolchain::Go,
 };
-use sfgi::{
-    memory::Sampler,
-    target::{self, GoBinary},
-};
+use sfgi_core::{binary::GoBinary, memory::Sampler, process::Process as Target};
 
 const SOON: Duration = Duration::from_secs(120);
 
-fn open(target: &Process) -> Result<target::Process> {
-    Ok(target::Process::open(i32::try_from(target.pid())?)?)
+fn open(target: &Process) -> Result<Target> {
+    Ok(Target::open(i32::try_from(target.pid())?)?)
 }
 
 /// The channels that the fixture says to have in a register each.
@@ -32,7 +29,7 @@ fn channels(target: &Process) -> BTreeSet<u64> {
 }
 
 /// Waits until it has used that much CPU time.
-fn compute_for(process: &target::Process, time: Duration) -> Result<()> {
+fn compute_for(process: &Target, time: Duration) -> Result<()> {
     let (begin, until) = (Instant::now(), process.cpu_time()? + time);
     while process.cpu_time()? < until {
         ensure!(begin.elapsed() < SOON, "the program does not compute");

@@ -8,12 +8,13 @@ use live_tests::{
     machine,
     toolchain::Go,
 };
-use sfgi::{
+use sfgi_core::{
+    binary::GoBinary,
     heap::Registers,
     heap::{self, Options, TimerKind, TimerSite},
     memory::Live,
+    process::Process as Target,
     snapshot::{Clock, View},
-    target::{self, GoBinary},
 };
 
 const HOUR: u64 = 3_600_000_000_000;
@@ -24,7 +25,7 @@ fn timers(go: &Go, variant: Variant, heap: bool) -> Result<Vec<(String, TimerSit
     // As new modules have it, in spite of the old version in `go.mod`.
     command.env("GODEBUG", "asynctimerchan=0");
     let target = fixture::start_command(&mut command)?;
-    let process = target::Process::open(i32::try_from(target.pid())?)?;
+    let process = Target::open(i32::try_from(target.pid())?)?;
     let binary = GoBinary::read(process.exe()?)?;
     let memory = Live::of(&process);
     let bias = process.load_bias(binary.image().entry())?;

@@ -1,24 +1,12 @@
 //! sfgi, the goroutine inspector, as a library: everything the command does.
 //!
-//! Data goes one way: [`probe`] (or a recording) → [`event`] → [`model`] → [`present`], [`top`]. [`target`]
-//! knows the traced process and its binary; nothing in `event` and `model` knows about eBPF,
-//! terminals or clocks.
+//! What reads and understands a target is the crate [`sfgi_core`]; here are the kernel's side of a trace
+//! ([`probe`], [`live`]), the forms of output, the screen of `top`, the agent, and the command line.
 
 pub mod agent;
 pub mod cli;
-pub mod clock;
-pub mod detect;
-pub mod event;
-pub mod export;
-pub mod follow;
-pub mod heap;
 mod live;
-pub mod memory;
-pub mod model;
+pub mod output;
 mod parse;
-pub mod present;
 pub mod probe;
-pub mod recording;
-pub mod snapshot;
-pub mod target;
 pub mod top;

@@ -196,7 +196,7 @@ fn build(root: &Path, arch: &str, to: &Path) -> Result<()> {
 /// What sfgi reads of the DWARF of these programs, a line each.
 fn read(compiler: setup::Compiler, programs: &[PathBuf]) -> Result<String> {
     let mut cargo = sh::cargo()?;
-    compiler.tell(&mut cargo).args(["run", "--quiet", "--package=sfgi", "--example=layout", "--"]);
+    compiler.tell(&mut cargo).args(["run", "--quiet", "--package=sfgi-core", "--example=layout", "--"]);
     sh::output(cargo.args(programs))
 }
 

@@ -5,16 +5,12 @@ use super::{
     scan::{self, Target},
     settings::Settings,
 };
-use crate::{
-    detect::Verdict,
-    memory::Live,
-    present::{
-        Traceback,
-        dump::{About, Choice, Group, JsonDump, Names, ProfileKind, write_profile},
-    },
-    snapshot::{self, Options},
+use crate::output::{
+    Traceback,
+    dump::{About, Choice, Group, JsonDump, Names, ProfileKind, write_profile},
 };
 use bytes::Bytes;
+use sfgi_core::{detect::Verdict, memory::Live, snapshot, snapshot::Options};
 use std::{io, sync::Arc};
 
 /// Goroutines in a document where nobody says how many, and at most.

@@ -16,8 +16,9 @@ use super::{
     settings::Settings,
     tracked::{Tracked, Work, named},
 };
-use crate::{clock, probe};
+use crate::probe;
 use asked::{Trigger, scanned};
+use sfgi_core::clock;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     io,

@@ -4,7 +4,7 @@ use super::{
     picture::{LeakGroup, Raises, SiteGrowth},
     settings::{Mode, Raise},
 };
-use crate::detect::Verdict;
+use sfgi_core::detect::Verdict;
 use std::sync::Arc;
 
 /// Why more detail is wanted; the later, the stronger.
@@ -136,7 +136,7 @@ impl Raises {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::present::Site;
+    use sfgi_core::names::Site;
     use std::time::Duration;
 
     const RAISE: Raise =

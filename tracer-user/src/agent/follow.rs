@@ -8,14 +8,19 @@ use super::{
     settings::Mode,
 };
 use crate::{
-    clock,
-    export::{Form, Kind, Span, Stacks, Wanted},
     live::{Engine, Observers},
-    model::Whats,
-    present::{Filter, Json, Printer},
-    recording::{Head, Keep, Recorder, Trigger},
+    output::{
+        Json, Printer,
+        export::{Form, Kind, Span, Stacks, Wanted},
+    },
 };
 use bytes::Bytes;
+use sfgi_core::{
+    clock,
+    model::Whats,
+    names::Filter,
+    recording::{Head, Keep, Recorder, Trigger},
+};
 use std::{
     fs::OpenOptions,
     io::{self, Write},

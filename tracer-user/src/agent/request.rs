@@ -4,10 +4,10 @@ use super::{
     picture::ProcessId,
     settings::{Mode, Settings},
 };
-use crate::model::State;
 use bytes::Bytes;
 use regex::Regex;
 use serde::Serialize;
+use sfgi_core::goruntime::State;
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 

@@ -57,7 +57,8 @@ impl Matcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{agent::picture::Pod, detect::Rules};
+    use crate::agent::picture::Pod;
+    use sfgi_core::detect::Rules;
 
     fn regex(text: &str) -> Option<Regex> {
         Some(Regex::new(text).unwrap())

@@ -1,8 +1,8 @@
 //! What the agent is to do: plain values, made by whoever reads flags and files.
 
-use crate::{detect::Rules, target};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
+use sfgi_core::{detect::Rules, plan};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// How closely a process is watched; the later, the closer and the dearer.
@@ -35,12 +35,12 @@ impl Mode {
     }
 
     /// What is probed in it; `None`: nothing.
-    pub fn probes(self) -> Option<target::Mode> {
+    pub fn probes(self) -> Option<plan::Mode> {
         match self {
             Mode::Poll => None,
-            Mode::Life => Some(target::Mode::Life),
-            Mode::Wait => Some(target::Mode::Wait),
-            Mode::Full => Some(target::Mode::Full),
+            Mode::Life => Some(plan::Mode::Life),
+            Mode::Wait => Some(plan::Mode::Wait),
+            Mode::Full => Some(plan::Mode::Full),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! `sfgi agent`: watches all Go processes of the host.
 
-use crate::agent::{
-    self, Handle, Request,
-    config::{Config, Overrides},
-    services::Opened,
+use crate::{
+    agent,
+    agent::{
+        Handle, Request,
+        config::{Config, Overrides},
+        services::Opened,
+    },
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;

@@ -7,11 +7,12 @@ use super::{
 };
 use crate::{
     live::{Attach, Ending, Engine, Observers, Targets, Traced},
-    probe::{self, Calibration},
-    target::{Mode, ProbeSet},
+    probe,
+    probe::Calibration,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
+use sfgi_core::plan::{Mode, ProbeSet};
 use std::{
     ffi::OsString,
     io,

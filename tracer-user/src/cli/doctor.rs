@@ -1,13 +1,10 @@
 //! `sfgi doctor`: what this host and a binary allow.
 
 use super::opened::{LayoutArg, Opened};
-use crate::{
-    live::in_words,
-    probe::{self, Calibration},
-    target::{CostClass, Mode, Plan},
-};
+use crate::{live::in_words, probe, probe::Calibration};
 use anyhow::Result;
 use clap::Args as ClapArgs;
+use sfgi_core::plan::{CostClass, Mode, Plan};
 use std::{fs, path::PathBuf};
 
 #[derive(ClapArgs)]

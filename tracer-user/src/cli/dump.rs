@@ -6,18 +6,21 @@ use super::{
     parse::duration,
     progress::Progress,
 };
-use crate::{
-    memory::{Core, Live},
-    model::State,
-    present::dump::{
+use crate::output::{
+    Traceback, count,
+    dump::{
         About, Choice, Group, GroupText, JsonDump, Names, Order, ProfileKind, object_in_full, write_profile,
     },
-    present::{Traceback, count},
-    snapshot::{self, Clock, Options, Snapshot, Trust, View},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
+use sfgi_core::{
+    goruntime::State,
+    memory::{Core, Live},
+    snapshot,
+    snapshot::{Clock, Options, Snapshot, Trust, View},
+};
 use std::{
     io::{BufWriter, Write},
     path::PathBuf,

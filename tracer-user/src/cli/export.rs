@@ -1,16 +1,19 @@
 //! `sfgi export`: a recording, for other tools.
 
 use super::{output, parse::duration, report};
-use crate::{
+use crate::output::{
+    Json, Printer, Sink,
     export::{Csv, Form, GoTrace, Kind, Perfetto, Span, Stacks, Wanted},
-    follow::Observer,
-    model::Whats,
-    present::{Filter, Json, Printer, Sink},
-    recording::{Head, copy_document},
 };
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
+use sfgi_core::{
+    model::Whats,
+    names::Filter,
+    recording::{Head, copy_document},
+    session::Observer,
+};
 use std::{
     io::{BufWriter, Write},
     path::PathBuf,

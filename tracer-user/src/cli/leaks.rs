@@ -5,21 +5,21 @@ mod documents;
 mod judge;
 
 use super::{Outcome, opened::Opened, output, stop::Stop};
-use crate::{
-    detect::History,
-    heap::Registers,
-    memory::{Core, Live},
-    present::{
-        dump::{Names, ProfileKind, write_profile},
-        leaks::{Changes, Found, LeakText, summary, write_json, write_sarif},
-    },
-    snapshot::{Clock, View},
+use crate::output::{
+    dump::{Names, ProfileKind, write_profile},
+    leaks::{Changes, Found, LeakText, summary, write_json, write_sarif},
 };
 use anyhow::{Context as _, Result, bail};
 pub(super) use args::Args;
 use args::Format;
 pub(super) use documents::documents;
 use judge::{Judge, registers};
+use sfgi_core::{
+    detect::History,
+    heap::Registers,
+    memory::{Core, Live},
+    snapshot::{Clock, View},
+};
 use std::{
     io::{BufWriter, Write},
     path::Path,

@@ -1,12 +1,10 @@
 //! The options that say which events to show, and how: the same for a live trace and for a recording.
 
 use super::parse::duration;
-use crate::{
-    model::What,
-    present::{Filter, Json, Printer, Sink, Text},
-};
+use crate::output::{Json, Printer, Sink, Text};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
+use sfgi_core::{model::What, names::Filter};
 use std::{
     io::{BufWriter, Write},
     time::Duration,

@@ -1,9 +1,12 @@
 //! The program that the user named.
 
 pub(super) use crate::live::Opened;
-use crate::target::{GoBinary, Layout, Process};
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
+use sfgi_core::{
+    binary::{GoBinary, Layout},
+    process::Process,
+};
 use std::{
     fs::File,
     path::{Path, PathBuf},

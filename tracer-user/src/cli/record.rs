@@ -7,14 +7,13 @@ use super::{
     leaks, output,
     parse::duration,
 };
-use crate::{
-    clock,
-    live::Observers,
-    probe,
-    recording::{Document, Head, Keep, Recorder, Trigger, append},
-};
+use crate::{live::Observers, probe};
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
+use sfgi_core::{
+    clock,
+    recording::{Document, Head, Keep, Recorder, Trigger, append},
+};
 use status::{Counts, Status};
 use std::{
     fs::File,

@@ -9,14 +9,16 @@ use super::{
     progress::Progress,
 };
 use crate::{
-    follow::Observer,
-    present::{bytes, count, duration as in_words},
-    recording::{Head, PlayError, Played, Player, copy_document},
+    output::{bytes, count, duration as in_words},
     top::{By, Frozen, Query, Screen, Source},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use counter::Counter;
+use sfgi_core::{
+    recording::{Head, PlayError, Played, Player, copy_document},
+    session::Observer,
+};
 use std::{
     fs,
     io::{BufWriter, Write},

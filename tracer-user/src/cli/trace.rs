@@ -5,14 +5,13 @@ use super::{
     lines::{Layout, LineArgs},
     output, record,
 };
-use crate::{
-    live::Observers,
-    model::What,
-    probe,
-    recording::{Keep, Trigger},
-};
+use crate::{live::Observers, probe};
 use anyhow::Result;
 use clap::Args as ClapArgs;
+use sfgi_core::{
+    model::What,
+    recording::{Keep, Trigger},
+};
 use std::path::PathBuf;
 
 #[derive(ClapArgs)]

@@ -1,12 +1,9 @@
 //! The loop of a trace: drain, digest, tell; and what is said when it ends.
 
 use super::traced::{Feed, Observers, Targets, Traced};
-use crate::{
-    follow::{End, Followed, Round},
-    probe::Calibration,
-    top::Cost,
-};
+use crate::{probe::Calibration, top::Cost};
 use anyhow::Result;
+use sfgi_core::session::{End, Followed, Round};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,

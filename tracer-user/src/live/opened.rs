@@ -1,6 +1,9 @@
 //! A program that is about to be looked at; nothing is attached and nothing read of its memory yet.
 
-use crate::target::{GoBinary, Process, ProcessError};
+use sfgi_core::{
+    binary::GoBinary,
+    process::{Process, ProcessError},
+};
 use std::{fs::File, path::PathBuf, sync::Arc};
 
 /// A Go program, running or not.

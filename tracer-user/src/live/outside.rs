@@ -1,11 +1,13 @@
 //! What a trace learns by reading the target's memory, beside its probes: the goroutines that were
 //! there before, how things stand after a loss, and the stacks of long blocks.
 
-use crate::{
+use sfgi_core::{
     event::Stack,
-    follow::{Input, SnapshotInput, WholeStack},
-    model::{Goroutines, Seen, State, Step, What},
-    snapshot::{self, Goroutine, Options, Reading, Snapshot, Trust, View},
+    goruntime::State,
+    model::{Goroutines, Seen, Step, What},
+    session::{Input, SnapshotInput, WholeStack},
+    snapshot,
+    snapshot::{Goroutine, Options, Reading, Snapshot, Trust, View},
 };
 use std::{
     collections::{HashMap, VecDeque},

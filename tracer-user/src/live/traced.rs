@@ -5,18 +5,23 @@ use super::{
     outside::{self, Outside},
 };
 use crate::{
-    clock,
-    event::{Batch, Kind},
-    follow::{About, End, Followed, Input, News, Observer},
-    memory::Live,
-    model,
-    present::{Symbols, duration},
+    output::duration,
     probe::{Calibration, Options, Session, Totals},
-    snapshot::{Clock, View},
-    target::{CostClass, GoBinary, Mode, Plan, ProbeSet, ProbeSite, Process},
     top::Cost,
 };
 use anyhow::{Context as _, Result};
+use sfgi_core::{
+    binary::GoBinary,
+    clock,
+    event::{Batch, Kind},
+    memory::Live,
+    model,
+    names::Symbols,
+    plan::{CostClass, Mode, Plan, ProbeSet, ProbeSite},
+    process::Process,
+    session::{About, End, Followed, Input, News, Observer},
+    snapshot::{Clock, View},
+};
 use std::{fs::File, io, num::NonZeroU32, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 /// What to attach.

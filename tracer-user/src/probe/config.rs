@@ -1,10 +1,7 @@
 //! How to trace, and what the programs must know of one target for it: offsets, addresses, which wait reasons are fake.
 
 use super::{btf::TaskLayout, error::ProbeError};
-use crate::{
-    model::FAKE_WAITS,
-    target::{GoBinary, Plan},
-};
+use sfgi_core::{binary::GoBinary, goruntime::FAKE_WAITS, plan::Plan};
 use std::{fs, num::NonZeroU32};
 use tracer_common::{Config, KINDS, flags};
 

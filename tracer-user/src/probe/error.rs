@@ -1,8 +1,8 @@
 //! Why a target cannot be traced.
 
 use super::host;
-use crate::target::LayoutError;
 use aya::programs::ProgramError;
+use sfgi_core::binary::LayoutError;
 use std::{error::Error, io};
 
 /// Why a target cannot be traced.

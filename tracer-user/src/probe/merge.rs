@@ -1,6 +1,6 @@
 //! Several rings, one order: events are held back until nothing older can still arrive.
 
-use crate::event::Event;
+use sfgi_core::event::Event;
 
 /// Sorts events by time across rings and drains.
 #[derive(Default)]
@@ -26,7 +26,7 @@ impl Merger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Kind, Payload};
+    use sfgi_core::event::{Kind, Payload};
 
     fn at(ts: u64, goid: u64) -> Event {
         Event {

@@ -1,5 +1,5 @@
 //! The kernel side of a trace: loads the eBPF programs for one target, puts them on the
-//! instructions that [`crate::target`] chose, and drains what they send.
+//! instructions that [`sfgi_core::binary`] chose, and drains what they send.
 
 mod btf;
 mod calibrate;

@@ -9,17 +9,18 @@ use super::{
     ring::{Left, Ring},
     runs::{Counted, Programs},
 };
-use crate::{
-    clock::now,
-    event::{Batch, DecodeError, decode},
-    target::{GoBinary, Plan, ProbeSite},
-};
 use aya::{
     Btf, Ebpf,
     maps::{HashMap, MapData, PerCpuArray},
     programs::uprobe::UProbeScope,
 };
 use aya_log::EbpfLogger;
+use sfgi_core::{
+    binary::GoBinary,
+    clock::now,
+    event::{Batch, DecodeError, decode},
+    plan::{Plan, ProbeSite},
+};
 use std::{
     collections::BTreeMap, fs::File, num::NonZeroU32, os::fd::AsRawFd as _, path::PathBuf, thread,
     time::Duration,

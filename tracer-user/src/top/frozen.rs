@@ -1,7 +1,7 @@
 //! How things stood at a time of a recording.
 
 use super::{Look, Picture, Query, Screen, Source, Top, text};
-use crate::follow::{End, Followed, Input, Observer, Round};
+use sfgi_core::session::{End, Followed, Input, Observer, Round};
 use std::io;
 
 /// Looks on up to a time, and keeps the picture of that moment. What began between that and the next event of a

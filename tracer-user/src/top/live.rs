@@ -1,9 +1,9 @@
 //! Pictures for someone on another thread, as things happen.
 
 use super::{Cost, Picture, Query, Source, Top};
-use crate::{
+use sfgi_core::{
     clock,
-    follow::{End, Followed, Input, Observer, Round},
+    session::{End, Followed, Input, Observer, Round},
 };
 use std::{
     io,

@@ -114,7 +114,7 @@ fn trace(program: &Path, file: &Path) -> Result<()> {
 fn make_up(file: &Path, setting: &Setting) -> Result<f64> {
     let mut cargo = sh::cargo()?;
     setting.compiler.tell(&mut cargo);
-    cargo.args(["run", "--quiet", "--release", "--package=sfgi", "--example=long_recording", "--"]);
+    cargo.args(["run", "--quiet", "--release", "--package=sfgi-core", "--example=long_recording", "--"]);
     let count = sh::output(cargo.arg(file).arg(HOUR_EVENTS))?;
     count.trim().parse().context("it did not say how many")
 }

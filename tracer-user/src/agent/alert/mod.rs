@@ -19,10 +19,10 @@ use super::{
     picture::{LeakGroup, Picture, ProcessId, ProcessPicture},
     store::cut,
 };
-use crate::detect::Verdict;
 use level::{Limits, Measured};
 pub use remember::Remembered;
 use remember::{Resumed, Resuming};
+use sfgi_core::detect::Verdict;
 use signs::{Correlation, SignValues};
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -5,15 +5,13 @@ use super::{
     Alert, Alerts, Change, Standing,
     tracker::{Timers, Tracker},
 };
-use crate::{
-    agent::{
-        config::LevelName,
-        picture::{Picture, ProcessId, ProcessPicture},
-        store::cut,
-    },
-    detect::Verdict,
+use crate::agent::{
+    config::LevelName,
+    picture::{Picture, ProcessId, ProcessPicture},
+    store::cut,
 };
 use serde::{Deserialize, Serialize};
+use sfgi_core::detect::Verdict;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How long a process may take to be found again. After this it has ended, or is not watched any more.

@@ -2,8 +2,8 @@
 
 use super::{Alert, Alerts, Change, Remembered, act::Actor};
 use crate::agent::{
-    Handle,
-    config::{self, Config, LevelName, Part},
+    Handle, config,
+    config::{Config, LevelName, Part},
     store::{Store, StoreError},
 };
 use std::{

@@ -1,11 +1,9 @@
 //! What of the configuration the core of the agent is told.
 
 use super::{Config, ConfigError, Matching};
-use crate::{
-    agent::settings::{Budget, Matcher, ProcessRule, Raise, Settings, Thresholds},
-    detect::Rules,
-};
+use crate::agent::settings::{Budget, Matcher, ProcessRule, Raise, Settings, Thresholds};
 use regex::{Regex, RegexBuilder};
+use sfgi_core::detect::Rules;
 use std::sync::Arc;
 
 /// The size of a compiled regular expression: what stands in a rule needs a few kilobytes.

@@ -1,19 +1,17 @@
 //! What is asked of the agent: done at once by its own thread, or by one that takes its time and answers itself.
 
 use super::Core;
-use crate::{
-    agent::{
-        answer,
-        follow::{self, Limits},
-        governor::Ceiling,
-        picture::ProcessId,
-        request::{Answer, Profile, Refusal, Request, Scanned},
-        scan::{Leaks, Target, Task},
-        settings::{Mode, Settings},
-        tracked::Tracked,
-    },
-    detect::Verdict,
+use crate::agent::{
+    answer, follow,
+    follow::Limits,
+    governor::Ceiling,
+    picture::ProcessId,
+    request::{Answer, Profile, Refusal, Request, Scanned},
+    scan::{Leaks, Target, Task},
+    settings::{Mode, Settings},
+    tracked::Tracked,
 };
+use sfgi_core::detect::Verdict;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 /// Scans that someone waits for.

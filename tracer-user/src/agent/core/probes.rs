@@ -1,15 +1,13 @@
 //! Raises and lowers the probes of processes.
 
 use super::{Core, Message};
-use crate::{
-    agent::{
-        governor::News,
-        picture::ProcessId,
-        probed::{Next, Probed},
-        settings::Mode,
-    },
-    clock,
+use crate::agent::{
+    governor::News,
+    picture::ProcessId,
+    probed::{Next, Probed},
+    settings::Mode,
 };
+use sfgi_core::clock;
 
 /// Processes that have probes at the same time, and that are being attached to: each has a thread and rings.
 const MOST_PROBED: usize = 64;

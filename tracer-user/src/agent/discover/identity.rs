@@ -1,10 +1,8 @@
 //! What a process is: names for it, from everything that the host tells.
 
 use super::{cgroup::Group, kubernetes::PodNames, programs::Program};
-use crate::{
-    agent::{picture::Identity, settings::Settings},
-    target::Process,
-};
+use crate::agent::{picture::Identity, settings::Settings};
+use sfgi_core::process::Process;
 use std::{
     fs::File,
     io::{self, Read as _},

@@ -1,7 +1,7 @@
 //! Executables: what each is, remembered as long as some process may run it again; and the parsed ones, shared by
 //! all processes that run them.
 
-use crate::target::{BinaryError, BuildInfo, GoBinary, Identified, identify};
+use sfgi_core::binary::{BinaryError, BuildInfo, GoBinary, Identified, identify};
 use std::{
     collections::{HashMap, VecDeque},
     fs::{File, Metadata},

@@ -10,14 +10,12 @@ use super::{
     programs::{Program, Programs},
     space::Space,
 };
-use crate::{
-    agent::{
-        picture::{Identity, ProcessId, Seen},
-        settings::Settings,
-    },
-    target::{Process, ProcessError},
+use crate::agent::{
+    picture::{Identity, ProcessId, Seen},
+    settings::Settings,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sfgi_core::process::{Process, ProcessError};
 use std::{
     collections::{HashMap, HashSet},
     fs, io,

@@ -1,7 +1,8 @@
 //! Sweeps of the real `/proc`; that Go programs are found is shown by the live tests.
 
 use super::Sweep;
-use crate::{agent::Settings, detect::Rules};
+use crate::agent::Settings;
+use sfgi_core::detect::Rules;
 use std::{
     fs,
     io::Write as _,

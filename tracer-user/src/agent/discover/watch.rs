@@ -2,7 +2,8 @@
 //! holds up nobody else, and is left out by the next thread.
 
 use super::{Changes, Sweep};
-use crate::{agent::settings::Settings, clock};
+use crate::agent::settings::Settings;
+use sfgi_core::clock;
 use std::{
     collections::HashSet,
     io,

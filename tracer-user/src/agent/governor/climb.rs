@@ -5,10 +5,15 @@
 
 use crate::{
     agent::{scan::Target, settings::Mode},
-    follow::Followed,
     live::{Attach, Opened, Traced},
-    probe::{self, Calibration, Counting, Options, ProbeError, Session},
-    target::{CostClass, GoBinary, Plan, ProbeSite, Process},
+    probe,
+    probe::{Calibration, Counting, Options, ProbeError, Session},
+};
+use sfgi_core::{
+    binary::GoBinary,
+    plan::{CostClass, Plan, ProbeSite},
+    process::Process,
+    session::Followed,
 };
 use std::{
     num::NonZeroU32,

@@ -1,13 +1,13 @@
 //! What probes tell of a process, in numbers that only rise; kept from session to session.
 
-use crate::{
-    agent::{
-        picture::{Distribution, Events},
-        scan::{nowhere, table},
-    },
-    follow::{End, Followed, Observer, Round},
+use crate::agent::{
+    picture::{Distribution, Events},
+    scan::{nowhere, table},
+};
+use sfgi_core::{
     model::{Measure, What, Whats},
-    present::Site,
+    names::Site,
+    session::{End, Followed, Observer, Round},
 };
 use std::{
     collections::HashMap,

@@ -7,11 +7,11 @@ use super::{
 };
 use crate::{
     agent::{scan::Target, settings::Mode},
-    clock,
     live::{Engine, Observers},
     probe::{Calibration, Programs},
     top::Cost,
 };
+use sfgi_core::clock;
 use std::{
     io,
     sync::{

@@ -3,8 +3,6 @@
 use super::problem::Problem;
 use crate::{
     agent::{Mode, request::Filter},
-    detect::Verdict,
-    model::State,
     parse,
 };
 use axum::{
@@ -16,6 +14,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error as _},
 };
+use sfgi_core::{detect::Verdict, goruntime::State};
 use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 

@@ -1,14 +1,12 @@
 //! What answers look like. These are the interface: what is inside may change, these may only grow.
 
-use crate::{
-    agent::{
-        alert::Alert,
-        picture::{LeakGroup, ProcessPicture, SiteCount, Top},
-        store::{STEP_SECONDS, Series},
-    },
-    present::Site,
+use crate::agent::{
+    alert::Alert,
+    picture::{LeakGroup, ProcessPicture, SiteCount, Top},
+    store::{STEP_SECONDS, Series},
 };
 use serde::Serialize;
+use sfgi_core::names::Site;
 use utoipa::ToSchema;
 
 /// A place in the source.
@@ -230,7 +228,8 @@ impl Process {
     pub(super) fn of(process: &ProcessPicture, history: Option<&Series>) -> Process {
         let identity = &process.identity;
         let scan = process.scan.as_deref();
-        let certain = process.leaks.iter().filter(|group| group.verdict != crate::detect::Verdict::Suspect);
+        let certain =
+            process.leaks.iter().filter(|group| group.verdict != sfgi_core::detect::Verdict::Suspect);
         let step = |step: &crate::agent::store::Step| HistoryStep {
             start_unix_s: step.start_s,
             seconds: STEP_SECONDS,

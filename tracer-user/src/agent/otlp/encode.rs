@@ -4,7 +4,6 @@ use crate::agent::{
     metrics::{Family, Kind, Label, Value},
     picture::{BOUNDS_SECONDS, LeakGroup, Picture, ProcessPicture},
 };
-use crate::detect::Severity;
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
@@ -14,6 +13,7 @@ use opentelemetry_proto::tonic::{
     },
     resource::v1::Resource,
 };
+use sfgi_core::detect::Severity;
 
 /// All families, for the time of a picture. Counters count since the agent began.
 pub(super) fn metrics(families: &[Family<'_>], picture: &Picture) -> ResourceMetrics {

@@ -8,11 +8,11 @@ use super::{
     metrics,
     picture::{Picture, ProcessId},
 };
-use crate::detect::Verdict;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
 };
 use prost::Message as _;
+use sfgi_core::detect::Verdict;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

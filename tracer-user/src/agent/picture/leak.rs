@@ -1,10 +1,10 @@
 //! Goroutines that are leaked.
 
-use crate::{
-    detect::{Severity, Verdict},
-    present::Site,
-};
 use serde::{Serialize, Serializer};
+use sfgi_core::{
+    detect::{Severity, Verdict},
+    names::Site,
+};
 
 /// Goroutines that are leaked in the same way: `sfgi leaks` shows the same.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -2,7 +2,10 @@
 
 use crate::{
     agent::picture::{Scan, SiteCount, StateCount, Top},
-    present::{Site, dump::Names},
+    output::dump::Names,
+};
+use sfgi_core::{
+    names::Site,
     snapshot::{Snapshot, StackId, Trust},
 };
 use std::{cmp::Reverse, collections::HashMap, hash::Hash, sync::Arc};

@@ -3,10 +3,9 @@
 use super::silent::silent_failure_type;
 use crate::{
     agent::picture::{LeakGroup, MAX_GOIDS},
-    detect::Group,
-    heap::Observed,
-    present::dump::Names,
+    output::dump::Names,
 };
+use sfgi_core::{detect::Group, heap::Observed};
 
 /// Groups of one process that are kept: the surest and the most severe come first.
 pub(super) const MAX_GROUPS: usize = 200;

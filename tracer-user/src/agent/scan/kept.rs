@@ -1,7 +1,7 @@
 //! What of a process's past outlives a restart of the agent: how its creation sites grew, how often each goroutine was
 //! found and since when it waits, when a leak was first found. As bytes: LEB128 of what [`Kept`] holds, compressed.
 
-use crate::{
+use sfgi_core::{
     detect::Counts,
     heap::Look,
     recording::bytes::{Put as _, Senseless, Take},

@@ -1,11 +1,8 @@
 //! Memory of a process, as its own runtime and the host tell it.
 
 use super::Target;
-use crate::{
-    agent::{picture::Memory, settings::Host},
-    heap,
-    snapshot::View,
-};
+use crate::agent::{picture::Memory, settings::Host};
+use sfgi_core::{heap, snapshot::View};
 use std::{fs, path::Path};
 
 /// From here on a limit of control groups v1 means that there is none.

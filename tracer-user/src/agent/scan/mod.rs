@@ -19,13 +19,16 @@ use super::{
     picture::{LeakGroup, Memory, Scan, SiteGrowth},
     settings::Settings,
 };
-use crate::{
-    clock,
-    detect::{self, Report, Scope},
-    heap::{self, Observation, Registers},
+use crate::output::dump::Names;
+use sfgi_core::{
+    clock, detect,
+    detect::{Report, Scope},
+    heap,
+    heap::{Observation, Registers},
     memory::{Live, Sampler},
-    present::{Site, dump::Names},
-    snapshot::{self, Snapshot, View},
+    names::Site,
+    snapshot,
+    snapshot::{Snapshot, View},
 };
 use std::{
     sync::Arc,

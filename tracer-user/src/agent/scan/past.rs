@@ -10,10 +10,13 @@ use crate::{
         picture::{LeakGroup, SiteGrowth},
         settings::Settings,
     },
+    output::dump::Names,
+};
+use sfgi_core::{
     detect::{Growth, History},
+    goruntime::State,
     heap::{Facts, Look, Observed, can_be_leaked},
-    model::State,
-    present::{Site, dump::Names},
+    names::Site,
     snapshot::{Goroutine, Snapshot, Trust},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -206,7 +209,7 @@ fn look(snapshot: &Snapshot) -> Look {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::Rules;
+    use sfgi_core::detect::Rules;
 
     const SECOND: u64 = 1_000_000_000;
     const RUN: Option<u32> = Some(7);

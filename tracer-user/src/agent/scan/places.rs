@@ -1,8 +1,9 @@
 //! Where each goroutine waits, from scan to scan: a stack is not read again while its goroutine has not run.
 
 use super::counts::nowhere;
-use crate::{
-    present::{Site, dump::Names},
+use crate::output::dump::Names;
+use sfgi_core::{
+    names::Site,
     snapshot::{Goroutine, Snapshot, StackId},
 };
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! Threads that look at processes. One that hangs on a process (whose memory, say, lies on a file system that does
 //! not answer) is replaced; the others are not held up.
 
-use crate::clock;
+use sfgi_core::clock;
 use std::{
     cell::RefCell,
     collections::VecDeque,

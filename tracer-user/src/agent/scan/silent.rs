@@ -20,7 +20,7 @@ pub(super) fn silent_failure_type(class: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::Rules;
+    use sfgi_core::detect::Rules;
 
     #[test]
     fn every_type_is_one_of_some_class_of_the_catalogue() {

@@ -1,13 +1,14 @@
 //! A process as scans and probes need it.
 
-use crate::{
-    agent::{
-        discover::{Binaries, Found, Program},
-        picture::{Identity, ProcessId},
-    },
+use crate::agent::{
+    discover::{Binaries, Found, Program},
+    picture::{Identity, ProcessId},
+};
+use sfgi_core::{
+    binary::GoBinary,
     memory::Live,
+    process::Process,
     snapshot::{Clock, View},
-    target::{GoBinary, Process},
 };
 use std::{
     os::unix::fs::MetadataExt as _,

@@ -86,7 +86,7 @@ impl History {
             row.series.name(process);
             let goroutines = scan.goroutines.saturating_sub(scan.system);
             let certain =
-                process.leaks.iter().filter(|group| group.verdict != crate::detect::Verdict::Suspect);
+                process.leaks.iter().filter(|group| group.verdict != sfgi_core::detect::Verdict::Suspect);
             let rows = scan.creators.rows.iter().take(SITES);
             let sites = rows.map(|row| (cut(&row.site.func), row.count)).collect();
             // Before the first look for leaks nothing is known of them: no news is no change.

@@ -43,7 +43,7 @@ fn a_step_has_the_fewest_and_the_most_of_its_scans() {
 fn leaks_that_nobody_has_looked_for_yet_are_as_many_as_before() {
     let mut history = History::new("boot", 10, Vec::new());
     let leaked = |at, looked: bool, count| {
-        let leak = LeakGroup { verdict: crate::detect::Verdict::Proven, count, ..LeakGroup::testing() };
+        let leak = LeakGroup { verdict: sfgi_core::detect::Verdict::Proven, count, ..LeakGroup::testing() };
         let leaks = if count > 0 { vec![leak] } else { Vec::new() };
         let process = ProcessPicture::clone(&process(7, at, 20));
         Arc::new(ProcessPicture { leaks: leaks.into(), leaks_unix_ns: u64::from(looked), ..process })

@@ -1,13 +1,13 @@
 //! The options of `sfgi leaks`.
 
 use super::super::{opened::LayoutArg, parse::duration};
-use crate::{
-    detect::{Baseline, Rules, Scope, Verdict},
-    heap,
-};
 use anyhow::{Context as _, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
+use sfgi_core::{
+    detect::{Baseline, Rules, Scope, Verdict},
+    heap,
+};
 use std::{fs, num::NonZero, path::PathBuf, time::Duration};
 
 /// Threads that scan where nobody says how many: more would take the machine from the program.

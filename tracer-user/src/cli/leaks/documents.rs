@@ -7,13 +7,15 @@ use super::{
 };
 use crate::{
     cli::{opened::Opened, output},
-    detect::History,
-    memory::Live,
-    present::leaks::{LeakText, write_json, write_sarif},
-    snapshot::{Clock, View},
+    output::leaks::{LeakText, write_json, write_sarif},
 };
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use sfgi_core::{
+    detect::History,
+    memory::Live,
+    snapshot::{Clock, View},
+};
 
 /// The command's own defaults.
 #[derive(Parser)]

@@ -3,14 +3,18 @@
 use super::Args;
 use crate::{
     cli::{Outcome, opened::Opened, progress::Progress},
-    detect::{self, Baseline, Group, History, Report, Rules, Scope, Thresholds},
-    heap::{self, Observation, Registers},
-    memory::Sampler,
-    present::{bytes, count, dump::Names, leaks::Found},
-    snapshot::View,
-    target::Process,
+    output::{bytes, count, dump::Names, leaks::Found},
 };
 use anyhow::{Context as _, Result};
+use sfgi_core::{
+    detect,
+    detect::{Baseline, Group, History, Report, Rules, Scope, Thresholds},
+    heap,
+    heap::{Observation, Registers},
+    memory::Sampler,
+    process::Process,
+    snapshot::View,
+};
 use std::{fs, sync::Arc};
 
 /// Where what is only in registers comes from.

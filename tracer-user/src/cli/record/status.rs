@@ -2,9 +2,9 @@
 
 use crate::{
     cli::progress::Progress,
-    follow::{End, Followed, Input, Observer, Round},
-    present::{bytes, count},
+    output::{bytes, count},
 };
+use sfgi_core::session::{End, Followed, Input, Observer, Round};
 use std::{
     io,
     path::Path,

@@ -1,8 +1,8 @@
 //! Counts what is in a recording.
 
-use crate::{
-    follow::{End, Followed, Input, Observer, Round},
+use sfgi_core::{
     model::Whats,
+    session::{End, Followed, Input, Observer, Round},
 };
 use std::io;
 

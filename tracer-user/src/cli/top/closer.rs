@@ -2,18 +2,23 @@
 
 use crate::{
     cli::opened::{LayoutArg, Opened},
-    detect::{self, Rules, Scope, Thresholds},
-    heap::{self, Registers},
-    memory::{Live, Sampler},
-    present::{
+    output::{
         Traceback, bytes,
         dump::{Names, object_in_full},
         leaks::{Found, summary},
     },
-    snapshot::{self, Clock, Options, Snapshot, Trust, View},
     top::{LeakGroup, Leaks},
 };
 use anyhow::{Context as _, Result};
+use sfgi_core::{
+    detect,
+    detect::{Rules, Scope, Thresholds},
+    heap,
+    heap::Registers,
+    memory::{Live, Sampler},
+    snapshot,
+    snapshot::{Clock, Options, Snapshot, Trust, View},
+};
 use std::{
     collections::HashMap,
     num::NonZero,

@@ -2,16 +2,18 @@
 
 use crate::{
     cli::opened::{LayoutArg, Opened},
-    event::Batch,
-    follow::{About, End, Followed, Input, News, Round},
     live::{Observers, Outside, read_all},
-    memory::Live,
-    model::{Mode, Set},
-    present::Symbols,
-    snapshot::{Clock, View},
-    target::Process,
 };
 use anyhow::{Context as _, Result};
+use sfgi_core::{
+    event::Batch,
+    memory::Live,
+    model::{Mode, Set},
+    names::Symbols,
+    process::Process,
+    session::{About, End, Followed, Input, News, Round},
+    snapshot::{Clock, View},
+};
 use std::{
     io,
     os::fd::OwnedFd,

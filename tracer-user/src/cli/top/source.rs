@@ -5,18 +5,14 @@ use super::{
     poll::Poller,
 };
 use crate::{
-    cli::{
-        attach,
-        launch::{self, Launched},
-        opened::Opened,
-    },
+    cli::{attach, launch, launch::Launched, opened::Opened},
     live::{Attach, Engine, Observers},
     probe,
-    target::Mode,
     top::{Publisher, Shared, Source},
 };
 use anyhow::{Context as _, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use sfgi_core::plan::Mode;
 use std::{
     io,
     os::fd::OwnedFd,

@@ -5,11 +5,11 @@ use super::{
     standing::Standing,
     waits::{At, column},
 };
-use crate::{
+use hashbrown::HashMap;
+use sfgi_core::{
     event::Birth,
     model::{Step, What},
 };
-use hashbrown::HashMap;
 use std::sync::Arc;
 
 /// Different statements that are kept; the rest is one row.

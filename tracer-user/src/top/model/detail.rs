@@ -6,7 +6,7 @@ use super::{
     standing::{age, why},
     waits::At,
 };
-use crate::{follow::Followed, model::Measure, present::Site};
+use sfgi_core::{model::Measure, names::Site, session::Followed};
 use std::sync::Arc;
 
 /// All that is known of one goroutine.

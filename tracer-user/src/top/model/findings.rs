@@ -5,12 +5,13 @@ use super::{
     places::{PlaceId, Places},
     standing::{age, counts},
 };
-use crate::{
-    follow::Followed,
-    model::{Measure, State, Step, What},
-    present::{count, duration},
-};
+use crate::output::{count, duration};
 use hashbrown::HashMap;
+use sfgi_core::{
+    goruntime::State,
+    model::{Measure, Step, What},
+    session::Followed,
+};
 use std::sync::Arc;
 
 /// A system call or a call into C from which on it is worth a look.

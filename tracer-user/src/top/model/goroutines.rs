@@ -5,8 +5,11 @@ use super::{
     standing::{age, counts},
     waits::{At, column},
 };
-use crate::model::{Goroutine, Goroutines, Measure, State, Step};
 use hashbrown::HashMap;
+use sfgi_core::{
+    goruntime::State,
+    model::{Goroutine, Goroutines, Measure, Step},
+};
 use std::{cmp::Ordering, sync::Arc};
 
 /// Goroutines whose delays are kept.

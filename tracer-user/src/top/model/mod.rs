@@ -22,15 +22,15 @@ pub use table::{Cell, Column, Key, Row, Table};
 pub use timeline::Past;
 pub use trend::Trend;
 
-use crate::{
-    event::Birth,
-    follow::{End, Followed, Input, Observer, Round},
-    model::{Mode, Step, What},
-};
 use creations::Creations;
 use findings::Findings;
 use goroutines::Delays;
 use places::Places;
+use sfgi_core::{
+    event::Birth,
+    model::{Mode, Step, What},
+    session::{End, Followed, Input, Observer, Round},
+};
 use standing::Standing;
 use states::States;
 use std::io;

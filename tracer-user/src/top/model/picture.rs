@@ -1,9 +1,9 @@
 //! How things stand, in plain data with names: everything there is to show.
 
 use super::{By, Detail, Finding, Query, Table, Target, Top, detail, goroutines, waits::At};
-use crate::{
-    follow::{About, Followed},
-    model::State,
+use sfgi_core::{
+    goruntime::State,
+    session::{About, Followed},
 };
 
 use crate::probe::Programs;

@@ -1,12 +1,14 @@
 //! Places in the program's source, each once, by number: goroutines have many stacks, but wait at few places.
 
-use crate::{
-    event::Stack,
-    follow::Followed,
-    model::{Goroutine, State},
-    present::{Site, Symbols, printed},
-};
+use crate::output::printed;
 use hashbrown::HashMap;
+use sfgi_core::{
+    event::Stack,
+    goruntime::State,
+    model::Goroutine,
+    names::{Site, Symbols},
+    session::Followed,
+};
 use std::{hash::Hash, sync::Arc};
 
 /// Different addresses and stacks that are remembered; a hostile target can invent any number.

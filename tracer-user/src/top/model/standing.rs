@@ -4,11 +4,12 @@ use super::{
     places::{PlaceId, Places},
     waits::{SYSCALL, WaitKey},
 };
-use crate::{
-    follow::Followed,
-    model::{Goroutine, Measure, State},
-};
 use hashbrown::HashMap;
+use sfgi_core::{
+    goruntime::State,
+    model::{Goroutine, Measure},
+    session::Followed,
+};
 
 /// Goroutines that wait at one place.
 #[derive(Clone, Copy, Debug, Default)]

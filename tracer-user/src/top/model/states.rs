@@ -5,8 +5,8 @@ use super::{
     standing::Standing,
     waits::{At, column, reason_in_words},
 };
-use crate::model::{Measure, State};
 use hashbrown::HashMap;
+use sfgi_core::{goruntime::State, model::Measure};
 use std::sync::Arc;
 
 /// Their numbers up to now, by state, wait reason, and whether they are the runtime's own; 256 of each at most.

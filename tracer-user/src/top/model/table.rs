@@ -1,10 +1,8 @@
 //! Rows of cells, in order; the same for all tables.
 
 use super::{MAX_ROWS, Query, Sort, Trend};
-use crate::{
-    model::Measure,
-    present::{count, duration},
-};
+use crate::output::{count, duration};
+use sfgi_core::model::Measure;
 use std::{cmp::Ordering, sync::Arc};
 
 /// What stands where nothing is known.

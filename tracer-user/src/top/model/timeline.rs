@@ -1,6 +1,9 @@
 //! What happened last.
 
-use crate::model::{Measure, State, Step, What};
+use sfgi_core::{
+    goruntime::State,
+    model::{Measure, Step, What},
+};
 use std::collections::VecDeque;
 
 /// Steps of all goroutines that are kept.

@@ -5,11 +5,11 @@ use super::{
     places::{OTHER, PlaceId, Places},
     standing::Standing,
 };
-use crate::{
-    follow::About,
-    model::{Measure, Step, What},
-};
 use hashbrown::HashMap;
+use sfgi_core::{
+    model::{Measure, Step, What},
+    session::About,
+};
 use std::sync::Arc;
 
 /// Different places with a reason that are kept; the rest is one row.

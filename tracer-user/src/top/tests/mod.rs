@@ -5,11 +5,12 @@ mod model;
 mod view;
 
 use super::*;
-use crate::{
+use sfgi_core::{
     event::Batch,
-    follow::{About, Followed, Input, Observer as _, Round},
-    model::{Mode, Set, tests},
-    present::{Site, Symbols},
+    model::{Mode, Set},
+    names::{Site, Symbols},
+    session::{About, Followed, Input, Observer as _, Round},
+    testing::timeline,
 };
 
 /// One thousandth of a second.
@@ -53,7 +54,7 @@ impl World {
             module: "example.org/shop".to_owned(),
             go_version: "go1.26.6".to_owned(),
             minor: 26,
-            wait_reasons: tests::REASONS.map(str::to_owned).to_vec(),
+            wait_reasons: timeline::REASONS.map(str::to_owned).to_vec(),
             set: Set::B,
             mode: Mode::Full,
             blind: Vec::new(),
@@ -80,7 +81,7 @@ impl World {
     pub(super) fn round(&mut self, target: usize, events: &str, until_ms: u64) {
         let lines = events.lines().map(str::trim).filter(|line| !line.is_empty());
         let events = lines.map(|line| {
-            let mut event = tests::event(line);
+            let mut event = timeline::event(line);
             event.ts *= MS;
             event
         });

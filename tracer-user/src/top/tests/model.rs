@@ -1,10 +1,11 @@
 //! The numbers.
 
 use super::*;
-use crate::{
+use sfgi_core::{
     event::{Birth, Event},
-    follow::SnapshotInput,
-    model::{Seen, State},
+    goruntime::State,
+    model::Seen,
+    session::SnapshotInput,
 };
 
 const WAIT: &str = "store.(*Store).wait store.go:44";
@@ -113,7 +114,7 @@ fn time_on_a_cpu_is_not_time_without_one() {
 #[test]
 fn snapshots_alone_do_not_tell_what_happens_between_them() {
     let mut world = World::new(&[1], Source::Snapshots);
-    let site = crate::event::Stack::of(&[101, 103]);
+    let site = sfgi_core::event::Stack::of(&[101, 103]);
     let seen = |goid: u64| Seen {
         g: goid << 12,
         goid,
@@ -261,7 +262,8 @@ fn a_recording_shows_how_things_stood_at_a_time_and_at_its_end() {
                     at - 10
                 ),
             };
-            let events = events.lines().map(tests::event).map(|event| Event { ts: event.ts * MS, ..event });
+            let events =
+                events.lines().map(timeline::event).map(|event| Event { ts: event.ts * MS, ..event });
             let ts = (at + 1) * MS;
             let batch =
                 Batch { events: events.collect(), lost: 0, blurred: 0, doubt_until: ts, complete_until: ts };
@@ -271,7 +273,7 @@ fn a_recording_shows_how_things_stood_at_a_time_and_at_its_end() {
             frozen.input(0, &input, &mut world.followed[0]).expect("nothing is written");
             frozen.round(&mut world.followed, &round).expect("nothing is written");
         }
-        let end = crate::follow::End { until_ts: 3001 * MS, ..Default::default() };
+        let end = sfgi_core::session::End { until_ts: 3001 * MS, ..Default::default() };
         frozen.end(&mut world.followed, &[end]).expect("nothing is written");
         let picture = frozen.picture().expect("the time has come").clone();
         let row = &picture.table(By::Wait).rows[0];

@@ -1,8 +1,8 @@
 //! What is on the screen, by snapshots.
 
 use super::*;
-use crate::detect::Verdict;
 use ratatui::{buffer::Buffer, layout::Rect, style::Color};
+use sfgi_core::detect::Verdict;
 
 fn lines(picture: &Picture, screen: &Screen, (width, height): (u16, u16)) -> String {
     text(picture, screen, &Look::default(), width, height)

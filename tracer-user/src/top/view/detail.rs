@@ -1,12 +1,8 @@
 //! One goroutine.
 
 use super::{Line, Look};
-use crate::{
-    clock::duration,
-    model::What,
-    present::Site,
-    top::{Cell, Past, Picture},
-};
+use crate::top::{Cell, Past, Picture};
+use sfgi_core::{clock::duration, model::What, names::Site};
 
 /// Frames that are shown.
 const MAX_FRAMES: usize = 100;

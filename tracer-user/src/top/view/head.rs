@@ -5,7 +5,7 @@ use super::{
     layout::{Areas, MAX_HEADS, tabs},
 };
 use crate::{
-    present::{count, duration},
+    output::{count, duration},
     top::{Cell, Head, Picture, Screen},
 };
 

@@ -1,7 +1,8 @@
 //! What was found leaked.
 
 use super::Line;
-use crate::{detect::Verdict, present::count};
+use crate::output::count;
+use sfgi_core::detect::Verdict;
 
 /// Goroutines that belong together.
 #[derive(Clone, Debug)]

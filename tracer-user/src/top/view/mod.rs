@@ -127,7 +127,7 @@ fn findings(picture: &Picture) -> Vec<Line> {
     }
     lines.extend(picture.findings.iter().map(line));
     if picture.more_findings > 0 {
-        lines.push(Line::plain(format!("… and {} more times", crate::present::count(picture.more_findings))));
+        lines.push(Line::plain(format!("… and {} more times", crate::output::count(picture.more_findings))));
     }
     lines
 }

@@ -1,6 +1,6 @@
 //! Text on the grid: nothing that the target named gets to the terminal as it is.
 
-use crate::present::clean;
+use crate::output::clean;
 use ratatui::{
     buffer::Buffer,
     style::{Color, Modifier, Style},

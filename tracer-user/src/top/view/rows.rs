@@ -5,7 +5,7 @@ use super::{
     layout::{Areas, slots},
 };
 use crate::{
-    present::count,
+    output::count,
     top::{Picture, Row, Screen, Table},
 };
 

@@ -1,0 +1,117 @@
+//! Whether a file is a Go program, and which, from a few kilobytes of it: whoever looks at every program of a
+//! host cannot read each as a whole.
+
+use super::{build_id::parse_note, buildinfo, buildinfo::BuildInfo};
+use object::{
+    LittleEndian, ReadCache, ReadRef, elf::FileHeader64, read::elf::FileHeader as _,
+    read::elf::SectionHeader as _,
+};
+use std::{fs::File, io};
+
+/// Bytes of a note with a build id that are read.
+const MAX_NOTE: u64 = 256;
+/// Bytes of build information that are read: the module list of the largest programs has some hundred kilobytes.
+const MAX_INFO: u64 = 8 << 20;
+/// Bytes of the names of sections.
+const MAX_NAMES: u64 = 1 << 20;
+/// Sections that are looked at; a Go executable has about forty.
+const MAX_SECTIONS: u16 = 1024;
+
+/// What a file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identified {
+    /// No Go program.
+    NotGo,
+    /// A Go program.
+    Go {
+        /// Its build information.
+        info: Box<BuildInfo>,
+        /// Its GNU build id in hexadecimal.
+        build_id: Option<String>,
+        /// Go's own id of the build, which depends on its contents.
+        go_build_id: Option<String>,
+    },
+    /// Go's tables are there, or it has no sections: only the whole file tells.
+    Unsure,
+}
+
+/// Looks at the sections of a file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn identify(file: &File) -> io::Result<Identified> {
+    let size = file.metadata()?.len();
+    let cache = ReadCache::new(file);
+    Ok(look(&cache, size).unwrap_or(Identified::NotGo))
+}
+
+/// `None`: it is no ELF file that could be run.
+fn look<'d, R: ReadRef<'d>>(data: R, size: u64) -> Option<Identified> {
+    let header = FileHeader64::<LittleEndian>::parse(data).ok()?;
+    let sections = header.e_shnum(LittleEndian);
+    if header.e_shoff(LittleEndian) == 0 || sections == 0 {
+        return Some(Identified::Unsure);
+    }
+    if sections > MAX_SECTIONS {
+        return None;
+    }
+    let table = header.section_headers(LittleEndian, data).ok()?;
+    let names = table.get(header.e_shstrndx(LittleEndian).0 as usize)?;
+    let (at, len) = names.file_range(LittleEndian)?;
+    let names = data.read_bytes_at(at, len.min(MAX_NAMES)).ok()?;
+    let section = |wanted: &str, most: u64| {
+        let found = table.iter().find(|section| {
+            let rest = names.get(section.sh_name(LittleEndian) as usize..).unwrap_or_default();
+            rest.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+        })?;
+        let (at, len) = found.file_range(LittleEndian)?;
+        data.read_bytes_at(at, len.min(most).min(size.saturating_sub(at))).ok()
+    };
+    let Some(blob) = section(".go.buildinfo", MAX_INFO) else {
+        // In a file that C linked, the tables are there before the linker gave the section its name.
+        let tables = section(".gopclntab", 0).is_some();
+        return Some(if tables { Identified::Unsure } else { Identified::NotGo });
+    };
+    let Some(info) = buildinfo::parse(blob) else { return Some(Identified::Unsure) };
+    let build_id = section(".note.gnu.build-id", MAX_NOTE).and_then(parse_note);
+    let go_build_id = section(".note.go.buildid", MAX_NOTE).and_then(go_note);
+    Some(Identified::Go { info: Box::new(info), build_id, go_build_id })
+}
+
+/// The text of a note of Go's (`src/cmd/internal/buildid`): the name `Go`, padded to four bytes.
+fn go_note(note: &[u8]) -> Option<String> {
+    let len = usize::try_from(super::bytes::u32_at(note, 4)?).ok()?;
+    Some(String::from_utf8_lossy(note.get(16..)?.get(..len)?).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn of(data: &[u8]) -> Identified {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(data).unwrap();
+        identify(&file).unwrap()
+    }
+
+    #[test]
+    fn what_is_no_program_is_none_of_gos() {
+        for data in [&b""[..], b"#!/bin/sh\n", b"\x7fELF", &[0x7f; 4096]] {
+            assert_eq!(of(data), Identified::NotGo);
+        }
+        assert_eq!(
+            identify(&File::open(std::env::current_exe().unwrap()).unwrap()).unwrap(),
+            Identified::NotGo
+        );
+    }
+
+    #[test]
+    fn a_go_program_says_who_it_is_or_that_only_the_whole_tells() {
+        let data = crate::testing::binary::small_image();
+        assert_ne!(of(&data), Identified::NotGo);
+        for end in (0..data.len()).step_by(97) {
+            of(&data[..end]);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The states of a goroutine, under Go's names.
+
+use std::fmt;
+use tracer_common::status;
+
+/// What a goroutine is doing: `g.atomicstatus` without the scan bit (`src/runtime/runtime2.go`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Not told yet: first seen in mid-life, or by a probe that does not say.
+    #[default]
+    Unknown,
+    /// The `g` is being allocated.
+    Idle,
+    /// On a run queue.
+    Runnable,
+    /// Executes on a thread (since Go 1.26 for a moment without a P, at the edges of a syscall).
+    Running,
+    /// In a system call or in C.
+    Syscall,
+    /// Blocked; the wait reason says on what.
+    Waiting,
+    /// Ended; the `g` lies on a free list.
+    Dead,
+    /// Its stack is being moved; it is running otherwise.
+    CopyStack,
+    /// Stopped by the garbage collector or the tracer.
+    Preempted,
+    /// Waiting, and found leaked by the runtime's own collector (Go 1.26+).
+    Leaked,
+    /// The spare goroutine of a C thread, not in use (Go 1.26+; `Dead` before).
+    DeadExtra,
+    /// A number no version of the runtime uses.
+    Invalid(u8),
+}
+
+/// By number: two of them are looked up for every event.
+static BY_STATUS: [State; 256] = {
+    let mut all = [State::Unknown; 256];
+    let mut raw = 0;
+    while raw < all.len() {
+        all[raw] = State::of_status(raw as u8);
+        raw += 1;
+    }
+    all
+};
+
+impl State {
+    /// The state with this number.
+    #[inline]
+    pub fn from_status(raw: u8) -> State {
+        BY_STATUS[usize::from(raw)]
+    }
+
+    const fn of_status(raw: u8) -> State {
+        match raw {
+            status::IDLE => State::Idle,
+            status::RUNNABLE => State::Runnable,
+            status::RUNNING => State::Running,
+            status::SYSCALL => State::Syscall,
+            status::WAITING => State::Waiting,
+            status::DEAD => State::Dead,
+            status::COPYSTACK => State::CopyStack,
+            status::PREEMPTED => State::Preempted,
+            status::LEAKED => State::Leaked,
+            status::DEADEXTRA => State::DeadExtra,
+            status::UNSAID => State::Unknown,
+            other => State::Invalid(other),
+        }
+    }
+
+    /// The runtime's number for it; `None` for [`State::Unknown`] and [`State::Invalid`].
+    pub fn status(self) -> Option<u8> {
+        Some(match self {
+            State::Idle => status::IDLE,
+            State::Runnable => status::RUNNABLE,
+            State::Running => status::RUNNING,
+            State::Syscall => status::SYSCALL,
+            State::Waiting => status::WAITING,
+            State::Dead => status::DEAD,
+            State::CopyStack => status::COPYSTACK,
+            State::Preempted => status::PREEMPTED,
+            State::Leaked => status::LEAKED,
+            State::DeadExtra => status::DEADEXTRA,
+            State::Unknown | State::Invalid(_) => return None,
+        })
+    }
+
+    /// One of each kind, each at its [`State::ordinal`].
+    pub(crate) const KINDS: [State; 12] = [
+        State::Unknown,
+        State::Idle,
+        State::Runnable,
+        State::Running,
+        State::Syscall,
+        State::Waiting,
+        State::Dead,
+        State::CopyStack,
+        State::Preempted,
+        State::Leaked,
+        State::DeadExtra,
+        State::Invalid(0),
+    ];
+
+    /// Which of [`State::KINDS`] it is.
+    #[inline]
+    pub(crate) const fn ordinal(self) -> usize {
+        match self {
+            State::Unknown => 0,
+            State::Idle => 1,
+            State::Runnable => 2,
+            State::Running => 3,
+            State::Syscall => 4,
+            State::Waiting => 5,
+            State::Dead => 6,
+            State::CopyStack => 7,
+            State::Preempted => 8,
+            State::Leaked => 9,
+            State::DeadExtra => 10,
+            State::Invalid(_) => 11,
+        }
+    }
+
+    /// Whether a goroutine in this state is blocked on something that its wait reason names.
+    pub fn waits(self) -> bool {
+        matches!(self, State::Waiting | State::Leaked)
+    }
+
+    /// Whether it stays where it is until something outside ends that: it waits, or is in a system call or in
+    /// C.
+    pub fn stays(self) -> bool {
+        self.waits() || self == State::Syscall
+    }
+
+    /// Whether a goroutine in this state has ended.
+    pub fn is_dead(self) -> bool {
+        matches!(self, State::Dead | State::DeadExtra)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            State::Unknown => "unknown",
+            State::Idle => "idle",
+            State::Runnable => "runnable",
+            State::Running => "running",
+            State::Syscall => "syscall",
+            State::Waiting => "waiting",
+            State::Dead => "dead",
+            State::CopyStack => "copystack",
+            State::Preempted => "preempted",
+            State::Leaked => "leaked",
+            State::DeadExtra => "dead (extra)",
+            State::Invalid(raw) => return write!(f, "status {raw}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_stands_at_its_ordinal() {
+        for (at, kind) in State::KINDS.into_iter().enumerate() {
+            assert_eq!(kind.ordinal(), at, "{kind}");
+        }
+        for raw in 0..=u8::MAX {
+            let state = State::from_status(raw);
+            assert!(matches!(state, State::Unknown | State::Invalid(_)) || state.status() == Some(raw));
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Goroutines that may never run again, and what would have to be reached for them to run.
+//!
+//! The rules are those of the runtime's own leak detection (`src/runtime/mgc.go: isMaybeRunnable`, 1.26), for
+//! the same eleven wait reasons (`isChanWait`, `isSyncWait` of `runtime2.go`), with two differences: what
+//! lies on the stack of a goroutine lives with that goroutine, and the locks and groups of package `sync`
+//! that wait as "semacquire" up to Go 1.23 count as what they are.
+
+use super::marker::Marker;
+use super::spans::ObjectId;
+use crate::snapshot::{Goroutine, ObjectKind, Snapshot, Trust, View};
+use hashbrown::HashMap;
+
+/// What a goroutine waits for, by its wait reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    /// Nothing that could ever happen.
+    Nothing,
+    /// Channels, or something of package `sync`.
+    Object,
+    /// The same, if it is of package `sync`.
+    Semaphore,
+}
+
+fn sort(reason: &str) -> Option<Sort> {
+    match reason {
+        "chan receive (nil chan)" | "chan send (nil chan)" | "select (no cases)" => Some(Sort::Nothing),
+        "chan receive"
+        | "chan send"
+        | "select"
+        | "sync.Cond.Wait"
+        | "sync.Mutex.Lock"
+        | "sync.RWMutex.Lock"
+        | "sync.RWMutex.RLock"
+        | "sync.WaitGroup.Wait" => Some(Sort::Object),
+        "semacquire" => Some(Sort::Semaphore),
+        _ => None,
+    }
+}
+
+/// Whether what waits for this reason can be proven to be leaked.
+pub fn can_be_leaked(reason: &str) -> bool {
+    sort(reason).is_some()
+}
+
+/// What makes a candidate live.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    /// By index into the snapshot's goroutines: it is a candidate, and nothing has made it live.
+    pub(super) dead: Vec<bool>,
+    /// Who waits for an object of the heap.
+    by_object: HashMap<ObjectId, Vec<u32>>,
+    /// Who waits for something on the stack of this goroutine.
+    by_host: HashMap<u32, Vec<u32>>,
+}
+
+impl Candidates {
+    /// Those of a snapshot. What they wait for is watched in `marker`.
+    pub(super) fn of(view: &View<'_>, snapshot: &Snapshot, marker: &mut Marker<'_>) -> Candidates {
+        let sorts: Vec<_> = view.binary.wait_reasons().iter().map(|reason| sort(reason)).collect();
+        let hosts = Hosts::of(snapshot);
+        let mut candidates =
+            Candidates { dead: vec![false; snapshot.goroutines.len()], ..Candidates::default() };
+        for (goroutine, index) in snapshot.goroutines.iter().zip(0u32..) {
+            let sort = sorts.get(usize::from(goroutine.reason)).copied().flatten();
+            let can = goroutine.trust == Trust::Still && goroutine.state.waits() && !goroutine.system;
+            let Some(sort) = sort.filter(|_| can) else { continue };
+            if let Some(awaited) = awaited(sort, goroutine, snapshot, marker, &hosts) {
+                candidates.add(index, &awaited, marker);
+            }
+        }
+        candidates
+    }
+
+    fn add(&mut self, index: u32, awaited: &[Awaited], marker: &mut Marker<'_>) {
+        for awaited in awaited {
+            match *awaited {
+                Awaited::Heap(object) => {
+                    marker.watch(object);
+                    self.by_object.entry(object).or_default().push(index);
+                }
+                Awaited::StackOf(host) => self.by_host.entry(host).or_default().push(index),
+            }
+        }
+        if let Some(dead) = self.dead.get_mut(index as usize) {
+            *dead = true;
+        }
+    }
+
+    /// Something on the stack of a goroutine that is no candidate is reached at once.
+    pub(super) fn hosted_by_live(&mut self, live: &mut Vec<u32>) {
+        let hosts: Vec<u32> = self.by_host.keys().copied().collect();
+        for host in hosts {
+            if self.dead.get(host as usize) != Some(&true) {
+                self.revive_hosted(host, live);
+            }
+        }
+    }
+
+    /// This object was reached. Adds those that are live for that to `live`.
+    pub(super) fn reached(&mut self, object: ObjectId, live: &mut Vec<u32>) {
+        for index in self.by_object.remove(&object).unwrap_or_default() {
+            self.revive(index, live);
+        }
+    }
+
+    /// This goroutine can run, whatever it waits for; and so can those that wait for what lies on its stack.
+    pub(super) fn revive(&mut self, index: u32, live: &mut Vec<u32>) {
+        let mut todo = vec![index];
+        while let Some(index) = todo.pop() {
+            if let Some(dead) = self.dead.get_mut(index as usize).filter(|dead| **dead) {
+                *dead = false;
+                live.push(index);
+                todo.extend(self.by_host.remove(&index).unwrap_or_default());
+            }
+        }
+    }
+
+    fn revive_hosted(&mut self, host: u32, live: &mut Vec<u32>) {
+        for index in self.by_host.remove(&host).unwrap_or_default() {
+            self.revive(index, live);
+        }
+    }
+
+    /// Those that nothing has made live.
+    pub(super) fn left(&self) -> impl Iterator<Item = u32> {
+        self.dead.iter().zip(0u32..).filter(|(dead, _)| **dead).map(|(_, index)| index)
+    }
+
+    /// The others, and all goroutines that are none.
+    pub(super) fn live(&self) -> impl Iterator<Item = u32> {
+        self.dead.iter().zip(0u32..).filter(|(dead, _)| !**dead).map(|(_, index)| index)
+    }
+}
+
+/// Where something that is waited for lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    Heap(ObjectId),
+    /// On the stack of this goroutine.
+    StackOf(u32),
+}
+
+/// All that a goroutine waits for. `None`: it may be woken by what we cannot see, or what lies among the
+/// variables, which everybody can reach.
+fn awaited(
+    sort: Sort,
+    goroutine: &Goroutine,
+    snapshot: &Snapshot,
+    marker: &Marker<'_>,
+    hosts: &Hosts,
+) -> Option<Vec<Awaited>> {
+    if sort == Sort::Nothing {
+        return Some(Vec::new());
+    }
+    goroutine.waits_known.then_some(())?;
+    (goroutine.waits.iter())
+        .map(|wait| {
+            let object = snapshot.objects.get(wait.object as usize)?;
+            if sort == Sort::Semaphore && object.kind == ObjectKind::Semaphore {
+                return None;
+            }
+            let heap = marker.spans.object(object.addr).map(Awaited::Heap);
+            heap.or_else(|| hosts.find(object.addr).map(Awaited::StackOf))
+        })
+        .collect()
+}
+
+/// The stacks of all goroutines, in the order of their addresses.
+struct Hosts(Vec<(u64, u64, u32)>);
+
+impl Hosts {
+    fn of(snapshot: &Snapshot) -> Hosts {
+        let mut stacks: Vec<_> = (snapshot.goroutines.iter().zip(0u32..))
+            .map(|(goroutine, index)| (goroutine.stack_bounds.0, goroutine.stack_bounds.1, index))
+            .collect();
+        stacks.sort_unstable();
+        Hosts(stacks)
+    }
+
+    fn find(&self, addr: u64) -> Option<u32> {
+        let behind = self.0.partition_point(|(lo, ..)| *lo <= addr);
+        let (_, hi, index) = *self.0.get(behind.checked_sub(1)?)?;
+        (addr < hi).then_some(index)
+    }
+}

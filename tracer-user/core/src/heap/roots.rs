@@ -1,0 +1,174 @@
+//! Roots that belong to no goroutine: variables, timers, finalizers and the like.
+//!
+//! `src/runtime/mgcmark.go: markroot`. What the runtime keeps outside of its heap is not scanned: all it
+//! refers to is its own.
+
+use super::marker::{Found, Marker, Source};
+use super::spans::words;
+use crate::binary::Globals;
+use crate::binary::bytes::{array, u64_at};
+use crate::memory::{Fault, Range};
+use crate::snapshot::View;
+
+/// Modules of one program: the executable and its plugins.
+const MAX_MODULES: usize = 256;
+/// Bytes of variables of one module, and what is read at once.
+const MAX_DATA: u64 = 1 << 32;
+const CHUNK: u64 = 1 << 20;
+/// `p`s: `GOMAXPROCS` (`src/runtime/proc.go: maxGomaxprocs` is less on any real machine).
+const MAX_PS: u64 = 1 << 16;
+/// Specials of all spans together, and of one.
+const MAX_SPECIALS: usize = 1 << 22;
+/// Bytes of a special that are looked at: every kind that holds pointers has no more.
+const SPECIAL: usize = 64;
+
+/// Reads the roots of one program.
+pub(super) struct Roots<'a> {
+    pub(super) view: &'a View<'a>,
+    pub(super) globals: &'a Globals,
+    pub(super) marker: &'a Marker<'a>,
+    /// Structures among the variables that lead nowhere: `m0` and `g0`.
+    pub(super) opaque: &'a [(u64, u64)],
+}
+
+impl Roots<'_> {
+    /// Marks from all of them but the timers.
+    ///
+    /// # Errors
+    /// What cannot be done without could not be read.
+    pub(super) fn mark(&self) -> Result<(), String> {
+        self.variables()?;
+        self.specials().map_err(|fault| format!("its finalizers cannot be read: {fault}"))
+    }
+
+    /// Variables with pointers, of every module, by the masks that the collector uses.
+    fn variables(&self) -> Result<(), String> {
+        let first = self.globals.first_module.ok_or("where its variables lie is not known")?;
+        let mut module = first.wrapping_add(self.view.bias);
+        for _ in 0..MAX_MODULES {
+            for [start, end, mask] in
+                [["data", "edata", "gcdatamask.bytedata"], ["bss", "ebss", "gcbssmask.bytedata"]]
+            {
+                let field = |name| self.view.field(module, "moduledata", name);
+                let bounds = field(start).zip(field(end)).zip(field(mask));
+                let ((start, end), mask) = bounds.ok_or("where its variables lie cannot be read")?;
+                self.block(start, end, mask)
+                    .map_err(|fault| format!("its variables cannot be read: {fault}"))?;
+            }
+            match self.view.field(module, "moduledata", "next") {
+                Some(0) => return Ok(()),
+                Some(next) => module = next,
+                None => return Err("the list of its modules cannot be read".to_owned()),
+            }
+        }
+        Err("the list of its modules has no end".to_owned())
+    }
+
+    fn block(&self, start: u64, end: u64, mask: u64) -> Result<(), Fault> {
+        let len = end.saturating_sub(start).min(MAX_DATA);
+        let (mut bytes, mut bits) = (Vec::new(), Vec::new());
+        let mut found = Found::default();
+        for from in (0..len).step_by(CHUNK as usize) {
+            let size = (len - from).min(CHUNK);
+            bytes.resize(size as usize, 0);
+            bits.resize(size.div_ceil(64) as usize, 0);
+            self.view.memory.read(start + from, &mut bytes)?;
+            self.view.memory.read(mask.wrapping_add(from / 64), &mut bits)?;
+            for (index, word) in words(&bytes).enumerate() {
+                let addr = start + from + index as u64 * 8;
+                let pointer = bits.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 != 0);
+                if pointer && word != 0 && !self.opaque.iter().any(|(lo, hi)| (*lo..*hi).contains(&addr)) {
+                    self.marker.reach(word, Source::Global(addr), &mut found);
+                }
+            }
+            self.marker.give(&mut found);
+        }
+        Ok(())
+    }
+
+    /// The `p`s, of which only the timers count: they also hold stale pointers (write-barrier buffers).
+    ///
+    /// # Errors
+    /// Their lists could not be read.
+    pub(super) fn timers(&self) -> Result<(), Fault> {
+        let layout = self.view.binary.layout();
+        let Some(at) = layout.field("p", "timers.heap").or_else(|| layout.field("p", "timers")) else {
+            return Ok(());
+        };
+        let mut found = Found::default();
+        for p in processors(self.view, self.globals)? {
+            let array = self.view.memory.word(p.wrapping_add(u64::from(at)))?;
+            self.marker.reach(array, Source::Other, &mut found);
+        }
+        self.marker.give(&mut found);
+        Ok(())
+    }
+
+    /// Finalizers, cleanups, weak pointers (`markrootSpans`): the special's own words, and of a finalizer all
+    /// that its object leads to, but not the object itself. The object of a weak pointer is no root for the
+    /// collector; it is one here.
+    fn specials(&self) -> Result<(), Fault> {
+        let minor = self.view.binary.version().minor;
+        // `special { next; offset uint16; kind }`; since 1.24 the offset is a word. Kinds were renumbered in 1.25.
+        let kind_at = if minor >= 24 { 16 } else { 10 };
+        let finalizer = if minor >= 25 { 2 } else { 1 };
+        let weak = match minor {
+            25.. => Some(3),
+            23 | 24 => Some(2),
+            _ => None,
+        };
+        let mut todo: Vec<(u64, u64, u64)> = (self.marker.spans.iter())
+            .filter(|span| span.specials != 0)
+            .map(|span| (span.specials, span.base, span.size * u64::from(span.count)))
+            .collect();
+        let (mut bytes, mut whole, mut seen) = (Vec::new(), Vec::new(), 0);
+        let mut found = Found::default();
+        // First the first of each list, then the second of each, and so on.
+        while !todo.is_empty() && seen < MAX_SPECIALS {
+            todo.truncate(MAX_SPECIALS - seen);
+            seen += todo.len();
+            let ranges: Vec<_> = todo.iter().map(|(addr, ..)| Range { addr: *addr, len: SPECIAL }).collect();
+            self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
+            let mut later = Vec::new();
+            for ((record, whole), (_, base, len)) in bytes.chunks_exact(SPECIAL).zip(&whole).zip(&todo) {
+                if !*whole {
+                    continue;
+                }
+                words(record).skip(1).for_each(|word| self.marker.reach(word, Source::Other, &mut found));
+                let offset = if minor >= 24 {
+                    u64_at(record, 8).unwrap_or(u64::MAX)
+                } else {
+                    array(record, 8).map_or(u64::MAX, |bytes| u64::from(u16::from_le_bytes(bytes)))
+                };
+                if offset < *len {
+                    match record.get(kind_at).copied() {
+                        Some(kind) if kind == finalizer => {
+                            self.marker.reach_within(base + offset, &mut found)?;
+                        }
+                        // Whoever has the weak pointer can make a strong one of it at any time.
+                        kind if kind == weak => self.marker.reach(base + offset, Source::Other, &mut found),
+                        _ => {}
+                    }
+                }
+                if let Some(next @ 1..) = u64_at(record, 0) {
+                    later.push((next, *base, *len));
+                }
+            }
+            self.marker.give(&mut found);
+            todo = later;
+        }
+        Ok(())
+    }
+}
+
+/// The addresses of the `p`s.
+///
+/// # Errors
+/// The list cannot be read.
+pub(super) fn processors(view: &View<'_>, globals: &Globals) -> Result<Vec<u64>, Fault> {
+    let Some(slice) = globals.allp.map(|addr| addr.wrapping_add(view.bias)) else { return Ok(Vec::new()) };
+    let (array, len) = (view.memory.word(slice)?, view.memory.word(slice.wrapping_add(8))?);
+    let mut bytes = vec![0; len.min(MAX_PS) as usize * 8];
+    view.memory.read(array, &mut bytes)?;
+    Ok(words(&bytes).filter(|p| *p != 0).collect())
+}

@@ -1,0 +1,390 @@
+//! The spans of the heap, and which object an address lies in.
+//!
+//! `runtime.mheap_.allspans` has every `mspan` there ever was (`src/runtime/mheap.go`; an `mspan` that is
+//! free is kept for later). A span in use is a run of pages of 8 KiB, cut into objects of one size.
+
+#[cfg(test)]
+mod tests;
+
+use crate::binary::Globals;
+use crate::binary::bytes::{array, u64_at};
+use crate::memory::{Fault, Range};
+use crate::snapshot::View;
+
+/// `_PageSize` and `heapArenaBytes` (`src/runtime/malloc.go`), as shifts.
+pub(super) const PAGE_SHIFT: u32 = 13;
+const ARENA_SHIFT: u32 = 26;
+const PAGES_OF_ARENA: usize = 1 << (ARENA_SHIFT - PAGE_SHIFT);
+/// Arenas in the address space of a process on Linux: 48 bits, arm64's included.
+const MAX_ARENAS: u64 = 1 << (48 - ARENA_SHIFT);
+/// `mspan`s that are read: a heap of 128 GiB of the smallest spans.
+const MAX_SPANS: u64 = 1 << 24;
+/// Pages of all spans together: 1 TiB.
+pub(super) const MAX_PAGES: u64 = 1 << 27;
+/// Arenas by which a heap may grow while it is read: 4 GiB. The runtime takes the one behind the last if it can
+/// (`src/runtime/malloc.go: sysAlloc`).
+const GROWTH: u64 = 64;
+/// Arenas that have a span, and objects of all spans together: each costs us a table, or two bits, whether
+/// there is any memory behind it or not.
+const MAX_TABLES: usize = 1 << 14;
+const MAX_OBJECTS: u64 = 1 << 32;
+/// Pages of a span that has more than one object; ten at most in every version.
+const MAX_SHARED_PAGES: u64 = 128;
+/// `mspan`s that are read together.
+const BATCH: u64 = 1 << 16;
+/// `mSpanInUse` and `mSpanManual`.
+const IN_USE: u8 = 1;
+const MANUAL: u8 = 2;
+/// In the page table: no span of the heap.
+const NONE: u32 = 0;
+/// In the page table: stacks and the like, which have no objects.
+const NO_OBJECTS: u32 = u32::MAX;
+
+/// Why the heap cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum HeapError {
+    /// The binary does not show it, or its layout is not known.
+    #[error("where its heap lies is not known (runtime.mheap_ or the layout of its structures)")]
+    NoHeap,
+    /// There is more than is believed.
+    #[error("its heap has more than {MAX_SPANS} spans, {MAX_OBJECTS} objects or 1 TiB")]
+    TooLarge,
+    /// Its tables cannot be read.
+    #[error("the tables of its heap cannot be read: {0}")]
+    Unreadable(#[from] Fault),
+}
+
+/// A span in use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// Its first address.
+    pub(super) base: u64,
+    /// Bytes of an object.
+    pub(super) size: u64,
+    /// Objects.
+    pub(super) count: u32,
+    /// For dividing by `size` (`mspan.divMul`).
+    magic: u32,
+    /// Where the bits of its objects begin in a bitmap of all objects: a multiple of 64.
+    pub(super) bits: u64,
+    /// Objects without pointers.
+    pub(super) noscan: bool,
+    /// Some of its objects are waited for.
+    pub(super) watched: bool,
+    /// `mspan.specials`.
+    pub(super) specials: u64,
+    /// Its `mspan`.
+    record: u64,
+}
+
+/// An object: the number of its span, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ObjectId {
+    pub(super) span: u32,
+    pub(super) index: u32,
+}
+
+/// What an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In this object of the heap.
+    Object(ObjectId),
+    /// Where the heap is, or grows, but in no span that was in use when the table was made.
+    Nowhere,
+    /// Anywhere else.
+    Outside,
+}
+
+/// All spans in use.
+#[derive(Default)]
+pub(super) struct Spans {
+    /// Number 0 stands for none.
+    spans: Vec<Span>,
+    /// Bits of all of them.
+    bits: u64,
+    pages: u64,
+    /// By arena: its table of pages, + 1. The kernel gives memory only for the parts of this that are written
+    /// to.
+    arenas: Vec<u32>,
+    /// From the first arena that has one to [`GROWTH`] behind the last: where there are pointers to, there
+    /// may be one by now.
+    near: std::ops::Range<u64>,
+    tables: Vec<u32>,
+    /// Bytes in objects with pointers.
+    pub(super) scannable: u64,
+}
+
+/// Offsets of an `mspan`.
+struct Fields {
+    size: usize,
+    start: usize,
+    npages: usize,
+    nelems: usize,
+    /// Whether `nelems` has two bytes (since 1.22).
+    short: bool,
+    spanclass: usize,
+    state: usize,
+    elemsize: usize,
+    specials: usize,
+}
+
+impl Fields {
+    fn of(view: &View) -> Option<Fields> {
+        let field =
+            |name| view.binary.layout().field("mspan", name).filter(|at| *at < 1024).map(|at| at as usize);
+        Some(Fields {
+            size: field("_size")?,
+            start: field("startAddr")?,
+            npages: field("npages")?,
+            nelems: field("nelems")?,
+            short: view.binary.version().minor >= 22,
+            spanclass: field("spanclass")?,
+            state: field("state")?,
+            elemsize: field("elemsize")?,
+            specials: field("specials")?,
+        })
+    }
+}
+
+impl Spans {
+    /// Reads them. Of a program that goes on running this is what they were at various moments.
+    pub(super) fn read(view: &View, globals: &Globals) -> Result<Spans, HeapError> {
+        let arenas = vec![0; MAX_ARENAS as usize];
+        let mut spans = Spans { spans: vec![Span::NONE], arenas, ..Spans::default() };
+        spans.extend(view, globals)?;
+        Ok(spans)
+    }
+
+    /// Adds those that came into use since, where no span was.
+    pub(super) fn extend(&mut self, view: &View, globals: &Globals) -> Result<(), HeapError> {
+        let fields = Fields::of(view).ok_or(HeapError::NoHeap)?;
+        let heap = globals.mheap.ok_or(HeapError::NoHeap)?.wrapping_add(view.bias);
+        let slice = view.at(heap, "mheap", "allspans").ok_or(HeapError::NoHeap)?;
+        let (array, len) = (view.memory.word(slice)?, view.memory.word(slice.wrapping_add(8))?);
+        if len > MAX_SPANS {
+            return Err(HeapError::TooLarge);
+        }
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        for from in (0..len).step_by(BATCH as usize) {
+            let count = (len - from).min(BATCH) as usize;
+            let mut addrs = vec![0; count * 8];
+            view.memory.read(array.wrapping_add(from * 8), &mut addrs)?;
+            let addrs = addrs.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+            let ranges: Vec<_> = addrs.map(|addr| Range { addr, len: fields.size }).collect();
+            view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
+            for ((record, whole), range) in bytes.chunks_exact(fields.size).zip(&whole).zip(&ranges) {
+                if *whole {
+                    self.add(record, range.addr, &fields)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, record: &[u8], addr: u64, fields: &Fields) -> Result<(), HeapError> {
+        let Some((state, base, pages)) = record
+            .get(fields.state)
+            .zip(u64_at(record, fields.start))
+            .and_then(|(state, base)| Some((*state, base, u64_at(record, fields.npages)?)))
+        else {
+            return Ok(());
+        };
+        let plausible = base.is_multiple_of(1 << PAGE_SHIFT)
+            && pages > 0
+            && base >> ARENA_SHIFT > 0
+            && base.checked_add(pages << PAGE_SHIFT).is_some_and(|end| end >> 48 == 0)
+            && pages <= MAX_PAGES;
+        if !plausible || !matches!(state, IN_USE | MANUAL) || self.at(base) != NONE {
+            return Ok(());
+        }
+        self.pages += pages;
+        if self.pages > MAX_PAGES || self.spans.len() as u64 > MAX_SPANS {
+            return Err(HeapError::TooLarge);
+        }
+        let number = match (state, self.span((record, addr), fields, (base, pages))) {
+            (IN_USE, Some(span)) => {
+                self.bits += u64::from(span.count).next_multiple_of(64);
+                if self.bits > MAX_OBJECTS {
+                    return Err(HeapError::TooLarge);
+                }
+                self.scannable += if span.noscan { 0 } else { span.size * u64::from(span.count) };
+                self.spans.push(span);
+                (self.spans.len() - 1) as u32
+            }
+            (MANUAL, _) => NO_OBJECTS,
+            _ => return Ok(()),
+        };
+        self.enter(base, pages, number)
+    }
+
+    fn span(&self, (record, addr): (&[u8], u64), fields: &Fields, (base, pages): (u64, u64)) -> Option<Span> {
+        let size = u64_at(record, fields.elemsize)?;
+        let count = if fields.short {
+            u64::from(u16::from_le_bytes(array(record, fields.nelems)?))
+        } else {
+            u64_at(record, fields.nelems)?
+        };
+        let bytes = pages << PAGE_SHIFT;
+        let fits = size >= 8 && count > 0 && count.checked_mul(size).is_some_and(|all| all <= bytes);
+        if !fits || count > 1 && pages > MAX_SHARED_PAGES {
+            return None;
+        }
+        let magic = if count == 1 { 0 } else { (u64::from(u32::MAX) / size + 1) as u32 };
+        Some(Span {
+            base,
+            size,
+            count: count as u32,
+            magic,
+            bits: self.bits,
+            noscan: record.get(fields.spanclass)? & 1 != 0,
+            watched: false,
+            specials: u64_at(record, fields.specials)?,
+            record: addr,
+        })
+    }
+
+    /// Enters a span into the page table.
+    fn enter(&mut self, base: u64, pages: u64, number: u32) -> Result<(), HeapError> {
+        let first = base >> PAGE_SHIFT;
+        for page in first..first + pages {
+            let table = self.table(page >> (ARENA_SHIFT - PAGE_SHIFT))?;
+            if let Some(entry) = self.tables.get_mut(table + page as usize % PAGES_OF_ARENA) {
+                *entry = number;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the table of an arena begins; makes it.
+    fn table(&mut self, arena: u64) -> Result<usize, HeapError> {
+        let entry = self.arenas.get_mut(arena as usize).ok_or(HeapError::TooLarge)?;
+        if *entry == 0 {
+            if self.tables.len() >= MAX_TABLES * PAGES_OF_ARENA {
+                return Err(HeapError::TooLarge);
+            }
+            self.tables.resize(self.tables.len() + PAGES_OF_ARENA, NONE);
+            *entry = (self.tables.len() / PAGES_OF_ARENA) as u32;
+            let first = if self.near.is_empty() { arena } else { self.near.start.min(arena) };
+            self.near = first..self.near.end.max(arena + GROWTH);
+        }
+        Ok((*entry as usize - 1) * PAGES_OF_ARENA)
+    }
+
+    /// What the page table has for an address; `NONE` also where there is no table.
+    #[inline]
+    fn at(&self, addr: u64) -> u32 {
+        match self.arenas.get((addr >> ARENA_SHIFT) as usize) {
+            Some(0) | None => NONE,
+            Some(table) => {
+                let page = (addr >> PAGE_SHIFT) as usize % PAGES_OF_ARENA;
+                self.tables.get((*table as usize - 1) * PAGES_OF_ARENA + page).copied().unwrap_or(NONE)
+            }
+        }
+    }
+
+    /// What lies at an address.
+    #[inline]
+    pub(super) fn find(&self, addr: u64) -> Place {
+        match self.at(addr) {
+            NONE if self.near.contains(&(addr >> ARENA_SHIFT)) => Place::Nowhere,
+            NONE => Place::Outside,
+            NO_OBJECTS => Place::Outside,
+            number => match self.spans.get(number as usize).and_then(|span| span.object(addr)) {
+                Some(index) => Place::Object(ObjectId { span: number, index }),
+                None => Place::Outside,
+            },
+        }
+    }
+
+    /// The object at an address, if there is one.
+    pub(super) fn object(&self, addr: u64) -> Option<ObjectId> {
+        match self.find(addr) {
+            Place::Object(object) => Some(object),
+            Place::Nowhere | Place::Outside => None,
+        }
+    }
+
+    /// A span by its number.
+    #[inline]
+    pub(super) fn get(&self, number: u32) -> Option<&Span> {
+        self.spans.get(number as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Span> {
+        self.spans.get_mut(number as usize)
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Span> {
+        self.spans.iter().skip(1)
+    }
+
+    /// One more than the highest number.
+    pub(super) fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// How many bits a bitmap of all objects has.
+    pub(super) fn bits(&self) -> u64 {
+        self.bits
+    }
+
+    /// Whether the program has this object in use now, as `mspan.isFree` tells it (`src/runtime/mbitmap.go`):
+    /// what was given out since the last sweep lies below `freeindex`, what the sweep found in use is in
+    /// `allocBits`. Where it cannot be told it is in use.
+    pub(super) fn is_used(&self, view: &View, object: ObjectId) -> bool {
+        let free = || {
+            let span = self.get(object.span)?;
+            let at = |field| view.at(span.record, "mspan", field);
+            let next = view.word(at("freeindex")?)?;
+            let next = if view.binary.version().minor >= 22 { next & 0xffff } else { next };
+            let bits = view.word(at("allocBits")?)?;
+            let mut byte = [0];
+            view.memory.read(bits.checked_add(u64::from(object.index / 8))?, &mut byte).ok()?;
+            Some(u64::from(object.index) >= next && byte[0] >> (object.index % 8) & 1 == 0)
+        };
+        !free().unwrap_or(false)
+    }
+
+    /// Where an object lies.
+    pub(super) fn range(&self, object: ObjectId) -> Option<(u64, u64)> {
+        let span = self.get(object.span)?;
+        Some((span.base + u64::from(object.index) * span.size, span.size))
+    }
+}
+
+impl Span {
+    const NONE: Span = Span {
+        base: 0,
+        size: 0,
+        count: 0,
+        magic: 0,
+        bits: 0,
+        noscan: true,
+        watched: false,
+        specials: 0,
+        record: 0,
+    };
+
+    /// Where its objects lie.
+    pub(super) fn objects(&self) -> Range {
+        Range { addr: self.base, len: (self.size * u64::from(self.count)) as usize }
+    }
+
+    /// The number of the object at an address within the span; `None` behind the last one.
+    #[inline]
+    fn object(&self, addr: u64) -> Option<u32> {
+        let into = addr.wrapping_sub(self.base);
+        // As `mspan.objIndex`; exact because such a span is small.
+        let index = ((into * u64::from(self.magic)) >> 32) as u32;
+        if self.count == 1 {
+            return (into < self.size).then_some(0);
+        }
+        (index < self.count).then_some(index)
+    }
+}
+
+/// The word at the beginning of some bytes that are a multiple of eight.
+pub(super) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
+}

@@ -1,0 +1,26 @@
+//! Reads a Go process from outside, and says what its goroutines did, do and can never do again.
+//!
+//! Data goes one way. [`process`], [`binary`] and [`memory`] read the target; [`snapshot`] and [`heap`] make
+//! goroutines and objects of its memory. Probes are placed by [`plan`]; what they send is decoded by [`event`]
+//! and understood by [`model`]. [`session`] joins both for one target, live or played from a [`recording`].
+//! [`detect`] judges. [`goruntime`] has every fact that depends on the Go version.
+//!
+//! This crate has no eBPF loader, no terminal and no network, so that fuzz targets and other tools can use it
+//! alone.
+
+pub mod binary;
+pub mod clock;
+pub mod detect;
+pub mod event;
+pub mod goruntime;
+pub mod heap;
+pub mod memory;
+pub mod model;
+pub mod names;
+pub mod plan;
+pub mod process;
+pub mod recording;
+pub mod session;
+pub mod snapshot;
+#[doc(hidden)]
+pub mod testing;

@@ -1,0 +1,278 @@
+//! The memory of a program as a core file has it: written by the kernel when the program died, or
+//! by `gcore` while it ran.
+//!
+//! A core file leaves out what can be read elsewhere (`core(5)`, `/proc/PID/coredump_filter`): of
+//! the executable it has the pages that the program wrote to, and often the very first one. The
+//! rest comes from the executable itself.
+
+mod notes;
+#[cfg(test)]
+mod tests;
+
+use super::{Fault, Memory};
+use crate::binary::bytes::{u32_at, u64_at};
+use crate::binary::{Arch, ElfError, GoBinary, Image, file_header};
+use notes::Notes;
+use object::LittleEndian;
+use object::elf::{EM_AARCH64, EM_X86_64, ET_CORE, FileHeader64, PN_XNUM, PT_LOAD, PT_NOTE};
+use object::read::elf::FileHeader;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Bytes of an `Elf64_Ehdr`, and of an `Elf64_Phdr`.
+const HEADER: usize = 64;
+const PROGRAM: usize = 56;
+/// Offset of `sh_info` in an `Elf64_Shdr`.
+const SH_INFO: u64 = 44;
+/// Program headers that are read. `vm.max_map_count` is 65,530 unless it was raised.
+const MAX_PROGRAMS: u64 = 1 << 20;
+/// Mappings begin and end at multiples of this, on every processor.
+const PAGE: u64 = 4096;
+
+/// Why a file is no core file that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreError {
+    /// The file cannot be read.
+    #[error("it cannot be read")]
+    Io(#[from] io::Error),
+    /// Not even an ELF file that can be read here.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    /// The number is `e_type`.
+    #[error("it is not a core file but another ELF file (type {0}); the executable goes to --exe")]
+    Type(u16),
+    /// The program headers make no sense.
+    #[error("it is a corrupt core file: {0}")]
+    Corrupt(&'static str),
+    /// There is no auxiliary vector, and the executable may lie anywhere.
+    #[error("it does not say where the executable was loaded: its notes are cut off or missing")]
+    NoEntry,
+    /// The executable is another.
+    #[error("it is not of this executable ({why}); it was written by {name}: give that with --exe")]
+    Other {
+        /// What shows it.
+        why: &'static str,
+        /// The name of the file that ran, or what there is instead.
+        name: String,
+    },
+}
+
+/// A `PT_LOAD` program header.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    addr: u64,
+    offset: u64,
+    /// Bytes that the core file has of it, and how many it says to have.
+    there: u64,
+    announced: u64,
+}
+
+/// A core file with the executable that ran.
+pub struct Core<'a> {
+    file: File,
+    /// By address.
+    loads: Vec<Load>,
+    exe: &'a Image,
+    bias: u64,
+    pid: i32,
+    truncated: Option<String>,
+}
+
+impl<'a> Core<'a> {
+    /// Opens the core file at `path`, of the program `binary`.
+    ///
+    /// # Errors
+    /// [`CoreError`], one sentence to be put behind the name of the file. That it ends too early is
+    /// no error, see [`Core::truncated`].
+    pub fn open(path: &Path, binary: &'a GoBinary) -> Result<Core<'a>, CoreError> {
+        Core::read(File::open(path)?, binary)
+    }
+
+    /// As [`Core::open`], of an open file.
+    ///
+    /// # Errors
+    /// As [`Core::open`].
+    pub fn read(file: File, binary: &'a GoBinary) -> Result<Core<'a>, CoreError> {
+        let exe = binary.image();
+        let size = file.metadata()?.len();
+        let mut bytes = [0; HEADER];
+        let len = read_up_to(&file, &mut bytes, 0)?;
+        let header = file_header(bytes.get(..len).unwrap_or_default())?;
+        let machine = header.e_machine(LittleEndian);
+        if header.e_type(LittleEndian) != ET_CORE {
+            return Err(CoreError::Type(header.e_type(LittleEndian).0));
+        }
+        let (mut loads, mut notes, mut end) = (Vec::new(), Notes::default(), 0u64);
+        for program in programs(&file, header)?.chunks_exact(PROGRAM) {
+            let word = |at| u64_at(program, at).unwrap_or(0);
+            let (offset, addr, announced) = (word(8), word(16), word(32));
+            let behind = offset.checked_add(announced).ok_or(CoreError::Corrupt("a segment wraps around"))?;
+            let there = announced.min(size.saturating_sub(offset));
+            match u32_at(program, 0) {
+                Some(kind) if kind == PT_LOAD.0 => loads.push(Load { addr, offset, there, announced }),
+                Some(kind) if kind == PT_NOTE.0 => notes.read(&file, offset, there),
+                _ => continue,
+            }
+            end = end.max(behind);
+        }
+        loads.sort_by_key(|load| load.addr);
+        let truncated = (end > size).then(|| {
+            format!(
+                "it is cut off: it has {size} bytes of {end} (a limit of core files, or a full disk); what is \
+                 missing cannot be read"
+            )
+        });
+        let bias = match notes.entry() {
+            Some(entry) => entry.wrapping_sub(exe.entry()),
+            None if exe.pie() => return Err(CoreError::NoEntry),
+            None => 0,
+        };
+        let core = Core { file, loads, exe, bias, pid: notes.pid().unwrap_or(0), truncated };
+        let expected = match exe.arch() {
+            Arch::Amd64 => EM_X86_64,
+            Arch::Arm64 => EM_AARCH64,
+        };
+        let other = if machine == expected { core.other(&notes) } else { Some("another processor") };
+        match other {
+            Some(why) => Err(CoreError::Other { why, name: notes.name() }),
+            None => Ok(core),
+        }
+    }
+
+    /// What the kernel added to the link-time addresses of the executable.
+    pub fn bias(&self) -> u64 {
+        self.bias
+    }
+
+    /// The process that it was; 0 where the file does not say.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Says so, in one sentence to be put behind the name of the file, if it ends before what it
+    /// announces: everything in it that is there can still be read.
+    pub fn truncated(&self) -> Option<&str> {
+        self.truncated.as_deref()
+    }
+
+    /// What shows that another executable ran, if anything does.
+    fn other(&self, notes: &Notes) -> Option<&'static str> {
+        if !self.bias.is_multiple_of(PAGE) || (self.bias != 0 && !self.exe.pie()) {
+            return Some("it has another entry point");
+        }
+        let entry = self.exe.entry();
+        if let Some((offset, _)) = notes.mapped_at(entry.wrapping_add(self.bias))
+            && self.exe.file_offset(entry) != Some(offset)
+        {
+            return Some("its code lies elsewhere in the file");
+        }
+        // The page with the headers is in most core files, and no two programs have the same: it
+        // has sizes of segments, the address of the entry point and often a build id.
+        let first = self.exe.at_file_start()?;
+        let (mut there, mut bytes) = (0, [0; PAGE as usize]);
+        let addr = first.wrapping_add(self.bias);
+        while let Some(part) = bytes.get_mut(there..).filter(|part| !part.is_empty()) {
+            match self.in_file(addr.wrapping_add(there as u64), part) {
+                Ok(count) if count > 0 => there += count,
+                _ => break,
+            }
+        }
+        let same = |ours: &[u8]| bytes.iter().take(there).zip(ours).all(|(a, b)| a == b);
+        let ours = self.exe.tail(first).unwrap_or_default();
+        (!same(&ours)).then_some("its first page is another")
+    }
+
+    /// The last segment that begins at or before this address, and where the next one begins.
+    fn load_at(&self, addr: u64) -> (Option<&Load>, u64) {
+        let behind = self.loads.partition_point(|load| load.addr <= addr);
+        let next = self.loads.get(behind).map_or(u64::MAX, |load| load.addr);
+        (behind.checked_sub(1).and_then(|at| self.loads.get(at)), next)
+    }
+
+    /// Reads what the file has at an address. Gives how many bytes that were; 0: none.
+    fn in_file(&self, addr: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let (Some(load), next) = self.load_at(addr) else { return Ok(0) };
+        let into = addr - load.addr;
+        let count = load.there.saturating_sub(into).min(next - addr).min(buffer.len() as u64) as usize;
+        match buffer.get_mut(..count) {
+            Some(part) if count > 0 => read_up_to(&self.file, part, load.offset.saturating_add(into)),
+            _ => Ok(0),
+        }
+    }
+
+    /// The same for what the executable has, where the core file leaves it out.
+    fn in_executable(&self, addr: u64, buffer: &mut [u8]) -> usize {
+        let (load, next) = self.load_at(addr);
+        let vaddr = addr.wrapping_sub(self.bias);
+        // What was to be in the file and is cut off may be other than in the executable.
+        let cut_off = load.is_some_and(|load| addr - load.addr < load.announced);
+        if cut_off && self.exe.writable(vaddr) {
+            return 0;
+        }
+        let Some(tail) = self.exe.tail(vaddr) else { return 0 };
+        let count = (tail.len() as u64).min(next - addr).min(buffer.len() as u64) as usize;
+        buffer.iter_mut().zip(tail.iter()).take(count).for_each(|(to, from)| *to = *from);
+        count
+    }
+}
+
+impl Memory for Core<'_> {
+    fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
+        let (mut at, mut rest) = (addr, buffer);
+        while !rest.is_empty() {
+            let mut count = self.in_file(at, rest).map_err(|_| Fault::Unmapped(at))?;
+            if count == 0 {
+                count = self.in_executable(at, rest);
+            }
+            if count == 0 {
+                return Err(Fault::Unmapped(at));
+            }
+            rest = rest.get_mut(count..).unwrap_or_default();
+            at = at.wrapping_add(count as u64);
+        }
+        Ok(())
+    }
+}
+
+/// The program headers.
+fn programs(file: &File, header: &FileHeader64<LittleEndian>) -> Result<Vec<u8>, CoreError> {
+    let mut count = u64::from(header.e_phnum(LittleEndian));
+    if count == u64::from(PN_XNUM) {
+        // More than fit the field: the first section header has the number.
+        let mut number = [0; 4];
+        let at = header.e_shoff(LittleEndian).saturating_add(SH_INFO);
+        if read_up_to(file, &mut number, at)? < 4 {
+            return Err(ElfError::Truncated("the number of its segments").into());
+        }
+        count = u64::from(u32::from_le_bytes(number));
+    }
+    if usize::from(header.e_phentsize(LittleEndian)) != PROGRAM {
+        return Err(CoreError::Corrupt("its program headers have another size"));
+    }
+    if count > MAX_PROGRAMS {
+        return Err(CoreError::Corrupt("it has more segments than any program"));
+    }
+    let mut programs = vec![0; count as usize * PROGRAM];
+    if read_up_to(file, &mut programs, header.e_phoff(LittleEndian))? < programs.len() {
+        return Err(ElfError::Truncated("the program header table").into());
+    }
+    Ok(programs)
+}
+
+/// Reads until the buffer is full or the file ends. Gives how many bytes were there.
+fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut len = 0;
+    while let Some(rest) = buffer.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        // A core file has fewer bytes than `i64::MAX`: an offset beyond that is behind its end.
+        let Some(at) = at.checked_add(len as u64).filter(|at| i64::try_from(*at).is_ok()) else { break };
+        match file.read_at(rest, at) {
+            Ok(0) => break,
+            Ok(count) => len += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}

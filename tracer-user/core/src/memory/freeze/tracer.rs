@@ -1,0 +1,164 @@
+//! The ptrace calls, all of one thread.
+
+use super::{FreezeError, regset};
+use crate::memory::ThreadRegisters;
+use crate::process::threads;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::ffi::{c_int, c_uint, c_void};
+use std::io;
+use std::ptr::null_mut;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Between two questions whether the threads have stopped: most do within microseconds.
+const SHORT: Duration = Duration::from_micros(20);
+const LONG: Duration = Duration::from_millis(1);
+
+/// How far a thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// Seized and interrupted.
+    Asked,
+    /// It stands still, and is to get this signal when it goes on; 0: none.
+    Stopped(c_int),
+    /// It has ended.
+    Ended,
+}
+
+/// Who stops the threads of a process. Lives on one thread, and only there: the calls of another are refused.
+pub(super) struct Tracer {
+    pid: i32,
+    threads: BTreeMap<i32, Stop>,
+}
+
+impl Tracer {
+    pub(super) fn new(pid: i32) -> Tracer {
+        Tracer { pid, threads: BTreeMap::new() }
+    }
+
+    /// Stops all threads and tells their registers.
+    pub(super) fn stop(&mut self, limit: Duration) -> Result<Vec<ThreadRegisters>, FreezeError> {
+        let deadline = Instant::now() + limit;
+        // A thread that still runs may start others. The kernel's list is complete for certain only if
+        // nothing in it came or went meanwhile: so it has to show nothing new twice.
+        let mut quiet = 0;
+        while quiet < 2 {
+            let listed = threads::list(self.pid).map_err(|_| FreezeError::Gone(self.pid))?;
+            let new: Vec<_> = listed.into_iter().filter(|tid| !self.threads.contains_key(tid)).collect();
+            quiet = if new.is_empty() { quiet + 1 } else { 0 };
+            new.iter().try_for_each(|tid| self.seize(*tid))?;
+            new.iter().for_each(|tid| self.interrupt(*tid));
+            self.wait(deadline, limit)?;
+        }
+        let mut registers = Vec::new();
+        for (&tid, _) in self.threads.iter().filter(|(_, stop)| matches!(stop, Stop::Stopped(_))) {
+            // Killed meanwhile, by a signal that cannot be held back.
+            let Some(thread) = threads::thread(self.pid, tid) else { continue };
+            registers.extend(regset::read(tid, thread.inner));
+        }
+        Ok(registers)
+    }
+
+    /// Becomes the thread's tracer, without stopping it.
+    pub(super) fn seize(&mut self, tid: i32) -> Result<(), FreezeError> {
+        let pid = self.pid;
+        match request(libc::PTRACE_SEIZE, tid, 0) {
+            Ok(()) => {
+                self.threads.insert(tid, Stop::Asked);
+                Ok(())
+            }
+            // It has ended since it was listed.
+            Err(Errno::SRCH) => Ok(()),
+            Err(Errno::PERM | Errno::ACCESS) => match threads::thread(pid, tid) {
+                Some(thread) if has_ended(thread) => {
+                    self.threads.insert(tid, Stop::Ended);
+                    Ok(())
+                }
+                None => Ok(()),
+                Some(thread) if thread.tracer != 0 => {
+                    let tracer = threads::process_of(thread.tracer).unwrap_or(thread.tracer);
+                    Err(FreezeError::Traced { pid, tracer })
+                }
+                Some(_) => Err(FreezeError::Denied(pid)),
+            },
+            Err(error) => Err(FreezeError::Io { pid, source: error.into() }),
+        }
+    }
+
+    /// Makes a thread stop soon. Waiting for it tells if it has ended.
+    pub(super) fn interrupt(&self, tid: i32) {
+        if self.threads.get(&tid) == Some(&Stop::Asked) {
+            let _ = request(libc::PTRACE_INTERRUPT, tid, 0);
+        }
+    }
+
+    /// Waits until all threads that were asked to stop have done so.
+    pub(super) fn wait(&mut self, deadline: Instant, limit: Duration) -> Result<(), FreezeError> {
+        let pid = self.pid;
+        let mut pause = SHORT;
+        loop {
+            let mut late = None;
+            for (&tid, stop) in self.threads.iter_mut().filter(|(_, stop)| **stop == Stop::Asked) {
+                *stop = look(tid);
+                // The first thread of a process can end before the others; its tracer is told only after them.
+                if *stop == Stop::Asked && pause == LONG {
+                    let thread = threads::thread(pid, tid).filter(|thread| !has_ended(*thread));
+                    *stop = thread.map_or(Stop::Ended, |_| Stop::Asked);
+                    late = thread.map(|thread| (tid, thread.state)).or(late);
+                } else if *stop == Stop::Asked {
+                    late = Some((tid, '?'));
+                }
+            }
+            let Some((tid, state)) = late else { return Ok(()) };
+            if Instant::now() > deadline {
+                return Err(FreezeError::Stuck { pid, tid, state, limit });
+            }
+            sleep(pause);
+            pause = (pause * 2).min(LONG);
+        }
+    }
+
+    /// Lets all threads go on. One that has not stopped cannot be detached; the kernel does it when this
+    /// thread of ours ends.
+    pub(super) fn release(&mut self) {
+        for (tid, stop) in std::mem::take(&mut self.threads) {
+            if let Stop::Stopped(signal) = stop {
+                // It may have been killed.
+                let _ = request(libc::PTRACE_DETACH, tid, signal);
+            }
+        }
+    }
+}
+
+fn has_ended(thread: threads::Thread) -> bool {
+    matches!(thread.state, 'Z' | 'X')
+}
+
+/// Whether a thread has stopped, and why.
+fn look(tid: i32) -> Stop {
+    let mut status = 0;
+    // SAFETY: the pointer is to a local of the right type.
+    let found = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    match found {
+        0 => Stop::Asked,
+        found if found == tid && libc::WIFSTOPPED(status) => {
+            // Both our interruption and a SIGSTOP that already holds the whole process show as this event. A
+            // process that was stopped is so again once it is detached.
+            let event = status >> 16 == libc::PTRACE_EVENT_STOP;
+            // Otherwise a signal was about to be delivered. It is not, unless it is handed over at the end.
+            Stop::Stopped(if event { 0 } else { libc::WSTOPSIG(status) })
+        }
+        _ => Stop::Ended,
+    }
+}
+
+/// A request without an address.
+fn request(request: c_uint, tid: i32, data: c_int) -> Result<(), Errno> {
+    let data = data as usize as *mut c_void;
+    // SAFETY: none of the requests that are made here writes to our memory.
+    if unsafe { libc::ptrace(request, tid, null_mut::<c_void>(), data) } == 0 {
+        return Ok(());
+    }
+    Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+}

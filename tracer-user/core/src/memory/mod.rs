@@ -1,0 +1,95 @@
+//! The target's memory, read from outside: of a live process, of a core file, of a test.
+//!
+//! Every word that comes from here is hostile. Readers bound each length before they allocate, and
+//! each walk by a number of steps.
+
+mod core;
+mod freeze;
+mod live;
+mod registers;
+
+pub use core::{Core, CoreError};
+pub use freeze::{FreezeError, Frozen};
+pub use live::Live;
+pub use registers::{SampleError, Sampler};
+
+/// Why memory could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Nothing is mapped at this address (or not all that was asked for).
+    #[error("nothing is mapped at 0x{0:x}")]
+    Unmapped(u64),
+    /// The process has ended.
+    #[error("the process has ended")]
+    Gone,
+    /// The kernel does not let us read.
+    #[error("its memory cannot be read: needs root or CAP_SYS_PTRACE (run with sudo)")]
+    Denied,
+}
+
+/// One stretch of the target's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Its first address.
+    pub addr: u64,
+    /// Its length in bytes.
+    pub len: usize,
+}
+
+/// What the registers of a thread held when it was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadRegisters {
+    /// The thread, in the target's PID namespace.
+    pub tid: u32,
+    /// Where it was executing: an address in the target's memory.
+    pub pc: u64,
+    /// Its stack pointer.
+    pub sp: u64,
+    /// What its other registers held, in no order that matters: each word may be a pointer.
+    pub words: Vec<u64>,
+}
+
+/// Somebody's memory.
+pub trait Memory {
+    /// Fills `buffer` with the bytes at `addr`.
+    ///
+    /// # Errors
+    /// Not all of them could be read; what the buffer then holds is not said.
+    fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault>;
+
+    /// Reads many stretches with as few calls of the system as can be. `buffer` is made as long as
+    /// all of them together and holds them one behind the other, in their order; `whole` says for
+    /// each whether it could be read (its bytes are zero where not).
+    ///
+    /// # Errors
+    /// Only [`Fault::Gone`] and [`Fault::Denied`], which hold for all of them.
+    fn scatter(&self, ranges: &[Range], buffer: &mut Vec<u8>, whole: &mut Vec<bool>) -> Result<(), Fault> {
+        buffer.clear();
+        buffer.resize(ranges.iter().map(|range| range.len).sum(), 0);
+        whole.clear();
+        let mut rest = &mut buffer[..];
+        for range in ranges {
+            let (part, behind) = rest.split_at_mut(range.len);
+            match self.read(range.addr, part) {
+                Ok(()) => whole.push(true),
+                Err(Fault::Unmapped(_)) => {
+                    part.fill(0);
+                    whole.push(false);
+                }
+                Err(fault) => return Err(fault),
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// The word at `addr`.
+    ///
+    /// # Errors
+    /// As [`Memory::read`].
+    fn word(&self, addr: u64) -> Result<u64, Fault> {
+        let mut word = [0; 8];
+        self.read(addr, &mut word)?;
+        Ok(u64::from_le_bytes(word))
+    }
+}

@@ -1,0 +1,187 @@
+//! The ways around the probes: changes of state that no probe sees, or that two see. Each has a
+//! name and its conditions; everything else that contradicts is illegal.
+
+use super::{Mode, Set, Setup};
+use crate::event::Kind;
+use crate::goruntime::State;
+
+/// A known way around the probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bypass {
+    /// Set A. waiting → runnable without `ready`: `findRunnable` (first result of the network
+    /// poller, GC worker, trace reader) and `park_m` whose unlock function refused do it
+    /// themselves and execute the goroutine at once (`proc.go`).
+    DirectWake,
+    /// Set A. preempted → waiting by `suspendG`, before `resumeG` calls `ready` (`preempt.go`). In
+    /// mode wait this is a wake-up of a goroutine that did not block, and none.
+    ResumeG,
+    /// Set A. running → runnable where `goschedImpl` is inlined: seen when it is executed again.
+    GoschedInlined,
+    /// Set A. running → preempted where `preemptPark` is inlined: seen when `resumeG` readies it.
+    PreemptParkInlined,
+    /// Set A. running → syscall at the end of a C callback where `reentersyscall` is inlined: seen
+    /// when it comes back (`cgocall.go: cgocallbackg`).
+    ReentersyscallInlined,
+    /// Set A. dead → syscall by `needm`, which does not know its goroutine yet: seen at the
+    /// `exitsyscall` that follows on the thread.
+    NeedM,
+    /// Set A. `exitsyscall` found no P: up to 1.25 the goroutine went from syscall to runnable
+    /// (`exitsyscall0`), from 1.26 it was running in between (`exitsyscallNoP`).
+    SyscallNoP,
+    /// Set A. A function that calls another one that is probed for the same change (`gosched_m`:
+    /// `goschedImpl`; `entersyscall`: `reentersyscall`; `coroswitch_m`: `gdestroy`).
+    NestedEntry,
+    /// Set B. `coroswitch_m` falls back on `casgstatus` for what its event has already told
+    /// (`coro.go`: the CAS met a scan bit, or the goroutine is in a synctest bubble).
+    CoroFallback,
+    /// Set B, Go 1.26+. `reentersyscall` or `exitsyscall` falls back on `casgstatus` for what its
+    /// event has already told (`proc.go`: as above).
+    SyscallFallback,
+    /// Set B. The end of a fake wait, during which the goroutine was running.
+    FakeWait,
+    /// Set B. `casGFromPreempted` failed: another `suspendG` was faster (`preempt.go`).
+    FailedCas,
+    /// Set B, Go 1.26+. leaked → waiting by a plain CAS at the next leak cycle
+    /// (`mgcmark.go: allGsSnapshotSortedForGC`).
+    LeakReset,
+}
+
+impl Bypass {
+    /// All of them.
+    pub const ALL: [Bypass; 13] = [
+        Bypass::DirectWake,
+        Bypass::ResumeG,
+        Bypass::GoschedInlined,
+        Bypass::PreemptParkInlined,
+        Bypass::ReentersyscallInlined,
+        Bypass::NeedM,
+        Bypass::SyscallNoP,
+        Bypass::NestedEntry,
+        Bypass::CoroFallback,
+        Bypass::SyscallFallback,
+        Bypass::FakeWait,
+        Bypass::FailedCas,
+        Bypass::LeakReset,
+    ];
+
+    /// What happened, in a few words.
+    pub fn what(self) -> &'static str {
+        match self {
+            Bypass::DirectWake => "woken by the scheduler, which ran it at once",
+            Bypass::ResumeG => "stopped by suspendG, resumed by resumeG",
+            Bypass::GoschedInlined => "gave up its thread in an inlined goschedImpl",
+            Bypass::PreemptParkInlined => "stopped in an inlined preemptPark",
+            Bypass::ReentersyscallInlined => "went back to C through an inlined reentersyscall",
+            Bypass::NeedM => "a C thread came in through needm",
+            Bypass::SyscallNoP => "no P was free after the system call",
+            Bypass::NestedEntry => "told by the calling function already",
+            Bypass::CoroFallback => "told by coroswitch_m already",
+            Bypass::SyscallFallback => "told by entersyscall or exitsyscall already",
+            Bypass::FakeWait => "was executing on the system stack",
+            Bypass::FailedCas => "the CAS failed, another suspendG was faster",
+            Bypass::LeakReset => "reset by the next leak cycle",
+        }
+    }
+}
+
+/// A change that is told, next to what was seen before.
+pub(super) struct Told {
+    pub(super) kind: Kind,
+    pub(super) from: State,
+    pub(super) to: State,
+    /// The state last seen.
+    pub(super) seen: State,
+    /// The event it was seen by.
+    pub(super) last: Kind,
+    /// Whether that was on the same thread.
+    pub(super) same_thread: bool,
+    /// Whether the thread has just switched between two coroutines of which this is one.
+    pub(super) switched: bool,
+}
+
+/// How a change fits to what was seen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Told before, or not a change: nothing new.
+    Counted,
+    /// What led here is not probed in this mode.
+    Unwatched,
+    /// The goroutine went through these states unseen.
+    Through(Bypass, &'static [State]),
+    /// Nothing explains it.
+    Contradicts,
+}
+
+/// Judges a change that does not start from the state last seen.
+pub(super) fn judge(told: &Told, setup: &Setup) -> Verdict {
+    if counted(told, setup).is_some() {
+        return Verdict::Counted;
+    }
+    match through(told, setup) {
+        Some((bypass, path)) => Verdict::Through(bypass, path),
+        None if setup.mode != Mode::Full => Verdict::Unwatched,
+        None => Verdict::Contradicts,
+    }
+}
+
+/// The change that was told before, by another function.
+fn counted(told: &Told, setup: &Setup) -> Option<Bypass> {
+    use State::{Preempted, Runnable, Running, Syscall};
+    let last = told.last;
+    match told.kind {
+        Kind::FromPreempted if told.seen != Preempted => Some(Bypass::FailedCas),
+        // resumeG, of a goroutine whose preemption is not probed.
+        Kind::Ready if setup.mode != Mode::Full => Some(Bypass::ResumeG),
+        Kind::SyscallEnter if told.seen == Syscall && last == Kind::SyscallEnter && told.same_thread => {
+            Some(Bypass::NestedEntry)
+        }
+        Kind::Destroy if told.seen.is_dead() && last == Kind::CoroSwitch && told.same_thread => {
+            Some(Bypass::NestedEntry)
+        }
+        Kind::GoschedImpl if told.seen == Runnable && last == Kind::Gosched && told.same_thread => {
+            Some(Bypass::NestedEntry)
+        }
+        Kind::Status if setup.minor >= 26 && told.same_thread && told.seen == told.to => {
+            match (told.from, told.to, last) {
+                (Running, Syscall, Kind::SyscallEnter) | (Syscall, Running, Kind::SyscallExit) => {
+                    Some(Bypass::SyscallFallback)
+                }
+                _ => coro_fallback(told),
+            }
+        }
+        Kind::Status | Kind::StatusPark | Kind::StatusWake => coro_fallback(told),
+        _ => None,
+    }
+}
+
+/// `coroswitch_m` has told that the one waits and the other runs.
+fn coro_fallback(told: &Told) -> Option<Bypass> {
+    use State::{Runnable, Running, Waiting};
+    let again = matches!(
+        (told.seen, told.from, told.to),
+        (Waiting, Running, Waiting) | (Running, Waiting, Runnable) | (Running, Runnable, Running)
+    );
+    (told.switched && again && told.last == Kind::CoroSwitch).then_some(Bypass::CoroFallback)
+}
+
+/// What the probes passed over between the state seen and the state told.
+fn through(told: &Told, setup: &Setup) -> Option<(Bypass, &'static [State])> {
+    use State::{Leaked, Preempted, Runnable, Running, Syscall, Waiting};
+    let blind = |kind| setup.blind.contains(&kind);
+    if setup.set == Set::B {
+        return (told.seen == Leaked && told.from == Waiting && setup.minor >= 26)
+            .then_some((Bypass::LeakReset, &[Waiting]));
+    }
+    match (told.kind, told.seen) {
+        (Kind::Execute, Waiting) => Some((Bypass::DirectWake, &[Runnable])),
+        (Kind::Ready, Preempted) => Some((Bypass::ResumeG, &[Waiting])),
+        (Kind::Execute, Running) if blind(Kind::GoschedImpl) => Some((Bypass::GoschedInlined, &[Runnable])),
+        (Kind::Ready, Running) if blind(Kind::PreemptPark) => {
+            Some((Bypass::PreemptParkInlined, &[Preempted, Waiting]))
+        }
+        (Kind::SyscallExit | Kind::DropM, Running) if blind(Kind::SyscallEnter) => {
+            Some((Bypass::ReentersyscallInlined, &[Syscall]))
+        }
+        _ => None,
+    }
+}

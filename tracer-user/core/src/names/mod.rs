@@ -1,0 +1,9 @@
+//! Names for addresses: functions, files and lines, and steps and summaries that carry them.
+
+mod line;
+mod report;
+mod symbols;
+
+pub use line::{Filter, Line};
+pub use report::{CreationRow, Report, WaitRow};
+pub use symbols::{Site, Symbols, is_plumbing};

@@ -1,0 +1,315 @@
+//! A running process: who it is, which executable it runs, where that lies in its memory, and
+//! whether it still lives. Reads `/proc`, writes nothing; its memory is read by
+//! [`crate::memory::Live`].
+
+pub mod threads;
+
+pub use threads::Thread;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Auxiliary vector: where the program's entry point is (`include/uapi/linux/auxvec.h`).
+const AT_ENTRY: u64 = 9;
+/// Fields of `/proc/PID/stat` behind the name, counted from the state (field 3 in proc(5)).
+const STAT_STATE: usize = 0;
+const STAT_START_TIME: usize = 19;
+
+/// Why a process cannot be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// There is none with this id.
+    #[error("there is no process with PID {0}")]
+    NoSuchProcess(i32),
+    /// The id is one of a thread that is not the process's first.
+    #[error("{tid} is a thread of process {pid}: give the PID {pid}")]
+    IsThread {
+        /// What was given.
+        tid: i32,
+        /// The process it belongs to.
+        pid: i32,
+    },
+    /// It has ended; its parent has not fetched its exit status.
+    #[error("process {0} has already ended (it is a zombie)")]
+    Zombie(i32),
+    /// It has no executable.
+    #[error("process {0} is a thread of the kernel")]
+    Kernel(i32),
+    /// The kernel does not let us look.
+    #[error("{what} of process {pid} cannot be read: needs root or CAP_SYS_PTRACE (run with sudo)")]
+    Permission {
+        /// The process.
+        pid: i32,
+        /// What was to be read.
+        what: &'static str,
+    },
+    /// Anything else.
+    #[error("{what} of process {pid} cannot be read")]
+    Io {
+        /// The process.
+        pid: i32,
+        /// What was to be read.
+        what: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// A process that was there when it was opened. The pidfd holds on to it: a later process with the
+/// same number is not mistaken for it.
+#[derive(Debug)]
+pub struct Process {
+    pid: i32,
+    pidfd: OwnedFd,
+    start_time: u64,
+}
+
+impl Process {
+    /// Takes hold of the process with this id in our PID namespace.
+    ///
+    /// # Errors
+    /// [`ProcessError`]: it is not there, it is a thread, it has ended, or it is the kernel's.
+    pub fn open(pid: i32) -> Result<Process, ProcessError> {
+        let id = (pid > 0).then(|| Pid::from_raw(pid)).flatten().ok_or(ProcessError::NoSuchProcess(pid))?;
+        let status =
+            fs::read_to_string(proc_path(pid, "status")).map_err(|_| ProcessError::NoSuchProcess(pid))?;
+        let leader = status_field(&status, "Tgid:").and_then(|text| text.parse().ok()).unwrap_or(pid);
+        if leader != pid {
+            return Err(ProcessError::IsThread { tid: pid, pid: leader });
+        }
+        let pidfd = pidfd_open(id, PidfdFlags::empty()).map_err(|error| match error {
+            rustix::io::Errno::SRCH => ProcessError::NoSuchProcess(pid),
+            error => ProcessError::Io { pid, what: "the pidfd", source: error.into() },
+        })?;
+        let (state, start_time) = stat(pid).ok_or(ProcessError::NoSuchProcess(pid))?;
+        if state == 'Z' || state == 'X' {
+            return Err(ProcessError::Zombie(pid));
+        }
+        // The kernel's own threads have no memory, hence no line about its size.
+        if status_field(&status, "VmSize:").is_none() {
+            return Err(ProcessError::Kernel(pid));
+        }
+        Ok(Process { pid, pidfd, start_time })
+    }
+
+    /// Its id in our PID namespace.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// When it was made: ticks since boot (`starttime` of `/proc/PID/stat`).
+    pub fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
+    /// Becomes readable when the process ends.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Whether it has not ended (a zombie has).
+    pub fn alive(&self) -> bool {
+        stat(self.pid).is_some_and(|(state, start)| start == self.start_time && state != 'Z' && state != 'X')
+    }
+
+    /// Its executable, also if the file was deleted or replaced since: the kernel's link leads to
+    /// the very file that is mapped.
+    ///
+    /// # Errors
+    /// [`ProcessError::Permission`], or the process has ended.
+    pub fn exe(&self) -> Result<File, ProcessError> {
+        File::open(self.exe_link()).map_err(|error| self.error("the executable", error))
+    }
+
+    /// The kernel's link to its executable: opens as the mapped file, in any mount namespace.
+    pub fn exe_link(&self) -> PathBuf {
+        proc_path(self.pid, "exe")
+    }
+
+    /// The name of its executable, as the process itself sees it; ends with ` (deleted)` where the
+    /// file has no name any more.
+    ///
+    /// # Errors
+    /// As [`Process::exe`].
+    pub fn exe_name(&self) -> Result<PathBuf, ProcessError> {
+        fs::read_link(self.exe_link()).map_err(|error| self.error("the name of the executable", error))
+    }
+
+    /// What the kernel added to the addresses its executable was linked for; 0 for an executable
+    /// that is not position-independent. `entry` is the link-time address of the entry point.
+    ///
+    /// The kernel notes in the auxiliary vector where the entry point went (`AT_ENTRY`), which holds
+    /// however the file is named, mounted or replaced.
+    ///
+    /// # Errors
+    /// As [`Process::exe`]; also for a 32-bit process.
+    pub fn load_bias(&self, entry: u64) -> Result<u64, ProcessError> {
+        let what = "the auxiliary vector";
+        let auxv = fs::read(proc_path(self.pid, "auxv")).map_err(|error| self.error(what, error))?;
+        let word = |bytes: &[u8], at| crate::binary::bytes::u64_at(bytes, at);
+        let loaded = auxv
+            .chunks_exact(16)
+            .find(|entry| word(entry, 0) == Some(AT_ENTRY))
+            .and_then(|entry| word(entry, 8))
+            .ok_or_else(|| self.error(what, io::Error::other("it has no entry point (a 32-bit process?)")))?;
+        Ok(loaded.wrapping_sub(entry))
+    }
+
+    /// CPU time that all its threads have used so far, in user and kernel mode.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn cpu_time(&self) -> Result<Duration, ProcessError> {
+        let what = "the CPU time";
+        let mut clock: libc::clockid_t = 0;
+        // SAFETY: the pointer is to a local of the right type.
+        let code = unsafe { libc::clock_getcpuclockid(self.pid, &raw mut clock) };
+        if code != 0 {
+            return Err(self.error(what, io::Error::from_raw_os_error(code)));
+        }
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: as above.
+        if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+            return Err(self.error(what, io::Error::last_os_error()));
+        }
+        Ok(Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0)))
+    }
+
+    fn error(&self, what: &'static str, source: io::Error) -> ProcessError {
+        let pid = self.pid;
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => ProcessError::Permission { pid, what },
+            _ if !self.alive() => ProcessError::NoSuchProcess(pid),
+            _ => ProcessError::Io { pid, what, source },
+        }
+    }
+}
+
+fn proc_path(pid: i32, name: &str) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join(name)
+}
+
+/// A field of a `status` file; the name ends with a colon.
+pub(super) fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+/// State and start time from `/proc/PID/stat`.
+fn stat(pid: i32) -> Option<(char, u64)> {
+    let stat = fs::read(proc_path(pid, "stat")).ok()?;
+    parse_stat(&String::from_utf8_lossy(&stat))
+}
+
+/// The name may hold anything, also spaces and parentheses; what follows its last one does not.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<_> = rest.split_ascii_whitespace().collect();
+    Some((fields.get(STAT_STATE)?.chars().next()?, fields.get(STAT_START_TIME)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+    use std::process::{Child, Command};
+
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn start() -> Sleeper {
+            Sleeper(Command::new("sleep").arg("60").spawn().unwrap())
+        }
+
+        fn pid(&self) -> i32 {
+            i32::try_from(self.0.id()).unwrap()
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_process_is_described() {
+        let child = Sleeper::start();
+        let process = Process::open(child.pid()).unwrap();
+        assert!(process.alive());
+        // Until its `exec` it is still us.
+        while !process.exe_name().unwrap().ends_with("sleep") {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn our_own_cpu_time_can_be_read() {
+        let process = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let before = process.cpu_time().unwrap();
+        let mut sum = 0u64;
+        while process.cpu_time().unwrap() == before {
+            sum = std::hint::black_box(sum + 1);
+        }
+        assert!(process.cpu_time().unwrap() > before);
+    }
+
+    #[test]
+    fn the_load_bias_puts_the_entry_point_into_the_mapped_executable() {
+        let process = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let data = fs::read(process.exe_link()).unwrap();
+        let image = crate::binary::Image::parse(data.into()).unwrap();
+        let bias = process.load_bias(image.entry()).unwrap();
+        let mut code = [0; 16];
+        crate::memory::Live::of(&process).read(image.entry().wrapping_add(bias), &mut code).unwrap();
+        assert_eq!(image.read(image.entry(), 16), Some(&code[..]));
+        assert_eq!(bias % 4096, 0);
+    }
+
+    #[test]
+    fn what_is_no_process_is_refused() {
+        assert!(matches!(Process::open(0), Err(ProcessError::NoSuchProcess(0))));
+        assert!(matches!(Process::open(-1), Err(ProcessError::NoSuchProcess(-1))));
+        assert!(matches!(Process::open(i32::MAX), Err(ProcessError::NoSuchProcess(_))));
+        let child = Sleeper::start();
+        let pid = child.pid();
+        drop(child);
+        assert!(matches!(Process::open(pid), Err(ProcessError::NoSuchProcess(_))));
+    }
+
+    #[test]
+    fn a_thread_is_told_from_a_process() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let tid = std::thread::spawn(|| rustix::thread::gettid().as_raw_nonzero().get());
+        let tid = tid.join().unwrap();
+        match Process::open(tid) {
+            // It may be gone already.
+            Err(ProcessError::IsThread { pid: leader, .. }) => assert_eq!(leader, pid),
+            Err(ProcessError::NoSuchProcess(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_zombie_has_ended() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        while stat(pid).is_some_and(|(state, _)| state != 'Z') {
+            std::thread::yield_now();
+        }
+        assert!(matches!(Process::open(pid), Err(ProcessError::Zombie(_))));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn names_in_stat_may_hold_anything() {
+        let stat = "7 (a) R (b) S 1 7 7 0 -1 4194304 1 0 0 0 5 6 0 0 20 0 1 0 4711 0 0";
+        assert_eq!(parse_stat(stat), Some(('S', 4711)));
+        assert_eq!(parse_stat("7 (a"), None);
+        assert_eq!(parse_stat("7 (a) S 1"), None);
+    }
+}

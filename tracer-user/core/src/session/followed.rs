@@ -1,0 +1,198 @@
+//! One target: its model, its names, and what its memory told beside.
+
+use super::{About, End, Input, News, SnapshotInput, whole_stacks::WholeStacks};
+use crate::{
+    event::{Batch, Event, Kind},
+    goruntime::tracebacks,
+    model::{Goroutines, Step, Summary, What, Whats},
+    names::{Line, Report, Site, Symbols},
+};
+use std::sync::Arc;
+
+/// A target that is followed.
+pub struct Followed {
+    about: About,
+    /// Whether it runs the binary already: a launched command does not before its `exec`.
+    runs: bool,
+    goroutines: Goroutines,
+    symbols: Symbols,
+    whole: WholeStacks,
+    /// A snapshot that waits for the events of its time.
+    pending: Option<SnapshotInput>,
+    /// Whether a snapshot has been merged.
+    joined: bool,
+    ended: Option<String>,
+}
+
+/// What an [`Input`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Without this input, things would stand otherwise.
+    pub changed: bool,
+    /// The process began to run the binary.
+    pub executed: bool,
+}
+
+impl Followed {
+    /// Nothing is known of its goroutines yet.
+    pub fn new(about: About, symbols: Symbols) -> Followed {
+        Followed {
+            runs: !about.from_birth,
+            goroutines: Goroutines::new(about.setup()),
+            about,
+            symbols,
+            whole: WholeStacks::default(),
+            pending: None,
+            joined: false,
+            ended: None,
+        }
+    }
+
+    /// What it is.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Its goroutines.
+    pub fn goroutines(&self) -> &Goroutines {
+        &self.goroutines
+    }
+
+    /// Its names.
+    pub fn symbols(&mut self) -> &mut Symbols {
+        &mut self.symbols
+    }
+
+    /// What was added to the binary's link addresses.
+    pub fn bias(&self) -> u64 {
+        self.symbols.bias()
+    }
+
+    /// Whether it runs its binary already.
+    pub fn runs(&self) -> bool {
+        self.runs
+    }
+
+    /// Why its trace has ended; `None`: it has not.
+    pub fn ended(&self) -> Option<&str> {
+        self.ended.as_deref()
+    }
+
+    /// Whether a snapshot waits to be merged.
+    pub fn has_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Steps of other kinds may be left out from now on.
+    pub fn want(&mut self, wanted: Whats) {
+        self.goroutines.want(wanted);
+    }
+
+    /// Takes what came; what it means is added to `news`.
+    pub fn take(&mut self, input: &Input, news: &mut News) -> Taken {
+        self.whole.forget_over();
+        match input {
+            Input::Events(batch) => self.events(batch, news),
+            Input::Snapshot(snapshot) => {
+                self.pending = Some(snapshot.clone());
+                Taken { changed: true, executed: false }
+            }
+            Input::Stacks(stacks) => {
+                self.whole.keep(stacks);
+                Taken { changed: !stacks.is_empty(), executed: false }
+            }
+        }
+    }
+
+    fn events(&mut self, batch: &Batch, news: &mut News) -> Taken {
+        let mut taken = Taken { changed: !batch.events.is_empty(), executed: false };
+        news.ts = batch.doubt_until;
+        if batch.lost + batch.blurred != 0 {
+            self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);
+            news.lost += batch.lost;
+            taken.changed = true;
+        }
+        for event in &batch.events {
+            if event.kind == Kind::Exec {
+                taken.executed |= self.executed(event);
+            } else if self.ended.is_none() {
+                self.goroutines.apply(event, &mut news.steps);
+            }
+        }
+        // Before the dead are forgotten: whom the snapshot saw alive may have ended since.
+        if let Some(snapshot) = self.pending.take_if(|pending| pending.ended_ts <= batch.complete_until) {
+            let merged = self.goroutines.merge(&snapshot.seen, snapshot.began_ts, snapshot.complete);
+            news.resync = Some(merged).filter(|_| std::mem::replace(&mut self.joined, true));
+            taken.changed = true;
+        }
+        taken.changed |= self.goroutines.settle(batch.complete_until, &mut news.steps);
+        taken
+    }
+
+    /// The process replaced its program: for a command we launched, this is its beginning; else
+    /// the end of what we came to see. Says whether it was the beginning.
+    fn executed(&mut self, event: &Event) -> bool {
+        if !self.runs {
+            self.runs = true;
+            return true;
+        }
+        log::debug!("exec at {} by thread {}", event.ts, event.tid);
+        let pid = self.about.pid;
+        self.ended = Some(format!("PID {pid} replaced its program by exec: its trace ends here"));
+        false
+    }
+
+    /// Resolves the names of a step.
+    pub fn line<'a>(&'a mut self, step: &'a Step) -> Line<'a> {
+        let birth = step.birth.or_else(|| self.goroutines.get(step.goid)?.birth);
+        let function = birth.and_then(|birth| self.symbols.function(birth.startpc));
+        let site = match step.what {
+            What::Create => birth.and_then(|birth| self.symbols.go_statement(birth.gopc)),
+            // It goes on where it left off.
+            What::Start | What::Preempt => self
+                .goroutines
+                .get(step.goid)
+                .filter(|known| !known.site.is_empty())
+                .and_then(|known| self.symbols.wait_site(known.site)),
+            _ => step.stack.and_then(|stack| self.symbols.wait_site(stack)),
+        };
+        let site = site.or_else(|| function.clone());
+        // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.
+        let creator = birth.filter(|birth| step.what == What::Found && birth.gopc != 0 && step.goid != 1);
+        let creator = creator.and_then(|birth| self.symbols.go_statement(birth.gopc));
+        let stack = self.whole.of_step(step).map_or_else(Vec::new, |pcs| self.shown(&pcs));
+        let reason = self.about.wait_reason(step.reason);
+        Line { pid: self.about.pid, step, reason, site, function, creator, stack }
+    }
+
+    /// The whole stack of what a goroutine waits in, innermost first, where that was read; else empty.
+    pub fn whole_stack(&mut self, goid: u64) -> Vec<Site> {
+        self.stack_of(goid).map_or_else(Vec::new, |pcs| self.shown(&pcs))
+    }
+
+    /// The whole stack of the block that this step ends or introduces, where that was read: addresses as of
+    /// [`super::WholeStack::pcs`].
+    pub fn stack_of_step(&mut self, step: &Step) -> Option<Arc<[u64]>> {
+        self.whole.of_step(step)
+    }
+
+    /// The whole stack of what a goroutine waits in, where that was read: addresses as of [`super::WholeStack::pcs`].
+    pub fn stack_of(&self, goid: u64) -> Option<Arc<[u64]>> {
+        let since_ts = self.goroutines.get(goid).map(|goroutine| goroutine.since_ts);
+        let stack = self.whole.of(goid)?;
+        stack.since_ts.is_none_or(|ts| Some(ts) == since_ts).then(|| Arc::clone(&stack.pcs))
+    }
+
+    /// The frames at these addresses that the runtime would show.
+    fn shown(&mut self, pcs: &[u64]) -> Vec<Site> {
+        let minor = self.about.minor;
+        let frames = pcs.iter().flat_map(|pc| self.symbols.frames(*pc).to_vec());
+        frames.filter(|site| tracebacks::shows(&site.func, minor)).collect()
+    }
+
+    /// The summary with its names; what still waits counts up to the end.
+    pub fn report(&mut self, summary: &mut Summary, end: &End) -> Report {
+        summary.close(&self.goroutines, end.until_ts);
+        Report::new(self.about.pid, summary, end.lost, &self.about.wait_reasons, &mut self.symbols)
+    }
+}

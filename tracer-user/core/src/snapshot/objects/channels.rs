@@ -1,0 +1,274 @@
+//! Channels (`runtime.hchan`, `src/runtime/chan.go`) and who waits for them.
+
+use super::super::{Object, ObjectKind, Snapshot, View, Wait, Wants};
+use super::sudog::Fields;
+use super::{Sort, Waiting, records};
+use crate::binary::bytes::{array, u32_at, u64_at};
+use crate::memory::Range;
+use hashbrown::HashMap;
+
+/// Bytes up to which an `hchan` is believed.
+const MAX_SIZE: u32 = 1 << 10;
+/// Cases of one select that are followed.
+const MAX_CASES: usize = 4096;
+/// Cases of all goroutines that are followed: so many for each that waits, and as many more as one
+/// select can have.
+const MEAN_CASES: usize = 16;
+const MORE_CASES: usize = 1 << 16;
+
+/// A goroutine in the queue of a channel: one case of a select, or all there is of another wait.
+struct Case {
+    goroutine: u32,
+    /// Index into the channels.
+    channel: u32,
+    wants: Wants,
+    sudog: u64,
+    next: u64,
+    prev: u64,
+}
+
+/// The channels, each once, in the order in which they were met.
+#[derive(Default)]
+struct Channels {
+    addrs: Vec<u64>,
+    by_addr: HashMap<u64, u32>,
+}
+
+impl Channels {
+    fn index(&mut self, addr: u64) -> u32 {
+        *self.by_addr.entry(addr).or_insert_with(|| {
+            self.addrs.push(addr);
+            (self.addrs.len() - 1) as u32
+        })
+    }
+}
+
+/// Adds what the goroutines that wait for channels wait for.
+pub(super) fn find(view: &View, fields: &Fields, waiting: &[Waiting], snapshot: &mut Snapshot) {
+    let mut channels = Channels::default();
+    let (mut cases, whole) = cases(view, fields, waiting, &mut channels);
+    for goroutine in whole {
+        if let Some(goroutine) = snapshot.goroutines.get_mut(goroutine as usize) {
+            goroutine.waits_known = true;
+        }
+    }
+    let read = read(view, &channels.addrs);
+    directions(&mut cases, &read);
+    cases.sort_by_key(|case| case.goroutine);
+    let mut objects: Vec<_> = vec![None; read.len()];
+    for case in &cases {
+        snapshot.sudogs.push((case.goroutine, case.sudog));
+        let (Some(Some(channel)), Some(object)) =
+            (read.get(case.channel as usize), objects.get_mut(case.channel as usize))
+        else {
+            // Something that makes no sense is not known.
+            if let Some(goroutine) = snapshot.goroutines.get_mut(case.goroutine as usize) {
+                goroutine.waits_known = false;
+            }
+            continue;
+        };
+        let object = *object.get_or_insert_with(|| {
+            snapshot.objects.push(Object { addr: channel.addr, kind: channel.kind(), waiters: Vec::new() });
+            snapshot.objects.len() - 1
+        });
+        add(snapshot, object, case);
+    }
+}
+
+fn add(snapshot: &mut Snapshot, index: usize, case: &Case) {
+    let Some(object) = snapshot.objects.get_mut(index) else { return };
+    if let ObjectKind::Channel { receivers, senders, .. } = &mut object.kind {
+        match case.wants {
+            Wants::Receive => *receivers += 1,
+            Wants::Send => *senders += 1,
+            _ => {}
+        }
+    }
+    // Two cases of a select may be of one channel.
+    if object.waiters.last() != Some(&case.goroutine) {
+        object.waiters.push(case.goroutine);
+    }
+    if let Some(goroutine) = snapshot.goroutines.get_mut(case.goroutine as usize) {
+        goroutine.waits.push(Wait { object: index as u32, wants: case.wants });
+    }
+}
+
+/// Reads the `sudog`s: first the first of each goroutine, then the second of each, and so on. Gives also the
+/// goroutines of which all were read.
+fn cases(
+    view: &View,
+    fields: &Fields,
+    waiting: &[Waiting],
+    channels: &mut Channels,
+) -> (Vec<Case>, Vec<u32>) {
+    let mut todo: Vec<(&Waiting, Wants, u64)> = (waiting.iter())
+        .filter_map(|waiting| match waiting.sort {
+            Sort::Channel(wants) if waiting.sudog != 0 => Some((waiting, wants, waiting.sudog)),
+            _ => None,
+        })
+        .collect();
+    let mut left = waiting.len().saturating_mul(MEAN_CASES).saturating_add(MORE_CASES);
+    let mut cases = Vec::with_capacity(todo.len());
+    // A select all of whose channels are nil is in no queue.
+    let is_channel = |waiting: &&Waiting| matches!(waiting.sort, Sort::Channel(_));
+    let none = waiting.iter().filter(is_channel).filter(|waiting| waiting.sudog == 0);
+    let mut whole: Vec<u32> = none.map(|waiting| waiting.goroutine).collect();
+    for _ in 0..MAX_CASES {
+        todo.truncate(left);
+        left -= todo.len();
+        if todo.is_empty() {
+            break;
+        }
+        let ranges: Vec<_> = todo.iter().map(|(_, _, sudog)| fields.range(*sudog)).collect();
+        let mut later = Vec::new();
+        records(view.memory, &ranges, |at, bytes| {
+            let (waiting, wants, addr) = *todo.get(at)?;
+            let sudog = fields.decode(bytes)?;
+            if sudog.g != waiting.g || sudog.c == 0 || sudog.c % 8 != 0 {
+                return None;
+            }
+            cases.push(Case {
+                goroutine: waiting.goroutine,
+                channel: channels.index(sudog.c),
+                wants,
+                sudog: addr,
+                next: sudog.next,
+                prev: sudog.prev,
+            });
+            // The list ends, or it is a ring and no list of cases.
+            match sudog.waitlink {
+                0 => whole.push(waiting.goroutine),
+                ring if ring == waiting.sudog => {}
+                next => later.push((waiting, wants, next)),
+            }
+            Some(())
+        });
+        todo = later;
+    }
+    (cases, whole)
+}
+
+/// What is read of an `hchan`.
+#[derive(Clone, Copy, Debug)]
+struct Channel {
+    addr: u64,
+    len: u64,
+    cap: u64,
+    element_size: u16,
+    closed: bool,
+    timer: bool,
+    /// First and last `sudog` of the receivers and of the senders.
+    receivers: [u64; 2],
+    senders: [u64; 2],
+}
+
+impl Channel {
+    fn kind(&self) -> ObjectKind {
+        ObjectKind::Channel {
+            len: self.len,
+            cap: self.cap,
+            closed: self.closed,
+            timer: self.timer,
+            element_size: self.element_size,
+            receivers: 0,
+            senders: 0,
+        }
+    }
+}
+
+/// Where the fields of an `hchan` are.
+struct Layout {
+    size: usize,
+    qcount: usize,
+    dataqsiz: usize,
+    elemsize: usize,
+    closed: usize,
+    /// Since Go 1.23; before, a timer's channel is like any other.
+    timer: Option<usize>,
+    receivers: [usize; 2],
+    senders: [usize; 2],
+}
+
+impl Layout {
+    fn of(view: &View) -> Option<Layout> {
+        let field = |name| {
+            let at = view.binary.layout().field("hchan", name)?;
+            (at < MAX_SIZE).then_some(at as usize)
+        };
+        Some(Layout {
+            size: field("_size")?,
+            qcount: field("qcount")?,
+            dataqsiz: field("dataqsiz")?,
+            elemsize: field("elemsize")?,
+            closed: field("closed")?,
+            timer: field("timer"),
+            receivers: [field("recvq.first")?, field("recvq.last")?],
+            senders: [field("sendq.first")?, field("sendq.last")?],
+        })
+    }
+
+    fn decode(&self, addr: u64, bytes: &[u8]) -> Option<Channel> {
+        let word = |at| u64_at(bytes, at);
+        let queue = |[first, last]: [usize; 2]| Some([word(first)?, word(last)?]);
+        let (len, cap, closed) = (word(self.qcount)?, word(self.dataqsiz)?, u32_at(bytes, self.closed)?);
+        (len <= cap && closed <= 1).then_some(())?;
+        Some(Channel {
+            addr,
+            len,
+            cap,
+            element_size: u16::from_le_bytes(array(bytes, self.elemsize)?),
+            closed: closed == 1,
+            timer: self.timer.and_then(word).is_some_and(|timer| timer != 0),
+            receivers: queue(self.receivers)?,
+            senders: queue(self.senders)?,
+        })
+    }
+}
+
+/// Reads the `hchan`s; what makes no sense is none.
+fn read(view: &View, addrs: &[u64]) -> Vec<Option<Channel>> {
+    let mut channels = vec![None; addrs.len()];
+    let Some(layout) = Layout::of(view) else { return channels };
+    let ranges: Vec<_> = addrs.iter().map(|addr| Range { addr: *addr, len: layout.size }).collect();
+    records(view.memory, &ranges, |at, bytes| {
+        *channels.get_mut(at)? = layout.decode(*addrs.get(at)?, bytes);
+        Some(())
+    });
+    channels
+}
+
+/// Tells the cases of selects by the queue that they are in, along the `sudog`s that were read.
+fn directions(cases: &mut [Case], channels: &[Option<Channel>]) {
+    let unknown = |case: &&Case| case.wants == Wants::Unknown;
+    let mut asked = vec![false; channels.len()];
+    for case in cases.iter().filter(unknown) {
+        if let Some(asked) = asked.get_mut(case.channel as usize) {
+            *asked = true;
+        }
+    }
+    let is_asked = |case: &Case| asked.get(case.channel as usize) == Some(&true);
+    let by_sudog: HashMap<u64, usize> = (cases.iter().enumerate())
+        .filter(|(_, case)| is_asked(case))
+        .map(|(index, case)| (case.sudog, index))
+        .collect();
+    for (index, channel) in channels.iter().enumerate() {
+        let (Some(channel), Some(true)) = (channel, asked.get(index)) else { continue };
+        for ([first, last], wants) in [(channel.receivers, Wants::Receive), (channel.senders, Wants::Send)] {
+            // From the front; and from the back, for when one in the middle was not read.
+            for (start, forward) in [(first, true), (last, false)] {
+                let mut sudog = start;
+                // No queue is longer than all of them.
+                for _ in 0..by_sudog.len() {
+                    let Some(case) = by_sudog.get(&sudog).and_then(|at| cases.get_mut(*at)) else { break };
+                    if case.channel as usize != index {
+                        break;
+                    }
+                    if case.wants == Wants::Unknown {
+                        case.wants = wants;
+                    }
+                    sudog = if forward { case.next } else { case.prev };
+                }
+            }
+        }
+    }
+}

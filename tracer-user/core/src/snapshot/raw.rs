@@ -1,0 +1,104 @@
+//! The words of one `runtime.g`, as its bytes say.
+
+use super::offsets::Offsets;
+use super::unwind::Saved;
+use crate::event::status;
+use crate::goruntime::State;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+/// `_Gscan` (`src/runtime/runtime2.go`).
+const SCAN: u32 = 0x1000;
+
+/// A `g` read at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Raw {
+    pub(crate) still: Still,
+    pub(crate) scan: bool,
+    pub(crate) m: u64,
+    pub(crate) stktopsp: u64,
+    pub(crate) lr: u64,
+    pub(crate) waitsince: u64,
+    pub(crate) lockedm: u64,
+    pub(crate) parent_goid: u64,
+    pub(crate) gopc: u64,
+    pub(crate) startpc: u64,
+    pub(crate) labels: u64,
+}
+
+/// What stays the same as long as a goroutine does not move. `tracking_seq` counts how often it
+/// stopped running (`casgstatus`), so that one that ran and parked at the same place is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Still {
+    pub(crate) goid: u64,
+    pub(crate) status: u8,
+    pub(crate) reason: u8,
+    tracking_seq: u8,
+    pub(crate) stack: (u64, u64),
+    pub(crate) sched: (u64, u64),
+    pub(crate) syscall: (u64, u64),
+}
+
+impl Still {
+    /// A number that stays the same as long as it does not run, also where its stack is moved meanwhile.
+    pub(crate) fn stamp(&self) -> u64 {
+        let depth = |sp: u64| self.stack.1.wrapping_sub(sp);
+        let words = [
+            self.goid,
+            u64::from(self.status) << 16 | u64::from(self.reason) << 8 | u64::from(self.tracking_seq),
+            depth(self.sched.0),
+            self.sched.1,
+            if self.syscall.0 == 0 { 0 } else { depth(self.syscall.0) },
+            self.syscall.1,
+        ];
+        let mut hasher = DefaultHasher::new();
+        words.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl Raw {
+    /// Where it stopped.
+    pub(crate) fn saved(&self) -> Saved {
+        let (sp, pc) = self.still.sched;
+        let (syscallsp, syscallpc) = self.still.syscall;
+        Saved { sched: (pc, sp, self.lr), syscall: (syscallpc, syscallsp), stack: self.still.stack }
+    }
+
+    /// From the bytes of the `g` at `addr`. `None`: they are no `g` (`sched.g` of every `g` that was
+    /// ever used points to the `g` itself, in all versions).
+    pub(crate) fn parse(bytes: &[u8], addr: u64, at: &Offsets) -> Option<Raw> {
+        let word = |offset: usize| {
+            let bytes = bytes.get(offset..)?.first_chunk::<8>()?;
+            Some(u64::from_le_bytes(*bytes))
+        };
+        let flags = u32::from_le_bytes(*bytes.get(at.status..)?.first_chunk()?);
+        let status = u8::try_from(flags & !SCAN).unwrap_or(status::UNSAID);
+        // One that is in the list but was never used is dead.
+        let used_by = word(at.sched_g)?;
+        if used_by != addr && !(used_by == 0 && State::from_status(status).is_dead()) {
+            return None;
+        }
+        let byte = |offset: usize| bytes.get(offset).copied();
+        Some(Raw {
+            still: Still {
+                goid: word(at.goid)?,
+                status,
+                reason: byte(at.waitreason)?,
+                tracking_seq: byte(at.tracking_seq)?,
+                stack: (word(at.stack_lo)?, word(at.stack_hi)?),
+                sched: (word(at.sched_sp)?, word(at.sched_pc)?),
+                syscall: (word(at.syscallsp)?, word(at.syscallpc)?),
+            },
+            scan: flags & SCAN != 0,
+            m: word(at.m)?,
+            stktopsp: word(at.stktopsp)?,
+            lr: word(at.sched_lr)?,
+            waitsince: word(at.waitsince)?,
+            lockedm: word(at.lockedm)?,
+            parent_goid: at.parent_goid.map_or(Some(0), word)?,
+            gopc: word(at.gopc)?,
+            startpc: word(at.startpc)?,
+            labels: word(at.labels)?,
+        })
+    }
+}

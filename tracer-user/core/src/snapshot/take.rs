@@ -1,0 +1,385 @@
+//! Reads all goroutines: `runtime.allgs` in chunks, each `g`, then its stack, then the `g` again to
+//! see whether it stood still meanwhile.
+
+use super::label_sets::LabelSets;
+use super::offsets::Offsets;
+use super::raw::Raw;
+use super::scattered::Scattered;
+use super::threads::Threads;
+use super::unwind::Unwinder;
+use super::window::Window;
+use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, objects, outer};
+use crate::binary::Globals;
+use crate::goruntime::{State, system};
+use crate::memory::{Fault, Range};
+
+/// Goroutines that are read together: few enough to be re-read within a millisecond or two.
+const CHUNK: usize = 1024;
+/// Bytes of a stack that are read ahead; what few goroutines need beyond is read one by one.
+const STACK_AHEAD: u64 = 1024;
+/// Bytes of a running goroutine's stack that are searched for its outer frames.
+const OUTER_AHEAD: u64 = 32 << 10;
+/// Bytes of arguments of all frames together; what comes behind has none. A million goroutines have
+/// about 20 MB.
+const MAX_ARGS: usize = 1 << 30;
+/// Entries of `runtime.allgs` that are looked at, so that a target cannot make us read without end; the
+/// goroutines of sixteen million need 40 GB. Those behind count as unreadable.
+const MAX_ENTRIES: u64 = 1 << 24;
+/// How often a goroutine that moves is read again.
+const RETRIES: usize = 3;
+
+/// What to read besides the goroutines themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Their stacks.
+    pub stacks: bool,
+    /// The arguments of the frames, for a traceback (with `stacks`).
+    pub args: bool,
+    /// Their labels.
+    pub labels: bool,
+    /// What they wait for.
+    pub objects: bool,
+}
+
+/// Why there is no snapshot at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// The binary does not show where the runtime keeps its goroutines.
+    #[error("the list of its goroutines cannot be found: {0}")]
+    NoList(String),
+    /// The layout lacks a field.
+    #[error("where {0} lies in its runtime.g is not known: give its layout with --layout FILE")]
+    NoField(&'static str),
+    /// The list cannot be read.
+    #[error("the list of its goroutines cannot be read: {0}")]
+    Unreadable(Fault),
+}
+
+/// Reads all goroutines.
+///
+/// # Errors
+/// Only where nothing could be read; what goes wrong later is said in the snapshot.
+pub fn take(
+    view: &View<'_>,
+    options: Options,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Snapshot, SnapshotError> {
+    let mut reading = Reading::begin(view, options)?;
+    while reading.chunk() {
+        progress(reading.next, reading.total);
+    }
+    Ok(reading.finish())
+}
+
+/// Reads only the goroutines whose `g`s are at these addresses.
+///
+/// # Errors
+/// As [`take`].
+pub fn look(view: &View<'_>, options: Options, addrs: &[u64]) -> Result<Snapshot, SnapshotError> {
+    let mut reading = Reading::begin(view, options)?;
+    for addrs in addrs.chunks(CHUNK) {
+        if let Err(fault) = reading.read_goroutines(addrs) {
+            reading.snapshot.incomplete = Some(fault);
+            break;
+        }
+    }
+    Ok(reading.finish())
+}
+
+/// A snapshot in the making, for a caller that has something else to do between chunks.
+pub struct Reading<'a> {
+    view: View<'a>,
+    options: Options,
+    globals: &'a Globals,
+    at: Offsets,
+    unwinder: Unwinder<'a>,
+    snapshot: Snapshot,
+    /// Index of the next entry, and how many there are.
+    next: u64,
+    total: u64,
+    label_sets: LabelSets,
+    threads: Threads,
+    buffers: Buffers,
+    pcs: Vec<Pc>,
+}
+
+/// What is used again for every chunk.
+#[derive(Default)]
+struct Buffers {
+    gs: Scattered,
+    stacks: Scattered,
+}
+
+impl<'a> Reading<'a> {
+    /// Finds the list of goroutines.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn begin(view: &View<'a>, options: Options) -> Result<Reading<'a>, SnapshotError> {
+        let globals = view.binary.globals().map_err(|error| SnapshotError::NoList(error.to_string()))?;
+        let at = Offsets::of(view.binary.layout()).map_err(SnapshotError::NoField)?;
+        // The length first: the array only grows (`src/runtime/proc.go: allgadd`).
+        let total = view.memory.word(globals.allglen.wrapping_add(view.bias));
+        let listed = total.map_err(SnapshotError::Unreadable)?;
+        let total = listed.min(MAX_ENTRIES);
+        let mut snapshot = Snapshot { unreadable: listed - total, ..Snapshot::default() };
+        snapshot.taken_ns.0 = view.now_ns();
+        Ok(Reading {
+            view: *view,
+            options,
+            globals,
+            at,
+            unwinder: Unwinder::new(view.binary, view.bias),
+            snapshot,
+            next: 0,
+            total,
+            label_sets: LabelSets::default(),
+            threads: Threads::default(),
+            buffers: Buffers::default(),
+            pcs: Vec::new(),
+        })
+    }
+
+    /// Reads some more goroutines. Says whether there are still others.
+    pub fn chunk(&mut self) -> bool {
+        if self.next >= self.total {
+            return false;
+        }
+        match self.read_chunk() {
+            Ok(()) => self.next < self.total,
+            Err(fault) => {
+                self.snapshot.incomplete = Some(fault);
+                false
+            }
+        }
+    }
+
+    /// What was read.
+    pub fn finish(mut self) -> Snapshot {
+        if self.options.objects {
+            objects::find(&self.view, self.globals, &mut self.snapshot);
+        }
+        self.snapshot.taken_ns.1 = self.view.now_ns();
+        if self.view.clock == Clock::Stopped {
+            let latest = self.snapshot.goroutines.iter().map(|goroutine| goroutine.waiting_since_ns).max();
+            let polled = self.last_poll();
+            self.snapshot.taken_ns =
+                [latest, polled].into_iter().flatten().max().map_or((0, 0), |ns| (ns, ns));
+        }
+        self.snapshot
+    }
+
+    fn read_chunk(&mut self) -> Result<(), Fault> {
+        let addrs = self.entries()?;
+        self.next += addrs.len() as u64;
+        self.read_goroutines(&addrs)
+    }
+
+    /// The latest time at which the runtime noted to have looked at the network (`sched.lastpoll`).
+    fn last_poll(&self) -> Option<u64> {
+        let sched = self.globals.sched?.wrapping_add(self.view.bias);
+        self.view.field(sched, "schedt", "lastpoll")
+    }
+
+    /// The next entries of `runtime.allgs`. The array is found anew each time: it moves when it
+    /// grows, and its old place is then used for something else.
+    fn entries(&self) -> Result<Vec<u64>, Fault> {
+        let array = self.view.memory.word(self.globals.allgptr.wrapping_add(self.view.bias))?;
+        let count = (self.total - self.next).min(CHUNK as u64) as usize;
+        let mut bytes = vec![0; count * 8];
+        self.view.memory.read(array.wrapping_add(self.next * 8), &mut bytes)?;
+        Ok(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect())
+    }
+
+    fn read_goroutines(&mut self, addrs: &[u64]) -> Result<(), Fault> {
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let first = self.read_gs(addrs, &mut buffers.gs)?;
+        self.snapshot.unreadable += first.iter().filter(|raw| raw.is_none()).count() as u64;
+        self.threads.read(self.view.memory, self.at.m_procid, &first)?;
+        if self.options.stacks {
+            self.read_stacks(addrs, &first, &mut buffers)?;
+        } else {
+            for (&addr, raw) in addrs.iter().zip(&first) {
+                if let Some(raw) = raw {
+                    self.add(addr, raw, None)?;
+                }
+            }
+        }
+        self.buffers = buffers;
+        Ok(())
+    }
+
+    fn read_gs(&self, addrs: &[u64], buffers: &mut Scattered) -> Result<Vec<Option<Raw>>, Fault> {
+        let len = self.at.len;
+        buffers.read(self.view.memory, addrs.iter().map(|&addr| Range { addr, len }))?;
+        Ok((addrs.iter().zip(buffers.parts()))
+            .map(|(&addr, (_, bytes))| bytes.and_then(|bytes| Raw::parse(bytes, addr, &self.at)))
+            .collect())
+    }
+
+    /// The stacks of goroutines whose `g`s have been read, and then the `g`s again.
+    fn read_stacks(
+        &mut self,
+        addrs: &[u64],
+        first: &[Option<Raw>],
+        buffers: &mut Buffers,
+    ) -> Result<(), Fault> {
+        let ahead = first.iter().map(|raw| raw.as_ref().map_or(NOTHING, ahead));
+        buffers.stacks.read(self.view.memory, ahead)?;
+        let second = self.read_gs(addrs, &mut buffers.gs)?;
+        for (((&addr, first), second), (range, bytes)) in
+            addrs.iter().zip(first).zip(&second).zip(buffers.stacks.parts())
+        {
+            let Some(first) = first else { continue };
+            let still = second.as_ref().is_some_and(|second| second.still == first.still);
+            match bytes {
+                Some(bytes) if still && self.add(addr, first, Some((range.addr, bytes)))? => {}
+                _ => self.one_by_one(addr, first)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A goroutine that moved while it was read together with the others.
+    fn one_by_one(&mut self, addr: u64, first: &Raw) -> Result<(), Fault> {
+        let mut last = *first;
+        let mut bytes = Vec::new();
+        for _ in 0..RETRIES {
+            let Some(raw) = self.read_one(addr)? else { break };
+            last = raw;
+            let range = ahead(&raw);
+            bytes.resize(range.len, 0);
+            let whole = range.len == 0 || self.view.memory.read(range.addr, &mut bytes).is_ok();
+            if whole && self.is_still(addr, &raw)? && self.add(addr, &raw, Some((range.addr, &bytes)))? {
+                return Ok(());
+            }
+        }
+        if exists(&last) {
+            self.push(addr, &last, Trust::InMotion, (StackId::default(), (0, 0)));
+        }
+        Ok(())
+    }
+
+    /// Whether the goroutine has not moved since it was read.
+    fn is_still(&self, addr: u64, before: &Raw) -> Result<bool, Fault> {
+        Ok(self.read_one(addr)?.is_some_and(|now| now.still == before.still))
+    }
+
+    fn read_one(&self, addr: u64) -> Result<Option<Raw>, Fault> {
+        let mut bytes = vec![0; self.at.len];
+        match self.view.memory.read(addr, &mut bytes) {
+            Ok(()) => Ok(Raw::parse(&bytes, addr, &self.at)),
+            Err(Fault::Unmapped(_)) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Adds a goroutine that stood still, or runs. `ahead`: the innermost part of its stack. Says
+    /// whether it did stand still to the end.
+    fn add(&mut self, addr: u64, raw: &Raw, ahead: Option<(u64, &[u8])>) -> Result<bool, Fault> {
+        if !exists(raw) {
+            return Ok(true);
+        }
+        let (mut trust, mut stack, mut args) = (Trust::Still, StackId::default(), (0, 0));
+        if runs(raw) {
+            trust = Trust::Running;
+            if self.options.stacks {
+                stack = self.outer_frames(raw);
+            }
+        } else if let Some((base, bytes)) = ahead {
+            let window = Window::new(self.view.memory, base, bytes, raw.still.stack.1);
+            let text = self.snapshot.args.len();
+            let into = (self.options.args && text < MAX_ARGS).then_some(&mut self.snapshot.args);
+            self.pcs.clear();
+            let walked = self.unwinder.unwind(&window, raw.saved().registers(), &mut self.pcs, into);
+            // What was read only now, or makes no sense, may be of another moment than the rest.
+            if (walked.is_err() || window.went_beyond()) && !self.is_still(addr, raw)? {
+                self.snapshot.args.truncate(text);
+                return Ok(false);
+            }
+            let interned = self.snapshot.stacks.intern(&self.pcs);
+            if walked.is_err() || interned.is_none() {
+                trust = Trust::Broken;
+            }
+            stack = interned.unwrap_or_default();
+            args = (text, self.snapshot.args.len() - text);
+        }
+        self.push(addr, raw, trust, (stack, args));
+        Ok(true)
+    }
+
+    /// What can be told of the stack of a goroutine that runs.
+    fn outer_frames(&mut self, raw: &Raw) -> StackId {
+        let (lo, top) = (raw.still.stack.0, raw.stktopsp);
+        let base = lo.max(top.saturating_sub(OUTER_AHEAD));
+        let mut bytes = vec![0; usize::try_from(top.saturating_sub(base)).unwrap_or(0)];
+        if self.view.memory.read(base, &mut bytes).is_err() {
+            return StackId::default();
+        }
+        let window = Window::new(self.view.memory, base, &bytes, top);
+        let View { binary, bias, .. } = self.view;
+        let frames = outer::frames(&window, binary, bias, raw.startpc, top);
+        self.snapshot.stacks.intern(&frames).unwrap_or_default()
+    }
+
+    fn push(&mut self, g: u64, raw: &Raw, trust: Trust, (stack, args): (StackId, (usize, usize))) {
+        let state = State::from_status(raw.still.status);
+        let labels = if self.options.labels { raw.labels } else { 0 };
+        let labels = self.label_sets.id(&self.view, labels, &mut self.snapshot.labels);
+        let system = is_system(&self.view, raw.startpc, self.snapshot.stacks.get(stack));
+        let goroutine = Goroutine {
+            goid: raw.still.goid,
+            g,
+            state,
+            scan: raw.scan,
+            trust,
+            reason: if state.waits() { raw.still.reason } else { 0 },
+            waiting_since_ns: if state.stays() { raw.waitsince } else { 0 },
+            parent_goid: raw.parent_goid,
+            gopc: raw.gopc,
+            startpc: raw.startpc,
+            tid: self.threads.tid(raw.m),
+            locked: raw.lockedm != 0,
+            system,
+            labels,
+            resume_pc: raw.still.sched.1,
+            stack_bounds: raw.still.stack,
+            stack,
+            args,
+            waits: Vec::new(),
+            waits_known: false,
+            stamp: raw.still.stamp(),
+        };
+        self.snapshot.goroutines.push(goroutine);
+    }
+}
+
+const NOTHING: Range = Range { addr: 0, len: 0 };
+
+/// Whether there is such a goroutine: a dead one's `g` stays in the list.
+fn exists(raw: &Raw) -> bool {
+    let state = State::from_status(raw.still.status);
+    !state.is_dead() && state != State::Idle
+}
+
+/// Whether its registers are the processor's, not those in its `g`.
+fn runs(raw: &Raw) -> bool {
+    matches!(State::from_status(raw.still.status), State::Running | State::CopyStack)
+}
+
+/// The innermost part of a goroutine's stack; nothing for one that runs or has none.
+fn ahead(raw: &Raw) -> Range {
+    let sp = raw.saved().registers().sp;
+    let (lo, hi) = raw.still.stack;
+    if runs(raw) || sp < lo || sp > hi {
+        return NOTHING;
+    }
+    Range { addr: sp, len: (hi - sp).min(STACK_AHEAD) as usize }
+}
+
+/// Whether the goroutine that starts at `startpc` is the runtime's own.
+fn is_system(view: &View<'_>, startpc: u64, stack: &[Pc]) -> bool {
+    let name = |pc: u64| view.binary.functions().function_at(pc.wrapping_sub(view.bias)).map(|f| f.name);
+    name(startpc)
+        .is_some_and(|start| system::starts_system(start, stack.iter().filter_map(|pc| name(pc.lookup()))))
+}

@@ -1,0 +1,361 @@
+//! A small Go executable made up for tests: every table that the readers follow, in a few hundred
+//! bytes, so that each byte can be cut off or changed. Real binaries are read in the live tests.
+
+use crate::binary::GoBinary;
+
+/// Where the segment with the headers and the pclntab lies.
+const HEADERS: u64 = 0x40_0000;
+/// Where the functions lie.
+pub const CODE: u64 = 0x50_0000;
+/// Where the writable data lies.
+const DATA: u64 = 0x60_0000;
+/// Bytes of each function.
+pub const FUNCTION: u64 = 32;
+/// The functions, in the order of their addresses.
+pub const FUNCTIONS: [&str; 5] =
+    ["runtime.casgstatus", "runtime.waitReason.String", "runtime.forEachGRace", "runtime.main", "main.main"];
+/// Those that show where the heap is, behind the others.
+const HEAP_FUNCTIONS: [&str; 5] = [
+    "runtime.mcommoninit",
+    "runtime.mexit",
+    "runtime.preemptall",
+    "runtime.findfunc",
+    "runtime.getempty.func1",
+];
+/// The one of them that the compiler made to reach another one, and `FuncIDWrapper`.
+pub const WRAPPER: &str = FUNCTIONS[1];
+const WRAPPER_ID: u8 = 22;
+/// The one that writes its stack pointer, the one that has no table of frame sizes, and the one in
+/// which stacks end.
+pub const SP_WRITER: &str = FUNCTIONS[0];
+pub const FOREIGN: &str = FUNCTIONS[2];
+pub const TOP: &str = FUNCTIONS[3];
+/// Bytes of each function's frame from its fourth byte on.
+pub const FRAME: u64 = 24;
+/// What is inlined into `main.main` at bytes 8 to 16, and what into that at 12 to 16.
+pub const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
+/// The wait reasons.
+pub const REASONS: [&str; 7] =
+    ["", "IO wait", "chan receive", "select", "semacquire", "sync.Mutex.Lock", "sync.Cond.Wait"];
+
+/// What to make.
+#[derive(Clone, Copy)]
+pub struct Recipe {
+    /// Text of the version.
+    pub version: &'static str,
+    /// With relative relocations for all pointers.
+    pub pie: bool,
+    /// With what shows where the heap is.
+    pub heap: bool,
+}
+
+/// One of each kind that the readers tell apart: old and new tables, fixed and position-independent.
+pub const RECIPES: [Recipe; 4] = [
+    Recipe { version: "go1.19.8", pie: false, heap: false },
+    Recipe { version: "go1.26.6", pie: false, heap: false },
+    Recipe { version: "go1.19.8", pie: true, heap: false },
+    Recipe { version: "go1.26.6", pie: true, heap: false },
+];
+
+impl Recipe {
+    fn functions(self) -> Vec<&'static str> {
+        let heap: &[&str] = if self.heap { &HEAP_FUNCTIONS } else { &[] };
+        [&FUNCTIONS, heap].concat()
+    }
+}
+
+/// The small binary that the others' tests need one for: see the module.
+pub fn small_binary() -> GoBinary {
+    GoBinary::parse(binary(RECIPES[1]).into()).unwrap()
+}
+
+/// The file that [`small_binary`] is read from.
+pub fn small_image() -> Vec<u8> {
+    binary(RECIPES[1])
+}
+
+/// The entry of the function of this name.
+pub fn entry_of(name: &str) -> u64 {
+    entry(FUNCTIONS.iter().position(|function| *function == name).unwrap() as u64)
+}
+
+/// The entry of a function of [`FUNCTIONS`].
+pub fn entry(index: u64) -> u64 {
+    CODE + index * FUNCTION
+}
+
+/// A stretch of memory and the pointers in it.
+#[derive(Default)]
+struct Part {
+    bytes: Vec<u8>,
+    pointers: Vec<(usize, u64)>,
+}
+
+impl Part {
+    fn pad(&mut self, align: usize) -> usize {
+        self.bytes.resize(self.bytes.len().next_multiple_of(align), 0);
+        self.bytes.len()
+    }
+
+    fn u32(&mut self, values: &[u32]) {
+        values.iter().for_each(|value| self.bytes.extend(value.to_le_bytes()));
+    }
+
+    fn u64(&mut self, values: &[u64]) {
+        values.iter().for_each(|value| self.bytes.extend(value.to_le_bytes()));
+    }
+
+    fn pointer(&mut self, target: u64) {
+        self.pointers.push((self.bytes.len(), target));
+        self.u64(&[0]);
+    }
+
+    fn slice(&mut self, target: u64, len: u64) {
+        self.pointer(target);
+        self.u64(&[len, len]);
+    }
+}
+
+/// The bytes of the file.
+pub fn binary(recipe: Recipe) -> Vec<u8> {
+    let old = recipe.version.starts_with("go1.19");
+    // Header, four program headers, and room for the dynamic section behind them.
+    let mut head = Part::default();
+    head.bytes.resize(0x200, 0);
+    let functions = recipe.functions();
+    let table = pclntab(&mut head, &functions, old);
+    let mut data = Part::default();
+    build_info(&mut data, recipe.version);
+    let module = module_data(&mut data, &table, functions.len() as u64, old);
+    let reasons = data.pad(16) as u64;
+    for reason in REASONS {
+        if reason.is_empty() {
+            data.u64(&[0, 0]);
+        } else {
+            data.pointer(HEADERS + head.bytes.len() as u64);
+            data.u64(&[reason.len() as u64]);
+            head.bytes.extend(reason.as_bytes());
+        }
+    }
+    // allglen, allgptr; allm, allp, and of mheap_ only the beginning.
+    let tables = data.pad(8) as u64;
+    data.u64(&[0; 7][..if recipe.heap { 7 } else { 2 }]);
+    let code = code(&functions, DATA + reasons, DATA + tables, DATA + module);
+    let relocations = if recipe.pie { relocate(&mut data, &mut head) } else { plant(&mut data) };
+    let mut file = head.bytes;
+    file.resize(file.len().next_multiple_of(16), 0);
+    let (code_at, data_at) = (file.len() as u64, file.len() as u64 + code.len() as u64);
+    let loads = [
+        (HEADERS, 0, code_at, 4),
+        (CODE, code_at, code.len() as u64, 5),
+        (DATA, data_at, data.bytes.len() as u64, 6),
+    ];
+    file.extend(code);
+    file.extend(data.bytes);
+    write_headers(&mut file, &loads, relocations);
+    file
+}
+
+/// Offsets of the tables from the header, and what the module data says of them.
+struct Tables {
+    start: u64,
+    names: u64,
+    cu: u64,
+    files: u64,
+    pcs: u64,
+    functab: u64,
+    functions_data: u64,
+}
+
+fn pclntab(head: &mut Part, functions: &[&str], old: bool) -> Tables {
+    let start = head.pad(16);
+    let at = |head: &Part| (head.bytes.len() - start) as u64;
+    head.bytes.resize(start + 72, 0);
+    let names = at(head);
+    let name_offsets: Vec<u32> = (functions.iter().chain(&INLINED))
+        .map(|name| {
+            let offset = (at(head) - names) as u32;
+            head.bytes.extend(name.as_bytes());
+            head.bytes.push(0);
+            offset
+        })
+        .collect();
+    head.pad(8);
+    let cu = at(head);
+    head.u32(&[0]);
+    let files = at(head);
+    head.bytes.extend(b"/src/main.go\0");
+    let pcs = at(head);
+    // Offset 0 stands for "no table".
+    head.bytes.push(0);
+    let table = |head: &mut Part, bytes: &[u8]| {
+        let offset = (at(head) - pcs) as u32;
+        head.bytes.extend(bytes);
+        offset
+    };
+    let file_table = table(head, &[2, 32, 0]);
+    // Line 10 up to 8, then 20 up to 12, 30 up to 16, 11.
+    let line_table = table(head, &[22, 8, 20, 4, 20, 4, 37, 16, 0]);
+    // No inlining up to 8, then entry 0, from 12 on entry 1, from 16 on none.
+    let inline_table = table(head, &[0, 8, 2, 4, 2, 4, 3, 16, 0]);
+    // Nothing up to 4, then FRAME.
+    let frame_table = table(head, &[2, 4, 2 * FRAME as u8, 28, 0]);
+    // The byte of the liveness at 1.
+    let live_table = table(head, &[4, 32, 0]);
+    head.pad(8);
+    let functab = at(head);
+    let records = functab + (functions.len() as u64 * 8 + 4).next_multiple_of(8);
+    let (base, tail) = if old { (36, 4) } else { (40, 4) };
+    let record_len = base + tail + 4 * 4 + 7 * 4;
+    for index in 0..functions.len() as u64 {
+        head.u32(&[(index * FUNCTION) as u32, (records - functab + index * record_len) as u32]);
+    }
+    head.u32(&[(functions.len() as u64 * FUNCTION) as u32]);
+    head.pad(8);
+    for (name, index) in name_offsets.iter().zip(0..functions.len() as u32) {
+        let function = functions[index as usize];
+        let main = function == "main.main";
+        let frames = if function == FOREIGN { 0 } else { frame_table };
+        head.u32(&[index * FUNCTION as u32, *name, 0, 0, frames, file_table, line_table, 4, 0]);
+        if !old {
+            head.u32(&[1]);
+        }
+        let id = if function == WRAPPER { WRAPPER_ID } else { 0 };
+        head.bytes.extend([id, u8::from(function == TOP) | (2 * u8::from(function == SP_WRITER)), 0, 7]);
+        head.u32(&[0, 0, if main { inline_table } else { 0 }, if main { live_table } else { 0 }]);
+        let inlined = if old { 40 } else { 32 };
+        let [tree, args, live] = if main { [0, inlined, inlined + 8] } else { [u32::MAX; 3] };
+        head.u32(&[u32::MAX, u32::MAX, u32::MAX, tree, u32::MAX, args, live]);
+    }
+    head.pad(8);
+    let functions_data = at(head);
+    for (name, parent) in [(name_offsets[functions.len()], 7), (name_offsets[functions.len() + 1], 11)] {
+        if old {
+            head.u32(&[0, 0, 0, name, parent]);
+        } else {
+            head.u32(&[0, name, parent, 1]);
+        }
+    }
+    // Two words, of which the second came in a register and was not spilled.
+    head.bytes.extend([0, 8, 8, 8, 0xff, 0, 0, 0]);
+    head.bytes.extend([8, 0, 0, 0, 0, 0, 0, 0]);
+    let magic: u32 = if old { 0xffff_fff0 } else { 0xffff_fff1 };
+    let mut header = Part::default();
+    header.u32(&[magic, 0x0801_0000]);
+    header.u64(&[functions.len() as u64, 1, 0, names, cu, files, pcs, functab]);
+    head.bytes[start..start + 72].copy_from_slice(&header.bytes);
+    Tables { start: HEADERS + start as u64, names, cu, files, pcs, functab, functions_data }
+}
+
+fn build_info(data: &mut Part, version: &str) {
+    data.bytes.extend(b"\xff Go buildinf:\x08\x02");
+    data.u64(&[0, 0]);
+    let module =
+        "0123456789abcdefpath\tmain\nmod\texample.com/m\t(devel)\t\nbuild\t-buildmode=exe\nfedcba9876543210";
+    for text in [version, module] {
+        data.bytes.push(text.len() as u8);
+        data.bytes.extend(text.as_bytes());
+    }
+}
+
+/// Returns where it lies.
+fn module_data(data: &mut Part, table: &Tables, functions: u64, old: bool) -> u64 {
+    let module = data.pad(16) as u64;
+    data.pointer(table.start);
+    for (offset, len) in [
+        (table.names, 1),
+        (table.cu, 1),
+        (table.files, 1),
+        (table.pcs, 1),
+        (table.functab, 1),
+        (table.functab, functions + 1),
+    ] {
+        data.slice(table.start + offset, len);
+    }
+    let end = CODE + functions * FUNCTION;
+    data.u64(&[0]);
+    for bound in [CODE, end, CODE, end] {
+        data.pointer(bound);
+    }
+    // gofunc: 304 up to 1.19, 320 from 1.20 to 1.26.
+    let gofunc = if old { 304 } else { 320 };
+    data.bytes.resize(module as usize + gofunc, 0);
+    data.pointer(table.start + table.functions_data);
+    module
+}
+
+fn code(functions: &[&str], reasons: u64, tables: u64, module: u64) -> Vec<u8> {
+    let mut code = vec![0xcc; functions.len() * FUNCTION as usize];
+    // Three bytes of opcode, then the distance from the instruction's end.
+    let mut refer = |at: usize, opcode: [u8; 3], target: u64| {
+        let distance = target.wrapping_sub(CODE + at as u64 + 7) as u32;
+        code[at..at + 3].copy_from_slice(&opcode);
+        code[at + 3..at + 7].copy_from_slice(&distance.to_le_bytes());
+    };
+    // mov rcx,[rip+…]; mov rbx,[rip+…]; lea rdx,[rip+…]
+    let (load, load_other, address) = ([0x48, 0x8b, 0x0d], [0x48, 0x8b, 0x1d], [0x48, 0x8d, 0x15]);
+    let at =
+        |name: &str| functions.iter().position(|function| *function == name).map(|at| at * FUNCTION as usize);
+    for (name, offset, opcode, target) in [
+        ("runtime.waitReason.String", 4, address, reasons),
+        ("runtime.forEachGRace", 0, load, tables),
+        ("runtime.forEachGRace", 7, load_other, tables + 8),
+        ("runtime.mcommoninit", 0, load, tables + 16),
+        ("runtime.mexit", 0, load, tables + 16),
+        ("runtime.preemptall", 0, load, tables + 24),
+        ("runtime.getempty.func1", 0, address, tables + 48),
+        ("runtime.findfunc", 0, address, module),
+    ] {
+        if let Some(at) = at(name) {
+            refer(at + offset, opcode, target);
+        }
+    }
+    let reason = FUNCTION as usize;
+    // cmp al,…; jb
+    code[reason..reason + 4].copy_from_slice(&[0x3c, REASONS.len() as u8, 0x72, 0]);
+    // push rbp
+    code[0] = 0x55;
+    code
+}
+
+/// Writes the pointers into the data.
+fn plant(data: &mut Part) -> Option<(u64, u64)> {
+    for (at, target) in &data.pointers {
+        data.bytes[*at..*at + 8].copy_from_slice(&target.to_le_bytes());
+    }
+    None
+}
+
+/// Leaves the pointers zero and writes relocations; returns where they are and how many bytes.
+fn relocate(data: &mut Part, head: &mut Part) -> Option<(u64, u64)> {
+    let start = head.pad(8) as u64;
+    for (at, target) in &data.pointers {
+        head.u64(&[DATA + *at as u64, 8, *target]);
+    }
+    Some((HEADERS + start, head.bytes.len() as u64 - start))
+}
+
+fn write_headers(file: &mut [u8], loads: &[(u64, u64, u64, u32)], relocations: Option<(u64, u64)>) {
+    let mut header = Part::default();
+    header.bytes.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    let (file_type, programs) = if relocations.is_some() { (3u16, 4u16) } else { (2, 3) };
+    header.bytes.extend(file_type.to_le_bytes());
+    header.bytes.extend(62u16.to_le_bytes());
+    header.u32(&[1]);
+    header.u64(&[CODE, 64, 0]);
+    header.u32(&[0]);
+    for field in [64u16, 56, programs, 64, 0, 0] {
+        header.bytes.extend(field.to_le_bytes());
+    }
+    for (vaddr, offset, len, flags) in loads {
+        header.u32(&[1, *flags]);
+        header.u64(&[*offset, *vaddr, *vaddr, *len, *len, 16]);
+    }
+    if let Some((table, len)) = relocations {
+        let dynamic = 64 + 4 * 56;
+        header.u32(&[2, 6]);
+        header.u64(&[dynamic, HEADERS + dynamic, HEADERS + dynamic, 48, 48, 8]);
+        header.u64(&[7, table, 8, len, 0, 0]);
+    }
+    file[..header.bytes.len()].copy_from_slice(&header.bytes);
+}

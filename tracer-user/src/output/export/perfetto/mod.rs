@@ -1,0 +1,89 @@
+//! What was seen, as a Perfetto trace, for ui.perfetto.dev and `trace_processor`.
+//!
+//! A goroutine is a track: its slices are its states, `waiting: chan receive` with the stack. A thread is a track, too: its slices
+//! are the goroutines it runs (or that are in a system call on it), and below it is when the kernel gave it no CPU. An arrow goes
+//! from the goroutine that wakes or makes another one to where that becomes runnable. Goroutines are
+//! counted by state, and so are events that were lost. Times are `CLOCK_MONOTONIC`.
+//!
+//! Where a transition was not seen, the slice that follows says so (`not seen, was`). What has not ended is open.
+
+mod counters;
+mod packets;
+mod process;
+mod proto;
+#[cfg(test)]
+mod tests;
+
+use packets::Packets;
+use process::Process;
+use sfgi_core::session::{End, Followed, Observer, Round};
+use std::io::{self, Write};
+
+/// Writes a Perfetto trace.
+pub struct Perfetto<W> {
+    packets: Packets<W>,
+    pid: Option<u32>,
+    /// By the number of the target; none before the first event.
+    processes: Vec<Option<Process>>,
+    /// The last time anything was told.
+    last_ts: u64,
+}
+
+impl<W: Write> Perfetto<W> {
+    /// Of the process with this pid into `out`; without a pid of all.
+    pub fn new(out: W, pid: Option<u32>) -> Perfetto<W> {
+        Perfetto { packets: Packets::new(out), pid, processes: Vec::new(), last_ts: 0 }
+    }
+}
+
+impl<W: Write> Observer for Perfetto<W> {
+    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+        if self.pid.is_some_and(|pid| targets.iter().all(|target| target.about().pid != pid)) {
+            return Err(io::Error::other("no process with this PID was traced"));
+        }
+        self.processes.resize_with(targets.len(), || None);
+        Ok(())
+    }
+
+    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+        let pid = self.pid;
+        let wants = |target: &Followed| pid.is_none_or(|pid| pid == target.about().pid);
+        let wanted = |at: usize| targets.get(at).is_some_and(wants);
+        let first_ts = round.steps().filter(|(at, _)| wanted(*at)).map(|(_, step)| step.ts).min();
+        let Some(ts) = first_ts.or_else(|| round.news.iter().map(|news| news.ts).max()) else {
+            return Ok(());
+        };
+        if round.is_empty() {
+            return Ok(());
+        }
+        if self.last_ts == 0 {
+            self.packets.begin(ts)?;
+        }
+        for (at, followed) in targets.iter_mut().enumerate().filter(|(_, target)| wants(target)) {
+            let (Some(place), Some(news)) = (self.processes.get_mut(at), round.news.get(at)) else {
+                continue;
+            };
+            let process = match place {
+                Some(process) => process,
+                None => place.insert(Process::new(followed, ts, &mut self.packets)?),
+            };
+            if news.lost != 0 {
+                process.lost(news.lost, news.ts, &mut self.packets)?;
+            }
+            for step in &news.steps {
+                process.step(step, followed, &mut self.packets)?;
+                self.last_ts = self.last_ts.max(step.ts);
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
+        for (at, followed) in targets.iter_mut().enumerate() {
+            let Some(Some(process)) = self.processes.get_mut(at) else { continue };
+            let until_ts = ends.get(at).map_or(0, |end| end.until_ts);
+            process.end(followed, self.last_ts.max(until_ts), &mut self.packets)?;
+        }
+        self.packets.flush()
+    }
+}

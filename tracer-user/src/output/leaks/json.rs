@@ -1,0 +1,384 @@
+//! JSON: one document, schema `sfgi.leaks/1`, written as it is made.
+//!
+//! ```json
+//! {"schema":"sfgi.leaks/1","pid":4711,"exe":"/usr/bin/shop","go_version":"go1.26.6","scanned":812,"scan_ms":1.5,"passes":4,
+//!  "heap_bytes":52428800,"heap_ms":41.0,"frozen_ms":12.0,"lost_events":0,"doubt":"…","incomplete":"…","accepted":3,
+//!  "summary":{"proven":1,"likely":0,"suspect":0},
+//!  "leaks":[
+//!  {"goid":7,"verdict":"proven","class":"send-without-receiver","rule":"send-without-receiver","severity":"error",
+//!   "status":"waiting","wait_reason":"chan send","waiting_ms":180000,"waiting_is":"about","object":"0xc000012120",
+//!   "object_kind":"chan","group":0,"set":0,"stack":[{"func":"main.work","file":"/src/main.go","line":33}],
+//!   "created_by":{"func":"main.main","file":"/src/main.go","line":12,"goid":1},"labels":{"user":"7"},"evidence":["…"],
+//!   "waits_for":[{"kind":"chan","address":"0xc000012120","wants":"send","len":0,"cap":0,"closed":false,"element_size":8,
+//!   "receivers":0,"senders":1}]}],
+//!  "groups":[
+//!  {"id":"0f3c…","verdict":"proven","class":"…","rule":"…","title":"…","severity":"error","count":1,"age_ms":[180000,180000],
+//!   "growth_per_s":0.5,"growth_confidence":0.999,"pinned_bytes":4096,"created_by":{…},"wait_site":{…},"goids":[7],
+//!   "object":"0xc000012120","evidence":["…"],"explanation":"…","fix":"…",
+//!   "formal":{"context":"…","precondition":"…","change":"…","label":"…"}}],
+//!  "sets":[
+//!  {"members":[7,8],"cycle":[7,8],"edges":[{"waiter":7,"object":"0xc000012120","kind":"chan","holder":8,"inferred":true}]}]}
+//! ```
+//!
+//! What does not apply or is not known is left out. `scanned` are the goroutines that were judged, without the runtime's own;
+//! `scan_ms` is how long the whole observation took, `heap_ms` the last pass over the heap, which read
+//! `heap_bytes`. `doubt` says why nothing counts as proven. `accepted` are goroutines that the baseline accepts: they are
+//! in no list. `summary` counts goroutines. `waiting_is` is `about` (the runtime's own count, too long by up to the time
+//! between two garbage collections) or `at_least` (watched for so long). `object` is the first thing that a goroutine
+//! waits for, `waits_for` are all, as in `sfgi.dump/1`; `group` and `set` are indices into the lists. The id of a group is the same
+//! in another run. A group of timers has a `timers` (`func`, `kind`) and no goids. `pinned_bytes` is an estimate of the heap that only its
+//! goroutines reach. In a set, `holder` has the object on its stack: that it could end the wait is inferred.
+
+use super::{Found, LEAKS_SCHEMA, objects::awaited};
+use crate::output::dump::{
+    Names,
+    pieces::{Creator, Labels, Stacks, Waited, is_zero, kind, labels},
+};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use sfgi_core::{
+    detect::{Age, Formal, Group, Lookup as _, Measure, Verdict, shortest_cycle},
+    heap::{DeadSet, TimerKind},
+    names::Site,
+    snapshot::{Goroutine, Wait},
+};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+#[derive(Serialize)]
+struct Head<'a> {
+    schema: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    exe: &'a Path,
+    go_version: &'a str,
+    scanned: u64,
+    scan_ms: f64,
+    passes: u32,
+    heap_bytes: u64,
+    heap_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen_ms: Option<f64>,
+    /// A snapshot loses none; here for readers of documents that come from events.
+    lost_events: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    doubt: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incomplete: Option<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    accepted: u64,
+    summary: Summary,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    proven: u64,
+    likely: u64,
+    suspect: u64,
+}
+
+#[derive(Serialize)]
+struct Leak<'a> {
+    goid: u64,
+    verdict: &'static str,
+    class: &'a str,
+    rule: &'a str,
+    severity: &'static str,
+    status: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    wait_reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_is: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object_kind: Option<&'static str>,
+    group: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<u32>,
+    stack: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_by: Option<Creator>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Labels<'a>>,
+    evidence: &'a RawValue,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waits_for: Vec<Waited<'a>>,
+}
+
+#[derive(Serialize)]
+struct GroupEntry<'a> {
+    id: String,
+    verdict: &'static str,
+    class: &'a str,
+    rule: &'a str,
+    title: String,
+    severity: &'static str,
+    count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_ms: Option<[u64; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    growth_per_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    growth_confidence: Option<f64>,
+    pinned_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_by: Option<Creator>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait_site: Option<Creator>,
+    goids: Vec<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timers: Option<Timers>,
+    evidence: &'a [String],
+    explanation: &'a str,
+    fix: &'a str,
+    formal: &'a Formal,
+}
+
+#[derive(Serialize)]
+struct Timers {
+    func: String,
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct SetEntry {
+    members: Vec<u64>,
+    cycle: Vec<u64>,
+    edges: Vec<EdgeEntry>,
+}
+
+#[derive(Serialize)]
+struct EdgeEntry {
+    waiter: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    holder: u64,
+    inferred: bool,
+}
+
+/// Writes the document; `one_line`: all of it in a line, for a stream of documents.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_json(
+    mut out: impl Write,
+    found: &Found<'_>,
+    names: &mut Names,
+    one_line: bool,
+) -> io::Result<()> {
+    let mut document = Document { found, names, stacks: Stacks::default() };
+    let head = serde_json::to_string(&document.head())?;
+    write!(out, "{}", head.strip_suffix('}').unwrap_or(&head))?;
+    let between = if one_line { "" } else { "\n" };
+    let groups = &found.report.groups;
+    list(&mut out, "leaks", between, |out, separator| {
+        groups.iter().enumerate().try_for_each(|(index, group)| document.leaks(out, separator, index, group))
+    })?;
+    list(&mut out, "groups", between, |out, separator| {
+        groups.iter().enumerate().try_for_each(|(index, group)| {
+            separator.write(out)?;
+            Ok(serde_json::to_writer(&mut *out, &document.group(index, group))?)
+        })
+    })?;
+    list(&mut out, "sets", between, |out, separator| {
+        found.observed.sets.iter().try_for_each(|set| {
+            separator.write(out)?;
+            Ok(serde_json::to_writer(&mut *out, &document.set(set))?)
+        })
+    })?;
+    out.write_all(b"}\n")?;
+    out.flush()
+}
+
+/// What stands before the next element of a list.
+struct Separator {
+    between: &'static str,
+    first: bool,
+}
+
+impl Separator {
+    fn write(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        let comma = if std::mem::take(&mut self.first) { "" } else { "," };
+        write!(out, "{comma}{}", self.between)
+    }
+}
+
+fn list<W: Write>(
+    out: &mut W,
+    name: &str,
+    between: &'static str,
+    elements: impl FnOnce(&mut W, &mut Separator) -> io::Result<()>,
+) -> io::Result<()> {
+    write!(out, ",{between}\"{name}\":[")?;
+    elements(out, &mut Separator { between, first: true })?;
+    out.write_all(b"]")
+}
+
+struct Document<'a> {
+    found: &'a Found<'a>,
+    names: &'a mut Names,
+    stacks: Stacks,
+}
+
+impl Document<'_> {
+    fn head(&self) -> Head<'_> {
+        let (found, observed) = (self.found, self.found.observed);
+        let ms = |ns: u64| ns as f64 / 1e6;
+        Head {
+            schema: LEAKS_SCHEMA,
+            pid: found.pid,
+            exe: found.exe,
+            go_version: &self.names.binary().version().raw,
+            scanned: found.report.scanned,
+            scan_ms: ms(observed.took_ns),
+            passes: observed.passes,
+            heap_bytes: observed.scanned.0,
+            heap_ms: ms(observed.scanned.1),
+            frozen_ms: observed.frozen_ns.map(ms),
+            lost_events: 0,
+            doubt: observed.doubt.as_deref(),
+            incomplete: found.incomplete(),
+            accepted: found.accepted,
+            summary: Summary {
+                proven: found.goroutines(Verdict::Proven),
+                likely: found.goroutines(Verdict::Likely),
+                suspect: found.goroutines(Verdict::Suspect),
+            },
+        }
+    }
+
+    /// The goroutines of a group.
+    fn leaks(
+        &mut self,
+        out: &mut dyn Write,
+        separator: &mut Separator,
+        index: usize,
+        group: &Group,
+    ) -> io::Result<()> {
+        let evidence = to_raw_value(&group.evidence)?;
+        for member in &group.members {
+            let Some(goroutine) = self.found.observed.snapshot.goroutines.get(*member as usize) else {
+                continue;
+            };
+            separator.write(out)?;
+            self.leak(out, (index, group), *member, goroutine, &evidence)?;
+        }
+        Ok(())
+    }
+
+    fn leak(
+        &mut self,
+        out: &mut dyn Write,
+        (index, group): (usize, &Group),
+        member: u32,
+        goroutine: &Goroutine,
+        evidence: &RawValue,
+    ) -> io::Result<()> {
+        let observed = self.found.observed;
+        let snapshot = &observed.snapshot;
+        let facts = observed.facts.get(member as usize);
+        let age = Age::of(goroutine, &facts.cloned().unwrap_or_default(), snapshot.taken_ns.1);
+        let object = goroutine.waits.first().and_then(|wait| snapshot.objects.get(wait.object as usize));
+        let waited = |wait: &Wait| {
+            let object = snapshot.objects.get(wait.object as usize)?;
+            Some(Waited { object, wants: Some(wait.wants), count: 0 })
+        };
+        let created_by = Names::creator(self.names, goroutine)
+            .map(|site| Creator { goid: goroutine.parent_goid, ..Creator::new(site) });
+        let stack = self.stacks.get(goroutine.stack, snapshot, self.names)?;
+        let leak = Leak {
+            goid: goroutine.goid,
+            verdict: group.verdict.word(),
+            class: &group.rule.class,
+            rule: &group.rule.id,
+            severity: group.rule.severity.word(),
+            status: goroutine.state.to_string(),
+            wait_reason: Names::reason(self.names, goroutine),
+            waiting_ms: age.map(|age| age.ns / 1_000_000),
+            waiting_is: age.map(|age| match age.measure {
+                Measure::AtLeast => "at_least",
+                Measure::About => "about",
+            }),
+            object: object.map(|object| format!("{:#x}", object.addr)),
+            object_kind: object.map(|object| kind(&object.kind)),
+            group: index,
+            set: facts.and_then(|facts| facts.set),
+            stack,
+            created_by,
+            labels: labels(snapshot, goroutine.labels),
+            evidence,
+            waits_for: goroutine.waits.iter().filter_map(waited).collect(),
+        };
+        Ok(serde_json::to_writer(out, &leak)?)
+    }
+
+    fn group<'g>(&mut self, index: usize, group: &'g Group) -> GroupEntry<'g> {
+        let snapshot = &self.found.observed.snapshot;
+        let goroutine = |member: &u32| snapshot.goroutines.get(*member as usize);
+        let first = group.members.first().and_then(goroutine);
+        let place = |site: Option<Site>| site.map(Creator::new);
+        GroupEntry {
+            id: group.id.to_string(),
+            verdict: group.verdict.word(),
+            class: &group.rule.class,
+            rule: &group.rule.id,
+            title: group.title(),
+            severity: group.rule.severity.word(),
+            count: group.count,
+            age_ms: group.age.map(|(min, max)| [min.ns / 1_000_000, max.ns / 1_000_000]),
+            growth_per_s: group.growth.map(|growth| growth.per_s),
+            growth_confidence: group.growth.map(|growth| growth.confidence),
+            pinned_bytes: self.found.pinned_by(index),
+            created_by: place(first.and_then(|first| Names::creator(self.names, first))),
+            wait_site: place(
+                first.and_then(|first| Names::wait_site(self.names, snapshot.stacks.get(first.stack))),
+            ),
+            goids: group.members.iter().filter_map(goroutine).map(|one| one.goid).collect(),
+            object: awaited(snapshot, group).map(|awaited| format!("{:#x}", awaited.object.addr)),
+            timers: self.timers(group),
+            evidence: &group.evidence,
+            explanation: &group.rule.explanation,
+            fix: &group.rule.fix,
+            formal: &group.rule.formal,
+        }
+    }
+
+    fn timers(&mut self, group: &Group) -> Option<Timers> {
+        let site = self.found.observed.timers.get(group.timers? as usize)?;
+        let kind = match site.kind {
+            TimerKind::Ticker => "ticker",
+            TimerKind::Timer => "timer",
+            TimerKind::AfterFunc => "afterfunc",
+        };
+        Some(Timers { func: self.names.function(site.func).as_deref().unwrap_or("?").to_owned(), kind })
+    }
+
+    fn set(&self, set: &DeadSet) -> SetEntry {
+        let snapshot = &self.found.observed.snapshot;
+        let goid = |index: u32| snapshot.goroutines.get(index as usize).map_or(0, |one| one.goid);
+        let edge = |edge: &sfgi_core::heap::Edge| {
+            let object = snapshot.objects.get(edge.object as usize);
+            EdgeEntry {
+                waiter: goid(edge.waiter),
+                object: object.map(|object| format!("{:#x}", object.addr)),
+                kind: object.map(|object| kind(&object.kind)),
+                holder: goid(edge.holder),
+                inferred: true,
+            }
+        };
+        SetEntry {
+            members: set.members.iter().map(|index| goid(*index)).collect(),
+            cycle: shortest_cycle(set).into_iter().map(goid).collect(),
+            edges: set.edges.iter().map(edge).collect(),
+        }
+    }
+}

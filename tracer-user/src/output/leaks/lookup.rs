@@ -1,0 +1,34 @@
+//! Names, as detection asks for them.
+
+use crate::output::dump::Names;
+use sfgi_core::{
+    detect::Lookup,
+    snapshot::{Goroutine, Pc},
+};
+use std::sync::Arc;
+
+impl Lookup for Names {
+    fn functions(&mut self, stack: &[Pc]) -> Vec<Arc<str>> {
+        self.frames(stack).into_iter().flatten().map(|line| line.site.func).collect()
+    }
+
+    fn wait_site(&mut self, stack: &[Pc]) -> Option<(Arc<str>, u32)> {
+        Names::wait_site(self, stack).map(|site| (site.func, site.line))
+    }
+
+    fn creator(&mut self, goroutine: &Goroutine) -> Option<Arc<str>> {
+        Names::creator(self, goroutine).map(|site| site.func)
+    }
+
+    fn function(&mut self, addr: u64) -> Option<Arc<str>> {
+        self.lines(Pc::exact(addr)).last().map(|line| Arc::clone(&line.site.func))
+    }
+
+    fn minor(&self) -> u32 {
+        self.binary().version().minor
+    }
+
+    fn reason(&self, goroutine: &Goroutine) -> &str {
+        Names::reason(self, goroutine)
+    }
+}

@@ -1,0 +1,157 @@
+//! SARIF 2.1.0, the form in which code hosts and editors take findings: a rule for each rule that found
+//! something, a result for each group. The id of a group is its partial fingerprint, so that the same leak is
+//! known again.
+
+use super::Found;
+use crate::output::{dump::Names, traceback::clean};
+use serde_json::{Value, json};
+use sfgi_core::{
+    detect::{Group, Rule, Severity},
+    names::Site,
+};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
+
+/// Writes the document.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_sarif(mut out: impl Write, found: &Found<'_>, names: &mut Names) -> io::Result<()> {
+    let mut rules: Vec<&Arc<Rule>> = Vec::new();
+    let mut results = Vec::new();
+    for (index, group) in found.report.groups.iter().enumerate() {
+        let rule = rules.iter().position(|rule| rule.id == group.rule.id).unwrap_or_else(|| {
+            rules.push(&group.rule);
+            rules.len() - 1
+        });
+        results.push(result(found, names, (index, group), rule));
+    }
+    let notes = [
+        found.observed.doubt.clone().map(|doubt| format!("nothing counts as proven: {doubt}")),
+        found.incomplete(),
+    ];
+    let notes: Vec<Value> = notes
+        .into_iter()
+        .flatten()
+        .map(|text| json!({"level": "warning", "message": {"text": text}}))
+        .collect();
+    let driver = json!({
+        "name": "sfgi",
+        "version": env!("CARGO_PKG_VERSION"),
+        "semanticVersion": env!("CARGO_PKG_VERSION"),
+        "rules": rules.into_iter().map(|rule| descriptor(rule)).collect::<Vec<_>>(),
+    });
+    let document = json!({
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [{
+            "tool": {"driver": driver},
+            "invocations": [{"executionSuccessful": true, "toolExecutionNotifications": notes}],
+            "columnKind": "unicodeCodePoints",
+            "results": results,
+            "properties": {"summary": super::summary(found), "goVersion": names.binary().version().raw},
+        }],
+    });
+    serde_json::to_writer_pretty(&mut out, &document)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+fn descriptor(rule: &Rule) -> Value {
+    let formal = &rule.formal;
+    json!({
+        "id": rule.id,
+        "name": rule.class,
+        "shortDescription": {"text": rule.title},
+        "fullDescription": {"text": rule.explanation},
+        "help": {
+            "text": format!("{} Fix: {}", rule.explanation, rule.fix),
+            "markdown": format!("{}\n\n**Fix:** {}", rule.explanation, rule.fix),
+        },
+        "defaultConfiguration": {"level": level(rule.severity)},
+        "properties": {"tags": ["goroutine-leak", rule.class], "formal": formal},
+    })
+}
+
+fn level(severity: Severity) -> &'static str {
+    // The words are the same by intention.
+    severity.word()
+}
+
+fn result(found: &Found<'_>, names: &mut Names, (index, group): (usize, &Group), rule: usize) -> Value {
+    let snapshot = &found.observed.snapshot;
+    let first = group.members.first().and_then(|first| snapshot.goroutines.get(*first as usize));
+    let stack = first.map(|first| snapshot.stacks.get(first.stack)).unwrap_or_default();
+    let site = names.wait_site(stack);
+    let frames: Vec<Value> =
+        names.stack(stack).iter().map(|line| json!({"location": location(&line.site)})).collect();
+    let what = if group.members.is_empty() { "timers" } else { "goroutines" };
+    let text = format!(
+        "{} {what} ({}): {}. {}.",
+        group.count,
+        group.verdict,
+        group.title(),
+        group.evidence.join("; ")
+    );
+    let mut value = json!({
+        "ruleId": group.rule.id,
+        "ruleIndex": rule,
+        "level": level(group.rule.severity),
+        "message": {"text": clean(&text)},
+        "locations": site.iter().map(location).collect::<Vec<_>>(),
+        "partialFingerprints": {"sfgiGroup/v1": group.id.to_string()},
+        "occurrenceCount": group.count.max(1),
+        "properties": {
+            "verdict": group.verdict.word(),
+            "class": group.rule.class,
+            "pinnedBytes": found.pinned_by(index),
+            "fix": group.rule.fix,
+        },
+    });
+    let Some(object) = value.as_object_mut() else { return value };
+    if !frames.is_empty() {
+        let message = first.map(|first| format!("goroutine {}", first.goid)).unwrap_or_default();
+        object.insert("stacks".to_owned(), json!([{"message": {"text": message}, "frames": frames}]));
+    }
+    if let Some(creator) = first.and_then(|first| names.creator(first)) {
+        let mut related = location(&creator);
+        if let Some(related) = related.as_object_mut() {
+            related.insert("message".to_owned(), json!({"text": "created by this go statement"}));
+        }
+        object.insert("relatedLocations".to_owned(), json!([related]));
+    }
+    value
+}
+
+/// A place: the file if it is known, and the function.
+fn location(site: &Site) -> Value {
+    let logical = json!([{"fullyQualifiedName": clean(&site.func), "kind": "function"}]);
+    if site.file.is_empty() {
+        return json!({"logicalLocations": logical});
+    }
+    let artifact = json!({"uri": uri(&site.file)});
+    let physical = match site.line {
+        0 => json!({"artifactLocation": artifact}),
+        line => json!({"artifactLocation": artifact, "region": {"startLine": line}}),
+    };
+    json!({"physicalLocation": physical, "logicalLocations": logical})
+}
+
+/// A file name as a URI reference (RFC 3986): `file:///src/main.go`; what a build with -trimpath says stays
+/// relative.
+fn uri(file: &str) -> String {
+    let mut text = String::from(if file.starts_with('/') { "file://" } else { "" });
+    for byte in file.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b'@' | b'+' => {
+                text.push(byte.into());
+            }
+            byte => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}

@@ -1,0 +1,81 @@
+//! Shows what happens as it happens, a line each, or a summary at the end.
+
+use super::Sink;
+use sfgi_core::names::Filter;
+use sfgi_core::{
+    model::{Summary, Whats},
+    session::{End, Followed, Observer, Round},
+};
+use std::io;
+
+/// Writes lines or summaries to a [`Sink`].
+pub struct Printer {
+    sink: Box<dyn Sink + Send>,
+    filter: Filter,
+    /// One a target; `None`: lines are wanted.
+    summaries: Option<Vec<Summary>>,
+}
+
+impl Printer {
+    /// `summary_only`: a summary at the end instead of events.
+    pub fn new(sink: Box<dyn Sink + Send>, filter: Filter, summary_only: bool) -> Printer {
+        Printer { sink, filter, summaries: summary_only.then(Vec::new) }
+    }
+}
+
+impl Observer for Printer {
+    fn wants(&self) -> Whats {
+        let counted = if self.summaries.is_some() { Summary::counts() } else { Whats::ALL };
+        self.filter.events.and(counted)
+    }
+
+    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+        match &mut self.summaries {
+            Some(summaries) => summaries.resize_with(targets.len(), Summary::default),
+            None => self.sink.begin()?,
+        }
+        Ok(())
+    }
+
+    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+        if self.summaries.is_none() {
+            for (target, news) in targets.iter().zip(&round.news) {
+                if news.lost > 0 {
+                    self.sink.lost(target.about().pid, news.lost, news.ts)?;
+                }
+                if let Some(merged) = &news.resync {
+                    self.sink.resync(target.about().pid, merged, news.ts)?;
+                }
+            }
+        }
+        for (index, step) in round.steps() {
+            if !self.filter.wants_step(step) {
+                continue;
+            }
+            if self.filter.func.is_some() || self.summaries.is_none() {
+                let mut line = targets[index].line(step);
+                if !self.filter.wants_stack(step) {
+                    line.stack.clear();
+                }
+                if !self.filter.wants_line(&line) {
+                    continue;
+                }
+                if self.summaries.is_none() {
+                    self.sink.line(&line)?;
+                }
+            }
+            if let Some(summaries) = &mut self.summaries {
+                summaries[index].add(step);
+            }
+        }
+        self.sink.flush()
+    }
+
+    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
+        let summaries = self.summaries.iter_mut().flatten();
+        for ((target, summary), end) in targets.iter_mut().zip(summaries).zip(ends) {
+            self.sink.summary(&target.report(summary, end))?;
+        }
+        self.sink.flush()
+    }
+}
