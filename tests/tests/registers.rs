@@ -145,6 +145,6 @@ fn a_program_that_ends_leaves_nothing_to_be_seen() -> Result<()> {
     drop(target);
     assert!(!sampler.take().is_empty(), "what was sampled before it ended");
     assert_eq!(sampler.take(), []);
-    assert!(matches!(Sampler::start(&process), Err(sfgi::memory::SampleError::Gone(_))));
+    assert!(matches!(Sampler::start(&process), Err(sfgi_core::memory::SampleError::Gone(_))));
     Ok(())
 }
