@@ -6,12 +6,37 @@
 //!
 //! Within an object every word counts, whatever its type says: what is not a pointer and looks like one
 //! keeps something alive at worst, and so hides a leak, but never invents one.
+//!
+//! # Several threads
+//! Threads mark without a lock. What keeps a mark from being missed is the order of two steps on either side:
+//!
+//! 1. A thread that marks sets the object's bit in `marks`, *then* swaps the span's `queued` to true (Release). The
+//!    one thread that turns false into true puts the span into the queue: a span is in the queue at most once.
+//! 2. A thread that scans takes the span out of the queue, swaps `queued` to false (Acquire), *then* loads `marks`.
+//!
+//! All swaps of one flag have one order. If the marking swap comes before the scanning one, it may have read true
+//! and left the span to that scan: then the scan must see the bit. It does: the scanning swap reads what the
+//! marking swap wrote, or what a later swap made of it, and a release sequence goes on through swaps. If the
+//! marking swap comes after the scanning one, it reads false (or another marking swap since did) and the span is
+//! scanned once more; the queue's mutex shows the bit to that scan.
+//!
+//! Were either swap Relaxed, a processor with weak order (arm64) could show the scan a word of `marks` from before.
+//! The object would count as reached and never be scanned, and what only it leads to as unreachable: a false proof.
+//!
+//! `done` needs no order: its `fetch_or` decides which of two scans goes through an object, and the bytes of that
+//! come from the target, not from another thread. The counters are read when nobody counts any more, or for show.
+
+#[cfg(test)]
+mod tests;
 
 use super::spans::{ObjectId, Place, Span, Spans, words};
 use crate::memory::{Fault, Memory, Range};
 use crate::snapshot::View;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Spans that one thread takes from the queue at once, and bytes that it reads at once.
@@ -166,6 +191,7 @@ impl<'a> Marker<'a> {
         let at = span.bits + u64::from(object.index);
         let bit = 1 << (at % 64);
         let Some(marks) = self.marks.get((at / 64) as usize) else { return };
+        // The thread that sets the bit queues the span: the others leave it to that one.
         if marks.load(Relaxed) & bit != 0 || marks.fetch_or(bit, Relaxed) & bit != 0 {
             return;
         }
@@ -174,7 +200,8 @@ impl<'a> Marker<'a> {
             found.woken.push(Woken { object, by });
         }
         let queued = self.queued.get(object.span as usize);
-        if !span.noscan && queued.is_some_and(|queued| !queued.swap(true, Relaxed)) {
+        // Release, after the bit was set: the scan that clears the flag must see the bit.
+        if !span.noscan && queued.is_some_and(|queued| !queued.swap(true, Release)) {
             found.queue.push(object.span);
         }
     }
@@ -273,9 +300,10 @@ impl<'a> Marker<'a> {
     fn scan(&self, batch: &[u32], scan: &mut Scan) -> Result<(), Fault> {
         for &number in batch {
             let Some(span) = self.spans.get(number) else { continue };
-            // Before the marks are looked at: one that is set later puts the span into the queue again.
+            // Acquire, before `marks` is loaded: a bit that is set later puts the span into the queue again. A store
+            // would not do, as it reads nothing that could be synchronized with.
             if let Some(queued) = self.queued.get(number as usize) {
-                queued.swap(false, std::sync::atomic::Ordering::AcqRel);
+                queued.swap(false, Acquire);
             }
             if span.count == 1 {
                 self.collect(span, scan);

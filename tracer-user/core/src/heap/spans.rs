@@ -4,7 +4,7 @@
 //! free is kept for later). A span in use is a run of pages of 8 KiB, cut into objects of one size.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use crate::binary::Globals;
 use crate::binary::bytes::{array, u64_at};
@@ -33,7 +33,7 @@ const MAX_SHARED_PAGES: u64 = 128;
 /// `mspan`s that are read together.
 const BATCH: u64 = 1 << 16;
 /// `mSpanInUse` and `mSpanManual`.
-const IN_USE: u8 = 1;
+pub(super) const IN_USE: u8 = 1;
 const MANUAL: u8 = 2;
 /// In the page table: no span of the heap.
 const NONE: u32 = 0;

@@ -18,7 +18,7 @@ const BASE: u64 = 0xc000_0000_0000;
 const PAGE: u64 = 1 << PAGE_SHIFT;
 
 /// An `mspan`.
-fn record(base: u64, pages: u64, (size, count): (u64, u16), state: u8) -> Vec<u8> {
+pub(in crate::heap) fn record(base: u64, pages: u64, (size, count): (u64, u16), state: u8) -> Vec<u8> {
     let mut bytes = vec![0; FIELDS.size];
     let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
     put(FIELDS.start, &base.to_le_bytes());
@@ -29,7 +29,8 @@ fn record(base: u64, pages: u64, (size, count): (u64, u16), state: u8) -> Vec<u8
     bytes
 }
 
-fn spans(records: &[Vec<u8>]) -> Spans {
+/// The spans of these `mspan`s.
+pub(in crate::heap) fn spans(records: &[Vec<u8>]) -> Spans {
     let arenas = vec![0; MAX_ARENAS as usize];
     let mut spans = Spans { spans: vec![Span::NONE], arenas, ..Spans::default() };
     for record in records {
