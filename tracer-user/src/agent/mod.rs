@@ -6,26 +6,15 @@
 //! knows nothing of these, nor of files of configuration ([`config`]).
 
 pub mod alert;
-mod answer;
 pub mod config;
 mod core;
-mod detail;
-mod discover;
-mod follow;
-mod governor;
-pub mod http;
-pub mod metrics;
-mod node;
-pub mod otlp;
 pub mod picture;
-mod probed;
 pub mod request;
-mod rules;
-mod scan;
+pub mod serve;
 pub mod services;
 pub mod settings;
 pub mod store;
-mod tracked;
+mod watch;
 
 pub use self::core::{Earlier, start};
 pub use picture::Picture;
@@ -33,13 +22,13 @@ pub use request::{Refusal, Request};
 pub use settings::{Mode, Settings};
 
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch::Receiver};
 
 /// How the rest of the program talks to the agent.
 #[derive(Clone, Debug)]
 pub struct Handle {
     /// The latest picture; a new one each second, and after each scan.
-    pub pictures: watch::Receiver<Arc<Picture>>,
+    pub pictures: Receiver<Arc<Picture>>,
     /// What is wanted of it. Closed when the agent has ended.
     pub requests: mpsc::Sender<Request>,
 }

@@ -5,8 +5,10 @@ use super::{
     Earlier, Handle,
     alert::{self, Alert},
     config::{self, Config},
-    http::{ListenError, Listener, Shared},
-    otlp::Exporter,
+    serve::{
+        http::{ListenError, Listener, Shared},
+        otlp::Exporter,
+    },
     store::{Store, StoreError},
 };
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,15 +1,11 @@
 //! What is asked of the agent: done at once by its own thread, or by one that takes its time and answers itself.
 
-use super::Core;
+use super::{Core, answer, follow, follow::Limits, target::Tracked};
 use crate::agent::{
-    answer, follow,
-    follow::Limits,
-    governor::Ceiling,
     picture::ProcessId,
     request::{Answer, Profile, Refusal, Request, Scanned},
-    scan::{Leaks, Target, Task},
     settings::{Mode, Settings},
-    tracked::Tracked,
+    watch::{Ceiling, Target, Task, scan::Leaks},
 };
 use sfgi_core::detect::Verdict;
 use std::{collections::HashSet, sync::Arc, time::Duration};

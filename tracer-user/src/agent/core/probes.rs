@@ -1,12 +1,10 @@
 //! Raises and lowers the probes of processes.
 
-use super::{Core, Message};
-use crate::agent::{
-    governor::News,
-    picture::ProcessId,
+use super::{
+    Core, Message,
     probed::{Next, Probed},
-    settings::Mode,
 };
+use crate::agent::{picture::ProcessId, settings::Mode, watch::News};
 use sfgi_core::clock;
 
 /// Processes that have probes at the same time, and that are being attached to: each has a thread and rings.

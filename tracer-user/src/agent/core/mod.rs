@@ -1,23 +1,26 @@
 //! The agent's own thread: takes in what discovery and scans found, decides what is done next, and publishes
 //! pictures.
 
+mod answer;
 mod asked;
+mod detail;
+mod follow;
+mod node;
+mod probed;
 mod probes;
+mod rules;
+mod target;
 
 use super::{
     Handle,
-    discover::{Binaries, Discovery, Found, Swept},
-    governor::{Bucket, News},
-    node,
     picture::{NodePicture, Picture, ProcessId, Seen},
     request::Request,
-    rules::Plan,
-    scan::{self, Pool, Target, Task, Told},
     settings::Settings,
-    tracked::{Tracked, Work, named},
+    watch::{Binaries, Bucket, Discovery, Found, News, Pool, Swept, Target, Task, scan, scan::Told},
 };
 use crate::probe;
 use asked::{Trigger, scanned};
+use rules::Plan;
 use sfgi_core::clock;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -26,6 +29,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use target::{Tracked, Work, named};
 use tokio::sync::{mpsc, watch};
 
 /// How often it is decided what to do.
@@ -90,7 +94,7 @@ pub fn start(settings: Settings, earlier: Earlier) -> io::Result<Handle> {
 }
 
 /// What comes from other threads.
-pub(super) enum Message {
+enum Message {
     Swept(Swept),
     Watched { id: ProcessId, news: News },
     Done { id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, String> },

@@ -1,12 +1,13 @@
 //! One process under probes: a thread that attaches, listens, and says what that costs.
 
 use super::{
-    climb::{self, Attached, Ceiling, Refused},
+    Target,
+    attach::{self, Attached, Ceiling, Refused},
     figures::Figures,
     price,
 };
 use crate::{
-    agent::{scan::Target, settings::Mode},
+    agent::settings::Mode,
     live::{Engine, Observers},
     probe::{Calibration, Programs},
     top::Cost,
@@ -108,7 +109,7 @@ fn run(
 ) -> Option<String> {
     // Declared first, and so there until all else has gone.
     let Attached { counting: _counting, mode, traced, followed, reason } =
-        match climb::attach(target, wanted, Mode::Life, ceiling, false) {
+        match attach::attach(target, wanted, Mode::Life, ceiling, false) {
             Ok(attached) => attached,
             Err(Refused::TooDear(reason)) => {
                 tell(News::TooDear(reason));
@@ -117,7 +118,7 @@ fn run(
             Err(Refused::Failed(error)) => return Some(error),
         };
     tell(News::Attached { mode, reason });
-    let calibration = climb::calibration().ok()?;
+    let calibration = attach::calibration().ok()?;
     let mut gauge = Gauge { last: Cost::default(), own_ns: clock::thread_cpu(), factor: 1.0 };
     let observers: Observers = vec![Box::new(figures.listener())];
     let meter_tell = Arc::clone(tell);

@@ -1,10 +1,9 @@
 //! The probes of one process, as the agent's own thread sees them: wanted, being attached, standing, being removed.
 
-use super::{
-    governor::{Ceiling, Figures, News, Pace, Reading, Spent, Step, Watcher},
+use crate::agent::{
     picture::Events,
-    scan::Target,
     settings::Mode,
+    watch::{Ceiling, Figures, News, Pace, Reading, Spent, Step, Target, Watcher},
 };
 use std::{io, sync::Arc};
 

@@ -1,9 +1,7 @@
 //! What probes tell of a process, in numbers that only rise; kept from session to session.
 
-use crate::agent::{
-    picture::{Distribution, Events},
-    scan::{nowhere, table},
-};
+use super::scan::{nowhere, table};
+use crate::agent::picture::{Distribution, Events};
 use sfgi_core::{
     model::{Measure, What, Whats},
     names::Site,

@@ -3,9 +3,9 @@
 mod encode;
 mod send;
 
-use super::{
+use super::metrics;
+use crate::agent::{
     alert::Alert,
-    metrics,
     picture::{Picture, ProcessId},
 };
 use opentelemetry_proto::tonic::collector::{

@@ -1,8 +1,8 @@
 //! Metrics and findings as messages of OpenTelemetry.
 
 use crate::agent::{
-    metrics::{Family, Kind, Label, Value},
     picture::{BOUNDS_SECONDS, LeakGroup, Picture, ProcessPicture},
+    serve::metrics::{Family, Kind, Label, Value},
 };
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},

@@ -6,20 +6,19 @@ mod kept;
 mod memory;
 mod past;
 mod places;
-mod pool;
 mod silent;
-mod target;
 
 pub(super) use counts::{nowhere, table};
-pub(super) use past::Past;
-pub(super) use pool::{Pool, Task};
-pub(super) use target::{Opened, Target};
+pub(in crate::agent) use past::Past;
 
-use super::{
-    picture::{LeakGroup, Memory, Scan, SiteGrowth},
-    settings::Settings,
+use super::{Opened, Target, pool};
+use crate::{
+    agent::{
+        picture::{LeakGroup, Memory, Scan, SiteGrowth},
+        settings::Settings,
+    },
+    output::dump::Names,
 };
-use crate::output::dump::Names;
 use sfgi_core::{
     clock, detect,
     detect::{Report, Scope},
@@ -41,30 +40,30 @@ const LOOK: heap::Options =
 
 /// What a look at a process told.
 #[derive(Debug)]
-pub(super) struct Told {
-    pub(super) scan: Scan,
-    pub(super) memory: Memory,
-    pub(super) growth: Vec<SiteGrowth>,
+pub(in crate::agent) struct Told {
+    pub(in crate::agent) scan: Scan,
+    pub(in crate::agent) memory: Memory,
+    pub(in crate::agent) growth: Vec<SiteGrowth>,
     /// `None`: the heap was not looked at.
-    pub(super) leaks: Option<Leaks>,
+    pub(in crate::agent) leaks: Option<Leaks>,
     /// Goroutines wait for long enough that a look at the heap may tell something that the last one did not.
-    pub(super) suspicious: bool,
+    pub(in crate::agent) suspicious: bool,
     /// What is to outlive this agent; `None`: what was told last.
-    pub(super) kept: Option<Arc<[u8]>>,
+    pub(in crate::agent) kept: Option<Arc<[u8]>>,
 }
 
 /// What a look at the heap told.
 #[derive(Debug)]
-pub(super) struct Leaks {
-    pub(super) groups: Vec<LeakGroup>,
+pub(in crate::agent) struct Leaks {
+    pub(in crate::agent) groups: Vec<LeakGroup>,
     /// Why nothing counts as proven.
-    pub(super) doubt: Option<String>,
+    pub(in crate::agent) doubt: Option<String>,
     /// Goroutines that were judged.
-    pub(super) scanned: u64,
+    pub(in crate::agent) scanned: u64,
 }
 
 /// Reads all goroutines of a process.
-pub(super) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Result<Told, String> {
+pub(in crate::agent) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Result<Told, String> {
     let began = Began::now();
     let opened = target.open()?;
     past.resume(target.run(), clock::now(), settings);
@@ -96,7 +95,7 @@ pub(super) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Res
 }
 
 /// The same, and judges which goroutines are leaked, with a look at the heap.
-pub(super) fn look(target: &Target, past: &mut Past, settings: &Settings) -> Result<Told, String> {
+pub(in crate::agent) fn look(target: &Target, past: &mut Past, settings: &Settings) -> Result<Told, String> {
     let began = Began::now();
     let opened = target.open()?;
     past.resume(target.run(), clock::now(), settings);
@@ -129,7 +128,7 @@ pub(super) fn look(target: &Target, past: &mut Past, settings: &Settings) -> Res
 }
 
 /// Observes a program and judges what was seen; with what earlier looks told, if that is given.
-pub(super) fn observe<'a>(
+pub(in crate::agent) fn observe<'a>(
     target: &Target,
     opened: &Opened,
     view: &View<'a>,

@@ -1,13 +1,15 @@
 //! Answers that take a look at a process now.
 
-use super::{
-    request::{Filter, Form, Profile, Refusal},
-    scan::{self, Target},
-    settings::Settings,
-};
-use crate::output::{
-    Traceback,
-    dump::{About, Choice, Group, JsonDump, Names, ProfileKind, write_profile},
+use crate::{
+    agent::{
+        request::{Filter, Form, Profile, Refusal},
+        settings::Settings,
+        watch::{Target, scan},
+    },
+    output::{
+        Traceback,
+        dump::{About, Choice, Group, JsonDump, Names, ProfileKind, write_profile},
+    },
 };
 use bytes::Bytes;
 use sfgi_core::{detect::Verdict, memory::Live, snapshot, snapshot::Options};

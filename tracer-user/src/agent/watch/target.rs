@@ -1,9 +1,7 @@
 //! A process as scans and probes need it.
 
-use crate::agent::{
-    discover::{Binaries, Found, Program},
-    picture::{Identity, ProcessId},
-};
+use super::{Binaries, Found, Program};
+use crate::agent::picture::{Identity, ProcessId};
 use sfgi_core::{
     binary::GoBinary,
     memory::Live,
@@ -58,7 +56,7 @@ impl Target {
 
     /// Tells this run of a program from others, also from one of the same file before or after an `exec`: where the
     /// kernel put what it gave it is random. `None`: nothing was read of it yet.
-    pub(super) fn run(&self) -> Option<u32> {
+    pub(in crate::agent) fn run(&self) -> Option<u32> {
         self.auxv.lock().unwrap_or_else(PoisonError::into_inner).as_deref().map(crc32fast::hash)
     }
 

@@ -1,13 +1,12 @@
 //! Follows one process for a time, because someone asked: a stream of its events, a recording, a profile of where it
 //! blocks. Probes stand meanwhile, in the closest mode that the budget allows; where it allows none, that is refused.
 
-use super::{
-    governor::{Attached, Ceiling, Refused, attach, calibration},
-    request::{Answer, Refusal},
-    scan::{Target, unix_ns},
-    settings::Mode,
-};
 use crate::{
+    agent::{
+        request::{Answer, Refusal},
+        settings::Mode,
+        watch::{Attached, Ceiling, Refused, Target, attach, calibration, scan::unix_ns},
+    },
     live::{Engine, Observers},
     output::{
         Json, Printer,

@@ -3,8 +3,9 @@
 //! What a mode will cost is told by its busiest probe, alone, for a moment: a program that switches a million times a
 //! second is slowed down for that moment and not for the seconds that attaching all would take.
 
+use super::Target;
 use crate::{
-    agent::{scan::Target, settings::Mode},
+    agent::settings::Mode,
     live::{Attach, Opened, Traced},
     probe,
     probe::{Calibration, Counting, Options, ProbeError, Session},

@@ -1,6 +1,6 @@
 //! Which rule fits a process.
 
-use super::{
+use crate::agent::{
     picture::Identity,
     settings::{Matcher, Mode, ProcessRule, Settings},
 };

@@ -1,5 +1,5 @@
 //! The HTTP interface: what the agent knows, as JSON, metrics, profiles and a page. Reading changes nothing; what does something
-//! is a POST. Handlers only read the latest picture or pass a [`Request`](super::Request) on, so that none of them waits for a target by itself.
+//! is a POST. Handlers only read the latest picture or pass a [`Request`](crate::agent::Request) on, so that none of them waits for a target by itself.
 
 mod access;
 mod api;
@@ -21,7 +21,7 @@ pub use access::{Access, AccessError};
 pub use api::document;
 pub use listen::{ListenError, Listener};
 
-use super::{Handle, Picture, alert::Alert, store::History};
+use crate::agent::{Handle, Picture, alert::Alert, store::History};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, RwLock},

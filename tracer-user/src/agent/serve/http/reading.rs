@@ -6,7 +6,7 @@ use super::{
     query::{LeakParams, Nothing, Params, ProcessParams, page},
     views::{AlertView, Health, Leak, Process},
 };
-use crate::agent::metrics;
+use crate::agent::serve::metrics;
 use axum::{
     Json,
     extract::State,

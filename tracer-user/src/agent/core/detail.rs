@@ -1,6 +1,6 @@
 //! When a finding is worth probes for a while: a decision made of what is known, without a clock and without probes.
 
-use super::{
+use crate::agent::{
     picture::{LeakGroup, Raises, SiteGrowth},
     settings::{Mode, Raise},
 };

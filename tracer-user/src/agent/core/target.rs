@@ -2,12 +2,16 @@
 
 use super::{
     detail::{Cause, Detail, Wish},
-    discover::Found,
-    picture::{Identity, LeakGroup, Memory, ProcessPicture, Scan, SiteGrowth},
     probed::Probed,
     rules::Plan,
-    scan::{Past, Target, Told},
+};
+use crate::agent::{
+    picture::{Identity, LeakGroup, Memory, ProcessPicture, Scan, SiteGrowth},
     settings::{Mode, Raise, Settings},
+    watch::{
+        Found, Target,
+        scan::{Past, Told},
+    },
 };
 use std::{
     sync::{Arc, Mutex},
