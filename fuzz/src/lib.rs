@@ -35,7 +35,7 @@ pub mod target;
 
 pub use stopped::Stopped;
 use synthetic::{Recipe, binary};
-use target::{FuncData, GoBinary, Mode, PcData, Plan, ProbeSet};
+use target::{FuncData, GoBinary, Mode, PcData, Plan, Set};
 
 /// The made-up executables that inputs change, chosen by `which`: old and new tables, fixed and
 /// position-independent.
@@ -68,7 +68,7 @@ pub fn use_all(data: Vec<u8>) {
     }
     binary.functions().inlined_callees(&["runtime.gopark"]);
     for mode in [Mode::Full, Mode::Life] {
-        for set in [None, Some(ProbeSet::A)] {
+        for set in [None, Some(Set::A)] {
             let _ = Plan::choose(&binary, mode, set, true);
         }
     }

@@ -17,11 +17,11 @@ use live_tests::{
 };
 use serde_json::Value;
 use sfgi::agent::{
-    self, Handle, Mode, Refusal, Request, Settings,
+    self, Handle, Refusal, Request, Settings,
     request::{Filter, Form, Profile},
     settings::{Budget, Matcher, ProcessRule},
 };
-use sfgi_core::detect::Rules;
+use sfgi_core::{detect::Rules, event::Mode};
 use tokio::sync::oneshot;
 
 /// An agent in this process that watches one program only.

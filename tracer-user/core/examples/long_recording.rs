@@ -4,8 +4,7 @@
 
 use anyhow::{Context as _, Result};
 use sfgi_core::{
-    event::{Batch, Birth, By, Event, Kind, Payload, Stack, status},
-    model::{Mode, Set},
+    event::{Batch, Birth, By, Event, Kind, Mode, Payload, Set, Stack, status},
     names::Symbols,
     recording::{Head, Keep, Recorder, Trigger},
     session::{About, End, Followed, Input, Observer as _, Round},

@@ -19,7 +19,7 @@ mod watch;
 pub use self::core::{Earlier, start};
 pub use picture::Picture;
 pub use request::{Refusal, Request};
-pub use settings::{Mode, Settings};
+pub use settings::Settings;
 
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch::Receiver};

@@ -6,11 +6,10 @@
 mod events;
 mod leak;
 
-use super::settings::Mode;
 pub use events::{BOUNDS_SECONDS, Distribution, Events};
 pub use leak::{LeakGroup, MAX_GOIDS, SILENT_FAILURE_TYPES};
 use serde::Serialize;
-use sfgi_core::names::Site;
+use sfgi_core::{event::Mode, names::Site};
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// What the agent knows at one moment.

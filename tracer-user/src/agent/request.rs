@@ -1,13 +1,10 @@
 //! What may be asked of the agent. Each request carries the way back; whoever goes away meanwhile is not waited for.
 
-use super::{
-    picture::ProcessId,
-    settings::{Mode, Settings},
-};
+use super::{picture::ProcessId, settings::Settings};
 use bytes::Bytes;
 use regex::Regex;
 use serde::Serialize;
-use sfgi_core::goruntime::State;
+use sfgi_core::{event::Mode, goruntime::State};
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 

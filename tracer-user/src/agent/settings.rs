@@ -1,55 +1,8 @@
 //! What the agent is to do: plain values, made by whoever reads flags and files.
 
 use regex::Regex;
-use serde::{Deserialize, Serialize};
-use sfgi_core::{detect::Rules, plan};
-use std::{fmt, sync::Arc, time::Duration};
-
-/// How closely a process is watched; the later, the closer and the dearer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Its memory is read now and then; it pays nothing.
-    #[default]
-    Poll,
-    /// Probes tell of birth and death.
-    Life,
-    /// Also of blocking and waking.
-    Wait,
-    /// Of every transition.
-    Full,
-}
-
-impl Mode {
-    /// All of them, the cheapest first.
-    pub const ALL: [Mode; 4] = [Mode::Poll, Mode::Life, Mode::Wait, Mode::Full];
-
-    /// The word for it, as in flags and files.
-    pub fn word(self) -> &'static str {
-        match self {
-            Mode::Poll => "poll",
-            Mode::Life => "life",
-            Mode::Wait => "wait",
-            Mode::Full => "full",
-        }
-    }
-
-    /// What is probed in it; `None`: nothing.
-    pub fn probes(self) -> Option<plan::Mode> {
-        match self {
-            Mode::Poll => None,
-            Mode::Life => Some(plan::Mode::Life),
-            Mode::Wait => Some(plan::Mode::Wait),
-            Mode::Full => Some(plan::Mode::Full),
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.word())
-    }
-}
+use sfgi_core::{detect::Rules, event::Mode};
+use std::{sync::Arc, time::Duration};
 
 /// What the agent is to do. May be replaced while it runs ([`super::Request::Reload`]); nothing that is known
 /// is lost by that.

@@ -1,4 +1,5 @@
 //! What all commands that follow live processes have in common: which ones, by which probes, and until when.
+use sfgi_core::event::{Mode, Set};
 
 use super::{
     launch::{self, Launched},
@@ -11,8 +12,10 @@ use crate::{
     probe::Calibration,
 };
 use anyhow::{Context as _, Result, bail};
-use clap::{Args as ClapArgs, ValueEnum};
-use sfgi_core::plan::{Mode, ProbeSet};
+use clap::{
+    Args as ClapArgs,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use std::{
     ffi::OsString,
     io,
@@ -28,20 +31,21 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ModeArg {
-    /// Every state transition
-    Full,
-    /// Blocking and waking only
-    Wait,
-    /// Birth and death only
-    Life,
+/// Takes one of these modes, and lists them in the help.
+pub(super) fn mode(of: &'static [Mode]) -> impl TypedValueParser<Value = Mode> {
+    let named = |mode: &Mode| {
+        PossibleValue::new(mode.word()).help(match mode {
+            Mode::Full => "Every state transition",
+            Mode::Wait => "Blocking and waking only",
+            Mode::Life => "Birth and death only",
+            Mode::Poll => "No probes: the goroutines are read from outside, once an interval",
+        })
+    };
+    PossibleValuesParser::new(of.iter().map(named)).try_map(|word| word.parse())
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum SetArg {
-    A,
-    B,
+fn set() -> impl TypedValueParser<Value = Set> {
+    PossibleValuesParser::new(Set::ALL.map(Set::word)).try_map(|word| word.parse())
 }
 
 /// The options that say what to follow, and how.
@@ -63,12 +67,12 @@ pub(super) struct TargetArgs {
     #[arg(short, long, value_name = "SECS", value_parser = seconds)]
     duration: Option<Duration>,
     /// What to observe: less costs the target less
-    #[arg(long, value_enum, default_value = "full")]
-    mode: ModeArg,
+    #[arg(long, value_parser = mode(&[Mode::Full, Mode::Wait, Mode::Life]), default_value = "full")]
+    mode: Mode,
     /// Force a probe set instead of choosing by the binary (A: the scheduler's functions,
     /// B: casgstatus)
-    #[arg(long, value_enum, ignore_case = true, hide = true)]
-    set: Option<SetArg>,
+    #[arg(long, value_parser = set(), ignore_case = true, hide = true)]
+    set: Option<Set>,
     #[command(flatten)]
     pub(super) layout: LayoutArg,
     /// Bytes of each event ring, a power of two
@@ -112,15 +116,8 @@ pub(super) struct Attached {
 impl TargetArgs {
     fn probes(&self, wants: Wants) -> Attach {
         Attach {
-            mode: match self.mode {
-                ModeArg::Full => Mode::Full,
-                ModeArg::Wait => Mode::Wait,
-                ModeArg::Life => Mode::Life,
-            },
-            set: self.set.map(|set| match set {
-                SetArg::A => ProbeSet::A,
-                SetArg::B => ProbeSet::B,
-            }),
+            mode: self.mode,
+            set: self.set,
             gc: wants.gc,
             threads: wants.threads,
             goids: self.goid.clone(),

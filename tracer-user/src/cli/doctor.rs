@@ -4,7 +4,10 @@ use super::opened::{LayoutArg, Opened};
 use crate::{live::in_words, probe, probe::Calibration};
 use anyhow::Result;
 use clap::Args as ClapArgs;
-use sfgi_core::plan::{CostClass, Mode, Plan};
+use sfgi_core::{
+    event::Mode,
+    plan::{CostClass, Plan},
+};
 use std::{fs, path::PathBuf};
 
 #[derive(ClapArgs)]
@@ -40,9 +43,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     println!("Go           {}", binary.version().raw);
     println!("module       {}", binary.info().path.as_deref().unwrap_or("unknown"));
     println!("layout       {}", binary.layout().source());
-    for (mode, name) in [(Mode::Full, "full"), (Mode::Wait, "wait"), (Mode::Life, "life")] {
+    for mode in [Mode::Full, Mode::Wait, Mode::Life] {
         let plan = Plan::choose(&binary, mode, None, true)?;
-        println!("\nmode {name}: {}", in_words(&plan, mode, false));
+        println!("\nmode {mode}: {}", in_words(&plan, mode, false));
         print_plan(&plan, &calibration);
     }
     Ok(())

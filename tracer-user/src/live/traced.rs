@@ -13,11 +13,10 @@ use anyhow::{Context as _, Result};
 use sfgi_core::{
     binary::GoBinary,
     clock,
-    event::{Batch, Kind},
+    event::{Batch, Kind, Mode, Set},
     memory::Live,
-    model,
     names::Symbols,
-    plan::{CostClass, Mode, Plan, ProbeSet, ProbeSite},
+    plan::{CostClass, Plan, ProbeSite},
     process::Process,
     session::{About, End, Followed, Input, News, Observer},
     snapshot::{Clock, View},
@@ -27,7 +26,7 @@ use std::{fs::File, io, num::NonZeroU32, os::fd::OwnedFd, path::Path, sync::Arc,
 /// What to attach.
 pub(crate) struct Attach {
     pub(crate) mode: Mode,
-    pub(crate) set: Option<ProbeSet>,
+    pub(crate) set: Option<Set>,
     pub(crate) gc: bool,
     pub(crate) threads: bool,
     pub(crate) goids: Vec<u64>,
@@ -135,15 +134,8 @@ impl Traced {
             go_version: self.binary.version().raw.clone(),
             minor: self.binary.version().minor,
             wait_reasons: self.binary.wait_reasons().to_vec(),
-            set: match self.plan.set {
-                ProbeSet::A => model::Set::A,
-                ProbeSet::B => model::Set::B,
-            },
-            mode: match self.mode {
-                Mode::Full => model::Mode::Full,
-                Mode::Wait => model::Mode::Wait,
-                Mode::Life => model::Mode::Life,
-            },
+            set: self.plan.set,
+            mode: self.mode,
             blind: self.plan.missing.iter().map(|missing| missing.kind as u8).collect(),
             from_birth,
         }
@@ -356,10 +348,11 @@ fn view<'v>(memory: &'v Live<'_>, binary: &'v GoBinary, bias: u64) -> View<'v> {
 /// What is probed, and why that.
 pub(crate) fn in_words(plan: &Plan, mode: Mode, forced: bool) -> &'static str {
     match (mode, plan.set, forced) {
-        (Mode::Full, ProbeSet::B, _) => "set B: casgstatus, which is whole in this binary",
-        (Mode::Full, ProbeSet::A, false) => "set A: the scheduler's functions, since casgstatus is inlined",
-        (Mode::Full, ProbeSet::A, true) => "set A: the scheduler's functions, as asked",
+        (Mode::Full, Set::B, _) => "set B: casgstatus, which is whole in this binary",
+        (Mode::Full, Set::A, false) => "set A: the scheduler's functions, since casgstatus is inlined",
+        (Mode::Full, Set::A, true) => "set A: the scheduler's functions, as asked",
         (Mode::Wait, ..) => "park and wake",
         (Mode::Life, ..) => "birth and death",
+        (Mode::Poll, ..) => "nothing",
     }
 }

@@ -1,8 +1,8 @@
 //! What the readers make of a whole binary, and of one that was cut off or changed.
 
 use super::*;
-use crate::plan::{Mode, Plan};
 use crate::testing::binary::{self as synthetic, FUNCTION, FUNCTIONS, INLINED, REASONS, RECIPES, entry};
+use crate::{event::Mode, plan::Plan};
 
 /// Asks everything that there is to ask.
 fn use_all(data: Vec<u8>) {

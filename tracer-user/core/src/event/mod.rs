@@ -2,10 +2,12 @@
 
 mod batch;
 mod decode;
+mod mode;
 mod stack;
 
 pub use batch::Batch;
 pub use decode::{DecodeError, decode};
+pub use mode::{Mode, Set, UnknownWord};
 pub use stack::Stack;
 pub use tracer_common::{Birth, By, Kind, NewProc, Switch, status};
 

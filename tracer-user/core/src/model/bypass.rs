@@ -1,8 +1,8 @@
 //! The ways around the probes: changes of state that no probe sees, or that two see. Each has a
 //! name and its conditions; everything else that contradicts is illegal.
 
-use super::{Mode, Set, Setup};
-use crate::event::Kind;
+use super::Setup;
+use crate::event::{Kind, Mode, Set};
 use crate::goruntime::State;
 
 /// A known way around the probes.

@@ -4,8 +4,8 @@
 use super::births::birth_of;
 use super::machine::Move;
 use super::say::unnamed_create;
-use super::{Bypass, Goroutines, Mode, Note, Set, Step};
-use crate::event::{Event, Kind, Payload};
+use super::{Bypass, Goroutines, Note, Step};
+use crate::event::{Event, Kind, Mode, Payload, Set};
 use crate::goruntime::State;
 
 impl Goroutines {

@@ -4,8 +4,8 @@
 use super::machine::Move;
 use super::say::{found, unnamed_create};
 use super::store::Key;
-use super::{Goroutines, Mode, Set, Step};
-use crate::event::{Event, Kind, Payload};
+use super::{Goroutines, Step};
+use crate::event::{Event, Kind, Mode, Payload, Set};
 use crate::goruntime::State;
 use std::collections::VecDeque;
 

@@ -36,8 +36,7 @@ pub use seen::{Merged, Seen};
 pub use step::{Measure, Note, Step, What, Whats};
 pub use summary::{Creation, Summary, Table, Times, WaitSite};
 
-use crate::event::Kind;
-use serde::{Deserialize, Serialize};
+use crate::event::{Kind, Mode, Set};
 
 /// What the model must know of the target and of the probes.
 #[derive(Clone, Debug)]
@@ -56,27 +55,4 @@ pub struct Setup {
     /// How many goroutines are remembered at most; what comes above is worked on but forgotten
     /// (see [`Goroutines::refused`]).
     pub capacity: usize,
-}
-
-/// The two sets of probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Set {
-    /// The scheduler's functions: holds for every build, also with PGO. The state before a change
-    /// is not told but known from the event before.
-    A,
-    /// `casgstatus` and what passes it by: ordinary builds. Each event tells both states.
-    B,
-}
-
-/// How much is probed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Every transition.
-    Full,
-    /// Parks, wake-ups, creations and ends.
-    Wait,
-    /// Creations and ends.
-    Life,
 }

@@ -5,7 +5,10 @@
 //! the hot sites, where a probe sees nothing; then set A asks the functions that can only be
 //! reached by a call. A function that occurs as an inlined callee anywhere is never trusted.
 
-use crate::binary::{Arch, GoBinary};
+use crate::{
+    binary::{Arch, GoBinary},
+    event::{Mode, Set},
+};
 mod place;
 
 pub use place::{CostClass, PlaceError, Placement, StackFrame};
@@ -13,26 +16,6 @@ pub use place::{CostClass, PlaceError, Placement, StackFrame};
 use place::{ArgUse, Stack, place};
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::Kind;
-
-/// How much a trace sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Every transition.
-    Full,
-    /// Parking and waking, creation and end.
-    Wait,
-    /// Creation and end.
-    Life,
-}
-
-/// The two ways to see every transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProbeSet {
-    /// The functions that make the transitions; holds for every build.
-    A,
-    /// `casgstatus` and what bypasses it; only where it is nowhere inlined.
-    B,
-}
 
 /// One function and the place of its probe.
 #[derive(Clone, Debug)]
@@ -69,7 +52,7 @@ pub struct Missing {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Which set; modes other than [`Mode::Full`] are a part of set A.
-    pub set: ProbeSet,
+    pub set: Set,
     /// Where to attach.
     pub probes: Vec<ProbeSite>,
     /// What the trace will not see.
@@ -92,6 +75,9 @@ pub enum PlanError {
         "probe set B would miss transitions: the compiler inlined {0} (a profile-guided build); use set A"
     )]
     Inlined(&'static str),
+    /// [`Mode::Poll`] probes nothing.
+    #[error("mode poll has no probes")]
+    Poll,
 }
 
 /// What to do where a function is not in the binary.
@@ -151,28 +137,24 @@ impl Plan {
     /// # Errors
     /// [`PlanError`]: a function that the mode cannot do without has no place for a probe, or the
     /// forced set does not fit the binary.
-    pub fn choose(
-        binary: &GoBinary,
-        mode: Mode,
-        forced: Option<ProbeSet>,
-        gc: bool,
-    ) -> Result<Plan, PlanError> {
+    pub fn choose(binary: &GoBinary, mode: Mode, forced: Option<Set>, gc: bool) -> Result<Plan, PlanError> {
         let minor = binary.version().minor;
         let (whole_b, full_a) = (set_b(minor), set_a(minor, binary.cgo()));
         let names: Vec<_> = whole_b.iter().chain(&full_a).map(|candidate| candidate.function).collect();
         let inlined = binary.functions().inlined_callees(&names);
         let cut = NEVER_INLINED.iter().find(|function| inlined.contains_key(*function));
         let set = match (forced, cut) {
-            (Some(ProbeSet::B), Some(cut)) => return Err(PlanError::Inlined(cut)),
+            (Some(Set::B), Some(cut)) => return Err(PlanError::Inlined(cut)),
             (Some(forced), _) => forced,
-            (None, Some(_)) => ProbeSet::A,
-            (None, None) => ProbeSet::B,
+            (None, Some(_)) => Set::A,
+            (None, None) => Set::B,
         };
         let (set, mut wanted) = match mode {
-            Mode::Full if set == ProbeSet::B => (set, whole_b),
+            Mode::Full if set == Set::B => (set, whole_b),
             Mode::Full => (set, full_a),
-            Mode::Wait => (ProbeSet::A, keep(full_a, &WAIT)),
-            Mode::Life => (ProbeSet::A, keep(full_a, &LIFE)),
+            Mode::Wait => (Set::A, keep(full_a, &WAIT)),
+            Mode::Life => (Set::A, keep(full_a, &LIFE)),
+            Mode::Poll => return Err(PlanError::Poll),
         };
         if gc {
             wanted.extend(gc_marks());

@@ -1,8 +1,8 @@
 //! What must be known of a target before its first event.
 
 use crate::{
-    event::Kind,
-    model::{Mode, Set, Setup},
+    event::{Kind, Mode, Set},
+    model::Setup,
 };
 use serde::{Deserialize, Serialize};
 

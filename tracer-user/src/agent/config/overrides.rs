@@ -1,7 +1,8 @@
 //! Flags and environment variables, which are stronger than the file.
 
 use super::{Budget, Config, Matching};
-use crate::{agent::Mode, parse};
+use crate::parse;
+use sfgi_core::event::Mode;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// What can be set without a file.
@@ -14,7 +15,7 @@ pub struct Overrides {
     #[arg(long, value_name = "TIME", env = "SFGI_INTERVAL", value_parser = parse::duration)]
     pub interval: Option<Duration>,
     /// How closely programs are watched, as far as the budget allows: poll (no probes), life, wait or full
-    #[arg(long, value_name = "MODE", env = "SFGI_MODE", value_parser = mode)]
+    #[arg(long, value_name = "MODE", env = "SFGI_MODE")]
     pub mode: Option<Mode>,
     /// Only programs whose path or module matches (several: repeat)
     #[arg(long, value_name = "REGEX", env = "SFGI_INCLUDE")]
@@ -75,11 +76,6 @@ fn set<T>(place: &mut T, given: Option<T>) {
     if let Some(given) = given {
         *place = given;
     }
-}
-
-fn mode(text: &str) -> Result<Mode, String> {
-    let named = Mode::ALL.into_iter().find(|mode| mode.word() == text);
-    named.ok_or_else(|| format!("{text}: a mode is poll, life, wait or full"))
 }
 
 fn budget(text: &str) -> Result<f64, String> {

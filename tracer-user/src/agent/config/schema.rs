@@ -1,8 +1,8 @@
 //! What may stand in the file, with what holds where nothing does. Every key is described in `deploy/sfgi.toml`.
 
 use super::units::{share, size, some_share, some_size, some_time, time};
-use crate::agent::Mode;
 use serde::{Deserialize, Serialize};
+use sfgi_core::event::Mode;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,

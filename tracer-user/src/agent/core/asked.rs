@@ -4,10 +4,10 @@ use super::{Core, answer, follow, follow::Limits, target::Tracked};
 use crate::agent::{
     picture::ProcessId,
     request::{Answer, Profile, Refusal, Request, Scanned},
-    settings::{Mode, Settings},
+    settings::Settings,
     watch::{Ceiling, Target, Task, scan::Leaks},
 };
-use sfgi_core::detect::Verdict;
+use sfgi_core::{detect::Verdict, event::Mode};
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 /// Scans that someone waits for.

@@ -2,9 +2,9 @@
 
 use crate::agent::{
     picture::{LeakGroup, Raises, SiteGrowth},
-    settings::{Mode, Raise},
+    settings::Raise,
 };
-use sfgi_core::detect::Verdict;
+use sfgi_core::{detect::Verdict, event::Mode};
 use std::sync::Arc;
 
 /// Why more detail is wanted; the later, the stronger.

@@ -4,7 +4,6 @@
 use crate::{
     agent::{
         request::{Answer, Refusal},
-        settings::Mode,
         watch::{Attached, Ceiling, Refused, Target, attach, calibration, scan::unix_ns},
     },
     live::{Engine, Observers},
@@ -16,6 +15,7 @@ use crate::{
 use bytes::Bytes;
 use sfgi_core::{
     clock,
+    event::Mode,
     model::Whats,
     names::Filter,
     recording::{Head, Keep, Recorder, Trigger},

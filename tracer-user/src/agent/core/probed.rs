@@ -2,9 +2,9 @@
 
 use crate::agent::{
     picture::Events,
-    settings::Mode,
     watch::{Ceiling, Figures, News, Pace, Reading, Spent, Step, Target, Watcher},
 };
+use sfgi_core::event::Mode;
 use std::{io, sync::Arc};
 
 /// See above.

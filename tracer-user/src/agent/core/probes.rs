@@ -4,8 +4,8 @@ use super::{
     Core, Message,
     probed::{Next, Probed},
 };
-use crate::agent::{picture::ProcessId, settings::Mode, watch::News};
-use sfgi_core::clock;
+use crate::agent::{picture::ProcessId, watch::News};
+use sfgi_core::{clock, event::Mode};
 
 /// Processes that have probes at the same time, and that are being attached to: each has a thread and rings.
 const MOST_PROBED: usize = 64;

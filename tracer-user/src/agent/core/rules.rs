@@ -2,9 +2,10 @@
 
 use crate::agent::{
     picture::Identity,
-    settings::{Matcher, Mode, ProcessRule, Settings},
+    settings::{Matcher, ProcessRule, Settings},
 };
 use regex::Regex;
+use sfgi_core::event::Mode;
 use std::{sync::Arc, time::Duration};
 
 /// What is to be done with a process.

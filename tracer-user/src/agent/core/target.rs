@@ -7,12 +7,13 @@ use super::{
 };
 use crate::agent::{
     picture::{Identity, LeakGroup, Memory, ProcessPicture, Scan, SiteGrowth},
-    settings::{Mode, Raise, Settings},
+    settings::{Raise, Settings},
     watch::{
         Found, Target,
         scan::{Past, Told},
     },
 };
+use sfgi_core::event::Mode;
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},

@@ -5,13 +5,13 @@
 
 use super::Target;
 use crate::{
-    agent::settings::Mode,
     live::{Attach, Opened, Traced},
     probe,
     probe::{Calibration, Counting, Options, ProbeError, Session},
 };
 use sfgi_core::{
     binary::GoBinary,
+    event::Mode,
     plan::{CostClass, Plan, ProbeSite},
     process::Process,
     session::Followed,
@@ -82,11 +82,11 @@ pub(in crate::agent) fn attach(
     let counting = probe::count_runs().ok();
     let opened = target.open().map_err(Refused::Failed)?;
     let exe = || target.process.exe().map_err(|err| failed(&err));
-    let modes = Mode::ALL.into_iter().rev().filter(|mode| *mode <= wanted && *mode >= least);
+    let least = least.max(Mode::Life);
+    let modes = Mode::ALL.into_iter().rev().filter(|mode| (least..=wanted).contains(mode));
     let mut reason = String::new();
     for mode in modes {
-        let Some(probes) = mode.probes() else { break };
-        let plan = Plan::choose(&opened.binary, probes, None, false).map_err(|err| failed(&err))?;
+        let plan = Plan::choose(&opened.binary, mode, None, false).map_err(|err| failed(&err))?;
         let rate = sample(target, &opened.binary, &plan).map_err(|err| failed(&err))?;
         let cores = rate.per_second * rate.ns(&calibration) / 1e9;
         if cores > SHARE * ceiling.0 {
@@ -108,7 +108,7 @@ pub(in crate::agent) fn attach(
         let binary = Arc::clone(&opened.binary);
         let opened = Opened { process: Some(process), exe: exe()?, name: target.exe(), binary };
         let attach = Attach {
-            mode: probes,
+            mode,
             set: None,
             gc: false,
             threads: false,

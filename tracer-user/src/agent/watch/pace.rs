@@ -1,7 +1,7 @@
 //! When probes are tried, and when they are taken away: a decision made of numbers, without a clock and without
 //! probes.
 
-use crate::agent::settings::Mode;
+use sfgi_core::event::Mode;
 
 /// A reading so many times above the budget is enough to step down at once; one that is only a little above must
 /// be confirmed.

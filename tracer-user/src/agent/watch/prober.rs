@@ -7,12 +7,11 @@ use super::{
     price,
 };
 use crate::{
-    agent::settings::Mode,
     live::{Engine, Observers},
     probe::{Calibration, Programs},
     top::Cost,
 };
-use sfgi_core::clock;
+use sfgi_core::{clock, event::Mode};
 use std::{
     io,
     sync::{

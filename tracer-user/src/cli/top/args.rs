@@ -1,6 +1,7 @@
 //! The options of `sfgi top`.
 
 use super::super::{
+    attach::mode,
     opened::LayoutArg,
     parse::{duration, seconds},
 };
@@ -8,19 +9,8 @@ use crate::top::{By, Screen, Sort};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
+use sfgi_core::event::Mode;
 use std::{ffi::OsString, time::Duration};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum ModeArg {
-    /// Every state transition
-    Full,
-    /// Blocking and waking only
-    Wait,
-    /// Birth and death only
-    Life,
-    /// No probes: the goroutines are read from outside, once an interval
-    Poll,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ByArg {
@@ -55,8 +45,8 @@ pub(in super::super) struct Args {
     )]
     pub(super) pid: Vec<u32>,
     /// What to observe: less costs the target less [default: full, or poll where probes cannot be had]
-    #[arg(long, value_enum)]
-    pub(super) mode: Option<ModeArg>,
+    #[arg(long, value_parser = mode(&[Mode::Full, Mode::Wait, Mode::Life, Mode::Poll]))]
+    pub(super) mode: Option<Mode>,
     /// How long an interval is
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
     pub(super) every: Duration,

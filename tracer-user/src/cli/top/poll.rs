@@ -6,9 +6,8 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use sfgi_core::{
-    event::Batch,
+    event::{Batch, Mode, Set},
     memory::Live,
-    model::{Mode, Set},
     names::Symbols,
     process::Process,
     session::{About, End, Followed, Input, News, Round},
@@ -128,7 +127,7 @@ fn about(pid: u32, opened: &Opened) -> About {
         minor: version.minor,
         wait_reasons: opened.binary.wait_reasons().to_vec(),
         set: Set::B,
-        mode: Mode::Life,
+        mode: Mode::Poll,
         blind: Vec::new(),
         from_birth: false,
     }

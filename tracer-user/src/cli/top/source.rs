@@ -1,9 +1,6 @@
 //! Where the pictures come from: probes, or where these cannot be had, snapshots.
 
-use super::{
-    args::{Args, ModeArg},
-    poll::Poller,
-};
+use super::{args::Args, poll::Poller};
 use crate::{
     cli::{attach, launch, launch::Launched, opened::Opened},
     live::{Attach, Engine, Observers},
@@ -12,7 +9,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use sfgi_core::plan::Mode;
+use sfgi_core::event::Mode;
 use std::{
     io,
     os::fd::OwnedFd,
@@ -78,12 +75,10 @@ impl Running {
 pub(super) fn start(args: &Args, shared: &Arc<Shared>) -> Result<(Running, Option<String>)> {
     // A wrong process or program is an error whatever the mode.
     let opened = attach::open(&args.pid, &args.layout)?;
-    let mode = match args.mode {
-        Some(ModeArg::Poll) => return Ok((poll(args, shared)?, None)),
-        Some(ModeArg::Wait) => Mode::Wait,
-        Some(ModeArg::Life) => Mode::Life,
-        Some(ModeArg::Full) | None => Mode::Full,
-    };
+    let mode = args.mode.unwrap_or(Mode::Full);
+    if mode == Mode::Poll {
+        return Ok((poll(args, shared)?, None));
+    }
     match trace(args, mode, opened, shared) {
         Ok(running) => Ok((running, None)),
         Err(error) if args.mode.is_none() => {

@@ -6,9 +6,9 @@ mod kinds;
 
 use super::*;
 use sfgi_core::{
-    event::{Batch, Birth, By, Event, Kind as Probe, Payload, Stack, status},
+    event::{Batch, Birth, By, Event, Kind as Probe, Mode, Payload, Set, Stack, status},
     goruntime::State,
-    model::{Mode, Seen, Set},
+    model::Seen,
     names::{Site, Symbols},
     session::{About, End, Followed, Input, Observer, Round, SnapshotInput},
 };

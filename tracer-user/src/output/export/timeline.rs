@@ -2,9 +2,9 @@
 //! nanoseconds, thread, goroutine, states, wait reason, who did it. `-- lost 3` is a loss.
 
 use sfgi_core::{
-    event::Birth,
+    event::{Birth, Mode, Set},
     goruntime::State,
-    model::{Measure, Mode, Note, Set, Step, What},
+    model::{Measure, Note, Step, What},
     names::{Site, Symbols},
     session::{About, End, Followed, News, Observer, Round},
 };

@@ -4,9 +4,9 @@ mod damage;
 
 use super::{Json, Printer, Text};
 use sfgi_core::{
-    event::{Batch, Birth, By, Event, Kind, Payload, Stack, status},
+    event::{Batch, Birth, By, Event, Kind, Mode, Payload, Set, Stack, status},
     goruntime::State,
-    model::{Mode, Seen, Set, Whats},
+    model::{Seen, Whats},
     names::{Filter, Site, Symbols},
     recording::{Document, Head, Keep, Played, Player, Recorder, Trigger, append},
     session::{About, End, Followed, Input, News, Observer, Round, SnapshotInput, WholeStack},

@@ -27,8 +27,8 @@ use findings::Findings;
 use goroutines::Delays;
 use places::Places;
 use sfgi_core::{
-    event::Birth,
-    model::{Mode, Step, What},
+    event::{Birth, Mode},
+    model::{Step, What},
     session::{End, Followed, Input, Observer, Round},
 };
 use standing::Standing;

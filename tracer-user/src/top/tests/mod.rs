@@ -6,8 +6,7 @@ mod view;
 
 use super::*;
 use sfgi_core::{
-    event::Batch,
-    model::{Mode, Set},
+    event::{Batch, Mode, Set},
     names::{Site, Symbols},
     session::{About, Followed, Input, Observer as _, Round},
     testing::timeline,

@@ -85,8 +85,7 @@ pub(super) async fn mode(
         let error = "this changes what sfgi does to programs: start the agent with --token-file to allow it";
         return Err(Problem::new(StatusCode::FORBIDDEN, error));
     }
-    let mode = params.mode.map(Into::into);
-    shared.ask(|answer| Request::SetMode { pid: params.pid, mode, answer }).await?;
+    shared.ask(|answer| Request::SetMode { pid: params.pid, mode: params.mode, answer }).await?;
     Ok(Json(Noted { noted: true }))
 }
 

@@ -1,10 +1,7 @@
 //! Parameters of requests. What is not known, or not as it should be, is refused with a sentence.
 
 use super::problem::Problem;
-use crate::{
-    agent::{Mode, request::Filter},
-    parse,
-};
+use crate::{agent::request::Filter, parse};
 use axum::{
     extract::{FromRequestParts, Query},
     http::request::Parts,
@@ -14,9 +11,12 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error as _},
 };
-use sfgi_core::{detect::Verdict, goruntime::State};
+use sfgi_core::{detect::Verdict, event::Mode, goruntime::State};
 use std::time::Duration;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+};
 
 /// The largest page.
 pub(super) const MAX_LIMIT: usize = 10_000;
@@ -294,30 +294,22 @@ pub(super) struct ModeParams {
     #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: u32,
     /// How closely; left out: as the configuration says again.
-    #[param(inline)]
-    pub(super) mode: Option<ModeParam>,
+    #[param(inline, value_type = Option<ModeSchema>)]
+    pub(super) mode: Option<Mode>,
 }
 
-/// How closely a process is watched.
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum ModeParam {
-    Poll,
-    Life,
-    Wait,
-    Full,
-}
+/// The schema of [`Mode`], which itself lives below anything that knows of HTTP.
+struct ModeSchema;
 
-impl From<ModeParam> for Mode {
-    fn from(mode: ModeParam) -> Mode {
-        match mode {
-            ModeParam::Poll => Mode::Poll,
-            ModeParam::Life => Mode::Life,
-            ModeParam::Wait => Mode::Wait,
-            ModeParam::Full => Mode::Full,
-        }
+impl PartialSchema for ModeSchema {
+    fn schema() -> RefOr<Schema> {
+        let words =
+            ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Mode::ALL.map(Mode::word)));
+        words.description(Some("How closely a process is watched.")).into()
     }
 }
+
+impl ToSchema for ModeSchema {}
 
 /// Linux has no larger ones (`PID_MAX_LIMIT`, `include/linux/threads.h`).
 const MAX_PID: u32 = 4_194_304;
