@@ -118,7 +118,7 @@ impl Outside {
         }
         let addrs: Vec<u64> = due.values().map(|(_, g)| *g).collect();
         // What cannot be read has no stack to show.
-        let snapshot = snapshot::look(view, Outside::options(), &addrs).ok()?;
+        let snapshot = snapshot::take_only(view, Outside::options(), &addrs).ok()?;
         let stacks = whole_stacks(&snapshot, |goid| due.get(&goid).map(|(block, _)| block.since_ts));
         for stack in &stacks {
             due.remove(&stack.goid);

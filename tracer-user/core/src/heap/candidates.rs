@@ -46,7 +46,7 @@ pub fn can_be_leaked(reason: &str) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     /// By index into the snapshot's goroutines: it is a candidate, and nothing has made it live.
-    pub(super) dead: Vec<bool>,
+    dead: Vec<bool>,
     /// Who waits for an object of the heap.
     by_object: HashMap<ObjectId, Vec<u32>>,
     /// Who waits for something on the stack of this goroutine.
@@ -159,7 +159,7 @@ fn awaited(
             if sort == Sort::Semaphore && object.kind == ObjectKind::Semaphore {
                 return None;
             }
-            let heap = marker.spans.object(object.addr).map(Awaited::Heap);
+            let heap = marker.spans().object(object.addr).map(Awaited::Heap);
             heap.or_else(|| hosts.find(object.addr).map(Awaited::StackOf))
         })
         .collect()

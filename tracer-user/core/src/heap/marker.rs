@@ -29,7 +29,8 @@
 #[cfg(test)]
 mod tests;
 
-use super::spans::{ObjectId, Place, Span, Spans, words};
+use super::spans::{HeapError, ObjectId, Place, Span, Spans, words};
+use crate::binary::Globals;
 use crate::memory::{Fault, Memory, Range};
 use crate::snapshot::View;
 use std::collections::VecDeque;
@@ -77,7 +78,7 @@ pub(super) struct Found {
 /// The state of a marking.
 pub(super) struct Marker<'a> {
     memory: &'a (dyn Memory + Sync),
-    pub(super) spans: Spans,
+    spans: Spans,
     /// Reached, by [`Span::bits`].
     marks: Vec<AtomicU64>,
     /// Scanned already, or never to be.
@@ -88,11 +89,9 @@ pub(super) struct Marker<'a> {
     wake: Condvar,
     woken: Mutex<Vec<Woken>>,
     misses: Mutex<Vec<u64>>,
-    /// Bytes read of objects, and bytes that could not be.
-    pub(super) read: AtomicU64,
-    pub(super) unread: AtomicU64,
-    /// Bytes of all objects that were reached.
-    pub(super) reached: AtomicU64,
+    read: AtomicU64,
+    unread: AtomicU64,
+    reached: AtomicU64,
 }
 
 #[derive(Default)]
@@ -129,8 +128,34 @@ impl<'a> Marker<'a> {
         marker
     }
 
-    /// Makes room for spans that were added.
-    pub(super) fn grow(&mut self) {
+    pub(super) fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    /// Bytes that were read of objects.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    /// Bytes of reached objects that could not be read.
+    pub(super) fn bytes_unread(&self) -> u64 {
+        self.unread.load(Relaxed)
+    }
+
+    /// Bytes of all objects that were reached, with pointers or without.
+    pub(super) fn bytes_reached(&self) -> u64 {
+        self.reached.load(Relaxed)
+    }
+
+    /// Adds the spans that came into use since, where none was.
+    pub(super) fn extend(&mut self, view: &View<'_>, globals: &Globals) -> Result<(), HeapError> {
+        self.spans.extend(view, globals)?;
+        self.grow();
+        Ok(())
+    }
+
+    /// Makes room for all spans.
+    fn grow(&mut self) {
         let words = (self.spans.bits() / 64) as usize;
         self.marks.resize_with(words, AtomicU64::default);
         self.done.resize_with(words, AtomicU64::default);
@@ -146,9 +171,7 @@ impl<'a> Marker<'a> {
 
     /// Tells when this object is reached.
     pub(super) fn watch(&mut self, object: ObjectId) {
-        if let Some(span) = self.spans.get_mut(object.span) {
-            span.watched = true;
-        }
+        self.spans.watch(object.span);
     }
 
     /// Whether the object at this address was reached; what lies in none counts as reached.

@@ -1,26 +1,21 @@
-//! Looks at a program again and again, and makes passes over its heap, until what was found holds still.
+//! An observation: look at a target again and again, and make passes over its heap, until what was found holds still.
 
-use super::marker::{Marker, Source};
-use super::pass::{self, Pass, Setting};
-use super::registers::{Depths, Registers};
-use super::relations::{self, Relation};
-use super::spans::ObjectId;
-use super::types::{Facts, Holders, Look, Observed};
-use super::{Observation, ObserveError, Options, Progress, timers};
+use super::pass::{self, Pass, Proof, Setting};
+use super::references::Depths;
+use super::relations::{self, Holders};
+use super::timers;
+use super::{Facts, Look, Observation, Observed};
 use crate::goruntime::State;
-use crate::memory::ThreadRegisters;
+use crate::memory::{FreezeError, Frozen, Sampler, ThreadRegisters};
+use crate::process::Process;
 use crate::{
     snapshot,
     snapshot::{Clock, Goroutine, Snapshot, SnapshotError, Trust, View},
 };
-use hashbrown::{HashMap, HashSet};
-use std::sync::atomic::Ordering::Relaxed;
+use hashbrown::HashMap;
 use std::time::{Duration, Instant};
 
-/// Passes without a change that end it, and passes that end it anyway: as many times what was asked for.
-const QUIET: u32 = 3;
-const AT_MOST: u32 = 4;
-/// Looks that are made of one program, about; more would only cost.
+/// Looks in one window, about; more would only cost.
 const LOOKS: u32 = 20;
 /// Share of the time that looking may take: one in so many.
 const SHARE: u32 = 10;
@@ -28,55 +23,113 @@ const SHARE: u32 = 10;
 const MAX_NAMES: usize = 1 << 16;
 /// Functions that only give way to others.
 const YIELDING: [&str; 2] = ["runtime.Gosched", "time.Sleep"];
-/// Goroutines that are named as holders of one object.
-const MAX_HOLDERS: usize = 16;
 
-/// See [`super::observe`].
-pub(super) fn observe<'a>(
+/// How to observe.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long, at least.
+    pub window: Duration,
+    /// Passes at least; more follow while they still change what was found.
+    pub passes: u32,
+    /// Threads that scan.
+    pub threads: usize,
+    /// Make passes at all; without, nothing is proven.
+    pub heap: bool,
+}
+
+/// How far an observation is, for a line on the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It takes look number n.
+    Looking(u32),
+    /// It makes pass number n: bytes read, of about how many.
+    Scanning(u32, u64, u64),
+}
+
+/// Why there is no observation.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// Not even one look could be taken.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The target was to be stopped and could not be.
+    #[error(transparent)]
+    Freeze(#[from] FreezeError),
+}
+
+/// Where the registers of threads come from. What a goroutine that runs refers to may be in a register only.
+#[derive(Debug)]
+pub enum Registers<'p> {
+    /// From samples, while the target runs on.
+    Sampled(Sampler<'p>),
+    /// From the threads of this target, which is stopped for the one pass that is made.
+    Frozen(&'p Process),
+    /// They cannot be had: of a core file, or where the kernel does not allow it.
+    Unknown,
+}
+
+impl Registers<'_> {
+    /// What was sampled since the last call.
+    fn take(&mut self) -> Vec<ThreadRegisters> {
+        match self {
+            Registers::Sampled(sampler) => sampler.take(),
+            Registers::Frozen(_) | Registers::Unknown => Vec::new(),
+        }
+    }
+
+    /// Stops the target, if that is wanted.
+    fn freeze(&self) -> Result<Option<Frozen>, FreezeError> {
+        match self {
+            Registers::Frozen(process) => Frozen::stop(process).map(Some),
+            Registers::Sampled(_) | Registers::Unknown => Ok(None),
+        }
+    }
+
+    fn are_unknown(&self) -> bool {
+        matches!(self, Registers::Unknown)
+    }
+}
+
+/// Observes a target: looks and passes over at least the window of the options.
+///
+/// # Errors
+/// [`ObserveError`]; what else goes wrong is the observation's doubt.
+pub fn observe<'a>(
     view: &View<'a>,
     options: &Options,
     registers: &mut Registers<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Observation<'a>, ObserveError> {
-    let mut watch = Watch {
-        view,
-        options,
-        tracks: HashMap::new(),
-        looks: Vec::new(),
-        names: HashMap::new(),
-        yielded: Vec::new(),
-        depths: Depths::default(),
-        unseen: registers.are_unknown(),
-    };
+    let mut looks = Looks::new(view, options, registers);
     let (begun, began_ns) = (Instant::now(), view.now_ns());
     let stopped = view.clock == Clock::Stopped;
     let freezes = matches!(registers, Registers::Frozen(_));
     if freezes {
-        // How things were before, for what changes over time.
-        watch.look(false)?;
-        watch.pause(options.window, registers)?;
+        // While the target is stopped nothing moves. What moves and what grows shows in the looks before.
+        looks.look(false)?;
+        looks.pause(options.window, registers)?;
     }
     let frozen = registers.freeze()?;
     let least = if stopped || freezes { 1 } else { options.passes.max(1) };
-    let mut proof = Proof { least, ..Proof::default() };
+    let mut proof = Proof::of_at_least(least);
     let (snapshot, pass) = loop {
-        let number = proof.passes + 1;
-        progress(Progress::Looking(watch.looks.len() as u32 + 1));
-        let mut snapshot = watch.look(true)?;
+        let number = proof.passes() + 1;
+        progress(Progress::Looking(looks.taken.len() as u32 + 1));
+        let mut snapshot = looks.look(true)?;
         let mut pass = None;
-        if options.heap && proof.failed.is_none() {
-            // Before it is asked how deep stacks are: one may have grown since.
-            let mut sampled = Some(watch.note(registers.take()));
+        if options.heap && !proof.has_failed() {
+            // Before the depths are copied: a stack may have grown deeper since the last samples.
+            let mut sampled = Some(looks.note(registers.take()));
             let mut setting = Setting {
                 view,
                 globals: view.binary.globals().map_err(|error| SnapshotError::NoList(error.to_string()))?,
                 threads: options.threads.max(1),
                 depths: frozen
                     .as_ref()
-                    .map_or_else(|| watch.depths.clone(), |frozen| Depths::exact(frozen.registers())),
+                    .map_or_else(|| looks.depths.clone(), |frozen| Depths::exact(frozen.registers())),
                 registers: &mut || match &frozen {
                     Some(frozen) => frozen.registers().to_vec(),
-                    None => sampled.take().unwrap_or_else(|| watch.note(registers.take())),
+                    None => sampled.take().unwrap_or_else(|| looks.note(registers.take())),
                 },
                 progress: &mut |read, all| progress(Progress::Scanning(number, read, all)),
             };
@@ -87,79 +140,28 @@ pub(super) fn observe<'a>(
                     (snapshot, pass) = (Snapshot::default(), Some(made));
                 }
                 Err(reason) => {
-                    proof.failed = Some(reason);
-                    snapshot = watch.look(true)?;
+                    proof.fail(reason);
+                    // The pass has taken the snapshot with it.
+                    snapshot = looks.look(true)?;
                 }
             }
         }
         let over = stopped || freezes || begun.elapsed() >= options.window;
-        let proven = !options.heap || proof.failed.is_some() || proof.is_settled();
+        let proven = !options.heap || proof.has_failed() || proof.is_settled();
         if over && proven {
             break (snapshot, pass);
         }
         let pause = if over { Duration::ZERO } else { options.window / least };
-        watch.pause(pause, registers)?;
+        looks.pause(pause, registers)?;
     };
     let frozen_ns = frozen.map(|frozen| u64::try_from(frozen.stopped_for().as_nanos()).unwrap_or(u64::MAX));
-    let mut observation = watch.finish(snapshot, pass, proof);
+    let mut observation = looks.finish(snapshot, pass, proof);
     observation.observed.frozen_ns = frozen_ns;
     observation.observed.took_ns = view.now_ns().saturating_sub(began_ns);
     Ok(observation)
 }
 
-/// What the passes proved.
-#[derive(Default)]
-struct Proof {
-    passes: u32,
-    /// Passes without a doubt, and how many of these it takes.
-    sound: u32,
-    least: u32,
-    /// Passes since one changed what was found.
-    quiet: u32,
-    /// By goid, with the stamp: unreachable in every pass.
-    dead: HashMap<u64, u64>,
-    /// Addresses of timers that nobody could hear in any pass.
-    unheard: HashSet<u64>,
-    doubt: Option<String>,
-    failed: Option<String>,
-    scanned: (u64, u64),
-}
-
-impl Proof {
-    fn add(&mut self, pass: &Pass<'_>, took: Duration) {
-        let goroutine = |index: u32| pass.snapshot.goroutines.get(index as usize);
-        let found: HashMap<u64, u64> =
-            pass.candidates.left().filter_map(goroutine).map(|one| (one.goid, one.stamp)).collect();
-        self.passes += 1;
-        let before = self.dead.len();
-        if self.passes == 1 {
-            self.dead = found;
-            self.unheard.clone_from(&pass.unheard);
-        } else {
-            self.dead.retain(|goid, stamp| found.get(goid) == Some(stamp));
-            self.unheard.retain(|timer| pass.unheard.contains(timer));
-        }
-        self.quiet = if self.passes > 1 && self.dead.len() == before { self.quiet + 1 } else { 0 };
-        match &pass.doubt {
-            None => self.sound += 1,
-            doubt => self.doubt.clone_from(doubt),
-        }
-        self.scanned = (pass.marker.read.load(Relaxed), u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-    }
-
-    fn is_settled(&self) -> bool {
-        let quiet = self.quiet >= QUIET.min(self.least.saturating_sub(1));
-        self.sound >= self.least && quiet || self.passes >= self.least.saturating_mul(AT_MOST)
-    }
-
-    /// What stands against it in the end.
-    fn doubt(&mut self) -> Option<String> {
-        let doubt = self.doubt.take().filter(|_| self.sound < self.least);
-        self.failed.take().or(doubt)
-    }
-}
-
-/// A goroutine over the looks.
+/// What the looks told of one goroutine.
 #[derive(Clone, Copy)]
 struct Track {
     stamp: u64,
@@ -172,23 +174,37 @@ struct Track {
     last: usize,
 }
 
-struct Watch<'s, 'a> {
+/// All looks of an observation.
+struct Looks<'s, 'a> {
     view: &'s View<'a>,
     options: &'s Options,
+    /// By goid.
     tracks: HashMap<u64, Track>,
-    looks: Vec<Look>,
+    taken: Vec<Look>,
     /// By address of code, whether it belongs to a function that only yields.
     names: HashMap<u64, bool>,
-    /// Stack pointers of threads that were seen in one since the last look, ascending.
+    /// Stack pointers of threads that were sampled in one since the last look, ascending.
     yielded: Vec<u64>,
-    /// Of the stacks of what runs.
     depths: Depths,
     /// Registers cannot be had.
     unseen: bool,
 }
 
-impl<'a> Watch<'_, 'a> {
-    /// Looks at all goroutines.
+impl<'s, 'a> Looks<'s, 'a> {
+    fn new(view: &'s View<'a>, options: &'s Options, registers: &Registers<'_>) -> Looks<'s, 'a> {
+        Looks {
+            view,
+            options,
+            tracks: HashMap::new(),
+            taken: Vec::new(),
+            names: HashMap::new(),
+            yielded: Vec::new(),
+            depths: Depths::default(),
+            unseen: registers.are_unknown(),
+        }
+    }
+
+    /// Takes a look; a `whole` one has labels and objects, too.
     fn look(&mut self, whole: bool) -> Result<Snapshot, SnapshotError> {
         let options = snapshot::Options { stacks: true, args: false, labels: whole, objects: whole };
         let snapshot = snapshot::take(self.view, options, &mut |_, _| {})?;
@@ -197,12 +213,12 @@ impl<'a> Watch<'_, 'a> {
         for goroutine in snapshot.goroutines.iter().filter(|goroutine| !goroutine.system) {
             *look.counts.entry((goroutine.gopc, goroutine.startpc)).or_default() += 1;
         }
-        self.looks.push(look);
+        self.taken.push(look);
         for goroutine in &snapshot.goroutines {
             self.track(goroutine, at_ns);
         }
         self.yielded.clear();
-        let last = self.looks.len();
+        let last = self.taken.len();
         self.tracks.retain(|_, track| track.last == last);
         Ok(snapshot)
     }
@@ -217,7 +233,7 @@ impl<'a> Watch<'_, 'a> {
             matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);
         let stamp = goroutine.stamp;
         let new = Track { stamp, since_ns: at_ns, looks: 0, moved: 0, busy: 0, yielding: 0, last: 0 };
-        let last = self.looks.len();
+        let last = self.taken.len();
         let track = self.tracks.entry(goroutine.goid).or_insert(new);
         track.looks += 1;
         track.last = last;
@@ -241,7 +257,7 @@ impl<'a> Watch<'_, 'a> {
         })
     }
 
-    /// Remembers which threads only yielded.
+    /// Remembers how deep the stacks of threads are, and which threads only yielded.
     fn note(&mut self, registers: Vec<ThreadRegisters>) -> Vec<ThreadRegisters> {
         self.depths.add(&registers);
         for thread in &registers {
@@ -253,9 +269,9 @@ impl<'a> Watch<'_, 'a> {
         registers
     }
 
-    /// Waits, and looks meanwhile.
+    /// Waits, and takes looks meanwhile.
     fn pause(&mut self, pause: Duration, registers: &mut Registers<'_>) -> Result<(), SnapshotError> {
-        let (end, before) = (Instant::now() + pause, self.looks.len());
+        let (end, before) = (Instant::now() + pause, self.taken.len());
         let shortest = self.options.window / LOOKS;
         let mut every = shortest;
         loop {
@@ -267,16 +283,16 @@ impl<'a> Watch<'_, 'a> {
             let took = self.look_again(every, registers)?;
             every = every.max(took * SHARE);
         }
-        // Where passes are slow, because the heap is large or somebody else has the processors, there is no time left
-        // between them. But only looks tell what never waits from what happened to run.
+        // Where passes are slow, because the heap is large or other programs have the processors, no time is left
+        // between them. But only looks tell a goroutine that never waits from one that happened to run.
         let never_waits = |track: &Track| track.busy == track.looks;
-        if self.looks.len() == before && !shortest.is_zero() && self.tracks.values().any(never_waits) {
+        if self.taken.len() == before && !shortest.is_zero() && self.tracks.values().any(never_waits) {
             self.look_again(shortest, registers)?;
         }
         Ok(())
     }
 
-    /// Looks after a while, and says how long looking took.
+    /// Takes a look after a while, and says how long that took.
     fn look_again(
         &mut self,
         after: Duration,
@@ -291,68 +307,38 @@ impl<'a> Watch<'_, 'a> {
 
     fn finish(self, snapshot: Snapshot, pass: Option<Pass<'a>>, mut proof: Proof) -> Observation<'a> {
         let view = *self.view;
-        let (mut snapshot, marker, reached_by, timers) = match pass {
-            Some(pass) => (pass.snapshot, Some(pass.marker), pass.reached_by, pass.timers),
+        let (snapshot, reached, timers) = match pass {
+            Some(Pass { snapshot, marker, reached_by, timers, .. }) => {
+                (snapshot, Some((marker, reached_by)), timers)
+            }
             None => {
                 let timers = view.binary.globals().ok().and_then(|globals| timers::read(&view, globals).ok());
-                (snapshot, None, HashMap::new(), timers.unwrap_or_default())
+                (snapshot, None, timers.unwrap_or_default())
             }
         };
-        let unheard = |timer: &timers::Timer| proof.unheard.contains(&timer.addr);
-        let timers = timers::sites(&timers, snapshot.taken_ns.1, unheard);
+        let timers = timers::sites(&timers, snapshot.taken_ns.1, |timer| proof.is_unheard(timer));
         let mut facts: Vec<Facts> = snapshot.goroutines.iter().map(|one| self.facts(one, &proof)).collect();
-        let dead: Vec<u32> =
-            facts.iter().zip(0u32..).filter(|(facts, _)| facts.unreachable).map(|(_, index)| index).collect();
-        let mut observed = Observed { timers, ..Observed::default() };
-        if let Some(marker) = &marker {
-            let waiting = snapshot.objects.iter().flat_map(|object| object.waiters.iter().copied());
-            let related: HashSet<u32> = dead.iter().copied().chain(waiting).collect();
-            let mut related: Vec<u32> = related.into_iter().collect();
-            related.sort_unstable_by_key(|index| {
-                (facts.get(*index as usize).is_none_or(|facts| !facts.unreachable), *index)
-            });
-            let mut relations = relations::find(&view, &snapshot, marker, &related);
-            observed.holders = holders(&snapshot, marker, &reached_by, &relations, view.bias);
-            for (index, relation) in &relations {
-                if let Some(facts) = facts.get_mut(*index as usize) {
-                    facts.holds.clone_from(&relation.holds);
-                    facts.context = relation.context;
-                }
-            }
-            for (object, waits) in snapshot.objects.iter().map(|object| (object.addr, &object.waiters)) {
-                let by = marker.spans.object(object).and_then(|id| reached_by.get(&id));
-                let Some(Source::Heap(by)) = by else { continue };
-                let by = marker.spans.object(*by);
-                if by.is_some_and(|by| relations::is_context_of(&view, &snapshot, marker, by, object)) {
-                    for waiter in waits {
-                        if let Some(facts) = facts.get_mut(*waiter as usize) {
-                            facts.context = true;
-                        }
-                    }
-                }
-            }
-            relations.retain(|index, _| facts.get(*index as usize).is_some_and(|facts| facts.unreachable));
-            observed.sets = relations::sets(&snapshot, &relations);
-            for (set, number) in observed.sets.iter().zip(0u32..) {
-                for member in &set.members {
-                    if let Some(facts) = facts.get_mut(*member as usize) {
-                        facts.set = Some(number);
-                    }
-                }
-            }
-        } else {
-            observed.holders = vec![Holders::default(); snapshot.objects.len()];
-        }
-        observed.passes = proof.passes;
-        observed.scanned = proof.scanned;
-        observed.doubt = proof.doubt().or_else(|| self.always_running(&snapshot));
-        observed.facts = facts;
-        observed.looks = self.looks;
-        std::mem::swap(&mut observed.snapshot, &mut snapshot);
+        let (sets, holders) = match &reached {
+            Some((marker, reached_by)) => relations::relate(&view, &snapshot, marker, reached_by, &mut facts),
+            None => (Vec::new(), vec![Holders::default(); snapshot.objects.len()]),
+        };
+        let observed = Observed {
+            facts,
+            sets,
+            holders,
+            timers,
+            passes: proof.passes(),
+            scanned: proof.scanned(),
+            doubt: proof.doubt().or_else(|| self.always_running(&snapshot)),
+            looks: self.taken,
+            snapshot,
+            ..Observed::default()
+        };
+        let marker = reached.map(|(marker, _)| marker);
         Observation { observed, view, marker, threads: self.options.threads.max(1) }
     }
 
-    /// A goroutine that ran whenever we looked may have the only reference to anything in a register.
+    /// A goroutine that runs at every look may have the only reference to anything in a register.
     fn always_running(&self, snapshot: &Snapshot) -> Option<String> {
         let goroutine = snapshot.goroutines.iter().filter(|_| self.unseen).find(|goroutine| {
             let track = self.tracks.get(&goroutine.goid);
@@ -365,7 +351,7 @@ impl<'a> Watch<'_, 'a> {
     }
 
     fn facts(&self, goroutine: &Goroutine, proof: &Proof) -> Facts {
-        let unreachable = proof.dead.get(&goroutine.goid) == Some(&goroutine.stamp);
+        let unreachable = proof.is_unreachable(goroutine);
         let Some(track) = self.tracks.get(&goroutine.goid) else {
             return Facts { unreachable, ..Facts::default() };
         };
@@ -379,35 +365,4 @@ impl<'a> Watch<'_, 'a> {
             ..Facts::default()
         }
     }
-}
-
-/// What was seen to refer to each object.
-fn holders(
-    snapshot: &Snapshot,
-    marker: &Marker<'_>,
-    reached_by: &HashMap<ObjectId, Source>,
-    relations: &HashMap<u32, Relation>,
-    bias: u64,
-) -> Vec<Holders> {
-    let by_source = |addr: u64| {
-        let mut holders = Holders::default();
-        match marker.spans.object(addr).and_then(|object| reached_by.get(&object)) {
-            Some(Source::Global(at)) => holders.global = Some(at.wrapping_sub(bias)),
-            Some(Source::Goroutine(index)) if *index != u32::MAX => holders.goroutines.push(*index),
-            Some(Source::Heap(_)) => holders.heap = 1,
-            Some(Source::Goroutine(_) | Source::Other) | None => {}
-        }
-        holders
-    };
-    let mut all: Vec<Holders> = snapshot.objects.iter().map(|object| by_source(object.addr)).collect();
-    for (index, relation) in relations {
-        for object in &relation.holds {
-            let Some(holders) = all.get_mut(*object as usize) else { continue };
-            if holders.goroutines.len() < MAX_HOLDERS && !holders.goroutines.contains(index) {
-                holders.goroutines.push(*index);
-            }
-        }
-    }
-    all.iter_mut().for_each(|holders| holders.goroutines.sort_unstable());
-    all
 }

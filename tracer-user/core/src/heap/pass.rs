@@ -1,41 +1,54 @@
-//! One pass: from the roots to a fixed point. What it does not reach, it did not see anybody refer to.
+//! A pass over the heap, and what several of them prove.
+//!
+//! The order within a pass matters. First the registers, then the variables and specials, then the goroutines that are
+//! no candidates: a reference that moves while it is read moves mostly from where a thread works to where it stays.
+//! Timers that nobody waits for come last, so that it shows whether anything else leads to their channels. What
+//! moved nevertheless the pass catches up with.
 
-use super::alive::{Alive, Wanted};
 use super::candidates::Candidates;
 use super::marker::{Found, Marker, Source};
-use super::registers::Depths;
+use super::references::{Depths, References, Wanted};
 use super::roots::{Roots, processors};
 use super::spans::{ObjectId, Spans, words};
 use super::timers::{self, Timer};
 use crate::binary::Globals;
-use crate::memory::{Range, ThreadRegisters};
+use crate::memory::{Fault, Range, ThreadRegisters};
 use crate::{
     snapshot,
-    snapshot::{ObjectKind, Snapshot, Trust, View},
+    snapshot::{Goroutine, ObjectKind, Snapshot, Trust, View},
 };
 use hashbrown::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// `m`s in the list of all.
 const MAX_MS: usize = 1 << 16;
-/// How often what moved during the pass is looked for, and how often if that takes no longer than this.
-const ROUNDS: u32 = 4;
-const MAX_ROUNDS: u32 = 12;
-const AGAIN: Duration = Duration::from_millis(20);
+/// Entries of `runtime.allgs`, as in a snapshot.
+const MAX_GS: u64 = 1 << 24;
+/// How often a pass catches up, and how often if all of that takes no longer than this.
+const CATCH_UPS: u32 = 4;
+const QUICK_CATCH_UPS: u32 = 12;
+const QUICK: Duration = Duration::from_millis(20);
+/// `sudog`s that are read together, and bytes of one at most.
+const SUDOGS: usize = 1 << 14;
+const MAX_SUDOG: u32 = 1 << 10;
+/// Passes in a row that change nothing and so end an observation; and passes that end it anyway: as many times what
+/// was asked for.
+const QUIET: u32 = 3;
+const AT_MOST: u32 = 4;
 
-/// What a pass found.
+/// A pass, and what it found.
 pub(super) struct Pass<'a> {
     pub(super) snapshot: Snapshot,
     pub(super) marker: Marker<'a>,
-    pub(super) candidates: Candidates,
-    /// What was seen to refer to an object that is waited for.
+    /// What was seen to refer to an awaited object first.
     pub(super) reached_by: HashMap<ObjectId, Source>,
     pub(super) timers: Vec<Timer>,
-    /// Of these, by their address: no root led to the channel that they send to.
-    pub(super) unheard: HashSet<u64>,
-    /// Why it proves nothing; `None`: it does.
-    pub(super) doubt: Option<String>,
-    /// By address of its `g`, the goroutine and its stamp when it was last seen.
+    candidates: Candidates,
+    /// Addresses of timers to whose channel nothing else led.
+    unheard: HashSet<u64>,
+    /// Why the pass proves nothing; `None`: it does.
+    doubt: Option<String>,
+    /// By address of a `g`, the goroutine and its stamp when it was marked from, or first seen.
     seen: HashMap<u64, (u64, u64)>,
 }
 
@@ -44,9 +57,8 @@ pub(super) struct Setting<'s, 'a> {
     pub(super) view: &'s View<'a>,
     pub(super) globals: &'s Globals,
     pub(super) threads: usize,
-    /// How deep running goroutines were seen to be.
     pub(super) depths: Depths,
-    /// What threads held in their registers while this pass was made, or shortly before.
+    /// What threads held in their registers since the last call.
     pub(super) registers: &'s mut dyn FnMut() -> Vec<ThreadRegisters>,
     /// Told how many bytes of about how many were read.
     pub(super) progress: &'s mut dyn FnMut(u64, u64),
@@ -64,8 +76,8 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
         listed(setting).map_err(|fault| format!("the list of its goroutines cannot be read: {fault}"))?;
     let opaque = hide(setting, &snapshot, &listed, &marker)?;
     let candidates = Candidates::of(view, &snapshot, &mut marker);
-    let mut alive = Alive::new(view).ok_or("the layout of its runtime.g is not known")?;
-    alive.depths = std::mem::take(&mut setting.depths);
+    let references = References::new(view, std::mem::take(&mut setting.depths))
+        .ok_or("the layout of its runtime.g is not known")?;
     let doubt = stuck_finalizer(view, &snapshot);
     let seen = snapshot.goroutines.iter().map(|one| (one.g, (one.goid, one.stamp))).collect();
     let mut pass = Pass {
@@ -78,11 +90,11 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
         doubt,
         seen,
     };
-    pass.mark(setting, alive, &opaque)?;
+    pass.mark(setting, references, &opaque)?;
     if let Some(fault) = pass.snapshot.incomplete {
         return Err(fault.to_string());
     }
-    let unread = pass.marker.unread.load(std::sync::atomic::Ordering::Relaxed);
+    let unread = pass.marker.bytes_unread();
     if unread > 0 {
         pass.doubt.get_or_insert(format!("{unread} bytes of its heap could not be read"));
     }
@@ -97,34 +109,31 @@ impl Pass<'_> {
     fn mark(
         &mut self,
         setting: &mut Setting<'_, '_>,
-        mut alive: Alive<'_>,
+        mut references: References<'_>,
         opaque: &[(u64, u64)],
     ) -> Result<(), String> {
-        let ended = |fault: crate::memory::Fault| fault.to_string();
+        let ended = |fault: Fault| fault.to_string();
         self.registers(setting);
-        let view = setting.view;
-        let roots = Roots { view, globals: setting.globals, marker: &self.marker, opaque };
-        roots.mark()?;
+        Roots::new(setting.view, setting.globals, &self.marker, opaque).mark()?;
         let mut live: Vec<u32> = self.candidates.live().collect();
         self.candidates.hosted_by_live(&mut live);
-        self.timers(setting, &mut alive, &mut live, opaque)?;
+        self.timers(setting, &mut references, &mut live, opaque)?;
         let began = Instant::now();
-        for round in 1.. {
-            self.until_settled(setting, &mut alive, &mut live).map_err(ended)?;
-            let more = round < ROUNDS || round < MAX_ROUNDS && began.elapsed() < AGAIN;
-            if !more || !self.look_again(setting, &mut alive, &mut live).map_err(ended)? {
+        for number in 1.. {
+            self.until_settled(setting, &mut references, &mut live).map_err(ended)?;
+            let more = number < CATCH_UPS || number < QUICK_CATCH_UPS && began.elapsed() < QUICK;
+            if !more || !self.catch_up(setting, &mut references, &mut live).map_err(ended)? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Marks from the timers. Those that nobody waits for come last: only so does it show whether anything
-    /// else leads to the channels that they send to.
+    /// Marks from the timers: first those whose channel is awaited, or that have none, then from all.
     fn timers(
         &mut self,
         setting: &mut Setting<'_, '_>,
-        alive: &mut Alive<'_>,
+        references: &mut References<'_>,
         live: &mut Vec<u32>,
         opaque: &[(u64, u64)],
     ) -> Result<(), String> {
@@ -137,7 +146,7 @@ impl Pass<'_> {
             self.marker.reach(timer.addr, Source::Other, &mut found);
         }
         self.marker.give(&mut found);
-        self.until_settled(setting, alive, live).map_err(|fault| fault.to_string())?;
+        self.until_settled(setting, references, live).map_err(|fault| fault.to_string())?;
         // Up to Go 1.22, and with asynctimerchan=1 up to 1.26, the channel itself does not say that a timer
         // sends to it.
         let channels: HashSet<u64> = timers.iter().map(|timer| timer.channel).collect();
@@ -149,19 +158,19 @@ impl Pass<'_> {
         let unheard = |timer: &&Timer| timer.channel != 0 && !self.marker.is_reached(timer.channel);
         self.unheard = timers.iter().filter(unheard).map(|timer| timer.addr).collect();
         self.timers = timers;
-        Roots { view, globals, marker: &self.marker, opaque }.timers().map_err(unreadable)
+        Roots::new(view, globals, &self.marker, opaque).timers().map_err(unreadable)
     }
 
     /// Marks until no candidate becomes live any more.
     fn until_settled(
         &mut self,
         setting: &mut Setting<'_, '_>,
-        alive: &mut Alive<'_>,
+        references: &mut References<'_>,
         live: &mut Vec<u32>,
-    ) -> Result<(), crate::memory::Fault> {
+    ) -> Result<(), Fault> {
         loop {
-            self.mark_live(setting, alive, live)?;
-            let all = self.marker.spans.scannable;
+            self.mark_live(setting, references, live)?;
+            let all = self.marker.spans().scannable();
             self.marker.drain(setting.threads, &mut |read| (setting.progress)(read, all))?;
             for woken in self.marker.woken() {
                 self.reached_by.entry(woken.object).or_insert(woken.by);
@@ -173,31 +182,36 @@ impl Pass<'_> {
         }
     }
 
+    /// Marks from the goroutines in `live`, and empties it.
     fn mark_live(
         &self,
         setting: &Setting<'_, '_>,
-        alive: &mut Alive<'_>,
+        references: &mut References<'_>,
         live: &mut Vec<u32>,
-    ) -> Result<(), crate::memory::Fault> {
+    ) -> Result<(), Fault> {
         let wanted: Vec<_> = (live.drain(..))
             .filter_map(|index| {
                 let goroutine = self.snapshot.goroutines.get(index as usize)?;
-                let whole = goroutine.trust != Trust::Still;
-                Some(Wanted { index, g: goroutine.g, whole })
+                let moved = goroutine.trust != Trust::Still;
+                Some(Wanted { index, g: goroutine.g, moved })
             })
             .collect();
-        alive.mark(&wanted, &self.marker)?;
-        // What they wait with was hidden.
+        references.mark(&wanted, &self.marker)?;
+        // The `sudog`s that they wait with were hidden from the marker, and are objects like any other now.
         let live: HashSet<u32> = wanted.iter().map(|wanted| wanted.index).collect();
-        let len =
-            setting.view.binary.layout().field("sudog", "_size").map_or(0, |size| size.min(1 << 10) as usize);
+        let len = setting
+            .view
+            .binary
+            .layout()
+            .field("sudog", "_size")
+            .map_or(0, |size| size.min(MAX_SUDOG) as usize);
         let sudogs: Vec<_> = (self.snapshot.sudogs.iter())
             .filter(|(index, _)| live.contains(index))
             .map(|(_, addr)| Range { addr: *addr, len })
             .collect();
         let mut found = Found::default();
         let (mut bytes, mut whole) = (Vec::new(), Vec::new());
-        for sudogs in sudogs.chunks(1 << 14) {
+        for sudogs in sudogs.chunks(SUDOGS) {
             setting.view.memory.scatter(sudogs, &mut bytes, &mut whole)?;
             words(&bytes).for_each(|word| self.marker.reach(word, Source::Other, &mut found));
         }
@@ -205,46 +219,48 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// What changed while the pass went on: new spans, goroutines that are new or moved. Says whether there was
-    /// any.
-    fn look_again(
+    /// Marks from what changed while the pass went on: new spans, goroutines that are new or moved. Says whether there
+    /// was any.
+    fn catch_up(
         &mut self,
         setting: &mut Setting<'_, '_>,
-        alive: &mut Alive<'_>,
+        references: &mut References<'_>,
         live: &mut Vec<u32>,
-    ) -> Result<bool, crate::memory::Fault> {
+    ) -> Result<bool, Fault> {
         let misses = self.marker.misses();
         let mut found = Found::default();
-        if !misses.is_empty() && self.marker.spans.extend(setting.view, setting.globals).is_ok() {
-            self.marker.grow();
-            misses.iter().for_each(|word| self.marker.reach(*word, Source::Other, &mut found));
+        if !misses.is_empty() {
+            match self.marker.extend(setting.view, setting.globals) {
+                Ok(()) => misses.iter().for_each(|word| self.marker.reach(*word, Source::Other, &mut found)),
+                // What lies in the new spans may lead to anything.
+                Err(error) => {
+                    self.doubt.get_or_insert(format!("its heap has grown meanwhile: {error}"));
+                }
+            }
         }
         let changed = found.is_any();
         self.marker.give(&mut found);
         self.registers(setting);
         let moved = self.moved(setting, live)?;
-        alive.mark(&moved, &self.marker)?;
+        references.mark(&moved, &self.marker)?;
         Ok(changed || !moved.is_empty() || !live.is_empty())
     }
 
-    /// Goroutines that have run since they were marked from, and those that were not there yet: one may have handed to
-    /// another, after that one had been marked from, what it was not marked with itself. Candidates among them
-    /// are live.
-    fn moved(
-        &mut self,
-        setting: &Setting<'_, '_>,
-        live: &mut Vec<u32>,
-    ) -> Result<Vec<Wanted>, crate::memory::Fault> {
-        // What cannot be read now has been marked from as it was.
-        let Ok(look) = snapshot::look(setting.view, snapshot::Options::default(), &listed(setting)?) else {
+    /// Goroutines that have run since they were marked from, and new ones. One may have handed a reference to another
+    /// that had been marked from before it got it, and lost it before it was marked from itself. Candidates among
+    /// them become live.
+    fn moved(&mut self, setting: &Setting<'_, '_>, live: &mut Vec<u32>) -> Result<Vec<Wanted>, Fault> {
+        // If they cannot be read now they have at least been marked from as they were.
+        let Ok(now) = snapshot::take_only(setting.view, snapshot::Options::default(), &listed(setting)?)
+        else {
             return Ok(Vec::new());
         };
         let mut wanted = Vec::new();
-        for goroutine in &look.goroutines {
+        for goroutine in &now.goroutines {
             let id = (goroutine.goid, goroutine.stamp);
             let rests = goroutine.trust == Trust::Still && goroutine.state.stays();
             if self.seen.insert(goroutine.g, id) != Some(id) || !rests {
-                wanted.push(Wanted { index: u32::MAX, g: goroutine.g, whole: false });
+                wanted.push(Wanted { index: u32::MAX, g: goroutine.g, moved: false });
             }
         }
         for index in self.candidates.left().collect::<Vec<_>>() {
@@ -256,6 +272,7 @@ impl Pass<'_> {
         Ok(wanted)
     }
 
+    /// Marks from the registers of threads.
     fn registers(&self, setting: &mut Setting<'_, '_>) {
         let mut found = Found::default();
         for thread in (setting.registers)() {
@@ -267,18 +284,19 @@ impl Pass<'_> {
     }
 }
 
-/// All entries of `runtime.allgs`, the dead included.
-fn listed(setting: &Setting<'_, '_>) -> Result<Vec<u64>, crate::memory::Fault> {
+/// The `g`s of all goroutines, the dead included (`runtime.allgs`).
+fn listed(setting: &Setting<'_, '_>) -> Result<Vec<u64>, Fault> {
     let (view, globals) = (setting.view, setting.globals);
-    let len = view.memory.word(globals.allglen.wrapping_add(view.bias))?.min(1 << 24);
+    let len = view.memory.word(globals.allglen.wrapping_add(view.bias))?.min(MAX_GS);
     let array = view.memory.word(globals.allgptr.wrapping_add(view.bias))?;
     let mut bytes = vec![0; len as usize * 8];
     view.memory.read(array, &mut bytes)?;
     Ok(words(&bytes).collect())
 }
 
-/// Keeps the marker out of what the runtime knows its goroutines by: every `g`, `m` and `p`, and the
-/// `sudog`s of those that wait. Gives those that are variables.
+/// Keeps the marker out of what the runtime knows its goroutines by: every `g`, `m` and `p`, and the `sudog`s of those
+/// that wait. Through these everything would reach every goroutine. Gives the ranges of those that are variables
+/// (`m0`, `g0`).
 fn hide(
     setting: &Setting<'_, '_>,
     snapshot: &Snapshot,
@@ -305,15 +323,17 @@ fn hide(
     let ps =
         processors(view, setting.globals).map_err(|fault| format!("runtime.allp cannot be read: {fault}"))?;
     ps.into_iter().for_each(|p| hide(p, size("p")));
-    // Those of the heap need no list.
-    let heap = opaque.iter().filter(|(addr, _)| marker.spans.object(*addr).is_none()).copied().collect();
+    // The others are objects of the heap: the marker knows them.
+    let variables =
+        opaque.iter().filter(|(addr, _)| marker.spans().object(*addr).is_none()).copied().collect();
     listed.iter().for_each(|g| marker.never_scan(*g));
     snapshot.sudogs.iter().for_each(|(_, sudog)| marker.never_scan(*sudog));
-    Ok(heap)
+    Ok(variables)
 }
 
-/// What waits for its finalizer or cleanup is in queues of the runtime that we do not read. They are empty
-/// but for moments, unless the goroutine that works them off is held up.
+/// Says if a finalizer or cleanup is stuck. What waits for its own is in queues of the runtime that are not read
+/// (`finq` of `src/runtime/mfinal.go`, `gcCleanups` of `mcleanup.go`). They are empty but for moments, unless the
+/// goroutine that works them off is held up.
 fn stuck_finalizer(view: &View<'_>, snapshot: &Snapshot) -> Option<String> {
     let name = |pc: u64| view.binary.functions().function_at(pc.wrapping_sub(view.bias)).map(|f| f.name);
     let busy = snapshot.goroutines.iter().find(|goroutine| {
@@ -326,4 +346,90 @@ fn stuck_finalizer(view: &View<'_>, snapshot: &Snapshot) -> Option<String> {
         "goroutine {} runs finalizers or cleanups, and what else waits for one cannot be seen",
         busy.goid
     ))
+}
+
+/// What the passes of an observation prove together: only what held in each of them.
+#[derive(Default)]
+pub(super) struct Proof {
+    passes: u32,
+    /// Passes without a doubt, and how many of these it takes.
+    sound: u32,
+    least: u32,
+    /// Passes in a row that changed nothing.
+    quiet: u32,
+    /// By goid, with the stamp: unreachable in every pass, and not run since the first.
+    dead: HashMap<u64, u64>,
+    /// Addresses of timers that were unheard in every pass.
+    unheard: HashSet<u64>,
+    doubt: Option<String>,
+    /// Why no further pass can be made.
+    failed: Option<String>,
+    scanned: (u64, u64),
+}
+
+impl Proof {
+    pub(super) fn of_at_least(passes: u32) -> Proof {
+        Proof { least: passes, ..Proof::default() }
+    }
+
+    /// Adds a pass, and how long it took.
+    pub(super) fn add(&mut self, pass: &Pass<'_>, took: Duration) {
+        let goroutine = |index: u32| pass.snapshot.goroutines.get(index as usize);
+        let found: HashMap<u64, u64> =
+            pass.candidates.left().filter_map(goroutine).map(|one| (one.goid, one.stamp)).collect();
+        self.passes += 1;
+        let before = self.dead.len();
+        if self.passes == 1 {
+            self.dead = found;
+            self.unheard.clone_from(&pass.unheard);
+        } else {
+            self.dead.retain(|goid, stamp| found.get(goid) == Some(stamp));
+            self.unheard.retain(|timer| pass.unheard.contains(timer));
+        }
+        self.quiet = if self.passes > 1 && self.dead.len() == before { self.quiet + 1 } else { 0 };
+        match &pass.doubt {
+            None => self.sound += 1,
+            doubt => self.doubt.clone_from(doubt),
+        }
+        self.scanned = (pass.marker.bytes_read(), u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    pub(super) fn fail(&mut self, reason: String) {
+        self.failed = Some(reason);
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Whether further passes would hardly change anything. Each pass can only take away from what the first one found:
+    /// several that take nothing away are what a goroutine in motion would need luck to survive.
+    pub(super) fn is_settled(&self) -> bool {
+        let quiet = self.quiet >= QUIET.min(self.least.saturating_sub(1));
+        self.sound >= self.least && quiet || self.passes >= self.least.saturating_mul(AT_MOST)
+    }
+
+    pub(super) fn passes(&self) -> u32 {
+        self.passes
+    }
+
+    /// See [`super::Observed::scanned`].
+    pub(super) fn scanned(&self) -> (u64, u64) {
+        self.scanned
+    }
+
+    pub(super) fn is_unreachable(&self, goroutine: &Goroutine) -> bool {
+        self.dead.get(&goroutine.goid) == Some(&goroutine.stamp)
+    }
+
+    /// Whether no pass found anything but the timer itself that led to the channel that it sends to.
+    pub(super) fn is_unheard(&self, timer: &Timer) -> bool {
+        self.unheard.contains(&timer.addr)
+    }
+
+    /// What stands against the proof in the end. One pass with a doubt among enough without is none.
+    pub(super) fn doubt(&mut self) -> Option<String> {
+        let doubt = self.doubt.take().filter(|_| self.sound < self.least);
+        self.failed.take().or(doubt)
+    }
 }

@@ -1,15 +1,16 @@
-//! Who of the unreachable refers to what the others wait for: the dead groups, and their cycles.
+//! Who refers to what others wait for: holders of awaited objects, and sets of unreachable goroutines that wait for
+//! each other.
 //!
 //! That a goroutine refers to a lock does not prove that it holds it: nothing in a Go mutex says who does. So
-//! what comes from here is inferred, and shown as such.
+//! all of this is inferred, and shown as such.
 
 #[cfg(test)]
 mod tests;
 
-use super::alive::{Alive, Wanted};
-use super::marker::Marker;
+use super::Facts;
+use super::marker::{Marker, Source};
+use super::references::{Depths, References, Wanted};
 use super::spans::{ObjectId, words};
-use super::types::{DeadSet, Edge};
 use crate::binary::bytes::u64_at;
 use crate::snapshot::{ObjectKind, Snapshot, View};
 use hashbrown::{HashMap, HashSet};
@@ -25,20 +26,116 @@ const MAX_SIZE: u64 = 512;
 /// (`sync.Mutex`).
 const TINY: u64 = 16;
 const LEAST: u64 = 8;
-/// Members of one set that are shown.
-const MAX_MEMBERS: usize = 1000;
+/// Holders of one object that make an edge each in a set: a thousand goroutines that share a thousand locks would make
+/// a million edges.
+const MAX_EDGES: usize = 1000;
+/// Goroutines that are named as holders of one object.
+const MAX_HOLDERS: usize = 16;
+
+/// Unreachable goroutines that wait for each other: what one waits for, only others of the set refer to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadSet {
+    /// Index into [`Snapshot::goroutines`], at least two.
+    pub members: Vec<u32>,
+    /// Who waits for whom.
+    pub edges: Vec<Edge>,
+}
+
+/// One goroutine waits for an object that another one refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// Who waits: index into [`Snapshot::goroutines`].
+    pub waiter: u32,
+    /// For what: index into [`Snapshot::objects`].
+    pub object: u32,
+    /// Who has it on its stack, and so is the one that could end the wait: inferred.
+    pub holder: u32,
+}
+
+/// What refers to an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// Goroutines with a reference on their stack: index into [`Snapshot::goroutines`], at most a few.
+    pub goroutines: Vec<u32>,
+    /// A variable of the program refers to it: its link-time address.
+    pub global: Option<u64>,
+    /// Objects of the heap that refer to it.
+    pub heap: u32,
+}
 
 /// What is known of one goroutine.
 #[derive(Debug, Default)]
-pub(super) struct Relation {
-    /// Objects that others wait for and that it refers to.
-    pub(super) holds: Vec<u32>,
+struct Relation {
+    /// Awaited objects that it refers to and does not wait for itself.
+    holds: Vec<u32>,
     /// What it waits for is the `Done` of a context.
-    pub(super) context: bool,
+    context: bool,
+}
+
+/// Tells who refers to what. Fills [`Facts::holds`], [`Facts::context`] and [`Facts::set`]; gives the sets, and the
+/// holders of each object. `reached_by`: what led the last pass to an awaited object first.
+pub(super) fn relate(
+    view: &View<'_>,
+    snapshot: &Snapshot,
+    marker: &Marker<'_>,
+    reached_by: &HashMap<ObjectId, Source>,
+    facts: &mut [Facts],
+) -> (Vec<DeadSet>, Vec<Holders>) {
+    let is_dead =
+        |facts: &[Facts], index: u32| facts.get(index as usize).is_some_and(|facts| facts.unreachable);
+    let dead = facts.iter().zip(0u32..).filter(|(facts, _)| facts.unreachable).map(|(_, index)| index);
+    let waiting = snapshot.objects.iter().flat_map(|object| object.waiters.iter().copied());
+    let related: HashSet<u32> = dead.chain(waiting).collect();
+    let mut related: Vec<u32> = related.into_iter().collect();
+    // The unreachable first: no more than [`MAX_GOROUTINES`] are read.
+    related.sort_unstable_by_key(|index| (!is_dead(facts, *index), *index));
+    let mut relations = find(view, snapshot, marker, &related);
+    let holders = holders(snapshot, marker, reached_by, &relations, view.bias);
+    for (index, relation) in &relations {
+        if let Some(facts) = facts.get_mut(*index as usize) {
+            facts.holds.clone_from(&relation.holds);
+            facts.context = relation.context;
+        }
+    }
+    contexts(view, snapshot, marker, reached_by, facts);
+    relations.retain(|index, _| is_dead(facts, *index));
+    let sets = sets(snapshot, &relations);
+    for (set, number) in sets.iter().zip(0u32..) {
+        for member in &set.members {
+            if let Some(facts) = facts.get_mut(*member as usize) {
+                facts.set = Some(number);
+            }
+        }
+    }
+    (sets, holders)
+}
+
+/// Notes who waits for the `Done` of a context that the last pass came to through the context itself: the goroutine
+/// need not have the context on its stack any more.
+fn contexts(
+    view: &View<'_>,
+    snapshot: &Snapshot,
+    marker: &Marker<'_>,
+    reached_by: &HashMap<ObjectId, Source>,
+    facts: &mut [Facts],
+) {
+    let search = Search { view, marker, awaited: &HashMap::new(), snapshot };
+    for object in &snapshot.objects {
+        let by = marker.spans().object(object.addr).and_then(|id| reached_by.get(&id));
+        let Some(Source::Heap(by)) = by else { continue };
+        let bytes = marker.spans().object(*by).and_then(|by| search.bytes(by));
+        if bytes.is_some_and(|bytes| search.is_context(&bytes, &[object.addr])) {
+            for waiter in &object.waiters {
+                if let Some(facts) = facts.get_mut(*waiter as usize) {
+                    facts.context = true;
+                }
+            }
+        }
+    }
 }
 
 /// Finds what these goroutines (indices into the snapshot) refer to.
-pub(super) fn find(
+fn find(
     view: &View<'_>,
     snapshot: &Snapshot,
     marker: &Marker<'_>,
@@ -46,19 +143,19 @@ pub(super) fn find(
 ) -> HashMap<u32, Relation> {
     let mut awaited: HashMap<ObjectId, Vec<u32>> = HashMap::new();
     for (object, index) in snapshot.objects.iter().zip(0u32..) {
-        if let Some(id) = marker.spans.object(object.addr) {
+        if let Some(id) = marker.spans().object(object.addr) {
             awaited.entry(id).or_default().push(index);
         }
     }
-    let Some(mut alive) = Alive::new(view) else { return HashMap::new() };
+    let Some(mut references) = References::new(view, Depths::default()) else { return HashMap::new() };
     let wanted = |index: &u32| {
         let goroutine = snapshot.goroutines.get(*index as usize)?;
-        Some(Wanted { index: *index, g: goroutine.g, whole: false })
+        Some(Wanted { index: *index, g: goroutine.g, moved: false })
     };
     let wanted: Vec<_> = goroutines.iter().take(MAX_GOROUTINES).filter_map(wanted).collect();
     let mut refers: HashMap<u32, Refers> = HashMap::new();
-    let read = alive.each(&wanted, &mut |index, word, _| {
-        if let Some(object) = marker.spans.object(word) {
+    let read = references.each(&wanted, &mut |index, word, _| {
+        if let Some(object) = marker.spans().object(word) {
             refers.entry(index).or_default().add(object, word);
         }
     });
@@ -85,18 +182,7 @@ impl Refers {
     }
 }
 
-/// Whether this object is the context whose `Done` the channel at an address is.
-pub(super) fn is_context_of(
-    view: &View<'_>,
-    snapshot: &Snapshot,
-    marker: &Marker<'_>,
-    object: ObjectId,
-    channel: u64,
-) -> bool {
-    let search = Search { view, marker, awaited: &HashMap::new(), snapshot };
-    search.bytes(object).is_some_and(|bytes| search.is_context(&bytes, &[channel]))
-}
-
+/// Follows references through the heap.
 struct Search<'s> {
     view: &'s View<'s>,
     marker: &'s Marker<'s>,
@@ -122,7 +208,7 @@ impl Search<'_> {
                 let Some(bytes) = (!is_channel).then(|| self.bytes(object)).flatten() else { continue };
                 relation.context |= self.is_context(&bytes, &channels);
                 for word in words(&bytes) {
-                    if let Some(found) = self.marker.spans.object(word) {
+                    if let Some(found) = self.marker.spans().object(word) {
                         refers.add(found, word);
                     }
                 }
@@ -143,7 +229,7 @@ impl Search<'_> {
     /// thing itself does.
     fn points_at(&self, thing: u32, object: ObjectId, word: u64) -> bool {
         let Some((thing, span)) =
-            self.snapshot.objects.get(thing as usize).zip(self.marker.spans.get(object.span))
+            self.snapshot.objects.get(thing as usize).zip(self.marker.spans().get(object.span))
         else {
             return false;
         };
@@ -152,8 +238,8 @@ impl Search<'_> {
     }
 
     fn bytes(&self, object: ObjectId) -> Option<Vec<u8>> {
-        let (addr, size) = self.marker.spans.range(object).filter(|(_, size)| *size <= MAX_SIZE)?;
-        self.marker.spans.get(object.span).filter(|span| !span.noscan)?;
+        let (addr, size) = self.marker.spans().range(object).filter(|(_, size)| *size <= MAX_SIZE)?;
+        self.marker.spans().get(object.span).filter(|span| !span.noscan)?;
         let mut bytes = vec![0; size as usize];
         self.view.memory.read(addr, &mut bytes).ok()?;
         Some(bytes)
@@ -181,8 +267,8 @@ impl Search<'_> {
     }
 }
 
-/// The groups of goroutines that wait for each other.
-pub(super) fn sets(snapshot: &Snapshot, relations: &HashMap<u32, Relation>) -> Vec<DeadSet> {
+/// The sets of goroutines that wait for each other.
+fn sets(snapshot: &Snapshot, relations: &HashMap<u32, Relation>) -> Vec<DeadSet> {
     let mut holders: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut indices: Vec<u32> = relations.keys().copied().collect();
     indices.sort_unstable();
@@ -196,7 +282,7 @@ pub(super) fn sets(snapshot: &Snapshot, relations: &HashMap<u32, Relation>) -> V
         let waits = snapshot.goroutines.get(*waiter as usize).map(|goroutine| &goroutine.waits[..]);
         for wait in waits.unwrap_or_default() {
             let holders = holders.get(&wait.object).map_or(&[][..], |holders| holders);
-            edges.extend(holders.iter().take(MAX_MEMBERS).map(|holder| Edge {
+            edges.extend(holders.iter().take(MAX_EDGES).map(|holder| Edge {
                 waiter: *waiter,
                 object: wait.object,
                 holder: *holder,
@@ -206,7 +292,7 @@ pub(super) fn sets(snapshot: &Snapshot, relations: &HashMap<u32, Relation>) -> V
     group(&edges)
 }
 
-/// Connected edges together, the largest set first.
+/// Edges that hang together, the largest set first (union-find).
 fn group(edges: &[Edge]) -> Vec<DeadSet> {
     let mut parent: HashMap<u32, u32> = HashMap::new();
     for edge in edges {
@@ -233,11 +319,42 @@ fn group(edges: &[Edge]) -> Vec<DeadSet> {
 fn root(parent: &mut HashMap<u32, u32>, of: u32) -> u32 {
     let mut at = of;
     while let Some(up) = parent.get(&at).copied().filter(|up| *up != at) {
-        // Halves the way for the next one.
+        // Path halving: the next search from here goes half the way.
         let further = parent.get(&up).copied().unwrap_or(up);
         parent.insert(at, further);
         at = further;
     }
     parent.entry(at).or_insert(at);
     at
+}
+
+/// What was seen to refer to each object: what led the last pass to it first, and goroutines that refer to it.
+fn holders(
+    snapshot: &Snapshot,
+    marker: &Marker<'_>,
+    reached_by: &HashMap<ObjectId, Source>,
+    relations: &HashMap<u32, Relation>,
+    bias: u64,
+) -> Vec<Holders> {
+    let by_source = |addr: u64| {
+        let mut holders = Holders::default();
+        match marker.spans().object(addr).and_then(|object| reached_by.get(&object)) {
+            Some(Source::Global(at)) => holders.global = Some(at.wrapping_sub(bias)),
+            Some(Source::Goroutine(index)) if *index != u32::MAX => holders.goroutines.push(*index),
+            Some(Source::Heap(_)) => holders.heap = 1,
+            Some(Source::Goroutine(_) | Source::Other) | None => {}
+        }
+        holders
+    };
+    let mut all: Vec<Holders> = snapshot.objects.iter().map(|object| by_source(object.addr)).collect();
+    for (index, relation) in relations {
+        for object in &relation.holds {
+            let Some(holders) = all.get_mut(*object as usize) else { continue };
+            if holders.goroutines.len() < MAX_HOLDERS && !holders.goroutines.contains(index) {
+                holders.goroutines.push(*index);
+            }
+        }
+    }
+    all.iter_mut().for_each(|holders| holders.goroutines.sort_unstable());
+    all
 }

@@ -22,16 +22,25 @@ const MAX_SPECIALS: usize = 1 << 22;
 /// Bytes of a special that are looked at: every kind that holds pointers has no more.
 const SPECIAL: usize = 64;
 
-/// Reads the roots of one program.
+/// Reads the roots of one target.
 pub(super) struct Roots<'a> {
-    pub(super) view: &'a View<'a>,
-    pub(super) globals: &'a Globals,
-    pub(super) marker: &'a Marker<'a>,
-    /// Structures among the variables that lead nowhere: `m0` and `g0`.
-    pub(super) opaque: &'a [(u64, u64)],
+    view: &'a View<'a>,
+    globals: &'a Globals,
+    marker: &'a Marker<'a>,
+    opaque: &'a [(u64, u64)],
 }
 
-impl Roots<'_> {
+impl<'a> Roots<'a> {
+    /// `opaque`: ranges among the variables that lead nowhere (`m0` and `g0`).
+    pub(super) fn new(
+        view: &'a View<'a>,
+        globals: &'a Globals,
+        marker: &'a Marker<'a>,
+        opaque: &'a [(u64, u64)],
+    ) -> Roots<'a> {
+        Roots { view, globals, marker, opaque }
+    }
+
     /// Marks from all of them but the timers.
     ///
     /// # Errors
@@ -117,7 +126,7 @@ impl Roots<'_> {
             23 | 24 => Some(2),
             _ => None,
         };
-        let mut todo: Vec<(u64, u64, u64)> = (self.marker.spans.iter())
+        let mut todo: Vec<(u64, u64, u64)> = (self.marker.spans().iter())
             .filter(|span| span.specials != 0)
             .map(|span| (span.specials, span.base, span.size * u64::from(span.count)))
             .collect();

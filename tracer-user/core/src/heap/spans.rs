@@ -12,7 +12,7 @@ use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 
 /// `_PageSize` and `heapArenaBytes` (`src/runtime/malloc.go`), as shifts.
-pub(super) const PAGE_SHIFT: u32 = 13;
+const PAGE_SHIFT: u32 = 13;
 const ARENA_SHIFT: u32 = 26;
 const PAGES_OF_ARENA: usize = 1 << (ARENA_SHIFT - PAGE_SHIFT);
 /// Arenas in the address space of a process on Linux: 48 bits, arm64's included.
@@ -20,7 +20,7 @@ const MAX_ARENAS: u64 = 1 << (48 - ARENA_SHIFT);
 /// `mspan`s that are read: a heap of 128 GiB of the smallest spans.
 const MAX_SPANS: u64 = 1 << 24;
 /// Pages of all spans together: 1 TiB.
-pub(super) const MAX_PAGES: u64 = 1 << 27;
+const MAX_PAGES: u64 = 1 << 27;
 /// Arenas by which a heap may grow while it is read: 4 GiB. The runtime takes the one behind the last if it can
 /// (`src/runtime/malloc.go: sysAlloc`).
 const GROWTH: u64 = 64;
@@ -110,8 +110,7 @@ pub(super) struct Spans {
     /// may be one by now.
     near: std::ops::Range<u64>,
     tables: Vec<u32>,
-    /// Bytes in objects with pointers.
-    pub(super) scannable: u64,
+    scannable: u64,
 }
 
 /// Offsets of an `mspan`.
@@ -310,11 +309,18 @@ impl Spans {
         self.spans.get(number as usize)
     }
 
-    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Span> {
-        self.spans.get_mut(number as usize)
+    /// Some object of this span is awaited.
+    pub(super) fn watch(&mut self, number: u32) {
+        if let Some(span) = self.spans.get_mut(number as usize) {
+            span.watched = true;
+        }
     }
 
-    /// All of them.
+    /// Bytes in objects with pointers.
+    pub(super) fn scannable(&self) -> u64 {
+        self.scannable
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Span> {
         self.spans.iter().skip(1)
     }
@@ -387,4 +393,32 @@ impl Span {
 /// The word at the beginning of some bytes that are a multiple of eight.
 pub(super) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
+}
+
+/// What the runtime itself counts of its heap: two words, no walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of spans in use: `HeapInuse` of `runtime.MemStats`.
+    pub bytes: u64,
+    /// Collections whose marking has ended: `NumGC`.
+    pub cycles: u64,
+}
+
+/// Reads it; `None`: the binary does not show where it stands, or what stands there makes no sense.
+///
+/// `mheap.pagesInUse` counts the pages of spans with objects; `mheap.sweepgen` rises by two at the end of each
+/// collection's marking (`src/runtime/mheap.go`, `mgc.go: gcMarkTermination`; Go 1.19 to 1.27).
+pub fn usage(view: &View) -> Option<Usage> {
+    let heap = view.binary.globals().ok()?.mheap?.wrapping_add(view.bias);
+    let pages = view.field(heap, "mheap", "pagesInUse")?;
+    let mut sweepgen = [0; 4];
+    view.memory.read(view.at(heap, "mheap", "sweepgen")?, &mut sweepgen).ok()?;
+    Usage::of(pages, u32::from_le_bytes(sweepgen))
+}
+
+impl Usage {
+    fn of(pages: u64, sweepgen: u32) -> Option<Usage> {
+        let sensible = pages <= MAX_PAGES && sweepgen.is_multiple_of(2);
+        sensible.then_some(Usage { bytes: pages << PAGE_SHIFT, cycles: u64::from(sweepgen / 2) })
+    }
 }

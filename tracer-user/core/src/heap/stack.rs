@@ -1,31 +1,53 @@
-//! The pointers on a goroutine's stack that are live: precisely, where it stood still, all words that are
-//! there, where it moved, runs, or its stack makes no sense.
+//! The live pointers of a goroutine's stack.
+//!
+//! What is live in a frame the compiler left for the collector, in every binary, also a stripped one
+//! (`src/runtime/stkframe.go: getStackMap`, 1.21 to 1.27; `stack.go` and `mgcmark.go` before): a bitmap of the local
+//! variables and one of the arguments, both by the call that the frame stands at, and the variables whose address
+//! is taken, which live as long as something live points at them. Where a stack cannot be walked by these, every
+//! word of its used part counts.
 
-use super::frame_map::{FrameMap, StackObject};
 use super::spans::words;
-use crate::binary::bytes::u64_at;
-use crate::binary::{Arch, GoBinary};
+use crate::binary::bytes::{i32_at, u64_at};
+use crate::binary::{Arch, FuncData, Function, GoBinary, PcData};
 use crate::memory::{Fault, Memory};
-use crate::snapshot::{Frame, Pc, Unwinder, View};
+use crate::snapshot::{Frame, Pc, Registers, Unwinder, View};
 use hashbrown::HashMap;
 use std::rc::Rc;
 
-/// How many pcs are remembered; a hostile stack can name any number of them.
+/// Pcs whose map is remembered; a hostile stack can name any number of them.
 const MAX_MAPS: usize = 1 << 14;
-/// Bytes of arguments of a function that reflection made.
+/// Bytes of the arguments of a function that reflection made.
 const MAX_REFLECTED: u64 = 1 << 12;
+/// Words of one bitmap: those of a frame of 8 MiB.
+const MAX_BITS: usize = 1 << 20;
+/// Variables whose address is taken, of one function.
+const MAX_OBJECTS: usize = 1 << 12;
+/// Bytes of a `stackObjectRecord` (`src/runtime/stack.go`).
+const RECORD: usize = 16;
+/// Functions that reflection calls with any arguments; only the method value at their stack pointer says which
+/// (`argMapInternal`).
+const REFLECTED: [&str; 2] = ["reflect.makeFuncStub", "reflect.methodValueCall"];
+/// Functions that a signal handler put on the stack. They save all registers, whatever the code below them kept there,
+/// so no map holds for their frame nor for the one that they interrupted.
+const INJECTED: [&str; 3] = ["runtime.asyncPreempt", "runtime.debugCallV2", "runtime.sigpanic"];
 
-/// The used part of a stack as it was read.
+/// The used part of a stack as it was read: from its stack pointer to its end.
 pub(super) struct Used<'a> {
-    /// Its first address.
-    pub(super) base: u64,
-    /// What is there, up to the end of the stack.
-    pub(super) bytes: &'a [u8],
-    /// `g.stack.lo`.
-    pub(super) lo: u64,
+    base: u64,
+    bytes: &'a [u8],
+    /// `g.stack.lo`: pointers into the unused part are pointers into the stack, too.
+    lo: u64,
 }
 
-impl Used<'_> {
+impl<'a> Used<'a> {
+    pub(super) fn new(base: u64, bytes: &'a [u8], lo: u64) -> Used<'a> {
+        Used { base, bytes, lo }
+    }
+
+    fn contains(&self, addr: u64) -> bool {
+        (self.lo..self.end()).contains(&addr)
+    }
+
     fn word(&self, addr: u64) -> Option<u64> {
         u64_at(self.bytes, usize::try_from(addr.checked_sub(self.base)?).ok()?)
     }
@@ -34,7 +56,7 @@ impl Used<'_> {
         self.base.saturating_add(self.bytes.len() as u64)
     }
 
-    /// The words from one address up to another, as far as they are here.
+    /// The words from one address up to another, as far as the bytes reach.
     fn between(&self, from: u64, to: u64) -> impl Iterator<Item = u64> {
         let into = |addr: u64| (addr.clamp(self.base, self.end()) - self.base) as usize;
         words(self.bytes.get(into(from.next_multiple_of(8))..into(to)).unwrap_or_default())
@@ -51,7 +73,7 @@ pub(super) struct LiveWords<'a> {
     frames: Vec<Frame>,
     /// Variables whose address is taken: first address, what they are, whether something live points there.
     objects: Vec<(u64, StackObject, bool)>,
-    /// Pointers into the stack that were not followed yet.
+    /// Pointers into the stack itself that were not followed yet.
     own: Vec<u64>,
 }
 
@@ -69,12 +91,12 @@ impl<'a> LiveWords<'a> {
         }
     }
 
-    /// Hands over each live word of a stack, the innermost frame of which has these registers. `also` are
-    /// words from elsewhere that may point into it (deferred calls). What points into the stack itself is
-    /// followed, not handed over.
+    /// Hands over each live word of a stack, the innermost frame of which has these registers. `also` are words
+    /// from elsewhere that may point into it (deferred calls). A pointer into the stack itself is followed, not
+    /// handed over.
     pub(super) fn each(
         &mut self,
-        registers: crate::snapshot::Registers,
+        registers: Registers,
         used: &Used<'_>,
         also: &[u64],
         mut live: impl FnMut(u64),
@@ -89,7 +111,7 @@ impl<'a> LiveWords<'a> {
         }
     }
 
-    /// `None`: a frame is of no function.
+    /// As [`LiveWords::each`], by the maps of the frames. `None`: one is of no function.
     fn precise(
         &mut self,
         frames: &[Frame],
@@ -101,14 +123,13 @@ impl<'a> LiveWords<'a> {
         self.objects.clear();
         self.own.clear();
         let mut own = std::mem::take(&mut self.own);
-        let mut found =
-            |word: u64| if (used.lo..used.end()).contains(&word) { own.push(word) } else { live(word) };
+        let mut found = |word: u64| if used.contains(word) { own.push(word) } else { live(word) };
         let mut interrupted = false;
         for (number, frame) in frames.iter().enumerate() {
             let map = self.map(frame.pc)?;
             let args = frame.fp.wrapping_add(above);
             if map.unknown || interrupted {
-                // With what it was about to pass to another one.
+                // The whole frame, and the arguments that it was about to pass on.
                 used.between(frame.sp, args.saturating_add(map.args_size)).for_each(&mut found);
             } else {
                 if map.reflected {
@@ -127,11 +148,14 @@ impl<'a> LiveWords<'a> {
             }
             interrupted = map.injected;
             if number + 1 == frames.len() && !map.top {
-                // The walk ended where it need not: the rest may belong to anybody.
+                // The walk ended before the outermost function (assembly that writes the stack pointer, a return
+                // address of zero): the rest of the stack may hold frames that were not seen.
                 used.between(frame.sp, used.end()).for_each(&mut found);
             }
         }
         also.iter().copied().for_each(&mut found);
+        // As the collector does (`scanstack`): a variable whose address is taken is scanned when the first live
+        // pointer to it is found, and what it refers to may be the next one.
         self.objects.sort_unstable_by_key(|(start, ..)| *start);
         while let Some(addr) = own.pop() {
             let behind = self.objects.partition_point(|(start, ..)| *start <= addr);
@@ -146,7 +170,7 @@ impl<'a> LiveWords<'a> {
             let (from, to) = object.pointers;
             let within = |at: u32| start.saturating_add(u64::from(at));
             for word in used.between(within(from), within(to)) {
-                if (used.lo..used.end()).contains(&word) { own.push(word) } else { live(word) }
+                if used.contains(word) { own.push(word) } else { live(word) }
             }
         }
         self.own = own;
@@ -166,7 +190,7 @@ impl<'a> LiveWords<'a> {
         words().map_or(MAX_REFLECTED, |words| words.saturating_mul(8)).min(MAX_REFLECTED)
     }
 
-    /// `stkframe.varp`: where the local variables end. Below the return address (amd64) and the saved frame pointer.
+    /// `stkframe.varp`: where the local variables end, below the return address (amd64) and the saved frame pointer.
     fn locals_end(&self, frame: &Frame) -> u64 {
         let return_address = if self.binary.arch() == Arch::Arm64 { 0 } else { 8 };
         let end = frame.fp.wrapping_sub(return_address);
@@ -195,5 +219,172 @@ impl Memory for Bytes<'_, '_> {
         let bytes = from.and_then(|from| self.0.bytes.get(from..)?.get(..buffer.len()));
         buffer.copy_from_slice(bytes.ok_or(Fault::Unmapped(addr))?);
         Ok(())
+    }
+}
+
+/// What is live in a frame at one pc.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct FrameMap {
+    /// The tables say nothing: every word of the frame may be live.
+    unknown: bool,
+    /// One of [`INJECTED`]: no map holds for the frame that it interrupted either.
+    injected: bool,
+    /// One of [`REFLECTED`].
+    reflected: bool,
+    /// Pointers among the local variables: bytes below [`LiveWords::locals_end`].
+    locals: Box<[u32]>,
+    /// Pointers among the arguments: bytes from the first one.
+    args: Box<[u32]>,
+    args_size: u64,
+    objects: Box<[StackObject]>,
+    /// No function called this one: the stack ends with it.
+    top: bool,
+}
+
+/// A variable on the stack whose address is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct StackObject {
+    /// From the end of the local variables if negative, else from the first argument.
+    offset: i32,
+    size: u32,
+    /// Where in it pointers may be: first byte, and the one behind.
+    pointers: (u32, u32),
+}
+
+impl StackObject {
+    /// The arguments in registers of a function that reflection made: an `abi.RegArgs` at the end of its
+    /// frame (`methodValueCallFrameObjs`): `{ Ints, Floats, Ptrs, ReturnIsPtr }`, nine, fifteen and nine on
+    /// amd64, sixteen each on arm64 (`src/internal/abi/abi.go`).
+    fn reg_args(arch: Arch) -> StackObject {
+        let (ints, floats, bitmap) = match arch {
+            Arch::Amd64 => (9_u32, 15_u32, 2_u32),
+            Arch::Arm64 => (16, 16, 2),
+        };
+        let pointers = (ints + floats) * 8;
+        let behind = pointers + ints * 8;
+        let size = (behind + bitmap).next_multiple_of(8);
+        StackObject { offset: -size.cast_signed(), size, pointers: (pointers, behind) }
+    }
+}
+
+impl FrameMap {
+    /// The map for a frame that goes on at `pc`, which the kernel moved by `bias`. `None`: there is no such
+    /// function.
+    fn of(binary: &GoBinary, bias: u64, pc: Pc) -> Option<FrameMap> {
+        let functions = binary.functions();
+        let linked = pc.addr().wrapping_sub(bias);
+        let function = functions.function_at(linked)?;
+        let args_size = functions.args_size(&function);
+        let mut map = FrameMap {
+            injected: INJECTED.contains(&function.name),
+            reflected: REFLECTED.contains(&function.name),
+            args_size: args_size.unwrap_or(0).min(MAX_BITS as u64),
+            top: functions.is_top_frame(&function),
+            ..FrameMap::default()
+        };
+        map.unknown = map.injected;
+        if map.reflected {
+            map.objects = Box::new([StackObject::reg_args(binary.arch())]);
+            return Some(map);
+        }
+        if !map.unknown {
+            map.unknown = map.fill(binary, &function, linked).is_none();
+        }
+        Some(map)
+    }
+
+    /// `None`: the tables do not say.
+    fn fill(&mut self, binary: &GoBinary, function: &Function<'_>, linked: u64) -> Option<()> {
+        let functions = binary.functions();
+        let at_entry = linked == function.entry;
+        let index = (!at_entry)
+            .then(|| functions.pcdata(function, PcData::StackMapIndex, linked.wrapping_sub(1)))
+            .flatten();
+        // Where there is no value the runtime takes map 0, that of the function's entry.
+        let index = usize::try_from(index.unwrap_or(-1).max(0)).ok()?;
+        let frame = u64::try_from(functions.sp_delta(function, linked)?).ok()?;
+        // Below this there are no variables, only the saved frame pointer or link register.
+        let least = if binary.arch() == Arch::Arm64 { 16 } else { 8 };
+        self.locals = match functions.funcdata(function, FuncData::LocalsPointerMaps) {
+            Some(table) => {
+                let (bits, count) = bitmap(table, index)?;
+                bits.map(|bit| (count - bit) as u32 * 8).collect()
+            }
+            None if frame <= least => Box::default(),
+            None => return None,
+        };
+        self.args = match functions.funcdata(function, FuncData::ArgsPointerMaps) {
+            Some(table) if self.args_size > 0 => bitmap(table, index)?.0.map(|bit| bit as u32 * 8).collect(),
+            None if self.args_size > 0 => return None,
+            _ => Box::default(),
+        };
+        if let Some(table) = functions.funcdata(function, FuncData::StackObjects) {
+            let count = usize::try_from(u64_at(table, 0)?).ok().filter(|count| *count <= MAX_OBJECTS)?;
+            let records = table.get(8..)?.chunks_exact(RECORD).take(count);
+            self.objects = records
+                .map(|record| {
+                    let size = u32::try_from(i32_at(record, 4)?).ok()?;
+                    Some(StackObject { offset: i32_at(record, 0)?, size, pointers: (0, size) })
+                })
+                .collect::<Option<_>>()?;
+        }
+        Some(())
+    }
+}
+
+/// The bits that are set in bitmap number `index` of a `stackmap` (`{ n, nbit int32; bytedata }`), and how
+/// many bits it has.
+fn bitmap(table: &[u8], index: usize) -> Option<(impl Iterator<Item = usize>, usize)> {
+    let maps = usize::try_from(i32_at(table, 0)?).ok()?;
+    let bits = usize::try_from(i32_at(table, 4)?).ok().filter(|bits| *bits <= MAX_BITS)?;
+    let bytes = bits.div_ceil(8);
+    let map = if bits == 0 {
+        &[]
+    } else {
+        (index < maps).then_some(())?;
+        table.get(8usize.checked_add(index.checked_mul(bytes)?)?..)?.get(..bytes)?
+    };
+    let is_set = |bit: &usize| map.get(bit / 8).is_some_and(|byte| byte >> (bit % 8) & 1 != 0);
+    Some(((0..bits).filter(is_set), bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `stackmap` of `n` bitmaps.
+    fn table(n: i32, bits: i32, bytes: &[u8]) -> Vec<u8> {
+        [&n.to_le_bytes()[..], &bits.to_le_bytes(), bytes].concat()
+    }
+
+    fn set(table: &[u8], index: usize) -> Option<(Vec<usize>, usize)> {
+        bitmap(table, index).map(|(set, bits)| (set.collect(), bits))
+    }
+
+    #[test]
+    fn bitmaps_lie_one_behind_the_other() {
+        let two = table(2, 10, &[0b101, 0b10, 0xff, 0xff]);
+        assert_eq!(set(&two, 0), Some((vec![0, 2, 9], 10)));
+        assert_eq!(set(&two, 1), Some(((0..10).collect(), 10)), "bits behind the last one mean nothing");
+        assert_eq!(set(&two, 2), None);
+        assert_eq!(set(&table(1, 0, &[]), 7), Some((vec![], 0)), "without pointers there is one for all");
+    }
+
+    #[test]
+    fn tables_that_lie_are_none() {
+        for lie in [&[][..], &[1, 0, 0], &table(1, -1, &[0]), &table(-1, 8, &[0]), &table(1, i32::MAX, &[0])]
+        {
+            assert_eq!(set(lie, 0), None, "{lie:?}");
+        }
+        assert_eq!(set(&table(i32::MAX, 8, &[1]), usize::MAX / 2), None);
+    }
+
+    #[test]
+    fn arguments_in_registers_have_the_size_of_the_runtimes() {
+        // unsafe.Sizeof(abi.RegArgs{}) of Go 1.19 to 1.27.
+        let amd64 = StackObject::reg_args(Arch::Amd64);
+        assert_eq!((amd64.offset, amd64.pointers), (-272, (192, 264)));
+        let arm64 = StackObject::reg_args(Arch::Arm64);
+        assert_eq!((arm64.offset, arm64.pointers), (-392, (256, 384)));
     }
 }

@@ -7,7 +7,6 @@
 
 use super::roots::processors;
 use super::spans::words;
-use super::types::{TimerKind, TimerSite};
 use crate::binary::Globals;
 use crate::binary::bytes::{u32_at, u64_at};
 use crate::memory::{Fault, Range};
@@ -26,6 +25,33 @@ const ZOMBIE: u8 = 4;
 const SET: [u32; 6] = [1, 2, 6, 7, 8, 9];
 /// The two of them whose time is `nextwhen`.
 const MODIFIED: [u32; 2] = [7, 8];
+
+/// Timers that do the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimerSite {
+    /// The function that runs when they fire, as an address in the target's code: of `time.AfterFunc` the
+    /// function given to it.
+    pub func: u64,
+    /// What kind they are.
+    pub kind: TimerKind,
+    /// How many are set.
+    pub count: u64,
+    /// When the next and the last of them fire, from now, nanoseconds.
+    pub fires_in_ns: (u64, u64),
+    /// For a channel's timer: no root reaches the channel, so nobody can receive what is sent.
+    pub unreachable: bool,
+}
+
+/// Kinds of timers of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TimerKind {
+    /// `time.NewTicker`, `time.Tick`: sends again and again.
+    Ticker,
+    /// `time.NewTimer`, `time.After`: sends once.
+    Timer,
+    /// `time.AfterFunc`: starts a function.
+    AfterFunc,
+}
 
 /// A timer that is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

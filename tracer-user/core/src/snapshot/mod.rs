@@ -21,7 +21,7 @@ mod window;
 
 pub(crate) use offsets::Offsets;
 pub(crate) use raw::Raw;
-pub use take::{Options, Reading, SnapshotError, look, take};
+pub use take::{Options, Reading, SnapshotError, take, take_only};
 pub use types::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Stacks, Trust, Wait, Wants};
 pub(crate) use unwind::{Frame, Registers, Unwinder};
 pub use view::{Clock, View};

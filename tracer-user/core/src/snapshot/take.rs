@@ -75,7 +75,7 @@ pub fn take(
 ///
 /// # Errors
 /// As [`take`].
-pub fn look(view: &View<'_>, options: Options, addrs: &[u64]) -> Result<Snapshot, SnapshotError> {
+pub fn take_only(view: &View<'_>, options: Options, addrs: &[u64]) -> Result<Snapshot, SnapshotError> {
     let mut reading = Reading::begin(view, options)?;
     for addrs in addrs.chunks(CHUNK) {
         if let Err(fault) = reading.read_goroutines(addrs) {

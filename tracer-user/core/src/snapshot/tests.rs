@@ -1,7 +1,7 @@
 //! Whole snapshots of memory made by hand: goroutines that move between two looks, a process that
 //! ends half way, and hostile memory. Real programs are read in the live tests.
 
-use super::{Clock, Options, Snapshot, Trust, View, look, take};
+use super::{Clock, Options, Snapshot, Trust, View, take, take_only};
 use crate::binary::GoBinary;
 use crate::event::status;
 use crate::goruntime::State;
@@ -174,7 +174,7 @@ fn only_what_is_asked_for_is_looked_at() {
     let mut program = Program::new();
     let (_, second) = (program.parked(), program.parked());
     let view = View { memory: &program, binary: &program.binary, bias: 0, clock: Clock::Stopped };
-    let snapshot = look(&view, ALL, &[second, 0x10]).unwrap();
+    let snapshot = take_only(&view, ALL, &[second, 0x10]).unwrap();
     let goids: Vec<u64> = snapshot.goroutines.iter().map(|goroutine| goroutine.goid).collect();
     assert_eq!((goids, snapshot.unreadable), (vec![2], 1));
 }

@@ -66,7 +66,7 @@ impl Closer {
         let (memory, bias) = (Live::of(process), opened.bias().ok()?);
         let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
         let options = Options { stacks: true, objects: true, ..Options::default() };
-        let snapshot = snapshot::look(&view, options, &[g]).ok()?;
+        let snapshot = snapshot::take_only(&view, options, &[g]).ok()?;
         let one = snapshot.goroutines.first().filter(|one| one.goid == goid && one.trust == Trust::Still)?;
         if !one.state.stays() {
             return None;

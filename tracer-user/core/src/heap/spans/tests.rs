@@ -93,3 +93,11 @@ proptest! {
         prop_assert_eq!(spans.find(BASE + into), Place::Object(found));
     }
 }
+
+#[test]
+fn what_no_runtime_counts_is_not_believed() {
+    assert_eq!(Usage::of(3, 14), Some(Usage { bytes: 24_576, cycles: 7 }));
+    assert_eq!(Usage::of(MAX_PAGES + 1, 14), None);
+    assert_eq!(Usage::of(u64::MAX, 14), None);
+    assert_eq!(Usage::of(3, 15), None, "the runtime adds two at a time");
+}

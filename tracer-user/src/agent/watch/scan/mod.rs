@@ -77,7 +77,7 @@ pub(in crate::agent) fn poll(target: &Target, past: &mut Past, settings: &Settin
     let unknown = past.unknown(&snapshot);
     if !unknown.is_empty() {
         let options = snapshot::Options { stacks: true, ..plain };
-        let fresh = snapshot::look(&view, options, &unknown).map_err(|err| err.to_string())?;
+        let fresh = snapshot::take_only(&view, options, &unknown).map_err(|err| err.to_string())?;
         past.learn(&mut snapshot, fresh, &mut names);
     }
     let used = memory::of(target, &view, &settings.host);
