@@ -1,4 +1,4 @@
-//! Goroutines that may never run again, and what would have to be reached for them to run.
+//! Candidates: goroutines that may never run again, and what would have to be reached for them to run.
 //!
 //! The rules are those of the runtime's own leak detection (`src/runtime/mgc.go: isMaybeRunnable`, 1.26), for
 //! the same eleven wait reasons (`isChanWait`, `isSyncWait` of `runtime2.go`), with two differences: what
@@ -42,7 +42,7 @@ pub fn can_be_leaked(reason: &str) -> bool {
     sort(reason).is_some()
 }
 
-/// What makes a candidate live.
+/// All candidates of a snapshot, and what makes them live.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     /// By index into the snapshot's goroutines: it is a candidate, and nothing has made it live.
@@ -54,7 +54,7 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// Those of a snapshot. What they wait for is watched in `marker`.
+    /// Those of a snapshot. Their awaited objects are watched in `marker`.
     pub(super) fn of(view: &View<'_>, snapshot: &Snapshot, marker: &mut Marker<'_>) -> Candidates {
         let sorts: Vec<_> = view.binary.wait_reasons().iter().map(|reason| sort(reason)).collect();
         let hosts = Hosts::of(snapshot);
@@ -62,6 +62,8 @@ impl Candidates {
             Candidates { dead: vec![false; snapshot.goroutines.len()], ..Candidates::default() };
         for (goroutine, index) in snapshot.goroutines.iter().zip(0u32..) {
             let sort = sorts.get(usize::from(goroutine.reason)).copied().flatten();
+            // What moved while it was read may have been woken already. The runtime's own goroutines wait for what cannot be
+            // seen here.
             let can = goroutine.trust == Trust::Still && goroutine.state.waits() && !goroutine.system;
             let Some(sort) = sort.filter(|_| can) else { continue };
             if let Some(awaited) = awaited(sort, goroutine, snapshot, marker, &hosts) {
@@ -86,7 +88,8 @@ impl Candidates {
         }
     }
 
-    /// Something on the stack of a goroutine that is no candidate is reached at once.
+    /// Makes those live that wait for something on the stack of a goroutine that is no candidate: the marker knows no
+    /// objects on stacks, so it would never report them as reached.
     pub(super) fn hosted_by_live(&mut self, live: &mut Vec<u32>) {
         let hosts: Vec<u32> = self.by_host.keys().copied().collect();
         for host in hosts {
@@ -156,6 +159,7 @@ fn awaited(
     (goroutine.waits.iter())
         .map(|wait| {
             let object = snapshot.objects.get(wait.object as usize)?;
+            // Not of package `sync`: the runtime or `internal/poll` (`fdMutex`) uses the semaphore in its own ways.
             if sort == Sort::Semaphore && object.kind == ObjectKind::Semaphore {
                 return None;
             }

@@ -66,7 +66,7 @@ pub(super) struct Woken {
     pub(super) by: Source,
 }
 
-/// What one thread found and has not handed over.
+/// What one thread found and has not handed over yet: locks are taken once a batch, not once a pointer.
 #[derive(Default)]
 pub(super) struct Found {
     queue: Vec<u32>,
@@ -75,7 +75,6 @@ pub(super) struct Found {
     bytes: u64,
 }
 
-/// The state of a marking.
 pub(super) struct Marker<'a> {
     memory: &'a (dyn Memory + Sync),
     spans: Spans,
@@ -102,7 +101,6 @@ struct Queue {
 }
 
 impl Found {
-    /// Whether something was found.
     pub(super) fn is_any(&self) -> bool {
         !self.queue.is_empty() || !self.woken.is_empty()
     }
@@ -154,7 +152,6 @@ impl<'a> Marker<'a> {
         Ok(())
     }
 
-    /// Makes room for all spans.
     fn grow(&mut self) {
         let words = (self.spans.bits() / 64) as usize;
         self.marks.resize_with(words, AtomicU64::default);
@@ -195,7 +192,8 @@ impl<'a> Marker<'a> {
         }
     }
 
-    /// A word that may be anything was found, also what is left of a pointer to an object that is no more.
+    /// A word that may be anything was found, also what is left of a pointer to an object that was freed. The collector
+    /// would keep nothing alive for such a word, so an object counts only if the runtime has it in use.
     pub(super) fn reach_doubtful(&self, view: &View<'_>, word: u64, by: Source, found: &mut Found) {
         match self.spans.object(word) {
             Some(object) if self.is_marked(object) || !self.spans.is_used(view, object) => {}
@@ -247,6 +245,7 @@ impl<'a> Marker<'a> {
             buffer.resize((len - from).min(BATCH_BYTES as u64) as usize, 0);
             match self.memory.read(addr + from, &mut buffer) {
                 Ok(()) => words(&buffer).for_each(|word| self.reach(word, Source::Other, found)),
+                // The object was freed meanwhile, and its pages given back.
                 Err(Fault::Unmapped(_)) => break,
                 Err(fault) => return Err(fault),
             }
@@ -292,7 +291,8 @@ impl<'a> Marker<'a> {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.busy -= 1;
             if result.is_err() {
-                // Nobody can go on.
+                // The target is gone or unreadable: no other thread shall begin anything. The flags of these spans stay set, so
+                // this marker must not be marked with again.
                 queue.spans.clear();
             }
             self.wake.notify_all();
@@ -484,7 +484,6 @@ impl<'a> Marker<'a> {
 struct Scan {
     /// Spans that are read whole, by their number.
     shared: Vec<(u32, Range)>,
-    /// Adjacent objects.
     pieces: Vec<Range>,
     bytes: usize,
     buffer: Vec<u8>,

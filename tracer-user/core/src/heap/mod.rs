@@ -77,7 +77,6 @@ pub struct Facts {
     pub unreachable: bool,
     /// When the first look that found it in this very wait was taken, `CLOCK_MONOTONIC` nanoseconds.
     pub since_ns: u64,
-    /// Looks that found the goroutine.
     pub looks: u32,
     /// Looks that found it to have run since the look before.
     pub moved: u32,
@@ -107,7 +106,6 @@ pub struct Look {
 
 /// An observation, and what is needed to ask it more.
 pub struct Observation<'a> {
-    /// What was observed.
     pub observed: Observed,
     view: View<'a>,
     /// As the last pass left it.

@@ -24,14 +24,12 @@ const MAX_NAMES: usize = 1 << 16;
 /// Functions that only give way to others.
 const YIELDING: [&str; 2] = ["runtime.Gosched", "time.Sleep"];
 
-/// How to observe.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// How long, at least.
     pub window: Duration,
     /// Passes at least; more follow while they still change what was found.
     pub passes: u32,
-    /// Threads that scan.
     pub threads: usize,
     /// Make passes at all; without, nothing is proven.
     pub heap: bool,
@@ -40,13 +38,11 @@ pub struct Options {
 /// How far an observation is, for a line on the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It takes look number n.
     Looking(u32),
     /// It makes pass number n: bytes read, of about how many.
     Scanning(u32, u64, u64),
 }
 
-/// Why there is no observation.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
     /// Not even one look could be taken.
@@ -146,6 +142,7 @@ pub fn observe<'a>(
                 }
             }
         }
+        // Nothing moves any more where the target is stopped: one pass has seen all there is to be seen.
         let over = stopped || freezes || begun.elapsed() >= options.window;
         let proven = !options.heap || proof.has_failed() || proof.is_settled();
         if over && proven {
@@ -174,7 +171,6 @@ struct Track {
     last: usize,
 }
 
-/// All looks of an observation.
 struct Looks<'s, 'a> {
     view: &'s View<'a>,
     options: &'s Options,
@@ -186,7 +182,6 @@ struct Looks<'s, 'a> {
     /// Stack pointers of threads that were sampled in one since the last look, ascending.
     yielded: Vec<u64>,
     depths: Depths,
-    /// Registers cannot be had.
     unseen: bool,
 }
 
@@ -219,6 +214,7 @@ impl<'s, 'a> Looks<'s, 'a> {
         }
         self.yielded.clear();
         let last = self.taken.len();
+        // Goroutines that have ended: their ids do not come again.
         self.tracks.retain(|_, track| track.last == last);
         Ok(snapshot)
     }
@@ -228,6 +224,8 @@ impl<'s, 'a> Looks<'s, 'a> {
         let (lo, hi) = goroutine.stack_bounds;
         let sampled =
             self.yielded.get(self.yielded.partition_point(|sp| *sp < lo)).is_some_and(|sp| *sp < hi);
+        // A goroutine that yields is runnable when it is looked at, with its stack in `runtime.Gosched`, or its thread was
+        // sampled there.
         let yields = sampled || runnable && self.yields(goroutine.resume_pc.wrapping_sub(1));
         let busy =
             matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);
@@ -269,7 +267,6 @@ impl<'s, 'a> Looks<'s, 'a> {
         registers
     }
 
-    /// Waits, and takes looks meanwhile.
     fn pause(&mut self, pause: Duration, registers: &mut Registers<'_>) -> Result<(), SnapshotError> {
         let (end, before) = (Instant::now() + pause, self.taken.len());
         let shortest = self.options.window / LOOKS;
@@ -280,6 +277,7 @@ impl<'s, 'a> Looks<'s, 'a> {
                 std::thread::sleep(left);
                 break;
             }
+            // A look that takes long, as of a million goroutines, is taken the more rarely.
             let took = self.look_again(every, registers)?;
             every = every.max(took * SHARE);
         }

@@ -1,9 +1,9 @@
 //! A pass over the heap, and what several of them prove.
 //!
-//! The order within a pass matters. First the registers, then the variables and specials, then the goroutines that are
-//! no candidates: a reference that moves while it is read moves mostly from where a thread works to where it stays.
-//! Timers that nobody waits for come last, so that it shows whether anything else leads to their channels. What
-//! moved nevertheless the pass catches up with.
+//! Registers come first, then variables and specials, then the goroutines that are no candidates. Timers that nobody
+//! waits for come last, so that it shows whether anything else leads to their channels. While all this is read a
+//! reference may move to where the pass has been already. So the pass catches up: it reads the registers again, and
+//! what has run, until nothing has or its time is over.
 
 use super::candidates::Candidates;
 use super::marker::{Found, Marker, Source};
@@ -402,8 +402,8 @@ impl Proof {
         self.failed.is_some()
     }
 
-    /// Whether further passes would hardly change anything. Each pass can only take away from what the first one found:
-    /// several that take nothing away are what a goroutine in motion would need luck to survive.
+    /// Whether further passes would hardly change anything. A pass can only take away from what the first one found; a
+    /// goroutine that was merely in motion would have to be missed by several passes in a row.
     pub(super) fn is_settled(&self) -> bool {
         let quiet = self.quiet >= QUIET.min(self.least.saturating_sub(1));
         self.sound >= self.least && quiet || self.passes >= self.least.saturating_mul(AT_MOST)

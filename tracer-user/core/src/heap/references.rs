@@ -24,7 +24,6 @@ const PIECE: u64 = 1 << 20;
 /// How often a goroutine that moves is read again, and after which time.
 const RETRIES: usize = 4;
 const PAUSE: Duration = Duration::from_micros(50);
-/// Deferred calls of one goroutine.
 const MAX_DEFERS: usize = 1 << 12;
 /// Bytes of a `_defer` (`src/runtime/runtime2.go`), in every version no more.
 const DEFER: usize = 80;
@@ -48,7 +47,6 @@ pub(super) struct Wanted {
     pub(super) moved: bool,
 }
 
-/// Reads what goroutines refer to.
 pub(super) struct References<'a> {
     view: View<'a>,
     at: Offsets,
@@ -88,8 +86,6 @@ impl<'a> References<'a> {
         })
     }
 
-    /// Marks what these refer to.
-    ///
     /// # Errors
     /// The process has ended, or may not be read.
     pub(super) fn mark(&mut self, wanted: &[Wanted], marker: &Marker<'_>) -> Result<(), Fault> {
@@ -159,6 +155,7 @@ impl<'a> References<'a> {
             let (first, second) = (raw(index, &gs), raw(index, &again));
             let mut sink = |word, sure| sink(wanted.index, word, sure);
             let Some(now) = second.or(first) else { continue };
+            // Both images: a field that was set between the two reads counts, and so does what it held before.
             for image in [&gs, &again] {
                 let bytes = image.get(index * self.size..).and_then(|rest| rest.get(..self.size));
                 // Every word of the `g` counts but those that say where its stack lies: one behind the end of the stack
@@ -207,6 +204,8 @@ impl<'a> References<'a> {
         }
         let mut next = self.defer.and_then(|at| u64_at(g, at)).unwrap_or(0);
         let link = if self.view.binary.version().minor >= 22 { LINK_SINCE_22 } else { LINK };
+        // `scanstack` (`src/runtime/mgcmark.go`) takes these for roots, too: they point into the stack, and no map of a frame
+        // has them.
         for _ in 0..MAX_DEFERS {
             let mut bytes = [0; DEFER];
             if next == 0 || memory.read(next, &mut bytes).is_err() {

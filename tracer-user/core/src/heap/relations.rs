@@ -37,7 +37,6 @@ const MAX_HOLDERS: usize = 16;
 pub struct DeadSet {
     /// Index into [`Snapshot::goroutines`], at least two.
     pub members: Vec<u32>,
-    /// Who waits for whom.
     pub edges: Vec<Edge>,
 }
 
@@ -52,7 +51,6 @@ pub struct Edge {
     pub holder: u32,
 }
 
-/// What refers to an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders {
     /// Goroutines with a reference on their stack: index into [`Snapshot::goroutines`], at most a few.
@@ -182,7 +180,6 @@ impl Refers {
     }
 }
 
-/// Follows references through the heap.
 struct Search<'s> {
     view: &'s View<'s>,
     marker: &'s Marker<'s>,
@@ -204,7 +201,7 @@ impl Search<'_> {
                 let mut meant = awaited.iter().filter(|index| self.points_at(**index, object, word));
                 let is_channel = meant.clone().any(|index| self.is_channel(*index));
                 relation.holds.extend(meant.by_ref().filter(|index| !own.contains(*index)));
-                // What lies in a channel is not this goroutine's.
+                // What lies in a channel belongs to the one that will receive it.
                 let Some(bytes) = (!is_channel).then(|| self.bytes(object)).flatten() else { continue };
                 relation.context |= self.is_context(&bytes, &channels);
                 for word in words(&bytes) {

@@ -1,6 +1,6 @@
 //! Roots that belong to no goroutine: variables, timers, finalizers and the like.
 //!
-//! `src/runtime/mgcmark.go: markroot`. What the runtime keeps outside of its heap is not scanned: all it
+//! `src/runtime/mgcmark.go: markroot`, 1.19 to 1.27. What the runtime keeps outside of its heap is not scanned: all it
 //! refers to is its own.
 
 use super::marker::{Found, Marker, Source};
@@ -78,6 +78,7 @@ impl<'a> Roots<'a> {
         let (mut bytes, mut bits) = (Vec::new(), Vec::new());
         let mut found = Found::default();
         for from in (0..len).step_by(CHUNK as usize) {
+            // A bit of the mask stands for a word of the block, so a byte of it for 64 bytes.
             let size = (len - from).min(CHUNK);
             bytes.resize(size as usize, 0);
             bits.resize(size.div_ceil(64) as usize, 0);
@@ -132,7 +133,8 @@ impl<'a> Roots<'a> {
             .collect();
         let (mut bytes, mut whole, mut seen) = (Vec::new(), Vec::new(), 0);
         let mut found = Found::default();
-        // First the first of each list, then the second of each, and so on.
+        // The lists of all spans side by side: first the first special of each, then the second of each, and so on. A
+        // million specials are few reads so.
         while !todo.is_empty() && seen < MAX_SPECIALS {
             todo.truncate(MAX_SPECIALS - seen);
             seen += todo.len();
@@ -143,6 +145,7 @@ impl<'a> Roots<'a> {
                 if !*whole {
                     continue;
                 }
+                // The first word is `next`, which the loop itself follows.
                 words(record).skip(1).for_each(|word| self.marker.reach(word, Source::Other, &mut found));
                 let offset = if minor >= 24 {
                     u64_at(record, 8).unwrap_or(u64::MAX)
@@ -154,7 +157,7 @@ impl<'a> Roots<'a> {
                         Some(kind) if kind == finalizer => {
                             self.marker.reach_within(base + offset, &mut found)?;
                         }
-                        // Whoever has the weak pointer can make a strong one of it at any time.
+                        // A goroutine that has the weak pointer can make a strong one of it at any time.
                         kind if kind == weak => self.marker.reach(base + offset, Source::Other, &mut found),
                         _ => {}
                     }

@@ -49,7 +49,6 @@ pub(super) enum HeapError {
     /// There is more than is believed.
     #[error("its heap has more than {MAX_SPANS} spans, {MAX_OBJECTS} objects or 1 TiB")]
     TooLarge,
-    /// Its tables cannot be read.
     #[error("the tables of its heap cannot be read: {0}")]
     Unreadable(#[from] Fault),
 }
@@ -57,21 +56,17 @@ pub(super) enum HeapError {
 /// A span in use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
-    /// Its first address.
     pub(super) base: u64,
-    /// Bytes of an object.
     pub(super) size: u64,
-    /// Objects.
     pub(super) count: u32,
     /// For dividing by `size` (`mspan.divMul`).
     magic: u32,
-    /// Where the bits of its objects begin in a bitmap of all objects: a multiple of 64.
+    /// Where the bits of its objects begin in a bitmap of all objects. A multiple of 64: a scan of the span
+    /// takes whole words.
     pub(super) bits: u64,
-    /// Objects without pointers.
     pub(super) noscan: bool,
     /// Some of its objects are waited for.
     pub(super) watched: bool,
-    /// `mspan.specials`.
     pub(super) specials: u64,
     /// Its `mspan`.
     record: u64,
@@ -84,14 +79,12 @@ pub(super) struct ObjectId {
     pub(super) index: u32,
 }
 
-/// What an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// In this object of the heap.
     Object(ObjectId),
     /// Where the heap is, or grows, but in no span that was in use when the table was made.
     Nowhere,
-    /// Anywhere else.
     Outside,
 }
 
@@ -113,7 +106,6 @@ pub(super) struct Spans {
     scannable: u64,
 }
 
-/// Offsets of an `mspan`.
 struct Fields {
     size: usize,
     start: usize,
@@ -193,6 +185,8 @@ impl Spans {
             && base >> ARENA_SHIFT > 0
             && base.checked_add(pages << PAGE_SHIFT).is_some_and(|end| end >> 48 == 0)
             && pages <= MAX_PAGES;
+        // A place that is taken stays as it is. `extend` reads the whole list again, and a span may have been freed and its
+        // pages given to another one while the list was read.
         if !plausible || !matches!(state, IN_USE | MANUAL) || self.at(base) != NONE {
             return Ok(());
         }
@@ -224,6 +218,8 @@ impl Spans {
             u64_at(record, fields.nelems)?
         };
         let bytes = pages << PAGE_SHIFT;
+        // A `magic` is exact for small spans only, and the bitmaps grow with `count`: a hostile span could make us keep a
+        // bit for every eight bytes of a terabyte.
         let fits = size >= 8 && count > 0 && count.checked_mul(size).is_some_and(|all| all <= bytes);
         if !fits || count > 1 && pages > MAX_SHARED_PAGES {
             return None;
@@ -281,7 +277,6 @@ impl Spans {
         }
     }
 
-    /// What lies at an address.
     #[inline]
     pub(super) fn find(&self, addr: u64) -> Place {
         match self.at(addr) {
@@ -303,7 +298,6 @@ impl Spans {
         }
     }
 
-    /// A span by its number.
     #[inline]
     pub(super) fn get(&self, number: u32) -> Option<&Span> {
         self.spans.get(number as usize)
@@ -316,7 +310,6 @@ impl Spans {
         }
     }
 
-    /// Bytes in objects with pointers.
     pub(super) fn scannable(&self) -> u64 {
         self.scannable
     }

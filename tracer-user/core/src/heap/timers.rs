@@ -32,9 +32,7 @@ pub struct TimerSite {
     /// The function that runs when they fire, as an address in the target's code: of `time.AfterFunc` the
     /// function given to it.
     pub func: u64,
-    /// What kind they are.
     pub kind: TimerKind,
-    /// How many are set.
     pub count: u64,
     /// When the next and the last of them fire, from now, nanoseconds.
     pub fires_in_ns: (u64, u64),
@@ -53,10 +51,9 @@ pub enum TimerKind {
     AfterFunc,
 }
 
-/// A timer that is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timer {
-    /// Of the runtime's `timer`, which may lie within an object.
+    /// Of the runtime's `timer`, which may lie within an object (`time.Timer`).
     pub(super) addr: u64,
     pub(super) kind: TimerKind,
     /// See [`TimerSite::func`].

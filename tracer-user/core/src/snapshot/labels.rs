@@ -7,10 +7,12 @@
 use super::View;
 use crate::binary::bytes::u64_at;
 use crate::memory::{Memory, Range};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Labels of one goroutine that are read; who sets them sets a few.
 const MAX_LABELS: usize = 64;
+/// What is kept of a target that makes up label sets without end; later ones are not read.
+const MAX_BYTES: usize = 1 << 28;
 /// Bytes of a key or value that are read.
 const MAX_TEXT: u64 = 1 << 10;
 
@@ -35,12 +37,48 @@ const SAME_SIZE_GROW: u8 = 8;
 /// [`MAX_LABELS`].
 const MAX_BUCKETS: u64 = 64;
 
+type LabelSet = Vec<(String, String)>;
+
+/// Label sets by their ids (index + 1 into the list of all), each read and kept once: a million goroutines have few
+/// different ones.
+#[derive(Default)]
+pub(super) struct LabelSets {
+    /// Bytes of all of them.
+    bytes: usize,
+    by_addr: HashMap<u64, u32>,
+    by_content: HashMap<LabelSet, u32>,
+}
+
+impl LabelSets {
+    /// The id of the set at `addr` (`g.labels`), which is added to `all` if it is new; 0: no labels.
+    pub(super) fn id(&mut self, view: &View<'_>, addr: u64, all: &mut Vec<LabelSet>) -> u32 {
+        if addr == 0 {
+            return 0;
+        }
+        // Goroutines inherit the labels of their creator, so most share one address.
+        if let Some(id) = self.by_addr.get(&addr) {
+            return *id;
+        }
+        let room = self.bytes < MAX_BYTES;
+        let set = room.then(|| read(view, addr)).flatten().filter(|set| !set.is_empty());
+        let id = set.map_or(0, |set| {
+            *self.by_content.entry(set).or_insert_with_key(|set| {
+                self.bytes += set.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+                all.push(set.clone());
+                u32::try_from(all.len()).unwrap_or(0)
+            })
+        });
+        self.by_addr.insert(addr, id);
+        id
+    }
+}
+
 /// A key and its value, as (address, length) each.
 type Pair = [(u64, u64); 2];
 
 /// The labels at `labels`, the value of a `g.labels` that is not 0: keys in order, no more than 64,
 /// texts cut at 1 KiB. `None`: there are no labels that make sense.
-pub(super) fn read(view: &View, labels: u64) -> Option<Vec<(String, String)>> {
+fn read(view: &View, labels: u64) -> Option<Vec<(String, String)>> {
     if view.binary.version().minor >= SLICE_SINCE {
         texts(view.memory, slice(view.memory, labels)?)
     } else {
@@ -66,6 +104,7 @@ fn map(memory: &dyn Memory, labels: u64) -> Option<Vec<Pair>> {
         0 => return Some(Vec::new()),
         addr => memory.read(addr, &mut hmap).ok()?,
     }
+    // `hmap { count int; flags, B uint8; …; buckets, oldbuckets }`: while a map grows its entries are in either table.
     let [flags, log2, ..] = *hmap.get(8..)? else { return None };
     let count = 1u64.checked_shl(u32::from(log2)).unwrap_or(u64::MAX);
     let old_count = if flags & SAME_SIZE_GROW == 0 { count / 2 } else { count };

@@ -1,13 +1,85 @@
-//! The words of one `runtime.g`, as its bytes say.
+//! One `runtime.g`: where its fields are, and what its bytes say.
 
-use super::offsets::Offsets;
 use super::unwind::Saved;
+use crate::binary::Layout;
 use crate::event::status;
 use crate::goruntime::State;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// `_Gscan` (`src/runtime/runtime2.go`).
 const SCAN: u32 = 0x1000;
+/// More than the largest `g` up to 1.27 (456 bytes) by far; a layout that says more is nonsense.
+const MAX_LEN: usize = 4096;
+
+/// Offsets in `runtime.g`, resolved once a binary.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offsets {
+    stack_lo: usize,
+    stack_hi: usize,
+    m: usize,
+    sched_sp: usize,
+    sched_pc: usize,
+    sched_g: usize,
+    sched_lr: usize,
+    stktopsp: usize,
+    syscallsp: usize,
+    syscallpc: usize,
+    status: usize,
+    goid: usize,
+    waitsince: usize,
+    waitreason: usize,
+    tracking_seq: usize,
+    lockedm: usize,
+    /// Since 1.21.
+    parent_goid: Option<usize>,
+    gopc: usize,
+    startpc: usize,
+    labels: usize,
+    /// Bytes of a `g` up to the last of these fields.
+    pub(crate) len: usize,
+    /// Of `runtime.m`.
+    pub(super) m_procid: u64,
+}
+
+impl Offsets {
+    /// From the layout of a binary.
+    ///
+    /// # Errors
+    /// The name of the first field that the layout does not have.
+    pub(crate) fn of(layout: &Layout) -> Result<Offsets, &'static str> {
+        let mut len = 0;
+        let mut g = |name: &'static str| {
+            let offset = layout.field("g", name).map(|offset| offset as usize).ok_or(name)?;
+            len = len.max(offset.saturating_add(8));
+            if len <= MAX_LEN { Ok(offset) } else { Err(name) }
+        };
+        let offsets = Offsets {
+            stack_lo: g("stack.lo")?,
+            stack_hi: g("stack.hi")?,
+            m: g("m")?,
+            sched_sp: g("sched.sp")?,
+            sched_pc: g("sched.pc")?,
+            sched_g: g("sched.g")?,
+            sched_lr: g("sched.lr")?,
+            stktopsp: g("stktopsp")?,
+            syscallsp: g("syscallsp")?,
+            syscallpc: g("syscallpc")?,
+            status: g("atomicstatus")?,
+            goid: g("goid")?,
+            waitsince: g("waitsince")?,
+            waitreason: g("waitreason")?,
+            tracking_seq: g("trackingSeq")?,
+            lockedm: g("lockedm")?,
+            parent_goid: g("parentGoid").ok(),
+            gopc: g("gopc")?,
+            startpc: g("startpc")?,
+            labels: g("labels")?,
+            len: 0,
+            m_procid: u64::from(layout.field("m", "procid").ok_or("procid")?),
+        };
+        Ok(Offsets { len, ..offsets })
+    }
+}
 
 /// A `g` read at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +117,7 @@ impl Still {
         let words = [
             self.goid,
             u64::from(self.status) << 16 | u64::from(self.reason) << 8 | u64::from(self.tracking_seq),
+            // Not the stack pointer itself: the collector may move a stack when it shrinks it.
             depth(self.sched.0),
             self.sched.1,
             if self.syscall.0 == 0 { 0 } else { depth(self.syscall.0) },
@@ -73,7 +146,7 @@ impl Raw {
         };
         let flags = u32::from_le_bytes(*bytes.get(at.status..)?.first_chunk()?);
         let status = u8::try_from(flags & !SCAN).unwrap_or(status::UNSAID);
-        // One that is in the list but was never used is dead.
+        // A `g` that is in the list and was never used has no `sched.g` yet, and is dead.
         let used_by = word(at.sched_g)?;
         if used_by != addr && !(used_by == 0 && State::from_status(status).is_dead()) {
             return None;

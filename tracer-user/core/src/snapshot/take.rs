@@ -1,21 +1,20 @@
 //! Reads all goroutines: `runtime.allgs` in chunks, each `g`, then its stack, then the `g` again to
 //! see whether it stood still meanwhile.
+//!
+//! Most goroutines of a program wait, so most stand still: what moves is the exception, and is read again alone.
 
-use super::label_sets::LabelSets;
-use super::offsets::Offsets;
-use super::raw::Raw;
-use super::scattered::Scattered;
-use super::threads::Threads;
-use super::unwind::Unwinder;
-use super::window::Window;
-use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, objects, outer};
+use super::labels::LabelSets;
+use super::raw::{Offsets, Raw};
+use super::unwind::{Unwinder, Window, outer_frames};
+use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, objects};
 use crate::binary::Globals;
 use crate::goruntime::{State, system};
-use crate::memory::{Fault, Range};
+use crate::memory::{Fault, Memory, Range};
+use std::collections::HashMap;
 
 /// Goroutines that are read together: few enough to be re-read within a millisecond or two.
 const CHUNK: usize = 1024;
-/// Bytes of a stack that are read ahead; what few goroutines need beyond is read one by one.
+/// Bytes of a stack that are read together with those of others; what few goroutines need beyond is read one by one.
 const STACK_AHEAD: u64 = 1024;
 /// Bytes of a running goroutine's stack that are searched for its outer frames.
 const OUTER_AHEAD: u64 = 32 << 10;
@@ -28,29 +27,24 @@ const MAX_ENTRIES: u64 = 1 << 24;
 /// How often a goroutine that moves is read again.
 const RETRIES: usize = 3;
 
-/// What to read besides the goroutines themselves.
+/// What to read besides the goroutines themselves, each at its price: objects cost a read for each waiting goroutine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Their stacks.
     pub stacks: bool,
     /// The arguments of the frames, for a traceback (with `stacks`).
     pub args: bool,
-    /// Their labels.
     pub labels: bool,
-    /// What they wait for.
     pub objects: bool,
 }
 
 /// Why there is no snapshot at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
-    /// The binary does not show where the runtime keeps its goroutines.
+    /// The binary does not show where `runtime.allgs` lies.
     #[error("the list of its goroutines cannot be found: {0}")]
     NoList(String),
-    /// The layout lacks a field.
     #[error("where {0} lies in its runtime.g is not known: give its layout with --layout FILE")]
     NoField(&'static str),
-    /// The list cannot be read.
     #[error("the list of its goroutines cannot be read: {0}")]
     Unreadable(Fault),
 }
@@ -154,13 +148,13 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What was read.
     pub fn finish(mut self) -> Snapshot {
         if self.options.objects {
             objects::find(&self.view, self.globals, &mut self.snapshot);
         }
         self.snapshot.taken_ns.1 = self.view.now_ns();
         if self.view.clock == Clock::Stopped {
+            // A core file does not say when it was written, on the clock of `waitsince`: the runtime's own notes do.
             let latest = self.snapshot.goroutines.iter().map(|goroutine| goroutine.waiting_since_ns).max();
             let polled = self.last_poll();
             self.snapshot.taken_ns =
@@ -254,6 +248,7 @@ impl<'a> Reading<'a> {
                 return Ok(());
             }
         }
+        // It is in the list whether it holds still or not: a goroutine is never left out because it moves.
         if exists(&last) {
             self.push(addr, &last, Trust::InMotion, (StackId::default(), (0, 0)));
         }
@@ -318,7 +313,7 @@ impl<'a> Reading<'a> {
         }
         let window = Window::new(self.view.memory, base, &bytes, top);
         let View { binary, bias, .. } = self.view;
-        let frames = outer::frames(&window, binary, bias, raw.startpc, top);
+        let frames = outer_frames(&window, binary, bias, raw.startpc, top);
         self.snapshot.stacks.intern(&frames).unwrap_or_default()
     }
 
@@ -382,4 +377,57 @@ fn is_system(view: &View<'_>, startpc: u64, stack: &[Pc]) -> bool {
     let name = |pc: u64| view.binary.functions().function_at(pc.wrapping_sub(view.bias)).map(|f| f.name);
     name(startpc)
         .is_some_and(|start| system::starts_system(start, stack.iter().filter_map(|pc| name(pc.lookup()))))
+}
+
+/// Stretches that were read together.
+#[derive(Default)]
+struct Scattered {
+    ranges: Vec<Range>,
+    bytes: Vec<u8>,
+    whole: Vec<bool>,
+}
+
+impl Scattered {
+    /// Reads these stretches; what was here before is gone.
+    fn read(&mut self, memory: &dyn Memory, ranges: impl Iterator<Item = Range>) -> Result<(), Fault> {
+        self.ranges.clear();
+        self.ranges.extend(ranges);
+        memory.scatter(&self.ranges, &mut self.bytes, &mut self.whole)
+    }
+
+    /// Each stretch with its bytes, if it could be read.
+    fn parts(&self) -> impl Iterator<Item = (Range, Option<&[u8]>)> {
+        let mut rest = &self.bytes[..];
+        self.ranges.iter().zip(&self.whole).map(move |(range, whole)| {
+            let bytes = rest.split_off(..range.len).unwrap_or_default();
+            (*range, whole.then_some(bytes))
+        })
+    }
+}
+
+/// Thread ids (`m.procid`, in the target's PID namespace) by the address of the `m`.
+#[derive(Default)]
+struct Threads(HashMap<u64, u32>);
+
+impl Threads {
+    /// Reads those that are not known yet. `procid` is the offset of the field.
+    fn read(&mut self, memory: &dyn Memory, procid: u64, raws: &[Option<Raw>]) -> Result<(), Fault> {
+        let mut unknown: Vec<u64> = raws.iter().flatten().map(|raw| raw.m).filter(|m| *m != 0).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown.retain(|m| !self.0.contains_key(m));
+        let ranges: Vec<Range> =
+            unknown.iter().map(|m| Range { addr: m.wrapping_add(procid), len: 8 }).collect();
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        memory.scatter(&ranges, &mut bytes, &mut whole)?;
+        for (m, word) in unknown.iter().zip(bytes.as_chunks::<8>().0) {
+            self.0.insert(*m, u32::try_from(u64::from_le_bytes(*word)).unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// The thread of an `m`; 0 where there is none.
+    fn tid(&self, m: u64) -> u32 {
+        self.0.get(&m).copied().unwrap_or(0)
+    }
 }

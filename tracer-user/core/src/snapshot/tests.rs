@@ -18,9 +18,7 @@ const ALL: Options = Options { stacks: true, args: true, labels: true, objects: 
 /// What happens while the memory is read: after so many calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
-    /// Nothing.
     Nothing,
-    /// The process ends.
     Ends(usize),
     /// With each further call every goroutine has parked once more.
     Moves(usize),

@@ -47,10 +47,8 @@ pub enum Trust {
     Broken,
 }
 
-/// One goroutine.
 #[derive(Clone, Debug, Default)]
 pub struct Goroutine {
-    /// Its id.
     pub goid: u64,
     /// Address of its `runtime.g`.
     pub g: u64,
@@ -69,7 +67,6 @@ pub struct Goroutine {
     pub parent_goid: u64,
     /// Return address of the `go` statement; 0: the main goroutine, or none.
     pub gopc: u64,
-    /// Where it starts.
     pub startpc: u64,
     /// The thread it is on, in the target's PID namespace; 0: none.
     pub tid: u32,
@@ -83,7 +80,6 @@ pub struct Goroutine {
     pub resume_pc: u64,
     /// Where its stack lies: the lowest address, and the one behind it (`g.stack`).
     pub stack_bounds: (u64, u64),
-    /// Its stack.
     pub stack: StackId,
     /// Where in [`Snapshot::args`] the arguments of its frames stand, if they were asked for: first
     /// byte and length. One line for each pc of the stack: the text between the parentheses of a
@@ -100,7 +96,6 @@ pub struct Goroutine {
 }
 
 impl Goroutine {
-    /// Where it comes from.
     pub fn birth(&self) -> Birth {
         Birth { parent_goid: self.parent_goid, gopc: self.gopc, startpc: self.startpc, funcval: 0 }
     }
@@ -111,18 +106,14 @@ impl Goroutine {
 pub struct Wait {
     /// Index into [`Snapshot::objects`].
     pub object: u32,
-    /// What it wants of it.
     pub wants: Wants,
 }
 
 /// What a goroutine wants of what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Wants {
-    /// To receive from the channel.
     Receive,
-    /// To send to it.
     Send,
-    /// To hold the lock.
     Lock,
     /// To hold the lock for reading.
     RLock,
@@ -132,7 +123,6 @@ pub enum Wants {
     Unknown,
 }
 
-/// Something that goroutines wait for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     /// Its address: of the `hchan`, `sync.Mutex`, `sync.RWMutex`, `sync.WaitGroup`, `sync.Cond`; of
@@ -149,15 +139,11 @@ pub struct Object {
 pub enum ObjectKind {
     /// A channel (`runtime.hchan`).
     Channel {
-        /// Elements in its buffer.
         len: u64,
-        /// Room in its buffer.
         cap: u64,
-        /// Whether it was closed.
         closed: bool,
         /// Whether a timer sends to it (Go 1.23+): its receivers will be woken.
         timer: bool,
-        /// Bytes of an element.
         element_size: u16,
         /// Goroutines in its receive queue and its send queue, of this snapshot.
         receivers: u32,
@@ -169,19 +155,15 @@ pub enum ObjectKind {
         /// Its lowest bit.
         locked: bool,
     },
-    /// A `sync.RWMutex`.
     RwMutex {
         /// A writer holds it or waits for the readers to leave.
         writer: bool,
         /// Readers that hold it or wait for the writer.
         readers: i32,
     },
-    /// A `sync.WaitGroup`.
     WaitGroup {
-        /// Its counter.
         counter: i32,
     },
-    /// A `sync.Cond`.
     Cond,
     /// A semaphore of the runtime (`semacquire`) that belongs to none of these.
     Semaphore,
@@ -204,7 +186,6 @@ impl Pc {
         Pc(addr | Pc::EXACT)
     }
 
-    /// The address itself.
     pub fn addr(self) -> u64 {
         self.0 & !Pc::EXACT
     }
@@ -259,7 +240,6 @@ impl Stacks {
         Some(id)
     }
 
-    /// The stack with this id.
     pub fn get(&self, id: StackId) -> &[Pc] {
         let index = id.0 as usize;
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);

@@ -7,11 +7,12 @@
 
 use super::args::{ArgProgram, word};
 use super::types::Pc;
-use crate::memory::Memory;
+use crate::memory::{Fault, Memory};
 use crate::{
     binary::{Arch, Function, GoBinary},
     goruntime::tracebacks,
 };
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// Frames of one stack at most. Deeper ones are legal, up to 1 GiB of stack; a traceback shows a
@@ -22,6 +23,15 @@ const MAX_SITES: usize = 1 << 14;
 /// What a signal handler on arm64 reserves to save LR before it makes the goroutine call
 /// `sigpanic` or `asyncPreempt`: `alignUp(sys.MinFrameSize, sys.StackAlign)`.
 const INJECTED_FRAME: u64 = 16;
+
+/// How much is read at once where the stretch does not reach.
+const REFILL: usize = 4096;
+/// Outer frames of a running goroutine that are looked for, and words that are searched for the return address of one:
+/// frames of 32 KiB.
+const MAX_OUTER: usize = 64;
+const MAX_WORDS: u64 = 4096;
+/// `CALL rel32` on amd64.
+const CALL: u8 = 0xe8;
 
 /// Why a stack could not be walked to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +45,6 @@ pub(crate) enum Broken {
     /// The frame at this stack pointer is its own caller, or lies above it.
     #[error("the frame at 0x{0:x} has no end")]
     Stuck(u64),
-    /// More frames than are read.
     #[error("it has more than {MAX_FRAMES} frames")]
     TooDeep,
 }
@@ -79,7 +88,6 @@ pub(crate) struct Registers {
     pub stack: (u64, u64),
 }
 
-/// One physical frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     /// Where it goes on.
@@ -148,7 +156,7 @@ impl<'a> Unwinder<'a> {
         let mut walk =
             Walk { memory, from, pcs, args: args.as_deref_mut(), frames: None, all: false, any_shown: false };
         let end = self.walk(&mut walk);
-        // A traceback that would show nothing shows everything.
+        // A traceback that would show nothing shows everything: walk again, with all arguments.
         if walk.any_shown || args.is_none() {
             return end;
         }
@@ -215,6 +223,7 @@ impl<'a> Unwinder<'a> {
             } else {
                 lr
             };
+            // A stack that has no function without a caller ends so.
             if caller == 0 {
                 return Ok(());
             }
@@ -223,6 +232,7 @@ impl<'a> Unwinder<'a> {
             }
             (pc, sp, lr) = (caller, caller_sp, 0);
             (innermost, injected) = (false, site.injected);
+            // On arm64 the handler saved the LR of what it interrupted below it: a leaf still returns by that.
             if injected && link_register {
                 let saved = walk.word(sp)?;
                 sp = sp.wrapping_add(INJECTED_FRAME);
@@ -326,10 +336,126 @@ impl Walk<'_> {
     }
 }
 
+/// The outer frames, innermost first, of a goroutine that runs, that started at `startpc`, and whose stack begins at
+/// `top` (`g.stktopsp`). Its registers cannot be had without stopping it. But where its stack begins is known, and from
+/// there each frame's size says where the return address of the next one would lie. A frame that has returned
+/// leaves its bytes behind, so the inner frames may be over: a best effort, and said to be one ([`Trust::Running`]).
+///
+/// At least the function that it started with is given; where in that it is may be unknown, and then it is said to be
+/// at its entry. Empty on arm64, where a return address need not lie on the stack.
+///
+/// [`Trust::Running`]: super::Trust::Running
+pub(super) fn outer_frames(
+    memory: &dyn Memory,
+    binary: &GoBinary,
+    bias: u64,
+    startpc: u64,
+    top: u64,
+) -> Vec<Pc> {
+    let mut frames = Vec::new();
+    if binary.arch() != Arch::Amd64 {
+        return frames;
+    }
+    let functions = binary.functions();
+    let (mut function, mut frame) = (functions.function_at(startpc.wrapping_sub(bias)), top);
+    while let Some(of) = function
+        && frames.len() < MAX_OUTER
+    {
+        let Some((slot, pc)) = return_address(memory, binary, bias, &of, frame) else {
+            frames.push(Pc::exact(of.entry.wrapping_add(bias)));
+            break;
+        };
+        frames.push(Pc::of_return(pc.wrapping_add(bias)));
+        // The frame of the called function begins above the return address.
+        frame = slot + 8;
+        function = callee(binary, pc);
+    }
+    frames.reverse();
+    frames
+}
+
+/// Where below `frame`, the stack pointer before `of` was called, `of` has left the return address of
+/// a call of its own; and that address, link-time.
+fn return_address(
+    memory: &dyn Memory,
+    binary: &GoBinary,
+    bias: u64,
+    of: &Function<'_>,
+    frame: u64,
+) -> Option<(u64, u64)> {
+    // Its own return address, then its frame, then the one we look for.
+    let own = frame.checked_sub(8)?;
+    (1..=MAX_WORDS).map_while(|words| own.checked_sub(8 * words)).find_map(|slot| {
+        let pc = memory.word(slot).ok()?.wrapping_sub(bias);
+        let inside = of.entry < pc && pc < of.end;
+        let delta = inside.then(|| binary.functions().sp_delta(of, pc)).flatten()?;
+        (u64::try_from(delta) == Ok(own - slot - 8)).then_some((slot, pc))
+    })
+}
+
+/// The function that the call before `pc` calls, where the instruction names it.
+fn callee(binary: &GoBinary, pc: u64) -> Option<Function<'_>> {
+    let code = binary.image().read(pc.checked_sub(5)?, 5)?;
+    let (first, offset) = code.split_first()?;
+    let offset = i32::from_le_bytes(*offset.first_chunk()?);
+    let entry = (*first == CALL).then(|| pc.wrapping_add_signed(i64::from(offset)))?;
+    binary.functions().function_at(entry).filter(|function| function.entry == entry)
+}
+
+/// The innermost part of a stack that was read already, in front of the rest of it: other reads go to the target, a
+/// page's worth at once.
+pub(super) struct Window<'a> {
+    memory: &'a dyn Memory,
+    base: u64,
+    bytes: &'a [u8],
+    /// Nothing at or behind this address is read: the end of the stack.
+    end: u64,
+    beyond: RefCell<(u64, Vec<u8>)>,
+}
+
+impl<'a> Window<'a> {
+    /// `bytes` are what is at `base`.
+    pub(super) fn new(memory: &'a dyn Memory, base: u64, bytes: &'a [u8], end: u64) -> Window<'a> {
+        Window { memory, base, bytes, end, beyond: RefCell::default() }
+    }
+
+    /// Whether anything was read from the target.
+    pub(super) fn went_beyond(&self) -> bool {
+        !self.beyond.borrow().1.is_empty()
+    }
+}
+
+impl Memory for Window<'_> {
+    fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
+        if let Some(bytes) = part(self.base, self.bytes, addr, buffer.len()) {
+            buffer.copy_from_slice(bytes);
+            return Ok(());
+        }
+        let room = usize::try_from(self.end.saturating_sub(addr)).unwrap_or(usize::MAX);
+        if buffer.len() > room || buffer.len() > REFILL {
+            return Err(Fault::Unmapped(addr));
+        }
+        // The walk only goes up the stack, so the next frames are in the same stretch mostly.
+        let mut beyond = self.beyond.borrow_mut();
+        if part(beyond.0, &beyond.1, addr, buffer.len()).is_none() {
+            let mut fresh = vec![0; REFILL.min(room)];
+            self.memory.read(addr, &mut fresh)?;
+            *beyond = (addr, fresh);
+        }
+        let bytes = part(beyond.0, &beyond.1, addr, buffer.len()).ok_or(Fault::Unmapped(addr))?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn part(base: u64, bytes: &[u8], addr: u64, len: usize) -> Option<&[u8]> {
+    let from = usize::try_from(addr.checked_sub(base)?).ok()?;
+    bytes.get(from..)?.get(..len)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Fault;
     use crate::testing::binary::{FOREIGN, FRAME, FUNCTION, SP_WRITER, TOP};
     use crate::testing::binary::{entry_of, small_binary};
 
@@ -338,7 +464,6 @@ mod tests {
     const SIZE: usize = 0x1000;
     const BIAS: u64 = 0x1000_0000;
 
-    /// A stack.
     struct Stack(Vec<u8>);
 
     impl Stack {
@@ -468,5 +593,39 @@ mod tests {
             let (pcs, _, _) = unwound(&stack, from);
             assert!(pcs.len() <= SIZE / 8 + 1);
         }
+    }
+
+    /// Every byte is its address's lowest; nothing is mapped from 0x4000 on.
+    struct Pattern;
+
+    impl Memory for Pattern {
+        fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
+            for (at, byte) in (addr..).zip(buffer) {
+                *byte = if at < 0x4000 { at as u8 ^ 0xff } else { return Err(Fault::Unmapped(at)) };
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_here_come_from_here_and_others_from_the_target() {
+        let here = [7; 16];
+        let window = Window::new(&Pattern, 0x1000, &here, 0x3000);
+        assert_eq!(window.word(0x1008), Ok(0x0707_0707_0707_0707));
+        assert_eq!(
+            window.word(0x1010),
+            Ok(u64::from_le_bytes([0xef, 0xee, 0xed, 0xec, 0xeb, 0xea, 0xe9, 0xe8]))
+        );
+        let mut across = [0; 4];
+        window.read(0x100e, &mut across).unwrap();
+        assert_eq!(across, [0xf1, 0xf0, 0xef, 0xee], "read anew where it is not whole here");
+    }
+
+    #[test]
+    fn nothing_is_read_behind_the_end() {
+        let window = Window::new(&Pattern, 0x1000, &[], 0x1010);
+        assert!(window.word(0x1008).is_ok());
+        assert_eq!(window.word(0x1009), Err(Fault::Unmapped(0x1009)));
+        assert_eq!(window.word(u64::MAX), Err(Fault::Unmapped(u64::MAX)));
     }
 }

@@ -12,7 +12,6 @@ const SPANS: u64 = 24;
 const SIZE: u64 = 64;
 const OBJECTS: u64 = SPANS * PAGE / SIZE;
 
-/// The pages of all spans.
 struct Pages(Vec<u8>);
 
 impl Memory for Pages {

@@ -29,7 +29,6 @@ pub(in crate::heap) fn record(base: u64, pages: u64, (size, count): (u64, u16), 
     bytes
 }
 
-/// The spans of these `mspan`s.
 pub(in crate::heap) fn spans(records: &[Vec<u8>]) -> Spans {
     let arenas = vec![0; MAX_ARENAS as usize];
     let mut spans = Spans { spans: vec![Span::NONE], arenas, ..Spans::default() };

@@ -1,14 +1,11 @@
 //! Channels (`runtime.hchan`, `src/runtime/chan.go`) and who waits for them.
 
 use super::super::{Object, ObjectKind, Snapshot, View, Wait, Wants};
-use super::sudog::Fields;
-use super::{Sort, Waiting, records};
+use super::{Fields, MAX_SIZE, Sort, Waiting, records};
 use crate::binary::bytes::{array, u32_at, u64_at};
 use crate::memory::Range;
 use hashbrown::HashMap;
 
-/// Bytes up to which an `hchan` is believed.
-const MAX_SIZE: u32 = 1 << 10;
 /// Cases of one select that are followed.
 const MAX_CASES: usize = 4096;
 /// Cases of all goroutines that are followed: so many for each that waits, and as many more as one
@@ -114,6 +111,7 @@ fn cases(
     let none = waiting.iter().filter(is_channel).filter(|waiting| waiting.sudog == 0);
     let mut whole: Vec<u32> = none.map(|waiting| waiting.goroutine).collect();
     for _ in 0..MAX_CASES {
+        // A hostile target could hang every goroutine into one long list.
         todo.truncate(left);
         left -= todo.len();
         if todo.is_empty() {
@@ -124,6 +122,7 @@ fn cases(
         records(view.memory, &ranges, |at, bytes| {
             let (waiting, wants, addr) = *todo.get(at)?;
             let sudog = fields.decode(bytes)?;
+            // It was woken meanwhile, and the `sudog` is another's by now.
             if sudog.g != waiting.g || sudog.c == 0 || sudog.c % 8 != 0 {
                 return None;
             }

@@ -7,22 +7,26 @@
 //! The program runs on while this is read. A `sudog` counts only if it names the goroutine that it
 //! was found for, or one that waits; what does not fit is left out.
 
-mod blocks;
 mod channels;
-mod conds;
-mod records;
-mod semaphores;
-mod sudog;
 mod sync;
 #[cfg(test)]
 mod tests;
 
 use super::{Snapshot, View, Wants};
-use crate::binary::Globals;
 use crate::binary::bytes::u64_at;
-use crate::memory::Range;
-use records::records;
-use sudog::Fields;
+use crate::binary::{Globals, Layout};
+use crate::memory::{Memory, Range};
+use hashbrown::HashMap;
+
+/// Bytes up to which a struct of the runtime is believed.
+const MAX_SIZE: u32 = 1 << 10;
+/// Records that are read together (enough for the calls to be few, and little memory), and bytes of one at most.
+const BATCH: usize = 16 << 10;
+const MAX_LEN: usize = 4 << 10;
+/// Bytes of a block: a page of the runtime's heap (`_PageSize` of `src/runtime/sizeclasses.go`).
+const BLOCK: u64 = 8 << 10;
+/// Blocks that are kept, 32 MiB.
+const MAX_BLOCKS: usize = 4 << 10;
 
 /// What sort of thing a goroutine waits for, by its wait reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,17 +78,7 @@ pub(super) fn find(view: &View, globals: &Globals, snapshot: &mut Snapshot) {
     let Some(fields) = Fields::of(view.binary.layout()) else { return };
     let waiting = waiting(view, snapshot).unwrap_or_default();
     channels::find(view, &fields, &waiting, snapshot);
-    let mut waits = Vec::new();
-    if fields.all_from_g {
-        semaphores::from_g(view, &fields, &waiting, &mut waits);
-    } else {
-        if let Some(semtable) = globals.semtable {
-            semaphores::from_table(view, &fields, semtable, &waiting, &mut waits);
-        }
-        conds::from_stacks(view, &fields, &waiting, &mut waits);
-    }
-    waits.sort_unstable_by_key(|wait| wait.goroutine);
-    sync::find(view, &waits, snapshot);
+    sync::find(view, globals, &fields, &waiting, snapshot);
 }
 
 /// The goroutines that wait for something that may have an object.
@@ -109,4 +103,138 @@ fn waiting(view: &View, snapshot: &Snapshot) -> Option<Vec<Waiting>> {
         Some(())
     });
     Some(found)
+}
+
+/// Where the fields of a `sudog` are.
+#[derive(Clone, Copy, Debug)]
+struct Fields {
+    size: usize,
+    g: usize,
+    next: usize,
+    prev: usize,
+    elem: usize,
+    waitlink: usize,
+    c: usize,
+    /// Whether `g.waiting` leads to the `sudog` of every wait (Go 1.26+), not only of channels.
+    all_from_g: bool,
+}
+
+impl Fields {
+    fn of(layout: &Layout) -> Option<Fields> {
+        let field = |name| layout.field("sudog", name).filter(|at| *at < MAX_SIZE).map(|at| at as usize);
+        let (elem, c) = (field("elem")?, field("c")?);
+        // Since Go 1.26 both are two words (`maybeTraceablePtr`): one that the collector sees,
+        // which is nil while it looks for leaks, and one that always holds.
+        let always = field("elem.vu");
+        let into = always.map_or(0, |always| always.saturating_sub(elem));
+        Some(Fields {
+            size: field("_size")?,
+            g: field("g")?,
+            next: field("next")?,
+            prev: field("prev")?,
+            waitlink: field("waitlink")?,
+            elem: elem + into,
+            c: c + into,
+            all_from_g: always.is_some(),
+        })
+    }
+
+    /// The bytes of the `sudog` at this address.
+    fn range(&self, addr: u64) -> Range {
+        Range { addr, len: self.size }
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Option<Sudog> {
+        let word = |at| u64_at(bytes, at);
+        Some(Sudog {
+            g: word(self.g)?,
+            next: word(self.next)?,
+            prev: word(self.prev)?,
+            elem: word(self.elem)?,
+            waitlink: word(self.waitlink)?,
+            c: word(self.c)?,
+        })
+    }
+}
+
+/// The words of a `sudog`: a goroutine in a queue.
+#[derive(Clone, Copy, Debug)]
+struct Sudog {
+    g: u64,
+    /// Neighbours in the queue of a channel or `sync.Cond`, children in the tree of semaphores.
+    next: u64,
+    prev: u64,
+    /// What is sent or received; the address of the semaphore.
+    elem: u64,
+    /// The next `sudog` of the goroutine's select, or the next that waits for the semaphore.
+    waitlink: u64,
+    c: u64,
+}
+
+/// Reads each of `ranges`, at most 4 KiB each, and hands it over with its index. Those that cannot
+/// be read are left out; so is the rest when the process has ended. What `each` returns does not
+/// matter: it may end early with `?`.
+fn records(memory: &dyn Memory, ranges: &[Range], mut each: impl FnMut(usize, &[u8]) -> Option<()>) {
+    let (mut buffer, mut whole) = (Vec::new(), Vec::new());
+    let mut index = 0;
+    for batch in ranges.chunks(BATCH) {
+        if batch.iter().any(|range| range.len > MAX_LEN)
+            || memory.scatter(batch, &mut buffer, &mut whole).is_err()
+        {
+            return;
+        }
+        let mut rest = &buffer[..];
+        for (range, whole) in batch.iter().zip(&whole) {
+            let Some((record, behind)) = rest.split_at_checked(range.len) else { return };
+            rest = behind;
+            if *whole {
+                let _ = each(index, record);
+            }
+            index += 1;
+        }
+    }
+}
+
+/// A memory as it was when a block of it was first asked for, for chains of small structs: the runtime takes them from
+/// the same few pages, so what lies around one is read with it.
+struct Blocks<'a> {
+    memory: &'a dyn Memory,
+    blocks: HashMap<u64, Option<Box<[u8]>>>,
+    /// What did not lie in one block.
+    other: Vec<u8>,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(memory: &'a dyn Memory) -> Blocks<'a> {
+        Blocks { memory, blocks: HashMap::new(), other: Vec::new() }
+    }
+
+    /// The bytes of a stretch that is no longer than a block.
+    fn read(&mut self, range: Range) -> Option<&[u8]> {
+        let start = range.addr - range.addr % BLOCK;
+        let into = (range.addr - start) as usize;
+        let part = into..into.checked_add(range.len)?;
+        if part.end > BLOCK as usize {
+            return self.read_alone(range);
+        }
+        if self.blocks.len() >= MAX_BLOCKS {
+            self.blocks.clear();
+        }
+        let memory = self.memory;
+        let there = self.blocks.entry(start).or_insert_with(|| {
+            let mut block = vec![0; BLOCK as usize].into_boxed_slice();
+            memory.read(start, &mut block).is_ok().then_some(block)
+        });
+        if there.is_none() {
+            // Not all of the block is mapped.
+            return self.read_alone(range);
+        }
+        self.blocks.get(&start)?.as_deref()?.get(part)
+    }
+
+    fn read_alone(&mut self, range: Range) -> Option<&[u8]> {
+        self.other.resize(range.len.min(BLOCK as usize), 0);
+        self.memory.read(range.addr, &mut self.other).ok()?;
+        Some(&self.other)
+    }
 }

@@ -1,16 +1,17 @@
-//! What the semaphores belong to: the types of package `sync`.
+//! Who waits at which semaphore or `sync.Cond` (`src/runtime/sema.go`), and what these belong to: the types of package
+//! `sync`.
 //!
 //! On 64-bit processors, Go 1.19 to 1.27 (`src/sync`): `Mutex { state, sema int32 }`,
 //! `RWMutex { w Mutex; writerSem, readerSem, readerCount, readerWait int32 }`,
 //! `WaitGroup { state uint64; sema uint32 }`, `Cond { L Locker; notify notifyList }`.
 
 use super::super::{Object, ObjectKind, Pc, Snapshot, View, Wait, Wants};
-use super::{Sort, records};
-use crate::binary::bytes::i32_at;
+use super::{Blocks, Fields, Sort, Waiting, records};
+use crate::binary::bytes::{i32_at, u32_at, u64_at};
+use crate::binary::{Globals, SemTable};
 use crate::memory::Range;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
-/// Offset of a mutex's semaphore.
 const MUTEX_SEMA: u64 = 4;
 const RWMUTEX_WRITER_SEM: u64 = 8;
 const RWMUTEX_READER_SEM: u64 = 12;
@@ -19,7 +20,7 @@ const WAITGROUP_SEMA: u64 = 8;
 /// The upper half of `WaitGroup.state`.
 const WAITGROUP_COUNTER: usize = 4;
 /// Offset of `Cond.notify`.
-pub(super) const COND_NOTIFY: u64 = 16;
+const COND_NOTIFY: u64 = 16;
 /// `mutexLocked`.
 const LOCKED: i32 = 1;
 /// `rwmutexMaxReaders`: what a writer takes off the count of readers.
@@ -28,16 +29,31 @@ const MAX_READERS: i32 = 1 << 30;
 /// `sync.runtime_Semacquire…`, then they.
 const FRAMES: usize = 12;
 
+/// Buckets of the table (`semTabSize`), and bytes between them, up to which it is believed.
+const MAX_BUCKETS: u64 = 4096;
+const MAX_STRIDE: u64 = 4096;
+/// Walks of the table. What changes while it is walked can hide a part of it.
+const WALKS: usize = 3;
+/// `sudog`s that are looked at beyond the goroutines that are known to wait.
+const MORE_SUDOGS: usize = 1 << 12;
+/// Bytes of the stack, from the innermost frame, that hold the frames of `gopark`,
+/// `notifyListWait` and `sync.(*Cond).Wait`: 0xf8 bytes in Go 1.19 to 1.25, more with `-race`.
+const WINDOW: u64 = 512;
+/// Goroutines whose stacks are looked at together.
+const STACKS: usize = 16 << 10;
+/// Lowest address that may be mapped (`vm.mmap_min_addr` is no less on any usual system).
+const LOWEST: u64 = 4096;
+
 /// A goroutine that waits at an address.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct At {
+struct At {
     /// Index into [`Snapshot::goroutines`].
-    pub(super) goroutine: u32,
-    pub(super) sort: Sort,
+    goroutine: u32,
+    sort: Sort,
     /// Of the semaphore, or of `Cond.notify`.
-    pub(super) addr: u64,
+    addr: u64,
     /// With which it is in the queue there.
-    pub(super) sudog: u64,
+    sudog: u64,
 }
 
 /// What an address that goroutines wait at belongs to.
@@ -161,8 +177,29 @@ fn place(view: &View, reason: u8, stack: &[Pc]) -> Place {
     Place::of(view.binary.wait_reason(reason), frames.iter().map(|frame| frame.func))
 }
 
+/// Adds what the goroutines wait for that wait for something of package `sync`.
+pub(super) fn find(
+    view: &View,
+    globals: &Globals,
+    fields: &Fields,
+    waiting: &[Waiting],
+    snapshot: &mut Snapshot,
+) {
+    let mut waits = Vec::new();
+    if fields.all_from_g {
+        from_g(view, fields, waiting, &mut waits);
+    } else {
+        if let Some(semtable) = globals.semtable {
+            from_table(view, fields, semtable, waiting, &mut waits);
+        }
+        from_stacks(view, fields, waiting, &mut waits);
+    }
+    waits.sort_unstable_by_key(|wait| wait.goroutine);
+    add(view, &waits, snapshot);
+}
+
 /// Adds the objects that these addresses belong to. `waits` are in the order of goroutines.
-pub(super) fn find(view: &View, waits: &[At], snapshot: &mut Snapshot) {
+fn add(view: &View, waits: &[At], snapshot: &mut Snapshot) {
     let mut places = HashMap::new();
     let mut indices: HashMap<(u64, Kind), usize> = HashMap::new();
     let first = snapshot.objects.len();
@@ -191,4 +228,164 @@ pub(super) fn find(view: &View, waits: &[At], snapshot: &mut Snapshot) {
         snapshot.objects.get_mut(first + at)?.kind = kinds.get(at)?.1.state(bytes);
         Some(())
     });
+}
+
+/// Go 1.26 and later: `g.waiting` has the `sudog` of each wait, and that the address: of the
+/// semaphore, or of `Cond.notify`.
+fn from_g(view: &View, fields: &Fields, waiting: &[Waiting], found: &mut Vec<At>) {
+    let waiting: Vec<_> = (waiting.iter())
+        .filter(|waiting| matches!(waiting.sort, Sort::Semaphore | Sort::Cond) && waiting.sudog != 0)
+        .collect();
+    let ranges: Vec<_> = waiting.iter().map(|waiting| fields.range(waiting.sudog)).collect();
+    records(view.memory, &ranges, |at, bytes| {
+        let (waiting, sudog) = (*waiting.get(at)?, fields.decode(bytes)?);
+        let fits = sudog.g == waiting.g && sudog.elem != 0 && sudog.elem % 4 == 0;
+        fits.then(|| {
+            let Waiting { goroutine, sort, sudog: queued, .. } = *waiting;
+            found.push(At { goroutine, sort, addr: sudog.elem, sudog: queued });
+        })
+    });
+}
+
+/// Go up to 1.25: the table has a tree of addresses for each bucket, in which each address has a
+/// list of those that wait.
+fn from_table(view: &View, fields: &Fields, table: SemTable, waiting: &[Waiting], found: &mut Vec<At>) {
+    let mut left: HashMap<u64, u32> = (waiting.iter())
+        .filter(|waiting| waiting.sort == Sort::Semaphore)
+        .map(|waiting| (waiting.g, waiting.goroutine))
+        .collect();
+    // A treap is rotated while goroutines come and go: a subtree may be missed. Repeat while it finds more.
+    for _ in 0..WALKS {
+        let before = left.len();
+        walk(view, fields, table, &mut left, found);
+        if left.is_empty() || left.len() == before {
+            break;
+        }
+    }
+}
+
+/// Walks all trees once. Takes the goroutines it finds out of `left`.
+fn walk(
+    view: &View,
+    fields: &Fields,
+    table: SemTable,
+    left: &mut HashMap<u64, u32>,
+    found: &mut Vec<At>,
+) -> Option<()> {
+    let treap = view.binary.layout().field("semaRoot", "treap")? as usize;
+    let (count, stride) = (table.count.min(MAX_BUCKETS) as usize, table.stride.clamp(8, MAX_STRIDE) as usize);
+    let mut roots = vec![0; count * stride];
+    view.memory.read(table.addr.wrapping_add(view.bias), &mut roots).ok()?;
+    let mut todo: Vec<_> = roots.chunks_exact(stride).filter_map(|root| u64_at(root, treap)).collect();
+    let mut blocks = Blocks::new(view.memory);
+    let mut seen = HashSet::new();
+    let most = left.len().saturating_mul(2).saturating_add(MORE_SUDOGS);
+    while let Some(addr) = todo.pop() {
+        if addr == 0 || seen.len() >= most || !seen.insert(addr) {
+            continue;
+        }
+        let Some(sudog) = blocks.read(fields.range(addr)).and_then(|bytes| fields.decode(bytes)) else {
+            continue;
+        };
+        if sudog.elem != 0
+            && sudog.elem % 4 == 0
+            && let Some(goroutine) = left.remove(&sudog.g)
+        {
+            found.push(At { goroutine, sort: Sort::Semaphore, addr: sudog.elem, sudog: addr });
+        }
+        todo.extend([sudog.prev, sudog.next, sudog.waitlink]);
+    }
+    Some(())
+}
+
+/// Go up to 1.25: the list of a `sync.Cond` (`runtime.notifyList`) can only be found from the stack of a goroutine that
+/// waits, where `sync.(*Cond).Wait` and `notifyListWait` keep its address or that of the `Cond`. That a word of the
+/// stack is one of these the list itself proves: the goroutine is in it.
+fn from_stacks(view: &View, fields: &Fields, waiting: &[Waiting], found: &mut Vec<At>) {
+    let waiting: Vec<_> = waiting.iter().filter(|waiting| waiting.sort == Sort::Cond).collect();
+    let mut search = Search {
+        fields,
+        left: waiting.iter().map(|waiting| (waiting.g, waiting.goroutine)).collect(),
+        steps: waiting.len().saturating_mul(2).saturating_add(MORE_SUDOGS),
+        blocks: Blocks::new(view.memory),
+        found,
+    };
+    for batch in waiting.chunks(STACKS) {
+        // Those that were found with another goroutine's list need no search.
+        let batch: Vec<_> = batch.iter().filter(|waiting| search.left.contains_key(&waiting.g)).collect();
+        let window = |waiting: &&&&Waiting| {
+            let len = waiting.stack_end.saturating_sub(waiting.sp).min(WINDOW);
+            Range { addr: waiting.sp, len: len as usize }
+        };
+        let ranges: Vec<_> = batch.iter().map(|waiting| window(&waiting)).collect();
+        let mut candidates = HashSet::new();
+        records(view.memory, &ranges, |at, bytes| {
+            let waiting = batch.get(at)?;
+            let own = waiting.sp..waiting.stack_end;
+            let words = bytes.chunks_exact(8).filter_map(|word| u64_at(word, 0));
+            for word in words.filter(|word| *word >= LOWEST && word % 8 == 0 && !own.contains(word)) {
+                candidates.insert(word);
+                candidates.insert(word.saturating_add(COND_NOTIFY));
+            }
+            Some(())
+        });
+        let candidates: Vec<_> = candidates.into_iter().collect();
+        for (list, head) in lists(view, &candidates) {
+            search.follow(list, head);
+        }
+    }
+}
+
+/// Which of these addresses may be lists in which somebody waits, with their first `sudog`.
+fn lists(view: &View, candidates: &[u64]) -> Vec<(u64, u64)> {
+    let field = |name| view.binary.layout().field("notifyList", name).filter(|at| *at < 1024);
+    let mut lists = Vec::new();
+    let fields = [field("wait"), field("notify"), field("head"), field("tail"), field("_size")];
+    let [Some(wait), Some(notify), Some(head), Some(tail), Some(size)] =
+        fields.map(|at| at.map(|at| at as usize))
+    else {
+        return lists;
+    };
+    let ranges: Vec<_> = candidates.iter().map(|addr| Range { addr: *addr, len: size }).collect();
+    records(view.memory, &ranges, |at, bytes| {
+        // Tickets are numbered; `wait` is the next one's, `notify` the next to be woken.
+        let waiters = u32_at(bytes, wait)?.wrapping_sub(u32_at(bytes, notify)?);
+        let (head, tail) = (u64_at(bytes, head)?, u64_at(bytes, tail)?);
+        let pointer = |word: u64| word >= LOWEST && word.is_multiple_of(8);
+        if waiters > 0 && waiters < 1 << 31 && pointer(head) && pointer(tail) {
+            lists.push((*candidates.get(at)?, head));
+        }
+        Some(())
+    });
+    lists
+}
+
+struct Search<'a> {
+    fields: &'a Fields,
+    /// Goroutines whose list was not found yet, by the address of their `g`.
+    left: HashMap<u64, u32>,
+    /// `sudog`s that may still be looked at.
+    steps: usize,
+    blocks: Blocks<'a>,
+    found: &'a mut Vec<At>,
+}
+
+impl Search<'_> {
+    /// Goes along a list from its first `sudog`.
+    fn follow(&mut self, list: u64, head: u64) {
+        let mut next = head;
+        while next != 0 && self.steps > 0 {
+            self.steps -= 1;
+            let bytes = self.blocks.read(self.fields.range(next));
+            let Some(sudog) = bytes.and_then(|bytes| self.fields.decode(bytes)) else { break };
+            // In this queue it has neither; others are for a channel or a semaphore.
+            if sudog.c != 0 || sudog.elem != 0 {
+                break;
+            }
+            if let Some(goroutine) = self.left.remove(&sudog.g) {
+                self.found.push(At { goroutine, sort: Sort::Cond, addr: list, sudog: next });
+            }
+            next = sudog.next;
+        }
+    }
 }
