@@ -17,11 +17,11 @@ use live_tests::{
 };
 use serde_json::Value;
 use sfgi::agent::{
-    self, Handle, Refusal, Request, Settings,
+    self, Config, Handle, Refusal, Request,
+    config::{Budget, Matching},
     request::{Filter, Form, Profile},
-    settings::{Budget, Matcher, ProcessRule},
 };
-use sfgi_core::{detect::Rules, event::Mode};
+use sfgi_core::event::Mode;
 use tokio::sync::oneshot;
 
 /// An agent in this process that watches one program only.
@@ -35,15 +35,12 @@ impl Watching {
     fn new(name: &str, args: &[&str], budget: f64) -> Result<Watching> {
         let own = Own::new(name, &Go::newest(), Variant::Plain)?;
         let target = own.start(args)?;
-        let only = regex::Regex::new(&own.include())?;
-        let mut settings = Settings::new(Arc::new(Rules::built_in()?));
-        settings.interval = Duration::from_secs(3600);
-        settings.budget = Budget { node: budget, process: budget };
-        settings.rules = vec![
-            ProcessRule { when: Matcher { exe: Some(only), ..Matcher::default() }, ..ProcessRule::default() },
-            ProcessRule { exclude: true, ..ProcessRule::default() },
-        ];
-        let watching = Watching { handle: agent::start(settings, agent::Earlier::default())?, target, own };
+        let mut config = Config::default();
+        config.scan.interval = Duration::from_secs(3600);
+        config.budget = Budget { node: budget, process: None };
+        config.include = vec![Matching { exe: Some(own.include().parse()?), ..Matching::default() }];
+        let handle = agent::start(Arc::new(config), agent::Earlier::default())?;
+        let watching = Watching { handle, target, own };
         let deadline = Instant::now() + SOON;
         while watching.handle.pictures.borrow().processes.is_empty() {
             ensure!(Instant::now() < deadline, "the program is not found");

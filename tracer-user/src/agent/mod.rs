@@ -1,9 +1,8 @@
 //! The node agent: all Go processes of a host, within a budget.
 //!
-//! Data goes one way: discovery finds processes, scans and probes look at them, and what is known is published
-//! as a [`Picture`]. Whoever shows, alerts or exports reads pictures; what he wants done he says by a
-//! [`Request`]: [`alert`], [`store`], [`metrics`], [`http`] and [`otlp`], which [`services`] runs beside the core. The core
-//! knows nothing of these, nor of files of configuration ([`config`]).
+//! Data goes one way: the core has targets found, scanned and probed by `watch`, and publishes what is known as a [`Picture`].
+//! [`alert`], [`store`] and [`serve`], which [`services`] runs beside the core, read pictures, and have things done by a [`Request`].
+//! The core knows nothing of these. All work by the same [`Config`].
 
 pub mod alert;
 pub mod config;
@@ -12,14 +11,14 @@ pub mod picture;
 pub mod request;
 pub mod serve;
 pub mod services;
-pub mod settings;
+
 pub mod store;
 mod watch;
 
 pub use self::core::{Earlier, start};
+pub use config::Config;
 pub use picture::Picture;
 pub use request::{Refusal, Request};
-pub use settings::Settings;
 
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch::Receiver};

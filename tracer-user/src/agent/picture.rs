@@ -1,12 +1,10 @@
 //! What the agent knows at one moment: plain data with names, never changed once it is published.
 //!
-//! Everything that comes from a target (names, paths, labels) may hold anything: whoever shows it must escape it.
+//! Everything that comes from a target (names, paths, labels) may hold anything: what shows it must escape it.
 //! Totals only rise while a process lives. All tables are bounded.
 
-mod events;
 mod leak;
 
-pub use events::{BOUNDS_SECONDS, Distribution, Events};
 pub use leak::{LeakGroup, MAX_GOIDS, SILENT_FAILURE_TYPES};
 use serde::Serialize;
 use sfgi_core::{event::Mode, names::Site};
@@ -44,7 +42,6 @@ pub struct NodePicture {
     pub seen: Seen,
     /// Scans that ended, and those that failed.
     pub scans: u64,
-    /// See `scans`.
     pub scan_failures: u64,
     /// Scans that should have begun by now and have not, for want of budget.
     pub scans_waiting: u64,
@@ -53,7 +50,7 @@ pub struct NodePicture {
     pub interval_seconds: (f64, f64),
     /// Binaries in memory: processes that run the same share one.
     pub binaries: u64,
-    /// Changes of a mode, by the governor or by someone's wish.
+    /// Changes of a mode, for the budget or because another was wanted.
     pub mode_changes: u64,
     /// Times that a process was raised to a closer mode for a while, by what asked for it.
     pub raises: Raises,
@@ -68,7 +65,6 @@ pub struct Raises {
     pub growth: u64,
     /// A finding that is not proven.
     pub finding: u64,
-    /// An alert.
     pub alert: u64,
 }
 
@@ -91,12 +87,10 @@ pub struct Seen {
     pub ended_total: u64,
 }
 
-/// A Go process.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ProcessPicture {
     /// Which one: never the same again.
     pub id: ProcessId,
-    /// What it is.
     pub identity: Arc<Identity>,
     /// How closely it is watched.
     pub mode: Mode,
@@ -120,7 +114,6 @@ pub struct ProcessPicture {
     pub events: Option<Arc<Events>>,
     /// Scans of it that ended, and CPU time that they took of us.
     pub scans: u64,
-    /// See `scans`.
     pub scan_cpu_seconds: f64,
     /// What is wrong, in a sentence; `None`: nothing.
     pub error: Option<Arc<str>>,
@@ -140,7 +133,6 @@ pub struct ProcessId {
     pub program: u32,
 }
 
-/// What a process is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Identity {
     /// Its executable, as it sees it.
@@ -157,11 +149,9 @@ pub struct Identity {
     pub build_id: String,
     /// The name of its service: by a rule, else by `OTEL_SERVICE_NAME`, else by its unit, else by the name of its executable.
     pub service: String,
-    /// The systemd unit.
     pub unit: Option<String>,
     /// The container's id, in full.
     pub container: Option<String>,
-    /// The pod.
     pub pod: Option<Pod>,
     /// Its control group (v2), or that of the memory controller (v1).
     pub cgroup: String,
@@ -169,7 +159,6 @@ pub struct Identity {
     pub inner_pid: Option<u32>,
 }
 
-/// A pod of Kubernetes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pod {
     /// Its uid, with dashes.
@@ -187,7 +176,6 @@ pub struct Pod {
 pub struct Scan {
     /// When it ended: nanoseconds since 1970.
     pub unix_ns: u64,
-    /// How long it took.
     pub wall_seconds: f64,
     /// CPU time of ours that it took.
     pub cpu_seconds: f64,
@@ -209,18 +197,16 @@ pub struct Scan {
     pub oldest_seconds: f64,
 }
 
-/// Goroutines in a state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StateCount {
     /// `waiting`, `running`, …
     pub state: Arc<str>,
     /// Why they wait; empty where they do not.
     pub reason: Arc<str>,
-    /// How many.
     pub count: u64,
 }
 
-/// A table of places, the largest first, with at most [`super::Settings::top`] rows.
+/// A table of places, the largest first, with at most [`super::config::Metrics::sites`] rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Top {
     /// The largest.
@@ -236,7 +222,6 @@ pub struct Top {
 pub struct SiteCount {
     /// Function, file and line; a goroutine without one (the main goroutine has no creator) has the function `-`.
     pub site: Site,
-    /// How many.
     pub count: u64,
 }
 
@@ -264,4 +249,103 @@ pub struct Memory {
     pub limit_bytes: Option<u64>,
     /// What all processes of its control group use of that.
     pub cgroup_bytes: Option<u64>,
+}
+
+/// What probes have told of a process, in all the time that they stood.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Events {
+    /// How long probes stood, all in all.
+    pub watched_seconds: f64,
+    /// Goroutines made, by the `go` statement.
+    pub created: Top,
+    /// Goroutines that ended, by the `go` statement that made them.
+    pub exited: Top,
+    /// How long goroutines were blocked, by wait reason (`wait` and `full` only). At most 64.
+    pub blocked: Vec<(Arc<str>, Distribution)>,
+    /// How long goroutines were ready and not run (`full` only).
+    pub run_queue: Distribution,
+    /// Steps that the runtime's own rules do not allow.
+    pub illegal: u64,
+    /// Hits of the probes, and events that were lost.
+    pub hits: u64,
+    pub lost: u64,
+    /// Hits a second, of late.
+    pub hits_per_second: f64,
+    /// What a hit costs the program, as measured when the agent began and corrected since, nanoseconds.
+    pub hit_ns: f64,
+    /// What the probes cost the program now, cores: by hits and their price.
+    pub predicted_cores: f64,
+    /// What the BPF programs ran in this process, of late, cores, as the kernel counts it: a part of the price.
+    /// `None`: it does not.
+    pub bpf_cores: Option<f64>,
+    /// What our reading of the events costs, of late, cores.
+    pub own_cores: f64,
+}
+
+/// Upper bounds of [`Distribution`], seconds: powers of four from a microsecond.
+pub const BOUNDS_SECONDS: [f64; 16] = [
+    1e-6,
+    4e-6,
+    16e-6,
+    64e-6,
+    256e-6,
+    1.024e-3,
+    4.096e-3,
+    16.384e-3,
+    65.536e-3,
+    0.262_144,
+    1.048_576,
+    4.194_304,
+    16.777_216,
+    67.108_864,
+    268.435_456,
+    1_073.741_824,
+];
+
+/// Lengths of time, counted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Distribution {
+    /// Those up to each of [`BOUNDS_SECONDS`] and above the one before; the last are longer than all.
+    pub counts: [u64; BOUNDS_SECONDS.len() + 1],
+    /// All together, seconds.
+    pub sum_seconds: f64,
+}
+
+impl Distribution {
+    pub fn add(&mut self, ns: u64) {
+        let seconds = ns as f64 / 1e9;
+        let class = BOUNDS_SECONDS.partition_point(|bound| *bound < seconds);
+        if let Some(count) = self.counts.get_mut(class) {
+            *count += 1;
+        }
+        self.sum_seconds += seconds;
+    }
+
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// The longest name that is kept beyond a picture, in bytes.
+const MAX_NAME: usize = 512;
+
+/// A name, cut to at most 512 bytes, whole characters: names come from targets, and may be as long as these like.
+pub(super) fn cut(name: &str) -> String {
+    name[..name.floor_char_boundary(MAX_NAME)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_of_time_counts_in_the_class_that_it_bounds() {
+        let mut distribution = Distribution::default();
+        for ns in [0, 1_000, 1_001, 4_000, u64::MAX] {
+            distribution.add(ns);
+        }
+        assert_eq!(distribution.counts[..3], [2, 2, 0]);
+        assert_eq!(distribution.counts.last(), Some(&1));
+        assert_eq!(distribution.count(), 5);
+    }
 }

@@ -1,14 +1,13 @@
-//! What may be asked of the agent. Each request carries the way back; whoever goes away meanwhile is not waited for.
+//! What may be asked of the agent. Each request carries the way back; one who has gone away meanwhile is not waited for.
 
-use super::{picture::ProcessId, settings::Settings};
+use super::{Config, picture::ProcessId};
 use bytes::Bytes;
 use regex::Regex;
 use serde::Serialize;
 use sfgi_core::{event::Mode, goruntime::State};
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
-/// What is wanted.
 #[derive(Debug)]
 pub enum Request {
     /// Scan now, and look for leaks, whatever the interval says. The budget is not asked either: limit the rate.
@@ -20,44 +19,29 @@ pub enum Request {
     },
     /// Watch a process more or less closely from now on, in place of what the rules say.
     SetMode {
-        /// The process.
         pid: u32,
         /// How closely; `None`: as the rules say again.
         mode: Option<Mode>,
         /// That it was noted: see [`super::picture::ProcessPicture::mode`] for what became of it.
         answer: Answer<()>,
     },
-    /// Watch this process more closely for a while, within the budget, as settings have it: an alert asks for more detail.
-    /// What somebody set by [`Request::SetMode`] stays.
+    /// Watch this process more closely for a while, within the budget, as the configuration has it: an alert asks for more detail.
+    /// A mode that was set by [`Request::SetMode`] stays.
     Raise {
-        /// Which one.
         process: ProcessId,
         /// Why, in a few words.
         why: String,
     },
-    /// Make a profile.
     Profile {
-        /// Of this process.
         pid: u32,
-        /// Of what.
         kind: Profile,
         /// The profile, as pprof reads it (compressed).
         answer: Answer<Bytes>,
     },
     /// Read its goroutines now.
-    Goroutines {
-        /// Of this process.
-        pid: u32,
-        /// Which ones.
-        filter: Filter,
-        /// In which form.
-        form: Form,
-        /// The document.
-        answer: Answer<Bytes>,
-    },
+    Goroutines { pid: u32, filter: Filter, form: Form, answer: Answer<Bytes> },
     /// Stream what its goroutines do, as JSON lines (`sfgi.trace/1`).
     Trace {
-        /// Of this process.
         pid: u32,
         /// For how long; it ends earlier when the receiver is dropped, or the process ends.
         seconds: Duration,
@@ -66,17 +50,15 @@ pub enum Request {
     },
     /// Record what its goroutines do into a file, for `sfgi report`.
     Record {
-        /// Of this process.
         pid: u32,
-        /// For how long.
         seconds: Duration,
         /// A file that is not there yet.
         file: PathBuf,
         /// Answered when the file is complete: its size.
         answer: Answer<u64>,
     },
-    /// Go on with other settings.
-    Reload(Box<Settings>),
+    /// Go on by another configuration.
+    Reload(Arc<Config>),
     /// End: remove all probes, answer what can be answered.
     Stop,
 }
@@ -90,7 +72,6 @@ pub enum Refusal {
     /// No such process is watched.
     #[error("no Go process with PID {0} is watched")]
     Unknown(u32),
-    /// The process ended meanwhile.
     #[error("PID {0} has ended")]
     Ended(u32),
     /// Too much of it is done already, or it would cost too much.

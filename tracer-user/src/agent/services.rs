@@ -3,28 +3,29 @@
 
 use super::{
     Earlier, Handle,
-    alert::{self, Alert},
-    config::{self, Config},
+    alert::{self, Alert, Alerts, Change, Remembered, act::Actor},
+    config::{self, Config, LevelName, Part},
     serve::{
         http::{ListenError, Listener, Shared},
         otlp::Exporter,
     },
     store::{Store, StoreError},
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{
     sync::watch,
     task::{JoinHandle, spawn_blocking},
-    time::sleep,
+    time::{Instant, sleep, timeout},
 };
 
 /// Why the agent does not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// Nothing listens.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The history cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -51,11 +52,11 @@ impl Opened {
     }
 
     /// Begins. Must be called within a tokio runtime.
-    pub fn start(self, config: Config, agent: &Handle) -> Services {
-        let (alerts_to, alerts) = watch::channel(Arc::from([]));
+    pub fn start(self, config: Arc<Config>, agent: &Handle) -> Services {
+        let (alerts_to, standing) = watch::channel(Arc::from([]));
         let (max_series_to, max_series) = watch::channel(config.metrics.max_series);
         let (trigger_to, trigger_interval) = watch::channel(config.http.trigger_interval);
-        let (config_to, config) = watch::channel(Arc::new(config));
+        let (config_to, config) = watch::channel(config);
         let history = self.store.history();
         if let Ok(address) = self.listener.address() {
             log::info!("listens on {address}");
@@ -63,7 +64,7 @@ impl Opened {
         let guarded = self.listener.guarded();
         let shared = Shared::new(
             agent.clone(),
-            alerts.clone(),
+            standing.clone(),
             history,
             max_series.clone(),
             trigger_interval,
@@ -75,31 +76,30 @@ impl Opened {
             tokio::spawn(async move {
                 listener.serve(Arc::new(shared)).await;
             }),
-            tokio::spawn(alert::task::run(agent.clone(), config.clone(), Arc::clone(&store), alerts_to)),
+            tokio::spawn(alerts(agent.clone(), config.clone(), Arc::clone(&store), alerts_to)),
             tokio::spawn(remember(agent.clone(), Arc::clone(&store))),
-            tokio::spawn(export(agent.clone(), config, alerts, max_series)),
+            tokio::spawn(export(agent.clone(), config, standing, max_series)),
         ];
         Services { config: config_to, max_series: max_series_to, trigger_interval: trigger_to, store, tasks }
     }
 }
 
-/// What runs.
 pub struct Services {
     config: watch::Sender<Arc<Config>>,
     max_series: watch::Sender<usize>,
-    trigger_interval: watch::Sender<std::time::Duration>,
+    trigger_interval: watch::Sender<Duration>,
     store: Arc<Mutex<Store>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Services {
-    /// Goes on with another configuration, as far as that can be without a restart, and says what has changed. The core is told by
-    /// whoever calls, with [`Config::settings`].
-    pub fn reload(&self, new: Config) -> config::Reload {
+    /// Goes on with another configuration, as far as that can be without a restart, and says what has changed. The caller tells
+    /// the core, with [`Request::Reload`](super::Request::Reload).
+    pub fn reload(&self, new: Arc<Config>) -> config::Reload {
         let changes = config::changes(&self.config.borrow(), &new);
         self.max_series.send_replace(new.metrics.max_series);
         self.trigger_interval.send_replace(new.http.trigger_interval);
-        self.config.send_replace(Arc::new(new));
+        self.config.send_replace(new);
         changes
     }
 
@@ -158,6 +158,105 @@ async fn export(
                 }
                 changed = config.changed() => if changed.is_err() { return },
             }
+        }
+    }
+}
+
+/// Between two writings while nothing changes but timers.
+const KEEP: Duration = Duration::from_secs(10);
+
+/// How long a disk may keep actions waiting.
+const DISK: Duration = Duration::from_secs(5);
+
+/// Holds each picture against the thresholds, keeps what stands, and has done what is to be done; until no pictures come any more.
+async fn alerts(
+    mut agent: Handle,
+    mut config: watch::Receiver<Arc<Config>>,
+    store: Arc<Mutex<Store>>,
+    publish: watch::Sender<Arc<[Arc<Alert>]>>,
+) {
+    let mut now = Arc::clone(&config.borrow_and_update());
+    let mut alerts = Alerts::new(now.alerts.clone());
+    let remembered = store.lock().unwrap_or_else(PoisonError::into_inner).take_alerts();
+    alerts.remember(remembered, now.leaks.min_age);
+    let mut keeper = Keeper { store, writes: None, last: Instant::now(), failed: false };
+    let mut actor = Actor::new(&now.alerts, &now.evidence, agent.requests.clone());
+    let mut dropped = false;
+    while agent.pictures.changed().await.is_ok() {
+        if config.has_changed().unwrap_or(false) {
+            let new = Arc::clone(&config.borrow_and_update());
+            if config::changes(&now, &new).parts.contains(&Part::Alerts) {
+                alerts.reload(new.alerts.clone());
+                actor = Actor::new(&new.alerts, &new.evidence, agent.requests.clone());
+            }
+            now = new;
+        }
+        let picture = Arc::clone(&agent.pictures.borrow_and_update());
+        let changes = alerts.feed(&picture);
+        if alerts.dropped() > 0 && !std::mem::replace(&mut dropped, true) {
+            log::warn!("more than {} alerts: those above are left out", alert::MAX_ALERTS);
+        }
+        if changes.is_empty() {
+            if keeper.last.elapsed() >= KEEP {
+                keeper.keep(alerts.remembered()).await;
+            }
+            continue;
+        }
+        publish.send_replace(alerts.active().cloned().collect());
+        // First what is remembered, then what is done: killed between the two, the agent would do it again.
+        keeper.keep(alerts.remembered()).await;
+        for change in changes {
+            say(&change);
+            change.actions().into_iter().for_each(|action| actor.begin(action));
+        }
+    }
+}
+
+fn say(change: &Change) {
+    let alert = &change.alert;
+    let word = |level: Option<LevelName>| level.map_or("none", LevelName::word);
+    let (service, pid, class, reason) = (&alert.service, alert.pid, &alert.class, &alert.reason);
+    if change.from == change.to {
+        log::info!("alert {service} (PID {pid}), {class}: still {}: {reason}", word(change.to));
+    } else {
+        let (from, to) = (word(change.from), word(change.to));
+        log::info!("alert {service} (PID {pid}), {class}: {from} -> {to}: {reason}");
+    }
+}
+
+/// Writes the alerts that stand, and does not wait for ever for that.
+struct Keeper {
+    store: Arc<Mutex<Store>>,
+    /// What still writes, for a disk that does not answer.
+    writes: Option<JoinHandle<Result<(), StoreError>>>,
+    last: Instant,
+    failed: bool,
+}
+
+impl Keeper {
+    async fn keep(&mut self, alerts: Vec<Remembered>) {
+        self.last = Instant::now();
+        if self.writes.as_ref().is_some_and(|writes| !writes.is_finished()) {
+            return;
+        }
+        let store = Arc::clone(&self.store);
+        let write = move || store.lock().unwrap_or_else(PoisonError::into_inner).keep_alerts(&alerts);
+        let mut writes = spawn_blocking(write);
+        match timeout(DISK, &mut writes).await {
+            Ok(Ok(Ok(()))) => self.failed = false,
+            Ok(Ok(Err(error))) => self.fail(&error.to_string()),
+            Ok(_) => {}
+            Err(_) => {
+                self.fail("the disk does not answer");
+                self.writes = Some(writes);
+            }
+        }
+    }
+
+    /// Says it once, not each time.
+    fn fail(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.failed, true) {
+            log::error!("alerts are not remembered: {why}");
         }
     }
 }

@@ -46,12 +46,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut opened = runtime.block_on(Opened::open(&config))?;
-    let handle = agent::start(config.settings()?, opened.take_earlier()).context("the agent cannot start")?;
+    let config = Arc::new(config);
+    let handle =
+        agent::start(Arc::clone(&config), opened.take_earlier()).context("the agent cannot start")?;
     runtime.block_on(serve(args, config, opened, handle))
 }
 
 /// Until a signal asks for the end.
-async fn serve(args: &Args, config: Config, opened: Opened, mut handle: Handle) -> Result<()> {
+async fn serve(args: &Args, config: Arc<Config>, opened: Opened, mut handle: Handle) -> Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut hangup = signal(SignalKind::hangup())?;
     let services = opened.start(config, &handle);
@@ -60,9 +62,10 @@ async fn serve(args: &Args, config: Config, opened: Opened, mut handle: Handle) 
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
-            _ = hangup.recv() => match args.load().and_then(|config| Ok((config.settings()?, config))) {
-                Ok((settings, config)) => {
-                    handle.requests.send(Request::Reload(Box::new(settings))).await?;
+            _ = hangup.recv() => match args.load() {
+                Ok(config) => {
+                    let config = Arc::new(config);
+                    handle.requests.send(Request::Reload(Arc::clone(&config))).await?;
                     log::info!("has read its configuration again: {}", services.reload(config));
                 }
                 Err(err) => log::error!("goes on with the settings that it has: {err:#}"),

@@ -1,20 +1,25 @@
-//! Carries out what alerts ask for. Each runs beside all else; how it ended is logged.
+//! Carries out what alerts ask for: more detail, evidence, the hook. Each runs beside all else; how it ended is logged.
 
-use super::{Action, Alert, evidence::Evidence, hook};
+use super::{Action, Alert};
 use crate::agent::{
     Request, config,
     picture::ProcessId,
     request::{Answer, Filter, Form},
 };
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use std::{
     collections::BTreeSet,
-    fs,
-    path::Path,
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    process::Command,
+    sync::{Semaphore, mpsc, oneshot},
+    time,
+};
 
 /// Actions at a time: a node that fails as a whole must not be recorded as a whole. What is above is logged and left out.
 const AT_A_TIME: usize = 4;
@@ -22,7 +27,6 @@ const AT_A_TIME: usize = 4;
 /// The longest dump that is kept.
 const MAX_GOROUTINES: usize = 10_000;
 
-/// What carries out actions.
 #[derive(Debug)]
 pub struct Actor {
     requests: mpsc::Sender<Request>,
@@ -35,7 +39,6 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// As configured.
     pub fn new(
         alerts: &config::Alerts,
         evidence: &config::Evidence,
@@ -76,9 +79,7 @@ impl Actor {
             (Action::RunHook(_), None) | (Action::WantDetail(_), _) => return,
             (Action::RunHook(alert), Some(hook)) => {
                 let hook = hook.clone();
-                Box::pin(
-                    async move { hook::run(&hook, &alert).await.map(|()| "the hook has run".to_owned()) },
-                )
+                Box::pin(async move { run_hook(&hook, &alert).await.map(|()| "the hook has run".to_owned()) })
             }
         };
         tokio::spawn(async move {
@@ -152,4 +153,135 @@ async fn ask<T>(requests: &mpsc::Sender<Request>, request: impl FnOnce(Answer<T>
     let gone = "the agent is ending";
     requests.send(request(answer)).await.ok().context(gone)?;
     Ok(answered.await.ok().context(gone)??)
+}
+
+/// A directory of evidence with bounds: a file more than it may hold pushes out the oldest.
+#[derive(Clone, Debug)]
+struct Evidence {
+    directory: PathBuf,
+    max_files: usize,
+    max_size: u64,
+}
+
+/// What files of ours are called: nothing else in the directory is ever removed.
+const PREFIX: &str = "sfgi-";
+
+impl Evidence {
+    /// As configured; `None`: none is kept.
+    fn of(config: &config::Evidence) -> Option<Evidence> {
+        let directory = config.directory.clone()?;
+        Some(Evidence { directory, max_files: config.max_files, max_size: config.max_size })
+    }
+
+    /// Makes room for one more file and names it. The service's name comes from outside: nothing of it but letters, digits and
+    /// dashes gets into the path.
+    fn make_room(&self, service: &str, pid: u32, unix_s: u64, extension: &str) -> io::Result<PathBuf> {
+        fs::create_dir_all(&self.directory)?;
+        self.shrink(1)?;
+        let tame = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+        let service: String = service.chars().take(64).map(tame).collect();
+        Ok(self.directory.join(format!("{PREFIX}{service}-{pid}-{unix_s}.{extension}")))
+    }
+
+    /// Removes the oldest files until what is there and `more` files hold the bounds.
+    fn shrink(&self, more: usize) -> io::Result<()> {
+        let mut files = self.files()?;
+        files.sort();
+        let mut size: u64 = files.iter().map(|(_, size, _)| size).sum();
+        let mut count = files.len();
+        for (_, bytes, path) in files {
+            if count + more <= self.max_files.max(more) && size <= self.max_size {
+                break;
+            }
+            remove(&path)?;
+            size -= bytes;
+            count -= 1;
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> io::Result<Vec<(SystemTime, u64, PathBuf)>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                continue;
+            }
+            // It may have been removed meanwhile.
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_file() {
+                files.push((meta.modified()?, meta.len(), entry.path()));
+            }
+        }
+        Ok(files)
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Runs the hook and waits for its end: without a shell, with a time limit.
+async fn run_hook(hook: &config::Hook, alert: &Alert) -> Result<()> {
+    let (program, args) = hook.command.split_first().context("the hook has no command")?;
+    let mut command = Command::new(program);
+    // What names the process comes from the process: as the value of a variable nothing interprets it.
+    command.args(args).stdin(Stdio::null()).kill_on_drop(true).envs(environment(alert));
+    let mut child = command.spawn().with_context(|| format!("cannot start the hook {program}"))?;
+    let Ok(status) = time::timeout(hook.timeout, child.wait()).await else {
+        child.kill().await.with_context(|| format!("cannot kill the hook {program}"))?;
+        bail!("the hook {program} was killed after {:?}: raise alerts.hook.timeout", hook.timeout);
+    };
+    let status = status?;
+    ensure!(status.success(), "the hook {program} failed: {status}");
+    Ok(())
+}
+
+fn environment(alert: &Alert) -> [(&'static str, String); 7] {
+    [
+        ("SFGI_ALERT_LEVEL", alert.level.word().to_owned()),
+        ("SFGI_ALERT_PID", alert.pid.to_string()),
+        ("SFGI_ALERT_SERVICE", alert.service.clone()),
+        ("SFGI_ALERT_GROUP", alert.group.clone().unwrap_or_default()),
+        ("SFGI_ALERT_CLASS", alert.class.clone()),
+        ("SFGI_ALERT_VERDICT", alert.verdict.unwrap_or_default().to_owned()),
+        ("SFGI_ALERT_REASON", alert.reason.clone()),
+    ]
+    .map(|(name, value)| (name, value.replace('\0', "")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_and_what_is_not_ours_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let evidence = Evidence { directory: directory.path().into(), max_files: 3, max_size: 250 };
+        let foreign = directory.path().join("notes.txt");
+        fs::write(&foreign, [0; 1000]).unwrap();
+        let mut paths = Vec::new();
+        for at in 0..5 {
+            let path = evidence.make_room("../../etc/shop", 7, at, "txt").unwrap();
+            assert_eq!(path.parent(), Some(directory.path()), "{path:?}");
+            fs::write(&path, [0; 50]).unwrap();
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
+            fs::File::open(&path).unwrap().set_modified(time).unwrap();
+            paths.push(path);
+        }
+        assert_eq!(
+            paths.iter().map(|path| path.exists()).collect::<Vec<_>>(),
+            [false, false, true, true, true]
+        );
+        fs::write(&paths[4], [0; 200]).unwrap();
+        evidence.shrink(0).unwrap();
+        assert_eq!(
+            paths.iter().map(|path| path.exists()).collect::<Vec<_>>(),
+            [false, false, false, true, true]
+        );
+        assert!(foreign.exists());
+    }
 }

@@ -1,13 +1,12 @@
-//! Which level what was seen deserves: thresholds, without memory.
+//! The level of one alert: which one a look deserves by the thresholds, and when it rises and falls. Time is what the caller says it is.
 
-use crate::agent::config::{Alerts, LevelName, ServiceLevels, Thresholds, glob};
-use regex::Regex;
+use crate::agent::config::{Alerts, LevelName, Thresholds};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A group of leaked goroutines, or a process, as of one look.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Measured {
-    /// Goroutines.
     pub count: u64,
     /// Goroutines a minute; 0: it does not grow for certain.
     pub growth_per_minute: f64,
@@ -19,60 +18,18 @@ pub(super) struct Measured {
     pub limit: Option<u64>,
 }
 
-/// All levels, the lowest first.
-pub(super) const LEVELS: [LevelName; 4] =
-    [LevelName::Observe, LevelName::Warn, LevelName::Intervene, LevelName::Isolate];
-
-impl LevelName {
-    /// `L1` to `L4`, as people say it.
-    pub fn number(self) -> u8 {
-        match self {
-            LevelName::Observe => 1,
-            LevelName::Warn => 2,
-            LevelName::Intervene => 3,
-            LevelName::Isolate => 4,
-        }
-    }
-
-    /// The word for it, as in the file.
-    pub fn word(self) -> &'static str {
-        match self {
-            LevelName::Observe => "observe",
-            LevelName::Warn => "warn",
-            LevelName::Intervene => "intervene",
-            LevelName::Isolate => "isolate",
-        }
-    }
-}
-
-/// The thresholds of all services.
-#[derive(Debug)]
-pub(super) struct Limits {
-    services: Vec<(Regex, ServiceLevels)>,
-    all: [Thresholds; 4],
-}
-
-impl Limits {
-    /// Those of a configuration that was checked.
-    pub(super) fn of(alerts: &Alerts) -> Limits {
-        let service = |service: &ServiceLevels| Some((glob(&service.name).ok()?, service.clone()));
-        let all = [&alerts.observe, &alerts.warn, &alerts.intervene, &alerts.isolate].map(Clone::clone);
-        Limits { services: alerts.service.iter().filter_map(service).collect(), all }
-    }
-
-    /// The highest level with a threshold that is passed when the thresholds are multiplied by `factor`, and by what.
-    pub(super) fn level(&self, service: &str, seen: &Measured, factor: f64) -> Option<(LevelName, String)> {
-        let own = self.services.iter().find(|(name, _)| name.is_match(service)).map(|(_, levels)| levels);
-        LEVELS.into_iter().zip(&self.all).rev().find_map(|(level, all)| {
-            let own = own.and_then(|own| match level {
-                LevelName::Observe => own.observe.as_ref(),
-                LevelName::Warn => own.warn.as_ref(),
-                LevelName::Intervene => own.intervene.as_ref(),
-                LevelName::Isolate => own.isolate.as_ref(),
-            });
-            Some((level, passed(own.unwrap_or(all), seen, factor)?))
-        })
-    }
+/// The highest level with a threshold that is passed when the thresholds are multiplied by `factor`, and by what.
+pub(super) fn level(
+    alerts: &Alerts,
+    service: &str,
+    seen: &Measured,
+    factor: f64,
+) -> Option<(LevelName, String)> {
+    let own = alerts.service.iter().find(|levels| levels.name.is_match(service));
+    LevelName::ALL.into_iter().rev().find_map(|level| {
+        let own = own.and_then(|levels| levels.level(level));
+        Some((level, passed(own.unwrap_or(alerts.level(level)), seen, factor)?))
+    })
 }
 
 /// Which threshold is passed, in words.
@@ -104,4 +61,101 @@ fn passed(thresholds: &Thresholds, seen: &Measured, factor: f64) -> Option<Strin
         share * 100.0,
         limit * 100.0
     ))
+}
+
+/// How slow an alert is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// A higher level must be deserved for so long.
+    pub(super) hold: Duration,
+    /// A lower one, too, before the level falls.
+    pub(super) clear_after: Duration,
+}
+
+/// The level of one alert.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tracker {
+    level: Option<LevelName>,
+    /// Since when each level or a higher one has been deserved.
+    since: [Option<Duration>; 4],
+    /// Since when less than the level has been deserved, also with the hysteresis.
+    below_since: Option<Duration>,
+    /// The highest level that was deserved since then.
+    below_best: Option<LevelName>,
+}
+
+/// How far the timers of a tracker have run, milliseconds; `None`: it does not run. Unlike a point in time this means something to
+/// another agent: the time without a look counts for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Timers {
+    deserved_ms: [Option<u64>; 4],
+    below_ms: Option<u64>,
+    below_best: Option<LevelName>,
+}
+
+impl Timers {
+    /// Whether the level was about to fall.
+    pub(super) fn falls(&self) -> bool {
+        self.below_ms.is_some()
+    }
+}
+
+impl Tracker {
+    /// At this level, with timers that have run so far.
+    pub(super) fn resumed(now: Duration, level: LevelName, timers: &Timers) -> Tracker {
+        let began = |ms: Option<u64>| ms.map(|ms| now.saturating_sub(Duration::from_millis(ms)));
+        Tracker {
+            level: Some(level),
+            since: timers.deserved_ms.map(began),
+            below_since: began(timers.below_ms),
+            below_best: timers.below_best,
+        }
+    }
+
+    /// How far its timers have run. What has run out stays as it is, so that an alert at rest is always the same.
+    pub(super) fn timers(&self, now: Duration, pace: Pace) -> Timers {
+        let ran = |since: Option<Duration>, most: Duration| {
+            since.map(|since| now.saturating_sub(since).min(most).as_millis().try_into().unwrap_or(u64::MAX))
+        };
+        Timers {
+            deserved_ms: self.since.map(|since| ran(since, pace.hold)),
+            below_ms: ran(self.below_since, pace.clear_after),
+            below_best: self.below_best,
+        }
+    }
+
+    /// The level now; `None`: there is no alert.
+    pub(super) fn level(&self) -> Option<LevelName> {
+        self.level
+    }
+
+    /// Takes one look: the level it deserves, and the one it deserves by the lower thresholds of the hysteresis.
+    /// Returns the level before, if it has changed.
+    pub(super) fn feed(
+        &mut self,
+        now: Duration,
+        deserved: Option<LevelName>,
+        kept: Option<LevelName>,
+        pace: Pace,
+    ) -> Option<Option<LevelName>> {
+        let before = self.level;
+        for (level, since) in LevelName::ALL.into_iter().zip(&mut self.since) {
+            let reached = deserved.is_some_and(|deserved| deserved >= level);
+            *since = if reached { Some(since.unwrap_or(now)) } else { None };
+            if since.is_some_and(|since| now.saturating_sub(since) >= pace.hold) && self.level < Some(level) {
+                self.level = Some(level);
+            }
+        }
+        if kept < self.level {
+            let since = *self.below_since.get_or_insert(now);
+            self.below_best = self.below_best.max(kept);
+            if now.saturating_sub(since) >= pace.clear_after {
+                self.level = self.below_best;
+                (self.below_since, self.below_best) = (None, None);
+            }
+        } else {
+            (self.below_since, self.below_best) = (None, None);
+        }
+        (self.level != before).then_some(before)
+    }
 }

@@ -3,23 +3,18 @@
 //! [`act`] carries out.
 
 pub mod act;
-mod evidence;
-mod hook;
 mod level;
 mod remember;
 mod signs;
-pub mod task;
-mod tracker;
 
 #[cfg(test)]
 mod tests;
 
 use super::{
     config::{self, LevelName},
-    picture::{LeakGroup, Picture, ProcessId, ProcessPicture},
-    store::cut,
+    picture::{LeakGroup, Picture, ProcessId, ProcessPicture, cut},
 };
-use level::{Limits, Measured};
+use level::{Measured, Pace, Tracker, level};
 pub use remember::Remembered;
 use remember::{Resumed, Resuming};
 use sfgi_core::detect::Verdict;
@@ -29,7 +24,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tracker::{Pace, Tracker};
 
 /// Alerts that are kept track of; what is above is counted only. A node has hundreds of processes with a few groups each.
 pub const MAX_ALERTS: usize = 10_000;
@@ -43,7 +37,6 @@ type Key = (ProcessId, Option<String>);
 /// An alert as it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alert {
-    /// The process.
     pub pid: u32,
     /// Which one: never the same again.
     pub process: ProcessId,
@@ -55,11 +48,8 @@ pub struct Alert {
     pub group: Option<String>,
     /// The group's class; `signs` for the process itself.
     pub class: String,
-    /// The group's verdict.
     pub verdict: Option<&'static str>,
-    /// How high.
     pub level: LevelName,
-    /// Why.
     pub reason: String,
     /// Since when it has been at this level: nanoseconds since 1970.
     pub since_unix_ns: u64,
@@ -83,7 +73,6 @@ pub enum Action {
     WantDetail(Arc<Alert>),
     /// Keep a recording and a dump of the process.
     KeepEvidence(Arc<Alert>),
-    /// Run the hook.
     RunHook(Arc<Alert>),
 }
 
@@ -105,11 +94,9 @@ impl Change {
     }
 }
 
-/// All alerts.
 #[derive(Debug)]
 pub struct Alerts {
     config: config::Alerts,
-    limits: Limits,
     known: BTreeMap<Key, Standing>,
     signs: BTreeMap<ProcessId, Correlation>,
     remembered: Resuming,
@@ -138,12 +125,9 @@ struct Look {
 }
 
 impl Alerts {
-    /// None yet.
     pub fn new(config: config::Alerts) -> Alerts {
-        let limits = Limits::of(&config);
         Alerts {
             config,
-            limits,
             known: BTreeMap::new(),
             signs: BTreeMap::new(),
             remembered: Resuming::default(),
@@ -154,7 +138,6 @@ impl Alerts {
 
     /// Goes on with other thresholds; levels stay until these say otherwise.
     pub fn reload(&mut self, config: config::Alerts) {
-        self.limits = Limits::of(&config);
         self.config = config;
     }
 
@@ -209,16 +192,16 @@ impl Alerts {
             Verdict::Suspect => self.config.suspect_limit,
             Verdict::Likely | Verdict::Proven => LevelName::Isolate,
         };
-        let level = |factor| {
-            let (level, reason) = self.limits.level(service, &measured, factor)?;
+        let deserves = |factor| {
+            let (level, reason) = level(&self.config, service, &measured, factor)?;
             Some((level.min(highest), reason))
         };
         let verdict = Some(group.verdict.word());
         Look {
             key: (process.id, Some(group.id.clone())),
             alert: alert(process, Some(group.id.clone()), &group.class, verdict),
-            deserved: level(1.0),
-            kept: level(self.config.clear_below).map(|(level, _)| level),
+            deserved: deserves(1.0),
+            kept: deserves(self.config.clear_below).map(|(level, _)| level),
             pace: self.pace(),
         }
     }

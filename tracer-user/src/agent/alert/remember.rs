@@ -3,12 +3,11 @@
 
 use super::{
     Alert, Alerts, Change, Standing,
-    tracker::{Timers, Tracker},
+    level::{Timers, Tracker},
 };
 use crate::agent::{
     config::LevelName,
-    picture::{Picture, ProcessId, ProcessPicture},
-    store::cut,
+    picture::{Picture, ProcessId, ProcessPicture, cut},
 };
 use serde::{Deserialize, Serialize};
 use sfgi_core::detect::Verdict;
@@ -20,7 +19,6 @@ const ABSENT: Duration = Duration::from_secs(300);
 /// An alert as it stood when the agent ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// The process.
     pub pid: u32,
     /// When it was made: ticks since boot.
     pub start_ticks: u64,

@@ -10,7 +10,6 @@ use std::{collections::VecDeque, time::Duration};
 pub(super) struct SignValues {
     /// Heap in use, bytes.
     pub heap: Option<f64>,
-    /// Goroutines.
     pub goroutines: Option<f64>,
     /// Goroutines that wait for a mutex.
     pub mutex_wait: Option<f64>,

@@ -1,6 +1,6 @@
 //! Whether a configuration makes sense as a whole.
 
-use super::{Config, ConfigError, Thresholds, settings::glob};
+use super::{Config, ConfigError, LevelName, Matching, Thresholds};
 use std::time::Duration;
 
 /// Scanning more often than this is what the probes are for.
@@ -46,26 +46,28 @@ impl Config {
         if self.otlp.as_ref().is_some_and(|otlp| otlp.interval < SHORTEST_EXPORT) {
             return wrong("otlp.interval is less than a second: raise it".into());
         }
-        self.levels_rise()?;
-        self.alerts.service.iter().try_for_each(|service| glob(&service.name).map(drop))?;
-        self.settings().map(drop)
+        let exclude = self.exclude.iter().map(|matching| ("exclude", matching));
+        let rule = self.rule.iter().map(|rule| ("rule.match", &rule.matching));
+        let include = self.include.iter().map(|matching| ("include", matching));
+        let mut all = exclude.chain(rule).chain(include);
+        if let Some((section, _)) = all.find(|(_, matching): &(_, &Matching)| matching.is_empty()) {
+            return wrong(format!(
+                "a section {section} matches nothing in particular: give exe, module, unit, container or pod"
+            ));
+        }
+        self.levels_rise()
     }
 
     /// A lower level needs no more than a higher one.
     fn levels_rise(&self) -> Result<(), ConfigError> {
-        let alerts = &self.alerts;
-        let levels = [
-            ("observe", &alerts.observe),
-            ("warn", &alerts.warn),
-            ("intervene", &alerts.intervene),
-            ("isolate", &alerts.isolate),
-        ];
-        for (at, (low_name, low)) in levels.iter().enumerate() {
-            for (high_name, high) in &levels[at + 1..] {
-                if let Some(key) = above(low, high) {
-                    let what =
-                        format!("alerts.{low_name}.{key} is above that of alerts.{high_name}: swap them");
-                    return Err(ConfigError::Senseless(what));
+        for (at, low) in LevelName::ALL.into_iter().enumerate() {
+            for high in &LevelName::ALL[at + 1..] {
+                if let Some(key) = above(self.alerts.level(low), self.alerts.level(*high)) {
+                    return Err(ConfigError::Senseless(format!(
+                        "alerts.{}.{key} is above that of alerts.{}: swap them",
+                        low.word(),
+                        high.word()
+                    )));
                 }
             }
         }

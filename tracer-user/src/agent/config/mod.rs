@@ -1,45 +1,57 @@
-//! The configuration of the agent: one TOML file, flags, environment. What a flag says is stronger than the environment,
-//! that is stronger than the file, and that than what holds by itself.
+//! The configuration of the agent: one TOML file, flags, environment. A flag is stronger than the environment, the environment
+//! than the file, and the file than the defaults. All parts of the agent work by [`Config`] itself.
 
 mod check;
-mod error;
-mod overrides;
-mod reload;
+mod matching;
 mod schema;
-mod settings;
-mod units;
 
 #[cfg(test)]
 mod tests;
 
-pub use error::ConfigError;
-pub use overrides::Overrides;
-pub use reload::{Part, Reload, changes};
+use crate::parse;
+pub(super) use matching::Plan;
+pub use matching::{Glob, Matching, Pattern, PatternError, Rule};
 pub use schema::*;
-pub(in crate::agent) use settings::glob;
-use std::{fs, path::Path};
+use sfgi_core::{detect::Rules, event::Mode};
+use std::{
+    fmt, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// The longest file that is read: ours has a few kilobytes.
 const MAX_FILE: u64 = 1 << 20;
 
 impl Config {
-    /// Reads the file, if there is one, puts the overrides over it and checks that it makes sense.
+    /// Reads the file, if there is one, puts the overrides over it, reads the rules of leaks and checks that all makes sense.
     ///
     /// # Errors
-    /// The file cannot be read or is wrong, or something makes no sense: a sentence with the line.
+    /// The file cannot be read or is wrong, or something makes no sense: a sentence, with the line where the file is wrong.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
         let mut config = match file {
             Some(file) => Config::parse(file, &read(file)?)?,
             None => Config::default(),
         };
         overrides.put_over(&mut config);
-        config.check()?;
-        Ok(config)
+        config.complete()
     }
 
     /// What a file's text says, not checked yet.
     fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         toml::from_str(text).map_err(|error| ConfigError::of_toml(file.to_owned(), text, &error))
+    }
+
+    /// Reads what the configuration names, and checks it.
+    fn complete(mut self) -> Result<Config, ConfigError> {
+        if let Some(directory) = &self.leaks.rules {
+            let rules = Rules::clone(&self.leaks.catalogue).with_directory(directory);
+            let rules = rules.map_err(|error| ConfigError::Senseless(format!("leaks.rules: {error}")))?;
+            self.leaks.catalogue = Arc::new(rules);
+        }
+        self.check()?;
+        Ok(self)
     }
 }
 
@@ -50,4 +62,207 @@ fn read(file: &Path) -> Result<String, ConfigError> {
         return Err(unreadable(error));
     }
     fs::read_to_string(file).map_err(unreadable)
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {error}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is not what the schema says.
+    #[error("{}, line {line}: {what}", file.display())]
+    Wrong {
+        /// The file.
+        file: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong, and what may be meant.
+        what: String,
+    },
+    /// What stands there is understood, but makes no sense together; from the file, a flag or the environment.
+    #[error("{0}")]
+    Senseless(String),
+}
+
+impl ConfigError {
+    /// An error of the TOML reader, with its line and with the key that may be meant.
+    fn of_toml(file: PathBuf, text: &str, error: &toml::de::Error) -> Self {
+        let begin = error.span().map_or(0, |span| span.start);
+        let line = text.bytes().take(begin).filter(|byte| *byte == b'\n').count() + 1;
+        ConfigError::Wrong { file, line, what: with_suggestion(error.message()) }
+    }
+}
+
+/// How like a key must be to one that exists to be suggested, between 0 and 1 (Jaro-Winkler).
+const LIKE: f64 = 0.75;
+
+/// serde says ``unknown field `intervall`, expected one of `interval`, `mode` ``: the names between backticks are the
+/// unknown one, then all that exist. Nothing but the text tells them.
+fn with_suggestion(message: &str) -> String {
+    let message = message.lines().next().unwrap_or_default();
+    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
+        return message.to_owned();
+    }
+    let mut names = message.split('`').skip(1).step_by(2);
+    let Some(unknown) = names.next() else { return message.to_owned() };
+    let known: Vec<&str> = names.collect();
+    let what = if message.starts_with("unknown field") { "key" } else { "value" };
+    let likeness = |name: &&str| strsim::jaro_winkler(unknown, name);
+    let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match best.filter(|best| likeness(best) >= LIKE) {
+        Some(best) => format!("there is no {what} `{unknown}` here: did you mean `{best}`?"),
+        None => format!("there is no {what} `{unknown}` here, only {}", known.join(", ")),
+    }
+}
+
+/// What can be set without a file.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
+pub struct Overrides {
+    /// What may be used for all programs together, and for each: a share of a core
+    #[arg(long, value_name = "PERCENT", env = "SFGI_BUDGET", value_parser = budget)]
+    pub budget: Option<f64>,
+    /// Between two scans of a program
+    #[arg(long, value_name = "TIME", env = "SFGI_INTERVAL", value_parser = parse::duration)]
+    pub interval: Option<Duration>,
+    /// How closely programs are watched, as far as the budget allows: poll (no probes), life, wait or full
+    #[arg(long, value_name = "MODE", env = "SFGI_MODE")]
+    pub mode: Option<Mode>,
+    /// Only programs whose path or module matches (several: repeat)
+    #[arg(long, value_name = "REGEX", env = "SFGI_INCLUDE")]
+    pub include: Vec<Pattern>,
+    /// No programs whose path or module matches (several: repeat)
+    #[arg(long, value_name = "REGEX", env = "SFGI_EXCLUDE")]
+    pub exclude: Vec<Pattern>,
+    /// From which age on waiting is suspicious
+    #[arg(long, value_name = "TIME", env = "SFGI_MIN_AGE", value_parser = parse::duration)]
+    pub min_age: Option<Duration>,
+    /// Add the rules of all .toml files in DIR; those with the id of a built-in one replace it
+    #[arg(long, value_name = "DIR", env = "SFGI_RULES")]
+    pub rules: Option<PathBuf>,
+    /// Where the HTTP interface listens [default: 127.0.0.1:6061]
+    #[arg(long, value_name = "ADDRESS", env = "SFGI_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// A file with the token that every HTTP request must bring
+    #[arg(long, value_name = "FILE", env = "SFGI_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The file that history is kept in
+    #[arg(long, value_name = "FILE", env = "SFGI_STORE")]
+    pub store: Option<PathBuf>,
+}
+
+impl Overrides {
+    /// Puts what was given over what the file says. Include and exclude replace the file's.
+    fn put_over(&self, config: &mut Config) {
+        if let Some(budget) = self.budget {
+            config.budget = Budget { node: budget, process: None };
+        }
+        set(&mut config.leaks.min_age, self.min_age);
+        if let Some(rules) = &self.rules {
+            config.leaks.rules = Some(rules.clone());
+        }
+        set(&mut config.scan.interval, self.interval);
+        set(&mut config.scan.mode, self.mode);
+        set(&mut config.http.listen, self.listen);
+        if let Some(file) = &self.token_file {
+            config.http.token_file = Some(file.clone());
+        }
+        if let Some(file) = &self.store {
+            config.store.file = Some(file.clone());
+        }
+        for (given, list) in [(&self.include, &mut config.include), (&self.exclude, &mut config.exclude)] {
+            if !given.is_empty() {
+                *list = given.iter().flat_map(path_or_module).collect();
+            }
+        }
+    }
+}
+
+fn path_or_module(pattern: &Pattern) -> [Matching; 2] {
+    let (exe, module) = (Some(pattern.clone()), Some(pattern.clone()));
+    [Matching { exe, ..Matching::default() }, Matching { module, ..Matching::default() }]
+}
+
+fn set<T>(place: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *place = given;
+    }
+}
+
+fn budget(text: &str) -> Result<f64, String> {
+    let share = parse::share(text)?;
+    if share > 0.0 { Ok(share) } else { Err(format!("{text}: a budget is more than nothing")) }
+}
+
+/// What a part of the agent must be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Scans, modes, budget, rules.
+    Core,
+    /// The HTTP interface's limits.
+    Http,
+    /// The metrics.
+    Metrics,
+    /// Alerts and what they keep.
+    Alerts,
+    /// The export.
+    Otlp,
+}
+
+/// What is to be done for a new configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reload {
+    /// Takes effect at once, for these parts.
+    pub parts: Vec<Part>,
+    /// Keys that take effect after a restart only.
+    pub restart: Vec<&'static str>,
+}
+
+/// Compares two configurations.
+pub fn changes(old: &Config, new: &Config) -> Reload {
+    let core = (&old.scan, &old.leaks, &old.budget, &old.raise, &old.include, &old.exclude, &old.rule)
+        != (&new.scan, &new.leaks, &new.budget, &new.raise, &new.include, &new.exclude, &new.rule);
+    let alerts = (&old.alerts, &old.evidence) != (&new.alerts, &new.evidence);
+    let (before, after) = (&old.http, &new.http);
+    let parts = [
+        (core, Part::Core),
+        (before.trigger_interval != after.trigger_interval, Part::Http),
+        (old.metrics != new.metrics, Part::Metrics),
+        (alerts, Part::Alerts),
+        (old.otlp != new.otlp, Part::Otlp),
+    ];
+    // Sockets, their certificates and the file stay open while the agent runs.
+    let restart = [
+        (before.listen != after.listen, "http.listen"),
+        (before.tls != after.tls, "http.tls"),
+        (before.token_file != after.token_file, "http.token_file"),
+        (before.max_requests != after.max_requests, "http.max_requests"),
+        (old.store != new.store, "store"),
+    ];
+    Reload {
+        parts: parts.into_iter().filter_map(|(changed, part)| changed.then_some(part)).collect(),
+        restart: restart.into_iter().filter_map(|(changed, key)| changed.then_some(key)).collect(),
+    }
+}
+
+impl fmt::Display for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.parts.is_empty() && self.restart.is_empty() {
+            return f.write_str("nothing has changed");
+        }
+        let parts: Vec<String> = self.parts.iter().map(|part| format!("{part:?}").to_lowercase()).collect();
+        if !parts.is_empty() {
+            write!(f, "changed: {}", parts.join(", "))?;
+        }
+        if !self.restart.is_empty() {
+            let between = if parts.is_empty() { "" } else { "; " };
+            write!(f, "{between}restart sfgi for {}", self.restart.join(", "))?;
+        }
+        Ok(())
+    }
 }

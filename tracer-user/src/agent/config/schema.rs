@@ -1,11 +1,15 @@
-//! What may stand in the file, with what holds where nothing does. Every key is described in `deploy/sfgi.toml`.
+//! All that a user can set, with its defaults. Every key is described in `deploy/sfgi.toml`, and a test holds that file against
+//! these types.
 
-use super::units::{share, size, some_share, some_size, some_time, time};
-use serde::{Deserialize, Serialize};
-use sfgi_core::event::Mode;
+use super::matching::{Glob, Matching, Rule};
+use crate::parse;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use sfgi_core::{detect::Rules, event::Mode};
 use std::{
+    fmt::Display,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -17,7 +21,6 @@ pub struct Config {
     pub scan: Scan,
     /// When waiting is suspicious, and what a leak looks like.
     pub leaks: Leaks,
-    /// What it may cost.
     pub budget: Budget,
     /// When a finding has a process watched more closely.
     pub raise: Raise,
@@ -27,9 +30,7 @@ pub struct Config {
     pub exclude: Vec<Matching>,
     /// What holds for some processes only; the first that matches.
     pub rule: Vec<Rule>,
-    /// The HTTP interface.
     pub http: Http,
-    /// Prometheus metrics.
     pub metrics: Metrics,
     /// When findings are alerts.
     pub alerts: Alerts,
@@ -39,6 +40,9 @@ pub struct Config {
     pub evidence: Evidence,
     /// Export by OTLP; off where it is left out.
     pub otlp: Option<Otlp>,
+    /// Where the host keeps what names its processes; no key, for tests only.
+    #[serde(skip)]
+    pub host: Host,
 }
 
 /// What is looked at, and how often.
@@ -53,7 +57,7 @@ pub struct Scan {
 }
 
 /// When waiting is suspicious, and what a leak looks like: as the options of `sfgi leaks`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Leaks {
     /// How long a goroutine must have been waiting.
@@ -63,6 +67,15 @@ pub struct Leaks {
     pub min_count: u64,
     /// A directory with rules of one's own.
     pub rules: Option<PathBuf>,
+    /// The built-in rules and those of `rules`, which [`Config::load`] reads.
+    #[serde(skip)]
+    pub catalogue: Arc<Rules>,
+}
+
+impl PartialEq for Leaks {
+    fn eq(&self, other: &Leaks) -> bool {
+        (self.min_age, self.min_count, &self.rules) == (other.min_age, other.min_count, &other.rules)
+    }
 }
 
 /// What it may cost, in cores.
@@ -77,9 +90,16 @@ pub struct Budget {
     pub process: Option<f64>,
 }
 
+impl Budget {
+    /// For each process, cores.
+    pub fn process(&self) -> f64 {
+        self.process.unwrap_or(self.node)
+    }
+}
+
 /// When a finding has a process watched more closely: one that is not proven, a creation site that grows, an alert of level
 /// `warn` or above.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Raise {
     /// It does, within the budget.
@@ -92,41 +112,15 @@ pub struct Raise {
     pub cool_down: Duration,
 }
 
-/// Which processes are meant: all that is given must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Matching {
-    /// The executable's path, a regular expression.
-    pub exe: Option<String>,
-    /// The import path of the main package, or the path of the main module, a regular expression.
-    pub module: Option<String>,
-    /// The systemd unit, a regular expression.
-    pub unit: Option<String>,
-    /// The container's id, a regular expression.
-    pub container: Option<String>,
-    /// The pod as `namespace/name`, or its uid where that is all that is known, a regular expression.
-    pub pod: Option<String>,
+/// Directories of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Control groups, for memory limits.
+    pub cgroup: PathBuf,
+    /// Where the kubelet keeps the logs of pods, whose directories name them.
+    pub pod_logs: PathBuf,
 }
 
-/// What holds for some processes.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Rule {
-    /// Which.
-    #[serde(rename = "match")]
-    pub matching: Matching,
-    /// The name they are known by in metrics and alerts.
-    pub service: Option<String>,
-    /// How closely they are watched.
-    pub mode: Option<Mode>,
-    /// Between two scans.
-    #[serde(deserialize_with = "some_time")]
-    pub interval: Option<Duration>,
-    /// Whether a finding has them watched more closely for a while; left out: as `raise.on_finding`.
-    pub raise: Option<bool>,
-}
-
-/// The HTTP interface.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
@@ -153,7 +147,6 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// Prometheus metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
@@ -194,13 +187,12 @@ pub struct Alerts {
     pub hook: Option<Hook>,
 }
 
-/// A level's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LevelName {
     /// L1: known, shown.
     Observe,
-    /// L2: somebody should look.
+    /// L2: worth a look by a person.
     Warn,
     /// L3: evidence is kept.
     Intervene,
@@ -208,11 +200,59 @@ pub enum LevelName {
     Isolate,
 }
 
+impl LevelName {
+    /// All levels, the lowest first.
+    pub const ALL: [LevelName; 4] =
+        [LevelName::Observe, LevelName::Warn, LevelName::Intervene, LevelName::Isolate];
+
+    /// `L1` to `L4`, as people say it.
+    pub fn number(self) -> u8 {
+        match self {
+            LevelName::Observe => 1,
+            LevelName::Warn => 2,
+            LevelName::Intervene => 3,
+            LevelName::Isolate => 4,
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            LevelName::Observe => "observe",
+            LevelName::Warn => "warn",
+            LevelName::Intervene => "intervene",
+            LevelName::Isolate => "isolate",
+        }
+    }
+}
+
+impl Alerts {
+    /// The thresholds of a level that hold for services without their own.
+    pub fn level(&self, level: LevelName) -> &Thresholds {
+        match level {
+            LevelName::Observe => &self.observe,
+            LevelName::Warn => &self.warn,
+            LevelName::Intervene => &self.intervene,
+            LevelName::Isolate => &self.isolate,
+        }
+    }
+}
+
+impl ServiceLevels {
+    /// The service's own thresholds of a level; `None`: as for all.
+    pub fn level(&self, level: LevelName) -> Option<&Thresholds> {
+        match level {
+            LevelName::Observe => self.observe.as_ref(),
+            LevelName::Warn => self.warn.as_ref(),
+            LevelName::Intervene => self.intervene.as_ref(),
+            LevelName::Isolate => self.isolate.as_ref(),
+        }
+    }
+}
+
 /// What raises to a level: any of these. A level without any is not reached by thresholds.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Thresholds {
-    /// Goroutines.
     pub count: Option<u64>,
     /// Goroutines a minute.
     pub growth_per_minute: Option<f64>,
@@ -231,8 +271,7 @@ pub struct Thresholds {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceLevels {
-    /// Its name, with `*` and `?`.
-    pub name: String,
+    pub name: Glob,
     /// L1.
     pub observe: Option<Thresholds>,
     /// L2.
@@ -308,7 +347,6 @@ pub struct Evidence {
 pub struct Otlp {
     /// The collector: `http://localhost:4318`.
     pub endpoint: String,
-    /// Between two exports.
     #[serde(default = "thirty_seconds", deserialize_with = "time")]
     pub interval: Duration,
 }
@@ -335,9 +373,22 @@ impl Default for Scan {
     }
 }
 
+impl Default for Host {
+    fn default() -> Self {
+        Host { cgroup: "/sys/fs/cgroup".into(), pod_logs: "/var/log/pods".into() }
+    }
+}
+
+/// The rules that the program brings along.
+fn built_in() -> Arc<Rules> {
+    static BUILT_IN: LazyLock<Arc<Rules>> =
+        LazyLock::new(|| Arc::new(Rules::built_in().expect("the tests read the built-in rules")));
+    Arc::clone(&BUILT_IN)
+}
+
 impl Default for Leaks {
     fn default() -> Self {
-        Leaks { min_age: Duration::from_secs(300), min_count: 3, rules: None }
+        Leaks { min_age: Duration::from_secs(300), min_count: 3, rules: None, catalogue: built_in() }
     }
 }
 
@@ -415,4 +466,42 @@ impl Default for Evidence {
     fn default() -> Self {
         Evidence { directory: None, max_files: 20, max_size: 256 << 20, record: ten_seconds() }
     }
+}
+
+/// `"30s"`.
+fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    text(from, parse::duration)
+}
+
+/// `"30s"`, for a key that may be left out.
+pub(super) fn some_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    time(from).map(Some)
+}
+
+/// `"64MiB"`, in bytes.
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    text(from, parse::bytes)
+}
+
+/// `"64MiB"`, for a key that may be left out.
+fn some_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    size(from).map(Some)
+}
+
+/// `"2%"` as 0.02.
+fn share<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    text(from, parse::share)
+}
+
+/// `"2%"`, for a key that may be left out.
+fn some_share<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    share(from).map(Some)
+}
+
+fn text<'de, D: Deserializer<'de>, T, E: Display>(
+    from: D,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, D::Error> {
+    let text = String::deserialize(from)?;
+    parse(&text).map_err(D::Error::custom)
 }

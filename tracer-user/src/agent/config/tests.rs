@@ -2,9 +2,8 @@ use super::*;
 use std::time::Duration;
 
 fn parse(text: &str) -> Result<Config, String> {
-    let config = Config::parse(Path::new("sfgi.toml"), text).map_err(|error| error.to_string())?;
-    config.check().map_err(|error| error.to_string())?;
-    Ok(config)
+    let config = Config::parse(Path::new("sfgi.toml"), text).and_then(Config::complete);
+    config.map_err(|error| error.to_string())
 }
 
 const EXAMPLE: &str = include_str!("../../../../deploy/sfgi.toml");
@@ -61,16 +60,10 @@ fn what_makes_no_sense_together_is_refused() {
         ("[alerts.observe]\ncount = 1000", "alerts.observe.count"),
         ("[alerts.hook]\ncommand = []", "alerts.hook.command"),
         ("[[rule]]\nmode = \"full\"", "nothing in particular"),
-        (
-            "[[exclude]]\nunit = \"(\"",
-            "exclude.unit is \"(\", which is no regular expression: unclosed group",
-        ),
-        (
-            "[[rule]]\nmatch = { exe = \"*shop\" }",
-            "rule.match.exe is \"*shop\", which is no regular expression: ",
-        ),
+        ("[[exclude]]\nunit = \"(\"", "line 2: \"(\" is no regular expression: unclosed group"),
+        ("[[rule]]\nmatch = { exe = \"*shop\" }", "line 2: \"*shop\" is no regular expression: "),
         ("[[include]]\nexe = \"*/shop\"", "for anything at all write .*"),
-        ("[[include]]\npod = \"(a{999}){999}\"", "include.pod is "),
+        ("[[include]]\npod = \"(a{999}){999}\"", "line 2: "),
         ("[otlp]\nendpoint = \"localhost\"", "otlp.endpoint"),
         ("[otlp]\nendpoint = \"http://localhost\"\ninterval = \"0s\"", "otlp.interval"),
         ("[leaks]\nrules = \"/does/not/exist\"", "leaks.rules"),
@@ -86,27 +79,14 @@ fn overrides_are_stronger_than_the_file() {
     let mut config = parse("[scan]\ninterval = \"5s\"\n[[include]]\nunit = \"a\"").unwrap();
     let overrides = Overrides {
         interval: Some(Duration::from_secs(7)),
-        include: vec!["^/srv/".into()],
+        include: vec!["^/srv/".parse().unwrap()],
         ..Overrides::default()
     };
     overrides.put_over(&mut config);
     assert_eq!(config.scan.interval, Duration::from_secs(7));
-    let include: Vec<_> =
-        config.include.iter().map(|one| (one.exe.as_deref(), one.module.as_deref())).collect();
-    assert_eq!(include, [(Some("^/srv/"), None), (None, Some("^/srv/"))]);
-}
-
-#[test]
-fn only_what_is_included_is_watched() {
-    let text = "[[include]]\nexe = \"^/srv/\"\n[[exclude]]\nexe = \"^/srv/a.$\"\n[[rule]]\nmatch = { unit = \"^x\" }";
-    let rules = parse(text).unwrap().settings().unwrap().rules;
-    let shape: Vec<(bool, bool)> = rules.iter().map(|rule| (rule.exclude, rule.when.exe.is_some())).collect();
-    assert_eq!(shape, [(true, true), (false, false), (false, true), (true, false)]);
-    let exe = |index: usize| rules[index].when.exe.as_ref().unwrap();
-    assert!(exe(0).is_match("/srv/ab") && !exe(0).is_match("/srv/abc"));
-    assert!(exe(2).is_match("/srv/x/y") && !exe(2).is_match("/opt/srv/x"));
-    let service = glob("shop-?*").unwrap();
-    assert!(service.is_match("shop-12") && !service.is_match("shop-") && !service.is_match("workshop-12"));
+    let srv: Option<Pattern> = Some("^/srv/".parse().unwrap());
+    let exe = Matching { exe: srv.clone(), ..Matching::default() };
+    assert_eq!(config.include, [exe, Matching { module: srv, ..Matching::default() }]);
 }
 
 #[test]

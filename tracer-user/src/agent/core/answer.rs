@@ -1,10 +1,16 @@
-//! Answers that take a look at a process now.
+//! What is asked of the agent: done at once by its own thread, by a thread of the pool that takes a look at a target now, or by
+//! a thread that streams ([`stream`]) and answers itself.
 
+use super::{Core, state::TargetState, stream, stream::Limits};
 use crate::{
     agent::{
-        request::{Filter, Form, Profile, Refusal},
-        settings::Settings,
-        watch::{Target, scan},
+        Config,
+        picture::ProcessId,
+        request::{Answer, Filter, Form, Profile, Refusal, Request, Scanned},
+        watch::{
+            Ceiling, Target, TargetError, Task,
+            scan::{self, Leaks},
+        },
     },
     output::{
         Traceback,
@@ -12,22 +18,141 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use sfgi_core::{detect::Verdict, memory::Live, snapshot, snapshot::Options};
-use std::{io, sync::Arc};
+use sfgi_core::{detect::Verdict, event::Mode, memory::Live, snapshot, snapshot::Options};
+use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
-/// Goroutines in a document where nobody says how many, and at most.
+/// Goroutines in a document where the request does not say how many, and at most.
 const LIMIT: usize = 1000;
 const MAX_LIMIT: usize = 100_000;
 
-/// The goroutines of a process as a document.
-pub(super) fn goroutines(target: &Target, filter: &Filter, form: Form) -> Result<Bytes, Refusal> {
-    let opened = target.open().map_err(Refusal::Failed)?;
+/// Scans that were asked for, and whose end is waited for.
+pub(super) struct Trigger {
+    waiting: HashSet<ProcessId>,
+    scanned: Scanned,
+    answer: Answer<Scanned>,
+}
+
+impl Core {
+    pub(super) fn answer(&mut self, request: Request) {
+        match request {
+            Request::TriggerScan { pid, answer } => self.trigger(pid, answer),
+            Request::SetMode { pid, mode, answer } => {
+                let result = self.set_mode(pid, mode);
+                let _ = answer.send(result);
+            }
+            Request::Raise { process, why } => {
+                if let Some(state) = self.state(process) {
+                    state.ask_detail(&why);
+                }
+            }
+            Request::Profile { pid, kind: Profile::Block(seconds), answer } => {
+                self.stream(pid, seconds, answer, stream::block_profile);
+            }
+            Request::Profile { pid, kind, answer } => {
+                self.ask(pid, answer, move |target, config| profile(target, kind, config));
+            }
+            Request::Goroutines { pid, filter, form, answer } => {
+                self.ask(pid, answer, move |target, _| goroutines(target, &filter, form));
+            }
+            Request::Trace { pid, seconds, answer } => self.stream(pid, seconds, answer, stream::trace),
+            Request::Record { pid, seconds, file, answer } => {
+                self.stream(pid, seconds, answer, |target, limits, answer| {
+                    stream::record(target, limits, file.into(), answer);
+                });
+            }
+            Request::Reload(config) => self.reload(config),
+            Request::Stop => {}
+        }
+    }
+
+    /// Has a thread stream what a target does.
+    fn stream<T>(
+        &self,
+        pid: u32,
+        seconds: Duration,
+        answer: Answer<T>,
+        begin: impl FnOnce(Arc<Target>, Limits, Answer<T>),
+    ) {
+        let Some(state) = self.targets.get(&pid) else {
+            let _ = answer.send(Err(Refusal::Unknown(pid)));
+            return;
+        };
+        let left = self.config.budget.process() - state.probes.program_cores();
+        begin(Arc::clone(&state.target), Limits { ceiling: Ceiling(left), seconds }, answer);
+    }
+
+    /// Has a thread of the pool make the answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        pid: u32,
+        answer: Answer<T>,
+        make: impl FnOnce(&Target, &Config) -> Result<T, Refusal> + Send + 'static,
+    ) {
+        let Some(state) = self.targets.get(&pid) else {
+            let _ = answer.send(Err(Refusal::Unknown(pid)));
+            return;
+        };
+        let (target, config) = (Arc::clone(&state.target), Arc::clone(&self.config));
+        let run = Box::new(move || {
+            let made = make(&target, &config);
+            let ended = made.is_err() && !target.process.alive();
+            let _ = answer.send(if ended { Err(Refusal::Ended(pid)) } else { made });
+        });
+        self.pool.run(Task { about: pid, run });
+    }
+
+    fn trigger(&mut self, pid: Option<u32>, answer: Answer<Scanned>) {
+        let wanted = |state: &&mut TargetState| pid.is_none_or(|pid| state.target.pid() == pid);
+        let mut waiting = HashSet::new();
+        for state in self.targets.values_mut().filter(wanted) {
+            state.triggered = true;
+            waiting.insert(state.target.id);
+        }
+        let scanned = Scanned::default();
+        match (waiting.is_empty(), pid) {
+            (false, _) => self.triggers.push(Trigger { waiting, scanned, answer }),
+            (true, Some(pid)) => drop(answer.send(Err(Refusal::Unknown(pid)))),
+            (true, None) => drop(answer.send(Ok(scanned))),
+        }
+    }
+
+    fn set_mode(&mut self, pid: u32, mode: Option<Mode>) -> Result<(), Refusal> {
+        self.targets.get_mut(&pid).ok_or(Refusal::Unknown(pid))?.ask_mode(mode);
+        Ok(())
+    }
+
+    /// A target has been scanned, or will not be.
+    pub(super) fn untrigger(&mut self, id: ProcessId, scanned: Option<Scanned>) {
+        for trigger in &mut self.triggers {
+            if trigger.waiting.remove(&id) {
+                let Scanned { scanned, leaked } = scanned.unwrap_or_default();
+                trigger.scanned.scanned += scanned;
+                trigger.scanned.leaked += leaked;
+            }
+        }
+        for trigger in self.triggers.extract_if(.., |trigger| trigger.waiting.is_empty()) {
+            let _ = trigger.answer.send(Ok(trigger.scanned));
+        }
+    }
+}
+
+/// What a look at a heap comes to.
+pub(super) fn scanned(leaks: &Leaks) -> Scanned {
+    // Timers are no goroutines.
+    let sure =
+        leaks.groups.iter().filter(|group| group.verdict > Verdict::Suspect && !group.goids.is_empty());
+    Scanned { scanned: leaks.scanned, leaked: sure.map(|group| group.count).sum() }
+}
+
+/// The goroutines of a target as a document.
+fn goroutines(target: &Target, filter: &Filter, form: Form) -> Result<Bytes, Refusal> {
+    let opened = target.open()?;
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
     let text = form == Form::Text;
     let options = Options { stacks: true, args: text, labels: true, objects: !text };
     let snapshot = snapshot::take(&view, options, &mut |_, _| {}).map_err(failed)?;
-    target.still_the_same().map_err(Refusal::Failed)?;
+    target.still_the_same()?;
     let mut names = Names::new(Arc::clone(&opened.binary), opened.bias, &snapshot);
     let choice = Choice {
         states: filter.states.clone(),
@@ -72,9 +197,9 @@ pub(super) fn goroutines(target: &Target, filter: &Filter, form: Form) -> Result
     Ok(out.into())
 }
 
-/// A profile of a process, as `net/http/pprof` would serve it.
-pub(super) fn profile(target: &Target, kind: Profile, settings: &Settings) -> Result<Bytes, Refusal> {
-    let opened = target.open().map_err(Refusal::Failed)?;
+/// A profile of a target, as `net/http/pprof` would serve it.
+fn profile(target: &Target, kind: Profile, config: &Config) -> Result<Bytes, Refusal> {
+    let opened = target.open()?;
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
     let (exe, time_ns) = (target.exe(), i64::try_from(scan::unix_ns()).unwrap_or(0));
@@ -86,14 +211,13 @@ pub(super) fn profile(target: &Target, kind: Profile, settings: &Settings) -> Re
         Profile::Goroutines => {
             let options = Options { stacks: true, labels: true, ..Options::default() };
             let snapshot = snapshot::take(&view, options, &mut |_, _| {}).map_err(failed)?;
-            target.still_the_same().map_err(Refusal::Failed)?;
+            target.still_the_same()?;
             let mut names = Names::new(Arc::clone(&opened.binary), opened.bias, &snapshot);
             let chosen = Choice::default().of(&snapshot, &mut names);
             write(ProfileKind::Goroutines, &snapshot, &mut names, &chosen).map_err(failed)?;
         }
         Profile::Leaks => {
-            let (observation, report, mut names) =
-                scan::observe(target, &opened, &view, None, settings).map_err(Refusal::Failed)?;
+            let (observation, report, mut names) = scan::observe(target, &opened, &view, None, config)?;
             let sure = report.groups.iter().filter(|group| group.verdict > Verdict::Suspect);
             let chosen: Vec<u32> = sure.flat_map(|group| &group.members).copied().collect();
             let snapshot = &observation.observed.snapshot;
@@ -104,6 +228,12 @@ pub(super) fn profile(target: &Target, kind: Profile, settings: &Settings) -> Re
         }
     }
     Ok(out.into())
+}
+
+impl From<TargetError> for Refusal {
+    fn from(error: TargetError) -> Self {
+        failed(error)
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> Refusal {

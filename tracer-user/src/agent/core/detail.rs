@@ -1,8 +1,8 @@
 //! When a finding is worth probes for a while: a decision made of what is known, without a clock and without probes.
 
 use crate::agent::{
+    config::Raise,
     picture::{LeakGroup, Raises, SiteGrowth},
-    settings::Raise,
 };
 use sfgi_core::{detect::Verdict, event::Mode};
 use std::sync::Arc;
@@ -123,7 +123,6 @@ impl Detail {
 }
 
 impl Raises {
-    /// One more.
     pub(super) fn count(&mut self, cause: Cause) {
         *match cause {
             Cause::Growth => &mut self.growth,

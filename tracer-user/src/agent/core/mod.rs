@@ -2,34 +2,28 @@
 //! pictures.
 
 mod answer;
-mod asked;
 mod detail;
-mod follow;
-mod node;
-mod probed;
 mod probes;
-mod rules;
-mod target;
+mod state;
+mod stream;
 
 use super::{
-    Handle,
+    Config, Handle,
     picture::{NodePicture, Picture, ProcessId, Seen},
     request::Request,
-    settings::Settings,
-    watch::{Binaries, Bucket, Discovery, Found, News, Pool, Swept, Target, Task, scan, scan::Told},
+    watch::{Binaries, Bucket, Discovery, News, Pool, Swept, Target, TargetError, Task, scan, scan::Told},
 };
 use crate::probe;
-use asked::{Trigger, scanned};
-use rules::Plan;
+use answer::{Trigger, scanned};
 use sfgi_core::clock;
+use state::{TargetState, Work};
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    io,
+    fs, io,
     sync::{Arc, PoisonError},
     thread,
     time::{Duration, Instant},
 };
-use target::{Tracked, Work, named};
 use tokio::sync::{mpsc, watch};
 
 /// How often it is decided what to do.
@@ -49,7 +43,7 @@ const ERRORS: usize = 16;
 /// Memory that is not used goes back to the system so often.
 const TRIM: Duration = Duration::from_secs(60);
 
-/// What an earlier agent knew of processes ([`super::picture::ProcessPicture::kept`]), by PID and start time, in the same
+/// What an earlier agent knew of its targets ([`super::picture::ProcessPicture::kept`]), by PID and start time, in the same
 /// run of the machine.
 pub type Earlier = HashMap<(u32, u64), Arc<[u8]>>;
 
@@ -57,23 +51,23 @@ pub type Earlier = HashMap<(u32, u64), Arc<[u8]>>;
 ///
 /// # Errors
 /// They cannot be had.
-pub fn start(settings: Settings, earlier: Earlier) -> io::Result<Handle> {
+pub fn start(config: Arc<Config>, earlier: Earlier) -> io::Result<Handle> {
     let (pictures, receiver) = watch::channel(Arc::default());
     let (requests, asked) = mpsc::channel(REQUESTS);
     let (told, inbox) = mpsc::unbounded_channel();
-    let settings = Arc::new(settings);
     let tell = told.clone();
     let sweeps = move |swept| {
         let _ = tell.send(Message::Swept(swept));
     };
-    node::few_heaps();
+    few_heaps();
+    let binaries = Arc::default();
     let core = Core {
-        discovery: Discovery::start(Arc::clone(&settings), Arc::new(sweeps))?,
+        discovery: Discovery::start(Arc::clone(&config), Arc::clone(&binaries), Arc::new(sweeps))?,
         bucket: Bucket::new(),
-        settings,
-        binaries: Arc::default(),
+        config,
+        binaries,
         pool: Pool::default(),
-        tracked: BTreeMap::new(),
+        targets: BTreeMap::new(),
         earlier,
         excluded: BTreeMap::new(),
         seen: Seen::default(),
@@ -96,8 +90,8 @@ pub fn start(settings: Settings, earlier: Earlier) -> io::Result<Handle> {
 /// What comes from other threads.
 enum Message {
     Swept(Swept),
-    Watched { id: ProcessId, news: News },
-    Done { id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, String> },
+    Probes { id: ProcessId, news: News },
+    Done { id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, TargetError> },
 }
 
 /// Tells what came of a task when it is over.
@@ -116,17 +110,17 @@ impl Drop for Report {
 }
 
 struct Core {
-    settings: Arc<Settings>,
+    config: Arc<Config>,
     discovery: Discovery,
     binaries: Arc<Binaries>,
     pool: Pool,
     bucket: Bucket,
     /// By PID.
-    tracked: BTreeMap<u32, Tracked>,
-    /// Of processes that were not found yet.
+    targets: BTreeMap<u32, TargetState>,
+    /// Of targets that no sweep has found yet.
     earlier: Earlier,
-    /// Go programs that a rule excludes.
-    excluded: BTreeMap<u32, Found>,
+    /// Go processes that a rule excludes.
+    excluded: BTreeMap<u32, Arc<Target>>,
     seen: Seen,
     node: NodePicture,
     errors: VecDeque<String>,
@@ -164,16 +158,16 @@ impl Core {
             }
             if trimmed.elapsed() >= TRIM {
                 trimmed = Instant::now();
-                node::trim();
+                trim();
             }
         }
-        log::info!("ends: {} processes were watched", self.tracked.len());
+        log::info!("ends: {} processes were watched", self.targets.len());
     }
 
     fn take(&mut self, message: Message) {
         match message {
             Message::Swept(swept) => self.swept(swept),
-            Message::Watched { id, news } => self.watched(id, news),
+            Message::Probes { id, news } => self.probe_news(id, news),
             Message::Done { id, work, cost, result } => self.done(id, work, cost, result),
         }
     }
@@ -188,51 +182,58 @@ impl Core {
             self.forget(id);
         }
         if first {
-            let there: HashSet<ProcessId> = changes.started.iter().map(|found| found.id).collect();
-            let gone = |id: &ProcessId| !there.contains(id);
-            let known = self.tracked.values().map(|tracked| tracked.found.id);
-            let gone: Vec<ProcessId> =
-                known.chain(self.excluded.values().map(|found| found.id)).filter(gone).collect();
+            // A thread that replaces one that hangs names all that run, and nothing that has ended meanwhile.
+            let there: HashSet<ProcessId> = changes.started.iter().map(|target| target.id).collect();
+            let all = self.all().map(|target| target.id);
+            let gone: Vec<ProcessId> = all.filter(|id| !there.contains(id)).collect();
             gone.into_iter().for_each(|id| self.forget(id));
         }
-        for found in changes.started {
-            self.add(found);
+        for target in changes.started {
+            self.add(target);
         }
-        // Whoever was there is found by the first sweep.
+        // The first sweep finds all that an earlier agent can have known.
         self.earlier = Earlier::new();
     }
 
-    fn add(&mut self, found: Found) {
-        let pid = found.id.pid;
-        if self.tracked.get(&pid).is_some_and(|tracked| tracked.found.id == found.id) {
+    /// All Go processes, also those that a rule excludes.
+    fn all(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.targets.values().map(|state| &state.target).chain(self.excluded.values())
+    }
+
+    /// The state of this very target, not of another that has its PID by now.
+    fn state(&mut self, id: ProcessId) -> Option<&mut TargetState> {
+        self.targets.get_mut(&id.pid).filter(|state| state.target.id == id)
+    }
+
+    fn add(&mut self, target: Arc<Target>) {
+        if self.state(target.id).is_some() {
             return;
         }
-        let plan = Plan::of(&found.identity, &self.settings);
-        let identity = named(&found.identity, &plan);
+        let (pid, plan) = (target.pid(), self.config.plan(&target.identity));
+        let identity = &target.identity;
         log::debug!("PID {pid}: {} ({}, {})", identity.exe.display(), identity.module, identity.go_version);
         if plan.exclude {
-            self.excluded.insert(pid, found);
+            self.excluded.insert(pid, target);
             return;
         }
-        let target = Arc::new(Target::new(&found, identity, Arc::clone(&self.binaries)));
-        let waiting = self.tracked.values().filter(|tracked| tracked.waits_for_first()).count();
+        let waiting = self.targets.values().filter(|state| state.waits_for_first()).count();
         let apart = FIRST_APART * u32::try_from(waiting).unwrap_or(u32::MAX);
         let first = (FIRST + apart).min(plan.interval.max(FIRST));
-        let kept = self.earlier.remove(&(pid, found.id.start_ticks));
-        self.tracked.insert(pid, Tracked::new(found, target, plan, first, kept));
+        let kept = self.earlier.remove(&(pid, target.id.start_ticks));
+        self.targets.insert(pid, TargetState::new(target, plan, first, kept));
     }
 
     fn forget(&mut self, id: ProcessId) {
-        if self.tracked.get(&id.pid).is_some_and(|tracked| tracked.found.id == id) {
-            self.tracked.remove(&id.pid);
+        if self.state(id).is_some() {
+            self.targets.remove(&id.pid);
         }
-        if self.excluded.get(&id.pid).is_some_and(|found| found.id == id) {
+        if self.excluded.get(&id.pid).is_some_and(|target| target.id == id) {
             self.excluded.remove(&id.pid);
         }
         self.untrigger(id, None);
     }
 
-    fn done(&mut self, id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, String>) {
+    fn done(&mut self, id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, TargetError>) {
         self.bucket.settle(cost);
         self.node.scans += u64::from(result.is_ok());
         self.node.scan_failures += u64::from(result.is_err());
@@ -240,17 +241,17 @@ impl Core {
             Ok(told) => told.leaks.as_ref().map(|leaks| Some(scanned(leaks))),
             Err(_) => Some(None),
         };
-        if let Some(tracked) = self.tracked.get_mut(&id.pid).filter(|tracked| tracked.found.id == id) {
-            if let Err(error) = &result {
-                if error.contains("replaced its program") {
-                    self.discovery.look_again(id.pid);
-                } else if !error.contains("has ended") {
-                    log::warn!("PID {}: {error}", id.pid);
-                }
-                tracked.triggered = false;
-            }
-            tracked.told(work, result, &self.settings);
-            if let Some(achieved) = tracked.achieved.filter(|_| work == Work::Scan) {
+        let known = self.state(id).is_some();
+        match result.as_ref().err().filter(|_| known) {
+            // Discovery has not noticed the exec, or the end, yet.
+            Some(TargetError::Replaced) => self.discovery.look_again(id.pid),
+            None | Some(TargetError::Ended) => {}
+            Some(error) => log::warn!("PID {}: {error}", id.pid),
+        }
+        let config = Arc::clone(&self.config);
+        if let Some(state) = self.state(id) {
+            state.told(work, result, &config);
+            if let Some(achieved) = state.achieved.filter(|_| work == Work::Scan) {
                 self.achieved.0 += achieved.as_secs_f64();
                 self.achieved.1 += 1;
             }
@@ -264,13 +265,13 @@ impl Core {
     fn begin(&mut self) {
         let at = clock::now() as f64 / 1e9;
         let used = clock::process_cpu() as f64 / 1e9 + self.programs_seconds;
-        self.bucket.read(at, used, self.settings.budget.node);
+        self.bucket.read(at, used, self.config.budget.node);
         let now = Instant::now();
         while self.pool.busy() < AT_ONCE {
-            let looks = self.tracked.values().filter(|tracked| tracked.running == Some(Work::Look)).count();
+            let looks = self.targets.values().filter(|state| state.running == Some(Work::Look)).count();
             let (paid, may_look) = (self.bucket.has_left(), looks < LOOKS_AT_ONCE);
-            let due = self.tracked.iter().filter_map(|(pid, tracked)| {
-                let (work, late) = tracked.due(now)?;
+            let due = self.targets.iter().filter_map(|(pid, state)| {
+                let (work, late) = state.due(now)?;
                 let allowed = (paid || late.is_infinite()) && (may_look || work != Work::Look);
                 allowed.then_some((*pid, work, late))
             });
@@ -280,21 +281,20 @@ impl Core {
     }
 
     fn start(&mut self, pid: u32, work: Work) {
-        let Some(tracked) = self.tracked.get_mut(&pid) else { return };
-        tracked.running = Some(work);
-        let (id, cost) = (tracked.found.id, tracked.estimate(work));
+        let Some(state) = self.targets.get_mut(&pid) else { return };
+        state.running = Some(work);
+        let (id, cost) = (state.target.id, state.estimate(work));
         self.bucket.promise(cost);
-        let (target, past) = (Arc::clone(&tracked.target), Arc::clone(&tracked.past));
-        let (settings, told) = (Arc::clone(&self.settings), self.told.clone());
+        let (target, past) = (Arc::clone(&state.target), Arc::clone(&state.past));
+        let (config, told) = (Arc::clone(&self.config), self.told.clone());
         let run = Box::new(move || {
             // Also told when this panics.
-            let failed = Err("looking at it failed inside sfgi, which is a bug".to_owned());
-            let mut done =
-                Report { message: Some(Message::Done { id, work, cost, result: failed }), to: told };
+            let failed = Message::Done { id, work, cost, result: Err(TargetError::Bug) };
+            let mut done = Report { message: Some(failed), to: told };
             let mut past = past.lock().unwrap_or_else(PoisonError::into_inner);
             let result = match work {
-                Work::Scan => scan::poll(&target, &mut past, &settings),
-                Work::Look => scan::look(&target, &mut past, &settings),
+                Work::Scan => scan::poll(&target, &mut past, &config),
+                Work::Look => scan::look(&target, &mut past, &config),
             };
             done.message = Some(Message::Done { id, work, cost, result: result.map(Box::new) });
         });
@@ -305,7 +305,7 @@ impl Core {
     fn check(&mut self) {
         for pid in self.pool.check() {
             self.complain(format!("PID {pid}: reading it does not end; it is left alone"));
-            self.tracked.remove(&pid);
+            self.targets.remove(&pid);
         }
         if let Some(pid) = self.discovery.check() {
             self.complain(format!("PID {pid}: its executable cannot be read in time; it is left alone"));
@@ -325,29 +325,30 @@ impl Core {
         let passed = now.0.saturating_sub(self.used.0).max(1);
         let used_cores = now.1.saturating_sub(self.used.1) as f64 / passed as f64;
         self.used = now;
-        let (instant, budget, top) = (Instant::now(), self.settings.budget, self.settings.top);
-        let probes: f64 = self.tracked.values().map(|tracked| tracked.probed.program_cores()).sum();
-        let processes: Vec<_> = self.tracked.values_mut().map(|tracked| tracked.picture(top)).collect();
-        let unsupported = self.tracked.values().filter(|tracked| tracked.unsupported()).count() as u64;
+        let (instant, top) = (Instant::now(), self.config.metrics.sites);
+        let budget_cores = (self.config.budget.node, self.config.budget.process());
+        let probes: f64 = self.targets.values().map(|state| state.probes.program_cores()).sum();
+        let processes: Vec<_> = self.targets.values_mut().map(|state| state.picture(top)).collect();
+        let unsupported = self.targets.values().filter(|state| state.unsupported()).count() as u64;
         let (sum, number) = self.achieved;
-        if number >= 2 * self.tracked.len().max(16) as u64 {
+        if number >= 2 * self.targets.len().max(16) as u64 {
             self.achieved = (sum / 2.0, number / 2);
         }
         self.node = NodePicture {
             cpu_seconds: now.1 as f64 / 1e9,
-            rss_bytes: node::rss_bytes(),
+            rss_bytes: rss_bytes(),
             bpf_seconds: probe::ran_ns().map(|ns| ns as f64 / 1e9),
-            budget_cores: (budget.node, budget.process),
+            budget_cores,
             used_cores: used_cores + probes,
             seen: Seen {
-                tracked: self.tracked.len() as u64 - unsupported,
+                tracked: self.targets.len() as u64 - unsupported,
                 excluded: self.excluded.len() as u64,
                 unsupported,
                 ..self.seen
             },
-            scans_waiting: self.tracked.values().filter(|tracked| tracked.waits(instant)).count() as u64,
+            scans_waiting: self.targets.values().filter(|state| state.waits(instant)).count() as u64,
             interval_seconds: (
-                self.settings.interval.as_secs_f64(),
+                self.config.scan.interval.as_secs_f64(),
                 if number == 0 { 0.0 } else { sum / number as f64 },
             ),
             binaries: self.binaries.len(),
@@ -359,26 +360,42 @@ impl Core {
         self.pictures.send_replace(Arc::new(picture));
     }
 
-    /// Goes on by other settings; nothing that is known is lost.
-    fn reload(&mut self, settings: Settings) {
-        self.settings = Arc::new(settings);
-        self.discovery.set(Arc::clone(&self.settings));
-        let all = self.tracked.values().map(|tracked| &tracked.found).chain(self.excluded.values());
-        let all: Vec<Found> = all.cloned().collect();
-        for found in all {
-            let plan = Plan::of(&found.identity, &self.settings);
-            let pid = found.id.pid;
+    /// Goes on by another configuration; nothing that is known is lost.
+    fn reload(&mut self, config: Arc<Config>) {
+        self.config = config;
+        self.discovery.set(Arc::clone(&self.config));
+        let all: Vec<Arc<Target>> = self.all().map(Arc::clone).collect();
+        for target in all {
+            let (pid, plan) = (target.pid(), self.config.plan(&target.identity));
             if plan.exclude {
-                self.tracked.remove(&pid);
-                self.excluded.insert(pid, found);
-            } else if let Some(tracked) = self.tracked.get_mut(&pid) {
-                let identity = named(&found.identity, &plan);
-                tracked.replan(plan, Arc::new(Target::new(&found, identity, Arc::clone(&self.binaries))));
+                self.targets.remove(&pid);
+                self.excluded.insert(pid, target);
+            } else if let Some(state) = self.targets.get_mut(&pid) {
+                state.replan(plan);
             } else {
                 self.excluded.remove(&pid);
-                self.add(found);
+                self.add(target);
             }
         }
         log::info!("goes on with other settings");
     }
+}
+
+/// Memory that the agent has, bytes.
+fn rss_bytes() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+/// Gives memory that is not used back to the system: what a large snapshot needed would stay ours for ever.
+fn trim() {
+    // SAFETY: takes no pointer, and may be called at any time.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// A few heaps for all threads, in place of one for each: what each keeps free adds up.
+fn few_heaps() {
+    // SAFETY: changes a setting of the allocator.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
 }

@@ -1,43 +1,43 @@
-//! Raises and lowers the probes of processes.
+//! Raises and lowers the probes of targets.
 
-use super::{
-    Core, Message,
-    probed::{Next, Probed},
+use super::{Core, Message};
+use crate::agent::{
+    picture::{Events, ProcessId},
+    watch::{Ceiling, Figures, News, Pace, Prober, Reading, Spent, Step, Target},
 };
-use crate::agent::{picture::ProcessId, watch::News};
 use sfgi_core::{clock, event::Mode};
+use std::{io, sync::Arc};
 
-/// Processes that have probes at the same time, and that are being attached to: each has a thread and rings.
-const MOST_PROBED: usize = 64;
+/// Targets that have probes at the same time, and that are being attached to: each has a thread and rings.
+const MOST_WITH_PROBES: usize = 64;
 const ATTACHING: usize = 2;
 /// The part of the node's budget that probes may use: the rest is for scans.
 const PROBES_SHARE: f64 = 0.7;
 
 impl Core {
-    /// Raises and lowers probes, as wishes and the budget have it.
+    /// Raises and lowers the probes of all targets, as wishes and the budget have it.
     pub(super) fn govern(&mut self) {
         let at = clock::now() as f64 / 1e9;
-        let budget = self.settings.budget;
-        let all: f64 = self.tracked.values().map(|tracked| tracked.probed.cores()).sum();
-        let count = |wanted: fn(&Probed) -> bool| {
-            self.tracked.values().filter(|tracked| wanted(&tracked.probed)).count()
-        };
-        let (mut active, mut attaching) = (count(Probed::is_active), count(Probed::is_attaching));
+        let budget = &self.config.budget;
+        let all: f64 = self.targets.values().map(|state| state.probes.cores()).sum();
+        let count =
+            |wanted: fn(&Probes) -> bool| self.targets.values().filter(|state| wanted(&state.probes)).count();
+        let (mut active, mut attaching) = (count(Probes::is_active), count(Probes::is_attaching));
         let mut starts = Vec::new();
         let mut changes = Vec::new();
-        for (pid, tracked) in &mut self.tracked {
-            if let Some((cause, said)) = tracked.raise(at, &self.settings.raise) {
+        for (pid, state) in &mut self.targets {
+            if let Some((cause, said)) = state.raise(at, &self.config.raise) {
                 if let Some(cause) = cause {
                     self.node.raises.count(cause);
                 }
-                log::info!("PID {pid} ({}): {said}", tracked.target.identity.service);
+                log::info!("PID {pid} ({}): {said}", state.identity.service);
             }
-            let wanted = tracked.wanted();
+            let wanted = state.wanted();
             // What the others leave of the node's.
-            let left = budget.process.min(PROBES_SHARE * budget.node - (all - tracked.probed.cores()));
-            match tracked.probed.step(at, wanted, left) {
+            let left = budget.process().min(PROBES_SHARE * budget.node - (all - state.probes.cores()));
+            match state.probes.step(at, wanted, left) {
                 Next::Start(mode)
-                    if active < MOST_PROBED && attaching < ATTACHING && self.bucket.has_left() =>
+                    if active < MOST_WITH_PROBES && attaching < ATTACHING && self.bucket.has_left() =>
                 {
                     (active, attaching) = (active + 1, attaching + 1);
                     starts.push((*pid, mode, left));
@@ -55,35 +55,33 @@ impl Core {
     }
 
     fn probe(&mut self, pid: u32, mode: Mode, budget: f64) {
-        let Some(tracked) = self.tracked.get_mut(&pid) else { return };
-        let (id, told) = (tracked.found.id, self.told.clone());
+        let Some(state) = self.targets.get_mut(&pid) else { return };
+        let (id, told) = (state.target.id, self.told.clone());
         let tell = move |news| {
-            let _ = told.send(Message::Watched { id, news });
+            let _ = told.send(Message::Probes { id, news });
         };
-        if let Err(err) = tracked.probed.start(&tracked.target, mode, budget, tell) {
+        if let Err(err) = state.probes.start(&state.target, mode, budget, tell) {
             self.complain(format!("no thread can be started to probe PID {pid} with: {err}"));
         }
     }
 
-    /// What the thread that probes a process says.
-    pub(super) fn watched(&mut self, id: ProcessId, news: News) {
+    /// Takes in what the thread that probes a target says.
+    pub(super) fn probe_news(&mut self, id: ProcessId, news: News) {
         let at = clock::now() as f64 / 1e9;
         if let News::Cost(spent) = &news {
             self.programs_seconds += spent.program_cores * spent.seconds;
         }
-        let all: f64 = self.tracked.values().map(|tracked| tracked.probed.cores()).sum();
-        let Some(tracked) = self.tracked.get_mut(&id.pid).filter(|tracked| tracked.found.id == id) else {
-            return;
-        };
-        if matches!(news, News::Ended(Some(_))) && !tracked.target.process.alive() {
+        let all: f64 = self.targets.values().map(|state| state.probes.cores()).sum();
+        let Some(state) = self.state(id) else { return };
+        if matches!(news, News::Ended(Some(_))) && !state.target.process.alive() {
             return;
         }
-        tracked.changed();
-        match tracked.probed.news(news, at) {
+        state.changed();
+        match state.probes.news(news, at) {
             Next::Nothing => {}
             Next::Start(mode) => {
-                let budget = self.settings.budget;
-                self.probe(id.pid, mode, budget.process.min(PROBES_SHARE * budget.node - all));
+                let budget = &self.config.budget;
+                self.probe(id.pid, mode, budget.process().min(PROBES_SHARE * budget.node - all));
             }
             Next::Changed(text) => self.say_change(id.pid, &text),
         }
@@ -91,9 +89,227 @@ impl Core {
 
     fn say_change(&mut self, pid: u32, text: &str) {
         self.node.mode_changes += 1;
-        if let Some(tracked) = self.tracked.get_mut(&pid) {
-            tracked.changed();
-            log::info!("PID {pid} ({}): {text}", tracked.target.identity.service);
+        if let Some(state) = self.targets.get_mut(&pid) {
+            state.changed();
+            log::info!("PID {pid} ({}): {text}", state.identity.service);
         }
+    }
+}
+
+/// The probes of one target: wanted, being attached, standing, being removed.
+#[derive(Default)]
+pub(super) struct Probes {
+    pace: Pace,
+    stage: Stage,
+    figures: Figures,
+    /// Since probes stand, of late.
+    spent: Spent,
+    /// A reading that was not looked at yet.
+    fresh: bool,
+    /// Of sessions that are over.
+    before: Totals,
+    /// How long probes stood in this session.
+    seconds: f64,
+    reason: Arc<str>,
+    /// What was wanted last.
+    wanted: Mode,
+    ever: bool,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    None,
+    /// A thread tries this mode.
+    Attaching(Prober),
+    Standing(Prober, Mode),
+    /// The thread removes its probes; then this mode is tried.
+    Removing(#[expect(dead_code, reason = "dropping it would not wait for its end either")] Prober, Mode),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    hits: u64,
+    lost: u64,
+    seconds: f64,
+}
+
+/// What is to be done about a target, and to be said.
+#[derive(Debug, PartialEq)]
+pub(super) enum Next {
+    Nothing,
+    /// A thread is to try this mode ([`Probes::start`]).
+    Start(Mode),
+    /// The mode changes; why.
+    Changed(String),
+}
+
+impl Probes {
+    /// The mode that it is in.
+    pub(super) fn mode(&self) -> Mode {
+        match &self.stage {
+            Stage::Standing(_, mode) => *mode,
+            Stage::None | Stage::Attaching(_) | Stage::Removing(..) => Mode::Poll,
+        }
+    }
+
+    /// Why it is not another one.
+    pub(super) fn reason(&self) -> Arc<str> {
+        Arc::clone(&self.reason)
+    }
+
+    /// Whether a thread works for it.
+    pub(super) fn is_active(&self) -> bool {
+        !matches!(self.stage, Stage::None)
+    }
+
+    /// Whether it is being attached to.
+    pub(super) fn is_attaching(&self) -> bool {
+        matches!(self.stage, Stage::Attaching(..))
+    }
+
+    /// What its probes cost now, cores: the program, and us.
+    pub(super) fn cores(&self) -> f64 {
+        if self.is_active() { self.spent.program_cores + self.spent.own_cores } else { 0.0 }
+    }
+
+    /// What of that the program pays.
+    pub(super) fn program_cores(&self) -> f64 {
+        if self.is_active() { self.spent.program_cores } else { 0.0 }
+    }
+
+    /// What is to be done, `at` seconds on any clock, when it may cost `budget` cores.
+    pub(super) fn step(&mut self, at: f64, wanted: Mode, budget: f64) -> Next {
+        if std::mem::replace(&mut self.wanted, wanted) != wanted {
+            self.pace.ask();
+        }
+        match &self.stage {
+            Stage::None => match self.pace.without(wanted, at) {
+                Step::Try(mode) => Next::Start(mode),
+                Step::Stay | Step::Change | Step::Down(_) => Next::Nothing,
+            },
+            Stage::Attaching(..) | Stage::Removing(..) => Next::Nothing,
+            Stage::Standing(_, mode) => {
+                let mode = *mode;
+                let cores = self.cores();
+                let reading = std::mem::take(&mut self.fresh).then_some(Reading { at, cores, budget });
+                match self.pace.with_probes(mode, wanted, reading) {
+                    Step::Down(to) => {
+                        let text = format!(
+                            "{mode} costs {:.1} % of a core ({:.0} hits/s at {:.0} ns, and {:.1} % to read them), of {:.1} % that it may",
+                            cores * 100.0,
+                            self.spent.hits_per_second,
+                            self.spent.hit_ns,
+                            self.spent.own_cores * 100.0,
+                            budget * 100.0
+                        );
+                        self.remove(to);
+                        self.reason = text.as_str().into();
+                        Next::Changed(format!("{mode} → {to}: {text}"))
+                    }
+                    Step::Change => {
+                        self.remove(wanted);
+                        Next::Changed(format!("{mode} → {wanted} is tried"))
+                    }
+                    Step::Stay | Step::Try(_) => Next::Nothing,
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, then: Mode) {
+        if let Stage::Standing(prober, _) = std::mem::take(&mut self.stage) {
+            prober.stop();
+            self.stage = Stage::Removing(prober, then);
+        }
+    }
+
+    /// Has a thread try `mode`.
+    pub(super) fn start(
+        &mut self,
+        target: &Arc<Target>,
+        mode: Mode,
+        budget: f64,
+        tell: impl Fn(News) + Send + Sync + 'static,
+    ) -> io::Result<()> {
+        let prober = Prober::start(Arc::clone(target), mode, Ceiling(budget), self.figures.clone(), tell)?;
+        self.stage = Stage::Attaching(prober);
+        Ok(())
+    }
+
+    /// Takes in what its thread says.
+    pub(super) fn news(&mut self, news: News, at: f64) -> Next {
+        match news {
+            News::Attached { mode, reason } => {
+                let Stage::Attaching(prober) = std::mem::take(&mut self.stage) else {
+                    return Next::Nothing;
+                };
+                self.stage = Stage::Standing(prober, mode);
+                (self.spent, self.seconds, self.fresh, self.ever) = (Spent::default(), 0.0, false, true);
+                self.pace.attached(at, !reason.is_empty());
+                let text = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+                // What was said when it stepped down still holds.
+                if !reason.is_empty() || mode >= self.wanted {
+                    self.reason = reason.into();
+                }
+                Next::Changed(format!("poll → {mode}{text}"))
+            }
+            News::TooDear(reason) => {
+                self.pace.refused(at);
+                self.reason = reason.as_str().into();
+                Next::Changed(format!(
+                    "stays in poll: {reason}; tried again in {:.0} s",
+                    self.pace.next() - at
+                ))
+            }
+            News::Cost(spent) => {
+                self.seconds += spent.seconds;
+                (self.spent, self.fresh) = (spent, true);
+                Next::Nothing
+            }
+            News::Ended(error) => {
+                let stage = std::mem::take(&mut self.stage);
+                let Totals { hits, lost, seconds } = self.before;
+                self.before = Totals {
+                    hits: hits + self.spent.hits,
+                    lost: lost + self.spent.lost,
+                    seconds: seconds + self.seconds,
+                };
+                (self.spent, self.seconds) = (Spent::default(), 0.0);
+                if let Some(error) = error {
+                    self.pace.refused(at);
+                    self.reason = error.as_str().into();
+                    return Next::Changed(format!("stays in poll: {error}"));
+                }
+                match stage {
+                    Stage::Removing(_, mode) if mode != Mode::Poll && mode <= self.wanted => {
+                        Next::Start(mode)
+                    }
+                    _ => Next::Nothing,
+                }
+            }
+        }
+    }
+
+    /// What is published; `None`: nothing was ever probed.
+    pub(super) fn events(&self, top: usize) -> Option<Events> {
+        if !self.ever {
+            return None;
+        }
+        let Spent { hits, lost, hits_per_second, hit_ns, program_cores, own_cores, bpf_cores, .. } =
+            self.spent;
+        let mut events = Events {
+            watched_seconds: self.before.seconds + self.seconds,
+            hits: self.before.hits + hits,
+            lost: self.before.lost + lost,
+            hits_per_second,
+            hit_ns,
+            predicted_cores: program_cores,
+            bpf_cores,
+            own_cores,
+            ..Events::default()
+        };
+        self.figures.show(&mut events, top);
+        Some(events)
     }
 }

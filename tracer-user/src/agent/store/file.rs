@@ -1,18 +1,32 @@
 //! The file: a small embedded database whose commits are whole or not at all, so `kill -9` at any moment leaves what was
 //! committed last.
 
-use super::history::{Key, Series};
-use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use super::{
+    history::{Key, Series},
+    pasts::{Changes, MAX_BYTES},
+};
+use crate::agent::{
+    Earlier,
+    alert::{MAX_ALERTS, Remembered},
+};
+use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-/// A series as JSON, by its key. The name carries the version of what stands in it.
-const SERIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("series/1");
+/// Rows by key. The name of a table carries the version of what stands in it.
+type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+
+/// A series as JSON, by [`Key`].
+const SERIES: Table = TableDefinition::new("series/1");
+/// An alert as JSON, by boot id and what it is about.
+const ALERTS: Table = TableDefinition::new("alerts/1");
+/// What scans know of a target, by boot id, PID and start time.
+const PASTS: Table = TableDefinition::new("pasts/1");
 
 /// Memory for pages: what we keep is hundreds of kilobytes.
 const CACHE_BYTES: usize = 1 << 20;
@@ -25,18 +39,12 @@ pub enum StoreError {
     Used(PathBuf),
     /// It cannot be made, read or written.
     #[error("{}: {error}", file.display())]
-    Failed {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: String,
-    },
+    Failed { file: PathBuf, error: String },
 }
 
-/// The open file.
 pub(super) struct File {
     path: PathBuf,
-    pub(super) database: Database,
+    database: Database,
 }
 
 impl File {
@@ -76,43 +84,144 @@ impl File {
         self.guarded(make)
     }
 
-    /// All that it holds. What cannot be read is left out.
-    pub(super) fn read(&self) -> Result<Vec<(Key, Series)>, StoreError> {
-        let read = || -> Result<Vec<(Key, Series)>, redb::Error> {
-            let transaction = self.database.begin_read()?;
-            let table = transaction.open_table(SERIES)?;
-            let mut all = Vec::new();
+    /// The rows of a table. Every row is read: this also finds what is damaged.
+    fn rows(&self, table: Table, mut row: impl FnMut(&str, &[u8])) -> Result<(), StoreError> {
+        self.guarded(|| {
+            let table = match self.database.begin_read()?.open_table(table) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+                table => table?,
+            };
             for entry in table.iter()? {
                 let (key, value) = entry?;
-                if let Ok(series) = serde_json::from_slice(value.value()) {
-                    all.push((Key(key.value().to_owned()), series));
-                }
+                row(key.value(), value.value());
             }
-            Ok(all)
-        };
-        self.guarded(read)
+            Ok(())
+        })
     }
 
-    /// Writes these series and removes all that are not in `keep`, as one commit that is on the disk when this returns.
-    pub(super) fn write(&self, changed: &[(Key, Series)], keep: &BTreeSet<Key>) -> Result<(), StoreError> {
-        let write = || -> Result<(), redb::Error> {
+    /// Removes the rows that `keep` does not want, if it is given, and those of `remove`, and puts `put`, as one commit that is on the disk
+    /// when this returns. Nothing is written where nothing changes.
+    fn change<'r>(
+        &self,
+        table: Table,
+        keep: Option<&dyn Fn(&str) -> bool>,
+        remove: &[String],
+        put: impl IntoIterator<Item = (&'r str, &'r [u8])>,
+    ) -> Result<(), StoreError> {
+        self.guarded(|| {
             let transaction = self.database.begin_write()?;
+            let mut changed = false;
             {
-                let mut table = transaction.open_table(SERIES)?;
-                table.retain(|key, _| keep.contains(&Key(key.to_owned())))?;
-                for (key, series) in changed {
-                    let json = serde_json::to_vec(series).map_err(|error| redb::Error::Io(error.into()))?;
-                    table.insert(key.0.as_str(), json.as_slice())?;
+                let mut table = transaction.open_table(table)?;
+                if let Some(keep) = keep {
+                    table.retain(|key, _| {
+                        let keeps = keep(key);
+                        changed |= !keeps;
+                        keeps
+                    })?;
+                }
+                for key in remove {
+                    changed |= table.remove(key.as_str())?.is_some();
+                }
+                for (key, value) in put {
+                    let same = table.get(key)?.is_some_and(|old| old.value() == value);
+                    if !same {
+                        changed = true;
+                        table.insert(key, value)?;
+                    }
                 }
             }
-            transaction.commit()?;
+            if changed {
+                transaction.commit()?
+            } else {
+                transaction.abort()?
+            }
             Ok(())
-        };
-        self.guarded(write)
+        })
+    }
+
+    /// All series. What cannot be understood is left out.
+    pub(super) fn read_series(&self) -> Result<Vec<(Key, Series)>, StoreError> {
+        let mut all = Vec::new();
+        self.rows(SERIES, |key, value| {
+            if let Ok(series) = serde_json::from_slice(value) {
+                all.push((Key(key.to_owned()), series));
+            }
+        })?;
+        Ok(all)
+    }
+
+    /// Writes these series and removes all that are not in `keep`.
+    pub(super) fn write_series(
+        &self,
+        changed: &[(Key, Series)],
+        keep: &BTreeSet<Key>,
+    ) -> Result<(), StoreError> {
+        let json = |(key, series): &(Key, Series)| Ok((key.0.clone(), self.json(series)?));
+        let put = changed.iter().map(json).collect::<Result<Vec<_>, StoreError>>()?;
+        let keep = |key: &str| keep.contains(&Key(key.to_owned()));
+        self.change(SERIES, Some(&keep), &[], put.iter().map(|(key, json)| (key.as_str(), json.as_slice())))
+    }
+
+    /// The alerts of this boot. What cannot be understood is left out.
+    pub(super) fn read_alerts(&self, boot: &str) -> Result<Vec<Remembered>, StoreError> {
+        let (prefix, mut all) = (format!("{boot}/"), Vec::new());
+        self.rows(ALERTS, |key, value| {
+            if key.starts_with(&prefix)
+                && all.len() < MAX_ALERTS
+                && let Ok(alert) = serde_json::from_slice(value)
+            {
+                all.push(alert);
+            }
+        })?;
+        Ok(all)
+    }
+
+    /// Makes these all the alerts that it holds.
+    pub(super) fn write_alerts(&self, boot: &str, alerts: &[Remembered]) -> Result<(), StoreError> {
+        let mut wanted = BTreeMap::new();
+        for alert in alerts.iter().take(MAX_ALERTS) {
+            let group = alert.group.as_deref().unwrap_or("-");
+            let key = format!("{boot}/{}/{}/{group}/{}", alert.pid, alert.start_ticks, alert.exe);
+            wanted.insert(key, self.json(alert)?);
+        }
+        let keep = |key: &str| wanted.contains_key(key);
+        self.change(
+            ALERTS,
+            Some(&keep),
+            &[],
+            wanted.iter().map(|(key, json)| (key.as_str(), json.as_slice())),
+        )
+    }
+
+    /// What is kept of the targets of this boot.
+    pub(super) fn read_pasts(&self, boot: &str) -> Result<Earlier, StoreError> {
+        let (mut all, mut bytes) = (Earlier::new(), 0);
+        self.rows(PASTS, |key, value| {
+            let ids = key.strip_prefix(boot).and_then(|rest| rest.strip_prefix('/'));
+            let ids = ids.and_then(|ids| ids.split_once('/'));
+            let which = ids.and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
+            bytes += value.len();
+            if let Some(which) = which.filter(|_| bytes <= MAX_BYTES) {
+                all.insert(which, value.into());
+            }
+        })?;
+        Ok(all)
+    }
+
+    pub(super) fn write_pasts(&self, changes: &Changes) -> Result<(), StoreError> {
+        let keep = changes.only.as_ref().map(|only| |key: &str| only.contains(key));
+        let keep = keep.as_ref().map(|keep| keep as &dyn Fn(&str) -> bool);
+        let put = changes.put.iter().map(|(key, bytes)| (key.as_str(), &**bytes));
+        self.change(PASTS, keep, &changes.remove, put)
+    }
+
+    fn json(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, StoreError> {
+        serde_json::to_vec(value).map_err(|error| failed(&self.path, error))
     }
 
     /// The library checks pages as it comes to them, and some of what it finds in a damaged file it answers with a panic.
-    pub(super) fn guarded<T>(&self, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(result) => result.map_err(|error| failed(&self.path, error)),
             Err(_) => Err(failed(&self.path, "the file makes no sense")),
@@ -142,7 +251,7 @@ fn open(path: &Path) -> Result<File, Opening> {
         let file = File { path: path.to_owned(), database };
         // Makes the table, and finds what opening does not look at.
         file.make().map_err(|error| Opening::Damaged(error.to_string()))?;
-        file.read().map_err(|error| Opening::Damaged(error.to_string()))?;
+        file.read_series().map_err(|error| Opening::Damaged(error.to_string()))?;
         file.read_alerts("").map_err(|error| Opening::Damaged(error.to_string()))?;
         file.read_pasts("").map_err(|error| Opening::Damaged(error.to_string()))?;
         Ok(file)

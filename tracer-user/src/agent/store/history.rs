@@ -1,20 +1,15 @@
 //! What is remembered of the last hour: a row of steps a process. Pure: time comes with the pictures.
 
-use crate::agent::picture::{Picture, ProcessPicture};
+use crate::agent::picture::{Picture, ProcessPicture, cut};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Seconds of a step.
 pub const STEP_SECONDS: u64 = 300;
 
-/// Steps of an hour.
 pub const STEPS: usize = 12;
 
 /// Creation sites that a step remembers, the largest.
 const SITES: usize = 5;
-
-/// The longest name that is kept, in bytes.
-const MAX_NAME: usize = 512;
 
 /// A process as long as the machine runs: PIDs are used again, but not with the same start.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,9 +18,7 @@ pub struct Key(pub(super) String);
 /// The row of one process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
-    /// Its number.
     pub pid: u32,
-    /// Its executable.
     pub exe: String,
     /// The name of its service.
     pub service: String,
@@ -165,9 +158,4 @@ impl Series {
     fn last_s(&self) -> u64 {
         self.steps.back().map_or(0, |step| step.start_s + STEP_SECONDS)
     }
-}
-
-/// At most 512 bytes, whole characters: names come from targets.
-pub fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(MAX_NAME)].to_owned()
 }

@@ -1,7 +1,6 @@
 //! What outlives a restart: the last hour of every process, in steps of five minutes, what scans know of it, and the alerts
 //! that stand.
 
-mod alerts;
 mod file;
 mod history;
 mod pasts;
@@ -12,7 +11,7 @@ mod tests;
 use super::{Earlier, alert::Remembered, config, picture::Picture};
 use file::File;
 pub use file::StoreError;
-pub use history::{History, Key, STEP_SECONDS, STEPS, Series, Step, cut};
+pub use history::{History, Key, STEP_SECONDS, STEPS, Series, Step};
 use pasts::Pasts;
 use std::{
     collections::BTreeSet,
@@ -50,7 +49,7 @@ impl Store {
             if let Some(said) = said {
                 log::warn!("{said}");
             }
-            (remembered, alerts) = (opened.read()?, opened.read_alerts(&boot)?);
+            (remembered, alerts) = (opened.read_series()?, opened.read_alerts(&boot)?);
             earlier = opened.read_pasts(&boot)?;
             file = Some(opened);
         }
@@ -76,14 +75,14 @@ impl Store {
     pub fn commit(&mut self) -> Result<(), StoreError> {
         self.committed = Instant::now();
         let Some(file) = &self.file else { return Ok(()) };
-        // Whoever reads the history does not wait for the disk.
+        // Readers of the history do not wait for the disk.
         let (changed, keep) = {
             let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
             let keep: BTreeSet<Key> = history.rows().map(|(key, _)| key.clone()).collect();
             (history.changed(), keep)
         };
         if !changed.is_empty() {
-            file.write(&changed, &keep)?;
+            file.write_series(&changed, &keep)?;
         }
         self.pasts.changes().map_or(Ok(()), |changes| file.write_pasts(&changes))
     }
@@ -106,7 +105,6 @@ impl Store {
         self.file.as_ref().map_or(Ok(()), |file| file.write_alerts(&self.boot, alerts))
     }
 
-    /// What is remembered, for whoever shows it.
     pub fn history(&self) -> Arc<RwLock<History>> {
         Arc::clone(&self.history)
     }

@@ -1,22 +1,17 @@
-//! What scans know of processes, for the next agent: bytes that mean something to the core alone, in a table of their own.
+//! What scans know of targets, for the next agent: bytes that mean something to the core alone.
 
-use super::file::{File, StoreError};
 use crate::agent::{
     Earlier,
     picture::{Picture, ProcessId},
 };
-use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
-/// By boot id, PID and start time. What the bytes are stands in them.
-const PASTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pasts/1");
-
 /// Bytes of all processes together; what would go beyond is not kept.
-const MAX_BYTES: usize = 64 << 20;
+pub(super) const MAX_BYTES: usize = 64 << 20;
 
 /// One that is in no picture is forgotten after this: when an agent has just begun, none is.
 const FORGET: Duration = Duration::from_secs(300);
@@ -39,10 +34,10 @@ pub(super) struct Pasts {
 /// What is to be done to the file.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Changes {
-    put: Vec<(String, Arc<[u8]>)>,
-    remove: Vec<String>,
+    pub(super) put: Vec<(String, Arc<[u8]>)>,
+    pub(super) remove: Vec<String>,
     /// Nothing else but these keys may be in it.
-    only: Option<BTreeSet<String>>,
+    pub(super) only: Option<BTreeSet<String>>,
 }
 
 struct Past {
@@ -121,56 +116,9 @@ fn which(id: ProcessId) -> Which {
     (id.pid, id.start_ticks)
 }
 
-impl File {
-    /// What is kept of the processes of this boot.
-    pub(super) fn read_pasts(&self, boot: &str) -> Result<Earlier, StoreError> {
-        self.guarded(|| {
-            let transaction = self.database.begin_read()?;
-            let table = match transaction.open_table(PASTS) {
-                Err(TableError::TableDoesNotExist(_)) => return Ok(Earlier::new()),
-                table => table?,
-            };
-            let (mut all, mut bytes) = (Earlier::new(), 0);
-            // Every row is looked at: this also finds what is damaged.
-            for entry in table.iter()? {
-                let (key, value) = entry?;
-                let ids = key.value().strip_prefix(boot).and_then(|rest| rest.strip_prefix('/'));
-                let ids = ids.and_then(|ids| ids.split_once('/'));
-                let which = ids.and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
-                bytes += value.value().len();
-                if let Some(which) = which.filter(|_| bytes <= MAX_BYTES) {
-                    all.insert(which, value.value().into());
-                }
-            }
-            Ok(all)
-        })
-    }
-
-    /// Makes these changes, as one commit that is on the disk when this returns.
-    pub(super) fn write_pasts(&self, changes: &Changes) -> Result<(), StoreError> {
-        self.guarded(|| {
-            let transaction = self.database.begin_write()?;
-            {
-                let mut table = transaction.open_table(PASTS)?;
-                if let Some(only) = &changes.only {
-                    table.retain(|key, _| only.contains(key))?;
-                }
-                for key in &changes.remove {
-                    table.remove(key.as_str())?;
-                }
-                for (key, bytes) in &changes.put {
-                    table.insert(key.as_str(), &**bytes)?;
-                }
-            }
-            transaction.commit()?;
-            Ok(())
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::file::File, *};
     use crate::agent::picture::ProcessPicture;
 
     const SECOND: u64 = 1_000_000_000;

@@ -3,11 +3,11 @@
 //! What a mode will cost is told by its busiest probe, alone, for a moment: a program that switches a million times a
 //! second is slowed down for that moment and not for the seconds that attaching all would take.
 
-use super::Target;
+use super::target::{Target, TargetError};
 use crate::{
     live::{Attach, Opened, Traced},
     probe,
-    probe::{Calibration, Counting, Options, ProbeError, Session},
+    probe::{Calibration, Counting, HostError, Options, ProbeError, Session},
 };
 use sfgi_core::{
     binary::GoBinary,
@@ -33,54 +33,69 @@ const RING: u32 = 1 << 21;
 /// The probes that are hit most, the busiest first.
 const BUSY: [Kind; 5] = [Kind::Status, Kind::Execute, Kind::Park, Kind::Ready, Kind::NewProc];
 
-/// What a hit costs on this host: measured once.
-pub(in crate::agent) fn calibration() -> Result<Calibration, String> {
-    static MEASURED: OnceLock<Result<Calibration, String>> = OnceLock::new();
+/// Why it is not known what a probe costs here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CalibrationError {
+    #[error(transparent)]
+    Host(HostError),
+    #[error("cannot measure what a probe costs here: {0}")]
+    Measure(ProbeError),
+}
+
+/// What a hit costs on this host: measured once, in the life of the agent.
+pub(crate) fn calibration() -> Result<Calibration, &'static CalibrationError> {
+    static MEASURED: OnceLock<Result<Calibration, CalibrationError>> = OnceLock::new();
     let measure = || {
-        probe::check_host().map_err(|err| err.to_string())?;
+        probe::check_host().map_err(CalibrationError::Host)?;
         let _counts = probe::count_runs();
-        probe::calibrate().map_err(|err| format!("cannot measure what a probe costs here: {err}"))
+        probe::calibrate().map_err(CalibrationError::Measure)
     };
-    MEASURED.get_or_init(measure).clone()
+    MEASURED.get_or_init(measure).as_ref().copied()
 }
 
 /// What probes may cost a program, cores.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(in crate::agent) struct Ceiling(pub(in crate::agent) f64);
+pub(crate) struct Ceiling(pub(crate) f64);
 
 /// Probes that stand.
-pub(in crate::agent) struct Attached {
-    pub(in crate::agent) mode: Mode,
-    pub(in crate::agent) traced: Traced,
-    pub(in crate::agent) followed: Followed,
+pub(crate) struct Attached {
+    pub(crate) mode: Mode,
+    pub(crate) traced: Traced,
+    pub(crate) followed: Followed,
     /// Why it is not the mode that was wanted; empty: it is.
-    pub(in crate::agent) reason: String,
+    pub(crate) reason: String,
     /// The kernel counts what the programs run as long as this is kept; `None`: it cannot.
-    pub(in crate::agent) counting: Option<Counting>,
+    pub(crate) counting: Option<Counting>,
 }
 
 /// Why there are no probes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::agent) enum Refused {
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
     /// All modes are too dear.
+    #[error("{0}")]
     TooDear(String),
-    /// It cannot be probed.
-    Failed(String),
+    #[error(transparent)]
+    Calibration(#[from] &'static CalibrationError),
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// Probes cannot be put into it.
+    #[error("it cannot be probed: {0}")]
+    Probes(String),
 }
 
 /// Attaches in `wanted` or, where that is too dear, in the closest mode that is not; `least`: but in none below.
 /// `callers` as of [`Attach::callers`].
-pub(in crate::agent) fn attach(
+pub(crate) fn attach(
     target: &Target,
     wanted: Mode,
     least: Mode,
     ceiling: Ceiling,
     callers: bool,
 ) -> Result<Attached, Refused> {
-    let failed = |err: &dyn std::fmt::Display| Refused::Failed(format!("it cannot be probed: {err:#}"));
-    let calibration = calibration().map_err(Refused::Failed)?;
+    let failed = |err: &dyn std::fmt::Display| Refused::Probes(format!("{err:#}"));
+    let calibration = calibration()?;
     let counting = probe::count_runs().ok();
-    let opened = target.open().map_err(Refused::Failed)?;
+    let opened = target.open()?;
     let exe = || target.process.exe().map_err(|err| failed(&err));
     let least = least.max(Mode::Life);
     let modes = Mode::ALL.into_iter().rev().filter(|mode| (least..=wanted).contains(mode));
@@ -118,13 +133,12 @@ pub(in crate::agent) fn attach(
             callers,
         };
         let (traced, followed) = Traced::attach(pid, opened, &attach).map_err(|err| failed(&err))?;
-        target.still_the_same().map_err(Refused::Failed)?;
+        target.still_the_same()?;
         return Ok(Attached { mode, traced, followed, reason, counting });
     }
     Err(Refused::TooDear(reason))
 }
 
-/// What a sample told.
 struct Rate {
     function: &'static str,
     class: CostClass,
@@ -135,7 +149,7 @@ impl Rate {
     fn ns(&self, calibration: &Calibration) -> f64 {
         match self.class {
             CostClass::SingleStepped => calibration.single_stepped_ns,
-            _ => calibration.emulated_ns,
+            CostClass::Emulated => calibration.emulated_ns,
         }
     }
 }

@@ -6,7 +6,6 @@
 /// What a control group tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Group {
-    /// The path.
     pub(super) path: String,
     /// The id of the innermost container.
     pub(super) container: Option<String>,

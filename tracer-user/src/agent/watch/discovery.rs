@@ -1,8 +1,11 @@
 //! Sweeps each second on a thread of its own: a program whose file lies on a file system that does not answer
-//! holds up nobody else, and is left out by the next thread.
+//! holds up no other, and is left out by the next thread.
 
-use super::{Changes, Sweep};
-use crate::agent::settings::Settings;
+use super::{
+    sweep::{Changes, Sweep},
+    target::Binaries,
+};
+use crate::agent::{Config, picture::Seen};
 use sfgi_core::clock;
 use std::{
     collections::HashSet,
@@ -24,24 +27,23 @@ const MAX_HANGING: usize = 8;
 
 /// What a sweep found, and whether it was the first of its thread: then everything is new to it, and what it does
 /// not name has ended.
-pub(in crate::agent) struct Swept {
-    pub(in crate::agent) changes: Changes,
-    pub(in crate::agent) seen: crate::agent::picture::Seen,
-    pub(in crate::agent) first: bool,
+pub(crate) struct Swept {
+    pub(crate) changes: Changes,
+    pub(crate) seen: Seen,
+    pub(crate) first: bool,
 }
 
-/// Where sweeps are told.
 type Tell = Arc<dyn Fn(Swept) + Send + Sync>;
 
-/// See above.
-pub(in crate::agent) struct Discovery {
+pub(crate) struct Discovery {
+    binaries: Arc<Binaries>,
     tell: Tell,
     thread: Arc<Shared>,
     skipped: HashSet<i32>,
 }
 
 struct Shared {
-    settings: Mutex<Arc<Settings>>,
+    config: Mutex<Arc<Config>>,
     /// To be looked at anew.
     again: Mutex<Vec<i32>>,
     /// What is being looked at, and since when; 0: nothing.
@@ -55,27 +57,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Discovery {
-    /// Begins.
-    ///
-    /// # Errors
-    /// There is no thread to be had.
-    pub(in crate::agent) fn start(settings: Arc<Settings>, tell: Tell) -> io::Result<Discovery> {
-        let thread = spawn(settings, HashSet::new(), &tell)?;
-        Ok(Discovery { tell, thread, skipped: HashSet::new() })
+    /// `tell` is called on the thread, with what each sweep found.
+    pub(crate) fn start(config: Arc<Config>, binaries: Arc<Binaries>, tell: Tell) -> io::Result<Discovery> {
+        let thread = spawn(config, Sweep::skipping(HashSet::new(), Arc::clone(&binaries)), &tell)?;
+        Ok(Discovery { binaries, tell, thread, skipped: HashSet::new() })
     }
 
-    /// Goes on with other settings; what is known already keeps its names.
-    pub(in crate::agent) fn set(&self, settings: Arc<Settings>) {
-        *lock(&self.thread.settings) = settings;
+    /// Goes on by another configuration; what is known already keeps its names.
+    pub(crate) fn set(&self, config: Arc<Config>) {
+        *lock(&self.thread.config) = config;
     }
 
     /// This process may be another program by now.
-    pub(in crate::agent) fn look_again(&self, pid: u32) {
+    pub(crate) fn look_again(&self, pid: u32) {
         lock(&self.thread.again).push(pid.cast_signed());
     }
 
     /// Replaces the thread if it hangs; says on what.
-    pub(in crate::agent) fn check(&mut self) -> Option<u32> {
+    pub(crate) fn check(&mut self) -> Option<u32> {
         let (since_ns, pid) =
             (self.thread.since_ns.load(Ordering::Relaxed), self.thread.current.load(Ordering::Relaxed));
         let hangs = pid != 0 && clock::now().saturating_sub(since_ns) >= HANGS_NS;
@@ -83,8 +82,9 @@ impl Discovery {
             return None;
         }
         self.thread.stop.store(true, Ordering::Relaxed);
-        let settings = Arc::clone(&lock(&self.thread.settings));
-        match spawn(settings, self.skipped.clone(), &self.tell) {
+        let config = Arc::clone(&lock(&self.thread.config));
+        let sweep = Sweep::skipping(self.skipped.clone(), Arc::clone(&self.binaries));
+        match spawn(config, sweep, &self.tell) {
             Ok(thread) => self.thread = thread,
             Err(err) => log::error!("no thread can be started to look for processes with: {err}"),
         }
@@ -98,26 +98,25 @@ impl Drop for Discovery {
     }
 }
 
-fn spawn(settings: Arc<Settings>, skipped: HashSet<i32>, tell: &Tell) -> io::Result<Arc<Shared>> {
+fn spawn(config: Arc<Config>, sweep: Sweep, tell: &Tell) -> io::Result<Arc<Shared>> {
     let shared = Arc::new(Shared {
-        settings: Mutex::new(settings),
+        config: Mutex::new(config),
         again: Mutex::default(),
         current: AtomicI32::new(0),
         since_ns: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     });
     let (thread, tell) = (Arc::clone(&shared), Arc::clone(tell));
-    thread::Builder::new().name("discover".to_owned()).spawn(move || run(&thread, skipped, &tell))?;
+    thread::Builder::new().name("discover".to_owned()).spawn(move || run(&thread, sweep, &tell))?;
     Ok(shared)
 }
 
-fn run(shared: &Shared, skipped: HashSet<i32>, tell: &Tell) {
-    let mut sweep = Sweep::skipping(skipped);
+fn run(shared: &Shared, mut sweep: Sweep, tell: &Tell) {
     let mut first = true;
     while !shared.stop.load(Ordering::Relaxed) {
-        let settings = Arc::clone(&lock(&shared.settings));
+        let config = Arc::clone(&lock(&shared.config));
         let again = std::mem::take(&mut *lock(&shared.again));
-        let result = sweep.run(&settings, &again, &mut |pid| {
+        let result = sweep.run(&config, &again, &mut |pid| {
             shared.since_ns.store(clock::now(), Ordering::Relaxed);
             shared.current.store(pid, Ordering::Relaxed);
         });

@@ -1,29 +1,38 @@
 //! What a process is: names for it, from everything that the host tells.
 
-use super::{cgroup::Group, kubernetes::PodNames, programs::Program};
-use crate::agent::{picture::Identity, settings::Settings};
+use super::{cgroup::Group, target::Program};
+use crate::agent::{
+    Config,
+    picture::{Identity, Pod},
+};
 use sfgi_core::process::Process;
 use std::{
-    fs::File,
+    collections::HashMap,
+    fs::{self, File},
     io::{self, Read as _},
     path::Path,
+    time::{Duration, Instant},
 };
 
 /// Bytes of a file of `/proc` that are read: a process may make its environment as large as it likes.
 const MAX_FILE: u64 = 256 << 10;
-/// The only variables of an environment that are looked at; what else is in it is nobody's business.
+/// The only variables of an environment that are looked at; the rest may be secret.
 const VARIABLES: [&str; 3] = ["OTEL_SERVICE_NAME", "POD_NAME", "POD_NAMESPACE"];
-const LABELS: &str = "POD_LABEL_";
+/// The prefix of the variables whose values are labels of a pod.
+const LABEL: &str = "POD_LABEL_";
 /// Labels of a pod, and characters of a value.
 const MAX_LABELS: usize = 64;
 const MAX_VALUE: usize = 256;
+/// Between two looks into the directory of pods' logs.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Directories of logs that are looked at: a node has some hundred pods.
+const MAX_PODS: usize = 4096;
 
-/// Asks the host.
 pub(super) fn of(
     process: &Process,
     program: &Program,
     pods: &mut PodNames,
-    settings: &Settings,
+    config: &Config,
 ) -> io::Result<Identity> {
     let exe = process.exe_name().map_err(io::Error::other)?;
     let group = Group::parse(&text(process.pid(), "cgroup")?);
@@ -37,7 +46,7 @@ pub(super) fn of(
     }
     identity.build_id = program.build_id.clone().unwrap_or_default();
     identity.inner_pid = inner_pid(&text(process.pid(), "status").unwrap_or_default(), process.pid());
-    identity.pod = group.pod.map(|uid| pods.pod(uid, &settings.host.pod_logs, &environment));
+    identity.pod = group.pod.map(|uid| pods.pod(uid, &config.host.pod_logs, &environment));
     let told = environment.iter().find(|(key, _)| key == VARIABLES[0]).map(|(_, value)| value.clone());
     let name =
         || exe.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(" (deleted)").to_owned();
@@ -58,7 +67,7 @@ fn text(pid: i32, name: &str) -> io::Result<String> {
 
 fn environment(text: &str) -> Vec<(String, String)> {
     let variables = text.split('\0').filter_map(|variable| variable.split_once('='));
-    let wanted = variables.filter(|(key, _)| VARIABLES.contains(key) || key.starts_with(LABELS));
+    let wanted = variables.filter(|(key, _)| VARIABLES.contains(key) || key.starts_with(LABEL));
     wanted
         .take(MAX_LABELS)
         .map(|(key, value)| (key.to_owned(), value.chars().take(MAX_VALUE).collect()))
@@ -70,6 +79,51 @@ fn inner_pid(status: &str, pid: i32) -> Option<u32> {
     let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     let inner = pids.split_ascii_whitespace().next_back()?.parse().ok()?;
     (i64::from(inner) != i64::from(pid)).then_some(inner)
+}
+
+/// Names of pods by uid, from what the node itself has: no API server is asked. The kubelet keeps the logs of each pod in a
+/// directory `NAMESPACE_NAME_UID`; and the downward API puts names into environment variables, where the pod's author wants that.
+#[derive(Debug, Default)]
+pub(super) struct PodNames {
+    /// Namespace and name.
+    known: HashMap<String, (String, String)>,
+    read: Option<Instant>,
+}
+
+impl PodNames {
+    /// The pod with this uid; `logs` is the kubelet's directory of logs.
+    fn pod(&mut self, uid: String, logs: &Path, environment: &[(String, String)]) -> Pod {
+        if !self.known.contains_key(&uid) && self.read.is_none_or(|read| read.elapsed() >= PAUSE) {
+            self.read = Some(Instant::now());
+            self.known = read(logs);
+        }
+        let variable =
+            |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let (namespace, name) = self.known.get(&uid).cloned().unzip();
+        let labels = environment.iter().filter_map(|(key, value)| {
+            let name = key.strip_prefix(LABEL).filter(|name| !name.is_empty())?;
+            Some((name.to_ascii_lowercase(), value.clone()))
+        });
+        Pod {
+            uid,
+            name: name.or_else(|| variable("POD_NAME")),
+            namespace: namespace.or_else(|| variable("POD_NAMESPACE")),
+            labels: labels.collect(),
+        }
+    }
+}
+
+fn read(logs: &Path) -> HashMap<String, (String, String)> {
+    let Ok(entries) = fs::read_dir(logs) else { return HashMap::new() };
+    let names = entries.flatten().take(MAX_PODS).filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| parse(&name)).collect()
+}
+
+/// Neither of the three has an underscore in it.
+fn parse(name: &str) -> Option<(String, (String, String))> {
+    let mut parts = name.split('_').map(str::to_owned);
+    let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some((uid, (namespace, name)))
 }
 
 #[cfg(test)]
@@ -88,5 +142,22 @@ mod tests {
         assert_eq!(inner_pid("Name:\ta\nNSpid:\t4711\t12\t1\n", 4711), Some(1));
         assert_eq!(inner_pid("NSpid:\t4711\n", 4711), None);
         assert_eq!(inner_pid("", 4711), None);
+    }
+
+    #[test]
+    fn the_logs_name_the_pod_and_the_environment_its_labels() {
+        let logs = tempfile::tempdir().unwrap();
+        fs::create_dir(logs.path().join("shop_cart-7d4b_0a1b2c3d-1111-2222-3333-444455556666")).unwrap();
+        fs::create_dir(logs.path().join("unrelated")).unwrap();
+        let environment: Vec<(String, String)> =
+            [("POD_NAME", "other"), ("POD_LABEL_TEAM", "blue"), ("POD_LABEL_", "x")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into();
+        let mut names = PodNames::default();
+        let pod = names.pod("0a1b2c3d-1111-2222-3333-444455556666".into(), logs.path(), &environment);
+        assert_eq!((pod.namespace.as_deref(), pod.name.as_deref()), (Some("shop"), Some("cart-7d4b")));
+        assert_eq!(pod.labels.into_iter().collect::<Vec<_>>(), [("team".to_owned(), "blue".to_owned())]);
+        let pod = names.pod("unknown".into(), logs.path(), &environment);
+        assert_eq!((pod.namespace, pod.name.as_deref()), (None, Some("other")));
     }
 }

@@ -2,33 +2,19 @@
 //! is done when is decided by the core.
 
 mod attach;
-mod bucket;
+mod budget;
 mod cgroup;
 mod discovery;
-mod figures;
 mod identity;
-mod kubernetes;
-mod pace;
 mod pool;
-mod price;
 mod prober;
-mod programs;
 pub(super) mod scan;
-mod space;
 mod sweep;
 mod target;
 
-#[cfg(test)]
-mod tests;
-
 pub(super) use attach::{Attached, Ceiling, Refused, attach, calibration};
-pub(super) use bucket::Bucket;
+pub(super) use budget::{Bucket, Pace, Reading, Step};
 pub(super) use discovery::{Discovery, Swept};
-pub(super) use figures::Figures;
-pub(super) use pace::{Pace, Reading, Step};
 pub(super) use pool::{Pool, Task};
-pub(super) use prober::{News, Spent, Watcher};
-pub(super) use programs::{Binaries, Program};
-pub(super) use sweep::Found;
-use sweep::{Changes, Sweep};
-pub(super) use target::{Opened, Target};
+pub(super) use prober::{Figures, News, Prober, Spent};
+pub(super) use target::{Binaries, Opened, Target, TargetError};

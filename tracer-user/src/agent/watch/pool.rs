@@ -36,16 +36,15 @@ pub(super) fn beat() {
     });
 }
 
-/// Something to do.
-pub(in crate::agent) struct Task {
+pub(crate) struct Task {
     /// What it is about: the PID.
-    pub(in crate::agent) about: u32,
-    pub(in crate::agent) run: Box<dyn FnOnce() + Send>,
+    pub(crate) about: u32,
+    pub(crate) run: Box<dyn FnOnce() + Send>,
 }
 
-/// See above.
+/// Threads that work on tasks.
 #[derive(Default)]
-pub(in crate::agent) struct Pool {
+pub(crate) struct Pool {
     shared: Arc<Shared>,
     /// Threads that were told to hang, as long as they do.
     hanging: Vec<u64>,
@@ -78,7 +77,7 @@ impl Shared {
 
 impl Pool {
     /// Does it as soon as a thread is free.
-    pub(in crate::agent) fn run(&self, task: Task) {
+    pub(crate) fn run(&self, task: Task) {
         let mut state = self.shared.lock();
         state.tasks.push_back(task);
         if state.idle < state.tasks.len() && state.threads < WORKERS {
@@ -88,13 +87,13 @@ impl Pool {
     }
 
     /// How many tasks run or wait to.
-    pub(in crate::agent) fn busy(&self) -> usize {
+    pub(crate) fn busy(&self) -> usize {
         let state = self.shared.lock();
         state.tasks.len() + state.running.len() - state.given_up.len()
     }
 
     /// Replaces threads that hang. Returns what they hang on, each once.
-    pub(in crate::agent) fn check(&mut self) -> Vec<u32> {
+    pub(crate) fn check(&mut self) -> Vec<u32> {
         self.check_at(clock::now())
     }
 

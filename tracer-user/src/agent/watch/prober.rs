@@ -1,21 +1,30 @@
-//! One process under probes: a thread that attaches, listens, and says what that costs.
+//! One target under probes: a thread that attaches, listens, and says what that costs; and what the events come to, in numbers
+//! that only rise and are kept from session to session.
 
 use super::{
-    Target,
     attach::{self, Attached, Ceiling, Refused},
-    figures::Figures,
-    price,
+    budget,
+    scan::{nowhere, table},
+    target::Target,
 };
 use crate::{
+    agent::picture::{Distribution, Events},
     live::{Engine, Observers},
     probe::{Calibration, Programs},
     top::Cost,
 };
-use sfgi_core::{clock, event::Mode};
+use sfgi_core::{
+    clock,
+    event::Mode,
+    model::{Measure, What, Whats},
+    names::Site,
+    session::{End, Followed, Observer, Round},
+};
 use std::{
+    collections::HashMap,
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -27,7 +36,7 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// What the thread has to say.
 #[derive(Clone, Debug)]
-pub(in crate::agent) enum News {
+pub(crate) enum News {
     /// Probes stand; why they are not for what was wanted, if they are not.
     Attached { mode: Mode, reason: String },
     /// No probes stand: all were too dear.
@@ -40,59 +49,56 @@ pub(in crate::agent) enum News {
 
 /// What a session of probes costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(in crate::agent) struct Spent {
+pub(crate) struct Spent {
     /// Since the last time: seconds, and hits a second.
-    pub(in crate::agent) seconds: f64,
-    pub(in crate::agent) hits_per_second: f64,
+    pub(crate) seconds: f64,
+    pub(crate) hits_per_second: f64,
     /// In all the session.
-    pub(in crate::agent) hits: u64,
-    pub(in crate::agent) lost: u64,
+    pub(crate) hits: u64,
+    pub(crate) lost: u64,
     /// What a hit costs, nanoseconds.
-    pub(in crate::agent) hit_ns: f64,
+    pub(crate) hit_ns: f64,
     /// What they cost the program, and us, since the last time: cores.
-    pub(in crate::agent) program_cores: f64,
-    pub(in crate::agent) own_cores: f64,
+    pub(crate) program_cores: f64,
+    pub(crate) own_cores: f64,
     /// What the BPF programs ran, cores; `None`: the kernel does not count.
-    pub(in crate::agent) bpf_cores: Option<f64>,
+    pub(crate) bpf_cores: Option<f64>,
 }
 
 type Tell = Arc<dyn Fn(News) + Send + Sync>;
 
-/// See above. When it is dropped, the probes are removed soon.
-pub(in crate::agent) struct Watcher {
+/// The thread. When this is dropped, the probes are removed soon.
+pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
 }
 
-impl Drop for Watcher {
+impl Drop for Prober {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl Watcher {
-    /// Begins; `tell` is told on the thread.
-    ///
-    /// # Errors
-    /// There is no thread to be had.
-    pub(in crate::agent) fn start(
+impl Prober {
+    /// `tell` is called on the thread.
+    pub(crate) fn start(
         target: Arc<Target>,
         wanted: Mode,
         ceiling: Ceiling,
         figures: Figures,
         tell: impl Fn(News) + Send + Sync + 'static,
-    ) -> io::Result<Watcher> {
+    ) -> io::Result<Prober> {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
-        thread::Builder::new().name("watch".to_owned()).spawn(move || {
+        thread::Builder::new().name("probe".to_owned()).spawn(move || {
             let tell: Tell = Arc::new(tell);
             let error = run(&target, wanted, ceiling, &figures, &flag, &tell);
             tell(News::Ended(error));
         })?;
-        Ok(Watcher { stop })
+        Ok(Prober { stop })
     }
 
     /// Removes the probes soon; [`News::Ended`] says when that is done.
-    pub(in crate::agent) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
@@ -114,7 +120,7 @@ fn run(
                 tell(News::TooDear(reason));
                 return None;
             }
-            Err(Refused::Failed(error)) => return Some(error),
+            Err(refused) => return Some(refused.to_string()),
         };
     tell(News::Attached { mode, reason });
     let calibration = attach::calibration().ok()?;
@@ -147,7 +153,7 @@ impl Gauge {
         if last.ts == 0 {
             return None;
         }
-        if let Some(factor) = price::correction(calibration, last.programs, cost.programs) {
+        if let Some(factor) = budget::correction(calibration, last.programs, cost.programs) {
             // Half of what is new: one reading may have been disturbed.
             self.factor = 0.5 * self.factor + 0.5 * factor;
         }
@@ -169,4 +175,110 @@ impl Gauge {
             bpf_cores: ran(last.programs, cost.programs),
         })
     }
+}
+
+/// Places that are kept apart; what comes from others is counted together.
+const MAX_SITES: usize = 1024;
+/// Wait reasons; the runtime has about forty.
+const MAX_REASONS: usize = 64;
+
+/// All that the events of a target came to so far. Shared with the thread that listens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Figures(Arc<Mutex<Sums>>);
+
+#[derive(Debug, Default)]
+struct Sums {
+    created: HashMap<Site, u64>,
+    exited: HashMap<Site, u64>,
+    blocked: HashMap<Arc<str>, Distribution>,
+    run_queue: Distribution,
+    illegal: u64,
+}
+
+impl Figures {
+    /// An observer that adds to them.
+    fn listener(&self) -> Listener {
+        Listener { figures: self.clone(), births: HashMap::new() }
+    }
+
+    /// Puts them into a picture, with tables of so many rows.
+    pub(crate) fn show(&self, events: &mut Events, top: usize) {
+        let sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = |sites: &HashMap<Site, u64>| {
+            table(sites.iter().map(|(site, count)| (site.clone(), *count)).collect(), top)
+        };
+        events.created = rows(&sums.created);
+        events.exited = rows(&sums.exited);
+        events.blocked =
+            sums.blocked.iter().map(|(reason, times)| (Arc::clone(reason), times.clone())).collect();
+        events.blocked.sort_by(|one, other| one.0.cmp(&other.0));
+        events.run_queue = sums.run_queue.clone();
+        events.illegal = sums.illegal;
+    }
+}
+
+/// See [`Figures::listener`].
+struct Listener {
+    figures: Figures,
+    /// Return address of a `go` statement → its place, in this session.
+    births: HashMap<u64, Site>,
+}
+
+impl Observer for Listener {
+    fn wants(&self) -> Whats {
+        Whats::from_iter([What::Create, What::Exit, What::Unblock, What::Start, What::Illegal])
+    }
+
+    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+        let figures = self.figures.clone();
+        let mut sums = figures.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, step) in round.steps() {
+            let Some(followed) = targets.get_mut(index) else { continue };
+            let exact = step.duration_ns.filter(|_| step.measure == Measure::Exact);
+            match step.what {
+                What::Create | What::Exit => {
+                    let gopc = step.birth.map_or(0, |birth| birth.gopc);
+                    let site = self.site(followed, gopc);
+                    let sums = if step.what == What::Create { &mut sums.created } else { &mut sums.exited };
+                    add(sums, site);
+                }
+                What::Unblock => {
+                    let Some(ns) = exact else { continue };
+                    let reason = followed.about().wait_reason(step.reason);
+                    if let Some(times) = sums.blocked.get_mut(reason) {
+                        times.add(ns);
+                    } else if sums.blocked.len() < MAX_REASONS {
+                        sums.blocked.entry(reason.into()).or_default().add(ns);
+                    }
+                }
+                What::Start => exact.into_iter().for_each(|ns| sums.run_queue.add(ns)),
+                What::Illegal => sums.illegal += 1,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, _: &mut [Followed], _: &[End]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Listener {
+    fn site(&mut self, followed: &mut Followed, gopc: u64) -> Site {
+        if let Some(site) = self.births.get(&gopc) {
+            return site.clone();
+        }
+        let site = if gopc == 0 { None } else { followed.symbols().go_statement(gopc) };
+        let site = site.unwrap_or_else(nowhere);
+        if self.births.len() < MAX_SITES {
+            self.births.insert(gopc, site.clone());
+        }
+        site
+    }
+}
+
+fn add(sites: &mut HashMap<Site, u64>, site: Site) {
+    let site = if sites.len() >= MAX_SITES && !sites.contains_key(&site) { nowhere() } else { site };
+    *sites.entry(site).or_default() += 1;
 }

@@ -5,65 +5,54 @@
 //! most hosts, in turn where there are more. Those that are new, which may be about to `exec`, are always asked.
 
 use super::{
-    identity,
-    kubernetes::PodNames,
-    programs::{Program, Programs},
-    space::Space,
+    identity::{self, PodNames},
+    target::{Binaries, Programs, Target},
 };
 use crate::agent::{
-    picture::{Identity, ProcessId, Seen},
-    settings::Settings,
+    Config,
+    picture::{ProcessId, Seen},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sfgi_core::process::{Process, ProcessError};
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     sync::Arc,
 };
 
 /// In so many sweeps after it came a process is asked each time what it runs.
 const YOUNG: u32 = 3;
 /// Older ones that are asked in a sweep, about: that takes 1 ms.
-pub(super) const ASKED: usize = 512;
+const ASKED: usize = 512;
 /// What runs nothing, a thread of the kernel, is asked in one of so many.
 const RARELY: u32 = 10;
 /// Processes that are known; a host has no more PIDs than that by default.
 const MAX_PROCESSES: usize = 1 << 16;
 
-/// A Go process that has come.
-#[derive(Clone, Debug)]
-pub(in crate::agent) struct Found {
-    pub(in crate::agent) id: ProcessId,
-    pub(in crate::agent) process: Arc<Process>,
-    pub(in crate::agent) program: Arc<Program>,
-    pub(in crate::agent) identity: Arc<Identity>,
-}
-
-/// What a sweep found.
-#[derive(Debug, Default)]
-pub(in crate::agent) struct Changes {
-    pub(in crate::agent) started: Vec<Found>,
-    pub(in crate::agent) ended: Vec<ProcessId>,
-    /// What is to be said, once each.
-    pub(in crate::agent) notes: Vec<String>,
+#[derive(Default)]
+pub(crate) struct Changes {
+    pub(crate) started: Vec<Arc<Target>>,
+    pub(crate) ended: Vec<ProcessId>,
+    /// Sentences for the log, each said once.
+    pub(crate) notes: Vec<String>,
 }
 
 /// What a process is to us.
 #[derive(Debug)]
 enum Kind {
-    /// A thread of the kernel, ourselves, or a program that is not Go's.
+    /// A thread of the kernel, this agent, or a program that is not Go's.
     Other,
     Unreadable,
     Go(ProcessId, Arc<Process>, Space),
 }
 
 #[derive(Debug)]
-pub(super) struct Known {
+struct Known {
     kind: Kind,
-    /// What it runs: device and inode.
-    pub(super) exe: (u64, u64),
+    /// Device and inode of what it runs.
+    exe: (u64, u64),
     /// Sweeps that saw it.
     age: u32,
     /// Programs that it has run since we know it.
@@ -72,11 +61,12 @@ pub(super) struct Known {
     last: u64,
 }
 
-/// See above.
-#[derive(Debug, Default)]
-pub(in crate::agent) struct Sweep {
-    pub(super) known: HashMap<i32, Known>,
+/// What all sweeps so far have found.
+#[derive(Default)]
+pub(super) struct Sweep {
+    known: HashMap<i32, Known>,
     programs: Programs,
+    binaries: Arc<Binaries>,
     pods: PodNames,
     /// Not to be looked at.
     skipped: HashSet<i32>,
@@ -92,16 +82,16 @@ pub(in crate::agent) struct Sweep {
 type Note<'a> = &'a mut dyn FnMut(i32);
 
 impl Sweep {
-    /// Never looks at these.
-    pub(super) fn skipping(skipped: HashSet<i32>) -> Sweep {
-        Sweep { skipped, ..Sweep::default() }
+    /// Never looks at the processes in `skipped`.
+    pub(super) fn skipping(skipped: HashSet<i32>, binaries: Arc<Binaries>) -> Sweep {
+        Sweep { skipped, binaries, ..Sweep::default() }
     }
 
     /// Goes through `/proc` once; `again`: those that may have replaced their program by the same.
     ///
     /// # Errors
     /// It cannot be listed.
-    pub(super) fn run(&mut self, settings: &Settings, again: &[i32], note: Note<'_>) -> io::Result<Changes> {
+    pub(super) fn run(&mut self, config: &Config, again: &[i32], note: Note<'_>) -> io::Result<Changes> {
         let mut changes = Changes::default();
         self.number += 1;
         for pid in again {
@@ -116,7 +106,7 @@ impl Sweep {
             let name = entry?.file_name();
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
             if !self.skipped.contains(&pid) {
-                self.see(pid, settings, &mut changes, note);
+                self.see(pid, config, &mut changes, note);
             }
         }
         let (number, gone) = (self.number, |(pid, known): (&i32, &Known)| (known.last, *pid));
@@ -145,15 +135,15 @@ impl Sweep {
 
     /// Go processes that have ended; their number may be another's by now.
     fn gone(&self) -> Vec<i32> {
-        let tracked: Vec<(i32, &Arc<Process>)> = self
+        let living: Vec<(i32, &Arc<Process>)> = self
             .known
             .iter()
             .filter_map(|(pid, known)| match &known.kind {
                 Kind::Go(_, process, _) => Some((*pid, process)),
-                _ => None,
+                Kind::Other | Kind::Unreadable => None,
             })
             .collect();
-        let descriptors: Vec<_> = tracked.iter().map(|(_, process)| process.pidfd()).collect();
+        let descriptors: Vec<_> = living.iter().map(|(_, process)| process.pidfd()).collect();
         let mut polled: Vec<PollFd<'_>> =
             descriptors.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -161,7 +151,7 @@ impl Sweep {
             return Vec::new();
         }
         let ended = |(_, fd): &(&(i32, &Arc<Process>), &PollFd<'_>)| !fd.revents().is_empty();
-        tracked.iter().zip(&polled).filter(ended).map(|((pid, _), _)| *pid).collect()
+        living.iter().zip(&polled).filter(ended).map(|((pid, _), _)| *pid).collect()
     }
 
     fn forget(&mut self, pid: i32, changes: &mut Changes) {
@@ -171,7 +161,7 @@ impl Sweep {
         }
     }
 
-    fn see(&mut self, pid: i32, settings: &Settings, changes: &mut Changes, note: Note<'_>) {
+    fn see(&mut self, pid: i32, config: &Config, changes: &mut Changes, note: Note<'_>) {
         let (number, full) = (self.number, self.known.len() >= MAX_PROCESSES);
         let turns = u32::try_from(self.running.div_ceil(ASKED)).unwrap_or(u32::MAX).max(1);
         let program = match self.known.get_mut(&pid) {
@@ -199,17 +189,11 @@ impl Sweep {
         // It is new, or it runs another program than before: then it is another one to us.
         self.forget(pid, changes);
         note(pid);
-        let (kind, exe) = self.look(pid, program, settings, changes);
+        let (kind, exe) = self.look(pid, program, config, changes);
         self.known.insert(pid, Known { kind, exe, age: 0, program, last: number });
     }
 
-    fn look(
-        &mut self,
-        pid: i32,
-        number: u32,
-        settings: &Settings,
-        changes: &mut Changes,
-    ) -> (Kind, (u64, u64)) {
+    fn look(&mut self, pid: i32, number: u32, config: &Config, changes: &mut Changes) -> (Kind, (u64, u64)) {
         if u32::try_from(pid).is_ok_and(|pid| pid == std::process::id()) {
             return (Kind::Other, (0, 0));
         }
@@ -221,12 +205,12 @@ impl Sweep {
             Err(err) => return (self.unreadable(pid, &err, changes), (0, 0)),
         };
         let space = Space::of(pid);
-        match self.identify(pid, number, settings) {
+        match self.identify(pid, number, config) {
             Ok(None) => (Kind::Other, exe),
-            Ok(Some(found)) => {
-                let kind = Kind::Go(found.id, Arc::clone(&found.process), space);
+            Ok(Some(target)) => {
+                let kind = Kind::Go(target.id, Arc::clone(&target.process), space);
                 self.started += 1;
-                changes.started.push(found);
+                changes.started.push(Arc::new(target));
                 (kind, exe)
             }
             Err(err) if err.kind() == io::ErrorKind::NotFound => (Kind::Other, (0, 0)),
@@ -234,22 +218,23 @@ impl Sweep {
         }
     }
 
-    fn identify(&mut self, pid: i32, number: u32, settings: &Settings) -> io::Result<Option<Found>> {
-        let file = fs::File::open(format!("/proc/{pid}/exe"))?;
+    fn identify(&mut self, pid: i32, number: u32, config: &Config) -> io::Result<Option<Target>> {
+        let file = File::open(format!("/proc/{pid}/exe"))?;
         let Some(program) = self.programs.of(&file)? else { return Ok(None) };
         let process = Process::open(pid).map_err(|err| match err {
             ProcessError::Permission { .. } => io::Error::new(io::ErrorKind::PermissionDenied, err),
             _ => io::Error::new(io::ErrorKind::NotFound, err),
         })?;
         let identity =
-            identity::of(&process, &program, &mut self.pods, settings).map_err(|err| {
+            identity::of(&process, &program, &mut self.pods, config).map_err(|err| {
                 match process.alive() {
                     true => err,
                     false => io::ErrorKind::NotFound.into(),
                 }
             })?;
         let id = ProcessId { pid: pid.unsigned_abs(), start_ticks: process.start_time(), program: number };
-        Ok(Some(Found { id, process: Arc::new(process), program, identity: Arc::new(identity) }))
+        let binaries = Arc::clone(&self.binaries);
+        Ok(Some(Target::new(id, Arc::new(process), identity, program, binaries)))
     }
 
     fn unreadable(&mut self, pid: i32, err: &io::Error, changes: &mut Changes) -> Kind {
@@ -262,8 +247,107 @@ impl Sweep {
     }
 }
 
-/// What a process runs: device and inode.
+/// Device and inode of what a process runs.
 fn exe(pid: i32) -> io::Result<(u64, u64)> {
     let file = fs::metadata(format!("/proc/{pid}/exe"))?;
     Ok((file.dev(), file.ino()))
+}
+
+/// The memory of a process, as it was when this was made. An `exec` gives the process another, also an `exec` of the same program.
+///
+/// The kernel lets go of an address space when nobody runs in it any more. A read of `/proc/PID/mem` that was opened before gives
+/// nothing then (`mem_rw` in `fs/proc/base.c`), and an error as long as the address space lives, because nothing is mapped at
+/// address 0. The read takes less than a microsecond, and holds no memory but the kernel's record of the address space.
+#[derive(Debug)]
+struct Space(Option<File>);
+
+impl Space {
+    fn of(pid: i32) -> Space {
+        Space(File::open(format!("/proc/{pid}/mem")).ok())
+    }
+
+    /// Whether the process has another one by now, or none. `false` also where that cannot be told.
+    fn gone(&self) -> bool {
+        self.0.as_ref().is_some_and(|memory| matches!(memory.read_at(&mut [0], 0), Ok(0)))
+    }
+}
+
+/// Sweeps of the real `/proc`; that Go programs are found is shown by the live tests.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        process::{Command, Stdio},
+    };
+
+    #[test]
+    fn what_is_no_go_program_is_seen_and_not_found() {
+        let config = Config::default();
+        let mut sweep = Sweep::default();
+        let before = sweep.run(&config, &[], &mut |_| {}).unwrap();
+        assert!(before.ended.is_empty());
+        let ours = before.started.iter().find(|target| target.id.pid == std::process::id());
+        assert!(ours.is_none());
+        let running = sweep.seen().running;
+        assert!(running >= 1);
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        // It may be in its first sweep before its exec: then it runs what we run, which is not Go's either.
+        let changes = sweep.run(&config, &[], &mut |_| {}).unwrap();
+        assert!(changes.started.iter().all(|target| target.id.pid != child.id()));
+        assert!(sweep.known.contains_key(&i32::try_from(child.id()).unwrap()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        sweep.run(&config, &[], &mut |_| {}).unwrap();
+        assert!(!sweep.known.contains_key(&i32::try_from(child.id()).unwrap()));
+    }
+
+    #[test]
+    fn an_old_process_that_runs_another_program_is_noticed_at_once() {
+        let config = Config::default();
+        let mut shell = Command::new("sh");
+        let mut shell = shell.args(["-c", "read go; exec sleep 60"]).stdin(Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(shell.id()).unwrap();
+        let exe = || fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+        while exe() == std::env::current_exe().unwrap() {
+            std::thread::yield_now();
+        }
+        let mut sweep = Sweep::default();
+        for _ in 0..50 {
+            sweep.run(&config, &[], &mut |_| {}).unwrap();
+        }
+        let before = (exe(), sweep.known[&pid].exe);
+        shell.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        while exe() == before.0 {
+            std::thread::yield_now();
+        }
+        for _ in 0..sweep.seen().running.div_ceil(ASKED as u64) {
+            sweep.run(&config, &[], &mut |_| {}).unwrap();
+        }
+        assert_ne!(sweep.known[&pid].exe, before.1);
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+    }
+
+    #[test]
+    fn an_exec_of_the_same_program_is_seen_and_an_end() {
+        let script = "echo one; read go; exec sh -c 'echo two; read go'";
+        let mut shell = Command::new("sh");
+        let mut shell =
+            shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(shell.stdout.take().unwrap()).lines();
+        let pid = i32::try_from(shell.id()).unwrap();
+        assert_eq!(said.next().unwrap().unwrap(), "one");
+        let first = Space::of(pid);
+        assert!(!first.gone());
+        shell.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        assert_eq!(said.next().unwrap().unwrap(), "two");
+        assert!(first.gone());
+        let second = Space::of(pid);
+        assert!(!second.gone());
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert!(second.gone());
+        assert!(!Space::of(pid).gone(), "there is nothing to be told of");
+    }
 }

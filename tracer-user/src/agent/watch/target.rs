@@ -1,102 +1,267 @@
-//! A process as scans and probes need it.
+//! A target, a Go process that the agent watches, and its program: the executable, which is identified once a file and parsed
+//! once a build, however many processes run it.
 
-use super::{Binaries, Found, Program};
 use crate::agent::picture::{Identity, ProcessId};
 use sfgi_core::{
-    binary::GoBinary,
+    binary::{BinaryError, BuildInfo, GoBinary, Identified, identify},
+    heap::ObserveError,
     memory::Live,
-    process::Process,
-    snapshot::{Clock, View},
+    process::{Process, ProcessError},
+    snapshot::{Clock, SnapshotError, View},
 };
 use std::{
+    collections::{HashMap, VecDeque},
+    fs::{self, File, Metadata},
+    io,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-/// A process, and how to get its parsed executable.
-pub(in crate::agent) struct Target {
-    pub(in crate::agent) id: ProcessId,
-    pub(in crate::agent) process: Arc<Process>,
-    pub(in crate::agent) identity: Arc<Identity>,
+/// Files that are remembered; above that, all are identified anew.
+const MAX_FILES: usize = 16_384;
+/// Bytes of executables that are kept parsed although no process runs them, or none needed them of late.
+const MAX_IDLE_BYTES: u64 = 48 << 20;
+/// Larger programs are not read: they would not fit into an agent.
+const MAX_BINARY: u64 = 512 << 20;
+
+/// Why a target cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TargetError {
+    #[error("it has ended")]
+    Ended,
+    /// By an `exec`: nothing that was read before holds for what it runs now.
+    #[error("it has replaced its program")]
+    Replaced,
+    #[error("its executable has {mib} MiB: more than the agent reads; look at it with sfgi dump")]
+    TooLarge { mib: u64 },
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    Executable(#[from] io::Error),
+    #[error(transparent)]
+    Binary(#[from] BinaryError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    #[error("looking at it failed inside sfgi, which is a bug")]
+    Bug,
+}
+
+/// A Go process that the agent watches.
+pub(crate) struct Target {
+    pub(crate) id: ProcessId,
+    pub(crate) process: Arc<Process>,
+    /// As the host names it; a rule may give its service another name.
+    pub(crate) identity: Arc<Identity>,
     program: Arc<Program>,
     binaries: Arc<Binaries>,
-    /// The auxiliary vector as the first scan found it: each `exec` has another one, also of the same program.
+    /// The auxiliary vector as the first scan read it. Each `exec` has another one, also an `exec` of the same program: the
+    /// kernel puts it, and the random bytes that it points to, at random addresses.
     auxv: Mutex<Option<Vec<u8>>>,
 }
 
-/// A program in memory, and where it lies in the process.
-pub(in crate::agent) struct Opened {
-    pub(in crate::agent) binary: Arc<GoBinary>,
-    pub(in crate::agent) bias: u64,
+/// A target's program in memory, and where it lies in the process.
+pub(crate) struct Opened {
+    pub(crate) binary: Arc<GoBinary>,
+    pub(crate) bias: u64,
 }
 
 impl Opened {
-    pub(in crate::agent) fn view<'v>(&'v self, memory: &'v Live<'v>) -> View<'v> {
+    pub(crate) fn view<'v>(&'v self, memory: &'v Live<'v>) -> View<'v> {
         View { memory, binary: &self.binary, bias: self.bias, clock: Clock::Live }
     }
 }
 
 impl Target {
-    pub(in crate::agent) fn new(found: &Found, identity: Arc<Identity>, binaries: Arc<Binaries>) -> Target {
-        Target {
-            id: found.id,
-            process: Arc::clone(&found.process),
-            identity,
-            program: Arc::clone(&found.program),
-            binaries,
-            auxv: Mutex::default(),
-        }
+    pub(super) fn new(
+        id: ProcessId,
+        process: Arc<Process>,
+        identity: Identity,
+        program: Arc<Program>,
+        binaries: Arc<Binaries>,
+    ) -> Target {
+        Target { id, process, identity: Arc::new(identity), program, binaries, auxv: Mutex::default() }
     }
 
-    /// The process with this number, in our PID namespace.
-    pub(in crate::agent) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.id.pid
     }
 
-    /// Tells this run of a program from others, also from one of the same file before or after an `exec`: where the
-    /// kernel put what it gave it is random. `None`: nothing was read of it yet.
-    pub(in crate::agent) fn run(&self) -> Option<u32> {
+    /// Tells this run of a program from others, also from one of the same file before or after an `exec`; the same number for
+    /// every agent that looks at it. `None`: nothing was read of it yet.
+    pub(crate) fn run(&self) -> Option<u32> {
         self.auxv.lock().unwrap_or_else(PoisonError::into_inner).as_deref().map(crc32fast::hash)
     }
 
-    /// The name of the executable, as the process sees it.
-    pub(in crate::agent) fn exe(&self) -> PathBuf {
+    /// The path of the executable, as the process sees it.
+    pub(crate) fn exe(&self) -> PathBuf {
         self.identity.exe.clone()
     }
 
-    /// What it runs.
-    pub(in crate::agent) fn open(&self) -> Result<Opened, String> {
+    /// Its program, parsed.
+    pub(crate) fn open(&self) -> Result<Opened, TargetError> {
         self.still_the_same()?;
         let binary = self.binaries.get(&self.program, || {
-            let file = self.process.exe().map_err(|err| err.to_string())?;
+            let file = self.process.exe()?;
             // What it runs by now may be another file.
-            match file.metadata() {
-                Ok(file) if self.program.is(file.dev(), file.ino()) => {}
-                Ok(_) => return Err("it has replaced its program".to_owned()),
-                Err(err) => return Err(err.to_string()),
-            }
-            Ok(file)
+            let metadata = file.metadata()?;
+            let same = (self.program.key.dev, self.program.key.ino) == (metadata.dev(), metadata.ino());
+            if same { Ok(file) } else { Err(TargetError::Replaced) }
         })?;
-        let bias = self.process.load_bias(binary.image().entry()).map_err(|err| err.to_string())?;
+        let bias = self.process.load_bias(binary.image().entry())?;
         Ok(Opened { binary, bias })
     }
 
-    /// It runs what it ran when it was first opened: nothing that was read is another program's.
-    pub(in crate::agent) fn still_the_same(&self) -> Result<(), String> {
-        let now =
-            std::fs::read(format!("/proc/{}/auxv", self.id.pid)).map_err(|_| "it has ended".to_owned())?;
+    /// Fails unless it runs what it ran when it was first opened. Asked again after a look: then nothing that was read is
+    /// another program's.
+    pub(crate) fn still_the_same(&self) -> Result<(), TargetError> {
+        let now = fs::read(format!("/proc/{}/auxv", self.id.pid)).map_err(|_| TargetError::Ended)?;
         let mut first = self.auxv.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.process.alive() {
-            return Err("it has ended".to_owned());
+            return Err(TargetError::Ended);
         }
-        match &*first {
-            Some(first) if *first != now => Err("it has replaced its program".to_owned()),
-            Some(_) => Ok(()),
+        if *first.get_or_insert_with(|| now.clone()) == now { Ok(()) } else { Err(TargetError::Replaced) }
+    }
+}
+
+/// A file, as long as it is not written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct FileKey {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    mtime: (i64, i64),
+}
+
+impl FileKey {
+    fn of(file: &Metadata) -> FileKey {
+        let mtime = (file.mtime(), file.mtime_nsec());
+        FileKey { dev: file.dev(), ino: file.ino(), size: file.size(), mtime }
+    }
+}
+
+/// A Go program: a file that processes run.
+#[derive(Debug)]
+pub(super) struct Program {
+    key: FileKey,
+    /// What its build says of it; `None`: only the whole file tells.
+    pub(super) info: Option<BuildInfo>,
+    pub(super) build_id: Option<String>,
+    go_build_id: Option<String>,
+}
+
+/// What each file is that some process runs.
+#[derive(Debug, Default)]
+pub(super) struct Programs {
+    known: HashMap<FileKey, Option<Arc<Program>>>,
+}
+
+impl Programs {
+    /// What this open file is; `None`: no Go program.
+    pub(super) fn of(&mut self, file: &File) -> io::Result<Option<Arc<Program>>> {
+        let key = FileKey::of(&file.metadata()?);
+        if let Some(known) = self.known.get(&key) {
+            return Ok(known.clone());
+        }
+        let program =
+            |info, build_id, go_build_id| Some(Arc::new(Program { key, info, build_id, go_build_id }));
+        let found = match identify(file)? {
+            Identified::NotGo => None,
+            Identified::Go { info, build_id, go_build_id } => program(Some(*info), build_id, go_build_id),
+            Identified::Unsure => match GoBinary::read_to_keep(file.try_clone()?) {
+                Err(BinaryError::NotGo | BinaryError::Elf(_)) => None,
+                Ok(binary) => program(Some(binary.info().clone()), binary.image().build_id(), None),
+                Err(_) => program(None, None, None),
+            },
+        };
+        if self.known.len() >= MAX_FILES {
+            self.known.clear();
+        }
+        self.known.insert(key, found.clone());
+        Ok(found)
+    }
+}
+
+/// What two files share when they are copies of one build.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Build {
+    /// Go's id and the length: a strip leaves the id as it is.
+    Id(String, u64),
+    File(FileKey),
+}
+
+impl Program {
+    fn build(&self) -> Build {
+        match &self.go_build_id {
+            Some(id) if !id.is_empty() => Build::Id(id.clone(), self.key.size),
+            _ => Build::File(self.key),
+        }
+    }
+}
+
+/// The parsed executables. One is there as long as it is used; the last ones used stay a while.
+#[derive(Default)]
+pub(crate) struct Binaries {
+    shelf: Mutex<Shelf>,
+}
+
+#[derive(Default)]
+struct Shelf {
+    /// Each has a lock of its own: two that want the same one read it once, others do not wait for that.
+    known: HashMap<Build, Arc<Mutex<Weak<GoBinary>>>>,
+    /// The last used at the end, with their size.
+    recent: VecDeque<(Build, u64, Arc<GoBinary>)>,
+}
+
+impl Binaries {
+    /// The parsed program; `open` gives its file, where it must be read.
+    fn get(
+        &self,
+        program: &Program,
+        open: impl FnOnce() -> Result<File, TargetError>,
+    ) -> Result<Arc<GoBinary>, TargetError> {
+        let build = program.build();
+        let slot = Arc::clone(self.lock().known.entry(build.clone()).or_default());
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let binary = match slot.upgrade() {
+            Some(binary) => binary,
             None => {
-                *first = Some(now);
-                Ok(())
+                if program.key.size > MAX_BINARY {
+                    return Err(TargetError::TooLarge { mib: program.key.size >> 20 });
+                }
+                let binary = Arc::new(GoBinary::read_to_keep(open()?)?);
+                *slot = Arc::downgrade(&binary);
+                binary
             }
+        };
+        self.lock().used(build, program.key.size, &binary);
+        Ok(binary)
+    }
+
+    /// How many are in memory.
+    pub(crate) fn len(&self) -> u64 {
+        let mut shelf = self.lock();
+        shelf.known.retain(|_, slot| {
+            // One that is being read is locked, and stays.
+            slot.try_lock().map_or(true, |slot| slot.strong_count() > 0)
+        });
+        shelf.known.len() as u64
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf {
+    fn used(&mut self, build: Build, size: u64, binary: &Arc<GoBinary>) {
+        self.recent.retain(|(other, ..)| *other != build);
+        self.recent.push_back((build, size, Arc::clone(binary)));
+        let mut total: u64 = self.recent.iter().map(|(_, size, _)| size).sum();
+        while total > MAX_IDLE_BYTES && self.recent.len() > 1 {
+            total -= self.recent.pop_front().map_or(0, |(_, size, _)| size);
         }
     }
 }

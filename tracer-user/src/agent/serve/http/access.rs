@@ -1,6 +1,6 @@
 //! Who may ask: from this machine anybody, from elsewhere only with a token or by TLS.
 
-use super::problem::Problem;
+use super::Problem;
 use crate::agent::config;
 use axum::{
     extract::{Request, State},
@@ -36,20 +36,13 @@ pub enum AccessError {
     Open(SocketAddr),
     /// The token cannot be read.
     #[error("cannot read the token in {}: {error}", file.display())]
-    Unreadable {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The token is none.
+    Unreadable { file: PathBuf, error: io::Error },
     #[error(
         "the token in {0} is shorter than {MIN_TOKEN} characters, or longer than {MAX_TOKEN}: make one with openssl rand -hex 32"
     )]
     Bad(String),
 }
 
-/// Who may ask.
 #[derive(Clone)]
 pub struct Access {
     token: Option<Arc<str>>,

@@ -1,17 +1,17 @@
 //! All routes, and the document that describes them: both are made of the same list.
 
 use super::{
-    Access, Shared, access, asking, node, page,
-    problem::{Explanation, Problem},
-    profiles,
+    Access, Explanation, Problem, Shared, access, asking,
     query::{Nothing, Params},
     reading,
 };
 use axum::{
     Json, Router,
     extract::DefaultBodyLimit,
-    http::{StatusCode, Uri},
+    http::{StatusCode, Uri, header},
     middleware,
+    response::IntoResponse,
+    routing::get,
 };
 use std::sync::Arc;
 use utoipa::openapi::{
@@ -32,7 +32,7 @@ pub fn document() -> OpenApi {
 pub(super) fn router(shared: Arc<Shared>, access: Arc<Access>) -> Router {
     let (routes, _) = described().split_for_parts();
     routes
-        .merge(page::routes())
+        .merge(page())
         .fallback(|uri: Uri| async move {
             Problem::new(
                 StatusCode::NOT_FOUND,
@@ -61,7 +61,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(reading::leaks))
         .routes(routes!(reading::processes))
         .routes(routes!(reading::alerts))
-        .routes(routes!(node::node))
+        .routes(routes!(reading::node))
         .routes(routes!(reading::profile))
         .routes(routes!(reading::prometheus))
         .routes(routes!(reading::healthz))
@@ -70,9 +70,9 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(asking::mode))
         .routes(routes!(asking::goroutines))
         .routes(routes!(asking::trace))
-        .routes(routes!(profiles::goroutine))
-        .routes(routes!(profiles::goroutineleak))
-        .routes(routes!(profiles::block))
+        .routes(routes!(asking::goroutine))
+        .routes(routes!(asking::goroutineleak))
+        .routes(routes!(asking::block))
         .routes(routes!(openapi))
 }
 
@@ -83,4 +83,33 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
 ))]
 async fn openapi(Params(Nothing {}): Params<Nothing>) -> Json<OpenApi> {
     Json(document())
+}
+
+/// The page may load and ask this agent only, and nothing may frame it: even a name that slipped through could not run.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'";
+
+/// The built-in page: three files in the binary, nothing from elsewhere. All it shows it asks the interface for, and what comes from
+/// targets gets into it as text only.
+const PAGE: [(&str, &str, &str); 3] = [
+    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
+    ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
+];
+
+fn page() -> Router<Arc<Shared>> {
+    PAGE.into_iter().fold(Router::new(), |router, (path, kind, text)| {
+        router.route(path, get(move || async move { file(kind, text) }))
+    })
+}
+
+fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, text)
 }

@@ -1,20 +1,23 @@
-//! Answers that the core of the agent must be asked for.
+//! Answers that the core of the agent must be asked for: scans, modes, goroutines, traces; and profiles of any target, under the
+//! paths of `net/http/pprof`, so that what scrapes those takes them.
 
 use super::{
-    Shared,
-    problem::{Explanation, Problem},
-    query::{GoroutineParams, ModeParams, Params, TraceParams, TriggerParams},
+    Explanation, Problem, Shared,
+    query::{
+        CompressedOrText, GoroutineParams, GoroutineProfileParams, MAX_LIMIT, ModeParams, Params,
+        ProfileParams, TraceParams, TriggerParams,
+    },
     views::{Found, Noted},
 };
 use crate::agent::{
     Request,
-    request::{Answer, Form},
+    request::{Answer, Filter, Form, Profile},
 };
 use axum::{
     Json,
     body::Body,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -32,14 +35,14 @@ type Of = State<Arc<Shared>>;
 
 impl Shared {
     /// Asks the core and waits for its answer.
-    pub(super) async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, Problem> {
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, Problem> {
         let (answer, answered) = oneshot::channel();
         self.agent.requests.send(request(answer)).await.map_err(|_| Problem::ending())?;
         Ok(answered.await.map_err(|_| Problem::ending())??)
     }
 
     /// One of the few that may make the agent read a target.
-    pub(super) fn costly(&self) -> Result<OwnedSemaphorePermit, Problem> {
+    fn costly(&self) -> Result<OwnedSemaphorePermit, Problem> {
         Arc::clone(&self.costly).try_acquire_owned().map_err(|_| {
             let error = "as many requests as may read programs at a time do: try again";
             Problem::later(StatusCode::SERVICE_UNAVAILABLE, error, Duration::from_secs(1))
@@ -143,4 +146,74 @@ impl HttpBody for Lines {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.lines.poll_recv(context).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
     }
+}
+
+/// All goroutines by stack.
+#[utoipa::path(get, path = "/debug/pprof/goroutine", tag = "profiles", params(GoroutineProfileParams), responses(
+    (status = 200, description = "A profile, compressed, or as text", content(
+        (Vec<u8> = "application/octet-stream"), (String = "text/plain"),
+    )),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 502, description = "The process cannot be read", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn goroutine(
+    shared: Of,
+    Params(params): Params<GoroutineProfileParams>,
+) -> Result<Response, Problem> {
+    let profiled = params.compressed();
+    profiled.seconds()?;
+    if params.debug == CompressedOrText::Text {
+        let _permit = shared.costly()?;
+        let (pid, filter) = (params.pid, Filter { limit: MAX_LIMIT, ..Filter::default() });
+        let form = Form::Text;
+        let text = shared.ask(|answer| Request::Goroutines { pid, filter, form, answer }).await?;
+        return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response());
+    }
+    profile(&shared, profiled, Profile::Goroutines, "goroutine").await
+}
+
+/// Goroutines that are leaked, likely or for certain, by stack.
+#[utoipa::path(get, path = "/debug/pprof/goroutineleak", tag = "profiles", params(ProfileParams), responses(
+    (status = 200, description = "A profile, compressed", content_type = "application/octet-stream", body = Vec<u8>),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 502, description = "The process cannot be read", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn goroutineleak(
+    shared: Of,
+    Params(params): Params<ProfileParams>,
+) -> Result<Response, Problem> {
+    profile(&shared, params, Profile::Leaks, "goroutineleak").await
+}
+
+/// How long goroutines were blocked, by stack, from now on. It needs probes.
+#[utoipa::path(get, path = "/debug/pprof/block", tag = "profiles", params(ProfileParams), responses(
+    (status = 200, description = "A profile, compressed", content_type = "application/octet-stream", body = Vec<u8>),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 502, description = "The process cannot be watched", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn block(shared: Of, Params(params): Params<ProfileParams>) -> Result<Response, Problem> {
+    let seconds = params.seconds()?;
+    profile(&shared, params, Profile::Block(seconds), "block").await
+}
+
+async fn profile(
+    shared: &Shared,
+    params: ProfileParams,
+    kind: Profile,
+    name: &str,
+) -> Result<Response, Problem> {
+    params.seconds()?;
+    let _permit = shared.costly()?;
+    let bytes = shared.ask(|answer| Request::Profile { pid: params.pid, kind, answer }).await?;
+    let headers: [(HeaderName, String); 2] = [
+        (header::CONTENT_TYPE, "application/octet-stream".into()),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")),
+    ];
+    Ok((headers, bytes).into_response())
 }

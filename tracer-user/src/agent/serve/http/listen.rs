@@ -1,6 +1,6 @@
 //! The socket: accepting connections, TLS, and limits for those who misuse them.
 
-use super::{Access, AccessError, Shared, api, connection::Impatient, problem::Problem};
+use super::{Access, AccessError, Problem, Shared, api};
 use crate::agent::config;
 use axum::{
     body::Body,
@@ -16,14 +16,16 @@ use std::{
     io::{self, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_rustls::{
     TlsAcceptor,
@@ -47,31 +49,17 @@ const SPARE_CONNECTIONS: usize = 256;
 /// Bytes of a request's headers; hyper takes no less.
 const MAX_HEADERS: usize = 16 * 1024;
 
-/// Why nothing listens.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Nobody may be let in.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// The address cannot be had.
     #[error("cannot listen on {address}: {error}; give another with --listen")]
-    Address {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        error: io::Error,
-    },
+    Address { address: SocketAddr, error: io::Error },
     /// Certificate or key cannot be used.
     #[error("{}: {error}; http.tls wants a certificate and its key in PEM", file.display())]
-    Tls {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: String,
-    },
+    Tls { file: PathBuf, error: String },
 }
 
-/// A socket that listens.
 pub struct Listener {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -135,8 +123,8 @@ impl Listener {
     }
 }
 
-/// A connection is a descriptor, and the usual limit is below what may be open at a time. What the process may have without anybody's
-/// leave is enough; programs do it so since `select` is gone.
+/// Raises the soft RLIMIT_NOFILE to the hard limit: a connection is a descriptor, and the usual soft limit of 1,024 is below what may
+/// be open at a time. It exists only for select(2).
 fn allow_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
@@ -219,4 +207,115 @@ fn read<T, E: ToString>(
 
 fn failed(file: &Path, error: impl ToString) -> ListenError {
     ListenError::Tls { file: file.to_owned(), error: error.to_string() }
+}
+
+/// How long nothing may be taken.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// A connection that gives up when its other end takes nothing any more: a client that asks and does not read would hold its
+/// place for ever.
+struct Impatient<S> {
+    stream: S,
+    limit: Duration,
+    /// Runs while a write waits.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Impatient<S> {
+    fn new(stream: S) -> Self {
+        Impatient { stream, limit: STUCK, waiting: None }
+    }
+
+    /// Passes on what a write says, and makes an error of it when it has waited for too long.
+    fn judge<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.waiting = None;
+            return write;
+        }
+        let limit = self.limit;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(waiting.as_mut().poll(context));
+        waiting.as_mut().reset(Instant::now() + limit);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.judge(context, write)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.judge(context, write)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flush = Pin::new(&mut self.stream).poll_flush(context);
+        self.judge(context, flush)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shutdown = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.judge(context, shutdown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    /// Takes nothing, ever.
+    struct Stuck;
+
+    impl AsyncWrite for Stuck {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_client_that_reads_nothing_is_given_up() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let limit = Duration::from_millis(20);
+            let mut stream = Impatient { stream: Stuck, limit, waiting: None };
+            let began = Instant::now();
+            let write = poll_fn(|context| Pin::new(&mut stream).poll_write(context, b"answer"));
+            assert_eq!(write.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert!(began.elapsed() >= limit);
+        });
+    }
 }

@@ -4,12 +4,7 @@
 mod access;
 mod api;
 mod asking;
-mod connection;
 mod listen;
-mod node;
-mod page;
-mod problem;
-mod profiles;
 mod query;
 mod reading;
 mod views;
@@ -21,13 +16,20 @@ pub use access::{Access, AccessError};
 pub use api::document;
 pub use listen::{ListenError, Listener};
 
-use crate::agent::{Handle, Picture, alert::Alert, store::History};
+use crate::agent::{Handle, Picture, Refusal, alert::Alert, store::History};
+use axum::{
+    Json,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 use tokio::sync::{Semaphore, watch};
+use utoipa::ToSchema;
 
 /// Requests at a time that make the agent read a target: its goroutines, its heap, its events.
 const COSTLY_AT_A_TIME: usize = 8;
@@ -45,7 +47,7 @@ pub struct Shared {
     pub max_series: watch::Receiver<usize>,
     /// Between two scans that are asked for; may be changed by a reload.
     pub trigger_interval: watch::Receiver<Duration>,
-    /// Whether whoever asks had to show a token.
+    /// Whether requests must bring a token.
     pub guarded: bool,
     triggered: Mutex<Option<Instant>>,
     dropped: Mutex<BTreeMap<&'static str, u64>>,
@@ -89,5 +91,70 @@ impl Shared {
             return Ok(());
         }
         Err(left)
+    }
+}
+
+/// What is wrong, in a sentence.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct Explanation {
+    /// What is wrong and what to do.
+    error: String,
+}
+
+/// A refused request.
+#[derive(Clone, Debug)]
+struct Problem {
+    status: StatusCode,
+    error: String,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, error: impl Into<String>) -> Problem {
+        Problem { status, error: error.into(), header: None }
+    }
+
+    fn bad(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    fn unauthorized() -> Problem {
+        let error = "this agent wants its token: send Authorization: Bearer TOKEN";
+        let header = (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        Problem { header: Some(header), ..Problem::new(StatusCode::UNAUTHORIZED, error) }
+    }
+
+    /// Too much at once; `retry` is when to try again.
+    fn later(status: StatusCode, error: impl Into<String>, retry: Duration) -> Problem {
+        let seconds = retry.as_secs() + u64::from(retry.subsec_nanos() > 0);
+        let header = (header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        Problem { header: Some(header), ..Problem::new(status, error) }
+    }
+
+    fn ending() -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending")
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let error = refusal.to_string();
+        match refusal {
+            Refusal::Unknown(_) | Refusal::Ended(_) => Problem::new(StatusCode::NOT_FOUND, error),
+            Refusal::Busy(_) => {
+                Problem::later(StatusCode::SERVICE_UNAVAILABLE, error, Duration::from_secs(5))
+            }
+            Refusal::Failed(_) => Problem::new(StatusCode::BAD_GATEWAY, error),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(Explanation { error: self.error })).into_response();
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
     }
 }

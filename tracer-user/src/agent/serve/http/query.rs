@@ -1,6 +1,6 @@
 //! Parameters of requests. What is not known, or not as it should be, is refused with a sentence.
 
-use super::problem::Problem;
+use super::Problem;
 use crate::{agent::request::Filter, parse};
 use axum::{
     extract::{FromRequestParts, Query},

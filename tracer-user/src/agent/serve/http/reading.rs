@@ -1,10 +1,9 @@
 //! Answers from the latest picture.
 
 use super::{
-    Shared,
-    problem::{Explanation, Problem},
+    Explanation, Problem, Shared,
     query::{LeakParams, Nothing, Params, ProcessParams, page},
-    views::{AlertView, Health, Leak, Process},
+    views::{AlertView, Health, Leak, Node, Process},
 };
 use crate::agent::serve::metrics;
 use axum::{
@@ -72,6 +71,15 @@ pub(super) async fn processes(
 pub(super) async fn alerts(State(shared): Of, Params(Nothing {}): Params<Nothing>) -> Json<Vec<AlertView>> {
     let alerts = shared.alerts.borrow();
     Json(alerts.iter().map(|alert| AlertView::from(&**alert)).collect())
+}
+
+/// The agent itself: what it sees, what it costs and what it may cost.
+#[utoipa::path(get, path = "/sfgi/node", tag = "agent", responses(
+    (status = 200, description = "The agent and its node", body = Node),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+))]
+pub(super) async fn node(State(shared): Of, Params(Nothing {}): Params<Nothing>) -> Json<Node> {
+    Json(Node::from(&shared.picture().node))
 }
 
 /// Goroutine counts over the last hour, in steps of five minutes, as Prometheus text.

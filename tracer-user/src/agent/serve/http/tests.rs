@@ -16,7 +16,7 @@ use tower::ServiceExt as _;
 
 /// A core that knows process 7.
 async fn core(mut requests: mpsc::Receiver<Ask>) {
-    // Whoever asked may have gone.
+    // The one who asked may have gone.
     while let Some(request) = requests.recv().await {
         match request {
             Ask::TriggerScan { answer, .. } => drop(answer.send(Ok(Scanned { scanned: 1247, leaked: 3 }))),

@@ -1,6 +1,6 @@
 //! All metrics, in one table each: of the node, of processes, of findings, of probes.
 
-use super::family::{Families, Family, Kind, Label, Sink};
+use super::{Families, Family, Kind, Label, Sink};
 use crate::agent::{
     alert::Alert,
     picture::{Events, LeakGroup, Picture, ProcessPicture, Scan, SiteCount, Top},
@@ -11,9 +11,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 /// What metrics are made of.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
-    /// The latest picture.
     pub picture: &'a Picture,
-    /// Alerts that stand.
     pub alerts: &'a [Arc<Alert>],
     /// Series that were dropped so far, by metric.
     pub dropped: &'a BTreeMap<&'static str, u64>,
@@ -21,7 +19,6 @@ pub struct About<'a> {
     pub max_series: usize,
 }
 
-/// All metrics.
 pub fn families<'a>(about: &About<'a>) -> Vec<Family<'a>> {
     let mut out = Families { all: Vec::new(), max_series: about.max_series };
     node(&mut out, about.picture);

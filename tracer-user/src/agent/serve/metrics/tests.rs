@@ -1,7 +1,5 @@
 use super::*;
-use crate::agent::picture::{
-    Distribution, Events, Identity, Picture, ProcessId, ProcessPicture, Scan, StateCount,
-};
+use crate::agent::picture::{Events, Identity, Picture, ProcessId, Scan, StateCount};
 use std::{collections::BTreeMap, sync::Arc};
 
 fn process(pid: u32, service: &str) -> Arc<ProcessPicture> {

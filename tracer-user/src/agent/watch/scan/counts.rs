@@ -1,14 +1,19 @@
-//! A snapshot in numbers: how many goroutines do what, and where.
+//! A target in numbers: how many goroutines do what, and where; and its memory.
 
 use crate::{
-    agent::picture::{Scan, SiteCount, StateCount, Top},
+    agent::{
+        config::Host,
+        picture::{Memory, Scan, SiteCount, StateCount, Top},
+        watch::Target,
+    },
     output::dump::Names,
 };
 use sfgi_core::{
+    heap,
     names::Site,
-    snapshot::{Snapshot, StackId, Trust},
+    snapshot::{Snapshot, StackId, Trust, View},
 };
-use std::{cmp::Reverse, collections::HashMap, hash::Hash, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, fs, hash::Hash, path::Path, sync::Arc};
 
 /// States and wait reasons that are told: the runtime has about forty reasons.
 const MAX_STATES: usize = 128;
@@ -80,12 +85,12 @@ fn add<K: Eq + Hash>(table: &mut HashMap<K, (u32, u64)>, key: K, index: u32) {
 }
 
 /// The place of what has none.
-pub(in crate::agent) fn nowhere() -> Site {
+pub(crate) fn nowhere() -> Site {
     Site { func: "-".into(), file: "".into(), line: 0 }
 }
 
 /// The largest places; several addresses may be one line.
-pub(in crate::agent) fn table(counts: Vec<(Site, u64)>, top: usize) -> Top {
+pub(crate) fn table(counts: Vec<(Site, u64)>, top: usize) -> Top {
     let mut sites: HashMap<Site, u64> = HashMap::new();
     for (site, count) in counts {
         *sites.entry(site).or_default() += count;
@@ -102,6 +107,49 @@ fn incomplete(snapshot: &Snapshot) -> Option<String> {
     fault.or_else(|| (snapshot.unreadable > 0).then(unreadable))
 }
 
+/// From here on a limit of control groups v1 means that there is none.
+const NO_LIMIT: u64 = 1 << 60;
+
+/// Memory of a target, as its own runtime and the host tell it.
+pub(super) fn memory(target: &Target, view: &View, host: &Host) -> Memory {
+    let statm = fs::read_to_string(format!("/proc/{}/statm", target.pid())).unwrap_or_default();
+    let pages: Option<u64> = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok());
+    let (limit_bytes, cgroup_bytes) = control_group(&host.cgroup, &target.identity.cgroup);
+    let usage = heap::usage(view);
+    Memory {
+        heap_bytes: usage.map(|usage| usage.bytes),
+        gc_cycles: usage.map(|usage| usage.cycles),
+        rss_bytes: pages.map(|pages| pages * rustix::param::page_size() as u64),
+        limit_bytes,
+        cgroup_bytes,
+    }
+}
+
+/// The lowest limit on the way to the root, and what is used of that.
+fn control_group(root: &Path, path: &str) -> (Option<u64>, Option<u64>) {
+    let relative = Path::new(path.trim_start_matches('/'));
+    // Of another namespace of control groups: it lies outside of what we see.
+    if path.is_empty() || relative.components().any(|part| part.as_os_str() == "..") {
+        return (None, None);
+    }
+    let number = |file: &Path| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let v1 = root.join("memory");
+    let (root, limit, usage) = if v1.is_dir() {
+        (v1, "memory.limit_in_bytes", "memory.usage_in_bytes")
+    } else {
+        (root.to_owned(), "memory.max", "memory.current")
+    };
+    let limits = relative.ancestors().filter_map(|group| {
+        let directory = root.join(group);
+        let limit = number(&directory.join(limit)).filter(|limit| *limit < NO_LIMIT)?;
+        Some((limit, number(&directory.join(usage))))
+    });
+    match limits.min_by_key(|(limit, _)| *limit) {
+        Some((limit, used)) => (Some(limit), used),
+        None => (None, number(&root.join(relative).join(usage))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +162,32 @@ mod tests {
         let rows: Vec<_> = top.rows.iter().map(|row| (row.site.line, row.count)).collect();
         assert_eq!(rows, [(1, 11), (5, 5)]);
         assert_eq!((top.other, top.other_sites), (9, 3));
+    }
+
+    #[test]
+    fn the_lowest_limit_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("a.slice/b.service");
+        fs::create_dir_all(&group).unwrap();
+        fs::write(group.join("memory.max"), "max\n").unwrap();
+        fs::write(group.join("memory.current"), "7\n").unwrap();
+        assert_eq!(control_group(root.path(), "/a.slice/b.service"), (None, Some(7)));
+        fs::write(root.path().join("a.slice/memory.max"), "100\n").unwrap();
+        fs::write(root.path().join("a.slice/memory.current"), "50\n").unwrap();
+        assert_eq!(control_group(root.path(), "/a.slice/b.service"), (Some(100), Some(50)));
+        fs::write(group.join("memory.max"), "30\n").unwrap();
+        assert_eq!(control_group(root.path(), "/a.slice/b.service"), (Some(30), Some(7)));
+        assert_eq!(control_group(root.path(), "/../a.slice"), (None, None));
+    }
+
+    #[test]
+    fn version_1_has_a_directory_of_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("memory/docker/x");
+        fs::create_dir_all(&group).unwrap();
+        fs::write(root.path().join("memory/memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
+        fs::write(group.join("memory.limit_in_bytes"), "4096\n").unwrap();
+        fs::write(group.join("memory.usage_in_bytes"), "1024\n").unwrap();
+        assert_eq!(control_group(root.path(), "/docker/x"), (Some(4096), Some(1024)));
     }
 }

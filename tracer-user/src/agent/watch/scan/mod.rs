@@ -3,19 +3,18 @@
 mod counts;
 mod groups;
 mod kept;
-mod memory;
 mod past;
 mod places;
 mod silent;
 
 pub(super) use counts::{nowhere, table};
-pub(in crate::agent) use past::Past;
+pub(crate) use past::Past;
 
-use super::{Opened, Target, pool};
+use super::{Opened, Target, TargetError, pool::beat};
 use crate::{
     agent::{
+        Config,
         picture::{LeakGroup, Memory, Scan, SiteGrowth},
-        settings::Settings,
     },
     output::dump::Names,
 };
@@ -40,54 +39,53 @@ const LOOK: heap::Options =
 
 /// What a look at a process told.
 #[derive(Debug)]
-pub(in crate::agent) struct Told {
-    pub(in crate::agent) scan: Scan,
-    pub(in crate::agent) memory: Memory,
-    pub(in crate::agent) growth: Vec<SiteGrowth>,
+pub(crate) struct Told {
+    pub(crate) scan: Scan,
+    pub(crate) memory: Memory,
+    pub(crate) growth: Vec<SiteGrowth>,
     /// `None`: the heap was not looked at.
-    pub(in crate::agent) leaks: Option<Leaks>,
+    pub(crate) leaks: Option<Leaks>,
     /// Goroutines wait for long enough that a look at the heap may tell something that the last one did not.
-    pub(in crate::agent) suspicious: bool,
+    pub(crate) suspicious: bool,
     /// What is to outlive this agent; `None`: what was told last.
-    pub(in crate::agent) kept: Option<Arc<[u8]>>,
+    pub(crate) kept: Option<Arc<[u8]>>,
 }
 
 /// What a look at the heap told.
 #[derive(Debug)]
-pub(in crate::agent) struct Leaks {
-    pub(in crate::agent) groups: Vec<LeakGroup>,
+pub(crate) struct Leaks {
+    pub(crate) groups: Vec<LeakGroup>,
     /// Why nothing counts as proven.
-    pub(in crate::agent) doubt: Option<String>,
+    pub(crate) doubt: Option<String>,
     /// Goroutines that were judged.
-    pub(in crate::agent) scanned: u64,
+    pub(crate) scanned: u64,
 }
 
 /// Reads all goroutines of a process.
-pub(in crate::agent) fn poll(target: &Target, past: &mut Past, settings: &Settings) -> Result<Told, String> {
+pub(crate) fn poll(target: &Target, past: &mut Past, config: &Config) -> Result<Told, TargetError> {
     let began = Began::now();
     let opened = target.open()?;
-    past.resume(target.run(), clock::now(), settings);
+    past.resume(target.run(), clock::now(), config);
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
     let plain = snapshot::Options::default();
-    let mut snapshot =
-        snapshot::take(&view, plain, &mut |_, _| pool::beat()).map_err(|err| err.to_string())?;
+    let mut snapshot = snapshot::take(&view, plain, &mut |_, _| beat())?;
     let mut names = Names::new(Arc::clone(&opened.binary), view.bias, &snapshot);
     // Most goroutines of most programs wait where they waited last time: only of the others is the stack read.
     let unknown = past.unknown(&snapshot);
     if !unknown.is_empty() {
         let options = snapshot::Options { stacks: true, ..plain };
-        let fresh = snapshot::take_only(&view, options, &unknown).map_err(|err| err.to_string())?;
+        let fresh = snapshot::take_only(&view, options, &unknown)?;
         past.learn(&mut snapshot, fresh, &mut names);
     }
-    let used = memory::of(target, &view, &settings.host);
+    let used = counts::memory(target, &view, &config.host);
     target.still_the_same()?;
     let waits = past.places(&mut snapshot);
-    let mut told = tell(used, &snapshot, &mut names, waits, settings);
+    let mut told = tell(used, &snapshot, &mut names, waits, config);
     let reasons = view.binary.wait_reasons();
-    told.suspicious = past.poll(snapshot, reasons, settings);
+    told.suspicious = past.poll(snapshot, reasons, config);
     told.growth = past.growth(&mut names);
-    if settings.remember {
+    if config.store.file.is_some() {
         told.kept = past.keep(target.run());
     }
     (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
@@ -95,20 +93,20 @@ pub(in crate::agent) fn poll(target: &Target, past: &mut Past, settings: &Settin
 }
 
 /// The same, and judges which goroutines are leaked, with a look at the heap.
-pub(in crate::agent) fn look(target: &Target, past: &mut Past, settings: &Settings) -> Result<Told, String> {
+pub(crate) fn look(target: &Target, past: &mut Past, config: &Config) -> Result<Told, TargetError> {
     let began = Began::now();
     let opened = target.open()?;
-    past.resume(target.run(), clock::now(), settings);
+    past.resume(target.run(), clock::now(), config);
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
-    let (mut observation, report, mut names) = observe(target, &opened, &view, Some(past), settings)?;
-    let used = memory::of(target, &view, &settings.host);
+    let (mut observation, report, mut names) = observe(target, &opened, &view, Some(past), config)?;
+    let used = counts::memory(target, &view, &config.host);
     target.still_the_same()?;
     let members: Vec<Vec<u32>> = report.groups.iter().map(|group| group.members.clone()).collect();
     let pinned = observation.pinned(&members);
     let observed = &observation.observed;
     let waits = counts::waits(&observed.snapshot, &mut names);
-    let mut told = tell(used, &observed.snapshot, &mut names, waits, settings);
+    let mut told = tell(used, &observed.snapshot, &mut names, waits, config);
     let mut groups: Vec<LeakGroup> = report
         .groups
         .iter()
@@ -116,10 +114,10 @@ pub(in crate::agent) fn look(target: &Target, past: &mut Past, settings: &Settin
         .take(groups::MAX_GROUPS)
         .map(|(group, pinned)| groups::leak(group, observed, pinned, &mut names))
         .collect();
-    past.looked(observed, view.binary.wait_reasons(), settings);
+    past.looked(observed, view.binary.wait_reasons(), config);
     past.date(&mut groups, told.scan.unix_ns);
     told.growth = past.growth(&mut names);
-    if settings.remember {
+    if config.store.file.is_some() {
         told.kept = past.keep(target.run());
     }
     told.leaks = Some(Leaks { groups, doubt: observed.doubt.clone(), scanned: report.scanned });
@@ -128,16 +126,15 @@ pub(in crate::agent) fn look(target: &Target, past: &mut Past, settings: &Settin
 }
 
 /// Observes a program and judges what was seen; with what earlier looks told, if that is given.
-pub(in crate::agent) fn observe<'a>(
+pub(crate) fn observe<'a>(
     target: &Target,
     opened: &Opened,
     view: &View<'a>,
     past: Option<&mut Past>,
-    settings: &Settings,
-) -> Result<(Observation<'a>, Report, Names), String> {
+    config: &Config,
+) -> Result<(Observation<'a>, Report, Names), TargetError> {
     let mut registers = Sampler::start(&target.process).map_or(Registers::Unknown, Registers::Sampled);
-    let mut observation =
-        heap::observe(view, &LOOK, &mut registers, &mut |_| pool::beat()).map_err(|err| err.to_string())?;
+    let mut observation = heap::observe(view, &LOOK, &mut registers, &mut |_| beat())?;
     drop(registers);
     if let Some(past) = past {
         past.history.extend(&mut observation.observed);
@@ -145,13 +142,13 @@ pub(in crate::agent) fn observe<'a>(
     let snapshot = &observation.observed.snapshot;
     let mut names = Names::new(Arc::clone(&opened.binary), view.bias, snapshot);
     let thresholds = detect::Thresholds {
-        min_age_ns: u64::try_from(settings.thresholds.min_age.as_nanos()).unwrap_or(u64::MAX),
-        min_count: settings.thresholds.min_count,
+        min_age_ns: u64::try_from(config.leaks.min_age.as_nanos()).unwrap_or(u64::MAX),
+        min_count: config.leaks.min_count,
         now_ns: snapshot.taken_ns.1,
     };
     let report = detect::detect(
         &observation.observed,
-        &settings.catalogue,
+        &config.leaks.catalogue,
         &Scope::default(),
         &thresholds,
         &mut names,
@@ -165,15 +162,15 @@ fn tell(
     snapshot: &Snapshot,
     names: &mut Names,
     waits: Vec<(Site, u64)>,
-    settings: &Settings,
+    config: &Config,
 ) -> Told {
-    let mut scan = counts::count(snapshot, names, waits, settings.top);
+    let mut scan = counts::count(snapshot, names, waits, config.metrics.sites);
     scan.unix_ns = unix_ns();
     Told { scan, memory, growth: Vec::new(), leaks: None, suspicious: false, kept: None }
 }
 
 /// Nanoseconds since 1970.
-pub(in crate::agent) fn unix_ns() -> u64 {
+pub(crate) fn unix_ns() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     agent::{
+        Config,
         picture::{LeakGroup, SiteGrowth},
-        settings::Settings,
     },
     output::dump::Names,
 };
@@ -37,7 +37,7 @@ const MAX_GROWTH: usize = 20;
 
 /// See above.
 #[derive(Debug)]
-pub(in crate::agent) struct Past {
+pub(crate) struct Past {
     pub(super) history: History,
     /// By goid: the stamp of its wait, and when that was first seen.
     waits: HashMap<u64, (u64, u64)>,
@@ -70,14 +70,14 @@ impl Default for Past {
 
 impl Past {
     /// What an earlier agent kept ([`keep`](Self::keep)), if it turns out to be of use.
-    pub(in crate::agent) fn remembering(kept: Option<Arc<[u8]>>) -> Past {
+    pub(crate) fn remembering(kept: Option<Arc<[u8]>>) -> Past {
         Past { kept, ..Past::default() }
     }
 
     /// Before the first look: takes up what is remembered, if it is of this run of the program and not too old.
-    pub(super) fn resume(&mut self, run: Option<u32>, now_ns: u64, settings: &Settings) {
+    pub(super) fn resume(&mut self, run: Option<u32>, now_ns: u64, config: &Config) {
         let Some(kept) = self.kept.take().and_then(|kept| Kept::unpack(&kept)) else { return };
-        let stale = (settings.interval * STALE).max(STALE_AFTER);
+        let stale = (config.scan.interval * STALE).max(STALE_AFTER);
         let age_ns = kept.looks.last().map_or(u64::MAX, |last| now_ns.saturating_sub(last.at_ns));
         if run != Some(kept.run) || u128::from(age_ns) > stale.as_nanos() {
             return;
@@ -122,8 +122,8 @@ impl Past {
     }
 
     /// Takes in what a poll saw. Says whether a look at the heap may tell more than the last one.
-    pub(super) fn poll(&mut self, snapshot: Snapshot, reasons: &[String], settings: &Settings) -> bool {
-        let suspects = self.note(&snapshot, reasons, settings);
+    pub(super) fn poll(&mut self, snapshot: Snapshot, reasons: &[String], config: &Config) -> bool {
+        let suspects = self.note(&snapshot, reasons, config);
         let mut observed = Observed { looks: vec![look(&snapshot)], snapshot, ..Observed::default() };
         observed.facts = observed.snapshot.goroutines.iter().map(|goroutine| self.facts(goroutine)).collect();
         self.history.extend(&mut observed);
@@ -132,15 +132,15 @@ impl Past {
     }
 
     /// Takes in what a look at the heap saw, which `history` already has.
-    pub(super) fn looked(&mut self, observed: &Observed, reasons: &[String], settings: &Settings) {
-        self.looked_at = self.note(&observed.snapshot, reasons, settings);
+    pub(super) fn looked(&mut self, observed: &Observed, reasons: &[String], config: &Config) {
+        self.looked_at = self.note(&observed.snapshot, reasons, config);
         self.looks.clone_from(&observed.looks);
     }
 
     /// Notes who waits since when. Returns a sum over those that have waited for long; `None`: nobody has.
-    fn note(&mut self, snapshot: &Snapshot, reasons: &[String], settings: &Settings) -> Option<u64> {
+    fn note(&mut self, snapshot: &Snapshot, reasons: &[String], config: &Config) -> Option<u64> {
         let now_ns = snapshot.taken_ns.1;
-        let long = SUSPICIOUS.min(settings.thresholds.min_age).min(settings.interval);
+        let long = SUSPICIOUS.min(config.leaks.min_age).min(config.scan.interval);
         let long_ns = u64::try_from(long.as_nanos()).unwrap_or(u64::MAX);
         let leaky: Vec<bool> = reasons.iter().map(|reason| can_be_leaked(reason)).collect();
         let mut waits = HashMap::with_capacity(snapshot.goroutines.len().min(MAX_WAITS));
@@ -209,17 +209,16 @@ fn look(snapshot: &Snapshot) -> Look {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sfgi_core::detect::Rules;
 
     const SECOND: u64 = 1_000_000_000;
     const RUN: Option<u32> = Some(7);
 
-    fn settings() -> Settings {
-        Settings::new(Arc::new(Rules::built_in().unwrap()))
+    fn config() -> Config {
+        Config::default()
     }
 
     /// One with a goroutine more at each look, 30 s apart.
-    fn growing(past: &mut Past, looks: std::ops::Range<u64>, settings: &Settings) -> Option<Arc<[u8]>> {
+    fn growing(past: &mut Past, looks: std::ops::Range<u64>, config: &Config) -> Option<Arc<[u8]>> {
         let mut kept = None;
         for number in looks {
             let goroutine = |goid| Goroutine {
@@ -232,7 +231,7 @@ mod tests {
             let taken = number * 30 * SECOND;
             let goroutines = (1..=number).map(goroutine).collect();
             let snapshot = Snapshot { goroutines, taken_ns: (taken, taken), ..Snapshot::default() };
-            past.poll(snapshot, &[], settings);
+            past.poll(snapshot, &[], config);
             kept = past.keep(RUN).or(kept);
         }
         kept
@@ -244,37 +243,37 @@ mod tests {
 
     #[test]
     fn growth_goes_on_where_an_earlier_agent_ended() {
-        let settings = settings();
+        let config = config();
         let mut first = Past::default();
-        let kept = growing(&mut first, 1..11, &settings);
+        let kept = growing(&mut first, 1..11, &config);
         assert!(rate(&first).is_some() && kept.is_some());
         let mut next = Past::remembering(kept.clone());
-        next.resume(RUN, 300 * SECOND, &settings);
-        growing(&mut next, 12..13, &settings);
+        next.resume(RUN, 300 * SECOND, &config);
+        growing(&mut next, 12..13, &config);
         assert_eq!(rate(&next).map(|rate| (rate * 60.0).round()), Some(2.0));
         // The same wait since the same time.
         assert_eq!(next.waits.get(&1), Some(&(77, 30 * SECOND)));
         assert_eq!(next.history.counts(1).map(|counts| counts.looks), Some(9), "8 were kept, and one more");
         let mut fresh = Past::default();
-        growing(&mut fresh, 12..13, &settings);
+        growing(&mut fresh, 12..13, &config);
         assert_eq!(rate(&fresh), None);
     }
 
     #[test]
     fn what_is_of_another_run_or_too_old_is_dropped() {
-        let settings = settings();
-        let kept = growing(&mut Past::default(), 1..9, &settings);
+        let config = config();
+        let kept = growing(&mut Past::default(), 1..9, &config);
         let stale = 240 + 600;
         for (run, at, taken) in
             [(RUN, stale, true), (RUN, stale + 1, false), (Some(8), 241, false), (None, 241, false)]
         {
             let mut next = Past::remembering(kept.clone());
-            next.resume(run, at * SECOND, &settings);
+            next.resume(run, at * SECOND, &config);
             assert_eq!(next.history.looks().len(), if taken { 8 } else { 0 }, "{run:?} {at}");
             assert_eq!(next.waits.is_empty(), !taken);
         }
         let mut damaged = Past::remembering(Some([1, 2, 3].into()));
-        damaged.resume(RUN, 241 * SECOND, &settings);
+        damaged.resume(RUN, 241 * SECOND, &config);
         assert!(damaged.waits.is_empty());
     }
 }

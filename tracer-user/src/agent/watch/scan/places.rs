@@ -13,7 +13,7 @@ const MAX_GOROUTINES: usize = 1 << 17;
 /// Places that are remembered; with more, all begin anew.
 const MAX_SITES: usize = 4096;
 
-/// See above.
+/// The place of each goroutine that waits.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     /// By goid.

@@ -1,10 +1,18 @@
-//! Metrics and findings as messages of OpenTelemetry.
+//! Export by OTLP over HTTP: the metrics of [`metrics`], and findings as logs. Off unless an endpoint is configured.
 
+use super::metrics::{self, Family, Kind, Label, Value};
 use crate::agent::{
-    picture::{BOUNDS_SECONDS, LeakGroup, Picture, ProcessPicture},
-    serve::metrics::{Family, Kind, Label, Value},
+    alert::Alert,
+    picture::{BOUNDS_SECONDS, LeakGroup, Picture, ProcessId, ProcessPicture},
 };
+use anyhow::{Context as _, Result, bail, ensure};
+use axum::http::{Method, Request, Uri, header};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::{
+    collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest},
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
     metrics::v1::{
@@ -13,10 +21,77 @@ use opentelemetry_proto::tonic::{
     },
     resource::v1::Resource,
 };
-use sfgi_core::detect::Severity;
+use prost::Message as _;
+use sfgi_core::detect::{Severity, Verdict};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{net::TcpStream, time::timeout};
+
+/// A finding as it was exported: another verdict is news.
+type Key = (ProcessId, String, Verdict);
+
+#[derive(Debug)]
+pub struct Exporter {
+    endpoint: String,
+    /// Findings that the collector has.
+    known: BTreeSet<Key>,
+    failed: bool,
+}
+
+impl Exporter {
+    /// To a collector, by its base address: `http://localhost:4318`.
+    pub fn new(endpoint: &str) -> Exporter {
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        Exporter { endpoint, known: BTreeSet::new(), failed: false }
+    }
+
+    /// Exports the metrics, and the findings that are new. What the collector does not take is logged, once, and findings are
+    /// exported again the next time.
+    pub async fn export(&mut self, picture: &Picture, alerts: &[Arc<Alert>], max_series: usize) {
+        match self.try_export(picture, alerts, max_series).await {
+            Ok(()) => self.failed = false,
+            Err(error) if !self.failed => {
+                self.failed = true;
+                log::warn!("{} takes no export: {error:#}; it is tried again", self.endpoint);
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn try_export(
+        &mut self,
+        picture: &Picture,
+        alerts: &[Arc<Alert>],
+        max_series: usize,
+    ) -> Result<()> {
+        let dropped = BTreeMap::new();
+        let about = metrics::About { picture, alerts, dropped: &dropped, max_series };
+        let resource_metrics = resource_metrics(&metrics::families(&about), picture);
+        let request = ExportMetricsServiceRequest { resource_metrics: vec![resource_metrics] };
+        post(&format!("{}/v1/metrics", self.endpoint), request.encode_to_vec()).await?;
+        let findings: Vec<_> = picture
+            .processes
+            .iter()
+            .flat_map(|process| process.leaks.iter().map(move |group| (process, group)))
+            .map(|(process, group)| ((process.id, group.id.clone(), group.verdict), process, group))
+            .collect();
+        let new = findings.iter().filter(|(key, ..)| !self.known.contains(key));
+        let records: Vec<_> =
+            new.map(|(_, process, group)| finding(picture.unix_ns, process, group)).collect();
+        if !records.is_empty() {
+            let request = ExportLogsServiceRequest { resource_logs: vec![resource_logs(records)] };
+            post(&format!("{}/v1/logs", self.endpoint), request.encode_to_vec()).await?;
+        }
+        self.known = findings.into_iter().map(|(key, ..)| key).collect();
+        Ok(())
+    }
+}
 
 /// All families, for the time of a picture. Counters count since the agent began.
-pub(super) fn metrics(families: &[Family<'_>], picture: &Picture) -> ResourceMetrics {
+fn resource_metrics(families: &[Family<'_>], picture: &Picture) -> ResourceMetrics {
     let (start, now) = (picture.node.started_unix_ns, picture.unix_ns);
     let filled = families.iter().filter(|family| !family.series.is_empty());
     let metrics = filled.map(|family| metric(family, start, now)).collect();
@@ -89,7 +164,7 @@ fn unit(name: &str) -> &'static str {
 }
 
 /// A finding as a record: what it is in the body, the rest as attributes.
-pub(super) fn finding(now: u64, process: &ProcessPicture, group: &LeakGroup) -> LogRecord {
+fn finding(now: u64, process: &ProcessPicture, group: &LeakGroup) -> LogRecord {
     let severity = match group.severity {
         Severity::Error => SeverityNumber::Error,
         Severity::Warning => SeverityNumber::Warn,
@@ -131,7 +206,7 @@ pub(super) fn finding(now: u64, process: &ProcessPicture, group: &LeakGroup) -> 
 }
 
 /// Records, as from this agent.
-pub(super) fn logs(log_records: Vec<LogRecord>) -> ResourceLogs {
+fn resource_logs(log_records: Vec<LogRecord>) -> ResourceLogs {
     let scope_logs = vec![ScopeLogs { scope: Some(scope()), log_records, ..ScopeLogs::default() }];
     ResourceLogs { resource: Some(resource()), scope_logs, ..ResourceLogs::default() }
 }
@@ -162,4 +237,38 @@ fn attributes(labels: &[Label<'_>]) -> Vec<KeyValue> {
 
 fn attribute(key: &str, value: any_value::Value) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+}
+
+/// How long a collector may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Sends a message and waits for the collector to accept it. Each has its own connection: there is one in half a minute.
+async fn post(url: &str, message: Vec<u8>) -> Result<()> {
+    match timeout(LIMIT, attempt(url, message)).await {
+        Ok(result) => result,
+        Err(_) => bail!("no answer within {LIMIT:?}"),
+    }
+}
+
+async fn attempt(url: &str, message: Vec<u8>) -> Result<()> {
+    let uri: Uri = url.parse().with_context(|| format!("{url} is no address"))?;
+    let host = uri.host().context("the endpoint has no host")?;
+    let port = uri.port_u16().unwrap_or(80);
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((name, port)).await.context("cannot connect")?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(uri.path())
+        .header(header::HOST, format!("{host}:{port}"))
+        .header(header::CONTENT_TYPE, "application/x-protobuf")
+        .body(Full::new(Bytes::from(message)))?;
+    // The connection ends when the sender is dropped, or after the answer where the collector wants it so: what counts is the answer.
+    let answer = async move {
+        let response = sender.send_request(request).await?;
+        ensure!(response.status().is_success(), "it answers {}", response.status());
+        Ok(())
+    };
+    let (answer, _) = tokio::join!(answer, connection);
+    answer
 }

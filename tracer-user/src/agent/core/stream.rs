@@ -1,4 +1,4 @@
-//! Follows one process for a time, because someone asked: a stream of its events, a recording, a profile of where it
+//! What one target does for a time, because it was asked for: a stream of its events, a recording, a profile of where it
 //! blocks. Probes stand meanwhile, in the closest mode that the budget allows; where it allows none, that is refused.
 
 use crate::{
@@ -33,9 +33,9 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// How many may be followed at the same time.
+/// How many may stream at the same time.
 const MOST: usize = 4;
-/// How long one may be followed.
+/// How long one may stream.
 const LONGEST: Duration = Duration::from_secs(600);
 /// How often the rings are read, and how often it is asked whether it is over.
 const EVERY: Duration = Duration::from_millis(10);
@@ -44,15 +44,15 @@ const ASK: Duration = Duration::from_millis(50);
 const CHUNKS: usize = 64;
 const BEHIND: usize = 4 << 20;
 
-static FOLLOWED: AtomicUsize = AtomicUsize::new(0);
+static STREAMS: AtomicUsize = AtomicUsize::new(0);
 
-/// One that is followed; ends the count of it.
+/// One of the places that [`STREAMS`] counts; dropping it gives it back.
 struct Place;
 
 impl Place {
     fn take() -> Result<Place, Refusal> {
         let place = Place;
-        if FOLLOWED.fetch_add(1, Ordering::Relaxed) < MOST {
+        if STREAMS.fetch_add(1, Ordering::Relaxed) < MOST {
             return Ok(place);
         }
         Err(Refusal::Busy(format!("{MOST} processes are followed already: try again later")))
@@ -61,7 +61,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        FOLLOWED.fetch_sub(1, Ordering::Relaxed);
+        STREAMS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) fn trace(target: Arc<Target>, limits: Limits, answer: Answer<mpsc::Re
             return;
         }
         // That the client went away is no error; what else goes wrong ends the stream early.
-        if let Err(err) = follow(&target, attached, observers, limits, &|| closed.is_closed()) {
+        if let Err(err) = run(&target, attached, observers, limits, &|| closed.is_closed()) {
             log::debug!("PID {}: a stream ended early: {err}", target.pid());
         }
     });
@@ -109,7 +109,7 @@ pub(super) fn record(target: Arc<Target>, limits: Limits, file: Box<Path>, answe
             let head = Head::new(clock::now(), i64::try_from(unix_ns()).unwrap_or(0), false);
             let trigger = Trigger { asked: Arc::default(), on_finding: false };
             let recorder = Recorder::new(head, Keep::All, trigger, Box::new(outputs)).map_err(cannot)?;
-            follow(&target, attached, vec![Box::new(recorder)], limits, &|| false)?;
+            run(&target, attached, vec![Box::new(recorder)], limits, &|| false)?;
             Ok(file.metadata().map_err(cannot)?.len())
         })();
         let _ = answer.send(made);
@@ -133,7 +133,7 @@ pub(super) fn block_profile(target: Arc<Target>, limits: Limits, answer: Answer<
             };
             let time_ns = i64::try_from(unix_ns()).unwrap_or(0);
             let stacks = Stacks::new(out.clone(), Form::Pprof, wanted, time_ns);
-            follow(&target, attached, vec![Box::new(stacks)], limits, &|| false)?;
+            run(&target, attached, vec![Box::new(stacks)], limits, &|| false)?;
             let bytes = std::mem::take(&mut *out.0.lock().unwrap_or_else(PoisonError::into_inner));
             Ok(Bytes::from(bytes))
         })();
@@ -144,7 +144,7 @@ pub(super) fn block_profile(target: Arc<Target>, limits: Limits, answer: Answer<
 /// On a thread of its own; where there is none to be had, that is the answer.
 fn spawn<T: Send + 'static>(answer: Answer<T>, work: impl FnOnce(Answer<T>) + Send + 'static) {
     // A thread that cannot be started drops the way back, which is an answer, too.
-    if let Err(err) = thread::Builder::new().name("follow".to_owned()).spawn(move || work(answer)) {
+    if let Err(err) = thread::Builder::new().name("stream".to_owned()).spawn(move || work(answer)) {
         log::error!("no thread can be started to follow a process with: {err}");
     }
 }
@@ -163,20 +163,22 @@ fn begin(
                 "{reason}; a larger budget, or sfgi trace -p {}, does it anyway",
                 target.pid()
             )),
-            Refused::Failed(error) => Refusal::Failed(error),
+            refused @ (Refused::Calibration(_) | Refused::Target(_) | Refused::Probes(_)) => {
+                Refusal::Failed(refused.to_string())
+            }
         })?;
     Ok((place, attached))
 }
 
 /// Until the time is over, the process has ended, or `over` says so.
-fn follow(
+fn run(
     target: &Target,
     attached: Attached,
     observers: Observers,
     limits: Limits,
     over: &dyn Fn() -> bool,
 ) -> Result<(), Refusal> {
-    let calibration = calibration().map_err(Refusal::Failed)?;
+    let calibration = calibration().map_err(|err| Refusal::Failed(err.to_string()))?;
     let Attached { traced, followed, counting: _counting, .. } = attached;
     let engine = Engine::new(vec![(traced, followed)], observers, calibration, EVERY).quiet();
     let (stop, until) = (AtomicBool::new(false), Instant::now() + limits.seconds.min(LONGEST));

@@ -1,15 +1,15 @@
-//! One process that is watched: what is known of it, and what is to be done next.
+//! One target: what is known of it, and what is to be done next.
 
 use super::{
     detail::{Cause, Detail, Wish},
-    probed::Probed,
-    rules::Plan,
+    probes::Probes,
 };
 use crate::agent::{
+    Config,
+    config::{Plan, Raise},
     picture::{Identity, LeakGroup, Memory, ProcessPicture, Scan, SiteGrowth},
-    settings::{Raise, Settings},
     watch::{
-        Found, Target,
+        Target, TargetError,
         scan::{Past, Told},
     },
 };
@@ -28,19 +28,20 @@ const RETRY: u32 = 4;
 const SCAN_COST: f64 = 0.005;
 const LOOK_COST: f64 = 0.05;
 
-/// What to do with a process.
+/// What to do with a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     Scan,
     Look,
 }
 
-/// A process.
-pub(super) struct Tracked {
-    pub(super) found: Found,
+/// A target, as the core sees it.
+pub(super) struct TargetState {
     pub(super) target: Arc<Target>,
-    pub(super) plan: Plan,
-    /// What someone asked for in place of the plan's.
+    /// The target's, with the name that a rule gives its service.
+    pub(super) identity: Arc<Identity>,
+    plan: Plan,
+    /// Asked for in place of the plan's.
     asked_mode: Option<Mode>,
     /// Whether it is raised to a closer one for a while; by what the last scan found, and by what an alert asks for.
     detail: Detail,
@@ -68,8 +69,7 @@ pub(super) struct Tracked {
     scan_cpu_seconds: f64,
     error: Option<Arc<str>>,
     kept: Option<Arc<[u8]>>,
-    /// Its probes.
-    pub(super) probed: Probed,
+    pub(super) probes: Probes,
     /// The picture of it, while nothing has changed.
     picture: Option<Arc<ProcessPicture>>,
 }
@@ -81,18 +81,16 @@ struct Costs {
     look: f64,
 }
 
-impl Tracked {
-    /// A process that has just come; its first scan is due after `first`.
-    /// `kept`: what an earlier agent knew of it.
+impl TargetState {
+    /// One that has just come; its first scan is due after `first`. `kept` is what an earlier agent knew of it.
     pub(super) fn new(
-        found: Found,
         target: Arc<Target>,
         plan: Plan,
         first: Duration,
         kept: Option<Arc<[u8]>>,
-    ) -> Tracked {
-        Tracked {
-            found,
+    ) -> TargetState {
+        TargetState {
+            identity: named(&target.identity, &plan),
             target,
             plan,
             asked_mode: None,
@@ -118,7 +116,7 @@ impl Tracked {
             scan_cpu_seconds: 0.0,
             error: None,
             kept: None,
-            probed: Probed::default(),
+            probes: Probes::default(),
             picture: None,
         }
     }
@@ -128,7 +126,7 @@ impl Tracked {
         self.scan.is_none() && self.error.is_none()
     }
 
-    /// Someone wants this mode; `None`: the plan's.
+    /// Sets the mode that is wanted; `None`: the plan's.
     pub(super) fn ask_mode(&mut self, mode: Option<Mode>) {
         (self.asked_mode, self.picture) = (mode, None);
     }
@@ -143,7 +141,7 @@ impl Tracked {
         let (alert, raise) = (self.alert.take(), &Raise { on_finding: self.plan.raise, ..*raise });
         let base = self.asked_mode.map_or(self.plan.mode, |_| Mode::Full);
         let changed =
-            self.detail.step(at, alert.as_ref().or(self.wish.as_ref()), (base, self.probed.mode()), raise);
+            self.detail.step(at, alert.as_ref().or(self.wish.as_ref()), (base, self.probes.mode()), raise);
         if changed.is_some() {
             self.changed();
         }
@@ -157,7 +155,7 @@ impl Tracked {
 
     /// Why it is in the mode that it is in.
     fn mode_reason(&self) -> Arc<str> {
-        let (of_probes, of_detail) = (self.probed.reason(), self.detail.said());
+        let (of_probes, of_detail) = (self.probes.reason(), self.detail.said());
         if of_probes.is_empty() {
             of_detail
         } else if self.detail.mode() == Mode::Poll {
@@ -202,14 +200,15 @@ impl Tracked {
     }
 
     /// Takes in what was found.
-    pub(super) fn told(&mut self, work: Work, result: Result<Box<Told>, String>, settings: &Settings) {
+    pub(super) fn told(&mut self, work: Work, result: Result<Box<Told>, TargetError>, config: &Config) {
         self.running = None;
         self.picture = None;
         let now = Instant::now();
         let told = match result {
             Ok(told) => told,
             Err(error) => {
-                self.error = Some(error.into());
+                self.error = Some(error.to_string().into());
+                self.triggered = false;
                 self.scan_due = now + self.plan.interval * RETRY;
                 self.look_due = None;
                 return;
@@ -226,7 +225,7 @@ impl Tracked {
         self.scan_cpu_seconds += cost;
         self.achieved = self.last_scan.replace(now).map(|last| now - last);
         // One that is dear for its size is looked at less often: no process takes more than its share.
-        let share = settings.budget.process.max(1e-4);
+        let share = config.budget.process().max(1e-4);
         let pause = |least: Duration, cost: f64| {
             least.max(Duration::try_from_secs_f64(cost / share).unwrap_or(least))
         };
@@ -263,7 +262,7 @@ impl Tracked {
 
     /// What is published of it.
     pub(super) fn picture(&mut self, top: usize) -> Arc<ProcessPicture> {
-        if self.probed.is_active() {
+        if self.probes.is_active() {
             self.changed();
         }
         if let Some(picture) = &self.picture {
@@ -271,9 +270,9 @@ impl Tracked {
         }
         let wanted = self.wanted();
         let picture = Arc::new(ProcessPicture {
-            id: self.found.id,
-            identity: Arc::clone(&self.target.identity),
-            mode: self.probed.mode(),
+            id: self.target.id,
+            identity: Arc::clone(&self.identity),
+            mode: self.probes.mode(),
             wanted,
             mode_reason: self.mode_reason(),
             scan: self.scan.clone(),
@@ -282,7 +281,7 @@ impl Tracked {
             leaks_doubt: self.leaks_doubt.clone(),
             growth: self.growth.clone(),
             memory: self.memory,
-            events: self.probed.events(top).map(Arc::new),
+            events: self.probes.events(top).map(Arc::new),
             scans: self.scans,
             scan_cpu_seconds: self.scan_cpu_seconds,
             error: self.error.clone(),
@@ -293,15 +292,16 @@ impl Tracked {
     }
 
     /// Goes on by another plan.
-    pub(super) fn replan(&mut self, plan: Plan, target: Arc<Target>) {
+    pub(super) fn replan(&mut self, plan: Plan) {
         let now = Instant::now();
         self.scan_due = self.scan_due.min(now + plan.interval);
-        (self.plan, self.target, self.picture) = (plan, target, None);
+        self.identity = named(&self.target.identity, &plan);
+        (self.plan, self.picture) = (plan, None);
     }
 }
 
 /// The identity with the name that a rule gives.
-pub(super) fn named(identity: &Arc<Identity>, plan: &Plan) -> Arc<Identity> {
+fn named(identity: &Arc<Identity>, plan: &Plan) -> Arc<Identity> {
     match &plan.service {
         Some(service) => Arc::new(Identity { service: service.to_string(), ..(**identity).clone() }),
         None => Arc::clone(identity),
