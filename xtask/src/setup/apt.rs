@@ -2,7 +2,7 @@
 
 use crate::sh;
 use anyhow::{Result, ensure};
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 
 /// A program and the package that has it.
 #[derive(Clone, Copy)]
@@ -56,7 +56,10 @@ fn is_known(package: &str) -> bool {
     sh::command("apt-cache").is_ok_and(|mut apt| sh::succeeds(apt.args(["show", package])))
 }
 
+/// One at a time: the steps of the setup run beside each other, and apt-get does not wait for all of its own locks.
 fn apt_get(action: &str, packages: &[&str]) -> Result<()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut apt = sh::root_command("apt-get")?;
     apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-y", "-q", "-o", "DPkg::Lock::Timeout=300"]);
     apt.args([action, "--no-install-recommends"]).args(packages);

@@ -163,7 +163,9 @@ fn build_linker(llvm: u32) -> Result<()> {
     sh::step(&format!("bpf-linker {LINKER_VERSION}, built for LLVM {llvm}"), || {
         let mut cargo = sh::cargo()?;
         cargo.env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}"));
-        cargo.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"]);
+        // Unoptimised: LLVM does the work, and is not compiled here.
+        cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
+        cargo.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force", "--debug"]);
         cargo.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
         sh::output(&mut cargo).map(drop)
     })

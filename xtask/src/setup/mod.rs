@@ -8,7 +8,7 @@ pub(crate) mod go;
 mod python;
 mod unpacked;
 
-use crate::sh;
+use crate::{crates, sh};
 use anyhow::Result;
 use apt::Tool;
 pub(crate) use compiler::Compiler;
@@ -24,23 +24,23 @@ pub(crate) struct Needs {
     unpacked: &'static [unpacked::Program],
 }
 
+/// What every build needs.
 const CC: Tool = Tool { program: "cc", package: "build-essential" };
 const BPFTRACE: Tool = Tool { program: "bpftrace", package: "bpftrace" };
 
 /// For `build`.
 pub(crate) const BUILD: Needs =
-    Needs { tools: &[CC], go: &[], cargo_components: &[], deny: false, python: &[], unpacked: &[] };
+    Needs { tools: &[], go: &[], cargo_components: &[], deny: false, python: &[], unpacked: &[] };
 
 /// For `demo`.
 pub(crate) const DEMO: Needs = Needs { go: &[go::NEWEST], ..BUILD };
 
 /// For `bench`.
-pub(crate) const BENCH: Needs = Needs { tools: &[CC, BPFTRACE], go: &[go::BENCH, go::NEWEST], ..BUILD };
+pub(crate) const BENCH: Needs = Needs { tools: &[BPFTRACE], go: &[go::BENCH, go::NEWEST], ..BUILD };
 
 /// For `test` and `fuzz`: everything.
 pub(crate) const TEST: Needs = Needs {
     tools: &[
-        CC,
         BPFTRACE,
         // libFuzzer is C++.
         Tool { program: "c++", package: "g++" },
@@ -62,30 +62,42 @@ pub(crate) const TEST: Needs = Needs {
     unpacked: &unpacked::PROGRAMS,
 };
 
-/// Installs what `needs` names and is missing, and gives the eBPF compiler.
+/// Installs what `needs` names and is missing, and gives the eBPF compiler. What takes the processors (building the linker,
+/// unpacking wheels) runs beside what waits for the network and for apt.
 pub(crate) fn run(needs: &Needs) -> Result<Compiler> {
     let missing_go: Vec<&str> = needs.go.iter().copied().filter(|version| !go::installed(version)).collect();
-    let mut tools = needs.tools.to_vec();
     let python: Vec<_> = needs.python.iter().filter(|wheels| !wheels.installed()).collect();
-    if !missing_go.is_empty() || !python.is_empty() {
-        tools.extend(go::INSTALLER);
+    let deny = needs.deny && !deny::installed()?;
+    // What the steps below need, each alone.
+    let mut first = vec![CC];
+    if deny || !missing_go.is_empty() || !python.is_empty() {
+        first.extend(go::INSTALLER);
     }
-    let compiler = match Compiler::installed() {
-        None => Compiler::install_nightly().inspect_err(say_other_way).ok(),
-        installed => installed,
-    };
-    apt::install(&tools)?;
-    unpacked::install(needs.unpacked)?;
+    apt::install(&first)?;
+    if let Err(error) = crates::fill() {
+        eprintln!("setup: crates compiled before are not used: {error:#}");
+    }
     add_cargo_components(needs.cargo_components)?;
     thread::scope(|scope| {
-        let go = scope.spawn(|| missing_go.iter().try_for_each(|version| go::install(version)));
-        let deny = scope.spawn(|| if needs.deny { deny::install() } else { Ok(()) });
-        let compiler = compiler.map_or_else(Compiler::install_distribution, Ok);
-        let python = scope.spawn(|| python.iter().try_for_each(|wheels| wheels.install()));
-        for thread in [go, deny, python] {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        }
-        compiler
+        let compiler = scope.spawn(|| match Compiler::installed() {
+            None => Compiler::install_nightly()
+                .inspect_err(say_other_way)
+                .or_else(|_| Compiler::install_distribution()),
+            Some(installed) => Ok(installed),
+        });
+        let others = [
+            scope.spawn(|| {
+                apt::install(needs.tools)?;
+                unpacked::install(needs.unpacked)
+            }),
+            scope.spawn(|| missing_go.iter().try_for_each(|version| go::install(version))),
+            scope.spawn(|| {
+                python.iter().try_for_each(|wheels| wheels.install())?;
+                if deny { deny::install() } else { Ok(()) }
+            }),
+        ];
+        others.into_iter().try_for_each(sh::join)?;
+        sh::join(compiler)
     })
 }
 
