@@ -3,10 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_fuzz::{
-    executable,
-    target::{BuildInfo, GoVersion, Image},
-};
+use sfgi_core::binary::{BuildInfo, GoVersion, Image};
+use sfgi_fuzz::executable;
 
 const MAGIC: &[u8] = b"\xff Go buildinf:";
 

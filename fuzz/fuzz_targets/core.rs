@@ -3,11 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_fuzz::{
-    executable,
+use sfgi_core::{
+    binary::GoBinary,
     memory::{Core, Memory},
-    target::GoBinary,
 };
+use sfgi_fuzz::executable;
 use std::fs::File;
 use std::io::Write;
 

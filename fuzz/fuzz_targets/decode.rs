@@ -4,5 +4,5 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
-    let _ = sfgi_fuzz::event::decode(input);
+    let _ = sfgi_core::event::decode(input);
 });

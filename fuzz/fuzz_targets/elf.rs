@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_fuzz::{executable, target::Image, use_all};
+use sfgi_core::binary::Image;
+use sfgi_fuzz::{executable, use_all};
 
 /// Bytes of the file header, the program headers and the dynamic section.
 const HEADERS: usize = 0x180;

@@ -4,13 +4,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_fuzz::{
-    executable_with_heap,
+use sfgi_core::{
+    binary::GoBinary,
     heap::{Options, Registers, observe},
     memory::{Fault, Memory},
     snapshot::{Clock, View},
-    target::GoBinary,
 };
+use sfgi_fuzz::executable_with_heap;
 use std::{collections::HashMap, time::Duration};
 
 /// Where the memory begins, and how much there is.

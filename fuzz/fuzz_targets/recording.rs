@@ -3,9 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_fuzz::{
-    follow::{End, Followed, Observer, Round},
-    recording::{Player, testing},
+use sfgi_core::{
+    recording::Player,
+    session::{End, Followed, Observer, Round},
+    testing::recording as testing,
 };
 use std::{
     io::{self, Cursor},

@@ -3,12 +3,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_fuzz::{
-    executable,
+use sfgi_core::{
+    binary::GoBinary,
     memory::{Fault, Memory},
     snapshot::{Clock, Options, View, take},
-    target::GoBinary,
 };
+use sfgi_fuzz::executable;
 
 /// Where the memory begins, and how much there is.
 const BASE: u64 = 0xc0_0000_0000;

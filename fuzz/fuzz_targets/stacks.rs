@@ -3,8 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_fuzz::{Stopped, executable, snapshot, target::GoBinary};
-use snapshot::{Clock, Options, View};
+use sfgi_core::{
+    binary::GoBinary,
+    snapshot::{self, Clock, Options, View},
+};
+use sfgi_fuzz::{Stopped, executable};
 
 fuzz_target!(|input: &[u8]| {
     let [which, changes, rest @ ..] = input else { return };

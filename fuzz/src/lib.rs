@@ -1,41 +1,17 @@
-//! The parts of sfgi under test, compiled by themselves: the fuzz targets need neither the eBPF
-//! programs nor the rest of the library.
+//! What the fuzz targets share. They are about [`sfgi_core`], which reads what a target may have made up.
 //!
 //! Run them with `cargo xtask fuzz`. It uses the ordinary compiler with LLVM's coverage counters
 //! switched on; `cargo +nightly fuzz run NAME` works too.
 
-// What only the parts that are left out use.
-#![allow(dead_code, unused_imports)]
-
-#[path = "../../tracer-user/src/clock.rs"]
-pub mod clock;
-#[path = "../../tracer-user/src/detect/mod.rs"]
-pub mod detect;
-#[path = "../../tracer-user/src/event/mod.rs"]
-pub mod event;
-#[path = "../../tracer-user/src/follow/mod.rs"]
-pub mod follow;
-#[path = "../../tracer-user/src/heap/mod.rs"]
-pub mod heap;
-#[path = "../../tracer-user/src/memory/mod.rs"]
-pub mod memory;
-#[path = "../../tracer-user/src/model/mod.rs"]
-pub mod model;
-#[path = "../../tracer-user/src/present/mod.rs"]
-pub mod present;
-#[path = "../../tracer-user/src/recording/mod.rs"]
-pub mod recording;
-#[path = "../../tracer-user/src/snapshot/mod.rs"]
-pub mod snapshot;
 mod stopped;
-#[path = "../../tracer-user/src/target/tests/synthetic.rs"]
-mod synthetic;
-#[path = "../../tracer-user/src/target/mod.rs"]
-pub mod target;
 
+use sfgi_core::{
+    binary::{FuncData, GoBinary, PcData},
+    event::{Mode, Set},
+    plan::Plan,
+    testing::binary::{Recipe, binary},
+};
 pub use stopped::Stopped;
-use synthetic::{Recipe, binary};
-use target::{FuncData, GoBinary, Mode, PcData, Plan, Set};
 
 /// The made-up executables that inputs change, chosen by `which`: old and new tables, fixed and
 /// position-independent.

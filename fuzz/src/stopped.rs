@@ -1,8 +1,10 @@
 //! The memory of a program with goroutines, made up from bytes.
 
-use crate::memory::{Fault, Memory};
-use crate::synthetic::CODE;
-use crate::target::GoBinary;
+use sfgi_core::{
+    binary::GoBinary,
+    memory::{Fault, Memory},
+    testing::binary::CODE,
+};
 
 /// Where the array of `runtime.allgs`, the goroutines and their stacks lie.
 const ARRAY: u64 = 0x10_0000;
@@ -17,7 +19,7 @@ const CODE_SIZE: u64 = 168;
 /// `g.sched.sp`, `.pc` and `.g`, in every version.
 const SCHED: [usize; 3] = [56, 64, 72];
 
-/// See above.
+/// A program that stands still, with goroutines in its memory.
 pub struct Stopped {
     allglen: u64,
     gs: Vec<u8>,

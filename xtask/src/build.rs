@@ -1,13 +1,22 @@
 //! `cargo xtask build`: the sfgi binary. And what the tests are built with.
 
-use crate::{setup, sh};
-use anyhow::{Result, ensure};
+use crate::{crates, setup, sh};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Makes cargo tell its messages to the program that started it, and what the compiler says to people.
+pub(crate) const MESSAGES: &str = "--message-format=json-render-diagnostics";
+
+/// The profile of all that tests build and check, in `Cargo.toml`; its directory below the target directory has this name too.
+pub(crate) const PROFILE: &str = "tests";
 
 /// A program that cargo has built.
 pub(crate) struct Program {
-    /// The name of its target; for a test program of a binary, with the package's name before it.
+    /// The name of its target.
     pub(crate) name: String,
     pub(crate) file: PathBuf,
     /// The directory of its package.
@@ -40,17 +49,38 @@ pub(crate) fn unit_tests(compiler: setup::Compiler) -> Result<Vec<Program>> {
     Ok(everything(compiler)?.into_iter().filter(of_package).collect())
 }
 
+/// Builds and gives an example.
+pub(crate) fn example(compiler: setup::Compiler, name: &str) -> Result<PathBuf> {
+    let is_it = |program: &Program| program.kind == "example" && program.name == name;
+    let example = everything(compiler)?.into_iter().find(is_it);
+    Ok(example.with_context(|| format!("cargo built no example {name}"))?.file)
+}
+
 /// Builds all that the tests run, in one go: each selection of packages has its own features of their dependencies, and
 /// so compiles many of these again.
 fn everything(compiler: setup::Compiler) -> Result<Vec<Program>> {
     let mut cargo = sh::cargo()?;
-    compiler.tell(&mut cargo).args(["build", "--workspace", "--exclude", "tracer-ebpf", "--all-targets"]);
-    let messages = sh::stdout(cargo.args(["--message-format", "json-render-diagnostics"]))?;
-    let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
-    let mut programs: Vec<Program> = messages.filter_map(|message| program(&message)).collect();
+    compiler.tell(&mut cargo).args(["build", "--profile", PROFILE, "--all-targets", MESSAGES]);
+    programs(&mut cargo)
+}
+
+/// Runs a build with [`MESSAGES`] and gives the programs that it makes.
+pub(crate) fn programs(cargo: &mut Command) -> Result<Vec<Program>> {
+    let mut programs: Vec<Program> = compile(cargo)?.iter().filter_map(program).collect();
     ensure!(!programs.is_empty(), "cargo built no program");
     programs.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(programs)
+}
+
+/// Runs a command of cargo's that compiles, with [`MESSAGES`] among its arguments, and gives these. What it compiled of the
+/// registry is kept for other checkouts.
+pub(crate) fn compile(cargo: &mut Command) -> Result<Vec<Value>> {
+    let messages = sh::stdout(cargo)?;
+    let messages: Vec<_> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    if let Err(error) = crates::keep(&messages) {
+        eprintln!("compiled crates are not kept for other checkouts: {error:#}");
+    }
+    Ok(messages)
 }
 
 /// The program that a message of cargo's is about, if it is about one.

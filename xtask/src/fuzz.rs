@@ -2,28 +2,38 @@
 //! cargo-fuzz adds to that, the address sanitizer, needs a nightly; the code under test has no unsafe block that
 //! it could find anything in.
 
-use crate::{setup, sh};
+use crate::{
+    build::{self, MESSAGES, PROFILE},
+    setup, sh,
+};
 use anyhow::{Context as _, Result, ensure};
 use std::{
-    fs::{self, File},
+    collections::{HashMap, hash_map::DefaultHasher},
+    fs::{self, DirEntry, File, Permissions},
+    hash::{Hash as _, Hasher as _},
+    io,
+    num::NonZero,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
-/// The manifest of the fuzz targets, which are a workspace of their own.
-pub(crate) const MANIFEST: &str = "fuzz/Cargo.toml";
+const PACKAGE: &str = "sfgi-fuzz";
 
-/// Counters at every edge and comparison, in the form in which libFuzzer reads them; and the checks that a debug
-/// build has.
-const FLAGS: [&str; 7] = [
-    "-Cpasses=sancov-module",
-    "-Cllvm-args=-sanitizer-coverage-level=4",
-    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
-    "-Cllvm-args=-sanitizer-coverage-pc-table",
-    "-Cllvm-args=-sanitizer-coverage-trace-compares",
-    "-Cdebug-assertions",
-    "-Ccodegen-units=1",
-];
+/// Makes the compiler put counters at every edge and comparison, in the form in which libFuzzer reads them, and optimise, so
+/// that more inputs are tried. The checks that a debug build has are in the profile.
+///
+/// As a wrapper and not as RUSTFLAGS, for cargo uses it for the crates of this workspace only: the others are those that the
+/// tests have compiled, and what is looked for is in ours. (Its name has a hash of it, by which cargo sees that it has changed.)
+const WRAPPER: &str = "#!/bin/sh
+exec \"$@\" -Cpasses=sancov-module -Copt-level=3 -Ccodegen-units=1 \\
+    -Cllvm-args=-sanitizer-coverage-level=4 \\
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \\
+    -Cllvm-args=-sanitizer-coverage-pc-table \\
+    -Cllvm-args=-sanitizer-coverage-trace-compares
+";
 
 /// Sets up, then fuzzes `targets` (all if none is named) for `secs` seconds in all.
 pub(crate) fn run(secs: u32, targets: &[String]) -> Result<()> {
@@ -31,7 +41,7 @@ pub(crate) fn run(secs: u32, targets: &[String]) -> Result<()> {
     run_targets(secs, targets)
 }
 
-/// Fuzzes `targets` (all if none is named) for `secs` seconds in all.
+/// Fuzzes `targets` (all if none is named) for `secs` seconds of a processor in all.
 pub(crate) fn run_targets(secs: u32, targets: &[String]) -> Result<()> {
     let all = names()?;
     for name in targets {
@@ -39,52 +49,49 @@ pub(crate) fn run_targets(secs: u32, targets: &[String]) -> Result<()> {
     }
     let chosen = if targets.is_empty() { &all } else { targets };
     let directory = sh::target_dir().join("fuzz");
-    let binaries = build(&directory)?;
+    let programs = build(&directory)?;
     let share = (secs as usize / chosen.len().max(1)).max(1);
-    for name in chosen {
-        let inputs = fuzz(&binaries.join(name), name, &directory, share)?;
-        println!("{name}: {inputs} inputs in {share} s, none broke it");
-    }
-    Ok(())
+    let next = Mutex::new(chosen.iter());
+    let stream = || -> Result<()> {
+        loop {
+            let Some(name) = next.lock().unwrap_or_else(PoisonError::into_inner).next() else {
+                return Ok(());
+            };
+            let file = programs.get(name).with_context(|| format!("cargo built no fuzz target {name}"))?;
+            let inputs = fuzz(file, name, &directory, share)?;
+            println!("{name}: {inputs} inputs in {share} s, none broke it");
+        }
+    };
+    thread::scope(|scope| {
+        let count = thread::available_parallelism().map_or(1, NonZero::get);
+        let streams: Vec<_> = (0..count).map(|_| scope.spawn(stream)).collect();
+        streams.into_iter().try_for_each(sh::join)
+    })
 }
 
 /// The names of all targets.
 fn names() -> Result<Vec<String>> {
-    let metadata = sh::output(sh::cargo()?.args([
-        "metadata",
-        "--no-deps",
-        "--format-version=1",
-        "--manifest-path",
-        MANIFEST,
-    ]))?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
-    let targets = metadata["packages"][0]["targets"].as_array().context("cargo metadata lists no targets")?;
-    let is_binary = |target: &&serde_json::Value| target["kind"][0] == "bin";
-    Ok(targets
-        .iter()
-        .filter(is_binary)
-        .filter_map(|target| Some(target["name"].as_str()?.to_owned()))
-        .collect())
+    let directory = sh::root().join("fuzz/fuzz_targets");
+    let files = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let name = |file: io::Result<DirEntry>| Some(file.ok()?.path().file_stem()?.to_str()?.to_owned());
+    let mut names: Vec<_> = files.filter_map(name).collect();
+    names.sort();
+    Ok(names)
 }
 
-/// Builds all targets and gives the directory with their programs. `--target` keeps the counters out of build
-/// scripts, which are not linked with libFuzzer.
-fn build(directory: &Path) -> Result<PathBuf> {
-    let host = sh::host()?;
+/// Builds all targets and gives their programs by name.
+fn build(directory: &Path) -> Result<HashMap<String, PathBuf>> {
+    let mut hasher = DefaultHasher::new();
+    WRAPPER.hash(&mut hasher);
+    let wrapper = directory.join(format!("rustc-{:016x}", hasher.finish()));
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    fs::write(&wrapper, WRAPPER).with_context(|| format!("cannot write {}", wrapper.display()))?;
+    fs::set_permissions(&wrapper, Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot make a program of {}", wrapper.display()))?;
     let mut cargo = sh::cargo()?;
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
-    cargo.args([
-        "build",
-        "--release",
-        "--bins",
-        "--target",
-        &host,
-        "--manifest-path",
-        MANIFEST,
-        "--target-dir",
-    ]);
-    sh::show(cargo.arg(directory))?;
-    Ok(directory.join(host).join("release"))
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", wrapper);
+    build::programs(cargo.args(["build", "--profile", PROFILE, "--bins", MESSAGES, "--package", PACKAGE]))
+        .map(|programs| programs.into_iter().map(|program| (program.name, program.file)).collect())
 }
 
 /// Runs one target and gives the number of inputs tried; what it learns stays in the target directory, what

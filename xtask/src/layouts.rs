@@ -1,7 +1,7 @@
 //! `cargo xtask layouts`: the table of where the fields of Go's runtime lie, by version, from real toolchains. A
 //! small program is built with each of them, for both processors, and its DWARF read by sfgi itself.
 
-use crate::{setup, setup::go, sh};
+use crate::{build, setup, setup::go, sh};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::{
@@ -195,9 +195,7 @@ fn build(root: &Path, arch: &str, to: &Path) -> Result<()> {
 
 /// What sfgi reads of the DWARF of these programs, a line each.
 fn read(compiler: setup::Compiler, programs: &[PathBuf]) -> Result<String> {
-    let mut cargo = sh::cargo()?;
-    compiler.tell(&mut cargo).args(["run", "--quiet", "--package=sfgi-core", "--example=layout", "--"]);
-    sh::output(cargo.args(programs))
+    sh::output(sh::command(build::example(compiler, "layout")?)?.args(programs))
 }
 
 fn measurement(line: &str) -> Result<(Key, Offsets)> {

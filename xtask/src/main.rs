@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod crates;
 mod demo;
 mod fuzz;
 mod interrupt;

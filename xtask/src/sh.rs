@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{self, Command, Stdio},
+    thread,
     time::Instant,
 };
 
@@ -96,13 +97,6 @@ pub(crate) fn rustup() -> Result<Command> {
     command("rustup")
 }
 
-/// The target triple of this machine, as the running toolchain names it.
-pub(crate) fn host() -> Result<String> {
-    let version = output(command("rustc")?.arg("-vV"))?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).context("rustc does not say for which machine it is")
-}
-
 /// Runs `command` with its output on the screen; fails if it does.
 pub(crate) fn show(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", line(command)))?;
@@ -181,6 +175,11 @@ impl Drop for Child {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// What a thread has to say when it has ended; its panic becomes one of the caller.
+pub(crate) fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Removes a file or directory tree that may not be there.

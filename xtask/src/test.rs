@@ -1,9 +1,16 @@
 //! `cargo xtask test`: every check and test, section by section. CI runs this command and no other.
 
-use crate::{build, fuzz, layouts, live, report::Tally, setup, setup::deny, sh};
+use crate::{
+    build::{self, MESSAGES, PROFILE},
+    fuzz, layouts, live,
+    report::Tally,
+    setup,
+    setup::deny,
+    sh,
+};
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
-use std::{env::consts::ARCH, process::Command, time::Instant};
+use std::{env::consts::ARCH, process::Command, thread, time::Instant};
 
 /// One part of the tests, in the order in which they run: quick ones first.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,24 +74,29 @@ impl Section {
 }
 
 fn format() -> Result<()> {
-    sh::show(sh::cargo()?.args(["fmt", "--all", "--check"]))?;
-    sh::show(sh::cargo()?.args(["fmt", "--check", "--manifest-path", fuzz::MANIFEST]))
+    sh::show(sh::cargo()?.args(["fmt", "--all", "--check"]))
 }
 
 fn lint(compiler: setup::Compiler) -> Result<()> {
     let mut user_space = sh::cargo()?;
-    compiler.tell(&mut user_space).args(["clippy", "--all-targets", "--", "-D", "warnings"]);
-    sh::show(&mut user_space)?;
+    compiler.tell(&mut user_space).args(["clippy", "--profile", PROFILE, "--all-targets", MESSAGES]);
+    user_space.args(["--", "-D", "warnings"]);
     // The eBPF side is checked as if it were code for this machine: the compilers for eBPF bring no clippy.
     let flags = format!("-Cpanic=abort\x1f--cfg=bpf_target_arch=\"{ARCH}\"");
     let mut kernel_side = sh::cargo()?;
     kernel_side.env("CARGO_ENCODED_RUSTFLAGS", flags).args([
         "clippy",
+        "--quiet",
         "--package",
         "tracer-ebpf",
         "--target-dir",
     ]);
-    sh::show(kernel_side.arg(sh::target_dir().join("lint-ebpf")).args(["--", "-D", "warnings"]))
+    kernel_side.arg(sh::target_dir().join("lint-ebpf")).args(["--", "-D", "warnings"]);
+    thread::scope(|scope| {
+        let kernel_side = scope.spawn(|| sh::show(&mut kernel_side));
+        build::compile(&mut user_space)?;
+        sh::join(kernel_side)
+    })
 }
 
 fn deny_check() -> Result<()> {
