@@ -24,7 +24,7 @@
 //! The object would count as reached and never be scanned, and what only it leads to as unreachable: a false proof.
 //!
 //! `done` needs no order: its `fetch_or` decides which of two scans goes through an object, and the bytes of that
-//! come from the target, not from another thread. The counters are read when nobody counts any more, or for show.
+//! come from the target, not from another thread. The counters are read when all threads have ended, or for show.
 
 #[cfg(test)]
 mod tests;
@@ -49,7 +49,7 @@ const MAX_MISSES: usize = 1 << 16;
 /// Where a pointer was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// In a variable of the program at this address.
+    /// In a variable of the target, at this address.
     Global(u64),
     /// On the stack or among the fields of a goroutine: its index in the snapshot.
     Goroutine(u32),
@@ -230,7 +230,7 @@ impl<'a> Marker<'a> {
     /// Marks from the words of the object at an address, but not the object itself.
     ///
     /// # Errors
-    /// The process has ended, or may not be read.
+    /// The target has ended, or may not be read.
     pub(super) fn reach_within(&self, addr: u64, found: &mut Found) -> Result<(), Fault> {
         let Some((object, (addr, len))) =
             self.spans.object(addr).and_then(|id| Some((id, self.spans.range(id)?)))
@@ -274,7 +274,7 @@ impl<'a> Marker<'a> {
     /// Scans until nothing is left to be scanned.
     ///
     /// # Errors
-    /// The process has ended, or may not be read.
+    /// The target has ended, or may not be read.
     pub(super) fn drain(&self, threads: usize, progress: &mut dyn FnMut(u64)) -> Result<(), Fault> {
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.work(&mut |_| {}))).collect();
@@ -458,7 +458,7 @@ impl<'a> Marker<'a> {
             match self.memory.read(addr + from as u64, &mut scan.buffer) {
                 Ok(()) => self.reach_all(addr + from as u64, &scan.buffer, &mut scan.found),
                 Err(Fault::Unmapped(_)) => {
-                    // A hostile span may claim a terabyte that is not there.
+                    // A hostile span may claim a terabyte that is not mapped: do not go on page by page.
                     self.unread.fetch_add((len - from) as u64, Relaxed);
                     break;
                 }

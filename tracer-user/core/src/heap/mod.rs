@@ -2,8 +2,8 @@
 //!
 //! # How
 //! What can be reached is marked as the collector does it, but with other roots: a goroutine that waits for something
-//! that only other goroutines can do is none. If nothing reaches what it waits for, nobody can end the wait.
-//! (`src/runtime/mgc.go: findGoroutineLeaks` of Go 1.26 does the same from within, with the program stopped.)
+//! that only other goroutines can do is none. If nothing reaches what it waits for, no goroutine can end the wait.
+//! (`src/runtime/mgc.go: findGoroutineLeaks` of Go 1.26 does the same from within, with the world stopped.)
 //!
 //! # Words
 //! - A **look** reads all goroutines once, with their stacks, and counts them by creation site (`observe.rs`). What

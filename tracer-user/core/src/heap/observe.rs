@@ -142,7 +142,7 @@ pub fn observe<'a>(
                 }
             }
         }
-        // Nothing moves any more where the target is stopped: one pass has seen all there is to be seen.
+        // A target that is stopped does not move: a second pass would find the same.
         let over = stopped || freezes || begun.elapsed() >= options.window;
         let proven = !options.heap || proof.has_failed() || proof.is_settled();
         if over && proven {
@@ -225,7 +225,7 @@ impl<'s, 'a> Looks<'s, 'a> {
         let sampled =
             self.yielded.get(self.yielded.partition_point(|sp| *sp < lo)).is_some_and(|sp| *sp < hi);
         // A goroutine that yields is runnable when it is looked at, with its stack in `runtime.Gosched`, or its thread was
-        // sampled there.
+        // sampled in it.
         let yields = sampled || runnable && self.yields(goroutine.resume_pc.wrapping_sub(1));
         let busy =
             matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);

@@ -87,7 +87,7 @@ impl<'a> References<'a> {
     }
 
     /// # Errors
-    /// The process has ended, or may not be read.
+    /// The target has ended, or may not be read.
     pub(super) fn mark(&mut self, wanted: &[Wanted], marker: &Marker<'_>) -> Result<(), Fault> {
         for batch in wanted.chunks(BATCH) {
             let mut found = Found::default();
@@ -109,7 +109,7 @@ impl<'a> References<'a> {
     /// whether it is sure to be live.
     ///
     /// # Errors
-    /// The process has ended, or may not be read.
+    /// The target has ended, or may not be read.
     pub(super) fn each(
         &mut self,
         wanted: &[Wanted],
@@ -243,7 +243,7 @@ impl<'a> References<'a> {
         last.map_or(Ok(()), |raw| self.everything(&raw, &mut |word| sink(word, false)))
     }
 
-    /// A `g` and its bytes; `None`: there is none at this address.
+    /// A `g` and its bytes; `None`: this address has none.
     fn read_one(&self, g: u64) -> Result<Option<(Raw, Vec<u8>)>, Fault> {
         let mut bytes = vec![0; self.size];
         match self.view.memory.read(g, &mut bytes) {

@@ -55,7 +55,7 @@ pub struct Edge {
 pub struct Holders {
     /// Goroutines with a reference on their stack: index into [`Snapshot::goroutines`], at most a few.
     pub goroutines: Vec<u32>,
-    /// A variable of the program refers to it: its link-time address.
+    /// A variable of the target refers to it: its link-time address.
     pub global: Option<u64>,
     /// Objects of the heap that refer to it.
     pub heap: u32,
@@ -222,8 +222,8 @@ impl Search<'_> {
     }
 
     /// Whether a pointer into an object of the heap means this thing that is waited for. Small things without
-    /// pointers share an object (the tiny allocator, `src/runtime/malloc.go`): there only a pointer to the
-    /// thing itself does.
+    /// pointers share an object (the tiny allocator, `src/runtime/malloc.go`): of these only a pointer to the
+    /// thing itself means it.
     fn points_at(&self, thing: u32, object: ObjectId, word: u64) -> bool {
         let Some((thing, span)) =
             self.snapshot.objects.get(thing as usize).zip(self.marker.spans().get(object.span))
@@ -249,7 +249,7 @@ impl Search<'_> {
         words.array_windows().any(|[of, data]| channels.contains(data) && self.is_chan_of_nothing(*of))
     }
 
-    /// Whether there is the type `chan struct{}` at an address (`src/internal/abi/type.go`: `Type.Kind_` at 23, `ChanType.Elem` at 48,
+    /// Whether the type `chan struct{}` lies at an address (`src/internal/abi/type.go`: `Type.Kind_` at 23, `ChanType.Elem` at 48,
     /// `Type.Size_` at 0, the same in every version).
     fn is_chan_of_nothing(&self, addr: u64) -> bool {
         const CHAN: u8 = 18;

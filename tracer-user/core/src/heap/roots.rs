@@ -10,7 +10,7 @@ use crate::binary::bytes::{array, u64_at};
 use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 
-/// Modules of one program: the executable and its plugins.
+/// Modules of one target: the executable and its plugins.
 const MAX_MODULES: usize = 256;
 /// Bytes of variables of one module, and what is read at once.
 const MAX_DATA: u64 = 1 << 32;

@@ -15,7 +15,7 @@ use crate::snapshot::View;
 const PAGE_SHIFT: u32 = 13;
 const ARENA_SHIFT: u32 = 26;
 const PAGES_OF_ARENA: usize = 1 << (ARENA_SHIFT - PAGE_SHIFT);
-/// Arenas in the address space of a process on Linux: 48 bits, arm64's included.
+/// Arenas in an address space of Linux: 48 bits, on arm64, too.
 const MAX_ARENAS: u64 = 1 << (48 - ARENA_SHIFT);
 /// `mspan`s that are read: a heap of 128 GiB of the smallest spans.
 const MAX_SPANS: u64 = 1 << 24;
@@ -24,8 +24,8 @@ const MAX_PAGES: u64 = 1 << 27;
 /// Arenas by which a heap may grow while it is read: 4 GiB. The runtime takes the one behind the last if it can
 /// (`src/runtime/malloc.go: sysAlloc`).
 const GROWTH: u64 = 64;
-/// Arenas that have a span, and objects of all spans together: each costs us a table, or two bits, whether
-/// there is any memory behind it or not.
+/// Arenas that have a span, and objects of all spans together: each costs us a table, or two bits, also
+/// where a hostile target has no memory behind it.
 const MAX_TABLES: usize = 1 << 14;
 const MAX_OBJECTS: u64 = 1 << 32;
 /// Pages of a span that has more than one object; ten at most in every version.
@@ -72,7 +72,7 @@ pub(super) struct Span {
     record: u64,
 }
 
-/// An object: the number of its span, and its number there.
+/// An object: the number of its span, and its number within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct ObjectId {
     pub(super) span: u32,
@@ -99,8 +99,8 @@ pub(super) struct Spans {
     /// By arena: its table of pages, + 1. The kernel gives memory only for the parts of this that are written
     /// to.
     arenas: Vec<u32>,
-    /// From the first arena that has one to [`GROWTH`] behind the last: where there are pointers to, there
-    /// may be one by now.
+    /// Arenas from the first that has a table to [`GROWTH`] behind the last: a pointer to one of these may lead to a span
+    /// that came into use meanwhile.
     near: std::ops::Range<u64>,
     tables: Vec<u32>,
     scannable: u64,
@@ -138,7 +138,7 @@ impl Fields {
 }
 
 impl Spans {
-    /// Reads them. Of a program that goes on running this is what they were at various moments.
+    /// Reads them. The target runs on, so these are spans of various moments.
     pub(super) fn read(view: &View, globals: &Globals) -> Result<Spans, HeapError> {
         let arenas = vec![0; MAX_ARENAS as usize];
         let mut spans = Spans { spans: vec![Span::NONE], arenas, ..Spans::default() };
@@ -265,7 +265,7 @@ impl Spans {
         Ok((*entry as usize - 1) * PAGES_OF_ARENA)
     }
 
-    /// What the page table has for an address; `NONE` also where there is no table.
+    /// The entry of the page table for an address; `NONE` also for an arena without a table.
     #[inline]
     fn at(&self, addr: u64) -> u32 {
         match self.arenas.get((addr >> ARENA_SHIFT) as usize) {
@@ -328,7 +328,7 @@ impl Spans {
         self.bits
     }
 
-    /// Whether the program has this object in use now, as `mspan.isFree` tells it (`src/runtime/mbitmap.go`):
+    /// Whether the target has this object in use now, as `mspan.isFree` tells it (`src/runtime/mbitmap.go`):
     /// what was given out since the last sweep lies below `freeindex`, what the sweep found in use is in
     /// `allocBits`. Where it cannot be told it is in use.
     pub(super) fn is_used(&self, view: &View, object: ObjectId) -> bool {
@@ -397,7 +397,7 @@ pub struct Usage {
     pub cycles: u64,
 }
 
-/// Reads it; `None`: the binary does not show where it stands, or what stands there makes no sense.
+/// Reads it; `None`: the binary does not show where these words are, or they make no sense.
 ///
 /// `mheap.pagesInUse` counts the pages of spans with objects; `mheap.sweepgen` rises by two at the end of each
 /// collection's marking (`src/runtime/mheap.go`, `mgc.go: gcMarkTermination`; Go 1.19 to 1.27).

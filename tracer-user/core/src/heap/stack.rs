@@ -303,7 +303,7 @@ impl FrameMap {
         // Where there is no value the runtime takes map 0, that of the function's entry.
         let index = usize::try_from(index.unwrap_or(-1).max(0)).ok()?;
         let frame = u64::try_from(functions.sp_delta(function, linked)?).ok()?;
-        // Below this there are no variables, only the saved frame pointer or link register.
+        // A smaller frame has no variables, only the saved frame pointer or link register.
         let least = if binary.arch() == Arch::Arm64 { 16 } else { 8 };
         self.locals = match functions.funcdata(function, FuncData::LocalsPointerMaps) {
             Some(table) => {

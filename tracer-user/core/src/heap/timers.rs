@@ -1,7 +1,7 @@
 //! Timers that are set, of package `time`.
 //!
 //! They lie in a heap of each `p` (`src/runtime/time.go`): up to Go 1.22 a slice of pointers, since 1.23 of pairs of a pointer
-//! and a time. Since 1.23 a timer with a channel is among them only while somebody waits for the channel
+//! and a time. Since 1.23 a timer with a channel is among them only while a goroutine waits for the channel
 //! (`timer.needsAdd`): one that is forgotten costs nothing then, and is not found here. Timers that the runtime uses itself, for
 //! `time.Sleep` and for deadlines of connections, are left out.
 
@@ -36,11 +36,11 @@ pub struct TimerSite {
     pub count: u64,
     /// When the next and the last of them fire, from now, nanoseconds.
     pub fires_in_ns: (u64, u64),
-    /// For a channel's timer: no root reaches the channel, so nobody can receive what is sent.
+    /// For a channel's timer: no root reaches the channel, so no goroutine can receive what is sent.
     pub unreachable: bool,
 }
 
-/// Kinds of timers of a program.
+/// Kinds of timers of package `time`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TimerKind {
     /// `time.NewTicker`, `time.Tick`: sends again and again.

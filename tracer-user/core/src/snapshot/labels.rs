@@ -123,7 +123,7 @@ fn map(memory: &dyn Memory, labels: u64) -> Option<Vec<Pair>> {
     Some(pairs)
 }
 
-/// The entries of a bucket that are there, and have not moved to the new table of a growing map.
+/// The entries of a bucket that are filled, and have not moved to the new table of a growing map.
 fn entries(bucket: &[u8]) -> impl Iterator<Item = Pair> {
     let text = |at| Some((u64_at(bucket, at)?, u64_at(bucket, at + 8)?));
     let filled = move |slot: &usize| bucket.get(*slot).is_some_and(|top| *top >= FILLED);

@@ -1,4 +1,4 @@
-//! Goroutines read from outside: the runtime's own tables in the memory of a program that goes on
+//! Goroutines read from outside: the runtime's own tables in the memory of a target that goes on
 //! running. Nothing is written, nothing is stopped; what moves while it is read is said to be in
 //! motion.
 

@@ -1,7 +1,7 @@
 //! Reads all goroutines: `runtime.allgs` in chunks, each `g`, then its stack, then the `g` again to
 //! see whether it stood still meanwhile.
 //!
-//! Most goroutines of a program wait, so most stand still: what moves is the exception, and is read again alone.
+//! Most goroutines of a target wait, so most stand still: what moves is the exception, and is read again alone.
 
 use super::labels::LabelSets;
 use super::raw::{Offsets, Raw};
@@ -351,7 +351,7 @@ impl<'a> Reading<'a> {
 
 const NOTHING: Range = Range { addr: 0, len: 0 };
 
-/// Whether there is such a goroutine: a dead one's `g` stays in the list.
+/// Whether the `g` is one of a goroutine: a dead one's stays in the list.
 fn exists(raw: &Raw) -> bool {
     let state = State::from_status(raw.still.status);
     !state.is_dead() && state != State::Idle

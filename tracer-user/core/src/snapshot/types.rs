@@ -5,7 +5,7 @@ use crate::goruntime::State;
 use crate::memory::Fault;
 use std::collections::HashMap;
 
-/// All goroutines of a program as its memory showed them, read without stopping it.
+/// All goroutines of a target as its memory showed them, read without stopping it.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// When the reading began and ended, on the target's `CLOCK_MONOTONIC`, nanoseconds. Of a core
@@ -88,7 +88,7 @@ pub struct Goroutine {
     /// What it waits for, if that was asked for and is known; several for a select.
     pub waits: Vec<Wait>,
     /// Whether `waits` is all that it waits for: each case of a select was found, and a list that is empty is
-    /// empty in the program, too (only nil channels).
+    /// empty in the target, too (only nil channels).
     pub waits_known: bool,
     /// Changes when it runs between two snapshots, and not when the collector moves its stack (but see
     /// system calls since Go 1.26, which the runtime does not count).
@@ -251,7 +251,7 @@ impl Stacks {
         self.ends.len()
     }
 
-    /// Never: the empty stack is always there.
+    /// Never: the empty stack is always among them.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }

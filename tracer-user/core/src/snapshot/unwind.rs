@@ -81,7 +81,7 @@ pub(crate) struct Registers {
     pub sp: u64,
     /// arm64's link register; 0: none, or unknown.
     pub lr: u64,
-    /// Whether they were saved on the way into a system call: before the function there moved its
+    /// Whether they were saved on the way into a system call: before the function at `pc` moved its
     /// stack pointer.
     pub syscall: bool,
     /// Lowest address of the stack, and the one behind it.
@@ -124,7 +124,7 @@ enum Shown {
     No,
 }
 
-/// Walks the stacks of one process; remembers what it learned of each pc.
+/// Walks the stacks of one target; remembers what it learned of each pc.
 pub(crate) struct Unwinder<'a> {
     binary: &'a GoBinary,
     bias: u64,
@@ -338,7 +338,7 @@ impl Walk<'_> {
 
 /// The outer frames, innermost first, of a goroutine that runs, that started at `startpc`, and whose stack begins at
 /// `top` (`g.stktopsp`). Its registers cannot be had without stopping it. But where its stack begins is known, and from
-/// there each frame's size says where the return address of the next one would lie. A frame that has returned
+/// that on each frame's size says where the return address of the next one would lie. A frame that has returned
 /// leaves its bytes behind, so the inner frames may be over: a best effort, and said to be one ([`Trust::Running`]).
 ///
 /// At least the function that it started with is given; where in that it is may be unknown, and then it is said to be

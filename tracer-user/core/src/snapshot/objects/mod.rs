@@ -4,7 +4,7 @@
 //! and what it waits for. Waits for channels hang off `g.waiting`; since Go 1.26 all do. Before,
 //! semaphores are found from `runtime.semtable` only, and the `sync.Cond` from the stack only.
 //!
-//! The program runs on while this is read. A `sudog` counts only if it names the goroutine that it
+//! The target runs on while this is read. A `sudog` counts only if it names the goroutine that it
 //! was found for, or one that waits; what does not fit is left out.
 
 mod channels;
@@ -172,7 +172,7 @@ struct Sudog {
 }
 
 /// Reads each of `ranges`, at most 4 KiB each, and hands it over with its index. Those that cannot
-/// be read are left out; so is the rest when the process has ended. What `each` returns does not
+/// be read are left out; so is the rest when the target has ended. What `each` returns does not
 /// matter: it may end early with `?`.
 fn records(memory: &dyn Memory, ranges: &[Range], mut each: impl FnMut(usize, &[u8]) -> Option<()>) {
     let (mut buffer, mut whole) = (Vec::new(), Vec::new());

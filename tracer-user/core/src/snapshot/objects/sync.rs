@@ -52,7 +52,7 @@ struct At {
     sort: Sort,
     /// Of the semaphore, or of `Cond.notify`.
     addr: u64,
-    /// With which it is in the queue there.
+    /// With which it is in the queue at `addr`.
     sudog: u64,
 }
 
@@ -336,7 +336,7 @@ fn from_stacks(view: &View, fields: &Fields, waiting: &[Waiting], found: &mut Ve
     }
 }
 
-/// Which of these addresses may be lists in which somebody waits, with their first `sudog`.
+/// Which of these addresses may be lists in which goroutines wait, with their first `sudog`.
 fn lists(view: &View, candidates: &[u64]) -> Vec<(u64, u64)> {
     let field = |name| view.binary.layout().field("notifyList", name).filter(|at| *at < 1024);
     let mut lists = Vec::new();
