@@ -7,6 +7,7 @@ use std::{
     any::type_name,
     collections::{BTreeMap, BTreeSet, VecDeque},
     env, fs,
+    num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::{Command, ExitCode},
@@ -21,7 +22,7 @@ use live_tests::{fixture, machine, toolchain::Go};
 
 /// Tests that run beside each other where the command line does not say how many: on two processors more of them make each
 /// slower and all together no faster.
-const WIDTH: usize = 6;
+const WIDTH: &str = "6";
 
 /// After this time without the end of any test, those that run are listed.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -41,8 +42,8 @@ pub(crate) struct Options {
     #[arg(long)]
     list: bool,
     /// How many tests run beside each other
-    #[arg(long, default_value_t = WIDTH, value_parser = clap::value_parser!(u16).range(1..).map(usize::from))]
-    test_threads: usize,
+    #[arg(long, default_value = WIDTH)]
+    test_threads: NonZeroUsize,
     /// Stops this process until this one is killed: one half of a test
     #[arg(long, hide = true)]
     pub(crate) freeze: Option<i32>,
@@ -191,7 +192,7 @@ pub(crate) fn run(mut tests: Vec<Test>, options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("running {} tests, {} beside each other", tests.len(), options.test_threads);
-    let began = Instant::now();
+    let (began, width) = (Instant::now(), options.test_threads.get());
     fixture::forget_unused()?;
     let mut times = Times::read();
     let mut failed = Vec::new();
@@ -223,7 +224,7 @@ pub(crate) fn run(mut tests: Vec<Test>, options: &Options) -> Result<ExitCode> {
             Err(_) => failed.push(outcome.name),
         }
     };
-    side_by_side(&beside, options.test_threads, |outcome| ended(outcome, options.test_threads > 1));
+    side_by_side(&beside, width, |outcome| ended(outcome, width > 1));
     for test in &alone {
         ended(test.outcome(), false);
     }

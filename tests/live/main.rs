@@ -4,6 +4,7 @@
 //! the words, `--list` says which there are and what each needs.
 
 mod agent;
+mod doctor;
 mod dump;
 mod export;
 mod harness;
@@ -25,6 +26,7 @@ fn main() -> Result<ExitCode> {
     }
     let groups = [
         agent::tests(),
+        doctor::tests(),
         dump::tests(),
         export::tests(),
         leaks::tests(),

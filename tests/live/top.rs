@@ -18,10 +18,10 @@ pub(crate) fn tests() -> Vec<Test> {
         live(keys_lead_from_a_place_to_a_goroutine_and_back),
         live(leaks_are_found_while_the_table_goes_on),
         live(a_signal_gives_the_terminal_back_and_a_kill_leaves_nothing_in_the_kernel),
-        live(pages_of_text_with_probes_and_without),
+        live(pages_of_text_with_probes_and_without).quick(),
         live(programs_of_old_versions),
         live(two_processes_and_one_that_ends),
-        live(wrong_usage),
+        live(wrong_usage).quick(),
     ]
 }
 

@@ -318,7 +318,11 @@ fn copied_sources(name: &str, dir: &Path) -> Result<PathBuf> {
         }
         // Another test run may have been quicker.
         let renamed = fs::rename(unfinished.path(), &sources);
-        anyhow::ensure!(renamed.is_ok() || sources.exists(), "cannot copy to {}: {renamed:?}", sources.display());
+        anyhow::ensure!(
+            renamed.is_ok() || sources.exists(),
+            "cannot copy to {}: {renamed:?}",
+            sources.display()
+        );
     }
     Ok(sources)
 }

@@ -25,7 +25,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         live(what_is_found_is_told_in_pages_and_filtered),
         live(a_scan_can_be_asked_for_and_not_too_often),
-        live(any_program_has_profiles_and_documents),
+        live(any_program_has_profiles_and_documents).quick(),
         live(a_trace_streams_and_ends_with_its_client),
         live(a_token_is_asked_for_and_compared),
         live(tls_answers_and_nothing_else_does_on_its_port),
@@ -174,7 +174,14 @@ fn a_token_is_asked_for_and_compared() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("token");
     fs::write(&file, format!("{TOKEN}\n"))?;
-    let agent = Agent::start(&["--listen", "0.0.0.0:0", "--token-file", &file.to_string_lossy()])?;
+    let agent = Agent::start(&[
+        "--listen",
+        "0.0.0.0:0",
+        "--include",
+        "^/nothing$",
+        "--token-file",
+        &file.to_string_lossy(),
+    ])?;
     let address = format!("127.0.0.1:{}", agent.address.port()).parse()?;
     let get = |path: &str, headers: &[(&str, &str)]| ask(address, "GET", path, headers);
     let document = get("/openapi.json", &[("authorization", &format!("Bearer {TOKEN}"))])?.json()?;
@@ -213,7 +220,7 @@ fn tls_answers_and_nothing_else_does_on_its_port() -> Result<()> {
     fs::write(
         &config,
         format!(
-            "[http]\nlisten = \"127.0.0.1:0\"\ntls = {{ certificate = \"{certificate}\", key = \"{key}\" }}\n"
+            "[http]\nlisten = \"127.0.0.1:0\"\ntls = {{ certificate = \"{certificate}\", key = \"{key}\" }}\n[[include]]\nexe = '^/nothing$'\n"
         ),
     )?;
     let agent = Agent::start(&["--config", &config])?;
@@ -320,7 +327,7 @@ fn history_outlives_a_kill() -> Result<()> {
 
     drop(agent);
     fs::write(&store, "not a database")?;
-    let mut command = agent_http::command(&["--store", &store])?;
+    let mut command = agent_http::command(&["--store", &store, "--include", "^/nothing$"])?;
     let agent = Agent::of(&mut command)?;
     let said = agent.process.stderr.wait_for(LONGEST, |line| line.contains("is damaged"))?;
     ensure!(said.text.contains("set aside"), "{}", said.text);

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, fs, process::Command};
 use crate::harness::{Need, Test, live};
 use anyhow::{Context, Result, ensure};
 use live_tests::{
-    agent_http::{self, Agent},
+    agent_http::Agent,
     fixture::{self, Variant},
+    machine,
     toolchain::Go,
 };
 use serde_json::Value;

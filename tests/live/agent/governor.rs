@@ -14,7 +14,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         live(what_probes_tell_is_counted),
         live(what_would_be_too_dear_is_not_done),
-        live(what_becomes_too_dear_ends_within_two_seconds),
+        live(what_becomes_too_dear_ends_within_two_seconds).alone(),
         live(the_run_time_of_programs_is_told_and_counted_only_while_they_stand),
     ]
 }

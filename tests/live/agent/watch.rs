@@ -24,7 +24,7 @@ use serde_json::Value;
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         live(old_and_new_programs_are_found_named_and_counted),
-        live(what_leaks_is_told_as_sfgi_leaks_tells_it),
+        live(what_leaks_is_told_as_sfgi_leaks_tells_it).quick(),
         live(a_leak_that_begins_later_is_found),
         live(in_namespaces_and_control_groups_of_its_own),
         live(a_program_that_executes_itself_is_another_one),

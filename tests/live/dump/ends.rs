@@ -26,7 +26,7 @@ use rustix::process::Signal;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        live(wrong_usage),
+        live(wrong_usage).quick(),
         live(no_such_process_no_go_program_no_core),
         live(no_permission),
         live(the_target_is_killed_in_the_middle),

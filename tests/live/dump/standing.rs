@@ -22,7 +22,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         live(what_stands_is_alike_and_what_moves_is_possible),
         live(labels_locks_threads_and_system_goroutines),
-        live(selections_orders_and_groups),
+        live(selections_orders_and_groups).quick(),
     ]
 }
 

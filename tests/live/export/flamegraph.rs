@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use live_tests::{process::Process, sfgi};
 
 pub(crate) fn tests() -> Vec<Test> {
-    vec![plain(a_browser_draws_zooms_and_finds).needs(Need::Program("chromium"))]
+    vec![plain(a_browser_draws_zooms_and_finds).quick().needs(Need::Program("chromium"))]
 }
 
 const TIME: Duration = Duration::from_secs(120);

@@ -1,12 +1,7 @@
 //! `sfgi export --to perfetto`: read by Perfetto's own published messages with a reader that is not ours (Google's
 //! protobuf for Python), it says of each goroutine what `sfgi report` says of the same recording.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
 use crate::harness::{Need, Test, live};
 use anyhow::{Context, Result, ensure};

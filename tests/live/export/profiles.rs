@@ -27,7 +27,7 @@ pub(crate) fn tests() -> Vec<Test> {
         live(every_form_opens_and_has_the_same_total),
         live(who_made_it_stands_before_it_but_not_what_made_the_main_goroutine),
         live(spans_that_follow_each_other_add_up),
-        live(tables_have_every_event),
+        live(tables_have_every_event).quick(),
         live(what_cannot_be_written_is_refused),
     ]
 }

@@ -26,13 +26,13 @@ use serde_json::Value;
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         live(wrong_usage),
-        live(fail_means_exit_code_three),
+        live(fail_means_exit_code_three).quick(),
         live(text_says_what_why_and_what_to_do),
         live(those_that_wait_for_each_other_are_a_set),
         live(what_a_leak_pins),
         live(known_leaks_are_accepted),
         live(what_is_ignored),
-        live(sarif),
+        live(sarif).quick(),
         live(pprof_opens_it),
         live(watching_says_what_is_new),
         live(freezing_tells_its_time_and_releases),

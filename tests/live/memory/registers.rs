@@ -18,7 +18,7 @@ use sfgi_core::{binary::GoBinary, memory::Sampler, process::Process as Target};
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         live(what_is_only_in_a_register_is_seen),
-        live(threads_that_come_later_are_seen_and_ended_ones_are_let_go),
+        live(threads_that_come_later_are_seen_and_ended_ones_are_let_go).alone(),
         live(a_ring_that_is_full_says_what_was_lost),
         live(a_program_that_ends_leaves_nothing_to_be_seen),
     ]

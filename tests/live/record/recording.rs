@@ -6,7 +6,7 @@ use crate::harness::{Test, live, plain};
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     fixture::{self, Variant},
-    machine, pprof,
+    pprof,
     process::Process,
     sfgi,
     toolchain::Go,
@@ -16,14 +16,14 @@ use rustix::process::Signal;
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         live(what_is_reported_is_what_was_live_line_by_line),
-        live(a_command_is_recorded_from_its_first_goroutine_on),
+        live(a_command_is_recorded_from_its_first_goroutine_on).quick(),
         live(what_was_recorded_before_a_kill_can_be_read),
         live(a_full_disk_ends_the_recording_and_not_what_is_in_it),
         live(a_flight_recorder_writes_the_last_second_when_it_is_asked),
         live(a_flight_recorder_writes_when_something_is_found),
         live(the_leaks_at_the_end_are_in_it),
         live(what_cannot_be_written_is_refused_first),
-        plain(what_cannot_be_read_is_refused_and_no_recording_is_written_over),
+        plain(what_cannot_be_read_is_refused_and_no_recording_is_written_over).quick(),
     ]
 }
 

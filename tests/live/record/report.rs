@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use live_tests::sfgi;
 
 pub(crate) fn tests() -> Vec<Test> {
-    vec![plain(a_recording_is_shown_as_it_was_seen)]
+    vec![plain(a_recording_is_shown_as_it_was_seen).quick()]
 }
 
 /// A text, and what makes it. Every option of `report` that chooses occurs.

@@ -19,8 +19,8 @@ use live_tests::{
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        live(wrong_usage),
-        live(no_such_process_and_no_go_program),
+        live(wrong_usage).quick(),
+        live(no_such_process_and_no_go_program).quick(),
         live(broken_binaries),
         live(releases_that_are_not_known),
         live(a_32_bit_program),

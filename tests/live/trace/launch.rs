@@ -10,7 +10,10 @@ use live_tests::{
 };
 
 pub(crate) fn tests() -> Vec<Test> {
-    vec![live(the_first_goroutine_is_seen_from_its_creation_on), live(the_programs_exit_code_is_not_sfgis)]
+    vec![
+        live(the_first_goroutine_is_seen_from_its_creation_on),
+        live(the_programs_exit_code_is_not_sfgis).quick(),
+    ]
 }
 
 fn the_first_goroutine_is_seen_from_its_creation_on() -> Result<()> {

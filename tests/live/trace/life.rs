@@ -19,7 +19,7 @@ use rustix::process::Signal;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        live(the_target_exits),
+        live(the_target_exits).quick(),
         live(the_target_is_killed),
         live(the_target_runs_children_and_becomes_another_program),
         live(interrupt_and_terminate_end_the_trace_but_not_the_target),

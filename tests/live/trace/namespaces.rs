@@ -20,7 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         live(in_its_own_mount_and_pid_namespace),
         live(on_a_file_system_that_only_it_sees),
-        live(with_its_binary_deleted),
+        live(with_its_binary_deleted).quick(),
         live(with_its_binary_replaced),
     ]
 }

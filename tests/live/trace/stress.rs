@@ -14,7 +14,7 @@ use live_tests::{
 };
 
 pub(crate) fn tests() -> Vec<Test> {
-    vec![live(nothing_legal_is_called_illegal)]
+    vec![live(nothing_legal_is_called_illegal).alone()]
 }
 
 fn nothing_legal_is_called_illegal() -> Result<()> {
