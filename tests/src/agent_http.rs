@@ -185,7 +185,7 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str
 ///
 /// # Errors
 /// There is no whole one.
-pub fn answer(stream: &mut TcpStream) -> Result<Answer> {
+pub fn answer(stream: &mut impl Read) -> Result<Answer> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").context("no end of the headers")?;

@@ -1,7 +1,7 @@
 //! What `sfgi report` makes of a recording, held against the text it should be. Needs no root and no Go.
 //!
 //! `recordings/shop.sfgi` is 1.2 seconds of the fixture `faults` under Go 1.26.6, as `sfgi record --sched --leaks`
-//! wrote it. After a change that is wanted, `SFGI_EXPECT=1 cargo test -p live-tests --test report` writes the texts
+//! wrote it. After a change that is wanted, `SFGI_EXPECT=1 cargo test -p live-tests --test live -- record::report` writes the texts
 //! anew: read the difference.
 
 use std::{env, fs, path::Path};
