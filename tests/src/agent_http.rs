@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{machine, process::Process, sfgi};
+use crate::{process::Process, sfgi};
 
 /// How long anything may take, on the slowest machine.
 pub const LONGEST: Duration = Duration::from_secs(120);
@@ -185,7 +185,7 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str
 ///
 /// # Errors
 /// There is no whole one.
-pub fn answer(stream: &mut TcpStream) -> Result<Answer> {
+pub fn answer(stream: &mut impl Read) -> Result<Answer> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").context("no end of the headers")?;
@@ -211,19 +211,4 @@ fn joined(mut chunked: &[u8]) -> Result<Vec<u8>> {
         body.extend_from_slice(chunk);
         chunked = chunked.get(line + 4 + size..).context("no chunk after the last")?;
     }
-}
-
-/// A directory of wheels that `cargo xtask setup` installs, for `PYTHONPATH`.
-///
-/// # Panics
-/// They are missing, with `CI` set.
-pub fn wheels(name: &str) -> Option<std::path::PathBuf> {
-    let home = std::path::PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-    let directory = home.join(".cache/sfgi/python").join(name);
-    if directory.is_dir() {
-        return Some(directory);
-    }
-    assert!(std::env::var_os("CI").is_none(), "no {}: run `cargo xtask setup`", directory.display());
-    machine::report(&format!("skipped: no {}: run `cargo xtask setup`", directory.display()));
-    None
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::thread::CapabilitySet;
 use serde_json::Value;
 
-use crate::{agent_http, toolchain};
+use crate::{machine, toolchain};
 
 /// A file of `deploy/`.
 pub fn file(name: &str) -> PathBuf {
@@ -102,16 +102,16 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// Reads a file of `deploy/`; `None` where `cargo xtask setup` has not run.
+    /// Reads a file of `deploy/`.
     ///
     /// # Errors
-    /// It is no YAML.
-    pub fn read(name: &str) -> Result<Option<Kubernetes>> {
-        let Some(wheels) = agent_http::wheels("kubernetes") else { return Ok(None) };
+    /// It is no YAML, or `cargo xtask setup` has not run.
+    pub fn read(name: &str) -> Result<Kubernetes> {
+        let wheels = machine::wheels("kubernetes")?;
         let mut python = Command::new("python3");
         python.env("PYTHONPATH", &wheels).env("PYTHONDONTWRITEBYTECODE", "1");
         let json = toolchain::output(python.args(["-c", YAML_TO_JSON]).arg(file(name)))?;
-        Ok(Some(Kubernetes { wheels, objects: serde_json::from_slice(&json)? }))
+        Ok(Kubernetes { wheels, objects: serde_json::from_slice(&json)? })
     }
 
     /// Holds a file of `deploy/` against the schemas of a release, as `1.30`; what they do not know is wrong.

@@ -1,18 +1,23 @@
 //! Builds the Go programs of `fixtures/`, once for each content, toolchain and variant, and starts
 //! them. What each does and which arguments it takes stands in its `main.go` and in
 //! `fixtures/internal/harness`.
+//!
+//! They are kept outside the checkout, in `~/.cache/sfgi/fixtures`, so that a fresh one need not build three hundred programs.
+//! Each is built from a copy of its sources there: the paths in it hold for every checkout.
 
 use std::{
-    collections::hash_map::DefaultHasher,
+    collections::{BTreeMap, hash_map::DefaultHasher},
     fmt, fs,
     hash::{Hash, Hasher},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, CWD, Timestamps, UTIME_NOW, utimensat};
 use tempfile::TempDir;
 
 use crate::{machine, process::Process, toolchain, toolchain::Go};
@@ -25,6 +30,9 @@ pub const ALL: [&str; 15] = [
 
 /// How long a fixture may take to say that it is ready, on the slowest machine.
 const READY: Duration = Duration::from_secs(120);
+
+/// What no test has used for so long is built anew when it is needed.
+const UNUSED: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// How a fixture is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,17 +110,21 @@ pub fn build(name: &str, go: &Go, variant: Variant) -> Result<PathBuf> {
 /// # Errors
 /// As [`build`].
 pub fn build_for(name: &str, go: &Go, variant: Variant, arch: Option<&str>) -> Result<PathBuf> {
-    let sources = sources_dir();
-    let dir = machine::target_dir().join("fixtures");
-    fs::create_dir_all(&dir)?;
-    let key = content_hash(&[sources.join(name), sources.join("internal"), sources.join("go.mod")])?;
+    let (key, kept) = (content_hash(name)?, kept_dir());
+    let dir = kept.join(format!("{name}-{key:016x}"));
     let version = [go.version.as_str()].into_iter().chain(arch).collect::<Vec<_>>().join("-");
-    let binary = dir.join(format!("{name}-{version}-{variant}-{key:016x}"));
+    let binary = dir.join(format!("{name}-{version}-{variant}"));
+    // Tests that run beside each other want the same one.
+    let lock = lock_of(&binary);
+    let _building = lock.lock().unwrap_or_else(PoisonError::into_inner);
     if binary.exists() {
+        let now = Timestamps { last_access: NOW, last_modification: NOW };
+        utimensat(CWD, &binary, &now, AtFlags::empty()).with_context(|| binary.display().to_string())?;
         return Ok(binary);
     }
+    let sources = copied_sources(name, &dir)?;
     // Only a finished binary gets the name that others look for.
-    let unfinished = dir.join(format!("{name}.{}", std::process::id()));
+    let unfinished = dir.join(format!("{version}-{variant}.{}", std::process::id()));
     let cgo = name.starts_with("cgo") || matches!(variant, Variant::External | Variant::Race);
     let mut command = go.command();
     command.current_dir(&sources).env("CGO_ENABLED", if cgo { "1" } else { "0" });
@@ -237,13 +249,94 @@ fn linker_flags(name: &str, go: &Go, variant: Variant) -> String {
 /// A CPU profile of the plain `pingpong` of this release, recorded by itself, once.
 fn profile(go: &Go) -> Result<PathBuf> {
     let binary = build("pingpong", go, Variant::Plain)?;
-    let profile = binary.with_extension("profile");
+    let profile = PathBuf::from(format!("{}.profile", binary.display()));
+    let lock = lock_of(&profile);
+    let _recording = lock.lock().unwrap_or_else(PoisonError::into_inner);
     if !profile.exists() {
-        let unfinished = profile.with_extension(std::process::id().to_string());
+        let unfinished = PathBuf::from(format!("{}.{}", profile.display(), std::process::id()));
         toolchain::output(Command::new(&binary).args(["-d", "2s"]).env("FIXTURE_CPUPROFILE", &unfinished))?;
         fs::rename(&unfinished, &profile)?;
     }
     Ok(profile)
+}
+
+/// Where built fixtures are kept.
+fn kept_dir() -> PathBuf {
+    machine::cache_dir().join("fixtures")
+}
+
+/// Removes the fixtures that no test has used for [`UNUSED`]: of sources and of toolchains that are no more.
+///
+/// # Errors
+/// They cannot be removed.
+pub fn forget_unused() -> Result<()> {
+    let Ok(fixtures) = fs::read_dir(kept_dir()) else { return Ok(()) };
+    for fixture in fixtures {
+        let dir = fixture?.path();
+        let mut used = false;
+        for file in fs::read_dir(&dir)? {
+            let file = file?;
+            let meta = file.metadata()?;
+            let age = SystemTime::now().duration_since(meta.modified()?).unwrap_or_default();
+            if meta.is_dir() || age < UNUSED {
+                used |= meta.is_file();
+            } else {
+                fs::remove_file(file.path())?;
+            }
+        }
+        if !used {
+            fs::remove_dir_all(&dir)?;
+        }
+    }
+    Ok(())
+}
+
+const NOW: rustix::fs::Timespec = rustix::fs::Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+
+/// Held by whoever builds this file.
+fn lock_of(file: &Path) -> Arc<Mutex<()>> {
+    static LOCKS: Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(locks.entry(file.to_owned()).or_default())
+}
+
+/// What a fixture is built from, by paths within [`sources_dir`].
+fn parts(name: &str) -> [PathBuf; 3] {
+    [name.into(), "internal".into(), "go.mod".into()]
+}
+
+/// A copy of the fixture's sources beside its binaries; makes it if it is not there yet.
+fn copied_sources(name: &str, dir: &Path) -> Result<PathBuf> {
+    let sources = dir.join("src");
+    let lock = lock_of(&sources);
+    let _copying = lock.lock().unwrap_or_else(PoisonError::into_inner);
+    if !sources.exists() {
+        fs::create_dir_all(dir)?;
+        let unfinished = tempfile::tempdir_in(dir)?;
+        for part in parts(name) {
+            copy_tree(&sources_dir().join(&part), &unfinished.path().join(&part))?;
+        }
+        // Another test run may have been quicker.
+        let renamed = fs::rename(unfinished.path(), &sources);
+        anyhow::ensure!(
+            renamed.is_ok() || sources.exists(),
+            "cannot copy to {}: {renamed:?}",
+            sources.display()
+        );
+    }
+    Ok(sources)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    if !from.is_dir() {
+        return fs::copy(from, to).map(drop).with_context(|| from.display().to_string());
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let name = entry?.file_name();
+        copy_tree(&from.join(&name), &to.join(&name))?;
+    }
+    Ok(())
 }
 
 /// Where the sources of the fixtures lie, a directory each.
@@ -251,22 +344,24 @@ pub fn sources_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-fn content_hash(paths: &[PathBuf]) -> Result<u64> {
+fn content_hash(name: &str) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
-    for path in paths {
-        hash_tree(path, &mut hasher)?;
+    for part in parts(name) {
+        hash_tree(&part, &mut hasher)?;
     }
     Ok(hasher.finish())
 }
 
-fn hash_tree(path: &Path, hasher: &mut DefaultHasher) -> Result<()> {
-    path.hash(hasher);
+fn hash_tree(part: &Path, hasher: &mut DefaultHasher) -> Result<()> {
+    part.hash(hasher);
+    let path = sources_dir().join(part);
     if path.is_dir() {
-        let mut entries = fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
-        entries.sort();
-        entries.iter().try_for_each(|entry| hash_tree(entry, hasher))
+        let mut names =
+            fs::read_dir(path)?.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>()?;
+        names.sort();
+        names.iter().try_for_each(|name| hash_tree(&part.join(name), hasher))
     } else {
-        fs::read(path).with_context(|| path.display().to_string())?.hash(hasher);
+        fs::read(&path).with_context(|| path.display().to_string())?.hash(hasher);
         Ok(())
     }
 }

@@ -1,9 +1,5 @@
-//! What the live tests share: Go toolchains and fixtures, guarded processes, the sfgi binary under
-//! test, and the oracle that holds sfgi's account of a program against Go's own.
-//!
-//! The tests need root, a kernel with BTF, a built sfgi and Go toolchains. Where something is
-//! missing they are skipped with the reason; with `CI` set they fail instead. They share the
-//! machine's CPUs and its list of BPF programs: run them with `--test-threads=1`.
+//! What the live tests (`live/`) share: Go toolchains and fixtures, guarded processes, the sfgi binary under test, and the oracle
+//! that holds sfgi's account of a program against Go's own.
 
 pub mod agent;
 pub mod agent_http;

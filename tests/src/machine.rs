@@ -15,36 +15,42 @@ use serde_json::Value;
 
 use crate::toolchain;
 
-/// Whether a live test can run here. If not, says why, and panics instead where `CI` is set, so
-/// that nothing is skipped unnoticed there.
-pub fn can_trace() -> bool {
-    let Some(reason) = obstacle() else { return true };
-    assert!(env::var_os("CI").is_none(), "live test cannot run: {reason}");
-    report(&format!("skipped: {reason}"));
-    false
+/// The path of a program that `cargo xtask setup` unpacks and does not install.
+///
+/// # Errors
+/// It is not there.
+pub fn unpacked(program: &str) -> Result<PathBuf> {
+    let path = cache_dir().join("packages").join(program);
+    ensure!(path.is_file(), "no {}: run `cargo xtask setup`", path.display());
+    Ok(path)
 }
 
-/// The path of a program that `cargo xtask setup` unpacks and does not install. If it is not there, says
-/// so, and panics instead where `CI` is set.
-pub fn unpacked(program: &str) -> Option<PathBuf> {
-    let home = PathBuf::from(env::var_os("HOME").unwrap_or_default());
-    let path = home.join(".cache/sfgi/packages").join(program);
-    if path.is_file() {
-        return Some(path);
-    }
-    assert!(env::var_os("CI").is_none(), "no {}: run `cargo xtask setup`", path.display());
-    report(&format!("skipped: no {}: run `cargo xtask setup`", path.display()));
-    None
+/// A directory of Python packages that `cargo xtask setup` unpacks, for `PYTHONPATH`.
+///
+/// # Errors
+/// It is not there.
+pub fn wheels(name: &str) -> Result<PathBuf> {
+    let path = cache_dir().join("python").join(name);
+    ensure!(path.is_dir(), "no {}: run `cargo xtask setup`", path.display());
+    Ok(path)
 }
 
-/// Prints a line that belongs to the result of a test that passes, too: past the test harness,
-/// which would only show it for one that fails.
+/// Where `cargo xtask setup` and the tests keep what outlives a checkout.
+pub fn cache_dir() -> PathBuf {
+    PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/sfgi")
+}
+
+/// Prints a line that belongs to the result of a test, with the name of the test: several run beside each other. The harness gives
+/// that name to the test's thread.
 pub fn report(text: &str) {
+    let thread = thread::current();
+    let name = thread.name().map_or_else(String::new, |name| format!("{name}: "));
     // A closed stdout leaves nobody to tell.
-    let _ = writeln!(io::stdout(), "\n    {text}");
+    let _ = writeln!(io::stdout(), "    {name}{text}");
 }
 
-fn obstacle() -> Option<String> {
+/// Why nothing can be traced here.
+pub fn obstacle() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root".into());
     }

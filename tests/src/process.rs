@@ -1,7 +1,7 @@
 //! Processes that do not outlive their test, and their output, line by line with arrival times.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
@@ -21,6 +21,10 @@ pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
+
+/// How long a program that a test has just written may be busy (`ETXTBSY`): a child that another test has forked meanwhile holds
+/// the file open until it executes its own program.
+const BUSY: Duration = Duration::from_secs(10);
 
 /// A line of output.
 #[derive(Clone, Debug)]
@@ -54,12 +58,16 @@ impl Process {
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
         }
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {command:?}"))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let deadline = Instant::now() + BUSY;
+        let mut child = loop {
+            match command.spawn() {
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                result => break result.with_context(|| format!("cannot start {command:?}"))?,
+            }
+        };
         let stdout = Output::read(child.stdout.take().context("stdout is piped")?);
         let stderr = Output::read(child.stderr.take().context("stderr is piped")?);
         let stdin = child.stdin.take();

@@ -56,6 +56,26 @@ pub(crate) fn example(compiler: setup::Compiler, name: &str) -> Result<PathBuf> 
     Ok(example.with_context(|| format!("cargo built no example {name}"))?.file)
 }
 
+/// What the live tests are run with.
+pub(crate) struct LiveTests {
+    pub(crate) program: Program,
+    /// sfgi, in the profile of the tests.
+    pub(crate) sfgi: PathBuf,
+}
+
+/// Builds and gives the program with the live tests.
+pub(crate) fn live_tests(compiler: setup::Compiler) -> Result<LiveTests> {
+    let mut all = everything(compiler)?;
+    let mut take = |name: &str, kind: &str| {
+        let is_it = |program: &Program| {
+            program.name == name && program.kind == kind && program.is_test == (kind == "test")
+        };
+        let at = all.iter().position(is_it).with_context(|| format!("cargo built no {name}"))?;
+        anyhow::Ok(all.swap_remove(at))
+    };
+    Ok(LiveTests { program: take("live", "test")?, sfgi: take("sfgi", "bin")?.file })
+}
+
 /// Builds all that the tests run, in one go: each selection of packages has its own features of their dependencies, and
 /// so compiles many of these again.
 fn everything(compiler: setup::Compiler) -> Result<Vec<Program>> {

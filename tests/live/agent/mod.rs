@@ -1,0 +1,38 @@
+mod alerts;
+mod api;
+mod config;
+mod deploy;
+mod deploy_files;
+mod document;
+mod governor;
+mod growth;
+mod memory;
+mod metrics;
+mod otlp;
+mod requests;
+mod signs;
+mod watch;
+mod web;
+
+use crate::harness::Test;
+
+pub(crate) fn tests() -> Vec<Test> {
+    let all = [
+        alerts::tests(),
+        api::tests(),
+        config::tests(),
+        deploy::tests(),
+        deploy_files::tests(),
+        document::tests(),
+        governor::tests(),
+        growth::tests(),
+        memory::tests(),
+        metrics::tests(),
+        otlp::tests(),
+        requests::tests(),
+        signs::tests(),
+        watch::tests(),
+        web::tests(),
+    ];
+    all.into_iter().flatten().collect()
+}

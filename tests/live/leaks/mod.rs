@@ -1,0 +1,11 @@
+mod classes;
+mod cli;
+mod healthy;
+mod oracle;
+
+use crate::harness::Test;
+
+pub(crate) fn tests() -> Vec<Test> {
+    let all = [classes::tests(), cli::tests(), healthy::tests(), oracle::tests()];
+    all.into_iter().flatten().collect()
+}

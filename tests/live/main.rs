@@ -1,0 +1,39 @@
+//! The live tests: real Go programs, started, traced and read by the sfgi that was built, as root.
+//!
+//! `cargo xtask test live` runs all of them. `cargo test -p live-tests --test live -- NAME…` runs those whose names contain one of
+//! the words, `--list` says which there are and what each needs.
+
+mod agent;
+mod doctor;
+mod dump;
+mod export;
+mod harness;
+mod leaks;
+mod memory;
+mod record;
+mod top;
+mod trace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser as _;
+
+fn main() -> Result<ExitCode> {
+    let options = harness::Options::parse();
+    if let Some(pid) = options.freeze {
+        return memory::freeze_until_killed(pid).map(|()| ExitCode::SUCCESS);
+    }
+    let groups = [
+        agent::tests(),
+        doctor::tests(),
+        dump::tests(),
+        export::tests(),
+        leaks::tests(),
+        memory::tests(),
+        record::tests(),
+        top::tests(),
+        trace::tests(),
+    ];
+    harness::run(groups.into_iter().flatten().collect(), &options)
+}

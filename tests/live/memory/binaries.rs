@@ -1,0 +1,322 @@
+//! What sfgi reads of executables: of every Go release, for both processors, in every kind of
+//! build. The symbol table, which sfgi does not use, and Go's sources say whether it is right.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::harness::{Need, Test, plain};
+use anyhow::{Context, Result, ensure};
+use live_tests::{
+    fixture::{self, Variant},
+    machine,
+    toolchain::Go,
+};
+use object::{Object, ObjectSymbol};
+use sfgi_core::binary::{GoBinary, Layout, Source};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        plain(every_build_says_where_everything_is),
+        plain(stripped_is_no_different),
+        plain(without_section_headers),
+        plain(a_version_that_nobody_knows),
+        plain(between_two_rows_the_code_decides).needs(Need::Go("1.24.11")),
+        plain(broken_dwarf_falls_back_to_the_table),
+    ]
+}
+
+/// The fixture with the most of the runtime in it.
+const FIXTURE: &str = "waits";
+
+/// Runs `check` for every release; reports all failures.
+fn every_release(check: impl Fn(&Go) -> Result<()>) -> Result<()> {
+    let mut failures = 0;
+    for go in Go::all() {
+        if let Err(error) = check(&go) {
+            failures += 1;
+            machine::report(&format!("go{}: {error:#}", go.version));
+        }
+    }
+    ensure!(failures == 0, "{failures} releases failed, see above");
+    Ok(())
+}
+
+/// Whether the other processor's build of this release is looked at, for which Go compiles its whole library once more:
+/// of the oldest and the newest, and of one between them.
+fn has_other(go: &Go) -> bool {
+    go.is_end() || go.minor == 23
+}
+
+/// The builds that are looked at. Those for which Go compiles its whole library once more, which takes a
+/// machine minutes the first time, only of the oldest and the newest release.
+fn builds(go: &Go) -> Result<Vec<(String, PathBuf)>> {
+    use Variant::*;
+    let every = go.is_end();
+    let native = [Plain, Stripped, Pie, PieStripped, External, Race, Trimpath];
+    let native = native.into_iter().filter(|variant| every || !matches!(variant, Race | Trimpath));
+    let native = native.map(|variant| (variant, None));
+    let other = [Plain, Stripped, Pie, PieStripped];
+    let other = other.into_iter().filter(|variant| every || !matches!(variant, Pie | PieStripped));
+    let other = other.filter(|_| has_other(go));
+    let other = other.map(|variant| (variant, Some("arm64")));
+    let build = |(variant, arch): (Variant, Option<&str>)| {
+        let path = fixture::build_for(FIXTURE, go, variant, arch)?;
+        Ok((format!("{} {variant}", arch.unwrap_or("amd64")), path))
+    };
+    native.chain(other).map(build).collect()
+}
+
+fn fields(binary: &GoBinary) -> BTreeMap<&str, u32> {
+    binary.layout().fields().collect()
+}
+
+/// The runtime's variables by the symbol table; `None` for a stripped program.
+fn symbols(path: &Path) -> Result<Option<BTreeMap<String, (u64, u64)>>> {
+    let data = fs::read(path)?;
+    let file = object::File::parse(&*data)?;
+    let runtime = file.symbols().filter_map(|symbol| {
+        let name = symbol.name().ok()?.strip_prefix("runtime.")?;
+        Some((name.to_owned(), (symbol.address(), symbol.size())))
+    });
+    let found: BTreeMap<_, _> = runtime.collect();
+    Ok((!found.is_empty()).then_some(found))
+}
+
+/// The wait reasons that the sources of this release have.
+fn reasons(go: &Go) -> Result<BTreeSet<String>> {
+    let file = fs::read_to_string(go.root().join("src/runtime/runtime2.go"))?;
+    let (_, table) = file.split_once("var waitReasonStrings = ").context("no waitReasonStrings")?;
+    let (table, _) = table.split_once("\n}").context("no end of waitReasonStrings")?;
+    Ok(table.lines().filter_map(|line| Some(line.split('"').nth(1)?.to_owned())).collect())
+}
+
+fn check_symbols(binary: &GoBinary, symbols: &BTreeMap<String, (u64, u64)>) -> Result<()> {
+    let globals = binary.globals()?;
+    let table = globals.semtable.context("no semtable")?;
+    let found = [
+        ("allglen", Some(globals.allglen)),
+        ("allgptr", Some(globals.allgptr)),
+        ("allm", globals.allm),
+        ("allp", globals.allp),
+        ("sched", globals.sched),
+        ("semtable", Some(table.addr)),
+        ("firstmoduledata", globals.first_module),
+        ("mheap_", globals.mheap),
+    ];
+    for (name, addr) in found {
+        let symbol = symbols.get(name).map(|(addr, _)| *addr);
+        ensure!(addr.is_some() && addr == symbol, "{name} is at {symbol:x?}, not at {addr:x?}");
+    }
+    let size = symbols.get("semtable").map(|(_, size)| *size);
+    ensure!(size == Some(table.stride * table.count), "semtable has {size:?} bytes: {table:?}");
+    let size = symbols.get("waitReasonStrings").map(|(_, size)| *size);
+    let count = binary.wait_reasons().len() as u64;
+    ensure!(size == Some(count * 16), "waitReasonStrings has {size:?} bytes for {count} texts");
+    Ok(())
+}
+
+fn every_build_says_where_everything_is() -> Result<()> {
+    every_release(|go| {
+        let reasons = reasons(go)?;
+        for (build, path) in builds(go)? {
+            let binary = GoBinary::open(&path).with_context(|| build.clone())?;
+            let found: BTreeSet<_> = binary.wait_reasons().iter().cloned().collect();
+            ensure!(found == reasons, "{build}: wait reasons {found:?}");
+            let stripped = build.ends_with("stripped");
+            let source = if stripped { Source::Table(go.version.clone()) } else { Source::Dwarf };
+            ensure!(*binary.layout().source() == source, "{build}: from {}", binary.layout().source());
+            match symbols(&path)? {
+                Some(symbols) => check_symbols(&binary, &symbols).with_context(|| build.clone())?,
+                None => ensure!(stripped, "{build} has no symbols"),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// How far the runtime's variables lie behind the first of them: the linker may move all of them.
+fn distances(binary: &GoBinary) -> Result<Vec<Option<u64>>> {
+    let globals = binary.globals()?;
+    let all = [
+        Some(globals.allglen),
+        Some(globals.allgptr),
+        globals.allm,
+        globals.allp,
+        globals.sched,
+        globals.semtable.map(|table| table.addr),
+        globals.first_module,
+        globals.mheap,
+    ];
+    let first = all.iter().flatten().min().copied().unwrap_or(0);
+    Ok(all.map(|addr| addr.map(|addr| addr - first)).into())
+}
+
+/// A stripped program is the same but for what was left out, so nothing else may be found in it.
+fn stripped_is_no_different() -> Result<()> {
+    every_release(|go| {
+        let other = Some("arm64").filter(|_| has_other(go));
+        for arch in [None].into_iter().chain(other.map(Some)) {
+            let build = |variant| {
+                GoBinary::open(&fixture::build_for(FIXTURE, go, variant, arch)?)
+                    .context(arch.unwrap_or("amd64"))
+            };
+            let (plain, stripped) = (build(Variant::Plain)?, build(Variant::Stripped)?);
+            ensure!(plain.wait_reasons() == stripped.wait_reasons());
+            let (whole, cut) = (distances(&plain)?, distances(&stripped)?);
+            ensure!(whole == cut, "{arch:?}: {whole:x?}, {cut:x?}");
+            let (dwarf, table) = (fields(&plain), fields(&stripped));
+            for (name, offset) in &dwarf {
+                ensure!(
+                    table.get(name) == Some(offset),
+                    "{arch:?} {name}: {offset}, not {:?}",
+                    table.get(name)
+                );
+            }
+        }
+        Ok(())
+    })
+}
+
+fn without_section_headers() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    every_release(|go| {
+        let path = fixture::build(FIXTURE, go, Variant::PieStripped)?;
+        let mut data = fs::read(&path)?;
+        // e_shoff; e_shnum, e_shstrndx
+        data.get_mut(40..48).context("no header")?.fill(0);
+        data.get_mut(60..64).context("no header")?.fill(0);
+        let cut = dir.path().join("cut");
+        fs::write(&cut, data)?;
+        let (whole, cut) = (GoBinary::open(&path)?, GoBinary::open(&cut)?);
+        ensure!(whole.globals()? == cut.globals()? && whole.wait_reasons() == cut.wait_reasons());
+        ensure!(fields(&whole) == fields(&cut));
+        Ok(())
+    })
+}
+
+/// Writes `data` with one text in the place of another, everywhere, and reads it.
+fn altered(dir: &Path, data: &[u8], from: &[u8], to: &[u8]) -> Result<Vec<u8>> {
+    let mut data = data.to_vec();
+    ensure!(from.len() == to.len());
+    let places: Vec<_> = (0..data.len() - from.len()).filter(|at| data[*at..].starts_with(from)).collect();
+    ensure!(!places.is_empty(), "{} is nowhere", String::from_utf8_lossy(from));
+    for at in places {
+        data[at..at + to.len()].copy_from_slice(to);
+    }
+    fs::write(dir.join("altered"), &data)?;
+    Ok(data)
+}
+
+/// A layout as a file, of another release.
+fn layout_file(dir: &Path, binary: &GoBinary, go: &str, arch: &str) -> Result<Layout> {
+    let file = dir.join("layout.json");
+    let layout = serde_json::json!({"go": go, "arch": arch, "offsets": fields(binary)});
+    fs::write(&file, layout.to_string())?;
+    Ok(Layout::from_file(&file)?)
+}
+
+fn a_version_that_nobody_knows() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("altered");
+    let newest = Go::newest();
+    for arch in [None, Some("arm64")] {
+        let known = fixture::build_for(FIXTURE, &newest, Variant::Stripped, arch)?;
+        let next = format!("1.{}.{}", newest.minor + 1, newest.version.split('.').nth(2).unwrap_or("0"));
+        let data = altered(
+            dir.path(),
+            &fs::read(&known)?,
+            format!("go{}", newest.version).as_bytes(),
+            format!("go{next}").as_bytes(),
+        )?;
+        let (known, unknown) = (GoBinary::open(&known)?, GoBinary::open(&path)?);
+        ensure!(unknown.version().raw == format!("go{next}"));
+        ensure!(*unknown.layout().source() == Source::Inferred(newest.version.clone()));
+        ensure!(fields(&known) == fields(&unknown) && known.globals()? == unknown.globals()?);
+
+        let moved = move_wait_reason(&known, data)?;
+        fs::write(&path, moved)?;
+        let error = GoBinary::open(&path).err().context("a layout that its code contradicts was believed")?;
+        let error = error.to_string();
+        for words in ["g.waitreason lies elsewhere in runtime.gopark", "--layout FILE", &next] {
+            ensure!(error.contains(words), "it does not say {words:?}: {error}");
+        }
+        // What the user says holds.
+        let arch = arch.unwrap_or("amd64");
+        let layout = layout_file(dir.path(), &known, &next, arch)?;
+        let supplied = GoBinary::read_with(File::open(&path)?, Some(layout))?;
+        ensure!(matches!(supplied.layout().source(), Source::File { .. }));
+        ensure!(fields(&known) == fields(&supplied));
+        for (go, on) in [("1.25.0", arch), (next.as_str(), "riscv64")] {
+            let other = layout_file(dir.path(), &known, go, on)?;
+            let error = GoBinary::read_with(File::open(&path)?, Some(other)).err().context("taken")?;
+            ensure!(error.to_string().contains(&format!("is of go{go} for {on}")), "{error}");
+        }
+    }
+    Ok(())
+}
+
+/// Lets `gopark` write the wait reason eight bytes further on.
+fn move_wait_reason(binary: &GoBinary, mut data: Vec<u8>) -> Result<Vec<u8>> {
+    let function = binary.functions().find("runtime.gopark").context("no gopark")?;
+    let start = binary.image().file_offset(function.entry).context("gopark is not in the file")? as usize;
+    let code = data.get_mut(start..start + (function.end - function.entry) as usize).context("no code")?;
+    let at = binary.layout().field("g", "waitreason").context("no waitreason")?;
+    let mut changed = 0;
+    if binary.arch().go_name() == "amd64" {
+        // mov [reg+disp32],reg8: 88 /r, perhaps behind a REX prefix.
+        for start in 0..code.len() - 6 {
+            if code[start] == 0x88 && code[start + 2..start + 6] == at.to_le_bytes() {
+                code[start + 2..start + 6].copy_from_slice(&(at + 8).to_le_bytes());
+                changed += 1;
+            }
+        }
+    } else {
+        // strb reg,[reg,#imm12]
+        for word in code.chunks_exact_mut(4) {
+            let value = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            if value & 0xfffc_0000 | (value & 0x003f_fc00) == 0x3900_0000 | at << 10 {
+                word.copy_from_slice(&(value + (8 << 10)).to_le_bytes());
+                changed += 1;
+            }
+        }
+    }
+    ensure!(changed == 1, "gopark writes a byte at {at} in {changed} places");
+    Ok(data)
+}
+
+/// Go 1.24 changed `m` between 1.24.3 and 1.24.11; the code tells which of the two it is.
+fn between_two_rows_the_code_decides() -> Result<()> {
+    let go = Go::all().into_iter().find(|go| go.version == "1.24.11").context("no Go 1.24.11")?;
+    let dir = tempfile::tempdir()?;
+    let path = fixture::build(FIXTURE, &go, Variant::Stripped)?;
+    altered(dir.path(), &fs::read(&path)?, b"go1.24.11", b"go1.24.10")?;
+    let binary = GoBinary::open(&dir.path().join("altered"))?;
+    ensure!(
+        *binary.layout().source() == Source::Inferred("1.24.11".to_owned()),
+        "{}",
+        binary.layout().source()
+    );
+    ensure!(binary.layout().field("m", "alllink") == Some(352));
+    Ok(())
+}
+
+/// DWARF that lacks a field was tampered with; the table is still right.
+fn broken_dwarf_falls_back_to_the_table() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let go = Go::newest();
+    let plain = dir.path().join("plain");
+    let whole = fixture::build(FIXTURE, &go, Variant::Plain)?;
+    let mut objcopy = Command::new("objcopy");
+    let status = objcopy.arg("--decompress-debug-sections").arg(&whole).arg(&plain).status()?;
+    ensure!(status.success(), "objcopy failed: {status}");
+    ensure!(*GoBinary::open(&plain)?.layout().source() == Source::Dwarf);
+    altered(dir.path(), &fs::read(&plain)?, b"waitreason\0", b"weightless\0")?;
+    let binary = GoBinary::open(&dir.path().join("altered"))?;
+    ensure!(*binary.layout().source() == Source::Table(go.version.clone()), "{}", binary.layout().source());
+    ensure!(fields(&binary) == fields(&GoBinary::open(&fixture::build(FIXTURE, &go, Variant::Stripped)?)?));
+    Ok(())
+}
