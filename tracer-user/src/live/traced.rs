@@ -132,7 +132,7 @@ impl Traced {
             exe: exe.display().to_string(),
             module: self.binary.info().path.clone().unwrap_or_default(),
             go_version: self.binary.version().raw.clone(),
-            minor: self.binary.version().minor,
+            release: self.binary.version().release,
             wait_reasons: self.binary.wait_reasons().to_vec(),
             set: self.plan.set,
             mode: self.mode,

@@ -33,10 +33,11 @@ pub(super) fn build(
 ) -> Result<Config, ProbeError> {
     let switch = binary.functions().find("runtime.systemstack_switch");
     let mut flags = 0;
-    if binary.version().minor <= 23 {
+    let release = binary.version().release;
+    if !release.goid_at_birth() {
         flags |= flags::STALE_GOID;
     }
-    if binary.version().minor >= 23 {
+    if release.creates_parked() {
         flags |= flags::PARKED_ARGUMENT;
     }
     if !options.goids.is_empty() {

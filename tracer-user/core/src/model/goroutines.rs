@@ -35,11 +35,11 @@ impl Goroutines {
     /// Knows nothing yet: every goroutine is unknown until an event tells of it.
     pub fn new(setup: Setup) -> Self {
         Goroutines {
-            graph: Graph::of_casgstatus(setup.minor),
+            graph: Graph::of_casgstatus(setup.release),
             reasons: Reasons::new(&setup.wait_reasons),
             store: Store::new(setup.capacity),
             threads: Threads::new(setup.capacity),
-            births: Births::new(setup.minor >= 21),
+            births: Births::new(setup.release.records_parent()),
             doubt_until: 0,
             held: Queues::default(),
             accused: Vec::new(),

@@ -36,13 +36,16 @@ pub use seen::{Merged, Seen};
 pub use step::{Measure, Note, Step, What, Whats};
 pub use summary::{Creation, Summary, Table, Times, WaitSite};
 
-use crate::event::{Kind, Mode, Set};
+use crate::{
+    event::{Kind, Mode, Set},
+    goruntime::Release,
+};
 
 /// What the model must know of the target and of the probes.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The target's Go version is 1.`minor`.
-    pub minor: u32,
+    /// The target's release of Go.
+    pub release: Release,
     /// Which functions are probed.
     pub set: Set,
     /// How many of them.

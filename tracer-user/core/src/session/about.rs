@@ -2,6 +2,7 @@
 
 use crate::{
     event::{Kind, Mode, Set},
+    goruntime::Release,
     model::Setup,
 };
 use serde::{Deserialize, Serialize};
@@ -20,8 +21,9 @@ pub struct About {
     pub module: String,
     /// What it was built with, `go1.26.6`.
     pub go_version: String,
-    /// Go 1.`minor`.
-    pub minor: u32,
+    /// Its release of Go.
+    #[serde(rename = "minor")]
+    pub release: Release,
     /// The binary's own wait reasons, in order.
     pub wait_reasons: Vec<String>,
     /// Which functions are probed.
@@ -38,7 +40,7 @@ impl About {
     /// What the model must know of it.
     pub fn setup(&self) -> Setup {
         Setup {
-            minor: self.minor,
+            release: self.release,
             set: self.set,
             mode: self.mode,
             wait_reasons: self.wait_reasons.clone(),

@@ -124,7 +124,7 @@ fn about(pid: u32, opened: &Opened) -> About {
         exe: opened.name.display().to_string(),
         module: opened.binary.info().path.clone().unwrap_or_default(),
         go_version: version.raw.clone(),
-        minor: version.minor,
+        release: version.release,
         wait_reasons: opened.binary.wait_reasons().to_vec(),
         set: Set::B,
         mode: Mode::Poll,

@@ -1,6 +1,7 @@
 //! Names, as detection asks for them.
 
 use crate::output::dump::Names;
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     detect::Lookup,
     snapshot::{Goroutine, Pc},
@@ -24,8 +25,8 @@ impl Lookup for Names {
         self.lines(Pc::exact(addr)).last().map(|line| Arc::clone(&line.site.func))
     }
 
-    fn minor(&self) -> u32 {
-        self.binary().version().minor
+    fn release(&self) -> Release {
+        self.binary().version().release
     }
 
     fn reason(&self, goroutine: &Goroutine) -> &str {

@@ -2,6 +2,7 @@
 
 use super::names::clean;
 use sfgi_core::binary::GoBinary;
+use sfgi_core::goruntime::Release;
 use sfgi_core::goruntime::State;
 use sfgi_core::snapshot::{Goroutine, Snapshot, Trust};
 use std::io::{self, Write};
@@ -18,7 +19,7 @@ pub(super) struct Header<'a> {
 impl<'a> Header<'a> {
     pub(super) fn new(binary: &'a GoBinary, now_ns: u64) -> Header<'a> {
         let defaults = binary.info().setting("DefaultGODEBUG").unwrap_or("");
-        let labels = prints_labels(binary.version().minor, defaults);
+        let labels = prints_labels(binary.version().release, defaults);
         Header { reasons: binary.wait_reasons(), now_ns, labels }
     }
 
@@ -83,9 +84,9 @@ impl<'a> Header<'a> {
 /// Whether headers hold the labels: `GODEBUG=tracebacklabels`, on by default since 1.27. `defaults`
 /// is what the build says of it (`DefaultGODEBUG`: from the `go` line of go.mod and `//go:debug`);
 /// what the program's environment says is not asked.
-fn prints_labels(minor: u32, defaults: &str) -> bool {
+fn prints_labels(release: Release, defaults: &str) -> bool {
     let set = defaults.split(',').rev().find_map(|setting| setting.strip_prefix("tracebacklabels="));
-    minor >= 27 && set.is_none_or(|value| value == "1")
+    release.prints_labels() && set.is_none_or(|value| value == "1")
 }
 
 fn listed(set: &[(String, String)]) -> String {
@@ -122,6 +123,10 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn prints_labels(minor: u32, defaults: &str) -> bool {
+        super::prints_labels(Release::new(minor), defaults)
+    }
 
     const REASONS: [&str; 3] = ["", "select", "chan receive"];
 

@@ -5,6 +5,7 @@ mod model;
 mod view;
 
 use super::*;
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::{Batch, Mode, Set},
     names::{Site, Symbols},
@@ -52,7 +53,7 @@ impl World {
             exe: "/srv/shop".to_owned(),
             module: "example.org/shop".to_owned(),
             go_version: "go1.26.6".to_owned(),
-            minor: 26,
+            release: Release::new(26),
             wait_reasons: timeline::REASONS.map(str::to_owned).to_vec(),
             set: Set::B,
             mode: Mode::Full,

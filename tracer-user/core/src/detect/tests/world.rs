@@ -1,5 +1,6 @@
 //! Observations made by hand.
 
+use crate::goruntime::Release;
 use crate::{
     detect::{Lookup, Report, Rules, Scope, Thresholds, detect},
     goruntime::State,
@@ -176,8 +177,8 @@ impl Lookup for Names<'_> {
         self.name(addr)
     }
 
-    fn minor(&self) -> u32 {
-        26
+    fn release(&self) -> Release {
+        Release::new(26)
     }
 
     fn reason(&self, goroutine: &Goroutine) -> &str {

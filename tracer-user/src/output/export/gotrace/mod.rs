@@ -186,10 +186,10 @@ impl<W: Write> GoTrace<W> {
             _ => "",
         };
         let reason = self.tables.string(reason);
-        let minor = followed.about().minor;
+        let release = followed.about().release;
         // The stack of a wake-up would be that of the one who wakes; the step has that of the one who waited.
         let stack = step.stack.filter(|_| step.from == State::Running);
-        let stack = stack.map_or(0, |stack| self.tables.stack(stack, followed.symbols(), minor));
+        let stack = stack.map_or(0, |stack| self.tables.stack(stack, followed.symbols(), release));
         Change { tid: step.tid, reason, stack }
     }
 
