@@ -83,7 +83,7 @@ fn main() -> Result<()> {
         module: "service".to_owned(),
         go_version: "go1.26.6".to_owned(),
         release: Release::new(26),
-        wait_reasons: vec![String::new(), "chan receive".to_owned()],
+        wait_reasons: vec![String::new(), "chan receive".to_owned()].into(),
         set: Set::B,
         mode: Mode::Full,
         blind: Vec::new(),

@@ -133,7 +133,7 @@ impl Traced {
             module: self.binary.info().path.clone().unwrap_or_default(),
             go_version: self.binary.version().raw.clone(),
             release: self.binary.version().release,
-            wait_reasons: self.binary.wait_reasons().to_vec(),
+            wait_reasons: self.binary.wait_reasons().clone(),
             set: self.plan.set,
             mode: self.mode,
             blind: self.plan.missing.iter().map(|missing| missing.kind as u8).collect(),

@@ -1,6 +1,6 @@
 //! What detection asks of names.
 
-use crate::goruntime::Release;
+use crate::goruntime::{Release, WaitReason};
 use crate::snapshot::{Goroutine, Pc};
 use std::sync::Arc;
 
@@ -19,4 +19,6 @@ pub trait Lookup {
     fn release(&self) -> Release;
     /// Why it waits, in the runtime's words; empty where it does not wait.
     fn reason(&self, goroutine: &Goroutine) -> &str;
+    /// Why it waits; [`WaitReason::Zero`] where it does not wait.
+    fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason;
 }

@@ -7,7 +7,7 @@ use super::{
     judge::Thresholds,
     shapes::Shape,
 };
-use crate::goruntime::Release;
+use crate::goruntime::{Release, WaitReason};
 use crate::{
     heap::{Facts, Observed},
     snapshot::{Goroutine, Object},
@@ -137,7 +137,10 @@ impl Condition {
     ) -> bool {
         let kind = |kind: &Kind| match kind {
             Kind::Context => facts.context,
-            Kind::Nil => shape.reason.ends_with("(nil chan)"),
+            Kind::Nil => matches!(
+                WaitReason::parse(&shape.reason),
+                WaitReason::ChanReceiveNilChan | WaitReason::ChanSendNilChan
+            ),
             Kind::None => goroutine.waits.is_empty(),
             kind => known.objects(goroutine).any(|object| kind.is(object, known.release)),
         };

@@ -2,14 +2,16 @@
 //! are the runtime's own.
 
 mod facts;
-mod fake_waits;
+mod plumbing;
 mod state;
 pub mod system;
 pub mod tracebacks;
 pub mod transitions;
+mod wait_reason;
 
 pub use facts::Release;
 pub(crate) use facts::SpecialKinds;
-pub use fake_waits::FAKE_WAITS;
-pub(crate) use fake_waits::Reasons;
+pub use plumbing::is_plumbing;
+pub(crate) use plumbing::is_plumbing_package;
 pub use state::State;
+pub use wait_reason::{WaitReason, WaitReasons};

@@ -38,7 +38,7 @@ pub use summary::{Creation, Summary, Table, Times, WaitSite};
 
 use crate::{
     event::{Kind, Mode, Set},
-    goruntime::Release,
+    goruntime::{Release, WaitReasons},
 };
 
 /// What the model must know of the target and of the probes.
@@ -50,8 +50,7 @@ pub struct Setup {
     pub set: Set,
     /// How many of them.
     pub mode: Mode,
-    /// The binary's own wait reasons (`runtime.waitReasonStrings`), in order.
-    pub wait_reasons: Vec<String>,
+    pub wait_reasons: WaitReasons,
     /// Kinds whose function could not be probed, or is inlined in places: changes that only they
     /// tell may be missing, and then are no contradiction.
     pub blind: Vec<Kind>,

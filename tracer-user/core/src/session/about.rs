@@ -2,7 +2,7 @@
 
 use crate::{
     event::{Kind, Mode, Set},
-    goruntime::Release,
+    goruntime::{Release, WaitReasons},
     model::Setup,
 };
 use serde::{Deserialize, Serialize};
@@ -24,8 +24,7 @@ pub struct About {
     /// Its release of Go.
     #[serde(rename = "minor")]
     pub release: Release,
-    /// The binary's own wait reasons, in order.
-    pub wait_reasons: Vec<String>,
+    pub wait_reasons: WaitReasons,
     /// Which functions are probed.
     pub set: Set,
     /// How many of them.
@@ -51,6 +50,6 @@ impl About {
 
     /// A wait reason in the runtime's words; empty for a number that is none.
     pub fn wait_reason(&self, reason: u8) -> &str {
-        self.wait_reasons.get(usize::from(reason)).map_or("", String::as_str)
+        self.wait_reasons.text(reason)
     }
 }

@@ -125,7 +125,7 @@ fn about(pid: u32, opened: &Opened) -> About {
         module: opened.binary.info().path.clone().unwrap_or_default(),
         go_version: version.raw.clone(),
         release: version.release,
-        wait_reasons: opened.binary.wait_reasons().to_vec(),
+        wait_reasons: opened.binary.wait_reasons().clone(),
         set: Set::B,
         mode: Mode::Poll,
         blind: Vec::new(),

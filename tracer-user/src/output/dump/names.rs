@@ -2,8 +2,8 @@
 
 use sfgi_core::{
     binary::GoBinary,
-    goruntime::tracebacks,
-    names::{Site, Symbols, is_plumbing},
+    goruntime::{is_plumbing, tracebacks},
+    names::{Site, Symbols},
     snapshot::{Goroutine, Pc, Snapshot},
 };
 use std::{collections::HashMap, sync::Arc};

@@ -66,7 +66,7 @@ fn followed(pid: u32) -> Followed {
         module: "example.com/shop".to_owned(),
         go_version: "go1.26.6".to_owned(),
         release: Release::new(26),
-        wait_reasons: REASONS.map(String::from).to_vec(),
+        wait_reasons: REASONS.map(String::from).to_vec().into(),
         set: Set::B,
         mode: Mode::Full,
         blind: Vec::new(),

@@ -24,7 +24,7 @@ pub(super) fn followed() -> Followed {
         module: String::new(),
         go_version: "go1.26.6".into(),
         release: Release::new(26),
-        wait_reasons: REASONS.map(String::from).to_vec(),
+        wait_reasons: REASONS.map(String::from).to_vec().into(),
         set: Set::B,
         mode: Mode::Full,
         blind: Vec::new(),

@@ -1,9 +1,9 @@
 //! Names, as detection asks for them.
 
 use crate::output::dump::Names;
-use sfgi_core::goruntime::Release;
 use sfgi_core::{
     detect::Lookup,
+    goruntime::{Release, WaitReason},
     snapshot::{Goroutine, Pc},
 };
 use std::sync::Arc;
@@ -31,5 +31,10 @@ impl Lookup for Names {
 
     fn reason(&self, goroutine: &Goroutine) -> &str {
         Names::reason(self, goroutine)
+    }
+
+    fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason {
+        let number = if goroutine.state.waits() { goroutine.reason } else { 0 };
+        self.binary().wait_reasons().get(number)
     }
 }

@@ -45,7 +45,7 @@ fn about(pid: u32) -> About {
         module: "x".into(),
         go_version: "go1.26.6".into(),
         release: Release::new(26),
-        wait_reasons: vec![String::new(), "chan receive".into(), "sleep".into()],
+        wait_reasons: vec![String::new(), "chan receive".into(), "sleep".into()].into(),
         set: Set::B,
         mode: Mode::Full,
         blind: Vec::new(),

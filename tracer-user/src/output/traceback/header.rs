@@ -2,8 +2,8 @@
 
 use super::names::clean;
 use sfgi_core::binary::GoBinary;
-use sfgi_core::goruntime::Release;
 use sfgi_core::goruntime::State;
+use sfgi_core::goruntime::{Release, WaitReasons};
 use sfgi_core::snapshot::{Goroutine, Snapshot, Trust};
 use std::io::{self, Write};
 
@@ -11,7 +11,7 @@ const MINUTE_NS: u64 = 60_000_000_000;
 
 /// Writes headers.
 pub(super) struct Header<'a> {
-    reasons: &'a [String],
+    reasons: &'a WaitReasons,
     now_ns: u64,
     labels: bool,
 }
@@ -60,9 +60,9 @@ impl<'a> Header<'a> {
     fn status(&self, goroutine: &Goroutine) -> std::borrow::Cow<'_, str> {
         let waits = goroutine.state.waits();
         if waits && goroutine.reason != 0 {
-            return match self.reasons.get(usize::from(goroutine.reason)) {
-                Some(reason) => clean(reason),
-                None => "unknown wait reason".into(),
+            return match self.reasons.text(goroutine.reason) {
+                "" => "unknown wait reason".into(),
+                reason => clean(reason),
             };
         }
         match goroutine.state {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn written_with(labels: bool, goroutine: &Goroutine) -> String {
-        let reasons = REASONS.map(str::to_owned);
+        let reasons = WaitReasons::from(REASONS.map(str::to_owned).to_vec());
         let header = Header { reasons: &reasons, now_ns: 200 * 1_000_000_000, labels };
         let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let sets = vec![vec![label("a.b/c_1", "x y"), label("k", "")], vec![]];

@@ -54,7 +54,7 @@ impl World {
             module: "example.org/shop".to_owned(),
             go_version: "go1.26.6".to_owned(),
             release: Release::new(26),
-            wait_reasons: timeline::REASONS.map(str::to_owned).to_vec(),
+            wait_reasons: timeline::REASONS.map(str::to_owned).to_vec().into(),
             set: Set::B,
             mode: Mode::Full,
             blind: Vec::new(),

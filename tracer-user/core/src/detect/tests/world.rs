@@ -1,6 +1,6 @@
 //! Observations made by hand.
 
-use crate::goruntime::Release;
+use crate::goruntime::{Release, WaitReason};
 use crate::{
     detect::{Lookup, Report, Rules, Scope, Thresholds, detect},
     goruntime::State,
@@ -183,6 +183,10 @@ impl Lookup for Names<'_> {
 
     fn reason(&self, goroutine: &Goroutine) -> &str {
         if goroutine.state.waits() { &self.reasons[usize::from(goroutine.reason)] } else { "" }
+    }
+
+    fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason {
+        WaitReason::parse(self.reason(goroutine))
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn setup(minor: u32, set: Set) -> Setup {
         release: Release::new(minor),
         set,
         mode: Mode::Full,
-        wait_reasons: REASONS.map(String::from).to_vec(),
+        wait_reasons: REASONS.map(String::from).to_vec().into(),
         blind: Vec::new(),
         capacity: 1000,
     }

@@ -182,7 +182,10 @@ impl<W: Write> GoTrace<W> {
     fn told(&mut self, step: &Step, followed: &mut Followed) -> Change {
         let reason = match step.to {
             State::Preempted => "preempted",
-            State::Waiting | State::Leaked => reasons::block(followed.about().wait_reason(step.reason)),
+            State::Waiting | State::Leaked => {
+                let known = &followed.about().wait_reasons;
+                reasons::block(known.get(step.reason), known.text(step.reason))
+            }
             _ => "",
         };
         let reason = self.tables.string(reason);
