@@ -3,6 +3,7 @@
 //! `cargo xtask bench replay` reads it, to see that memory does not grow with length.
 
 use anyhow::{Context as _, Result};
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::{Batch, Birth, By, Event, Kind, Mode, Payload, Set, Stack, status},
     names::Symbols,
@@ -81,8 +82,8 @@ fn main() -> Result<()> {
         exe: "/usr/bin/service".to_owned(),
         module: "service".to_owned(),
         go_version: "go1.26.6".to_owned(),
-        minor: 26,
-        wait_reasons: vec![String::new(), "chan receive".to_owned()],
+        release: Release::new(26),
+        wait_reasons: vec![String::new(), "chan receive".to_owned()].into(),
         set: Set::B,
         mode: Mode::Full,
         blind: Vec::new(),

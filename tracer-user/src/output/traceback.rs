@@ -104,17 +104,17 @@ impl<'a> Traceback<'a> {
 
     /// `printcreatedby`: the function that the code lies in, with the innermost place in the source.
     fn look_up_creator(&self, gopc: u64) -> Option<Creator> {
-        let Renderer { binary, bias, minor, .. } = self.renderer;
+        let Renderer { binary, bias, release, .. } = self.renderer;
         let functions = binary.functions();
         let pc = gopc.wrapping_sub(bias);
         let function = functions.function_at(pc)?;
-        let shown = tracebacks::shows(function.name, minor) || function.name == tracebacks::PANIC;
+        let shown = tracebacks::shows(function.name, release) || function.name == tracebacks::PANIC;
         if !shown || functions.is_wrapper(&function) {
             return None;
         }
         let frames = functions.symbolize(if pc > function.entry { pc - 1 } else { pc });
         let innermost = frames.first()?;
         let place = place(innermost.file, innermost.line, pc - function.entry);
-        Some((names::printed(function.name, minor).into(), place.into()))
+        Some((names::printed(function.name, release).into(), place.into()))
     }
 }

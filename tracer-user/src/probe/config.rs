@@ -1,7 +1,11 @@
 //! How to trace, and what the programs must know of one target for it: offsets, addresses, which wait reasons are fake.
 
 use super::{btf::TaskLayout, error::ProbeError};
-use sfgi_core::{binary::GoBinary, goruntime::FAKE_WAITS, plan::Plan};
+use sfgi_core::{
+    binary::GoBinary,
+    goruntime::{WaitReason, WaitReasons},
+    plan::Plan,
+};
 use std::{fs, num::NonZeroU32};
 use tracer_common::{Config, KINDS, flags};
 
@@ -33,10 +37,11 @@ pub(super) fn build(
 ) -> Result<Config, ProbeError> {
     let switch = binary.functions().find("runtime.systemstack_switch");
     let mut flags = 0;
-    if binary.version().minor <= 23 {
+    let release = binary.version().release;
+    if !release.goid_at_birth() {
         flags |= flags::STALE_GOID;
     }
-    if binary.version().minor >= 23 {
+    if release.creates_parked() {
         flags |= flags::PARKED_ARGUMENT;
     }
     if !options.goids.is_empty() {
@@ -49,11 +54,7 @@ pub(super) fn build(
         systemstack_switch: switch.as_ref().map_or(0, |f| f.entry),
         systemstack_switch_end: switch.as_ref().map_or(0, |f| f.end),
         plumbing_end: if options.callers { 0 } else { binary.plumbing_end() },
-        io_wait: binary
-            .wait_reasons()
-            .iter()
-            .position(|reason| reason == "IO wait")
-            .map_or(255, |i| i as u32),
+        io_wait: binary.wait_reasons().number(WaitReason::IoWait).map_or(255, u32::from),
         tgid: if in_initial_pid_namespace() { pid.get() } else { 0 },
         // One ring is enough, and in order by itself, where at most two CPUs write to it.
         rings: if cpus > 2 { cpus.min(256) } else { 1 },
@@ -72,9 +73,8 @@ pub(super) fn build(
     Ok(config)
 }
 
-fn fake_reasons(reasons: &[String]) -> u64 {
-    let bits =
-        reasons.iter().take(64).enumerate().filter(|(_, reason)| FAKE_WAITS.contains(&reason.as_str()));
+fn fake_reasons(reasons: &WaitReasons) -> u64 {
+    let bits = reasons.iter().take(64).enumerate().filter(|(_, reason)| reason.is_fake());
     bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
 }
 

@@ -5,6 +5,7 @@
 
 use super::bytes::uvarint;
 use super::elf::{Image, Segment};
+use crate::goruntime::Release;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -22,8 +23,8 @@ const MARK: usize = 16;
 /// A version of Go. Ordered by minor version and patch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoVersion {
-    /// The 26 of `go1.26.6`.
-    pub minor: u32,
+    /// The series, Go 1.26 of `go1.26.6`.
+    pub release: Release,
     /// The 6 of `go1.26.6`; `None` for the first release of a series before 1.21, for betas,
     /// release candidates and development versions.
     pub patch: Option<u32>,
@@ -46,16 +47,16 @@ impl GoVersion {
             .flat_map(|list| list.split(','))
             .map(str::to_owned)
             .collect();
-        Some(GoVersion { minor, patch, raw: raw.to_owned(), experiments })
+        Some(GoVersion { release: Release::new(minor), patch, raw: raw.to_owned(), experiments })
     }
 
     /// Whether it is a release of the Go project: no beta, no release candidate, no development
     /// version and nobody's own.
     pub fn is_release(&self) -> bool {
+        let minor = self.release.minor();
         let number = match self.patch {
-            Some(patch) => format!("go1.{}.{patch}", self.minor),
-            // Up to 1.20 the first release of a series was called so.
-            None if self.minor <= 20 => format!("go1.{}", self.minor),
+            Some(patch) => format!("go1.{minor}.{patch}"),
+            None if !self.release.numbers_its_first_patch() => format!("go1.{minor}"),
             None => return false,
         };
         self.raw.split_ascii_whitespace().next() == Some(&number)
@@ -76,7 +77,7 @@ impl PartialOrd for GoVersion {
 
 impl Ord for GoVersion {
     fn cmp(&self, other: &GoVersion) -> std::cmp::Ordering {
-        let key = |version: &GoVersion| (version.minor, version.patch);
+        let key = |version: &GoVersion| (version.release, version.patch);
         key(self).cmp(&key(other)).then_with(|| self.raw.cmp(&other.raw))
     }
 }
@@ -201,7 +202,7 @@ mod tests {
     fn version(raw: &str) -> (u32, Option<u32>) {
         let parsed = GoVersion::parse(raw).unwrap();
         assert_eq!(parsed.raw, raw);
-        (parsed.minor, parsed.patch)
+        (parsed.release.minor(), parsed.patch)
     }
 
     #[test]

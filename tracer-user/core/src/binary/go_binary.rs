@@ -6,6 +6,7 @@ use super::globals::{Globals, GlobalsError};
 use super::layout::{Known, Layout, LayoutError, OLDEST};
 use super::pclntab::{Frame, Pclntab, PclntabError};
 use super::wait_reasons;
+use crate::goruntime::{WaitReasons, is_plumbing_package};
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,12 +14,6 @@ use std::path::Path;
 
 /// Largest file that is read. The largest Go programs have a few hundred megabytes.
 const MAX_FILE: u64 = 2 << 30;
-
-/// Packages whose functions only pass a wait on to their callers: a stack that is still within them
-/// does not yet say who waits.
-const PLUMBING: [&str; 6] = ["runtime", "syscall", "time", "io", "os", "net"];
-/// The same for everything below these paths.
-const PLUMBING_TREES: [&str; 3] = ["internal", "runtime/internal", "sync"];
 
 /// Why a file is no binary that can be traced.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +57,7 @@ pub struct GoBinary {
     layout: Layout,
     functions: Pclntab,
     globals: Result<Globals, GlobalsError>,
-    wait_reasons: Vec<String>,
+    wait_reasons: WaitReasons,
     plumbing_end: u64,
 }
 
@@ -142,7 +137,7 @@ impl GoBinary {
             return Err(BinaryError::LinkShared);
         }
         let globals = Globals::find(&image, &functions, &layout);
-        let wait_reasons = wait_reasons::find(&image, &functions).unwrap_or_default();
+        let wait_reasons = wait_reasons::find(&image, &functions).unwrap_or_default().into();
         let plumbing_end = plumbing_end(&functions, &info);
         if keep == Keep::Mapped {
             image.forget_file();
@@ -209,15 +204,14 @@ impl GoBinary {
         self.functions.find("crosscall2").is_some()
     }
 
-    /// The texts of `g.waitreason` by number, number 0 being empty. Empty where the binary does not
-    /// show them.
-    pub fn wait_reasons(&self) -> &[String] {
+    /// Empty where the binary does not show them.
+    pub fn wait_reasons(&self) -> &WaitReasons {
         &self.wait_reasons
     }
 
     /// The text of a wait reason; empty for 0 and for numbers that the binary does not have.
     pub fn wait_reason(&self, reason: u8) -> &str {
-        self.wait_reasons.get(usize::from(reason)).map_or("", String::as_str)
+        self.wait_reasons.text(reason)
     }
 
     /// Link-time address behind the functions that only pass a wait on (runtime, sync, net, …): a
@@ -272,15 +266,12 @@ fn plumbing_end(functions: &Pclntab, info: &BuildInfo) -> u64 {
         let below = |path: &String| is_or_below(package, path);
         package == "main" || info.module.iter().chain(&info.path).chain(&info.deps).any(below)
     };
-    let plumbing = |package: &str| {
-        PLUMBING.contains(&package) || PLUMBING_TREES.iter().any(|path| is_or_below(package, path))
-    };
     let (mut end, mut runtime_end) = (0, 0);
     for function in functions.functions() {
         if own(function.name) {
             break;
         }
-        if plumbing(package(function.name)) {
+        if is_plumbing_package(package(function.name)) {
             end = function.end;
         }
         if package(function.name) == "runtime" {

@@ -8,6 +8,7 @@
 use super::code::{Access, Step, steps};
 use super::elf::Image;
 use super::pclntab::Pclntab;
+use crate::goruntime::Release;
 use std::collections::HashMap;
 
 /// How a function uses a field.
@@ -127,12 +128,11 @@ const EVIDENCE: &[Evidence] = &[
             ("semaRoot.treap", Reads(8), 0),
         ],
     ),
+    // Where the function data of a module begins; the function came with 1.21.
+    ("runtime.newInlineUnwinder", &[("moduledata.gofunc", Reads(8), 21)]),
 ];
 
-/// Where the function data of a module begins; the function exists since Go 1.21.
-const MODULE: Evidence = ("runtime.newInlineUnwinder", &[("moduledata.gofunc", Reads(8), 0)]);
-
-/// Compares a layout with the code of a binary of Go 1.`minor`.
+/// Compares a layout with the code of a binary of this release.
 ///
 /// # Errors
 /// A field that is not where the layout says, and the function whose code shows it; also where the
@@ -141,11 +141,11 @@ pub(super) fn confirm(
     image: &Image,
     functions: &Pclntab,
     offsets: &HashMap<String, u32>,
-    minor: u32,
+    release: Release,
 ) -> Result<(), (&'static str, &'static str)> {
-    for (function, fields) in EVIDENCE.iter().chain((minor >= 21).then_some(&MODULE)) {
+    for (function, fields) in EVIDENCE {
         let steps = steps(image, functions, function);
-        for (field, how, _) in fields.iter().filter(|(.., since)| minor >= *since) {
+        for (field, how, _) in fields.iter().filter(|(.., since)| release.minor() >= *since) {
             let there =
                 offsets.get(*field).is_some_and(|offset| steps.iter().any(|step| how.is(*step, *offset)));
             if !there {

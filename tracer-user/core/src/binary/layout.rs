@@ -150,11 +150,11 @@ impl Layout {
     /// # Errors
     /// [`LayoutError::TooOld`].
     pub(super) fn find(image: &Image, version: &GoVersion) -> Result<Known, LayoutError> {
-        if version.minor < OLDEST {
+        if version.release.minor() < OLDEST {
             return Err(LayoutError::TooOld(version.raw.clone()));
         }
         // What lacks a field, or contradicts itself, was not made by Go's linker alone.
-        let complete = |offsets: &HashMap<_, _>| fields::check(offsets, version.minor).is_ok();
+        let complete = |offsets: &HashMap<_, _>| fields::check(offsets, version.release.minor()).is_ok();
         if let Some(offsets) = dwarf::offsets(image).filter(complete) {
             return Ok(Known::Surely(Layout { source: Source::Dwarf, offsets }));
         }
@@ -166,13 +166,13 @@ impl Layout {
 
     /// What the table has for a version.
     fn of_version(arch: Arch, version: &GoVersion) -> Known {
-        let (minor, patch) = match version.minor {
+        let (minor, patch) = match version.release.minor() {
             newer if newer > NEWEST => (NEWEST, u32::MAX),
             minor => (minor, version.patch.unwrap_or(0)),
         };
         let rows = table::lookup(arch, minor, patch);
         let mut layouts = rows.into_iter().map(|row| {
-            let exact = row.holds && minor == version.minor && version.is_release();
+            let exact = row.holds && minor == version.release.minor() && version.is_release();
             let source = if exact { Source::Table(row.name) } else { Source::Inferred(row.name) };
             Layout { source, offsets: row.offsets }
         });
@@ -203,7 +203,7 @@ impl Layout {
         let file: file::File = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let version = GoVersion::parse(&format!("go{}", file.go));
         let version = version.ok_or_else(|| format!("{:?} is no version of Go", file.go))?;
-        fields::check(&file.offsets.0, version.minor)?;
+        fields::check(&file.offsets.0, version.release.minor())?;
         let source = Source::File { path, go: file.go, arch: file.arch };
         Ok(Layout { source, offsets: file.offsets.0 })
     }
@@ -214,8 +214,8 @@ impl Layout {
     /// [`LayoutError::OtherBinary`]: it is of another minor version or processor.
     pub(super) fn check_supplied(&self, image: &Image, version: &GoVersion) -> Result<(), LayoutError> {
         let Source::File { go, arch, .. } = &self.source else { return Ok(()) };
-        let minor = GoVersion::parse(&format!("go{go}")).map(|of| of.minor);
-        if minor == Some(version.minor) && arch == image.arch().go_name() {
+        let release = GoVersion::parse(&format!("go{go}")).map(|of| of.release);
+        if release == Some(version.release) && arch == image.arch().go_name() {
             return Ok(());
         }
         Err(LayoutError::OtherBinary {
@@ -245,7 +245,7 @@ impl Layout {
             field,
             function,
         };
-        infer::confirm(image, functions, &self.offsets, version.minor).map_err(unconfirmed)
+        infer::confirm(image, functions, &self.offsets, version.release).map_err(unconfirmed)
     }
 
     /// Where it comes from.

@@ -28,7 +28,7 @@ fn a_whole_binary_is_read() {
     for recipe in RECIPES {
         let binary = GoBinary::parse(synthetic::binary(recipe).into()).unwrap();
         assert_eq!((binary.version().raw.as_str(), binary.pie()), (recipe.version, recipe.pie));
-        assert_eq!(binary.wait_reasons(), REASONS);
+        assert_eq!(binary.wait_reasons().texts(), REASONS);
         let globals = binary.globals().unwrap();
         assert_eq!(globals.allgptr, globals.allglen + 8);
         assert!(!binary.image().is_writable(globals.allglen - 0x10_0000, 8));

@@ -1,6 +1,7 @@
 //! What a rule asks of a goroutine, as it stands in a rule file under `match`.
 
 use super::cycles::Cycle;
+use crate::goruntime::Release;
 use crate::{
     goruntime::State,
     heap::TimerKind,
@@ -155,13 +156,15 @@ pub(super) enum Kind {
 const TIME_BYTES: u16 = 24;
 
 impl Kind {
-    /// Whether an object of a program of Go 1.`minor` is of this kind.
-    pub(super) fn is(self, object: &Object, minor: u32) -> bool {
+    /// Whether an object of a program of this release is of this kind.
+    pub(super) fn is(self, object: &Object, release: Release) -> bool {
         match object.kind {
             ObjectKind::Channel { timer, cap, element_size, .. } => match self {
                 Kind::Channel => true,
-                // Only since 1.23 does the channel say so.
-                Kind::Timer => timer || (minor < 23 && cap == 1 && element_size == TIME_BYTES),
+                Kind::Timer => {
+                    let guessed = !release.channels_know_their_timer() && cap == 1;
+                    timer || guessed && element_size == TIME_BYTES
+                }
                 _ => false,
             },
             ObjectKind::Mutex { .. } => self == Kind::Mutex,

@@ -3,6 +3,7 @@
 use super::{Age, Cycle, Group, Growth, Measure, Verdict, cycles, matching::Known};
 use crate::{
     clock::duration,
+    goruntime::WaitReason,
     heap::{Facts, Holders},
     snapshot::{Object, ObjectKind},
 };
@@ -33,11 +34,11 @@ fn proof(known: &Known<'_>, first: u32, reason: &str) -> String {
         passes => format!("{passes} passes"),
     };
     if known.unreachable(first) {
-        let what = match reason {
-            _ if reason.contains("(nil chan)") => {
+        let what = match WaitReason::parse(reason) {
+            WaitReason::ChanReceiveNilChan | WaitReason::ChanSendNilChan => {
                 "it waits for a nil channel, which nothing can wake".to_owned()
             }
-            _ if reason.contains("(no cases)") => {
+            WaitReason::SelectNoCases => {
                 "it waits in a select without cases, which nothing can wake".to_owned()
             }
             _ => format!(

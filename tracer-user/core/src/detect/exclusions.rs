@@ -1,14 +1,10 @@
 //! Goroutines that are never reported, or only where a rule means just them.
 
 use crate::{
-    goruntime::FAKE_WAITS,
+    goruntime::WaitReason,
     snapshot::{Goroutine, Trust},
 };
 use std::sync::Arc;
-
-/// Wait reasons of goroutines that work for the runtime or a tool, whoever made them. (`trace reader (blocked)` is
-/// `runtime/trace.Start`'s; a debugger made the `debug call`.)
-const FOREIGN_WAITS: [&str; 3] = ["trace reader (blocked)", "debug call", "preempted"];
 
 /// Functions of goroutines that wait by design for as long as the program runs.
 const SERVICES: [&str; 8] = [
@@ -38,16 +34,19 @@ const POOLS: [&str; 9] = [
 
 /// Whether a goroutine is none that could leak: the runtime's own, the main one parked for good, one that
 /// cannot be judged because it was in motion or makes no sense.
-pub(super) fn never(goroutine: &Goroutine, reason: &str) -> bool {
+pub(super) fn never(goroutine: &Goroutine, reason: WaitReason) -> bool {
     // One that moves on and on can still be said to spin.
     let unjudged = match goroutine.trust {
         Trust::InMotion => goroutine.state.stays(),
         Trust::Broken => true,
         Trust::Still | Trust::Running => false,
     };
-    let parked_main = goroutine.goid == 1 && reason == "select (no cases)";
-    let foreign = FAKE_WAITS.contains(&reason) || FOREIGN_WAITS.contains(&reason);
-    goroutine.system || goroutine.state.is_dead() || unjudged || parked_main || foreign
+    let parked_main = goroutine.goid == 1 && reason == WaitReason::SelectNoCases;
+    // Goroutines of the program that work for the runtime or a tool: the reader of `runtime/trace.Start`, and the
+    // call that a debugger injected.
+    let foreign =
+        matches!(reason, WaitReason::TraceReaderBlocked | WaitReason::DebugCall | WaitReason::Preempted);
+    goroutine.system || goroutine.state.is_dead() || unjudged || parked_main || foreign || reason.is_fake()
 }
 
 /// Whether a goroutine that can still be woken is of a service that runs as long as the program.

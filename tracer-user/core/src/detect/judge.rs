@@ -64,7 +64,7 @@ pub fn detect(
         thresholds,
         cycles: cycles::find(observed),
         goids: observed.snapshot.goroutines.iter().map(|goroutine| goroutine.goid).collect(),
-        minor: lookup.minor(),
+        release: lookup.release(),
         unknown: Facts::default(),
     };
     let mut judge =

@@ -1,5 +1,6 @@
 //! What detection asks of names.
 
+use crate::goruntime::{Release, WaitReason};
 use crate::snapshot::{Goroutine, Pc};
 use std::sync::Arc;
 
@@ -14,8 +15,10 @@ pub trait Lookup {
     fn creator(&mut self, goroutine: &Goroutine) -> Option<Arc<str>>;
     /// The function at an address.
     fn function(&mut self, addr: u64) -> Option<Arc<str>>;
-    /// The N of the program's Go 1.N.
-    fn minor(&self) -> u32;
+    /// The program's release of Go.
+    fn release(&self) -> Release;
     /// Why it waits, in the runtime's words; empty where it does not wait.
     fn reason(&self, goroutine: &Goroutine) -> &str;
+    /// Why it waits; [`WaitReason::Zero`] where it does not wait.
+    fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason;
 }

@@ -7,6 +7,7 @@ use super::{
     judge::Thresholds,
     shapes::Shape,
 };
+use crate::goruntime::{Release, WaitReason};
 use crate::{
     heap::{Facts, Observed},
     snapshot::{Goroutine, Object},
@@ -24,7 +25,7 @@ pub(super) struct Known<'a> {
     /// All that there are.
     pub(super) goids: HashSet<u64>,
     /// The N of the program's Go 1.N.
-    pub(super) minor: u32,
+    pub(super) release: Release,
     /// Of a goroutine of which nothing is known.
     pub(super) unknown: Facts,
 }
@@ -136,9 +137,12 @@ impl Condition {
     ) -> bool {
         let kind = |kind: &Kind| match kind {
             Kind::Context => facts.context,
-            Kind::Nil => shape.reason.ends_with("(nil chan)"),
+            Kind::Nil => matches!(
+                WaitReason::parse(&shape.reason),
+                WaitReason::ChanReceiveNilChan | WaitReason::ChanSendNilChan
+            ),
             Kind::None => goroutine.waits.is_empty(),
-            kind => known.objects(goroutine).any(|object| kind.is(object, known.minor)),
+            kind => known.objects(goroutine).any(|object| kind.is(object, known.release)),
         };
         let channel = |channel: &super::condition::Channel| {
             known.objects(goroutine).any(|object| channel.holds(object))

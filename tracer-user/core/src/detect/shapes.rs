@@ -51,7 +51,7 @@ pub(super) fn find(observed: &Observed, scope: &Scope, lookup: &mut dyn Lookup) 
     let mut shapes: Vec<Shape> = Vec::new();
     let mut judged = 0;
     for (index, goroutine) in (0..).zip(&observed.snapshot.goroutines) {
-        if exclusions::never(goroutine, lookup.reason(goroutine)) || !scope.holds_goid(goroutine.goid) {
+        if exclusions::never(goroutine, lookup.wait_reason(goroutine)) || !scope.holds_goid(goroutine.goid) {
             continue;
         }
         judged += 1;

@@ -1,18 +1,19 @@
 //! Which functions the runtime's tracebacks show: `showfuncinfo` and `isExportedRuntime` of
 //! `src/runtime/traceback.go`.
 
+use super::Release;
+
 /// Shown within a stack, where it tells the code that panicked from the deferred functions.
 pub const PANIC: &str = "runtime.gopanic";
 
-/// Whether a traceback of Go 1.`minor` shows a function of this name wherever it stands; the
+/// Whether a traceback of this release shows a function of this name wherever it stands; the
 /// frames around it decide about wrappers and about [`PANIC`].
-pub fn shows(name: &str, minor: u32) -> bool {
-    // Since 1.25 they say that a goroutine runs finalizers or cleanups.
-    if minor >= 25 && matches!(name, "runtime.runFinalizers" | "runtime.runCleanups") {
+pub fn shows(name: &str, release: Release) -> bool {
+    if release.shows_finalizers() && matches!(name, "runtime.runFinalizers" | "runtime.runCleanups") {
         return true;
     }
     match name.strip_prefix("runtime.") {
-        Some(name) => is_exported(name, minor),
+        Some(name) => is_exported(name, release),
         None => name.contains('.'),
     }
 }
@@ -23,10 +24,10 @@ pub fn shows_its_wrapper(name: &str) -> bool {
     matches!(name, PANIC | "runtime.sigpanic" | "runtime.panicwrap")
 }
 
-/// Whether a function of the runtime can be called from elsewhere. Methods count since 1.23.
-fn is_exported(name: &str, minor: u32) -> bool {
+/// Whether a function of the runtime can be called from elsewhere.
+fn is_exported(name: &str, release: Release) -> bool {
     let upper = |name: &str| name.starts_with(|first: char| first.is_ascii_uppercase());
-    match name.rsplit_once('.').filter(|_| minor >= 23) {
+    match name.rsplit_once('.').filter(|_| release.shows_exported_methods()) {
         None => upper(name),
         Some((receiver, name)) => {
             let pointer = receiver.strip_prefix("(*").and_then(|receiver| receiver.strip_suffix(')'));
@@ -39,6 +40,10 @@ fn is_exported(name: &str, minor: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn shows(name: &str, minor: u32) -> bool {
+        super::shows(name, Release::new(minor))
+    }
 
     #[test]
     fn the_runtime_s_own_frames_are_hidden() {

@@ -5,6 +5,7 @@
 //! Read in `src/runtime` of Go 1.19.8, 1.21.13, 1.22.10, 1.23.9, 1.24.11, 1.25.5, 1.26.6 and
 //! 1.27.3; 1.20 has no edge that its neighbours lack.
 
+use super::Release;
 use super::State::{
     self, CopyStack, Dead, DeadExtra, Idle, Leaked, Preempted, Runnable, Running, Syscall, Waiting,
 };
@@ -122,8 +123,9 @@ const fn own(from: State, to: State, since: u32, until: Option<u32>, source: &'s
 }
 
 impl Edge {
-    /// Whether Go 1.`minor` has it. A version newer than the newest known is taken for that one.
-    pub fn holds_in(&self, minor: u32) -> bool {
+    /// Whether a release has it. One newer than the newest known is taken for that one.
+    pub fn holds_in(&self, release: Release) -> bool {
+        let minor = release.minor();
         (self.since == OLDEST || self.since <= minor) && self.until.is_none_or(|last| minor <= last)
     }
 }
@@ -133,10 +135,10 @@ impl Edge {
 pub(crate) struct Graph([u16; State::KINDS.len()]);
 
 impl Graph {
-    /// What `casgstatus` may be asked for in Go 1.`minor`.
-    pub(crate) fn of_casgstatus(minor: u32) -> Graph {
+    /// What `casgstatus` may be asked for in a release.
+    pub(crate) fn of_casgstatus(release: Release) -> Graph {
         let mut rows = [0; State::KINDS.len()];
-        for edge in EDGES.iter().filter(|edge| edge.by == By::Casgstatus && edge.holds_in(minor)) {
+        for edge in EDGES.iter().filter(|edge| edge.by == By::Casgstatus && edge.holds_in(release)) {
             rows[edge.from.ordinal()] |= 1 << edge.to.ordinal();
         }
         Graph(rows)

@@ -7,6 +7,7 @@
 
 use super::marker::Marker;
 use super::spans::ObjectId;
+use crate::goruntime::WaitReason;
 use crate::snapshot::{Goroutine, ObjectKind, Snapshot, Trust, View};
 use hashbrown::HashMap;
 
@@ -21,24 +22,19 @@ enum Sort {
     Semaphore,
 }
 
-fn sort(reason: &str) -> Option<Sort> {
+fn sort(reason: WaitReason) -> Option<Sort> {
+    use WaitReason::*;
     match reason {
-        "chan receive (nil chan)" | "chan send (nil chan)" | "select (no cases)" => Some(Sort::Nothing),
-        "chan receive"
-        | "chan send"
-        | "select"
-        | "sync.Cond.Wait"
-        | "sync.Mutex.Lock"
-        | "sync.RWMutex.Lock"
-        | "sync.RWMutex.RLock"
-        | "sync.WaitGroup.Wait" => Some(Sort::Object),
-        "semacquire" => Some(Sort::Semaphore),
+        ChanReceiveNilChan | ChanSendNilChan | SelectNoCases => Some(Sort::Nothing),
+        ChanReceive | ChanSend | Select | SyncCondWait | SyncMutexLock | SyncRwMutexLock
+        | SyncRwMutexRLock | SyncWaitGroupWait => Some(Sort::Object),
+        Semacquire => Some(Sort::Semaphore),
         _ => None,
     }
 }
 
 /// Whether what waits for this reason can be proven to be leaked.
-pub fn can_be_leaked(reason: &str) -> bool {
+pub fn can_be_leaked(reason: WaitReason) -> bool {
     sort(reason).is_some()
 }
 
@@ -56,12 +52,11 @@ pub(super) struct Candidates {
 impl Candidates {
     /// Those of a snapshot. Their awaited objects are watched in `marker`.
     pub(super) fn of(view: &View<'_>, snapshot: &Snapshot, marker: &mut Marker<'_>) -> Candidates {
-        let sorts: Vec<_> = view.binary.wait_reasons().iter().map(|reason| sort(reason)).collect();
         let hosts = Hosts::of(snapshot);
         let mut candidates =
             Candidates { dead: vec![false; snapshot.goroutines.len()], ..Candidates::default() };
         for (goroutine, index) in snapshot.goroutines.iter().zip(0u32..) {
-            let sort = sorts.get(usize::from(goroutine.reason)).copied().flatten();
+            let sort = sort(view.binary.wait_reasons().get(goroutine.reason));
             // What moved while it was read may have been woken already. The runtime's own goroutines wait for what cannot be
             // seen here.
             let can = goroutine.trust == Trust::Still && goroutine.state.waits() && !goroutine.system;

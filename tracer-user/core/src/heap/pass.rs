@@ -12,6 +12,7 @@ use super::roots::{Roots, processors};
 use super::spans::{ObjectId, Spans, words};
 use super::timers::{self, Timer};
 use crate::binary::Globals;
+use crate::goruntime::WaitReason;
 use crate::memory::{Fault, Range, ThreadRegisters};
 use crate::{
     snapshot,
@@ -340,7 +341,10 @@ fn stuck_finalizer(view: &View<'_>, snapshot: &Snapshot) -> Option<String> {
         matches!(
             name(goroutine.startpc),
             Some("runtime.runfinq" | "runtime.runFinalizers" | "runtime.runCleanups")
-        ) && !matches!(view.binary.wait_reason(goroutine.reason), "finalizer wait" | "cleanup wait")
+        ) && !matches!(
+            view.binary.wait_reasons().get(goroutine.reason),
+            WaitReason::FinalizerWait | WaitReason::CleanupWait
+        )
     })?;
     Some(format!(
         "goroutine {} runs finalizers or cleanups, and what else waits for one cannot be seen",

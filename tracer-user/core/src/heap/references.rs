@@ -203,7 +203,7 @@ impl<'a> References<'a> {
             }
         }
         let mut next = self.defer.and_then(|at| u64_at(g, at)).unwrap_or(0);
-        let link = if self.view.binary.version().minor >= 22 { LINK_SINCE_22 } else { LINK };
+        let link = self.view.binary.version().release.defer_link();
         // `scanstack` (`src/runtime/mgcmark.go`) takes these for roots, too: they point into the stack, and no map of a frame
         // has them.
         for _ in 0..MAX_DEFERS {
@@ -274,10 +274,6 @@ impl<'a> References<'a> {
     }
 }
 
-/// Where a `_defer` has its link: `{ started, heap, openDefer bool; sp, pc, fn, _panic, link }` up to 1.21,
-/// `{ heap, rangefunc bool; sp, pc, fn, link, head }` since.
-const LINK: usize = 40;
-const LINK_SINCE_22: usize = 32;
 const NOTHING: Range = Range { addr: 0, len: 0 };
 
 /// The used part of the stack of a goroutine that stands still; nothing of one that runs, or is too large.

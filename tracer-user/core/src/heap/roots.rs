@@ -7,6 +7,7 @@ use super::marker::{Found, Marker, Source};
 use super::spans::words;
 use crate::binary::Globals;
 use crate::binary::bytes::{array, u64_at};
+use crate::goruntime::SpecialKinds;
 use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 
@@ -118,15 +119,11 @@ impl<'a> Roots<'a> {
     /// that its object leads to, but not the object itself. The object of a weak pointer is no root for the
     /// collector; it is one here.
     fn specials(&self) -> Result<(), Fault> {
-        let minor = self.view.binary.version().minor;
-        // `special { next; offset uint16; kind }`; since 1.24 the offset is a word. Kinds were renumbered in 1.25.
-        let kind_at = if minor >= 24 { 16 } else { 10 };
-        let finalizer = if minor >= 25 { 2 } else { 1 };
-        let weak = match minor {
-            25.. => Some(3),
-            23 | 24 => Some(2),
-            _ => None,
-        };
+        let release = self.view.binary.version().release;
+        // `special { next; offset; kind }`.
+        let wide = release.special_offset_is_a_word();
+        let kind_at = if wide { 16 } else { 10 };
+        let SpecialKinds { finalizer, weak } = release.special_kinds();
         let mut todo: Vec<(u64, u64, u64)> = (self.marker.spans().iter())
             .filter(|span| span.specials != 0)
             .map(|span| (span.specials, span.base, span.size * u64::from(span.count)))
@@ -147,7 +144,7 @@ impl<'a> Roots<'a> {
                 }
                 // The first word is `next`, which the loop itself follows.
                 words(record).skip(1).for_each(|word| self.marker.reach(word, Source::Other, &mut found));
-                let offset = if minor >= 24 {
+                let offset = if wide {
                     u64_at(record, 8).unwrap_or(u64::MAX)
                 } else {
                     array(record, 8).map_or(u64::MAX, |bytes| u64::from(u16::from_le_bytes(bytes)))

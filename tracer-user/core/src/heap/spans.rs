@@ -111,7 +111,7 @@ struct Fields {
     start: usize,
     npages: usize,
     nelems: usize,
-    /// Whether `nelems` has two bytes (since 1.22).
+    /// Whether `nelems` has two bytes.
     short: bool,
     spanclass: usize,
     state: usize,
@@ -128,7 +128,7 @@ impl Fields {
             start: field("startAddr")?,
             npages: field("npages")?,
             nelems: field("nelems")?,
-            short: view.binary.version().minor >= 22,
+            short: view.binary.version().release.counts_span_objects_in_16_bits(),
             spanclass: field("spanclass")?,
             state: field("state")?,
             elemsize: field("elemsize")?,
@@ -336,7 +336,11 @@ impl Spans {
             let span = self.get(object.span)?;
             let at = |field| view.at(span.record, "mspan", field);
             let next = view.word(at("freeindex")?)?;
-            let next = if view.binary.version().minor >= 22 { next & 0xffff } else { next };
+            let next = if view.binary.version().release.counts_span_objects_in_16_bits() {
+                next & 0xffff
+            } else {
+                next
+            };
             let bits = view.word(at("allocBits")?)?;
             let mut byte = [0];
             view.memory.read(bits.checked_add(u64::from(object.index / 8))?, &mut byte).ok()?;

@@ -141,7 +141,9 @@ fn counted(told: &Told, setup: &Setup) -> Option<Bypass> {
         Kind::GoschedImpl if told.seen == Runnable && last == Kind::Gosched && told.same_thread => {
             Some(Bypass::NestedEntry)
         }
-        Kind::Status if setup.minor >= 26 && told.same_thread && told.seen == told.to => {
+        Kind::Status
+            if setup.release.syscalls_pass_casgstatus_by() && told.same_thread && told.seen == told.to =>
+        {
             match (told.from, told.to, last) {
                 (Running, Syscall, Kind::SyscallEnter) | (Syscall, Running, Kind::SyscallExit) => {
                     Some(Bypass::SyscallFallback)
@@ -169,7 +171,7 @@ fn through(told: &Told, setup: &Setup) -> Option<(Bypass, &'static [State])> {
     use State::{Leaked, Preempted, Runnable, Running, Syscall, Waiting};
     let blind = |kind| setup.blind.contains(&kind);
     if setup.set == Set::B {
-        return (told.seen == Leaked && told.from == Waiting && setup.minor >= 26)
+        return (told.seen == Leaked && told.from == Waiting && setup.release.has_leaked())
             .then_some((Bypass::LeakReset, &[Waiting]));
     }
     match (told.kind, told.seen) {

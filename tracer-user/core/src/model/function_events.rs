@@ -26,7 +26,6 @@ impl Goroutines {
 
     /// The change that a function makes when nothing is in its way.
     fn canonical(&self, kind: Kind) -> Option<(State, State)> {
-        let no_more = if self.setup.minor >= 26 { State::DeadExtra } else { State::Dead };
         Some(match kind {
             Kind::Execute => (State::Runnable, State::Running),
             Kind::Park => (State::Running, State::Waiting),
@@ -35,9 +34,14 @@ impl Goroutines {
             Kind::PreemptPark => (State::Running, State::Preempted),
             Kind::Destroy => (State::Running, State::Dead),
             Kind::SyscallEnter | Kind::SyscallBlock => (State::Running, State::Syscall),
-            Kind::DropM => (State::Syscall, no_more),
+            Kind::DropM => (State::Syscall, self.spare()),
             _ => return None,
         })
+    }
+
+    /// The state of a C thread's goroutine that is not in use.
+    fn spare(&self) -> State {
+        if self.setup.release.has_dead_extra() { State::DeadExtra } else { State::Dead }
     }
 
     /// `newproc1`: the goroutine to come has no name before it runs. Where its first run is not
@@ -82,10 +86,9 @@ impl Goroutines {
         let needm_ts = std::mem::take(&mut self.threads.at(event.tid).needm_ts);
         let unused = self.known(at).is_none_or(State::is_dead);
         if needm_ts != 0 && unused && self.setup.set == Set::A {
-            let spare = if self.setup.minor >= 26 { State::DeadExtra } else { State::Dead };
             let came = Event { ts: needm_ts.min(event.ts), kind: Kind::NeedM, ..*event };
             let note = Note::Bypass(Bypass::NeedM);
-            let change = Move { from: spare, to: State::Syscall, reason: 0, note };
+            let change = Move { from: self.spare(), to: State::Syscall, reason: 0, note };
             self.advance(at, &came, &change, out);
         }
         if self.exit_is_held() && event.ts >= self.store.at(at).last_ts {
@@ -101,7 +104,8 @@ impl Goroutines {
         let goroutine = self.store.at(at);
         goroutine.held = None;
         let said = goroutine.state == State::Running && goroutine.last == Kind::SyscallExit;
-        let from = if self.setup.minor >= 26 || said { State::Running } else { State::Syscall };
+        let from =
+            if self.setup.release.runs_before_it_has_a_p() || said { State::Running } else { State::Syscall };
         let note = Note::Bypass(Bypass::SyscallNoP);
         self.change(at, event, Move { note, ..Move::new(event, from, State::Runnable) }, out);
     }

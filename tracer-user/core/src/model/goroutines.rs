@@ -9,16 +9,16 @@ use super::store::Store;
 use super::threads::Threads;
 use super::{Goroutine, Setup, Step, What, Whats};
 use crate::event::{Event, Kind};
-use crate::goruntime::Reasons;
-use crate::goruntime::State;
 use crate::goruntime::transitions::Graph;
+use crate::goruntime::{State, WaitReason};
 
 /// Every goroutine of the target, as the events tell.
 #[derive(Debug)]
 pub struct Goroutines {
     pub(super) setup: Setup,
     pub(super) graph: Graph,
-    pub(super) reasons: Reasons,
+    /// The number of [`WaitReason::Coroutine`]; 0 where the version has none.
+    pub(super) coroutine: u8,
     pub(super) store: Store,
     pub(super) threads: Threads,
     pub(super) births: Births,
@@ -35,11 +35,11 @@ impl Goroutines {
     /// Knows nothing yet: every goroutine is unknown until an event tells of it.
     pub fn new(setup: Setup) -> Self {
         Goroutines {
-            graph: Graph::of_casgstatus(setup.minor),
-            reasons: Reasons::new(&setup.wait_reasons),
+            graph: Graph::of_casgstatus(setup.release),
+            coroutine: setup.wait_reasons.number(WaitReason::Coroutine).unwrap_or(0),
             store: Store::new(setup.capacity),
             threads: Threads::new(setup.capacity),
-            births: Births::new(setup.minor >= 21),
+            births: Births::new(setup.release.records_parent()),
             doubt_until: 0,
             held: Queues::default(),
             accused: Vec::new(),

@@ -139,6 +139,7 @@ impl Goroutines {
     /// Whether this version and set see the two halves of a return from a system call that found
     /// no P apart, so that the first must be held back.
     pub(super) fn exit_is_held(&self) -> bool {
-        self.setup.set == Set::A && self.setup.minor <= 25 && self.setup.mode == Mode::Full
+        let late = !self.setup.release.runs_before_it_has_a_p();
+        late && self.setup.set == Set::A && self.setup.mode == Mode::Full
     }
 }

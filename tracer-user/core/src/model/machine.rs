@@ -188,7 +188,7 @@ impl Goroutines {
     /// A change that no place in this version's runtime makes. It is said at once, also after a
     /// loss, because the event alone proves it.
     pub(super) fn condemn(&mut self, at: usize, event: &Event, from: State, to: State, out: &mut Vec<Step>) {
-        let note = Note::NotInGraph { minor: self.setup.minor };
+        let note = Note::NotInGraph { release: self.setup.release };
         let goroutine = self.store.at(at);
         let change = Move { from, to, reason: event.reason, note };
         out.push(say(goroutine, event, &change, What::Illegal, None));

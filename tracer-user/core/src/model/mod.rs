@@ -36,19 +36,21 @@ pub use seen::{Merged, Seen};
 pub use step::{Measure, Note, Step, What, Whats};
 pub use summary::{Creation, Summary, Table, Times, WaitSite};
 
-use crate::event::{Kind, Mode, Set};
+use crate::{
+    event::{Kind, Mode, Set},
+    goruntime::{Release, WaitReasons},
+};
 
 /// What the model must know of the target and of the probes.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The target's Go version is 1.`minor`.
-    pub minor: u32,
+    /// The target's release of Go.
+    pub release: Release,
     /// Which functions are probed.
     pub set: Set,
     /// How many of them.
     pub mode: Mode,
-    /// The binary's own wait reasons (`runtime.waitReasonStrings`), in order.
-    pub wait_reasons: Vec<String>,
+    pub wait_reasons: WaitReasons,
     /// Kinds whose function could not be probed, or is inlined in places: changes that only they
     /// tell may be missing, and then are no contradiction.
     pub blind: Vec<Kind>,

@@ -20,7 +20,9 @@ impl Goroutines {
             self.condemn(at, event, from, to, out);
         } else if from == State::Waiting && to == State::Running {
             self.fake_wait_ends(at, event, out);
-        } else if (from, to) == (State::Running, State::Waiting) && self.reasons.is_fake(event.reason) {
+        } else if (from, to) == (State::Running, State::Waiting)
+            && self.setup.wait_reasons.get(event.reason).is_fake()
+        {
             // A fake wait begins: the goroutine goes on running.
         } else if !matches!((from, to), (State::Idle | State::CopyStack, _) | (_, State::CopyStack)) {
             self.change(at, event, Move::new(event, from, to), out);
@@ -79,7 +81,7 @@ impl Goroutines {
         let Payload::Switch(Switch { next_g, next_goid, exit }) = event.payload else { return };
         if exit == 0 {
             let at = self.whose(event, out);
-            let waits = Event { reason: self.reasons.coroutine, ..*event };
+            let waits = Event { reason: self.coroutine, ..*event };
             self.change(at, &waits, Move::new(&waits, State::Running, State::Waiting), out);
         } else if self.setup.set == Set::A {
             // gdestroy, which it calls next, may be inlined.
@@ -88,7 +90,7 @@ impl Goroutines {
         }
         if next_g != 0 {
             let payload = Payload::By(By { by_goid: event.goid });
-            let reason = self.reasons.coroutine;
+            let reason = self.coroutine;
             let next = Event { g: next_g, goid: next_goid, reason, payload, ..*event };
             let at = self.whose(&next, out);
             self.first_switch(at, &next, event.goid, out);

@@ -2,6 +2,7 @@
 
 use super::Bypass;
 use crate::event::{Birth, Stack};
+use crate::goruntime::Release;
 use crate::goruntime::State;
 use std::fmt;
 
@@ -228,8 +229,8 @@ pub enum Note {
     Bypass(Bypass),
     /// Illegal: no place in this Go version makes this change.
     NotInGraph {
-        /// Go 1.minor.
-        minor: u32,
+        /// The target's.
+        release: Release,
     },
     /// Illegal: the runtime says that the goroutine was in `said`, but it was last seen in
     /// `seen`, and nothing explains how it got from there to here.
@@ -248,7 +249,7 @@ impl fmt::Display for Note {
         match self {
             Note::None => Ok(()),
             Note::Bypass(bypass) => write!(f, "{}", bypass.what()),
-            Note::NotInGraph { minor } => write!(f, "the runtime of Go 1.{minor} never makes this change"),
+            Note::NotInGraph { release } => write!(f, "the runtime of {release} never makes this change"),
             Note::Contradiction { seen, said, .. } => {
                 write!(f, "the runtime says it was {said}, but it was last seen {seen}")
             }

@@ -6,4 +6,4 @@ mod symbols;
 
 pub use line::{Filter, Line};
 pub use report::{CreationRow, Report, WaitRow};
-pub use symbols::{Site, Symbols, is_plumbing};
+pub use symbols::{Site, Symbols};

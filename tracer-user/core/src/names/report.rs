@@ -1,6 +1,7 @@
 //! The summary of a trace: the model's tables with their names, largest first.
 
 use super::{Site, Symbols};
+use crate::goruntime::WaitReasons;
 use crate::model::{Creation, Summary, Table, Times};
 use serde::Serialize;
 use std::{collections::HashMap, hash::Hash};
@@ -58,11 +59,13 @@ impl Report {
         pid: u32,
         summary: &Summary,
         lost_events: u64,
-        reasons: &[String],
+        reasons: &WaitReasons,
         symbols: &mut Symbols,
     ) -> Report {
-        let reason = |index: u8| reasons.get(usize::from(index)).filter(|name| !name.is_empty());
-        let reason = |index: u8| reason(index).cloned().unwrap_or_else(|| format!("wait reason {index}"));
+        let reason = |number: u8| match reasons.text(number) {
+            "" => format!("wait reason {number}"),
+            text => text.to_owned(),
+        };
         let by_reason = gather(&summary.reasons, |index| (reason(*index), None));
         let by_site =
             gather(&summary.wait_sites, |site| (reason(site.reason), symbols.wait_site(site.stack)));

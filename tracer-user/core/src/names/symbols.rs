@@ -1,6 +1,6 @@
 //! Program counters of one process → function, file and line, remembered.
 
-use crate::{binary::GoBinary, event::Stack};
+use crate::{binary::GoBinary, event::Stack, goruntime::is_plumbing};
 use serde::Serialize;
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,24 +14,6 @@ pub struct Site {
     /// Line; 0 when unknown.
     pub line: u32,
 }
-
-/// Packages whose frames only pass a wait on: nobody looks for his bug there.
-const PLUMBING: [&str; 14] = [
-    "runtime.",
-    "runtime/",
-    "internal/",
-    "sync.",
-    "sync/",
-    "syscall.",
-    "time.Sleep",
-    "golang.org/x/sys/",
-    "net.(*netFD).",
-    "net.(*conn).",
-    "os.(*File).",
-    "io.",
-    "bufio.",
-    "fmt.",
-];
 
 /// How many addresses are remembered; a hostile target can invent any number of them.
 const CAPACITY: usize = 1 << 16;
@@ -151,9 +133,4 @@ fn remember<V: Clone>(cache: &mut HashMap<u64, V>, key: u64, value: V) -> V {
     }
     cache.insert(key, value.clone());
     value
-}
-
-/// Whether a function only passes a wait on.
-pub fn is_plumbing(func: &str) -> bool {
-    func != "runtime.main" && PLUMBING.iter().any(|prefix| func.starts_with(prefix))
 }

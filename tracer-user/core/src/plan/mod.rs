@@ -8,6 +8,7 @@
 use crate::{
     binary::{Arch, GoBinary},
     event::{Mode, Set},
+    goruntime::Release,
 };
 mod place;
 
@@ -138,8 +139,8 @@ impl Plan {
     /// [`PlanError`]: a function that the mode cannot do without has no place for a probe, or the
     /// forced set does not fit the binary.
     pub fn choose(binary: &GoBinary, mode: Mode, forced: Option<Set>, gc: bool) -> Result<Plan, PlanError> {
-        let minor = binary.version().minor;
-        let (whole_b, full_a) = (set_b(minor), set_a(minor, binary.cgo()));
+        let release = binary.version().release;
+        let (whole_b, full_a) = (set_b(release), set_a(release, binary.cgo()));
         let names: Vec<_> = whole_b.iter().chain(&full_a).map(|candidate| candidate.function).collect();
         let inlined = binary.functions().inlined_callees(&names);
         let cut = NEVER_INLINED.iter().find(|function| inlined.contains_key(*function));
@@ -258,28 +259,28 @@ fn candidate(kind: Kind, function: &'static str, need: Need, args: ArgUse, stack
     Candidate { kind, function, need, args, stack }
 }
 
-/// Set B for Go 1.`minor`. Signatures: `src/runtime/proc.go`, `coro.go`.
-fn set_b(minor: u32) -> Vec<Candidate> {
+/// Set B of a release. Signatures: `src/runtime/proc.go`, `coro.go`.
+fn set_b(release: Release) -> Vec<Candidate> {
     use Need::*;
     let mut set = vec![
         candidate(Kind::Status, "runtime.casgstatus", Must, THREE, Stack::User),
         candidate(Kind::PreemptScan, "runtime.casGToPreemptScan", Must, THREE, Stack::System),
         candidate(Kind::FromPreempted, "runtime.casGFromPreempted", Must, THREE, Stack::System),
     ];
-    if minor >= 26 {
-        // From here on the edges of a system call no longer pass through casgstatus;
-        // entersyscallblock still does.
+    if release.syscalls_pass_casgstatus_by() {
+        // entersyscallblock still calls it.
         set.extend(syscall_edges());
     }
-    set.extend(coroutines(minor));
+    set.extend(coroutines(release));
     set
 }
 
-/// Set A for Go 1.`minor`. Signatures: `src/runtime/proc.go`.
-fn set_a(minor: u32, cgo: bool) -> Vec<Candidate> {
+/// Set A of a release. Signatures: `src/runtime/proc.go`.
+fn set_a(release: Release, cgo: bool) -> Vec<Candidate> {
     use Need::*;
-    let destroy = if minor >= 22 { "runtime.gdestroy" } else { "runtime.goexit0" };
-    let exit_no_p = if minor >= 26 { "runtime.exitsyscallNoP" } else { "runtime.exitsyscall0" };
+    let destroy = if release.has_gdestroy() { "runtime.gdestroy" } else { "runtime.goexit0" };
+    let exit_no_p =
+        if release.runs_before_it_has_a_p() { "runtime.exitsyscallNoP" } else { "runtime.exitsyscall0" };
     let mut set = vec![
         candidate(Kind::NewProc, "runtime.newproc1", Must, THREE, Stack::System),
         candidate(Kind::Execute, "runtime.execute", Must, GP, Stack::System),
@@ -300,14 +301,14 @@ fn set_a(minor: u32, cgo: bool) -> Vec<Candidate> {
         set.push(candidate(Kind::NeedM, "runtime.needm", Should, NONE, Stack::System));
         set.push(candidate(Kind::DropM, "runtime.dropm", Should, NONE, Stack::System));
     }
-    set.extend(coroutines(minor));
+    set.extend(coroutines(release));
     set
 }
 
 /// Both sets: the switch of `iter.Pull` goes round everything else.
-fn coroutines(minor: u32) -> Option<Candidate> {
+fn coroutines(release: Release) -> Option<Candidate> {
     let switch = candidate(Kind::CoroSwitch, "runtime.coroswitch_m", Need::IfThere, GP, Stack::System);
-    (minor >= 22).then_some(switch)
+    release.has_coroutines().then_some(switch)
 }
 
 /// Entering and leaving system calls. `entersyscall` calls `reentersyscall`, as does the end of a

@@ -2,6 +2,7 @@
 
 use crate::{
     event::{Kind, Mode, Set},
+    goruntime::{Release, WaitReasons},
     model::Setup,
 };
 use serde::{Deserialize, Serialize};
@@ -20,10 +21,10 @@ pub struct About {
     pub module: String,
     /// What it was built with, `go1.26.6`.
     pub go_version: String,
-    /// Go 1.`minor`.
-    pub minor: u32,
-    /// The binary's own wait reasons, in order.
-    pub wait_reasons: Vec<String>,
+    /// Its release of Go.
+    #[serde(rename = "minor")]
+    pub release: Release,
+    pub wait_reasons: WaitReasons,
     /// Which functions are probed.
     pub set: Set,
     /// How many of them.
@@ -38,7 +39,7 @@ impl About {
     /// What the model must know of it.
     pub fn setup(&self) -> Setup {
         Setup {
-            minor: self.minor,
+            release: self.release,
             set: self.set,
             mode: self.mode,
             wait_reasons: self.wait_reasons.clone(),
@@ -49,6 +50,6 @@ impl About {
 
     /// A wait reason in the runtime's words; empty for a number that is none.
     pub fn wait_reason(&self, reason: u8) -> &str {
-        self.wait_reasons.get(usize::from(reason)).map_or("", String::as_str)
+        self.wait_reasons.text(reason)
     }
 }

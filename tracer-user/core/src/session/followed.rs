@@ -185,9 +185,9 @@ impl Followed {
 
     /// The frames at these addresses that the runtime would show.
     fn shown(&mut self, pcs: &[u64]) -> Vec<Site> {
-        let minor = self.about.minor;
+        let release = self.about.release;
         let frames = pcs.iter().flat_map(|pc| self.symbols.frames(*pc).to_vec());
-        frames.filter(|site| tracebacks::shows(&site.func, minor)).collect()
+        frames.filter(|site| tracebacks::shows(&site.func, release)).collect()
     }
 
     /// The summary with its names; what still waits counts up to the end.

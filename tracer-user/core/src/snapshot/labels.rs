@@ -16,8 +16,6 @@ const MAX_BYTES: usize = 1 << 28;
 /// Bytes of a key or value that are read.
 const MAX_TEXT: u64 = 1 << 10;
 
-/// The first version whose labels are a slice.
-const SLICE_SINCE: u32 = 24;
 /// Bytes of a pair of strings.
 const PAIR: usize = 32;
 
@@ -79,7 +77,7 @@ type Pair = [(u64, u64); 2];
 /// The labels at `labels`, the value of a `g.labels` that is not 0: keys in order, no more than 64,
 /// texts cut at 1 KiB. `None`: there are no labels that make sense.
 fn read(view: &View, labels: u64) -> Option<Vec<(String, String)>> {
-    if view.binary.version().minor >= SLICE_SINCE {
+    if view.binary.version().release.labels_are_a_slice() {
         texts(view.memory, slice(view.memory, labels)?)
     } else {
         texts(view.memory, map(view.memory, labels)?)

@@ -282,14 +282,14 @@ impl<'a> Unwinder<'a> {
     /// up to 1.20, within inlined calls, where the outermost of them lies (`gentraceback`, which moves
     /// `tracepc` there).
     fn liveness_pc(&self, lookup: u64) -> u64 {
-        if self.binary.version().minor > 20 {
+        if self.binary.version().release.unwinds_inlined_calls() {
             return lookup;
         }
         self.binary.symbolize(lookup).last().map_or(lookup, |outermost| outermost.pc)
     }
 
     fn shown(&self, function: &Function<'_>) -> Shown {
-        if !tracebacks::shows(function.name, self.binary.version().minor) {
+        if !tracebacks::shows(function.name, self.binary.version().release) {
             // A panic is shown where it is not the innermost frame.
             return if function.name == tracebacks::PANIC { Shown::Perhaps } else { Shown::No };
         }

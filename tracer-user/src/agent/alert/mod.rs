@@ -17,7 +17,7 @@ use super::{
 use level::{Measured, Pace, Tracker, level};
 pub use remember::Remembered;
 use remember::{Resumed, Resuming};
-use sfgi_core::detect::Verdict;
+use sfgi_core::{detect::Verdict, goruntime::WaitReason};
 use signs::{Correlation, SignValues};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +27,6 @@ use std::{
 
 /// Alerts that are kept track of; what is above is counted only. A node has hundreds of processes with a few groups each.
 pub const MAX_ALERTS: usize = 10_000;
-
-/// Wait reasons of goroutines that wait for a mutex, as the runtime names them.
-const MUTEX_WAITS: [&str; 3] = ["sync.Mutex.Lock", "sync.RWMutex.Lock", "sync.RWMutex.RLock"];
 
 /// What an alert is about: a group of leaked goroutines, or the process (without a group).
 type Key = (ProcessId, Option<String>);
@@ -208,7 +205,7 @@ impl Alerts {
 
     fn process(&mut self, now: Duration, process: &ProcessPicture) -> Option<Look> {
         let scan = process.scan.as_ref()?;
-        let mutex = scan.states.iter().filter(|state| MUTEX_WAITS.contains(&&*state.reason));
+        let mutex = scan.states.iter().filter(|state| WaitReason::parse(&state.reason).is_lock());
         let values = SignValues {
             heap: process.memory.heap_bytes.map(|bytes| bytes as f64),
             goroutines: Some(scan.goroutines.saturating_sub(scan.system) as f64),

@@ -74,10 +74,10 @@ impl<'a, W: Write> GroupText<'a, W> {
     }
 
     fn stack(&mut self, first: &Goroutine) -> io::Result<()> {
-        let minor = self.names.binary().version().minor;
+        let release = self.names.binary().version().release;
         let lines = self.names.stack(self.snapshot.stacks.get(first.stack));
         let lines: Vec<(String, &Site)> =
-            lines.iter().map(|line| (printed(&line.site.func, minor), &line.site)).collect();
+            lines.iter().map(|line| (printed(&line.site.func, release), &line.site)).collect();
         let width = lines.iter().map(|(func, _)| func.len()).max().unwrap_or(0).min(FUNCTIONS);
         let note = match (first.trust, lines.is_empty()) {
             (Trust::Still, false) => None,
@@ -94,12 +94,12 @@ impl<'a, W: Write> GroupText<'a, W> {
     }
 
     fn creators(&mut self, group: &Group) -> io::Result<()> {
-        let minor = self.names.binary().version().minor;
+        let release = self.names.binary().version().release;
         for (creator, count) in &group.creators {
             let site =
                 self.snapshot.goroutines.get(*creator as usize).and_then(|one| self.names.creator(one));
             let Some(Site { func, file, line }) = site else { continue };
-            let (func, file) = (printed(&func, minor), clean(&file));
+            let (func, file) = (printed(&func, release), clean(&file));
             let share = if *count == group.count { String::new() } else { format!("  ({count})") };
             writeln!(self.out, "  created by {func}  {file}:{line}{share}")?;
         }

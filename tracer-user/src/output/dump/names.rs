@@ -2,8 +2,8 @@
 
 use sfgi_core::{
     binary::GoBinary,
-    goruntime::tracebacks,
-    names::{Site, Symbols, is_plumbing},
+    goruntime::{is_plumbing, tracebacks},
+    names::{Site, Symbols},
     snapshot::{Goroutine, Pc, Snapshot},
 };
 use std::{collections::HashMap, sync::Arc};
@@ -119,11 +119,11 @@ impl Names {
     /// The lines of a stack that a traceback shows, innermost first: without the runtime's own,
     /// unless there are no others.
     pub(in crate::output) fn stack(&mut self, stack: &[Pc]) -> Vec<Line> {
-        let minor = self.binary.version().minor;
+        let release = self.binary.version().release;
         let lines: Vec<Line> = self.frames(stack).into_iter().flatten().collect();
         let shows = |(index, line): &(usize, &Line)| {
             let func = &*line.site.func;
-            tracebacks::shows(func, minor) || (func == tracebacks::PANIC && *index > 0)
+            tracebacks::shows(func, release) || (func == tracebacks::PANIC && *index > 0)
         };
         let shown: Vec<Line> = lines.iter().enumerate().filter(shows).map(|(_, line)| line.clone()).collect();
         if shown.is_empty() { lines } else { shown }

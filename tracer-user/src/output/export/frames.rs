@@ -1,5 +1,6 @@
 //! The frames of a stack that was sent with an event.
 
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::Stack,
     goruntime::tracebacks,
@@ -25,10 +26,10 @@ pub(super) fn callers(symbols: &mut Symbols, pc: u64) -> Vec<Frame> {
     symbols.caller(pc).iter().enumerate().map(numbered).collect()
 }
 
-/// The frames of a stack that a traceback of Go 1.`minor` would show, innermost first; if it would show none, all.
-pub(super) fn shown(stack: Stack, symbols: &mut Symbols, minor: u32) -> Vec<Frame> {
+/// The frames of a stack that a traceback of this release would show, innermost first; if it would show none, all.
+pub(super) fn shown(stack: Stack, symbols: &mut Symbols, release: Release) -> Vec<Frame> {
     let mut frames: Vec<Frame> = stack.pcs().iter().flat_map(|pc| callers(symbols, *pc)).collect();
-    let shows = |frame: &Frame| tracebacks::shows(&frame.site.func, minor);
+    let shows = |frame: &Frame| tracebacks::shows(&frame.site.func, release);
     if frames.iter().any(shows) {
         frames.retain(shows);
     }

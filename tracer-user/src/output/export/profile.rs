@@ -164,12 +164,12 @@ fn frames(followed: &mut Followed, key: &Key, by_creator: bool) -> Vec<Frame> {
 }
 
 fn code(followed: &mut Followed, pcs: &[u64]) -> Vec<Frame> {
-    let minor = followed.about().minor;
+    let release = followed.about().release;
     let all: Vec<(u64, Vec<Site>)> =
         pcs.iter().map(|pc| (*pc, followed.symbols().frames(*pc).to_vec())).collect();
     let shown = |(pc, sites): &(u64, Vec<Site>)| {
         let sites: Vec<Site> =
-            sites.iter().filter(|site| tracebacks::shows(&site.func, minor)).cloned().collect();
+            sites.iter().filter(|site| tracebacks::shows(&site.func, release)).cloned().collect();
         (!sites.is_empty()).then_some(Frame::Code(*pc, sites))
     };
     let frames: Vec<Frame> = all.iter().filter_map(shown).collect();

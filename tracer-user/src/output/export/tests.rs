@@ -5,6 +5,7 @@ mod forms;
 mod kinds;
 
 use super::*;
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::{Batch, Birth, By, Event, Kind as Probe, Mode, Payload, Set, Stack, status},
     goruntime::State,
@@ -64,8 +65,8 @@ fn followed(pid: u32) -> Followed {
         exe: "/srv/shop <1>".to_owned(),
         module: "example.com/shop".to_owned(),
         go_version: "go1.26.6".to_owned(),
-        minor: 26,
-        wait_reasons: REASONS.map(String::from).to_vec(),
+        release: Release::new(26),
+        wait_reasons: REASONS.map(String::from).to_vec().into(),
         set: Set::B,
         mode: Mode::Full,
         blind: Vec::new(),

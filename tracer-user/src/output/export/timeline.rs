@@ -1,6 +1,7 @@
 //! Steps of made-up goroutines, for tests. A line is one step: `10 m1 g7 running>waiting chan receive by g1`: time in
 //! nanoseconds, thread, goroutine, states, wait reason, who did it. `-- lost 3` is a loss.
 
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::{Birth, Mode, Set},
     goruntime::State,
@@ -22,8 +23,8 @@ pub(super) fn followed() -> Followed {
         exe: "/bin/made-up".into(),
         module: String::new(),
         go_version: "go1.26.6".into(),
-        minor: 26,
-        wait_reasons: REASONS.map(String::from).to_vec(),
+        release: Release::new(26),
+        wait_reasons: REASONS.map(String::from).to_vec().into(),
         set: Set::B,
         mode: Mode::Full,
         blind: Vec::new(),

@@ -3,6 +3,7 @@
 use crate::output::dump::Names;
 use sfgi_core::{
     detect::Lookup,
+    goruntime::{Release, WaitReason},
     snapshot::{Goroutine, Pc},
 };
 use std::sync::Arc;
@@ -24,11 +25,16 @@ impl Lookup for Names {
         self.lines(Pc::exact(addr)).last().map(|line| Arc::clone(&line.site.func))
     }
 
-    fn minor(&self) -> u32 {
-        self.binary().version().minor
+    fn release(&self) -> Release {
+        self.binary().version().release
     }
 
     fn reason(&self, goroutine: &Goroutine) -> &str {
         Names::reason(self, goroutine)
+    }
+
+    fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason {
+        let number = if goroutine.state.waits() { goroutine.reason } else { 0 };
+        self.binary().wait_reasons().get(number)
     }
 }

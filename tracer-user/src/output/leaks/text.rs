@@ -92,16 +92,20 @@ impl<'a, W: Write> LeakText<'a, W> {
             Verdict::Suspect => ("\x1b[1m", "\x1b[0m"),
         };
         write!(self.out, "{on}{} × {} {}{off}", count(group.count), group.verdict, group.rule.class)?;
-        let minor = self.names.binary().version().minor;
+        let release = self.names.binary().version().release;
         let snapshot = &self.found.observed.snapshot;
         let site = first.and_then(|first| Names::wait_site(self.names, snapshot.stacks.get(first.stack)));
         if let Some(site) = site {
-            write!(self.out, "  {}", printed(&site.func, minor))?;
+            write!(self.out, "  {}", printed(&site.func, release))?;
         }
         if let Some(timers) = group.timers.and_then(|timers| self.found.observed.timers.get(timers as usize))
         {
             let function = self.names.function(timers.func);
-            write!(self.out, "  {}", function.map_or_else(|| "?".to_owned(), |name| printed(&name, minor)))?;
+            write!(
+                self.out,
+                "  {}",
+                function.map_or_else(|| "?".to_owned(), |name| printed(&name, release))
+            )?;
         }
         if let Some(creator) = first.and_then(|first| self.creator(first)) {
             write!(self.out, "  created by {creator}")?;
@@ -117,7 +121,7 @@ impl<'a, W: Write> LeakText<'a, W> {
         let binary = self.names.binary();
         let pc = goroutine.gopc.wrapping_sub(self.names.bias());
         let function = binary.functions().function_at(pc)?;
-        Some(format!("{}+{:#x}", printed(function.name, binary.version().minor), pc - function.entry))
+        Some(format!("{}+{:#x}", printed(function.name, binary.version().release), pc - function.entry))
     }
 
     fn goids(&mut self, group: &Group) -> io::Result<()> {

@@ -3,6 +3,7 @@
 mod damage;
 
 use super::{Json, Printer, Text};
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::{Batch, Birth, By, Event, Kind, Mode, Payload, Set, Stack, status},
     goruntime::State,
@@ -43,8 +44,8 @@ fn about(pid: u32) -> About {
         exe: "/bin/x".into(),
         module: "x".into(),
         go_version: "go1.26.6".into(),
-        minor: 26,
-        wait_reasons: vec![String::new(), "chan receive".into(), "sleep".into()],
+        release: Release::new(26),
+        wait_reasons: vec![String::new(), "chan receive".into(), "sleep".into()].into(),
         set: Set::B,
         mode: Mode::Full,
         blind: Vec::new(),

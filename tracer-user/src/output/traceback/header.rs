@@ -3,6 +3,7 @@
 use super::names::clean;
 use sfgi_core::binary::GoBinary;
 use sfgi_core::goruntime::State;
+use sfgi_core::goruntime::{Release, WaitReasons};
 use sfgi_core::snapshot::{Goroutine, Snapshot, Trust};
 use std::io::{self, Write};
 
@@ -10,7 +11,7 @@ const MINUTE_NS: u64 = 60_000_000_000;
 
 /// Writes headers.
 pub(super) struct Header<'a> {
-    reasons: &'a [String],
+    reasons: &'a WaitReasons,
     now_ns: u64,
     labels: bool,
 }
@@ -18,7 +19,7 @@ pub(super) struct Header<'a> {
 impl<'a> Header<'a> {
     pub(super) fn new(binary: &'a GoBinary, now_ns: u64) -> Header<'a> {
         let defaults = binary.info().setting("DefaultGODEBUG").unwrap_or("");
-        let labels = prints_labels(binary.version().minor, defaults);
+        let labels = prints_labels(binary.version().release, defaults);
         Header { reasons: binary.wait_reasons(), now_ns, labels }
     }
 
@@ -59,9 +60,9 @@ impl<'a> Header<'a> {
     fn status(&self, goroutine: &Goroutine) -> std::borrow::Cow<'_, str> {
         let waits = goroutine.state.waits();
         if waits && goroutine.reason != 0 {
-            return match self.reasons.get(usize::from(goroutine.reason)) {
-                Some(reason) => clean(reason),
-                None => "unknown wait reason".into(),
+            return match self.reasons.text(goroutine.reason) {
+                "" => "unknown wait reason".into(),
+                reason => clean(reason),
             };
         }
         match goroutine.state {
@@ -83,9 +84,9 @@ impl<'a> Header<'a> {
 /// Whether headers hold the labels: `GODEBUG=tracebacklabels`, on by default since 1.27. `defaults`
 /// is what the build says of it (`DefaultGODEBUG`: from the `go` line of go.mod and `//go:debug`);
 /// what the program's environment says is not asked.
-fn prints_labels(minor: u32, defaults: &str) -> bool {
+fn prints_labels(release: Release, defaults: &str) -> bool {
     let set = defaults.split(',').rev().find_map(|setting| setting.strip_prefix("tracebacklabels="));
-    minor >= 27 && set.is_none_or(|value| value == "1")
+    release.prints_labels() && set.is_none_or(|value| value == "1")
 }
 
 fn listed(set: &[(String, String)]) -> String {
@@ -123,6 +124,10 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn prints_labels(minor: u32, defaults: &str) -> bool {
+        super::prints_labels(Release::new(minor), defaults)
+    }
+
     const REASONS: [&str; 3] = ["", "select", "chan receive"];
 
     fn goroutine() -> Goroutine {
@@ -156,7 +161,7 @@ mod tests {
     }
 
     fn written_with(labels: bool, goroutine: &Goroutine) -> String {
-        let reasons = REASONS.map(str::to_owned);
+        let reasons = WaitReasons::from(REASONS.map(str::to_owned).to_vec());
         let header = Header { reasons: &reasons, now_ns: 200 * 1_000_000_000, labels };
         let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let sets = vec![vec![label("a.b/c_1", "x y"), label("k", "")], vec![]];

@@ -1,5 +1,6 @@
 //! How a traceback writes names.
 
+use sfgi_core::goruntime::Release;
 use std::borrow::Cow;
 
 /// Control characters would reach a terminal, or look like the end of a line; what turns the direction of
@@ -13,22 +14,20 @@ fn misleads(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// `printFuncName` of Go 1.`minor`.
-pub(crate) fn printed(name: &str, minor: u32) -> String {
+/// `printFuncName` of a release of Go.
+pub(crate) fn printed(name: &str, release: Release) -> String {
     if name == "runtime.gopanic" {
         return "panic".to_owned();
     }
     let name = clean(name);
-    // Up to 1.20 the linker has done it.
-    if minor >= 21 { without_type_arguments(&name, minor) } else { name.into_owned() }
+    if release.shortens_type_arguments() { without_type_arguments(&name, release) } else { name.into_owned() }
 }
 
-/// `funcNamePiecesForPrint`: `[...]` instead of type arguments. Since 1.27 a method of a generic
-/// type can have some of its own.
-fn without_type_arguments(name: &str, minor: u32) -> String {
+/// `funcNamePiecesForPrint`: `[...]` instead of type arguments.
+fn without_type_arguments(name: &str, release: Release) -> String {
     let Some((before, rest)) = name.split_once('[') else { return name.to_owned() };
     let Some((inside, behind)) = rest.rsplit_once(']') else { return name.to_owned() };
-    if minor < 27 || !inside.contains('[') {
+    if !release.methods_have_type_arguments() || !inside.contains('[') {
         return format!("{before}[...]{behind}");
     }
     match between_brackets(inside) {
@@ -76,6 +75,10 @@ fn between_brackets(inside: &str) -> Brackets<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn printed(name: &str, minor: u32) -> String {
+        super::printed(name, Release::new(minor))
+    }
 
     #[test]
     fn type_arguments_are_left_out() {

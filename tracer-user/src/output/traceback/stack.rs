@@ -1,6 +1,7 @@
 //! The frames of a stack: which ones a traceback shows, and their text.
 
 use super::names::{clean, printed};
+use sfgi_core::goruntime::Release;
 use sfgi_core::snapshot::Pc;
 use sfgi_core::{
     binary::{Frame, GoBinary},
@@ -69,8 +70,7 @@ pub(super) struct Renderer<'a> {
     pub(super) binary: &'a GoBinary,
     /// What the kernel added to the binary's link addresses.
     pub(super) bias: u64,
-    /// The N of its Go 1.N.
-    pub(super) minor: u32,
+    pub(super) release: Release,
     lines: HashMap<Pc, Rc<[Line]>>,
 }
 
@@ -79,18 +79,19 @@ type Shown = Vec<(Rc<[Line]>, usize, usize)>;
 
 impl<'a> Renderer<'a> {
     pub(super) fn new(binary: &'a GoBinary, bias: u64) -> Renderer<'a> {
-        Renderer { binary, bias, minor: binary.version().minor, lines: HashMap::new() }
+        Renderer { binary, bias, release: binary.version().release, lines: HashMap::new() }
     }
 
     pub(super) fn render(&mut self, stack: &[Pc]) -> Rendered {
-        let stack = if self.minor < 21 { stack.get(..MAX_FRAMES).unwrap_or(stack) } else { stack };
+        let stack =
+            if !self.release.prints_both_ends() { stack.get(..MAX_FRAMES).unwrap_or(stack) } else { stack };
         let mut shown = self.shown(stack, false);
         // Where nothing but the runtime is on the stack, that is shown.
         if shown.is_empty() {
             shown = self.shown(stack, true);
         }
         let mut rendered = Rendered::default();
-        if self.minor < 21 {
+        if !self.release.prints_both_ends() {
             rendered.push(&shown);
             if shown.len() == MAX_FRAMES {
                 rendered.text.push_str("...additional frames elided...\n");
@@ -141,12 +142,12 @@ impl<'a> Renderer<'a> {
     fn line(&self, frame: &Frame<'_>, pc: u64) -> Line {
         let into = if frame.inlined { 0 } else { pc.saturating_sub(frame.entry) };
         Line {
-            func: printed(frame.func, self.minor),
+            func: printed(frame.func, self.release),
             rest: place(frame.file, frame.line, into),
             inlined: frame.inlined,
             wrapper: frame.wrapper,
             panics: !frame.wrapper && tracebacks::shows_its_wrapper(frame.func),
-            shown: tracebacks::shows(frame.func, self.minor),
+            shown: tracebacks::shows(frame.func, self.release),
             below: frame.func == tracebacks::PANIC,
         }
     }

@@ -203,7 +203,7 @@ impl Observer for Top {
     fn begin(&mut self, followed: &mut [Followed]) -> io::Result<()> {
         let target = |followed: &Followed| Target {
             knows: Knows::of(self.source, followed.about().mode),
-            places: Places::new(followed.about().minor),
+            places: Places::new(followed.about().release),
             waits: Waits::default(),
             creations: Creations::default(),
             states: States::default(),

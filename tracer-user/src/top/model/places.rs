@@ -2,6 +2,7 @@
 
 use crate::output::printed;
 use hashbrown::HashMap;
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::Stack,
     goruntime::State,
@@ -37,7 +38,7 @@ pub(super) struct Place {
 
 /// All places of one target.
 pub(super) struct Places {
-    minor: u32,
+    release: Release,
     list: Vec<Place>,
     sites: HashMap<Site, PlaceId>,
     stacks: HashMap<Stack, PlaceId>,
@@ -46,11 +47,11 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn new(minor: u32) -> Places {
+    pub(super) fn new(release: Release) -> Places {
         let named =
             |name: &str| Place { func: name.into(), text: name.into(), short: name.into(), system: false };
         Places {
-            minor,
+            release,
             list: vec![named("?"), named("(other places)")],
             sites: HashMap::new(),
             stacks: HashMap::new(),
@@ -157,7 +158,7 @@ impl Places {
         if self.list.len() >= MAX_PLACES {
             return OTHER;
         }
-        let short: Arc<str> = short(&site.func, self.minor).into();
+        let short: Arc<str> = short(&site.func, self.release).into();
         let file = site.file.rsplit('/').next().unwrap_or_default();
         let text =
             if file.is_empty() { Arc::clone(&short) } else { format!("{short} {file}:{}", site.line).into() };
@@ -168,8 +169,8 @@ impl Places {
 }
 
 /// `main.(*shop).quote` of `example.org/shop/cmd/main.(*shop).quote`, without type arguments.
-fn short(func: &str, minor: u32) -> String {
-    let name = printed(func, minor);
+fn short(func: &str, release: Release) -> String {
+    let name = printed(func, release);
     let (path, arguments) = name.split_at(name.find(['[', '(']).unwrap_or(name.len()));
     format!("{}{arguments}", path.rsplit('/').next().unwrap_or_default())
 }
@@ -192,12 +193,16 @@ fn keep<K: Eq + Hash>(map: &mut HashMap<K, PlaceId>, key: K, id: PlaceId) -> Pla
 mod tests {
     use super::*;
 
+    fn short(func: &str) -> String {
+        super::short(func, Release::new(26))
+    }
+
     #[test]
     fn names_are_shown_without_the_path_of_their_package() {
-        assert_eq!(short("example.org/a/b.(*T).Get", 26), "b.(*T).Get");
-        assert_eq!(short("main.each[example.org/a.T]", 26), "main.each[...]");
-        assert_eq!(short("main.main", 26), "main.main");
-        assert_eq!(short("a/b.(*x/y).z", 26), "b.(*x/y).z");
+        assert_eq!(short("example.org/a/b.(*T).Get"), "b.(*T).Get");
+        assert_eq!(short("main.each[example.org/a.T]"), "main.each[...]");
+        assert_eq!(short("main.main"), "main.main");
+        assert_eq!(short("a/b.(*x/y).z"), "b.(*x/y).z");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod model;
 mod view;
 
 use super::*;
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::{Batch, Mode, Set},
     names::{Site, Symbols},
@@ -52,8 +53,8 @@ impl World {
             exe: "/srv/shop".to_owned(),
             module: "example.org/shop".to_owned(),
             go_version: "go1.26.6".to_owned(),
-            minor: 26,
-            wait_reasons: timeline::REASONS.map(str::to_owned).to_vec(),
+            release: Release::new(26),
+            wait_reasons: timeline::REASONS.map(str::to_owned).to_vec().into(),
             set: Set::B,
             mode: Mode::Full,
             blind: Vec::new(),

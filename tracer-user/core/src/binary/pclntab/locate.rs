@@ -79,13 +79,15 @@ pub(super) fn moduledata(image: &Image, vaddr: u64, header: &Header) -> Option<u
     });
     relocated.chain(plain).find(|place| {
         // funcnametab, cutab, filetab, pctab, pclntable, ftab: a slice of three words each.
+        // A relocation may name any place, also one at the end of the address space.
+        let word = |into: u64| place.checked_add(into).and_then(|at| image.read_ptr(at));
         let tables = [header.names, header.cu, header.files, header.pcs, header.functab, header.functab];
-        let mut at = *place;
-        tables.iter().enumerate().all(|(index, offset)| {
-            at = *place + 8 + index as u64 * 24;
-            image.read_ptr(at) == vaddr.checked_add(*offset as u64)
-        }) && image.read_ptr(at + 8) == Some(header.count as u64 + 1)
-            && image.read_ptr(*place + MODULEDATA_TEXT) < image.read_ptr(*place + MODULEDATA_ETEXT)
+        let slices = tables.iter().zip((8..).step_by(24));
+        slices
+            .into_iter()
+            .all(|(offset, at)| word(at).is_some() && word(at) == vaddr.checked_add(*offset as u64))
+            && word(8 + 5 * 24 + 8) == Some(header.count as u64 + 1)
+            && word(MODULEDATA_TEXT) < word(MODULEDATA_ETEXT)
     })
 }
 

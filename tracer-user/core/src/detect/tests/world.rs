@@ -1,5 +1,6 @@
 //! Observations made by hand.
 
+use crate::goruntime::{Release, WaitReason};
 use crate::{
     detect::{Lookup, Report, Rules, Scope, Thresholds, detect},
     goruntime::State,
@@ -176,12 +177,16 @@ impl Lookup for Names<'_> {
         self.name(addr)
     }
 
-    fn minor(&self) -> u32 {
-        26
+    fn release(&self) -> Release {
+        Release::new(26)
     }
 
     fn reason(&self, goroutine: &Goroutine) -> &str {
         if goroutine.state.waits() { &self.reasons[usize::from(goroutine.reason)] } else { "" }
+    }
+
+    fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason {
+        WaitReason::parse(self.reason(goroutine))
     }
 }
 

@@ -18,16 +18,17 @@ mod table;
 
 use super::*;
 use crate::event::{Birth, By, Event, NewProc, Payload, Stack, Switch};
+use crate::goruntime::Release;
 use crate::goruntime::State;
 use crate::testing::timeline::{REASONS, event};
 use std::fmt::Write;
 
 pub(super) fn setup(minor: u32, set: Set) -> Setup {
     Setup {
-        minor,
+        release: Release::new(minor),
         set,
         mode: Mode::Full,
-        wait_reasons: REASONS.map(String::from).to_vec(),
+        wait_reasons: REASONS.map(String::from).to_vec().into(),
         blind: Vec::new(),
         capacity: 1000,
     }

@@ -1,6 +1,7 @@
 //! The table of transitions is complete, unambiguous and sourced.
 
 use super::*;
+use crate::goruntime::Release;
 use crate::goruntime::transitions::{By, EDGES, OLDEST};
 use std::collections::HashSet;
 
@@ -20,7 +21,7 @@ fn no_edge_stands_twice_and_each_has_a_source() {
 fn one_function_does_not_make_the_same_change_twice_in_one_version() {
     for minor in 19..=27 {
         let mut seen = HashSet::new();
-        for edge in EDGES.iter().filter(|edge| edge.holds_in(minor)) {
+        for edge in EDGES.iter().filter(|edge| edge.holds_in(Release::new(minor))) {
             let function = edge.source.split(" (").next();
             assert!(seen.insert((edge.from, edge.to, edge.by == By::OwnCas, function)), "{minor}: {edge:?}");
         }
@@ -29,7 +30,8 @@ fn one_function_does_not_make_the_same_change_twice_in_one_version() {
 
 #[test]
 fn a_version_newer_than_known_has_the_edges_of_the_newest() {
-    let edges = |minor| EDGES.iter().filter(move |edge| edge.holds_in(minor)).collect::<Vec<_>>();
+    let edges =
+        |minor| EDGES.iter().filter(move |edge| edge.holds_in(Release::new(minor))).collect::<Vec<_>>();
     assert_eq!(edges(27), edges(99));
     assert_eq!(edges(18), edges(19));
 }

@@ -15,6 +15,7 @@ mod tests;
 use super::{Snapshot, View, Wants};
 use crate::binary::bytes::u64_at;
 use crate::binary::{Globals, Layout};
+use crate::goruntime::WaitReason;
 use crate::memory::{Memory, Range};
 use hashbrown::HashMap;
 
@@ -38,20 +39,17 @@ enum Sort {
 }
 
 impl Sort {
-    /// By the text of `waitReasonStrings` (`src/runtime/runtime2.go`, 1.19 to 1.27). In synctest
-    /// bubbles a suffix follows. Waits for nil channels and for no channel have no object.
-    fn of(reason: &str) -> Option<Sort> {
-        match reason.split(" (").next()? {
-            _ if reason.ends_with("(nil chan)") || reason.ends_with("(no cases)") => None,
-            "chan receive" => Some(Sort::Channel(Wants::Receive)),
-            "chan send" => Some(Sort::Channel(Wants::Send)),
-            "select" => Some(Sort::Channel(Wants::Unknown)),
-            "semacquire"
-            | "sync.Mutex.Lock"
-            | "sync.RWMutex.RLock"
-            | "sync.RWMutex.Lock"
-            | "sync.WaitGroup.Wait" => Some(Sort::Semaphore),
-            "sync.Cond.Wait" => Some(Sort::Cond),
+    /// Waits for nil channels and for no channel have no object.
+    fn of(reason: WaitReason) -> Option<Sort> {
+        use WaitReason::*;
+        match reason.outside_of_bubbles() {
+            ChanReceive => Some(Sort::Channel(Wants::Receive)),
+            ChanSend => Some(Sort::Channel(Wants::Send)),
+            Select => Some(Sort::Channel(Wants::Unknown)),
+            Semacquire | SyncMutexLock | SyncRwMutexRLock | SyncRwMutexLock | SyncWaitGroupWait => {
+                Some(Sort::Semaphore)
+            }
+            SyncCondWait => Some(Sort::Cond),
             _ => None,
         }
     }
@@ -83,12 +81,10 @@ pub(super) fn find(view: &View, globals: &Globals, snapshot: &mut Snapshot) {
 
 /// The goroutines that wait for something that may have an object.
 fn waiting(view: &View, snapshot: &Snapshot) -> Option<Vec<Waiting>> {
-    let sorts: Vec<_> = view.binary.wait_reasons().iter().map(|reason| Sort::of(reason)).collect();
+    let reasons = view.binary.wait_reasons();
     let candidates: Vec<_> = (snapshot.goroutines.iter().zip(0u32..))
         .filter(|(goroutine, _)| goroutine.state.waits())
-        .filter_map(|(goroutine, index)| {
-            Some((goroutine.g, index, (*sorts.get(usize::from(goroutine.reason))?)?))
-        })
+        .filter_map(|(goroutine, index)| Some((goroutine.g, index, Sort::of(reasons.get(goroutine.reason))?)))
         .collect();
     let field = |field| view.binary.layout().field("g", field).map(|at| at as usize);
     let (waiting, sp, stack_end) = (field("waiting")?, field("sched.sp")?, field("stack.hi")?);

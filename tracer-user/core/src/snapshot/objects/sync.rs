@@ -9,6 +9,7 @@ use super::super::{Object, ObjectKind, Pc, Snapshot, View, Wait, Wants};
 use super::{Blocks, Fields, Sort, Waiting, records};
 use crate::binary::bytes::{i32_at, u32_at, u64_at};
 use crate::binary::{Globals, SemTable};
+use crate::goruntime::WaitReason;
 use crate::memory::Range;
 use hashbrown::{HashMap, HashSet};
 
@@ -114,13 +115,13 @@ const SEMAPHORE: Place = Place { kind: Kind::Semaphore, into: 0, wants: Wants::W
 impl Place {
     /// By the wait reason, and where that does not say enough, by the functions on the stack,
     /// innermost first. Reasons of their own came with Go 1.20 for the locks, 1.24 for `WaitGroup`.
-    fn of<'a>(reason: &str, functions: impl Iterator<Item = &'a str>) -> Place {
-        match reason.split(" (").next() {
-            Some("sync.RWMutex.RLock") => READER,
-            Some("sync.RWMutex.Lock") => WRITER,
-            Some("sync.WaitGroup.Wait") => WAITGROUP,
-            Some("sync.Cond.Wait") => COND,
-            Some("sync.Mutex.Lock") => Place::on_stack(functions).unwrap_or(MUTEX),
+    fn of<'a>(reason: WaitReason, functions: impl Iterator<Item = &'a str>) -> Place {
+        match reason.outside_of_bubbles() {
+            WaitReason::SyncRwMutexRLock => READER,
+            WaitReason::SyncRwMutexLock => WRITER,
+            WaitReason::SyncWaitGroupWait => WAITGROUP,
+            WaitReason::SyncCondWait => COND,
+            WaitReason::SyncMutexLock => Place::on_stack(functions).unwrap_or(MUTEX),
             _ => Place::on_stack(functions).unwrap_or(SEMAPHORE),
         }
     }
@@ -174,7 +175,7 @@ fn place(view: &View, reason: u8, stack: &[Pc]) -> Place {
     let frames: Vec<_> = (stack.iter().take(FRAMES))
         .flat_map(|pc| view.binary.symbolize(pc.lookup().wrapping_sub(view.bias)))
         .collect();
-    Place::of(view.binary.wait_reason(reason), frames.iter().map(|frame| frame.func))
+    Place::of(view.binary.wait_reasons().get(reason), frames.iter().map(|frame| frame.func))
 }
 
 /// Adds what the goroutines wait for that wait for something of package `sync`.

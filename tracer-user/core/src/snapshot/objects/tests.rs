@@ -73,7 +73,7 @@ impl Program {
     /// Fills a `sudog`; `channel` and `elem` are the words that always hold.
     fn sudog(&mut self, number: u64, fields: &[(&str, u64)]) -> u64 {
         let addr = SUDOG + number * 0x100;
-        let into = u64::from(self.binary.version().minor >= 26) * 8;
+        let into = u64::from(self.binary.version().release.hides_sudog_elem()) * 8;
         for &(field, value) in fields {
             let into = if matches!(field, "c" | "elem") { into } else { 0 };
             let at = self.binary.layout().field("sudog", field).unwrap();

@@ -14,7 +14,7 @@ use crate::{
 };
 use sfgi_core::{
     detect::{Growth, History},
-    goruntime::State,
+    goruntime::{State, WaitReasons},
     heap::{Facts, Look, Observed, can_be_leaked},
     names::Site,
     snapshot::{Goroutine, Snapshot, Trust},
@@ -122,7 +122,7 @@ impl Past {
     }
 
     /// Takes in what a poll saw. Says whether a look at the heap may tell more than the last one.
-    pub(super) fn poll(&mut self, snapshot: Snapshot, reasons: &[String], config: &Config) -> bool {
+    pub(super) fn poll(&mut self, snapshot: Snapshot, reasons: &WaitReasons, config: &Config) -> bool {
         let suspects = self.note(&snapshot, reasons, config);
         let mut observed = Observed { looks: vec![look(&snapshot)], snapshot, ..Observed::default() };
         observed.facts = observed.snapshot.goroutines.iter().map(|goroutine| self.facts(goroutine)).collect();
@@ -132,17 +132,16 @@ impl Past {
     }
 
     /// Takes in what a look at the heap saw, which `history` already has.
-    pub(super) fn looked(&mut self, observed: &Observed, reasons: &[String], config: &Config) {
+    pub(super) fn looked(&mut self, observed: &Observed, reasons: &WaitReasons, config: &Config) {
         self.looked_at = self.note(&observed.snapshot, reasons, config);
         self.looks.clone_from(&observed.looks);
     }
 
     /// Notes who waits since when. Returns a sum over those that have waited for long; `None`: nobody has.
-    fn note(&mut self, snapshot: &Snapshot, reasons: &[String], config: &Config) -> Option<u64> {
+    fn note(&mut self, snapshot: &Snapshot, reasons: &WaitReasons, config: &Config) -> Option<u64> {
         let now_ns = snapshot.taken_ns.1;
         let long = SUSPICIOUS.min(config.leaks.min_age).min(config.scan.interval);
         let long_ns = u64::try_from(long.as_nanos()).unwrap_or(u64::MAX);
-        let leaky: Vec<bool> = reasons.iter().map(|reason| can_be_leaked(reason)).collect();
         let mut waits = HashMap::with_capacity(snapshot.goroutines.len().min(MAX_WAITS));
         let mut sum = None;
         for goroutine in snapshot.goroutines.iter().filter(|goroutine| !goroutine.system) {
@@ -153,7 +152,7 @@ impl Past {
             if waits.len() < MAX_WAITS {
                 waits.insert(goroutine.goid, (goroutine.stamp, since_ns));
             }
-            let leaky = leaky.get(usize::from(goroutine.reason)).is_some_and(|leaky| *leaky);
+            let leaky = can_be_leaked(reasons.get(goroutine.reason));
             let told_ns = if goroutine.waiting_since_ns == 0 { since_ns } else { goroutine.waiting_since_ns };
             let waited_ns = now_ns.saturating_sub(since_ns.min(told_ns));
             if leaky && goroutine.state.waits() && goroutine.trust == Trust::Still && waited_ns >= long_ns {
@@ -231,7 +230,7 @@ mod tests {
             let taken = number * 30 * SECOND;
             let goroutines = (1..=number).map(goroutine).collect();
             let snapshot = Snapshot { goroutines, taken_ns: (taken, taken), ..Snapshot::default() };
-            past.poll(snapshot, &[], config);
+            past.poll(snapshot, &WaitReasons::default(), config);
             kept = past.keep(RUN).or(kept);
         }
         kept

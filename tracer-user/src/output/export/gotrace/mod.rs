@@ -182,14 +182,17 @@ impl<W: Write> GoTrace<W> {
     fn told(&mut self, step: &Step, followed: &mut Followed) -> Change {
         let reason = match step.to {
             State::Preempted => "preempted",
-            State::Waiting | State::Leaked => reasons::block(followed.about().wait_reason(step.reason)),
+            State::Waiting | State::Leaked => {
+                let known = &followed.about().wait_reasons;
+                reasons::block(known.get(step.reason), known.text(step.reason))
+            }
             _ => "",
         };
         let reason = self.tables.string(reason);
-        let minor = followed.about().minor;
+        let release = followed.about().release;
         // The stack of a wake-up would be that of the one who wakes; the step has that of the one who waited.
         let stack = step.stack.filter(|_| step.from == State::Running);
-        let stack = stack.map_or(0, |stack| self.tables.stack(stack, followed.symbols(), minor));
+        let stack = stack.map_or(0, |stack| self.tables.stack(stack, followed.symbols(), release));
         Change { tid: step.tid, reason, stack }
     }
 

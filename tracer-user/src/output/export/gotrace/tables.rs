@@ -7,6 +7,7 @@ use crate::output::export::{
 };
 use hashbrown::HashMap;
 use prost::encoding::encode_varint;
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::Stack,
     names::{Site, Symbols},
@@ -55,8 +56,8 @@ impl Tables {
     }
 
     /// The number of a stack of return addresses.
-    pub(super) fn stack(&mut self, stack: Stack, symbols: &mut Symbols, minor: u32) -> u64 {
-        self.intern(&stack.pcs(), || frames::shown(stack, symbols, minor))
+    pub(super) fn stack(&mut self, stack: Stack, symbols: &mut Symbols, release: Release) -> u64 {
+        self.intern(&stack.pcs(), || frames::shown(stack, symbols, release))
     }
 
     /// The number of the stack of a `go` statement, as far as it is known.

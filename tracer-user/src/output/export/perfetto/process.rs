@@ -150,12 +150,12 @@ impl Process {
 
     /// What is to be shown of the state that a step begins.
     fn begin<'a>(&self, step: &Step, followed: &'a mut Followed) -> Begin<'a> {
-        let minor = followed.about().minor;
+        let release = followed.about().release;
         let symbols = followed.symbols();
         // The stack of a step that ends a wait is where it waited, which is shown there.
         let stack = step.stack.filter(|_| step.to.stays()).map(|stack| {
             let mut text = String::new();
-            for frame in frames::shown(stack, symbols, minor) {
+            for frame in frames::shown(stack, symbols, release) {
                 let site = frame.site;
                 // A String takes all.
                 let _ = writeln!(text, "{} {}:{}", site.func, site.file, site.line);
