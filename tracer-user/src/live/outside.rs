@@ -19,12 +19,12 @@ const CAPACITY: usize = 1_000_000;
 /// How often a stack is tried to be read: the kernel may hold a thread up just where a probe stands, and then
 /// the goroutine that is said to wait is not off its thread yet.
 const TRIES: u8 = 5;
-/// Between two snapshots after losses lies at least this, and so many times what the last one took:
-/// a program that loses events all the time is not read all the time.
+/// Two snapshots after losses are at least `PAUSE_NS` apart, and `PAUSE_TIMES` × what the last one took: a target that
+/// loses events all the time is not read all the time.
 const PAUSE_NS: u64 = 1_000_000_000;
 const PAUSE_TIMES: u64 = 20;
 
-/// See above.
+/// What is to be read next.
 pub(crate) struct Outside {
     /// How long a block must last for its stack to be read, nanoseconds; `None`: no stacks.
     threshold_ns: Option<u64>,

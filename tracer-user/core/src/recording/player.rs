@@ -2,15 +2,14 @@
 
 use super::{
     bytes::{Senseless, Take},
-    frame::{self, Damage, Frames, Kind, Next},
-    head::{Head, Tail},
+    frame::{self, Damage, Frames, Head, Kind, Next, Tail},
     items::{self, Item},
     names,
 };
 use crate::{
     model::Whats,
     names::Symbols,
-    session::{End, Followed, Input, Observer, Round},
+    session::{End, Input, Observer, Round, Target},
 };
 use std::{
     fs::File,
@@ -65,7 +64,7 @@ pub struct Player {
     head: Head,
     frames: Frames<Source>,
     bytes: u64,
-    targets: Vec<Followed>,
+    targets: Vec<Target>,
 }
 
 /// Reads the file's header.
@@ -104,8 +103,8 @@ impl Player {
             Next::Frame(Kind::Head, raw) => serde_json::from_slice(raw).map_err(|_| OpenError::NoHead)?,
             _ => return Err(OpenError::NoHead),
         };
-        let follow = |about: &crate::session::About| Followed::new(about.clone(), Symbols::told());
-        Ok(Player { targets: head.targets.iter().map(follow).collect(), head, frames, bytes })
+        let target = |about: &crate::session::About| Target::new(about.clone(), Symbols::told());
+        Ok(Player { targets: head.targets.iter().map(target).collect(), head, frames, bytes })
     }
 
     /// What it says of itself.
@@ -184,7 +183,7 @@ impl From<PlayError> for Stop {
 
 /// A recording that is being played.
 struct Playing<'a, 'o> {
-    targets: Vec<Followed>,
+    targets: Vec<Target>,
     observers: &'a mut [&'o mut dyn Observer],
     items: items::Reader,
     round: Round,
@@ -194,7 +193,7 @@ struct Playing<'a, 'o> {
 }
 
 impl<'a, 'o> Playing<'a, 'o> {
-    fn new(targets: Vec<Followed>, observers: &'a mut [&'o mut dyn Observer], until_ts: u64) -> Self {
+    fn new(targets: Vec<Target>, observers: &'a mut [&'o mut dyn Observer], until_ts: u64) -> Self {
         let (items, lost) = (items::Reader::new(targets.len()), vec![0; targets.len()]);
         let mut round = Round::default();
         round.clear(targets.len());
@@ -229,11 +228,11 @@ impl<'a, 'o> Playing<'a, 'o> {
         Ok(())
     }
 
-    fn input(&mut self, target: usize, input: Input) -> Result<(), PlayError> {
-        let (followed, news) = (&mut self.targets[target], &mut self.round.news[target]);
-        followed.take(&input, news);
+    fn input(&mut self, index: usize, input: Input) -> Result<(), PlayError> {
+        let (target, news) = (&mut self.targets[index], &mut self.round.news[index]);
+        target.take(&input, news);
         for observer in &mut *self.observers {
-            observer.input(target, &input, followed).map_err(PlayError::Observer)?;
+            observer.input(index, &input, target).map_err(PlayError::Observer)?;
         }
         if let Input::Events(batch) = input {
             self.items.spare = batch.events;
