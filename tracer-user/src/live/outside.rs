@@ -39,7 +39,6 @@ pub(crate) struct Outside {
 #[derive(Clone, Copy)]
 struct Young {
     goid: u64,
-    /// When it began.
     since_ts: u64,
     due_ts: u64,
     tries: u8,
@@ -84,7 +83,6 @@ impl Outside {
         self.not_before_ts = u64::MAX;
     }
 
-    /// Notes what began.
     pub(crate) fn note(&mut self, steps: &[Step]) {
         let Some(threshold_ns) = self.threshold_ns else { return };
         for step in steps.iter().filter(|step| matches!(step.what, What::Block | What::SyscallEnter)) {

@@ -46,7 +46,6 @@ impl Opened {
     }
 }
 
-/// What to attach.
 pub(crate) struct Attach {
     pub(crate) mode: Mode,
     pub(crate) set: Option<Set>,
@@ -68,7 +67,6 @@ pub(crate) type Targets = Vec<(LiveTarget, Target)>;
 
 /// Where a target's inputs go: the model, then everyone who is told.
 pub(crate) struct Feed<'a> {
-    /// The target's number.
     pub(crate) index: usize,
     pub(crate) target: &'a mut Target,
     pub(crate) news: &'a mut News,

@@ -27,13 +27,11 @@ use tracer_common::{Config, ProbeOffsets};
 pub struct Cost {
     /// That moment, `CLOCK_MONOTONIC` nanoseconds; 0: nothing is known.
     pub ts: u64,
-    /// How often they were hit.
     pub hits: u64,
     /// What that took of the target's time, nanoseconds.
     pub ns: f64,
     /// CPU time that the target used, nanoseconds.
     pub cpu_ns: u64,
-    /// Events that were lost.
     pub lost: u64,
     /// What the kernel counts of the programs, where it counts.
     pub programs: Option<Programs>,
@@ -218,9 +216,7 @@ fn file_offset(addr: usize) -> Option<u64> {
 /// has asked it to ([`count_runs`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Programs {
-    /// Runs.
     pub runs: u64,
-    /// Nanoseconds of all of them.
     pub ns: u64,
 }
 
@@ -261,7 +257,7 @@ pub fn ran_ns() -> Option<u64> {
 /// Loaded programs, whose runs are added to those of this process.
 pub(super) struct Counted {
     ebpf: Ebpf,
-    /// What of it was added.
+    /// What of its time `RAN_NS` has already.
     added_ns: AtomicU64,
 }
 

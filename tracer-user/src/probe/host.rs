@@ -85,7 +85,6 @@ pub(super) struct TaskLayout {
 }
 
 impl TaskLayout {
-    /// Of the running kernel.
     pub(super) fn of_this_kernel() -> io::Result<TaskLayout> {
         let raw = fs::read(VMLINUX)?;
         Self::parse(&raw).ok_or_else(|| {

@@ -18,7 +18,7 @@ use sfgi_core::{
 use std::{error::Error, fs, io, num::NonZeroU32};
 use tracer_common::{Config, KINDS, flags};
 
-/// Why a target cannot be traced.
+/// Why a target cannot be probed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The object's maps could not be created.
@@ -29,34 +29,17 @@ pub enum ProbeError {
     Object(&'static str),
     /// The verifier or the attach point refused a program.
     #[error("the kernel refused the eBPF program {name}")]
-    Program {
-        /// Name of the program.
-        name: &'static str,
-        /// The kernel's reason.
-        source: ProgramError,
-    },
+    Program { name: &'static str, source: ProgramError },
     /// A uprobe could not be placed.
     #[error("cannot put a uprobe on {function} (file offset {offset:#x})")]
-    Attach {
-        /// The Go function.
-        function: String,
-        /// Where in the file.
-        offset: u64,
-        /// The kernel's reason.
-        source: ProgramError,
-    },
+    Attach { function: String, offset: u64, source: ProgramError },
     /// The kernel puts uprobes for administrators only: all do since July 2025 (CVE-2025-38466), which went into 6.16, 6.12.39,
     /// 6.6.99, 6.1.146, 5.15.189 and 5.10.240.
     #[error("this kernel lets only CAP_SYS_ADMIN put uprobes, not CAP_PERFMON: run with sudo, or add it")]
     AdministratorsOnly,
     /// The rings could not be made.
     #[error("cannot create an event ring of {bytes} bytes (a power of two, at least a page)")]
-    Ring {
-        /// The size asked for.
-        bytes: u32,
-        /// The kernel's reason.
-        source: MapError,
-    },
+    Ring { bytes: u32, source: MapError },
     /// The kernel's types could not be read.
     #[error("cannot read the kernel's BTF: {0}")]
     Btf(String),
@@ -86,7 +69,6 @@ impl ProbeError {
 /// `PROC_PID_INIT_INO` (`include/linux/proc_ns.h`): the initial PID namespace.
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-/// How to trace.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Bytes of one event ring, a power of two.

@@ -20,14 +20,11 @@ use std::{
 /// In a ring that is never empty: how much older a record may be than one that has an earlier place, nanoseconds.
 const SLACK_NS: u64 = 1_000_000;
 
-/// How a ring was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Left {
-    /// Empty.
     Empty,
     /// The next record has its place and is not complete.
     Busy,
-    /// There is more.
     More,
 }
 

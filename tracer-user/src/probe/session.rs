@@ -41,7 +41,8 @@ pub struct Totals {
 /// handing on what it has, or from noticing that it is to stop.
 const BATCH: usize = 1 << 13;
 
-/// How long, after the probes were removed, what is being sent is waited for, and how often that is looked for.
+/// After the probes were removed, a program may still be at work: wait at most `LAST_WORD_NS` for its record, and look
+/// every `MOMENT`.
 const LAST_WORD_NS: u64 = 1_000_000_000;
 const MOMENT: Duration = Duration::from_millis(1);
 

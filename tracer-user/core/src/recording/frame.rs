@@ -12,7 +12,6 @@ use crate::session::{About, End};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 
-/// What the file begins with.
 pub(crate) const MAGIC: [u8; 8] = *b"sfgi rec";
 
 /// The version that is written; a reader refuses younger ones.
@@ -24,12 +23,10 @@ pub(crate) const MAX_RAW: usize = 16 << 20;
 /// zstd's level: 3 halves what 1 leaves at a small price.
 const LEVEL: i32 = 3;
 
-/// What is in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The first: JSON of a [`Head`].
     Head,
-    /// Names of addresses.
     Names,
     /// Inputs and rounds.
     Data,
@@ -87,7 +84,6 @@ pub(crate) fn pack(kind: Kind, raw: &[u8]) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Appends one frame.
 pub(crate) fn write(out: &mut impl Write, kind: Kind, raw: &[u8]) -> io::Result<()> {
     out.write_all(&pack(kind, raw)?)
 }
@@ -120,7 +116,6 @@ pub(crate) enum Next<'a> {
     End,
 }
 
-/// Reads frames one by one.
 pub(crate) struct Frames<R> {
     input: R,
     /// Bytes of whole frames so far.
@@ -137,7 +132,6 @@ impl<R: Read> Frames<R> {
         Ok(Frames { input, offset: 16, stored: Vec::new(), raw: Vec::new(), decompressor })
     }
 
-    /// The next frame.
     pub(crate) fn next(&mut self) -> io::Result<Next<'_>> {
         let mut head = [0; 16];
         match fill(&mut self.input, &mut head)? {
@@ -190,7 +184,6 @@ const SCHEMA: &str = "sfgi.recording/1";
 /// The first frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// `sfgi.recording/1`.
     pub schema: String,
     /// The version of sfgi that recorded it.
     pub sfgi: String,
@@ -198,7 +191,6 @@ pub struct Head {
     pub start_ts: u64,
     /// The same by the wall clock, nanoseconds since 1970.
     pub start_unix_ns: i64,
-    /// The kernel's release.
     pub kernel: String,
     /// Whether the threads' times on a CPU were recorded.
     pub threads: bool,

@@ -77,7 +77,6 @@ impl Writer {
         }
     }
 
-    /// A piece of a snapshot.
     pub(super) fn snapshot(&mut self, target: usize, snapshot: &SnapshotInput, seen: &[Seen], last: bool) {
         let out = &mut self.out;
         out.number(tag(SNAPSHOT, target));
@@ -98,7 +97,6 @@ impl Writer {
         }
     }
 
-    /// Whole stacks.
     pub(super) fn stacks(&mut self, target: usize, stacks: &[WholeStack]) {
         let out = &mut self.out;
         out.number(tag(STACKS, target));
@@ -138,7 +136,7 @@ pub(super) struct Reader {
     events: Decoder,
     /// By target: the pieces of a snapshot that came so far.
     pieces: Vec<Vec<Seen>>,
-    /// Given back by whoever is done with it, to be filled again.
+    /// The events of the last batch, given back by the player to be filled again: no allocation for each batch.
     pub(super) spare: Vec<Event>,
 }
 
@@ -383,7 +381,6 @@ impl Decoder {
         }
     }
 
-    /// For the next frame.
     fn clear(&mut self) {
         self.shapes.clear();
         self.goroutines.clear();

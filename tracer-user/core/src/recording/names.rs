@@ -98,7 +98,6 @@ impl Wanted {
 /// Bytes of a name at most; a hostile binary can have longer ones.
 const MAX_STRING: usize = 1 << 16;
 
-/// Writes names.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     strings: HashMap<Arc<str>, u64>,
@@ -158,7 +157,6 @@ impl Writer {
     }
 }
 
-/// Reads names.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     strings: Vec<Arc<str>>,

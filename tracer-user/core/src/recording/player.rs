@@ -20,13 +20,10 @@ use std::{
 /// Why a file cannot be played at all.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It cannot be read.
     #[error("cannot be read")]
     Read(#[from] io::Error),
-    /// It is something else.
     #[error("is no recording of sfgi: `sfgi record -o FILE` makes one")]
     NotOurs,
-    /// A younger sfgi wrote it.
     #[error("is a recording of version {0}, and this sfgi reads up to version {max}: use a newer one", max = frame::VERSION)]
     TooYoung(u32),
     /// It ends before it says what was traced.
@@ -40,15 +37,12 @@ pub enum PlayError {
     /// The file cannot be read any more.
     #[error("cannot be read")]
     Read(#[source] io::Error),
-    /// An observer cannot go on.
     #[error(transparent)]
     Observer(io::Error),
 }
 
-/// What was played.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Played {
-    /// How each target's trace ended.
     pub ends: Vec<End>,
     /// Why the file ends before the recording does, and after how many bytes.
     pub damage: Option<(u64, Damage)>,
@@ -67,7 +61,6 @@ pub struct Player {
     targets: Vec<Target>,
 }
 
-/// Reads the file's header.
 pub(super) fn begin(input: &mut impl Read) -> Result<(), OpenError> {
     let mut header = [0; 16];
     let len = frame::fill(input, &mut header)?;
@@ -209,7 +202,6 @@ impl<'a, 'o> Playing<'a, 'o> {
         Ok(())
     }
 
-    /// Plays one frame.
     fn data(&mut self, raw: &[u8]) -> Result<(), Stop> {
         let mut take = Take(raw);
         self.items.begin();

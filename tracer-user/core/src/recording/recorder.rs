@@ -53,7 +53,6 @@ pub struct Recorder {
     lost: Vec<u64>,
 }
 
-/// Where frames go.
 enum Store {
     File(Box<dyn Write + Send>),
     Ring {
@@ -178,7 +177,7 @@ fn end(out: &mut dyn Write, ends: Vec<End>) -> io::Result<()> {
     out.flush()
 }
 
-/// How things stand, as frames: what a reader must know who has nothing of before.
+/// The state of all goroutines, as frames: a ring begins with it, since the events of before are gone.
 fn standing(targets: &[Target], now_ts: u64) -> io::Result<Vec<u8>> {
     let (mut data, mut frames) = (items::Writer::new(), Vec::new());
     for (at, target) in targets.iter().enumerate() {
@@ -313,7 +312,6 @@ impl Observer for Recorder {
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// Everything.
     All,
     /// At least the last so many nanoseconds.
     Last(u64),

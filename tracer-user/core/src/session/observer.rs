@@ -35,7 +35,6 @@ impl Round {
         }
     }
 
-    /// Whether nothing came.
     pub fn is_empty(&self) -> bool {
         self.news.iter().all(|news| news.steps.is_empty() && news.lost == 0 && news.resync.is_none())
     }
@@ -52,9 +51,10 @@ impl Round {
     }
 }
 
-/// Someone who is told everything that happens, live or from a recording.
+/// Is told everything that happens, live or from a recording: `begin`, then again and again the inputs of a round and
+/// the `round` itself, then `end`.
 pub trait Observer {
-    /// The steps that are of use; others may be told all the same.
+    /// The kinds of steps it uses; other kinds may come all the same.
     fn wants(&self) -> Whats {
         Whats::ALL
     }

@@ -24,13 +24,11 @@ pub struct About {
     pub module: String,
     /// What it was built with, `go1.26.6`.
     pub go_version: String,
-    /// Its release of Go.
     #[serde(rename = "minor")]
     pub release: Release,
     pub wait_reasons: WaitReasons,
     /// Which functions are probed.
     pub set: Set,
-    /// How many of them.
     pub mode: Mode,
     /// Numbers of the [`Kind`]s that are not probed, or not everywhere.
     pub blind: Vec<u8>,
@@ -96,17 +94,14 @@ impl Target {
         }
     }
 
-    /// What it is.
     pub fn about(&self) -> &About {
         &self.about
     }
 
-    /// Its goroutines.
     pub fn goroutines(&self) -> &Goroutines {
         &self.goroutines
     }
 
-    /// Its names.
     pub fn symbols(&mut self) -> &mut Symbols {
         &mut self.symbols
     }
@@ -177,8 +172,8 @@ impl Target {
         taken
     }
 
-    /// The process replaced its program: for a command we launched, this is its beginning; else
-    /// the end of what we came to see. Says whether it was the beginning.
+    /// The process replaced its program. For a command that we launched this is the beginning, else the end.
+    /// Returns whether it was the beginning.
     fn executed(&mut self, event: &Event) -> bool {
         if !self.runs {
             self.runs = true;
@@ -205,7 +200,7 @@ impl Target {
             _ => step.stack.and_then(|stack| self.symbols.wait_site(stack)),
         };
         let site = site.or_else(|| function.clone());
-        // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.
+        // The creator of the main goroutine is the runtime's start-up code, which says nothing of the program.
         let creator = birth.filter(|birth| step.what == What::Found && birth.gopc != 0 && step.goid != 1);
         let creator = creator.and_then(|birth| self.symbols.go_statement(birth.gopc));
         let stack = self.whole.of_step(step).map_or_else(Vec::new, |pcs| self.shown(&pcs));
