@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use sfgi_core::{
     recording::Player,
-    session::{End, Followed, Observer, Round},
+    session::{End, Observer, Round, Target},
     testing::recording as testing,
 };
 use std::{
@@ -21,14 +21,14 @@ static SHOP: LazyLock<Vec<(u8, Vec<u8>)>> =
 struct Names;
 
 impl Observer for Names {
-    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+    fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {
         for (target, step) in round.steps().take(1000) {
             targets[target].line(step);
         }
         Ok(())
     }
 
-    fn end(&mut self, _: &mut [Followed], _: &[End]) -> io::Result<()> {
+    fn end(&mut self, _: &mut [Target], _: &[End]) -> io::Result<()> {
         Ok(())
     }
 }

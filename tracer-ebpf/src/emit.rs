@@ -1,11 +1,12 @@
-//! Sending: the rings, and the counters of what was sent and what found no room.
+//! A hit: whether it is the target's, the counters of what was hit and what found no room, and sending through the rings.
 
-use crate::config::{Hit, config};
+use crate::{abi, config::config};
 use aya_ebpf::{
     btf_maps::{ArrayOfMaps, RingBuf},
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::{btf_map, map},
     maps::{HashMap, PerCpuArray},
+    programs::ProbeContext,
 };
 use tracer_common::{Counters, Header, Kind, flags};
 
@@ -29,6 +30,47 @@ static GOIDS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 #[inline(always)]
 pub fn counters() -> Option<*mut Counters> {
     COUNTERS.get_ptr_mut(0)
+}
+
+/// One hit of a probe: on which thread, and what is counted.
+pub struct Hit {
+    pub tid: u32,
+    /// What the probe usually sends.
+    pub kind: Kind,
+    pub counters: *mut Counters,
+}
+
+impl Hit {
+    /// Counts that memory of the target could not be read.
+    #[inline(always)]
+    pub fn blur(&self) {
+        // SAFETY: as in `enter`.
+        unsafe { (*self.counters).blurred[self.kind as usize] += 1 };
+    }
+
+    /// Counts an event that could not be sent.
+    #[inline(always)]
+    pub fn lose(&self, kind: Kind) {
+        // SAFETY: as in `enter`.
+        unsafe { (*self.counters).lost[kind as usize] += 1 };
+    }
+}
+
+/// Says whether this hit is the target's, and counts it. `None`: not ours, or it does not count.
+#[inline(always)]
+pub fn enter(ctx: &ProbeContext, kind: Kind) -> Option<Hit> {
+    if config!(flags_test) & (1 << kind as u32) != 0 && abi::stack_check_fails(ctx) {
+        return None;
+    }
+    let id = aya_ebpf::helpers::bpf_get_current_pid_tgid();
+    let tgid = config!(tgid);
+    if tgid != 0 && (id >> 32) as u32 != tgid {
+        return None;
+    }
+    let counters = counters()?;
+    // SAFETY: this CPU's own element; a probe that interrupts another one can at worst lose one.
+    unsafe { (*counters).hits[kind as usize] += 1 };
+    Some(Hit { tid: id as u32, kind, counters })
 }
 
 /// Whether the user asked for this goroutine. One whose goid is not known yet always counts.

@@ -4,7 +4,8 @@
 
 use crate::{
     abi,
-    config::{Hit, bias, config},
+    config::{bias, config},
+    emit::Hit,
 };
 use aya_ebpf::{
     helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as bpf_probe_read_user_raw},

@@ -3,8 +3,8 @@
 
 use crate::{
     abi,
-    config::{Hit, config, enter},
-    emit::{emit, wanted},
+    config::config,
+    emit::{Hit, emit, enter, wanted},
     goroutine::{G, Parked, current, current_goid, enough, read, walk},
     status::{plain, wake},
 };

@@ -3,8 +3,8 @@
 
 use crate::{
     abi,
-    config::{Hit, bias, config, enter},
-    emit::{emit, wanted},
+    config::{bias, config},
+    emit::{Hit, emit, enter, wanted},
     goroutine::{G, Parked, birth, current_goid, enough, goid_is_stale, next_goid, read, walk},
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};

@@ -2,8 +2,7 @@
 
 use crate::{
     abi,
-    config::enter,
-    emit::{emit, wanted},
+    emit::{emit, enter, wanted},
     goroutine::{G, read, walk},
     status::plain,
 };

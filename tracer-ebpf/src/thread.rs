@@ -3,8 +3,8 @@
 //! whether the thread is the target's.
 
 use crate::{
-    config::{Hit, config},
-    emit,
+    config::config,
+    emit::{self, Hit},
 };
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel},

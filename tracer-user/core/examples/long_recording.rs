@@ -8,7 +8,7 @@ use sfgi_core::{
     event::{Batch, Birth, By, Event, Kind, Mode, Payload, Set, Stack, status},
     names::Symbols,
     recording::{Head, Keep, Recorder, Trigger},
-    session::{About, End, Followed, Input, Observer as _, Round},
+    session::{About, End, Input, Observer as _, Round, Target},
 };
 use std::{
     env,
@@ -92,7 +92,7 @@ fn main() -> Result<()> {
     let outputs =
         Box::new(move || Ok(Box::new(BufWriter::new(File::create(&file)?)) as Box<dyn Write + Send>));
     let mut recorder = Recorder::new(Head::new(0, 0, false), Keep::All, Trigger::default(), outputs)?;
-    let mut targets = [Followed::new(about, Symbols::told())];
+    let mut targets = [Target::new(about, Symbols::told())];
     recorder.begin(&mut targets)?;
     let mut service = Service {
         now_ts: 1,

@@ -7,7 +7,7 @@ use super::{
     parse::{duration, seconds},
 };
 use crate::{
-    live::{Attach, Ending, Engine, Observers, Targets, Traced},
+    live::{Attach, Ending, Engine, LiveTarget, Observers, Targets},
     probe,
     probe::Calibration,
 };
@@ -153,7 +153,7 @@ pub(super) fn to_processes(
     probes: &Attach,
 ) -> Result<(Calibration, Targets)> {
     let calibration = calibrate()?;
-    let attach_one = |(pid, opened): (&u32, Opened)| Traced::attach(*pid, opened, probes);
+    let attach_one = |(pid, opened): (&u32, Opened)| LiveTarget::attach(*pid, opened, probes);
     let targets = pids.iter().zip(opened).map(attach_one).collect::<Result<Vec<_>>>()?;
     Ok((calibration, targets))
 }
@@ -170,7 +170,7 @@ pub(super) fn to_command(
     let opened = Opened::file(&path, layout)?;
     let calibration = calibrate()?;
     let launched = Launched::fork(&path, arguments, silent)?;
-    let targets = vec![Traced::attach(launched.pid, opened, probes)?];
+    let targets = vec![LiveTarget::attach(launched.pid, opened, probes)?];
     Ok((calibration, targets, launched))
 }
 
@@ -181,14 +181,14 @@ fn calibrate() -> Result<Calibration> {
 impl Attached {
     /// Says what is attached, and at what price.
     pub(super) fn describe(&self) {
-        for (traced, _) in &self.targets {
-            eprintln!("sfgi: {}", traced.describe(&self.calibration));
+        for (live, _) in &self.targets {
+            eprintln!("sfgi: {}", live.describe(&self.calibration));
         }
     }
 
     /// When the trace begins (`CLOCK_MONOTONIC`, ns): no event of it is older.
     pub(super) fn start_ts(&self) -> u64 {
-        self.targets.iter().map(|(traced, _)| traced.since()).min().unwrap_or(0)
+        self.targets.iter().map(|(live, _)| live.since()).min().unwrap_or(0)
     }
 
     /// Follows the targets until the user, the clock or the targets end it; a command that was
@@ -196,8 +196,8 @@ impl Attached {
     /// then, before that.
     pub(super) fn follow(self, observers: Observers, last_look: &mut dyn FnMut(u32)) -> Result<()> {
         let Attached { calibration, targets, launched, every, limit } = self;
-        let pidfds = targets.iter().map(|(traced, _)| traced.pidfd()).collect::<io::Result<Vec<_>>>()?;
-        let pids: Vec<u32> = targets.iter().map(|(traced, _)| traced.pid).collect();
+        let pidfds = targets.iter().map(|(live, _)| live.pidfd()).collect::<io::Result<Vec<_>>>()?;
+        let pids: Vec<u32> = targets.iter().map(|(live, _)| live.pid).collect();
         let engine = Engine::new(targets, observers, calibration, every);
         let mut child = launched.map(Launched::go).transpose()?;
         let ending = drive(engine, pidfds, limit)?;

@@ -1,9 +1,9 @@
 //! The loop of a trace: drain, digest, tell; and what is said when it ends.
 
-use super::traced::{Feed, Observers, Targets, Traced};
-use crate::{probe::Calibration, top::Cost};
+use super::target::{Feed, LiveTarget, Observers, Targets};
+use crate::probe::{Calibration, Cost};
 use anyhow::Result;
-use sfgi_core::session::{End, Followed, Round};
+use sfgi_core::session::{End, Round, Target};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -13,7 +13,7 @@ use std::{
 /// What ended a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// Every traced process has ended, or replaced its program.
+    /// Every target has ended, or replaced its program.
     TargetsGone,
     /// The user, by a signal or `-d`.
     Asked,
@@ -21,8 +21,8 @@ pub(crate) enum Ending {
 
 /// Everything that runs on the tracing thread.
 pub(crate) struct Engine {
-    traced: Vec<Traced>,
-    followed: Vec<Followed>,
+    live: Vec<LiveTarget>,
+    targets: Vec<Target>,
     observers: Observers,
     calibration: Calibration,
     every: Duration,
@@ -32,13 +32,12 @@ pub(crate) struct Engine {
     quiet: bool,
 }
 
-/// Who wants to know what the probes cost while they stand, and when he was told.
+/// Tells what the probes cost while they stand, every [`METER_EVERY`].
 struct Meter {
     tell: Box<dyn FnMut(Vec<Cost>) + Send>,
     last: Option<Instant>,
 }
 
-/// How often he is told.
 const METER_EVERY: Duration = Duration::from_millis(500);
 
 impl Engine {
@@ -48,10 +47,10 @@ impl Engine {
         calibration: Calibration,
         every: Duration,
     ) -> Engine {
-        let (traced, followed) = targets.into_iter().unzip();
+        let (live, targets) = targets.into_iter().unzip();
         Engine {
-            traced,
-            followed,
+            live,
+            targets,
             observers,
             calibration,
             every,
@@ -61,7 +60,7 @@ impl Engine {
         }
     }
 
-    /// Tells someone what the probes cost, now and then.
+    /// Calls `tell` with the cost of each target, in their order, every [`METER_EVERY`].
     pub(crate) fn metered(mut self, tell: impl FnMut(Vec<Cost>) + Send + 'static) -> Engine {
         self.meter = Some(Meter { tell: Box::new(tell), last: None });
         self
@@ -77,11 +76,11 @@ impl Engine {
     /// reports.
     pub(crate) fn run(mut self, stop: &AtomicBool) -> Result<()> {
         for observer in &mut self.observers {
-            observer.begin(&mut self.followed)?;
+            observer.begin(&mut self.targets)?;
         }
         loop {
-            let ended = |followed: &Followed| followed.ended().is_some();
-            let finish = stop.load(Ordering::Relaxed) || self.followed.iter().all(ended);
+            let ended = |target: &Target| target.ended().is_some();
+            let finish = stop.load(Ordering::Relaxed) || self.targets.iter().all(ended);
             let result = self.round(finish);
             if finish || result.is_err() {
                 // The report is owed also to a user whose output was closed.
@@ -97,35 +96,34 @@ impl Engine {
     /// Drains every target once. Says whether there is more to drain at once.
     fn round(&mut self, finish: bool) -> Result<bool> {
         let mut more = false;
-        self.round.clear(self.traced.len());
-        let targets = self.traced.iter_mut().zip(&mut self.followed).zip(&mut self.round.news);
-        for (index, ((traced, followed), news)) in targets.enumerate() {
-            let mut feed = Feed { index, followed, news, observers: &mut self.observers };
-            more |= traced.collect(finish, &mut feed)?;
+        self.round.clear(self.live.len());
+        let targets = self.live.iter_mut().zip(&mut self.targets).zip(&mut self.round.news);
+        for (index, ((live, target), news)) in targets.enumerate() {
+            let mut feed = Feed { index, target, news, observers: &mut self.observers };
+            more |= live.collect(finish, &mut feed)?;
         }
         if let Some(meter) = self
             .meter
             .as_mut()
             .filter(|meter| !finish && meter.last.is_none_or(|last| last.elapsed() >= METER_EVERY))
         {
-            let costs =
-                self.traced.iter().map(|traced| traced.cost(&self.calibration)).collect::<Result<_>>()?;
+            let costs = self.live.iter().map(|live| live.cost(&self.calibration)).collect::<Result<_>>()?;
             (meter.tell)(costs);
             meter.last = Some(Instant::now());
         }
         for observer in &mut self.observers {
-            observer.round(&mut self.followed, &self.round)?;
+            observer.round(&mut self.targets, &self.round)?;
         }
         Ok(more)
     }
 
     fn report(&mut self) -> Result<()> {
-        let ends = self.traced.iter().zip(&self.followed);
+        let ends = self.live.iter().zip(&self.targets);
         let ends: Vec<End> =
-            ends.map(|(traced, followed)| traced.end(followed, &self.calibration)).collect::<Result<_>>()?;
+            ends.map(|(live, target)| live.end(target, &self.calibration)).collect::<Result<_>>()?;
         let mut result = Ok(());
         for observer in &mut self.observers {
-            result = result.and(observer.end(&mut self.followed, &ends));
+            result = result.and(observer.end(&mut self.targets, &ends));
         }
         for end in &ends {
             for line in end.why.iter().chain([&end.closing]) {

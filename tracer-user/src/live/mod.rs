@@ -1,12 +1,10 @@
-//! Live processes under trace: their probes, what is read of their memory beside, and the loop that drains the one
-//! and looks at the other. What happens is told to observers.
+//! Live targets: their probes, what is read of their memory beside, and the loop that drains the one and looks at
+//! the other. What happens is told to observers.
 
 mod engine;
-mod opened;
 mod outside;
-mod traced;
+mod target;
 
 pub(crate) use engine::{Ending, Engine};
-pub(crate) use opened::Opened;
 pub(crate) use outside::{Outside, read_all};
-pub(crate) use traced::{Attach, Observers, Targets, Traced, in_words};
+pub(crate) use target::{Attach, LiveTarget, Observers, Opened, Targets, in_words};

@@ -19,12 +19,12 @@ const CAPACITY: usize = 1_000_000;
 /// How often a stack is tried to be read: the kernel may hold a thread up just where a probe stands, and then
 /// the goroutine that is said to wait is not off its thread yet.
 const TRIES: u8 = 5;
-/// Between two snapshots after losses lies at least this, and so many times what the last one took:
-/// a program that loses events all the time is not read all the time.
+/// Two snapshots after losses are at least `PAUSE_NS` apart, and `PAUSE_TIMES` × what the last one took: a target that
+/// loses events all the time is not read all the time.
 const PAUSE_NS: u64 = 1_000_000_000;
 const PAUSE_TIMES: u64 = 20;
 
-/// See above.
+/// What is to be read next.
 pub(crate) struct Outside {
     /// How long a block must last for its stack to be read, nanoseconds; `None`: no stacks.
     threshold_ns: Option<u64>,
@@ -39,7 +39,6 @@ pub(crate) struct Outside {
 #[derive(Clone, Copy)]
 struct Young {
     goid: u64,
-    /// When it began.
     since_ts: u64,
     due_ts: u64,
     tries: u8,
@@ -84,7 +83,6 @@ impl Outside {
         self.not_before_ts = u64::MAX;
     }
 
-    /// Notes what began.
     pub(crate) fn note(&mut self, steps: &[Step]) {
         let Some(threshold_ns) = self.threshold_ns else { return };
         for step in steps.iter().filter(|step| matches!(step.what, What::Block | What::SyscallEnter)) {

@@ -4,7 +4,7 @@ use super::Sink;
 use sfgi_core::names::Filter;
 use sfgi_core::{
     model::{Summary, Whats},
-    session::{End, Followed, Observer, Round},
+    session::{End, Observer, Round, Target},
 };
 use std::io;
 
@@ -29,7 +29,7 @@ impl Observer for Printer {
         self.filter.events.and(counted)
     }
 
-    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+    fn begin(&mut self, targets: &mut [Target]) -> io::Result<()> {
         match &mut self.summaries {
             Some(summaries) => summaries.resize_with(targets.len(), Summary::default),
             None => self.sink.begin()?,
@@ -37,7 +37,7 @@ impl Observer for Printer {
         Ok(())
     }
 
-    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+    fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {
         if self.summaries.is_none() {
             for (target, news) in targets.iter().zip(&round.news) {
                 if news.lost > 0 {
@@ -71,7 +71,7 @@ impl Observer for Printer {
         self.sink.flush()
     }
 
-    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
+    fn end(&mut self, targets: &mut [Target], ends: &[End]) -> io::Result<()> {
         let summaries = self.summaries.iter_mut().flatten();
         for ((target, summary), end) in targets.iter_mut().zip(summaries).zip(ends) {
             self.sink.summary(&target.report(summary, end))?;

@@ -1,11 +1,41 @@
-//! What a probe costs on this host, measured before the trace on this process itself: a real
-//! uprobe, with the real program, on a function of ours that calls itself a goroutine.
+//! What a probe costs on this host: measured before a trace on this process itself (a real uprobe, with the real
+//! program, on a function of ours that calls itself a goroutine), and counted by the kernel while someone has asked it to.
 
-use super::{config::Options, error::ProbeError, object, runs::Programs, session::Session};
-use aya::programs::uprobe::UProbeScope;
+use super::{
+    object::{self, Options, ProbeError},
+    session::Session,
+};
+use aya::{Ebpf, programs::uprobe::UProbeScope};
 use rustix::time::{ClockId, clock_gettime};
-use std::{arch::asm, cell::Cell, fs::File, num::NonZeroU32};
+use std::{
+    arch::asm,
+    cell::Cell,
+    fs::File,
+    io,
+    num::NonZeroU32,
+    ops,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 use tracer_common::{Config, ProbeOffsets};
+
+/// What the probes of a target have cost up to some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// That moment, `CLOCK_MONOTONIC` nanoseconds; 0: nothing is known.
+    pub ts: u64,
+    pub hits: u64,
+    /// What that took of the target's time, nanoseconds.
+    pub ns: f64,
+    /// CPU time that the target used, nanoseconds.
+    pub cpu_ns: u64,
+    pub lost: u64,
+    /// What the kernel counts of the programs, where it counts.
+    pub programs: Option<Programs>,
+}
 
 /// Nanoseconds a hit costs the target, median of several batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,7 +44,7 @@ pub struct Calibration {
     pub emulated_ns: f64,
     /// On one that it must single-step.
     pub single_stepped_ns: f64,
-    /// The part of either that is the program, if the kernel counted meanwhile (see [`super::count_runs`]).
+    /// The part of either that is the program, if the kernel counted meanwhile (see [`count_runs`]).
     pub program_ns: Option<f64>,
 }
 
@@ -180,4 +210,93 @@ fn file_offset(addr: usize) -> Option<u64> {
         let addr = addr as u64;
         (start..end).contains(&addr).then_some(addr - start + u64::from_str_radix(offset, 16).ok()?)
     })
+}
+
+/// How often the programs of a session ran, and for how long all in all, as the kernel counts it while someone
+/// has asked it to ([`count_runs`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Programs {
+    pub runs: u64,
+    pub ns: u64,
+}
+
+/// The kernel counts as long as there is one of these. It stops, too, when this process ends, however it does: it
+/// belongs to a file descriptor.
+#[derive(Clone, Debug)]
+pub struct Counting {
+    _open: Arc<OwnedFd>,
+}
+
+/// All who want it share a descriptor.
+static OPEN: Mutex<Weak<OwnedFd>> = Mutex::new(Weak::new());
+/// What all sessions of this process ran, as far as they were asked, and whether the kernel ever counted.
+static RAN_NS: AtomicU64 = AtomicU64::new(0);
+static COUNTED: AtomicBool = AtomicBool::new(false);
+
+/// Has the kernel count how often eBPF programs run, all on the host, and for how long. It costs each run some 20 ns.
+///
+/// # Errors
+/// It needs `CAP_SYS_ADMIN`.
+pub fn count_runs() -> io::Result<Counting> {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(open) = open.upgrade() {
+        return Ok(Counting { _open: open });
+    }
+    let opened = Arc::new(aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(io::Error::other)?);
+    *open = Arc::downgrade(&opened);
+    COUNTED.store(true, Ordering::Relaxed);
+    Ok(Counting { _open: opened })
+}
+
+/// How long the programs of all sessions of this process have run, those that are over included, nanoseconds. What runs
+/// is as of when [`Session::programs`] was asked last. `None`: nobody has had the kernel count.
+pub fn ran_ns() -> Option<u64> {
+    COUNTED.load(Ordering::Relaxed).then(|| RAN_NS.load(Ordering::Relaxed))
+}
+
+/// Loaded programs, whose runs are added to those of this process.
+pub(super) struct Counted {
+    ebpf: Ebpf,
+    /// What of its time `RAN_NS` has already.
+    added_ns: AtomicU64,
+}
+
+impl Counted {
+    pub(super) fn new(ebpf: Ebpf) -> Counted {
+        Counted { ebpf, added_ns: AtomicU64::new(0) }
+    }
+
+    pub(super) fn programs(&self) -> Option<Programs> {
+        let programs = Programs::of(&self.ebpf)?;
+        let before = self.added_ns.fetch_max(programs.ns, Ordering::Relaxed);
+        RAN_NS.fetch_add(programs.ns.saturating_sub(before), Ordering::Relaxed);
+        Some(programs)
+    }
+}
+
+impl ops::Deref for Counted {
+    type Target = Ebpf;
+
+    fn deref(&self) -> &Ebpf {
+        &self.ebpf
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.programs();
+    }
+}
+
+impl Programs {
+    fn of(ebpf: &Ebpf) -> Option<Programs> {
+        let mut all = Programs::default();
+        for (_, program) in ebpf.programs() {
+            // Those that are not loaded have none.
+            let Ok(info) = program.info() else { continue };
+            all.runs += info.run_count();
+            all.ns += u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
+        }
+        (all.runs > 0).then_some(all)
+    }
 }

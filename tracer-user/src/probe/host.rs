@@ -1,7 +1,9 @@
-//! Whether this host lets us trace at all, in one sentence when it does not.
+//! What this host allows and what its kernel looks like: in one sentence what it lacks for a trace, how many CPUs write
+//! events, and the few structure offsets the programs need, from the kernel's own BTF (`/sys/kernel/btf/vmlinux`;
+//! format: `include/uapi/linux/btf.h`).
 
-use super::btf;
-use std::{fs, path::Path};
+use bytes::Buf;
+use std::{fs, io, path::Path};
 
 /// What this host lacks.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +14,7 @@ pub enum HostError {
     /// The kernel was built without `CONFIG_DEBUG_INFO_BTF`.
     #[error(
         "this kernel describes no types of its own ({path} is missing): sfgi needs one with CONFIG_DEBUG_INFO_BTF",
-        path = btf::VMLINUX
+        path = VMLINUX
     )]
     NoBtf,
     /// The kernel was built without `CONFIG_UPROBE_EVENTS`.
@@ -35,7 +37,7 @@ pub fn check() -> Result<(), HostError> {
     if !missing.is_empty() {
         return Err(HostError::Permission(missing.join("+")));
     }
-    if !Path::new(btf::VMLINUX).exists() {
+    if !Path::new(VMLINUX).exists() {
         return Err(HostError::NoBtf);
     }
     if !Path::new("/sys/bus/event_source/devices/uprobe").exists() {
@@ -60,4 +62,139 @@ fn effective_capabilities() -> u64 {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0)
+}
+
+/// CPUs that may hit a probe. Our own quota and affinity (`std::thread::available_parallelism`) say nothing of the
+/// target's. Those that are online count, not those that are possible: each ring takes its memory at once, and virtual
+/// machines reserve a hundred CPUs that never come. A CPU that comes online later shares a ring.
+pub(super) fn cpus() -> u32 {
+    // One ring is right for any number of CPUs, only slower.
+    aya::util::online_cpus().map_or(1, |cpus| cpus.len() as u32)
+}
+
+/// Where the running kernel describes its types.
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Offsets in `struct task_struct`, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TaskLayout {
+    /// `pid`; `tgid` lies right behind it.
+    pub(super) pid: u32,
+    /// `__state` (`state` up to Linux 5.13).
+    pub(super) state: u32,
+}
+
+impl TaskLayout {
+    pub(super) fn of_this_kernel() -> io::Result<TaskLayout> {
+        let raw = fs::read(VMLINUX)?;
+        Self::parse(&raw).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "no usable task_struct in the kernel's BTF")
+        })
+    }
+
+    fn parse(raw: &[u8]) -> Option<TaskLayout> {
+        let (types, strings) = sections(raw)?;
+        let (mut pid, mut tgid, mut state) = (None, None, None);
+        for member in struct_members(types, strings, "task_struct")? {
+            match name_at(strings, member.name) {
+                b"pid" => pid = Some(member.offset),
+                b"tgid" => tgid = Some(member.offset),
+                b"__state" | b"state" => state = Some(member.offset),
+                _ => {}
+            }
+        }
+        let (pid, state) = (pid?, state?);
+        (tgid? == pid + 4).then_some(TaskLayout { pid, state })
+    }
+}
+
+struct Member {
+    name: u32,
+    offset: u32,
+}
+
+/// The type section and the string section of a BTF blob.
+fn sections(raw: &[u8]) -> Option<(&[u8], &[u8])> {
+    const MAGIC: u16 = 0xeb9f;
+    let mut header = raw.get(..24)?;
+    if header.get_u16_le() != MAGIC {
+        return None;
+    }
+    header.advance(2);
+    let len = header.get_u32_le() as usize;
+    let body = raw.get(len..)?;
+    let mut section = || {
+        let (off, len) = (header.get_u32_le() as usize, header.get_u32_le() as usize);
+        body.get(off..off.checked_add(len)?)
+    };
+    Some((section()?, section()?))
+}
+
+fn name_at(strings: &[u8], off: u32) -> &[u8] {
+    let rest = strings.get(off as usize..).unwrap_or_default();
+    rest.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// The members of the first `struct` of this name, offsets in bytes.
+fn struct_members(mut types: &[u8], strings: &[u8], wanted: &str) -> Option<Vec<Member>> {
+    const STRUCT: u32 = 4;
+    while types.len() >= 12 {
+        let (name, info, _) = (types.get_u32_le(), types.get_u32_le(), types.get_u32_le());
+        let (count, kind, bitfields) = ((info & 0xffff) as usize, (info >> 24) & 0x1f, info >> 31 != 0);
+        let size = trailing_bytes(kind, count)?;
+        let mut body = types.get(..size)?;
+        if kind == STRUCT && name_at(strings, name) == wanted.as_bytes() {
+            return Some(
+                (0..count)
+                    .map(|_| {
+                        let (name, _, bits) = (body.get_u32_le(), body.get_u32_le(), body.get_u32_le());
+                        // With the kind flag the upper byte is the width of a bit field.
+                        Member { name, offset: if bitfields { bits & 0x00ff_ffff } else { bits } / 8 }
+                    })
+                    .collect(),
+            );
+        }
+        types.advance(size);
+    }
+    None
+}
+
+/// Bytes behind the 12 of a type, by its kind (`BTF_KIND_*`).
+fn trailing_bytes(kind: u32, count: usize) -> Option<usize> {
+    Some(match kind {
+        1 | 14 | 17 => 4,              // int, var, decl tag
+        3 => 12,                       // array
+        4 | 5 | 15 | 19 => 12 * count, // struct, union, datasec, enum64
+        6 | 13 => 8 * count,           // enum, func proto
+        2 | 7..=12 | 16 | 18 => 0,     // pointer, forward, typedef, qualifiers, func, float, type tag
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_task_struct_of_a_small_blob() {
+        let strings = b"\0task_struct\0__state\0pid\0tgid\0";
+        let mut types = Vec::new();
+        let int = [0u32, 1 << 24, 4, 0];
+        let task = [1u32, 4 << 24 | 3, 64, 13, 1, 24 * 8, 21, 1, 40 * 8, 25, 1, 44 * 8];
+        for word in int.iter().chain(&task) {
+            types.extend(word.to_le_bytes());
+        }
+        let mut blob = Vec::new();
+        blob.extend(0xeb9fu16.to_le_bytes());
+        blob.extend([1, 0]);
+        for word in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
+            blob.extend(word.to_le_bytes());
+        }
+        blob.extend(&types);
+        blob.extend(strings);
+        assert_eq!(TaskLayout::parse(&blob), Some(TaskLayout { pid: 40, state: 24 }));
+        for len in 0..blob.len() {
+            TaskLayout::parse(&blob[..len]);
+        }
+    }
 }

@@ -1,12 +1,174 @@
-//! The compiled eBPF object, and loading one copy of it for one target.
+//! The compiled eBPF object: what its programs must know of one target (offsets, addresses, which wait reasons are
+//! fake), loading one copy of it, and why that fails.
 
-use super::{error::ProbeError, ring::Ring};
+use super::{
+    host::{self, TaskLayout},
+    ring::Ring,
+};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{ArrayOfMaps, Map, MapData, MapError, RingBuf},
-    programs::{BtfTracePoint, UProbe},
+    programs::{BtfTracePoint, ProgramError, UProbe},
 };
-use tracer_common::Config;
+use sfgi_core::{
+    binary::{GoBinary, LayoutError},
+    goruntime::{WaitReason, WaitReasons},
+    plan::Plan,
+};
+use std::{error::Error, fs, io, num::NonZeroU32};
+use tracer_common::{Config, KINDS, flags};
+
+/// Why a target cannot be probed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The object's maps could not be created.
+    #[error("the kernel refused the eBPF object: {0:#}")]
+    Load(anyhow::Error),
+    /// The build is broken.
+    #[error("the eBPF object has no {0}: this sfgi was built wrongly")]
+    Object(&'static str),
+    /// The verifier or the attach point refused a program.
+    #[error("the kernel refused the eBPF program {name}")]
+    Program { name: &'static str, source: ProgramError },
+    /// A uprobe could not be placed.
+    #[error("cannot put a uprobe on {function} (file offset {offset:#x})")]
+    Attach { function: String, offset: u64, source: ProgramError },
+    /// The kernel puts uprobes for administrators only: all do since July 2025 (CVE-2025-38466), which went into 6.16, 6.12.39,
+    /// 6.6.99, 6.1.146, 5.15.189 and 5.10.240.
+    #[error("this kernel lets only CAP_SYS_ADMIN put uprobes, not CAP_PERFMON: run with sudo, or add it")]
+    AdministratorsOnly,
+    /// The rings could not be made.
+    #[error("cannot create an event ring of {bytes} bytes (a power of two, at least a page)")]
+    Ring { bytes: u32, source: MapError },
+    /// The kernel's types could not be read.
+    #[error("cannot read the kernel's BTF: {0}")]
+    Btf(String),
+    /// A structure of this Go version does not look as the probes need it.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Counters could not be read.
+    #[error("cannot read the probes' counters")]
+    Counters(#[source] MapError),
+}
+
+impl ProbeError {
+    /// Why the kernel put no uprobe there.
+    pub(super) fn of_attaching(function: &str, offset: u64, source: ProgramError) -> ProbeError {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&source);
+        while let Some(error) = cause {
+            let refused = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if refused == Some(io::ErrorKind::PermissionDenied) && !host::is_administrator() {
+                return ProbeError::AdministratorsOnly;
+            }
+            cause = error.source();
+        }
+        ProbeError::Attach { function: function.into(), offset, source }
+    }
+}
+
+/// `PROC_PID_INIT_INO` (`include/linux/proc_ns.h`): the initial PID namespace.
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of one event ring, a power of two.
+    pub ring_bytes: u32,
+    /// Only these goroutines; empty: all.
+    pub goids: Vec<u64>,
+    /// Also the threads' on/off-CPU times (`sched_switch`, `sched_wakeup`).
+    pub threads: bool,
+    /// Walk a stack on beyond the frame that tells the place: callers, up to twelve frames.
+    pub callers: bool,
+    /// The process does not run the binary yet: nothing that comes is to be dropped.
+    pub from_birth: bool,
+}
+
+pub(super) fn configure(
+    pid: NonZeroU32,
+    binary: &GoBinary,
+    plan: &Plan,
+    options: &Options,
+    task: TaskLayout,
+    cpus: u32,
+) -> Result<Config, ProbeError> {
+    let switch = binary.functions().find("runtime.systemstack_switch");
+    let mut flags = 0;
+    let release = binary.version().release;
+    if !release.goid_at_birth() {
+        flags |= flags::STALE_GOID;
+    }
+    if release.creates_parked() {
+        flags |= flags::PARKED_ARGUMENT;
+    }
+    if !options.goids.is_empty() {
+        flags |= flags::FILTER_GOIDS;
+    }
+    let mut config = Config {
+        fake_reasons: fake_reasons(binary.wait_reasons()),
+        flags_test: 0,
+        probes: [0; KINDS],
+        systemstack_switch: switch.as_ref().map_or(0, |f| f.entry),
+        systemstack_switch_end: switch.as_ref().map_or(0, |f| f.end),
+        plumbing_end: if options.callers { 0 } else { binary.plumbing_end() },
+        io_wait: binary.wait_reasons().number(WaitReason::IoWait).map_or(255, u32::from),
+        tgid: if in_initial_pid_namespace() { pid.get() } else { 0 },
+        // One ring is enough, and in order by itself, where at most two CPUs write to it.
+        rings: if cpus > 2 { cpus.min(256) } else { 1 },
+        flags,
+        offsets: binary.layout().probe_offsets()?,
+        task_pid: task.pid,
+        task_state: task.state,
+        _pad: 0,
+    };
+    for probe in &plan.probes {
+        config.probes[probe.kind as usize] = probe.placement.vaddr;
+        if probe.placement.flags_test {
+            config.flags_test |= 1 << probe.kind as u32;
+        }
+    }
+    Ok(config)
+}
+
+fn fake_reasons(reasons: &WaitReasons) -> u64 {
+    let bits = reasons.iter().take(64).enumerate().filter(|(_, reason)| reason.is_fake());
+    bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
+}
+
+/// In another PID namespace the ids that the kernel gives to a program are not the ones we know.
+fn in_initial_pid_namespace() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == INITIAL_PID_NAMESPACE)
+}
+
+/// The eBPF program for a Go function; `None` for one that no program is written for.
+pub(super) fn program(function: &str) -> Option<&'static str> {
+    Some(match function.strip_prefix("runtime.")? {
+        "casgstatus" => "casgstatus",
+        "casGToPreemptScan" => "casgtopreemptscan",
+        "casGFromPreempted" => "casgfrompreempted",
+        "coroswitch_m" => "coroswitch_m",
+        "newproc1" => "newproc1",
+        "newproc" => "newproc",
+        "execute" => "execute",
+        "park_m" => "park_m",
+        "ready" => "ready",
+        "injectglist" => "injectglist",
+        "gosched_m" | "goschedguarded_m" => "gosched_m",
+        "goyield_m" => "goyield_m",
+        "goschedImpl" | "gopreempt_m" => "goschedimpl",
+        "preemptPark" => "preemptpark",
+        "gdestroy" | "goexit0" => "gdestroy",
+        "reentersyscall" => "reentersyscall",
+        "entersyscall" => "entersyscall",
+        "entersyscallblock" => "entersyscallblock",
+        "exitsyscall" => "exitsyscall",
+        "exitsyscall0" | "exitsyscallNoP" => "exitsyscallnop",
+        "needm" => "needm",
+        "dropm" => "dropm",
+        "(*gcControllerState).startCycle" => "gcstart",
+        "gcMarkTermination" => "gcend",
+        _ => return None,
+    })
+}
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-ebpf"));
 

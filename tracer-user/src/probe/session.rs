@@ -1,13 +1,10 @@
-//! One target being traced: its programs, its rings, its counters.
+//! The probes of one target: its programs, its rings, its counters.
 
 use super::{
-    btf::TaskLayout,
-    config::{self, Options},
-    error::ProbeError,
-    merge::Merger,
-    object,
-    ring::{Left, Ring},
-    runs::{Counted, Programs},
+    calibrate::{Counted, Programs},
+    host::{self, TaskLayout},
+    object::{self, Options, ProbeError},
+    ring::{Left, Merger, Ring},
 };
 use aya::{
     Btf, Ebpf,
@@ -44,7 +41,8 @@ pub struct Totals {
 /// handing on what it has, or from noticing that it is to stop.
 const BATCH: usize = 1 << 13;
 
-/// How long, after the probes were removed, what is being sent is waited for, and how often that is looked for.
+/// After the probes were removed, a program may still be at work: wait at most `LAST_WORD_NS` for its record, and look
+/// every `MOMENT`.
 const LAST_WORD_NS: u64 = 1_000_000_000;
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -80,8 +78,7 @@ impl Session {
         options: &Options,
     ) -> Result<Session, ProbeError> {
         let task = TaskLayout::of_this_kernel().map_err(|err| ProbeError::Btf(err.to_string()))?;
-        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        let config = config::build(pid, binary, plan, options, task, cpus)?;
+        let config = object::configure(pid, binary, plan, options, task, host::cpus())?;
         let (mut ebpf, mut session) = Self::load(&config, options)?;
         for probe in &plan.probes {
             attach(&mut ebpf, probe, pid, exe)?;
@@ -183,7 +180,7 @@ impl Session {
         Ok(())
     }
 
-    /// Since when all probes stand: nothing older is delivered, but of a process that is followed from birth
+    /// Since when all probes stand: nothing older is delivered, but of a target that is watched from birth
     /// (`CLOCK_MONOTONIC`, ns).
     pub fn since(&self) -> u64 {
         self.attached_ts
@@ -244,7 +241,7 @@ impl Session {
 fn attach(ebpf: &mut Ebpf, probe: &ProbeSite, pid: NonZeroU32, exe: &File) -> Result<(), ProbeError> {
     let program = object::uprobe(
         ebpf,
-        config::program(probe.function).ok_or(ProbeError::Object("program for this function"))?,
+        object::program(probe.function).ok_or(ProbeError::Object("program for this function"))?,
     )?;
     // The open file, not its name: it may have been deleted, replaced, or be in another mount
     // namespace.

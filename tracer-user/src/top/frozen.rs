@@ -1,7 +1,7 @@
 //! How things stood at a time of a recording.
 
 use super::{Look, Picture, Query, Screen, Source, Top, text};
-use sfgi_core::session::{End, Followed, Input, Observer, Round};
+use sfgi_core::session::{End, Input, Observer, Round, Target};
 use std::io;
 
 /// Looks on up to a time, and keeps the picture of that moment. What began between that and the next event of a
@@ -31,22 +31,22 @@ impl Frozen {
         Some(text(self.picture()?, screen, &Look::default(), width, height))
     }
 
-    fn freeze(&mut self, followed: &mut [Followed], ts: u64) {
+    fn freeze(&mut self, followed: &mut [Target], ts: u64) {
         self.top.close(followed, ts, self.every_ns);
         self.picture = Some(self.top.picture(followed, &self.query));
     }
 }
 
 impl Observer for Frozen {
-    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+    fn begin(&mut self, targets: &mut [Target]) -> io::Result<()> {
         self.top.begin(targets)
     }
 
-    fn input(&mut self, target: usize, input: &Input, followed: &mut Followed) -> io::Result<()> {
+    fn input(&mut self, target: usize, input: &Input, followed: &mut Target) -> io::Result<()> {
         if self.picture.is_some() { Ok(()) } else { self.top.input(target, input, followed) }
     }
 
-    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+    fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {
         if self.picture.is_some() {
             return Ok(());
         }
@@ -62,7 +62,7 @@ impl Observer for Frozen {
         Ok(())
     }
 
-    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
+    fn end(&mut self, targets: &mut [Target], ends: &[End]) -> io::Result<()> {
         self.top.end(targets, ends)?;
         if self.picture.is_none() {
             let until_ts = ends.iter().map(|end| end.until_ts).max().unwrap_or(0);

@@ -1,9 +1,10 @@
 //! Pictures for someone on another thread, as things happen.
 
-use super::{Cost, Picture, Query, Source, Top};
+use super::{Picture, Query, Source, Top};
+use crate::probe::Cost;
 use sfgi_core::{
     clock,
-    session::{End, Followed, Input, Observer, Round},
+    session::{End, Input, Observer, Round, Target},
 };
 use std::{
     io,
@@ -76,7 +77,7 @@ impl Publisher {
         }
     }
 
-    fn publish(&mut self, targets: &mut [Followed], ts: u64, over: bool) {
+    fn publish(&mut self, targets: &mut [Target], ts: u64, over: bool) {
         let began_ns = clock::now();
         if over {
             self.take_costs();
@@ -91,15 +92,15 @@ impl Publisher {
 }
 
 impl Observer for Publisher {
-    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+    fn begin(&mut self, targets: &mut [Target]) -> io::Result<()> {
         self.top.begin(targets)
     }
 
-    fn input(&mut self, target: usize, input: &Input, followed: &mut Followed) -> io::Result<()> {
+    fn input(&mut self, target: usize, input: &Input, followed: &mut Target) -> io::Result<()> {
         self.top.input(target, input, followed)
     }
 
-    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+    fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {
         self.top.round(targets, round)?;
         if !self.metered {
             self.take_costs();
@@ -113,7 +114,7 @@ impl Observer for Publisher {
         Ok(())
     }
 
-    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
+    fn end(&mut self, targets: &mut [Target], ends: &[End]) -> io::Result<()> {
         self.top.end(targets, ends)?;
         let ts = ends.iter().map(|end| end.until_ts).max().unwrap_or(0);
         self.take_costs();

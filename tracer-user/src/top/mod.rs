@@ -17,7 +17,6 @@ pub use frozen::Frozen;
 pub use keys::{Action, Pane, Screen};
 pub use live::{Publisher, Shared};
 pub use model::{
-    By, Cell, Column, Cost, Detail, Finding, Head, Key, Past, Picture, Query, Row, Sort, Source, Table, Top,
-    Trend,
+    By, Cell, Column, Detail, Finding, Head, Key, Past, Picture, Query, Row, Sort, Source, Table, Top, Trend,
 };
 pub use view::{LeakGroup, Leaks, Look, Read, draw, text};

@@ -2,7 +2,7 @@
 
 use super::Event;
 
-/// What one drain brought. Times are `CLOCK_MONOTONIC`, nanoseconds.
+/// The events of one drain of the rings. Times are `CLOCK_MONOTONIC`, nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Events by time, oldest first.

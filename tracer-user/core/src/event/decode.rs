@@ -9,12 +9,7 @@ use tracer_common::{Birth, By, Header, Kind, MAX_FRAMES, NewProc, Stack as Sent,
 pub enum DecodeError {
     /// Fewer bytes than its kind needs.
     #[error("record of {have} bytes is shorter than the {need} its kind needs")]
-    Truncated {
-        /// Bytes there were.
-        have: usize,
-        /// Bytes there should have been.
-        need: usize,
-    },
+    Truncated { have: usize, need: usize },
     /// A kind no probe of this version sends.
     #[error("unknown record kind {0}")]
     UnknownKind(u8),

@@ -22,7 +22,6 @@ pub struct Event {
     pub goid: u64,
     /// Thread id in the initial PID namespace.
     pub tid: u32,
-    /// Which probe.
     pub kind: Kind,
     /// State before ([`status`]), or [`status::UNSAID`].
     pub from: u8,
@@ -30,23 +29,17 @@ pub struct Event {
     pub to: u8,
     /// Index into the binary's wait reasons; only means something for a goroutine that waits.
     pub reason: u8,
-    /// What else the probe knew.
     pub payload: Payload,
 }
 
 /// The part of an [`Event`] that depends on its kind (see [`Kind`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Nothing more.
     None,
-    /// Who did it.
     By(By),
-    /// Where it happened.
     Stack(Stack),
-    /// Where the goroutine comes from.
     Birth(Birth),
-    /// A goroutine about to be made.
+    /// A `go` statement whose goroutine has no id yet.
     NewProc(NewProc),
-    /// Who runs instead.
     Switch(Switch),
 }

@@ -10,29 +10,27 @@ use std::{
 };
 use tracer_common::MAX_FRAMES;
 
-/// Different stacks that are kept, about 130 bytes each. A program has some thousands; whoever traces many of them
-/// for long, or a hostile one, sees any number.
+/// Different stacks that are kept, about 130 bytes each. A program has some thousands; many programs over a long time,
+/// or a hostile one, have any number.
 const CAPACITY: u64 = 1 << 20;
 
 /// Return addresses as the process sees them, innermost first, [`MAX_FRAMES`] at most; empty: not known.
 ///
 /// A program blocks millions of times a second, but at few places: a stack is a number of eight bytes, which is
-/// copied, compared and hashed as such. What it stands for is kept in one table of this process. When that is
+/// copied, compared and hashed as such. Its addresses are in `TABLE`, one for this process. When that is
 /// full, the oldest goes: it has no addresses any more, and another number when it comes again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stack(NonZeroU64);
 
-/// The number of the empty one.
+/// The number of the empty stack.
 const EMPTY: NonZeroU64 = NonZeroU64::MAX;
 
-/// The addresses of a stack.
 #[derive(Clone, Copy, Debug)]
 pub struct Pcs {
     len: usize,
     all: [u64; MAX_FRAMES],
 }
 
-/// Where all are kept.
 static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(|| Mutex::new(Table::new(CAPACITY)));
 
 fn table() -> MutexGuard<'static, Table> {
@@ -40,18 +38,17 @@ fn table() -> MutexGuard<'static, Table> {
 }
 
 impl Stack {
-    /// The stack with these addresses; what is behind the first [`MAX_FRAMES`] does not count.
+    /// The stack with these addresses, cut after [`MAX_FRAMES`].
     pub fn of(pcs: &[u64]) -> Stack {
         let pcs = &pcs[..pcs.len().min(MAX_FRAMES)];
         if pcs.is_empty() { Stack::default() } else { Stack(table().number(pcs)) }
     }
 
-    /// Its addresses.
     pub fn pcs(self) -> Pcs {
         if self.is_empty() { Pcs::of(&[]) } else { table().get(self.0) }
     }
 
-    /// Whether nothing was known of it.
+    /// Whether its addresses are not known.
     pub fn is_empty(self) -> bool {
         self.0 == EMPTY
     }
@@ -88,7 +85,6 @@ impl Deref for Pcs {
 /// Stacks by number: number `n` stands at `n % capacity` until another one takes its place.
 struct Table {
     kept: Vec<(NonZeroU64, Pcs)>,
-    /// Places in `kept`, by addresses.
     places: HashTable<usize>,
     hasher: DefaultHashBuilder,
     next: NonZeroU64,
@@ -134,7 +130,7 @@ impl Table {
         }
     }
 
-    /// Empty if it had to go.
+    /// The addresses of a number; empty if its place was given to another stack.
     fn get(&self, number: NonZeroU64) -> Pcs {
         let kept = self.kept.get(self.place(number)).filter(|(kept, _)| *kept == number);
         kept.map_or_else(|| Pcs::of(&[]), |(_, pcs)| *pcs)

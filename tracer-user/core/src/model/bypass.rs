@@ -35,7 +35,7 @@ pub enum Bypass {
     /// (`coro.go`: the CAS met a scan bit, or the goroutine is in a synctest bubble).
     CoroFallback,
     /// Set B, Go 1.26+. `reentersyscall` or `exitsyscall` falls back on `casgstatus` for what its
-    /// event has already told (`proc.go`: as above).
+    /// event has already told (`proc.go`: the CAS met a scan bit, or the goroutine is in a synctest bubble).
     SyscallFallback,
     /// Set B. The end of a fake wait, during which the goroutine was running.
     FakeWait,
@@ -47,7 +47,6 @@ pub enum Bypass {
 }
 
 impl Bypass {
-    /// All of them.
     pub const ALL: [Bypass; 13] = [
         Bypass::DirectWake,
         Bypass::ResumeG,

@@ -1,32 +1,59 @@
-//! The model's face: events in, steps out. What each kind of event means is in `status_events`
-//! and `function_events`, how a change is judged in `machine`.
+//! The model's face: events in, steps out. What each kind of event means is here, and which ones must wait for the next
+//! one of their goroutine to be understood; how a change is judged is in `machine`.
 
-use super::births::Births;
-use super::held::Queues;
-use super::machine::Accusation;
-use super::say::bare;
-use super::store::Store;
-use super::threads::Threads;
-use super::{Goroutine, Setup, Step, What, Whats};
-use crate::event::{Event, Kind};
-use crate::goruntime::transitions::Graph;
-use crate::goruntime::{State, WaitReason};
+use super::{
+    Bypass, Goroutine, Merged, Note, Seen, Setup, Step, What, Whats,
+    births::{Births, birth_of},
+    machine::{Machine, Move, bare, found, unnamed_create},
+    store::Key,
+};
+use crate::{
+    event::{By, Event, Kind, Mode, Payload, Set, Switch},
+    goruntime::{State, WaitReason, transitions::Graph},
+};
+use std::collections::VecDeque;
+
+/// How long a creation may be held back for its goid, nanoseconds of the target's time.
+const HOLD_CREATE_NS: u64 = 1_000_000_000;
+
+/// How long the return from a system call may be held back to see whether it found a P. Its next
+/// event releases it sooner; on a busy machine the kernel may take the thread's CPU in between.
+const HOLD_EXIT_NS: u64 = 10_000_000;
+
+/// An event that is kept with its goroutine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    kind: Kind,
+    ts: u64,
+    tid: u32,
+    to: State,
+}
+
+/// Goroutines whose events are kept, oldest first.
+#[derive(Debug, Default)]
+struct Queues {
+    creates: VecDeque<(u64, Key)>,
+    exits: VecDeque<(u64, Key)>,
+}
+
+impl Queues {
+    /// The next one whose time is over at `now_ts`.
+    fn due(&mut self, now_ts: u64) -> Option<(u64, Key)> {
+        [(&mut self.exits, HOLD_EXIT_NS), (&mut self.creates, HOLD_CREATE_NS)]
+            .into_iter()
+            .find_map(|(queue, hold_ns)| queue.pop_front_if(|(ts, _)| ts.saturating_add(hold_ns) <= now_ts))
+    }
+}
 
 /// Every goroutine of the target, as the events tell.
 #[derive(Debug)]
 pub struct Goroutines {
-    pub(super) setup: Setup,
-    pub(super) graph: Graph,
+    machine: Machine,
+    graph: Graph,
     /// The number of [`WaitReason::Coroutine`]; 0 where the version has none.
-    pub(super) coroutine: u8,
-    pub(super) store: Store,
-    pub(super) threads: Threads,
-    pub(super) births: Births,
-    /// Events up to this time may have been lost: what was told before is doubtful.
-    pub(super) doubt_until: u64,
-    pub(super) held: Queues,
-    pub(super) accused: Vec<Accusation>,
-    pub(super) wanted: Whats,
+    coroutine: u8,
+    births: Births,
+    held: Queues,
     gc_since: u64,
     lost: u64,
 }
@@ -37,30 +64,25 @@ impl Goroutines {
         Goroutines {
             graph: Graph::of_casgstatus(setup.release),
             coroutine: setup.wait_reasons.number(WaitReason::Coroutine).unwrap_or(0),
-            store: Store::new(setup.capacity),
-            threads: Threads::new(setup.capacity),
             births: Births::new(setup.release.records_parent()),
-            doubt_until: 0,
+            machine: Machine::new(setup),
             held: Queues::default(),
-            accused: Vec::new(),
-            wanted: Whats::ALL,
             gc_since: 0,
             lost: 0,
-            setup,
         }
     }
 
     /// Steps of other kinds may be left out from now on: most of the work is to make steps.
     pub fn want(&mut self, wanted: Whats) {
-        self.wanted = wanted;
+        self.machine.want(wanted);
     }
 
-    /// Takes one event; what it means is appended to `out`. A contradiction is not said here but
-    /// by the next [`Goroutines::settle`], because a late event may still explain it.
+    /// Takes one event and appends its steps to `out`. A contradiction comes only out of the next
+    /// [`Goroutines::settle`], because a late event may still explain it.
     pub fn apply(&mut self, event: &Event, out: &mut Vec<Step>) {
         match event.kind {
             Kind::NewProc => self.new_proc(event, out),
-            Kind::NeedM => self.threads.at(event.tid).needm_ts = event.ts,
+            Kind::NeedM => self.machine.threads.at(event.tid).needm_ts = event.ts,
             Kind::GcStart | Kind::GcEnd => self.collection(event, out),
             Kind::ThreadOff | Kind::ThreadOn | Kind::ThreadWake => self.thread(event, out),
             Kind::Exec => self.exec(event, out),
@@ -74,14 +96,12 @@ impl Goroutines {
         }
     }
 
-    /// Events were lost, the last of them not after `until_ts`: nothing told up to then may be
-    /// held against what comes, nor what is accused already. Call it before the events of the
-    /// drain that found the loss are applied.
+    /// Events were lost, the last of them not after `until_ts`. No state of before may contradict a later event, and
+    /// contradictions that wait are dropped. Call it before the events of the drain that found the loss are applied.
     pub fn lost(&mut self, count: u64, until_ts: u64) {
         if count != 0 {
             self.lost = self.lost.saturating_add(count);
-            self.doubt_until = self.doubt_until.max(until_ts);
-            self.accused.clear();
+            self.machine.doubt(until_ts);
             self.births.doubt();
         }
     }
@@ -90,43 +110,45 @@ impl Goroutines {
     /// with `u64::MAX` at the end. Says what was held back for something that did not come:
     /// contradictions, creations without a goid, returns from system calls. Forgets the dead.
     ///
-    /// Says whether it changed anything: if not, whoever replays the events may leave the call out.
+    /// Returns whether it changed anything: if not, a replay of the events may leave the call out.
     pub fn settle(&mut self, up_to_ts: u64, out: &mut Vec<Step>) -> bool {
-        let mut changed = self.release_due(up_to_ts, out);
-        self.accused.retain(|accusation| {
-            let due = accusation.illegal.ts <= up_to_ts;
-            if due {
-                out.push(accusation.illegal);
-                changed = true;
-            }
-            !due
-        });
-        self.store.forget_dead(up_to_ts) | changed
+        let released = self.release_due(up_to_ts, out);
+        let convicted = self.machine.convict(up_to_ts, out);
+        self.machine.store.forget_dead(up_to_ts) | released | convicted
+    }
+
+    /// Takes over a snapshot whose reading began at `began_ts`. Call it when every event up to its end
+    /// has been applied: what an event told is better than what a snapshot saw, unless it was lost.
+    /// `complete`: every goroutine that there was is in it.
+    ///
+    /// A state that comes from here is shown, but never held against an event: the goroutine may
+    /// have moved between the two looks of the snapshot.
+    pub fn merge(&mut self, all: &[Seen], began_ts: u64, complete: bool) -> Merged {
+        self.machine.merge(all, began_ts, complete)
     }
 
     /// The goroutine with this id, if it is remembered.
     pub fn get(&self, goid: u64) -> Option<&Goroutine> {
-        self.store.by_goid(goid)
+        self.machine.store.by_goid(goid)
     }
 
     /// All that are remembered, also those that died a moment ago; in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Goroutine> {
-        self.store.iter()
+        self.machine.store.iter()
     }
 
     /// How many are remembered; never more than the capacity.
     pub fn len(&self) -> usize {
-        self.store.len()
+        self.machine.store.len()
     }
 
-    /// Whether none is remembered.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// How often an event came for a goroutine that there was no room to remember.
     pub fn refused(&self) -> u64 {
-        self.store.refused()
+        self.machine.store.refused()
     }
 
     /// How many lost events [`Goroutines::lost`] was told of.
@@ -134,11 +156,9 @@ impl Goroutines {
         self.lost
     }
 
-    /// The state of the goroutine at this place, if it can be held against anyone.
-    pub(super) fn known(&mut self, at: usize) -> Option<State> {
-        let doubt_until = self.doubt_until;
-        let goroutine = self.store.at(at);
-        (goroutine.told_ts > doubt_until && goroutine.state != State::Unknown).then_some(goroutine.state)
+    #[cfg(test)]
+    pub(super) fn threads_and_births(&self) -> (usize, usize) {
+        (self.machine.threads.len(), self.births.len())
     }
 
     fn collection(&mut self, event: &Event, out: &mut Vec<Step>) {
@@ -153,12 +173,363 @@ impl Goroutines {
     }
 
     fn exec(&mut self, event: &Event, out: &mut Vec<Step>) {
-        self.store.clear();
-        self.threads.clear();
+        self.machine.clear();
         self.births.clear();
         self.held = Queues::default();
-        self.accused.clear();
         self.gc_since = 0;
         out.push(bare(event, What::Exec));
+    }
+
+    /// A thread gets or leaves a CPU, or wakes.
+    fn thread(&mut self, event: &Event, out: &mut Vec<Step>) {
+        let thread = self.machine.threads.at(event.tid);
+        let since = |ts: u64| (ts != 0 && ts <= event.ts).then(|| event.ts - ts);
+        let (what, duration_ns) = match event.kind {
+            Kind::ThreadOff => (What::ThreadOff, since(thread.on_ts)),
+            Kind::ThreadOn => (What::ThreadOn, since(thread.off_ts)),
+            _ => (What::ThreadWake, since(thread.off_ts)),
+        };
+        match event.kind {
+            Kind::ThreadOff => (thread.on_ts, thread.off_ts) = (0, event.ts),
+            Kind::ThreadOn => (thread.on_ts, thread.off_ts) = (event.ts, 0),
+            _ => {}
+        }
+        let (running, running_ts) = (thread.running, thread.running_ts);
+        let running = running.filter(|_| !self.machine.is_doubtful(running_ts));
+        let mut step = Step { duration_ns, ..bare(event, what) };
+        if what == What::ThreadOff && event.from != 0 {
+            step.note = Note::KernelPreempted;
+        }
+        if let Some(at) = running.and_then(|key| self.machine.store.find(key)) {
+            let goroutine = self.machine.store.at(at);
+            (step.goid, step.g) = (goroutine.goid, goroutine.g);
+            (step.from, step.to) = (goroutine.state, goroutine.state);
+            if what == What::ThreadOn && goroutine.state == State::Running {
+                let running_ns = event.ts.saturating_sub(goroutine.since_ts);
+                goroutine.off_cpu_ns += duration_ns.unwrap_or(0).min(running_ns);
+            }
+        }
+        out.push(step);
+    }
+}
+
+/// Set B: what the events of `casgstatus` and of the two functions beside it mean; and coroutine switches, which both
+/// sets have.
+impl Goroutines {
+    /// `casgstatus`, `casGToPreemptScan`, `casGFromPreempted`.
+    fn status(&mut self, event: &Event, out: &mut Vec<Step>) {
+        let at = self.whose(event, out);
+        let (from, to) = match event.kind {
+            Kind::PreemptScan => (State::Running, State::Preempted),
+            Kind::FromPreempted => (State::Preempted, State::Waiting),
+            _ => (State::from_status(event.from), State::from_status(event.to)),
+        };
+        let own_cas = matches!(event.kind, Kind::PreemptScan | Kind::FromPreempted);
+        if !own_cas && !self.graph.has(from, to) {
+            self.machine.condemn(at, event, from, to, out);
+        } else if from == State::Waiting && to == State::Running {
+            self.fake_wait_ends(at, event, out);
+        } else if (from, to) == (State::Running, State::Waiting)
+            && self.machine.setup.wait_reasons.get(event.reason).is_fake()
+        {
+            // A fake wait begins: the goroutine goes on running.
+        } else if !matches!((from, to), (State::Idle | State::CopyStack, _) | (_, State::CopyStack)) {
+            self.machine.change(at, event, Move::new(event, from, to), out);
+        }
+    }
+
+    /// `casgstatus` takes waiting to running only at the end of a fake wait. Its beginning was not
+    /// reported, so there is nothing to say; but where it was taken for a real one (up to 1.19
+    /// the reason can be stale), it ends here.
+    fn fake_wait_ends(&mut self, at: usize, event: &Event, out: &mut Vec<Step>) {
+        match self.machine.known(at) {
+            Some(State::Running) => {}
+            None if event.ts >= self.machine.store.at(at).last_ts => {
+                self.machine.adopt(at, event, State::Running, 0)
+            }
+            None => {}
+            Some(_) => self.machine.change(at, event, Move::new(event, State::Waiting, State::Running), out),
+        }
+    }
+
+    /// `casgstatus` out of dead: a new goroutine, on a `g` that may have had another one.
+    fn status_create(&mut self, event: &Event, out: &mut Vec<Step>) {
+        let (from, to) = (State::from_status(event.from), State::from_status(event.to));
+        let before = self.machine.store.peek(event.g);
+        if let Some(at) = before {
+            self.release(at, out);
+            let old = self.machine.store.at(at);
+            if event.ts < old.last_ts && (event.goid == 0 || old.goid == 0 || old.goid == event.goid) {
+                let change = Move::new(event, from, to);
+                self.machine.late(at, event, &change, out);
+                return;
+            }
+        }
+        let seen = before.and_then(|at| self.machine.known(at)).filter(|seen| *seen != from);
+        let at = self.machine.store.renew(event.g, event.goid, event.ts);
+        if !self.graph.has(from, to) {
+            self.machine.condemn(at, event, from, to, out);
+            return;
+        }
+        if let Some(seen) = seen {
+            let change = Move::new(event, from, to);
+            self.machine.accuse(at, event, &change, seen, out);
+        }
+        if event.goid != 0 {
+            self.machine.change(at, event, Move::new(event, from, to), out);
+            return;
+        }
+        if let Payload::Birth(birth) = event.payload {
+            self.machine.store.at(at).birth = Some(birth);
+        }
+        self.machine.store.at(at).reason = event.reason;
+        self.hold(at, event, to, out);
+    }
+
+    /// `coroswitch_m`: the one waits (or ends, which is told by its own event), the other runs on
+    /// the same thread at once.
+    fn coroutine_switch(&mut self, event: &Event, out: &mut Vec<Step>) {
+        let Payload::Switch(Switch { next_g, next_goid, exit }) = event.payload else { return };
+        if exit == 0 {
+            let at = self.whose(event, out);
+            let waits = Event { reason: self.coroutine, ..*event };
+            self.machine.change(at, &waits, Move::new(&waits, State::Running, State::Waiting), out);
+        } else if self.machine.setup.set == Set::A {
+            // gdestroy, which it calls next, may be inlined.
+            let at = self.whose(event, out);
+            self.machine.change(at, event, Move::new(event, State::Running, State::Dead), out);
+        }
+        if next_g != 0 {
+            let payload = Payload::By(By { by_goid: event.goid });
+            let reason = self.coroutine;
+            let next = Event { g: next_g, goid: next_goid, reason, payload, ..*event };
+            let at = self.whose(&next, out);
+            self.first_switch(at, &next, event.goid, out);
+            self.machine.change(at, &next, Move::new(&next, State::Waiting, State::Running), out);
+        }
+        self.machine.threads.at(event.tid).switched = [event.g, next_g];
+    }
+
+    /// Set A: names the goroutine that `newproc1` created parked, if it is one of these.
+    fn first_switch(&mut self, at: usize, next: &Event, by_goid: u64, out: &mut Vec<Step>) {
+        if self.machine.store.at(at).last_ts != 0 {
+            return;
+        }
+        let Some(expected) = self.births.claim_parked(by_goid) else { return };
+        let payload = Payload::Birth(expected.birth);
+        let born = Event { ts: expected.ts, tid: expected.tid, kind: Kind::NewProc, payload, ..*next };
+        self.machine.change(at, &born, Move::new(&born, State::Dead, State::Waiting), out);
+    }
+}
+
+/// Set A: what the entries of the scheduler's functions mean. They tell what is about to happen, not what was before.
+impl Goroutines {
+    /// Any event of a function that changes states.
+    fn function(&mut self, event: &Event, out: &mut Vec<Step>) {
+        match event.kind {
+            Kind::FirstRun => self.first_run(event, out),
+            Kind::SyscallExit => self.syscall_exit(event, out),
+            Kind::SyscallExitNoP => self.syscall_exit_no_p(event, out),
+            _ => {
+                if let Some((from, to)) = self.canonical(event.kind) {
+                    let at = self.whose(event, out);
+                    self.machine.change(at, event, Move::new(event, from, to), out);
+                }
+            }
+        }
+    }
+
+    /// The change that a function makes when nothing is in its way.
+    fn canonical(&self, kind: Kind) -> Option<(State, State)> {
+        Some(match kind {
+            Kind::Execute => (State::Runnable, State::Running),
+            Kind::Park => (State::Running, State::Waiting),
+            Kind::Ready | Kind::Inject => (State::Waiting, State::Runnable),
+            Kind::Gosched | Kind::Goyield | Kind::GoschedImpl => (State::Running, State::Runnable),
+            Kind::PreemptPark => (State::Running, State::Preempted),
+            Kind::Destroy => (State::Running, State::Dead),
+            Kind::SyscallEnter | Kind::SyscallBlock => (State::Running, State::Syscall),
+            Kind::DropM => (State::Syscall, self.spare()),
+            _ => return None,
+        })
+    }
+
+    /// The state of a C thread's goroutine that is not in use.
+    fn spare(&self) -> State {
+        if self.machine.setup.release.has_dead_extra() { State::DeadExtra } else { State::Dead }
+    }
+
+    /// `newproc1`: the goroutine to come has no name before it runs. Where its first run is not
+    /// probed, this is all there is.
+    fn new_proc(&mut self, event: &Event, out: &mut Vec<Step>) {
+        let Payload::NewProc(new) = event.payload else { return };
+        if self.machine.setup.mode != Mode::Full {
+            out.push(unnamed_create(event.ts, event.tid, birth_of(event.goid, &new)));
+            return;
+        }
+        if self.births.len() >= self.machine.setup.capacity {
+            self.announce_oldest(out);
+        }
+        self.births.expect(event, &new);
+    }
+
+    fn announce_oldest(&mut self, out: &mut Vec<Step>) {
+        if let Some(expected) = self.births.overdue(u64::MAX) {
+            out.push(unnamed_create(expected.ts, expected.tid, expected.birth));
+        }
+    }
+
+    /// `execute` of a goroutine that never ran: names the one that `newproc1` made.
+    fn first_run(&mut self, event: &Event, out: &mut Vec<Step>) {
+        let Payload::Birth(birth) = event.payload else { return };
+        let at = self.whose(event, out);
+        if let Some(expected) = self.births.claim(&birth) {
+            let payload = Payload::Birth(expected.birth);
+            let born = Event { ts: expected.ts, tid: expected.tid, kind: Kind::NewProc, payload, ..*event };
+            self.machine.change(at, &born, Move::new(&born, State::Dead, State::Runnable), out);
+        } else {
+            self.introduce(at, event, out);
+        }
+        let run = Event { kind: Kind::Execute, ..*event };
+        self.machine.change(at, &run, Move::new(&run, State::Runnable, State::Running), out);
+    }
+
+    /// `exitsyscall`. Up to 1.25 it may still fail to find a P, and then the goroutine never ran:
+    /// held back until its next event. A C thread's first one names the goroutine of `needm`.
+    fn syscall_exit(&mut self, event: &Event, out: &mut Vec<Step>) {
+        let at = self.whose(event, out);
+        let needm_ts = std::mem::take(&mut self.machine.threads.at(event.tid).needm_ts);
+        let unused = self.machine.known(at).is_none_or(State::is_dead);
+        if needm_ts != 0 && unused && self.machine.setup.set == Set::A {
+            let came = Event { ts: needm_ts.min(event.ts), kind: Kind::NeedM, ..*event };
+            let note = Note::Bypass(Bypass::NeedM);
+            let change = Move { from: self.spare(), to: State::Syscall, reason: 0, note };
+            self.machine.advance(at, &came, &change, out);
+        }
+        if self.exit_is_held() && event.ts >= self.machine.store.at(at).last_ts {
+            self.hold(at, event, State::Running, out);
+        } else {
+            self.machine.change(at, event, Move::new(event, State::Syscall, State::Running), out);
+        }
+    }
+
+    /// `exitsyscall0` (≤ 1.25) or `exitsyscallNoP`: no P was free.
+    fn syscall_exit_no_p(&mut self, event: &Event, out: &mut Vec<Step>) {
+        let at = self.machine.store.resolve(event.g, event.goid);
+        let goroutine = self.machine.store.at(at);
+        goroutine.held = None;
+        let said = goroutine.state == State::Running && goroutine.last == Kind::SyscallExit;
+        let from = if self.machine.setup.release.runs_before_it_has_a_p() || said {
+            State::Running
+        } else {
+            State::Syscall
+        };
+        let note = Note::Bypass(Bypass::SyscallNoP);
+        self.machine.change(at, event, Move { note, ..Move::new(event, from, State::Runnable) }, out);
+    }
+}
+
+/// Events that are only understood together with the next one of their goroutine, and what to do when that does not
+/// come.
+impl Goroutines {
+    /// Keeps an event until the next one of its goroutine.
+    fn hold(&mut self, at: usize, event: &Event, to: State, out: &mut Vec<Step>) {
+        let held = Held { kind: event.kind, ts: event.ts, tid: event.tid, to };
+        let key = self.machine.store.key(at);
+        if self.machine.store.find(key).is_none() {
+            self.replay(at, held, out); // not remembered: there is no next one
+            return;
+        }
+        let goroutine = self.machine.store.at(at);
+        goroutine.held = Some(held);
+        goroutine.last_ts = goroutine.last_ts.max(event.ts);
+        let queue = if to == State::Running { &mut self.held.exits } else { &mut self.held.creates };
+        queue.push_back((event.ts, key));
+        if queue.len() > self.machine.setup.capacity
+            && let Some((ts, key)) = queue.pop_front()
+        {
+            self.release_key(ts, key, out);
+        }
+    }
+
+    fn release_key(&mut self, ts: u64, key: Key, out: &mut Vec<Step>) {
+        if let Some(at) = self.machine.store.find(key)
+            && self.machine.store.at(at).held.is_some_and(|held| held.ts == ts)
+        {
+            self.release(at, out);
+        }
+    }
+
+    /// Takes what was kept of this goroutine.
+    #[cold]
+    fn release(&mut self, at: usize, out: &mut Vec<Step>) {
+        if let Some(held) = self.machine.store.at(at).held.take() {
+            self.replay(at, held, out);
+        }
+    }
+
+    fn replay(&mut self, at: usize, held: Held, out: &mut Vec<Step>) {
+        let goroutine = self.machine.store.at(at);
+        let payload = match (held.to, goroutine.birth) {
+            (State::Running, _) | (_, None) => Payload::None,
+            (_, Some(birth)) => Payload::Birth(birth),
+        };
+        let event = Event {
+            ts: held.ts,
+            g: goroutine.g,
+            goid: goroutine.goid,
+            tid: held.tid,
+            kind: held.kind,
+            from: 0,
+            to: 0,
+            reason: goroutine.reason,
+            payload,
+        };
+        let from = if held.to == State::Running { State::Syscall } else { State::Dead };
+        self.machine.change(at, &event, Move::new(&event, from, held.to), out);
+    }
+
+    /// The goroutine of an event, with what was kept of it said first.
+    #[inline]
+    fn whose(&mut self, event: &Event, out: &mut Vec<Step>) -> usize {
+        let at = self.machine.store.resolve(event.g, event.goid);
+        if self.machine.store.at(at).held.is_some() {
+            self.release(at, out);
+        }
+        // The first run may turn out to be that of a goroutine whose `go` statement was seen.
+        if event.kind != Kind::FirstRun {
+            self.introduce(at, event, out);
+        }
+        at
+    }
+
+    /// Before the first event of a goroutine that a snapshot found: says how it was found.
+    #[inline]
+    fn introduce(&mut self, at: usize, event: &Event, out: &mut Vec<Step>) {
+        let goroutine = self.machine.store.at(at);
+        if goroutine.by_snapshot && goroutine.last_ts == 0 {
+            out.push(found(goroutine, event));
+        }
+    }
+
+    /// Says what has been kept for too long, and whether there was any.
+    fn release_due(&mut self, now_ts: u64, out: &mut Vec<Step>) -> bool {
+        let mut any = false;
+        while let Some((ts, key)) = self.held.due(now_ts) {
+            self.release_key(ts, key, out);
+            any = true;
+        }
+        while let Some(expected) = self.births.overdue(now_ts.saturating_sub(HOLD_CREATE_NS)) {
+            out.push(unnamed_create(expected.ts, expected.tid, expected.birth));
+            any = true;
+        }
+        any
+    }
+
+    /// Whether this version and set see the two halves of a return from a system call that found
+    /// no P apart, so that the first must be held back.
+    fn exit_is_held(&self) -> bool {
+        let late = !self.machine.setup.release.runs_before_it_has_a_p();
+        late && self.machine.setup.set == Set::A && self.machine.setup.mode == Mode::Full
     }
 }

@@ -1,23 +1,25 @@
-//! The machine itself: takes one change of state, judges it against what was seen before, and
-//! says it as a [`Step`].
+//! The machine itself: takes one change of state, judges it against what was seen before, and says it as a [`Step`].
 
-use super::bypass::{Bypass, Told, Verdict, judge};
-use super::say::{learn, say, stack_of};
-use super::store::Key;
-use super::{Goroutines, Measure, Note, Step, What};
-use crate::event::{Event, Payload};
-use crate::goruntime::State;
+use super::{
+    Bypass, Goroutine, Measure, Note, Setup, Step, What, Whats,
+    bypass::{Told, Verdict, judge},
+    store::{Key, Store, Threads},
+};
+use crate::{
+    event::{Birth, Event, Payload, Stack},
+    goruntime::State,
+};
 
 /// Contradictions that wait for a late event to explain them; more are said at once.
 const MAX_ACCUSED: usize = 1024;
 
 /// A contradiction that a late event may still explain.
 #[derive(Debug)]
-pub(super) struct Accusation {
+struct Accusation {
     key: Key,
     /// The last state seen, moved on by late events.
     seen: State,
-    pub(super) illegal: Step,
+    illegal: Step,
 }
 
 /// A change of one goroutine, as an event tells it.
@@ -35,7 +37,71 @@ impl Move {
     }
 }
 
-impl Goroutines {
+/// The states of all goroutines, and how they change.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) setup: Setup,
+    pub(super) store: Store,
+    pub(super) threads: Threads,
+    wanted: Whats,
+    /// Events up to this time may have been lost: what was told before is doubtful.
+    doubt_until: u64,
+    accused: Vec<Accusation>,
+}
+
+impl Machine {
+    pub(super) fn new(setup: Setup) -> Machine {
+        Machine {
+            store: Store::new(setup.capacity),
+            threads: Threads::new(setup.capacity),
+            wanted: Whats::ALL,
+            doubt_until: 0,
+            accused: Vec::new(),
+            setup,
+        }
+    }
+
+    /// Steps of other kinds may be left out from now on.
+    pub(super) fn want(&mut self, wanted: Whats) {
+        self.wanted = wanted;
+    }
+
+    /// Events were lost, the last of them not after `until_ts`.
+    pub(super) fn doubt(&mut self, until_ts: u64) {
+        self.doubt_until = self.doubt_until.max(until_ts);
+        self.accused.clear();
+    }
+
+    /// Whether something that was told at this time may have been overtaken by a lost event.
+    pub(super) fn is_doubtful(&self, ts: u64) -> bool {
+        ts <= self.doubt_until
+    }
+
+    /// Says the contradictions up to this time that nothing has explained; says whether there were any.
+    pub(super) fn convict(&mut self, up_to_ts: u64, out: &mut Vec<Step>) -> bool {
+        let before = out.len();
+        out.extend(
+            self.accused
+                .extract_if(.., |accusation| accusation.illegal.ts <= up_to_ts)
+                .map(|due| due.illegal),
+        );
+        out.len() > before
+    }
+
+    /// The process replaced its program: nothing of before exists any more.
+    pub(super) fn clear(&mut self) {
+        self.store.clear();
+        self.threads.clear();
+        self.accused.clear();
+    }
+
+    /// The state of the goroutine at this place, if it can be held against an event.
+    pub(super) fn known(&mut self, at: usize) -> Option<State> {
+        let doubt_until = self.doubt_until;
+        let goroutine = self.store.at(at);
+        (goroutine.told_ts > doubt_until && goroutine.state != State::Unknown).then_some(goroutine.state)
+    }
+
     /// Takes a change: judges it, says what the probes passed over, and says it.
     #[inline]
     pub(super) fn change(&mut self, at: usize, event: &Event, mut change: Move, out: &mut Vec<Step>) {
@@ -195,5 +261,142 @@ impl Goroutines {
         if event.ts >= goroutine.last_ts {
             self.adopt(at, event, to, event.ts);
         }
+    }
+}
+
+/// A step that is about no goroutine's state.
+pub(super) fn bare(event: &Event, what: What) -> Step {
+    Step {
+        ts: event.ts,
+        goid: event.goid,
+        g: event.g,
+        tid: event.tid,
+        what,
+        from: State::Unknown,
+        to: State::Unknown,
+        reason: 0,
+        by_goid: 0,
+        duration_ns: None,
+        measure: Measure::Exact,
+        stack: None,
+        birth: None,
+        note: Note::None,
+    }
+}
+
+/// The creation of a goroutine that was not seen itself.
+pub(super) fn unnamed_create(ts: u64, tid: u32, birth: Birth) -> Step {
+    Step {
+        ts,
+        goid: 0,
+        g: 0,
+        tid,
+        what: What::Create,
+        from: State::Dead,
+        to: State::Runnable,
+        reason: 0,
+        by_goid: birth.parent_goid,
+        duration_ns: None,
+        measure: Measure::Exact,
+        stack: None,
+        birth: Some(birth),
+        note: Note::None,
+    }
+}
+
+/// A goroutine that was there before the trace, as a snapshot found it: said before its first event.
+pub(super) fn found(of: &Goroutine, event: &Event) -> Step {
+    let waited = (of.since_is != Measure::Exact).then(|| event.ts.saturating_sub(of.since_ts));
+    Step {
+        goid: of.goid,
+        g: of.g,
+        to: of.state,
+        reason: of.reason,
+        by_goid: parent_of(of),
+        duration_ns: waited,
+        measure: of.since_is,
+        stack: (!of.site.is_empty()).then_some(of.site),
+        birth: of.birth,
+        ..bare(event, What::Found)
+    }
+}
+
+/// What an event tells of the goroutine itself.
+#[inline]
+fn learn(of: &mut Goroutine, event: &Event, what: What) {
+    if let Some(birth) = birth_of(event) {
+        let parent_goid = if birth.parent_goid != 0 { birth.parent_goid } else { parent_of(of) };
+        of.birth = Some(Birth { parent_goid, ..birth });
+    }
+    if what == What::Create {
+        of.created_ts = Some(event.ts);
+    }
+}
+
+/// Puts a change into words; `lasted` is how long the state before did.
+#[inline]
+fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, lasted: Option<u64>) -> Step {
+    let measure = if what == What::Exit || lasted.is_none() { Measure::Exact } else { of.since_is };
+    let &Move { from, to, note, .. } = change;
+    learn(of, event, what);
+    let reason = match (from, to) {
+        (State::Waiting, _) if lasted.is_some() => of.reason,
+        (State::Waiting, _) | (_, State::Waiting | State::Preempted) => change.reason,
+        _ => 0,
+    };
+    let site = (!of.site.is_empty() && lasted.is_some()).then_some(of.site);
+    Step {
+        ts: event.ts,
+        goid: of.goid,
+        g: of.g,
+        tid: event.tid,
+        what,
+        from,
+        to,
+        reason,
+        by_goid: by(event, what, of),
+        duration_ns: match what {
+            What::Exit => of.created_ts.map(|created| event.ts.saturating_sub(created)),
+            What::Create | What::Illegal => None,
+            _ => lasted,
+        },
+        measure,
+        stack: match what {
+            What::Block | What::SyscallEnter => stack_of(event),
+            What::Unblock | What::SyscallExit => site,
+            _ => None,
+        },
+        birth: match what {
+            What::Create | What::Exit => of.birth,
+            What::Start if birth_of(event).is_some() => of.birth,
+            _ => None,
+        },
+        note,
+    }
+}
+
+fn by(event: &Event, what: What, of: &Goroutine) -> u64 {
+    match (event.payload, what) {
+        (Payload::By(by), What::Unblock | What::Illegal) => by.by_goid,
+        (_, What::Create) => parent_of(of),
+        _ => 0,
+    }
+}
+
+fn parent_of(of: &Goroutine) -> u64 {
+    of.birth.map_or(0, |birth| birth.parent_goid)
+}
+
+fn birth_of(event: &Event) -> Option<Birth> {
+    match event.payload {
+        Payload::Birth(birth) => Some(birth),
+        _ => None,
+    }
+}
+
+fn stack_of(event: &Event) -> Option<Stack> {
+    match event.payload {
+        Payload::Stack(stack) if !stack.is_empty() => Some(stack),
+        _ => None,
     }
 }

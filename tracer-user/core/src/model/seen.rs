@@ -1,8 +1,7 @@
 //! What a snapshot tells the model: which goroutines there are, also those that did not move since
 //! the trace began, and after a loss how things really stand.
 
-use super::Measure;
-use super::goroutines::Goroutines;
+use super::{Goroutine, Measure, machine::Machine};
 use crate::event::{Birth, Stack};
 use crate::goruntime::State;
 use hashbrown::HashSet;
@@ -10,9 +9,7 @@ use hashbrown::HashSet;
 /// A goroutine as a snapshot saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Address of its `runtime.g`.
     pub g: u64,
-    /// Its id.
     pub goid: u64,
     /// Its state; [`State::Unknown`] if it moved while it was read.
     pub state: State,
@@ -23,7 +20,6 @@ pub struct Seen {
     pub since_ts: u64,
     /// Its thread; 0: none.
     pub tid: u32,
-    /// Where it comes from.
     pub birth: Birth,
     /// Return addresses of where it waits or calls; empty: not read.
     pub site: Stack,
@@ -32,7 +28,6 @@ pub struct Seen {
 /// What a snapshot changed in the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
-    /// Goroutines in the snapshot.
     pub seen: u64,
     /// Of these, those the model did not know.
     pub new: u64,
@@ -42,14 +37,9 @@ pub struct Merged {
     pub ended: u64,
 }
 
-impl Goroutines {
-    /// Takes over a snapshot whose reading began at `began_ts`. Call it when every event up to its end
-    /// has been applied: what an event told is better than what a snapshot saw, unless it was lost.
-    /// `complete`: every goroutine that there was is in it.
-    ///
-    /// A state that comes from here is shown, but never held against an event: the goroutine may
-    /// have moved between the two looks of the snapshot.
-    pub fn merge(&mut self, all: &[Seen], began_ts: u64, complete: bool) -> Merged {
+impl Machine {
+    /// As [`super::Goroutines::merge`].
+    pub(super) fn merge(&mut self, all: &[Seen], began_ts: u64, complete: bool) -> Merged {
         let mut merged = Merged { seen: all.len() as u64, ..Merged::default() };
         for seen in all {
             self.merge_one(seen, began_ts, &mut merged);
@@ -62,7 +52,7 @@ impl Goroutines {
     }
 
     fn merge_one(&mut self, seen: &Seen, began_ts: u64, merged: &mut Merged) {
-        let newer = |at: usize, this: &mut Goroutines| this.store.at(at).last_ts >= began_ts;
+        let newer = |at: usize, this: &mut Machine| this.store.at(at).last_ts >= began_ts;
         if let Some(at) = self.store.peek(seen.g)
             && newer(at, self)
             && ![0, seen.goid].contains(&self.store.at(at).goid)
@@ -93,7 +83,7 @@ impl Goroutines {
 
     /// Buries the living that a snapshot, begun at `began_ts`, did not find: their ends were lost.
     fn end_all_but(&mut self, alive: &HashSet<u64>, began_ts: u64) -> u64 {
-        let gone = |goroutine: &&super::Goroutine| {
+        let gone = |goroutine: &&Goroutine| {
             goroutine.goid != 0
                 && !goroutine.state.is_dead()
                 && goroutine.last_ts < began_ts

@@ -18,7 +18,6 @@ pub struct Step {
     pub g: u64,
     /// The thread it happened on: the goroutine's own, or that of the one who woke or made it.
     pub tid: u32,
-    /// What happened.
     pub what: What,
     /// State before, as the runtime said it.
     pub from: State,
@@ -35,7 +34,6 @@ pub struct Step {
     /// `ThreadOff` the time on the CPU, `ThreadOn` the time off it, `ThreadWake` the sleep.
     /// `None` where the beginning was not seen.
     pub duration_ns: Option<u64>,
-    /// How good `duration_ns` is.
     pub measure: Measure,
     /// Return addresses: `Block`, `Unblock` and `Found` where it waits or waited, `SyscallEnter` and
     /// `SyscallExit` where it called.
@@ -102,7 +100,6 @@ pub enum What {
 }
 
 impl What {
-    /// All kinds.
     pub const ALL: [What; 17] = [
         What::Create,
         What::Found,
@@ -187,7 +184,6 @@ static BY_CHANGE: [[Option<What>; State::KINDS.len()]; State::KINDS.len()] = {
 pub struct Whats(u32);
 
 impl Whats {
-    /// All of them.
     pub const ALL: Whats = Whats((1 << What::ALL.len()) - 1);
 
     /// Whether this one is among them.
@@ -196,7 +192,6 @@ impl Whats {
         self.0 & (1 << what as u32) != 0
     }
 
-    /// These and those.
     pub fn or(self, other: Whats) -> Whats {
         Whats(self.0 | other.0)
     }
@@ -222,16 +217,12 @@ impl fmt::Display for What {
 /// What else there is to say about a step; its `Display` is one sentence, empty for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Note {
-    /// Nothing.
     #[default]
     None,
     /// Not seen itself, but known from what came after it.
     Bypass(Bypass),
     /// Illegal: no place in this Go version makes this change.
-    NotInGraph {
-        /// The target's.
-        release: Release,
-    },
+    NotInGraph { release: Release },
     /// Illegal: the runtime says that the goroutine was in `said`, but it was last seen in
     /// `seen`, and nothing explains how it got from there to here.
     Contradiction {

@@ -1,17 +1,88 @@
-//! The goroutines remembered: found by `g` address or goid, never more than the capacity.
+//! What is remembered: goroutines, found by `g` address or goid, and threads; never more than the capacity.
 //!
-//! The dead stay for [`RETAIN_NS`], so that a name can still be asked for, and go first when room
-//! is needed. When all remembered are alive, a new one is worked on in a scratch place and
-//! forgotten at once, and counted.
+//! Dead goroutines stay for [`RETAIN_NS`], so that a name can still be asked for, and go first when room
+//! is needed. When all remembered are alive, a new one is worked on in a scratch place, forgotten at once, and counted.
 
-use super::Goroutine;
-use super::by_g::ByG;
-use crate::goruntime::State;
+use super::{Measure, goroutines::Held};
+use crate::{
+    event::{Birth, Kind, Stack},
+    goruntime::State,
+};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
+/// One goroutine, as far as events told. Identity is (`g`, `goid`): `g` structs are reused.
+#[derive(Clone, Debug)]
+pub struct Goroutine {
+    pub g: u64,
+    /// Its id; 0: not known yet.
+    pub goid: u64,
+    pub state: State,
+    /// Since when it is in that state, `CLOCK_MONOTONIC` nanoseconds; 0: not known.
+    pub since_ts: u64,
+    /// How good `since_ts` is.
+    pub since_is: Measure,
+    /// Why it waits, or waited last: an index into the binary's wait reasons.
+    pub reason: u8,
+    /// Where it comes from, if that was seen.
+    pub birth: Option<Birth>,
+    /// When it was created; `None`: before the trace.
+    pub created_ts: Option<u64>,
+    /// The thread of its last event.
+    pub tid: u32,
+    /// Return addresses of its last wait or system call; empty: none were sent.
+    pub site: Stack,
+    /// How long it was running, nanoseconds; slices whose beginning was not seen do not count.
+    pub running_ns: u64,
+    /// How much of that its thread had no CPU.
+    pub off_cpu_ns: u64,
+    /// Time of its last event, also one that is held back.
+    pub(super) last_ts: u64,
+    /// When its state was last told.
+    pub(super) told_ts: u64,
+    /// Its state is what a snapshot saw: good to be shown, not to be held against an event.
+    pub(super) by_snapshot: bool,
+    /// The kind of its last event.
+    pub(super) last: Kind,
+    /// What waits to be said about it.
+    pub(super) held: Option<Held>,
+    /// Changes when the place is given to another goroutine.
+    generation: u32,
+    /// Whether the place is taken.
+    used: bool,
+    /// Whether it stands in the queue of those to be forgotten.
+    queued: bool,
+}
+
+impl Goroutine {
+    fn new(g: u64, goid: u64, generation: u32) -> Goroutine {
+        Goroutine {
+            g,
+            goid,
+            state: State::Unknown,
+            since_ts: 0,
+            since_is: Measure::Exact,
+            reason: 0,
+            birth: None,
+            created_ts: None,
+            tid: 0,
+            site: Stack::default(),
+            running_ns: 0,
+            off_cpu_ns: 0,
+            last_ts: 0,
+            told_ts: 0,
+            by_snapshot: false,
+            last: Kind::Exec,
+            held: None,
+            generation,
+            used: true,
+            queued: false,
+        }
+    }
+}
+
 /// How long a dead goroutine is remembered, nanoseconds of the target's time.
-pub(super) const RETAIN_NS: u64 = 1_000_000_000;
+const RETAIN_NS: u64 = 1_000_000_000;
 
 /// The place for a goroutine that there is no room for.
 const SCRATCH: usize = 0;
@@ -103,7 +174,7 @@ impl Store {
         self.renew(g, goid, last_ts)
     }
 
-    /// The place of a goroutine that begins on this `g`; who used it before is dead.
+    /// The place of a goroutine that begins on this `g`; the one that used it before is dead.
     #[inline(never)]
     pub(super) fn renew(&mut self, g: u64, goid: u64, ts: u64) -> usize {
         if let Some(at) = self.by_g.remove(g) {
@@ -202,5 +273,158 @@ impl Store {
     /// Forgets everything but what was counted.
     pub(super) fn clear(&mut self) {
         *self = Store { refused: self.refused, ..Store::new(self.capacity) };
+    }
+}
+
+/// Few goroutines make most of the events: the places of those are found without hashing.
+const RECENT: usize = 64;
+
+/// Places in the store by `g`.
+#[derive(Debug)]
+struct ByG {
+    all: HashMap<u64, usize>,
+    /// Some of `all`, each where its address says.
+    recent: [Option<(u64, usize)>; RECENT],
+}
+
+/// The runtime's `g` is some hundred bytes, in pages of its own size class.
+#[inline]
+fn slot(g: u64) -> usize {
+    ((g >> 6) ^ (g >> 12)) as usize % RECENT
+}
+
+impl ByG {
+    fn new() -> ByG {
+        ByG { all: HashMap::new(), recent: [None; RECENT] }
+    }
+
+    #[inline]
+    fn get(&self, g: u64) -> Option<usize> {
+        match self.recent[slot(g)] {
+            Some((recent, at)) if recent == g => Some(at),
+            _ => self.all.get(&g).copied(),
+        }
+    }
+
+    /// As [`ByG::get`], for an event: more of this goroutine are likely to follow.
+    #[inline]
+    fn find(&mut self, g: u64) -> Option<usize> {
+        let at = self.get(g)?;
+        self.recent[slot(g)] = Some((g, at));
+        Some(at)
+    }
+
+    fn insert(&mut self, g: u64, at: usize) {
+        self.recent[slot(g)] = Some((g, at));
+        self.all.insert(g, at);
+    }
+
+    fn remove(&mut self, g: u64) -> Option<usize> {
+        self.recent[slot(g)].take_if(|(recent, _)| *recent == g);
+        self.all.remove(&g)
+    }
+}
+
+/// One thread. All times are `CLOCK_MONOTONIC` nanoseconds, 0: not seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Thread {
+    /// The goroutine that runs here, or is in a system call here.
+    pub(super) running: Option<Key>,
+    pub(super) running_ts: u64,
+    /// Since when it has a CPU.
+    pub(super) on_ts: u64,
+    /// Since when it has no CPU.
+    pub(super) off_ts: u64,
+    /// The two `g` of the last coroutine switch.
+    pub(super) switched: [u64; 2],
+    /// When `needm` was called, until its goroutine shows.
+    pub(super) needm_ts: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Threads {
+    places: Vec<Thread>,
+    by_tid: HashMap<u32, usize>,
+    /// The thread asked for last, and its place: a thread's events come in runs.
+    last: Option<(u32, usize)>,
+    capacity: usize,
+}
+
+impl Threads {
+    pub(super) fn new(capacity: usize) -> Threads {
+        Threads { places: Vec::new(), by_tid: HashMap::new(), last: None, capacity }
+    }
+
+    /// The thread, made if it is not known. Its end is not seen: when there are too many, those
+    /// that run nothing are forgotten, and if that does not help, all.
+    #[inline]
+    pub(super) fn at(&mut self, tid: u32) -> &mut Thread {
+        let at = match self.last {
+            Some((last, at)) if last == tid => at,
+            _ => self.place_of(tid),
+        };
+        self.last = Some((tid, at));
+        &mut self.places[at]
+    }
+
+    fn place_of(&mut self, tid: u32) -> usize {
+        if let Some(known) = self.by_tid.get(&tid) {
+            return *known;
+        }
+        if self.by_tid.len() >= self.capacity {
+            self.forget_idle();
+        }
+        self.insert(tid, Thread::default())
+    }
+
+    fn insert(&mut self, tid: u32, thread: Thread) -> usize {
+        self.places.push(thread);
+        self.by_tid.insert(tid, self.places.len() - 1);
+        self.places.len() - 1
+    }
+
+    fn forget_idle(&mut self) {
+        let busy = self.by_tid.iter().map(|(tid, at)| (*tid, self.places[*at]));
+        let busy: Vec<(u32, Thread)> = busy.filter(|(_, thread)| thread.running.is_some()).collect();
+        self.clear();
+        if busy.len() < self.capacity {
+            for (tid, thread) in busy {
+                self.insert(tid, thread);
+            }
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Threads::new(self.capacity);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_tid.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_finds_what_a_map_finds(steps in prop::collection::vec((0u8..4, 0u64..200, 0usize..9), 0..300)) {
+            let (mut ours, mut map) = (ByG::new(), HashMap::new());
+            for (what, g, at) in steps {
+                let g = g * 64;
+                match what {
+                    0 => {
+                        ours.insert(g, at);
+                        map.insert(g, at);
+                    }
+                    1 => prop_assert_eq!(ours.remove(g), map.remove(&g)),
+                    2 => prop_assert_eq!(ours.find(g), map.get(&g).copied()),
+                    _ => prop_assert_eq!(ours.get(g), map.get(&g).copied()),
+                }
+            }
+        }
     }
 }

@@ -9,9 +9,7 @@ use regex::Regex;
 
 /// A step with its names.
 pub struct Line<'a> {
-    /// The process.
     pub pid: u32,
-    /// What happened.
     pub step: &'a Step,
     /// The wait reason, in the runtime's words; empty where there is none.
     pub reason: &'a str,
@@ -38,9 +36,7 @@ impl Line<'_> {
     }
 }
 
-/// Which lines the user wants.
 pub struct Filter {
-    /// Wanted kinds of events.
     pub events: Whats,
     /// Only these goroutines; empty: all.
     pub goids: Vec<u64>,

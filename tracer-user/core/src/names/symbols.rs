@@ -27,7 +27,6 @@ pub struct Symbols {
     entries: HashMap<u64, u64>,
 }
 
-/// Where names come from.
 enum Source {
     Binary(Arc<GoBinary>),
     /// A recording: what is not in the cache has no name.

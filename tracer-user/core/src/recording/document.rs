@@ -11,14 +11,12 @@ use std::{
     path::Path,
 };
 
-/// A document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Document<'a> {
     /// What it is, `leaks.json`.
     pub name: &'a str,
     /// The process it is about.
     pub pid: u32,
-    /// Its contents.
     pub body: &'a [u8],
 }
 

@@ -8,9 +8,10 @@
 //! `crc` is the CRC-32 of the frame's first twelve bytes and of what is stored. Whatever does not match is
 //! where the file ends: a crash or a full disk costs at most the frame that was being written.
 
+use crate::session::{About, End};
+use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 
-/// What the file begins with.
 pub(crate) const MAGIC: [u8; 8] = *b"sfgi rec";
 
 /// The version that is written; a reader refuses younger ones.
@@ -22,18 +23,16 @@ pub(crate) const MAX_RAW: usize = 16 << 20;
 /// zstd's level: 3 halves what 1 leaves at a small price.
 const LEVEL: i32 = 3;
 
-/// What is in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The first: JSON of a [`super::Head`].
+    /// The first: JSON of a [`Head`].
     Head,
-    /// Names of addresses.
     Names,
     /// Inputs and rounds.
     Data,
     /// A document that was made when it was recorded.
     Document,
-    /// The last: JSON of a [`super::Tail`].
+    /// The last: JSON of a [`Tail`].
     Tail,
     /// Of a later version that only adds: to be skipped.
     Other(u8),
@@ -85,7 +84,6 @@ pub(crate) fn pack(kind: Kind, raw: &[u8]) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Appends one frame.
 pub(crate) fn write(out: &mut impl Write, kind: Kind, raw: &[u8]) -> io::Result<()> {
     out.write_all(&pack(kind, raw)?)
 }
@@ -118,7 +116,6 @@ pub(crate) enum Next<'a> {
     End,
 }
 
-/// Reads frames one by one.
 pub(crate) struct Frames<R> {
     input: R,
     /// Bytes of whole frames so far.
@@ -135,7 +132,6 @@ impl<R: Read> Frames<R> {
         Ok(Frames { input, offset: 16, stored: Vec::new(), raw: Vec::new(), decompressor })
     }
 
-    /// The next frame.
     pub(crate) fn next(&mut self) -> io::Result<Next<'_>> {
         let mut head = [0; 16];
         match fill(&mut self.input, &mut head)? {
@@ -180,4 +176,46 @@ pub(crate) fn fill(input: &mut impl Read, to: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(len)
+}
+
+/// The schema of [`Head`] and [`Tail`]: fields may be added, and are ignored by readers that do not know them.
+const SCHEMA: &str = "sfgi.recording/1";
+
+/// The first frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    pub schema: String,
+    /// The version of sfgi that recorded it.
+    pub sfgi: String,
+    /// When the trace began, `CLOCK_MONOTONIC` nanoseconds: times are shown from here.
+    pub start_ts: u64,
+    /// The same by the wall clock, nanoseconds since 1970.
+    pub start_unix_ns: i64,
+    pub kernel: String,
+    /// Whether the threads' times on a CPU were recorded.
+    pub threads: bool,
+    /// The targets, in the order of their numbers.
+    pub targets: Vec<About>,
+}
+
+impl Head {
+    /// Of a trace that begins now; the targets are added by the [`super::Recorder`].
+    pub fn new(start_ts: u64, start_unix_ns: i64, threads: bool) -> Head {
+        Head {
+            schema: SCHEMA.to_owned(),
+            sfgi: env!("CARGO_PKG_VERSION").to_owned(),
+            start_ts,
+            start_unix_ns,
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            threads,
+            targets: Vec::new(),
+        }
+    }
+}
+
+/// The frame behind the last inputs: how the trace of each target ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tail {
+    /// In the order of the targets.
+    pub ends: Vec<End>,
 }

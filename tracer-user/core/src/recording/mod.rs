@@ -5,23 +5,19 @@
 //! through the same code as a live trace, and shows the same.
 //!
 //! The file (`frame`) is a row of checked, compressed frames that are only ever appended: the
-//! [`Head`]; before each frame of inputs (`items`, `events`) the names that it needs (`names`); documents
+//! [`Head`]; before each frame of inputs (`items`) the names that it needs (`names`); documents
 //! that only the live program could give; and the [`Tail`]. Each frame of inputs can be read by itself,
 //! so a ring ([`Keep::Last`]) lets go of the oldest ones.
 
 pub mod bytes;
 mod document;
-mod events;
 pub(crate) mod frame;
-mod head;
 mod items;
 mod names;
 mod player;
 mod recorder;
-mod ring;
 
 pub use document::{Document, append, copy_document};
-pub use frame::Damage;
-pub use head::{Head, Tail};
+pub use frame::{Damage, Head, Tail};
 pub use player::{OpenError, PlayError, Played, Player};
 pub use recorder::{Keep, Outputs, Recorder, Trigger};

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     event::{Birth, Payload, Stack},
     names::{Site, Symbols},
-    session::{Followed, Input},
+    session::{Input, Target},
 };
 use hashbrown::{HashMap, HashSet};
 use std::sync::Arc;
@@ -98,7 +98,6 @@ impl Wanted {
 /// Bytes of a name at most; a hostile binary can have longer ones.
 const MAX_STRING: usize = 1 << 16;
 
-/// Writes names.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     strings: HashMap<Arc<str>, u64>,
@@ -117,22 +116,22 @@ impl Writer {
     }
 
     /// Writes the names that are wanted.
-    pub(super) fn write(&mut self, target: usize, wanted: &mut Wanted, followed: &mut Followed) {
+    pub(super) fn write(&mut self, index: usize, wanted: &mut Wanted, target: &mut Target) {
         for startpc in std::mem::take(&mut wanted.starts) {
-            let entry = followed.symbols().entry(startpc);
+            let entry = target.symbols().entry(startpc);
             wanted.pc(entry);
             self.out.number(ENTRY);
-            self.out.number(target as u64);
+            self.out.number(index as u64);
             self.out.number(startpc);
             self.out.near(entry, startpc);
         }
         for pc in std::mem::take(&mut wanted.pcs) {
-            let frames = followed.symbols().frames(pc);
+            let frames = target.symbols().frames(pc);
             let frames = &frames[..frames.len().min(MAX_INLINED)];
             let strings: Vec<(u64, u64)> =
                 frames.iter().map(|site| (self.string(&site.func), self.string(&site.file))).collect();
             self.out.number(FRAMES);
-            self.out.number(target as u64);
+            self.out.number(index as u64);
             self.out.number(pc);
             self.out.number(frames.len() as u64);
             for ((func, file), site) in strings.iter().zip(frames) {
@@ -158,7 +157,6 @@ impl Writer {
     }
 }
 
-/// Reads names.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     strings: Vec<Arc<str>>,
@@ -167,7 +165,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Takes the contents of one frame; `symbols` gives those of a target.
-    pub(super) fn read(&mut self, mut take: Take<'_>, targets: &mut [Followed]) -> Result<(), Senseless> {
+    pub(super) fn read(&mut self, mut take: Take<'_>, targets: &mut [Target]) -> Result<(), Senseless> {
         while !take.is_empty() {
             let tag = take.number()?;
             if tag == STRING {

@@ -2,15 +2,14 @@
 
 use super::{
     bytes::{Senseless, Take},
-    frame::{self, Damage, Frames, Kind, Next},
-    head::{Head, Tail},
+    frame::{self, Damage, Frames, Head, Kind, Next, Tail},
     items::{self, Item},
     names,
 };
 use crate::{
     model::Whats,
     names::Symbols,
-    session::{End, Followed, Input, Observer, Round},
+    session::{End, Input, Observer, Round, Target},
 };
 use std::{
     fs::File,
@@ -21,13 +20,10 @@ use std::{
 /// Why a file cannot be played at all.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It cannot be read.
     #[error("cannot be read")]
     Read(#[from] io::Error),
-    /// It is something else.
     #[error("is no recording of sfgi: `sfgi record -o FILE` makes one")]
     NotOurs,
-    /// A younger sfgi wrote it.
     #[error("is a recording of version {0}, and this sfgi reads up to version {max}: use a newer one", max = frame::VERSION)]
     TooYoung(u32),
     /// It ends before it says what was traced.
@@ -41,15 +37,12 @@ pub enum PlayError {
     /// The file cannot be read any more.
     #[error("cannot be read")]
     Read(#[source] io::Error),
-    /// An observer cannot go on.
     #[error(transparent)]
     Observer(io::Error),
 }
 
-/// What was played.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Played {
-    /// How each target's trace ended.
     pub ends: Vec<End>,
     /// Why the file ends before the recording does, and after how many bytes.
     pub damage: Option<(u64, Damage)>,
@@ -65,10 +58,9 @@ pub struct Player {
     head: Head,
     frames: Frames<Source>,
     bytes: u64,
-    targets: Vec<Followed>,
+    targets: Vec<Target>,
 }
 
-/// Reads the file's header.
 pub(super) fn begin(input: &mut impl Read) -> Result<(), OpenError> {
     let mut header = [0; 16];
     let len = frame::fill(input, &mut header)?;
@@ -104,8 +96,8 @@ impl Player {
             Next::Frame(Kind::Head, raw) => serde_json::from_slice(raw).map_err(|_| OpenError::NoHead)?,
             _ => return Err(OpenError::NoHead),
         };
-        let follow = |about: &crate::session::About| Followed::new(about.clone(), Symbols::told());
-        Ok(Player { targets: head.targets.iter().map(follow).collect(), head, frames, bytes })
+        let target = |about: &crate::session::About| Target::new(about.clone(), Symbols::told());
+        Ok(Player { targets: head.targets.iter().map(target).collect(), head, frames, bytes })
     }
 
     /// What it says of itself.
@@ -184,7 +176,7 @@ impl From<PlayError> for Stop {
 
 /// A recording that is being played.
 struct Playing<'a, 'o> {
-    targets: Vec<Followed>,
+    targets: Vec<Target>,
     observers: &'a mut [&'o mut dyn Observer],
     items: items::Reader,
     round: Round,
@@ -194,7 +186,7 @@ struct Playing<'a, 'o> {
 }
 
 impl<'a, 'o> Playing<'a, 'o> {
-    fn new(targets: Vec<Followed>, observers: &'a mut [&'o mut dyn Observer], until_ts: u64) -> Self {
+    fn new(targets: Vec<Target>, observers: &'a mut [&'o mut dyn Observer], until_ts: u64) -> Self {
         let (items, lost) = (items::Reader::new(targets.len()), vec![0; targets.len()]);
         let mut round = Round::default();
         round.clear(targets.len());
@@ -210,7 +202,6 @@ impl<'a, 'o> Playing<'a, 'o> {
         Ok(())
     }
 
-    /// Plays one frame.
     fn data(&mut self, raw: &[u8]) -> Result<(), Stop> {
         let mut take = Take(raw);
         self.items.begin();
@@ -229,11 +220,11 @@ impl<'a, 'o> Playing<'a, 'o> {
         Ok(())
     }
 
-    fn input(&mut self, target: usize, input: Input) -> Result<(), PlayError> {
-        let (followed, news) = (&mut self.targets[target], &mut self.round.news[target]);
-        followed.take(&input, news);
+    fn input(&mut self, index: usize, input: Input) -> Result<(), PlayError> {
+        let (target, news) = (&mut self.targets[index], &mut self.round.news[index]);
+        target.take(&input, news);
         for observer in &mut *self.observers {
-            observer.input(target, &input, followed).map_err(PlayError::Observer)?;
+            observer.input(index, &input, target).map_err(PlayError::Observer)?;
         }
         if let Input::Events(batch) = input {
             self.items.spare = batch.events;

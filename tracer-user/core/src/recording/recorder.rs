@@ -1,25 +1,22 @@
 //! Writes a recording while it happens.
 
 use super::{
-    frame::{self, Kind},
-    head::{Head, Tail},
+    frame::{self, Head, Kind, Tail},
     items, names,
-    ring::Ring,
 };
 use crate::{
     event::Batch,
     model::{Measure, Seen, What},
-    session::{End, Followed, Input, Observer, Round, SnapshotInput},
+    session::{End, Input, Observer, Round, SnapshotInput, Target},
 };
 use std::{
+    collections::VecDeque,
     io::{self, Write},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
-
-pub use super::ring::Keep;
 
 /// A frame is cut when it holds so many bytes …
 const FRAME_BYTES: usize = 1 << 20;
@@ -56,7 +53,6 @@ pub struct Recorder {
     lost: Vec<u64>,
 }
 
-/// Where frames go.
 enum Store {
     File(Box<dyn Write + Send>),
     Ring {
@@ -117,14 +113,14 @@ impl Recorder {
         Ok(())
     }
 
-    fn resolve(&mut self, targets: &mut [Followed]) {
-        for (at, (wanted, followed)) in self.wanted.iter_mut().zip(targets).enumerate() {
-            self.names.write(at, wanted, followed);
+    fn resolve(&mut self, targets: &mut [Target]) {
+        for (at, (wanted, target)) in self.wanted.iter_mut().zip(targets).enumerate() {
+            self.names.write(at, wanted, target);
         }
     }
 
     /// Begins a segment of a ring, if it is time.
-    fn segment(&mut self, targets: &[Followed]) -> io::Result<()> {
+    fn segment(&mut self, targets: &[Target]) -> io::Result<()> {
         let now_ts = self.complete_ts;
         if !matches!(&self.store, Store::Ring { ring, .. } if ring.is_full(now_ts)) {
             return Ok(());
@@ -181,8 +177,8 @@ fn end(out: &mut dyn Write, ends: Vec<End>) -> io::Result<()> {
     out.flush()
 }
 
-/// How things stand, as frames: what a reader must know who has nothing of before.
-fn standing(targets: &[Followed], now_ts: u64) -> io::Result<Vec<u8>> {
+/// The state of all goroutines, as frames: a ring begins with it, since the events of before are gone.
+fn standing(targets: &[Target], now_ts: u64) -> io::Result<Vec<u8>> {
     let (mut data, mut frames) = (items::Writer::new(), Vec::new());
     for (at, target) in targets.iter().enumerate() {
         let all = known(target, now_ts);
@@ -218,7 +214,7 @@ fn in_pieces<T>(all: &[T], mut each: impl FnMut(&[T], bool, bool) -> io::Result<
 }
 
 /// All that is known of the goroutines, as a snapshot would tell it.
-fn known(target: &Followed, now_ts: u64) -> SnapshotInput {
+fn known(target: &Target, now_ts: u64) -> SnapshotInput {
     let alive = target.goroutines().iter().filter(|known| known.goid != 0 && !known.state.is_dead());
     let seen = alive.map(|known| Seen {
         g: known.g,
@@ -234,7 +230,7 @@ fn known(target: &Followed, now_ts: u64) -> SnapshotInput {
 }
 
 impl Observer for Recorder {
-    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+    fn begin(&mut self, targets: &mut [Target]) -> io::Result<()> {
         self.head.targets = targets.iter().map(|target| target.about().clone()).collect();
         self.wanted.resize_with(targets.len(), names::Wanted::default);
         self.lost.resize(targets.len(), 0);
@@ -246,7 +242,7 @@ impl Observer for Recorder {
         self.segment(targets)
     }
 
-    fn input(&mut self, target: usize, input: &Input, _: &mut Followed) -> io::Result<()> {
+    fn input(&mut self, target: usize, input: &Input, _: &mut Target) -> io::Result<()> {
         self.dirty = true;
         if let Some(wanted) = self.wanted.get_mut(target) {
             wanted.note(input);
@@ -273,7 +269,7 @@ impl Observer for Recorder {
         }
     }
 
-    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+    fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {
         self.now_ts = round.news.iter().map(|news| news.ts).fold(self.now_ts, u64::max);
         for (lost, news) in self.lost.iter_mut().zip(&round.news) {
             *lost += news.lost;
@@ -303,12 +299,131 @@ impl Observer for Recorder {
         self.write_ring(ends)
     }
 
-    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
+    fn end(&mut self, targets: &mut [Target], ends: &[End]) -> io::Result<()> {
         self.resolve(targets);
         self.cut()?;
         match &mut self.store {
             Store::File(out) => end(out, ends.to_vec()),
             Store::Ring { .. } => self.write_ring(ends.to_vec()),
         }
+    }
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    All,
+    /// At least the last so many nanoseconds.
+    Last(u64),
+    /// About so many bytes, at least half of it.
+    Bytes(u64),
+}
+
+/// A ring lets go of a segment as a whole: an eighth of what is kept.
+const SEGMENTS: u64 = 8;
+
+/// Frames that are let go of together.
+#[derive(Debug)]
+struct Segment {
+    began_ts: u64,
+    /// How things stood when it began: needed when it is the first.
+    standing: Vec<u8>,
+    frames: Vec<u8>,
+}
+
+impl Segment {
+    fn bytes(&self) -> u64 {
+        (self.standing.len() + self.frames.len()) as u64
+    }
+}
+
+/// The last so many seconds or bytes of a trace, in memory.
+#[derive(Debug)]
+struct Ring {
+    keep: Keep,
+    segments: VecDeque<Segment>,
+    bytes: u64,
+}
+
+impl Ring {
+    fn new(keep: Keep) -> Ring {
+        Ring { keep, segments: VecDeque::new(), bytes: 0 }
+    }
+
+    /// Whether a new segment is due: then [`Ring::begin`].
+    fn is_full(&self, now_ts: u64) -> bool {
+        let Some(last) = self.segments.back() else { return true };
+        match self.keep {
+            Keep::All => false,
+            Keep::Last(ns) => now_ts.saturating_sub(last.began_ts) >= ns / SEGMENTS,
+            Keep::Bytes(bytes) => last.bytes() >= bytes / SEGMENTS,
+        }
+    }
+
+    /// Begins a segment with frames that tell how things stand, and lets go of what need not be kept any more.
+    fn begin(&mut self, now_ts: u64, standing: Vec<u8>) {
+        while let Some(second) = self.segments.get(1) {
+            let needed = match self.keep {
+                Keep::All => true,
+                Keep::Last(ns) => now_ts.saturating_sub(second.began_ts) < ns,
+                Keep::Bytes(bytes) => self.bytes <= bytes / SEGMENTS * (SEGMENTS - 1),
+            };
+            if needed {
+                break;
+            }
+            let gone = self.segments.pop_front();
+            self.bytes -= gone.map_or(0, |segment| segment.bytes());
+        }
+        self.bytes += standing.len() as u64;
+        self.segments.push_back(Segment { began_ts: now_ts, standing, frames: Vec::new() });
+    }
+
+    /// Adds a packed frame.
+    fn push(&mut self, frame: &[u8]) {
+        if let Some(segment) = self.segments.back_mut() {
+            segment.frames.extend_from_slice(frame);
+            self.bytes += frame.len() as u64;
+        }
+    }
+
+    /// Everything that is kept, oldest first.
+    fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        let first = self.segments.front().map(|segment| &*segment.standing);
+        first.into_iter().chain(self.segments.iter().map(|segment| &*segment.frames))
+    }
+
+    /// Since when, nanoseconds.
+    fn began_ts(&self) -> Option<u64> {
+        self.segments.front().map(|segment| segment.began_ts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(keep: Keep, seconds: u64) -> (u64, u64) {
+        let mut ring = Ring::new(keep);
+        for second in 0..seconds {
+            if ring.is_full(second) {
+                ring.begin(second, Vec::new());
+            }
+            ring.push(&[0; 10]);
+        }
+        (seconds - ring.began_ts().expect("something"), ring.frames().map(|frames| frames.len() as u64).sum())
+    }
+
+    #[test]
+    fn at_least_the_time_and_not_much_more() {
+        assert_eq!(kept(Keep::Last(80), 30), (30, 300));
+        let (time, _) = kept(Keep::Last(80), 1000);
+        assert!((80..=100).contains(&time), "{time}");
+    }
+
+    #[test]
+    fn about_the_bytes() {
+        let (_, bytes) = kept(Keep::Bytes(800), 1000);
+        assert!((400..=900).contains(&bytes), "{bytes}");
+        assert_eq!(kept(Keep::All, 1000).1, 10_000);
     }
 }

@@ -6,9 +6,7 @@ use std::sync::Arc;
 /// One thing that is learned of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// What its probes told.
     Events(Batch),
-    /// What its memory told.
     Snapshot(SnapshotInput),
     /// Whole stacks of goroutines that wait, read from its memory.
     Stacks(Vec<WholeStack>),
@@ -17,11 +15,8 @@ pub enum Input {
 /// All goroutines, as read between two times (`CLOCK_MONOTONIC`, nanoseconds).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotInput {
-    /// The goroutines.
     pub seen: Vec<Seen>,
-    /// When the reading began.
     pub began_ts: u64,
-    /// When it had ended.
     pub ended_ts: u64,
     /// Every goroutine that there was is in it.
     pub complete: bool,
@@ -30,7 +25,6 @@ pub struct SnapshotInput {
 /// The stack of a block that lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WholeStack {
-    /// Whose.
     pub goid: u64,
     /// When the block began; `None`: before the trace.
     pub since_ts: Option<u64>,

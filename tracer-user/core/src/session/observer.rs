@@ -1,13 +1,60 @@
-//! Who is told what happened: whatever shows, counts, converts.
+//! What happened in one go, and everything that is told of it: what shows, counts, converts.
 
-use super::{Followed, Input, Round};
-use crate::model::Whats;
+use super::{Input, Target};
+use crate::model::{Merged, Step, Whats};
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// Someone who is told everything that happens, live or from a recording.
+/// What happened in one go, by target.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// In the order of the targets.
+    pub news: Vec<News>,
+}
+
+/// What happened to one target.
+#[derive(Debug, Default)]
+pub struct News {
+    /// What its goroutines did, nearly by time.
+    pub steps: Vec<Step>,
+    /// Events that were lost before these.
+    pub lost: u64,
+    /// What a snapshot changed, when it was taken to see how things stand after a loss.
+    pub resync: Option<Merged>,
+    /// When this was known, `CLOCK_MONOTONIC` nanoseconds; 0: nothing came.
+    pub ts: u64,
+}
+
+impl Round {
+    /// Begins a round of so many targets.
+    pub fn clear(&mut self, targets: usize) {
+        self.news.resize_with(targets, News::default);
+        for news in &mut self.news {
+            news.steps.clear();
+            (news.lost, news.resync, news.ts) = (0, None, 0);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.news.iter().all(|news| news.steps.is_empty() && news.lost == 0 && news.resync.is_none())
+    }
+
+    /// The steps with the number of their target; those of several targets by time.
+    pub fn steps(&self) -> impl Iterator<Item = (usize, &Step)> {
+        let all = || {
+            self.news.iter().enumerate().flat_map(|(at, news)| news.steps.iter().map(move |step| (at, step)))
+        };
+        let several = self.news.iter().filter(|news| !news.steps.is_empty()).count() > 1;
+        let mut sorted: Vec<(usize, &Step)> = if several { all().collect() } else { Vec::new() };
+        sorted.sort_by_key(|(_, step)| step.ts);
+        sorted.into_iter().chain((!several).then(all).into_iter().flatten())
+    }
+}
+
+/// Is told everything that happens, live or from a recording: `begin`, then again and again the inputs of a round and
+/// the `round` itself, then `end`.
 pub trait Observer {
-    /// The steps that are of use; others may be told all the same.
+    /// The kinds of steps it uses; other kinds may come all the same.
     fn wants(&self) -> Whats {
         Whats::ALL
     }
@@ -16,18 +63,18 @@ pub trait Observer {
     ///
     /// # Errors
     /// Those of its output; nothing more is told then.
-    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+    fn begin(&mut self, targets: &mut [Target]) -> io::Result<()> {
         let _ = targets;
         Ok(())
     }
 
-    /// What came in of the target with this number; told when `followed` has taken it, before the round it
+    /// What came in of the target with this number; told when `target` has taken it, before the round it
     /// belongs to, and only if it changed anything.
     ///
     /// # Errors
     /// Those of its output.
-    fn input(&mut self, target: usize, input: &Input, followed: &mut Followed) -> io::Result<()> {
-        let _ = (target, input, followed);
+    fn input(&mut self, index: usize, input: &Input, target: &mut Target) -> io::Result<()> {
+        let _ = (index, input, target);
         Ok(())
     }
 
@@ -35,13 +82,13 @@ pub trait Observer {
     ///
     /// # Errors
     /// Those of its output.
-    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()>;
+    fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()>;
 
     /// After the last round.
     ///
     /// # Errors
     /// Those of its output.
-    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()>;
+    fn end(&mut self, targets: &mut [Target], ends: &[End]) -> io::Result<()>;
 }
 
 /// How the trace of one target ended.

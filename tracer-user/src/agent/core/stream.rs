@@ -179,8 +179,8 @@ fn run(
     over: &dyn Fn() -> bool,
 ) -> Result<(), Refusal> {
     let calibration = calibration().map_err(|err| Refusal::Failed(err.to_string()))?;
-    let Attached { traced, followed, counting: _counting, .. } = attached;
-    let engine = Engine::new(vec![(traced, followed)], observers, calibration, EVERY).quiet();
+    let Attached { live, state, counting: _counting, .. } = attached;
+    let engine = Engine::new(vec![(live, state)], observers, calibration, EVERY).quiet();
     let (stop, until) = (AtomicBool::new(false), Instant::now() + limits.seconds.min(LONGEST));
     let result = thread::scope(|scope| {
         let listener = scope.spawn(|| engine.run(&stop));

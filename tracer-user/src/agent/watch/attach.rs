@@ -5,7 +5,7 @@
 
 use super::target::{Target, TargetError};
 use crate::{
-    live::{Attach, Opened, Traced},
+    live::{Attach, LiveTarget, Opened},
     probe,
     probe::{Calibration, Counting, HostError, Options, ProbeError, Session},
 };
@@ -14,7 +14,7 @@ use sfgi_core::{
     event::Mode,
     plan::{CostClass, Plan, ProbeSite},
     process::Process,
-    session::Followed,
+    session,
 };
 use std::{
     num::NonZeroU32,
@@ -60,8 +60,8 @@ pub(crate) struct Ceiling(pub(crate) f64);
 /// Probes that stand.
 pub(crate) struct Attached {
     pub(crate) mode: Mode,
-    pub(crate) traced: Traced,
-    pub(crate) followed: Followed,
+    pub(crate) live: LiveTarget,
+    pub(crate) state: session::Target,
     /// Why it is not the mode that was wanted; empty: it is.
     pub(crate) reason: String,
     /// The kernel counts what the programs run as long as this is kept; `None`: it cannot.
@@ -132,9 +132,9 @@ pub(crate) fn attach(
             stacks_ns: None,
             callers,
         };
-        let (traced, followed) = Traced::attach(pid, opened, &attach).map_err(|err| failed(&err))?;
+        let (live, state) = LiveTarget::attach(pid, opened, &attach).map_err(|err| failed(&err))?;
         target.still_the_same()?;
-        return Ok(Attached { mode, traced, followed, reason, counting });
+        return Ok(Attached { mode, live, state, reason, counting });
     }
     Err(Refused::TooDear(reason))
 }

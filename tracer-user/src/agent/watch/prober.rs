@@ -10,15 +10,14 @@ use super::{
 use crate::{
     agent::picture::{Distribution, Events},
     live::{Engine, Observers},
-    probe::{Calibration, Programs},
-    top::Cost,
+    probe::{Calibration, Cost, Programs},
 };
 use sfgi_core::{
     clock,
     event::Mode,
     model::{Measure, What, Whats},
     names::Site,
-    session::{End, Followed, Observer, Round},
+    session::{self, End, Observer, Round},
 };
 use std::{
     collections::HashMap,
@@ -113,7 +112,7 @@ fn run(
     tell: &Tell,
 ) -> Option<String> {
     // Declared first, and so there until all else has gone.
-    let Attached { counting: _counting, mode, traced, followed, reason } =
+    let Attached { counting: _counting, mode, live, state, reason } =
         match attach::attach(target, wanted, Mode::Life, ceiling, false) {
             Ok(attached) => attached,
             Err(Refused::TooDear(reason)) => {
@@ -128,7 +127,7 @@ fn run(
     let observers: Observers = vec![Box::new(figures.listener())];
     let meter_tell = Arc::clone(tell);
     let engine =
-        Engine::new(vec![(traced, followed)], observers, calibration, EVERY).quiet().metered(move |costs| {
+        Engine::new(vec![(live, state)], observers, calibration, EVERY).quiet().metered(move |costs| {
             if let Some(spent) = costs.first().and_then(|cost| gauge.read(*cost, &calibration)) {
                 meter_tell(News::Cost(spent));
             }
@@ -229,22 +228,22 @@ impl Observer for Listener {
         Whats::from_iter([What::Create, What::Exit, What::Unblock, What::Start, What::Illegal])
     }
 
-    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+    fn round(&mut self, targets: &mut [session::Target], round: &Round) -> io::Result<()> {
         let figures = self.figures.clone();
         let mut sums = figures.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, step) in round.steps() {
-            let Some(followed) = targets.get_mut(index) else { continue };
+            let Some(target) = targets.get_mut(index) else { continue };
             let exact = step.duration_ns.filter(|_| step.measure == Measure::Exact);
             match step.what {
                 What::Create | What::Exit => {
                     let gopc = step.birth.map_or(0, |birth| birth.gopc);
-                    let site = self.site(followed, gopc);
+                    let site = self.site(target, gopc);
                     let sums = if step.what == What::Create { &mut sums.created } else { &mut sums.exited };
                     add(sums, site);
                 }
                 What::Unblock => {
                     let Some(ns) = exact else { continue };
-                    let reason = followed.about().wait_reason(step.reason);
+                    let reason = target.about().wait_reason(step.reason);
                     if let Some(times) = sums.blocked.get_mut(reason) {
                         times.add(ns);
                     } else if sums.blocked.len() < MAX_REASONS {
@@ -259,17 +258,17 @@ impl Observer for Listener {
         Ok(())
     }
 
-    fn end(&mut self, _: &mut [Followed], _: &[End]) -> io::Result<()> {
+    fn end(&mut self, _: &mut [session::Target], _: &[End]) -> io::Result<()> {
         Ok(())
     }
 }
 
 impl Listener {
-    fn site(&mut self, followed: &mut Followed, gopc: u64) -> Site {
+    fn site(&mut self, target: &mut session::Target, gopc: u64) -> Site {
         if let Some(site) = self.births.get(&gopc) {
             return site.clone();
         }
-        let site = if gopc == 0 { None } else { followed.symbols().go_statement(gopc) };
+        let site = if gopc == 0 { None } else { target.symbols().go_statement(gopc) };
         let site = site.unwrap_or_else(nowhere);
         if self.births.len() < MAX_SITES {
             self.births.insert(gopc, site.clone());

@@ -4,7 +4,7 @@ use crate::{
     cli::progress::Progress,
     output::{bytes, count},
 };
-use sfgi_core::session::{End, Followed, Input, Observer, Round};
+use sfgi_core::session::{End, Input, Observer, Round, Target};
 use std::{
     io,
     path::Path,
@@ -51,7 +51,7 @@ impl Status {
 }
 
 impl Observer for Status {
-    fn input(&mut self, _: usize, input: &Input, _: &mut Followed) -> io::Result<()> {
+    fn input(&mut self, _: usize, input: &Input, _: &mut Target) -> io::Result<()> {
         if let Input::Events(batch) = input {
             self.counts.events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);
             self.counts.lost.fetch_add(batch.lost, Ordering::Relaxed);
@@ -59,7 +59,7 @@ impl Observer for Status {
         Ok(())
     }
 
-    fn round(&mut self, _: &mut [Followed], _: &Round) -> io::Result<()> {
+    fn round(&mut self, _: &mut [Target], _: &Round) -> io::Result<()> {
         let Status { counts, line, began } = self;
         line.show(|| {
             let events = counts.events.load(Ordering::Relaxed);
@@ -74,7 +74,7 @@ impl Observer for Status {
         Ok(())
     }
 
-    fn end(&mut self, _: &mut [Followed], _: &[End]) -> io::Result<()> {
+    fn end(&mut self, _: &mut [Target], _: &[End]) -> io::Result<()> {
         self.line.clear();
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use sfgi_core::{
     model::Whats,
-    session::{End, Followed, Input, Observer, Round},
+    session::{End, Input, Observer, Round, Target},
 };
 use std::io;
 
@@ -20,7 +20,7 @@ impl Observer for Counter {
         Whats::default()
     }
 
-    fn input(&mut self, _: usize, input: &Input, _: &mut Followed) -> io::Result<()> {
+    fn input(&mut self, _: usize, input: &Input, _: &mut Target) -> io::Result<()> {
         match input {
             Input::Events(batch) => {
                 self.events += batch.events.len() as u64;
@@ -32,11 +32,11 @@ impl Observer for Counter {
         Ok(())
     }
 
-    fn round(&mut self, _: &mut [Followed], _: &Round) -> io::Result<()> {
+    fn round(&mut self, _: &mut [Target], _: &Round) -> io::Result<()> {
         Ok(())
     }
 
-    fn end(&mut self, _: &mut [Followed], _: &[End]) -> io::Result<()> {
+    fn end(&mut self, _: &mut [Target], _: &[End]) -> io::Result<()> {
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use sfgi_core::{
     memory::Live,
     names::Symbols,
     process::Process,
-    session::{About, End, Followed, Input, News, Round},
+    session::{About, End, Input, News, Round, Target},
     snapshot::{Clock, View},
 };
 use std::{
@@ -30,7 +30,7 @@ const TURN: Duration = Duration::from_millis(20);
 /// Reads processes.
 pub(super) struct Poller {
     opened: Vec<(Opened, Process)>,
-    followed: Vec<Followed>,
+    targets: Vec<Target>,
     observers: Observers,
     every: Duration,
 }
@@ -42,15 +42,15 @@ impl Poller {
         observers: Observers,
         every: Duration,
     ) -> Result<Poller> {
-        let (mut opened, mut followed) = (Vec::new(), Vec::new());
+        let (mut opened, mut targets) = (Vec::new(), Vec::new());
         for pid in pids {
             let mut one = Opened::process(*pid, layout)?;
             let symbols = Symbols::new(Arc::clone(&one.binary), one.bias()?);
-            followed.push(Followed::new(about(*pid, &one), symbols));
+            targets.push(Target::new(about(*pid, &one), symbols));
             let process = one.process.take().context("a process was opened")?;
             opened.push((one, process));
         }
-        Ok(Poller { opened, followed, observers, every })
+        Ok(Poller { opened, targets, observers, every })
     }
 
     /// Descriptors that become readable when the processes end.
@@ -61,7 +61,7 @@ impl Poller {
     /// Until it is asked to stop.
     pub(super) fn run(mut self, stop: &AtomicBool) -> Result<()> {
         for observer in &mut self.observers {
-            observer.begin(&mut self.followed)?;
+            observer.begin(&mut self.targets)?;
         }
         let mut next = Instant::now();
         let mut round = Round::default();
@@ -71,28 +71,27 @@ impl Poller {
                 continue;
             }
             next = Instant::now() + self.every;
-            round.clear(self.followed.len());
-            for index in 0..self.followed.len() {
+            round.clear(self.targets.len());
+            for index in 0..self.targets.len() {
                 self.read(index, &mut round.news[index])?;
             }
             for observer in &mut self.observers {
-                observer.round(&mut self.followed, &round)?;
+                observer.round(&mut self.targets, &round)?;
             }
         }
         let ends: Vec<End> =
             round.news.iter().map(|news| End { until_ts: news.ts, ..End::default() }).collect();
         for observer in &mut self.observers {
-            observer.end(&mut self.followed, &ends)?;
+            observer.end(&mut self.targets, &ends)?;
         }
         Ok(())
     }
 
     fn read(&mut self, index: usize, news: &mut News) -> Result<()> {
         let (opened, process) = &self.opened[index];
-        let followed = &mut self.followed[index];
+        let target = &mut self.targets[index];
         let memory = Live::of(process);
-        let view =
-            View { memory: &memory, binary: &opened.binary, bias: followed.bias(), clock: Clock::Live };
+        let view = View { memory: &memory, binary: &opened.binary, bias: target.bias(), clock: Clock::Live };
         let snapshot = match read_all(&view, || Ok(()))? {
             Ok(snapshot) => snapshot,
             // It shows as it was last.
@@ -107,9 +106,9 @@ impl Poller {
         // No events, but all up to the end of the reading: that is when a snapshot counts.
         let time = Batch { doubt_until: ended_ts, complete_until: ended_ts, ..Batch::default() };
         for input in [snapshot, Input::Events(time)] {
-            followed.take(&input, news);
+            target.take(&input, news);
             for observer in &mut self.observers {
-                observer.input(index, &input, followed)?;
+                observer.input(index, &input, target)?;
             }
         }
         Ok(())

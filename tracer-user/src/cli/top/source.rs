@@ -110,11 +110,11 @@ fn trace(args: &Args, mode: Mode, opened: Vec<Opened>, shared: &Arc<Shared>) -> 
             attach::to_command(&args.command, &args.layout, &probes, true)?;
         (calibration, targets, Some(launched))
     };
-    for (traced, _) in &targets {
-        eprintln!("sfgi: {}", traced.describe(&calibration));
+    for (live, _) in &targets {
+        eprintln!("sfgi: {}", live.describe(&calibration));
     }
-    let pids = targets.iter().map(|(traced, _)| traced.pid).collect();
-    let pidfds = targets.iter().map(|(traced, _)| traced.pidfd()).collect::<io::Result<Vec<_>>>()?;
+    let pids = targets.iter().map(|(live, _)| live.pid).collect();
+    let pidfds = targets.iter().map(|(live, _)| live.pidfd()).collect::<io::Result<Vec<_>>>()?;
     let observers = publisher(args, shared, Source::Probes { threads });
     let costs = Arc::clone(shared);
     let engine =

@@ -6,19 +6,19 @@ use super::{
 };
 use sfgi_core::{
     model::{Step, What},
-    session::Followed,
+    session::Target,
 };
 
 /// Waits that ended, and at the end those that have not.
 pub(super) struct Blocked;
 
 impl Gather for Blocked {
-    fn step(&mut self, followed: &mut Followed, step: &Step, table: &mut Table) {
+    fn step(&mut self, target: &mut Target, step: &Step, table: &mut Table) {
         if step.what != What::Unblock {
             return;
         }
-        let whole = followed.stack_of_step(step);
-        let goroutine = followed.goroutines().get(step.goid);
+        let whole = target.stack_of_step(step);
+        let goroutine = target.goroutines().get(step.goid);
         let label = Label { reason: step.reason, ..Label::default() };
         let key = Key { label, ..Key::of(goroutine, whole, step.stack) };
         match step.duration_ns {
@@ -27,10 +27,10 @@ impl Gather for Blocked {
         }
     }
 
-    fn end(&mut self, followed: &Followed, until_ts: u64, table: &mut Table) {
-        for goroutine in followed.goroutines().iter() {
+    fn end(&mut self, target: &Target, until_ts: u64, table: &mut Table) {
+        for goroutine in target.goroutines().iter() {
             if goroutine.state.waits() && goroutine.since_ts != 0 {
-                let whole = followed.stack_of(goroutine.goid);
+                let whole = target.stack_of(goroutine.goid);
                 let label = Label { reason: goroutine.reason, open: true, ..Label::default() };
                 let key = Key { label, ..Key::of(Some(goroutine), whole, Some(goroutine.site)) };
                 table.lasted(key, goroutine.since_ts, until_ts);

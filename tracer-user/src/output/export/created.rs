@@ -6,19 +6,19 @@ use super::{
 };
 use sfgi_core::{
     model::{Step, What},
-    session::Followed,
+    session::Target,
 };
 
 /// Goroutines made.
 pub(super) struct Created;
 
 impl Gather for Created {
-    fn step(&mut self, followed: &mut Followed, step: &Step, table: &mut Table) {
+    fn step(&mut self, target: &mut Target, step: &Step, table: &mut Table) {
         if step.what != What::Create {
             return;
         }
         let birth = step.birth.unwrap_or_default();
-        let creator = followed.goroutines().get(birth.parent_goid).and_then(|goroutine| goroutine.birth);
+        let creator = target.goroutines().get(birth.parent_goid).and_then(|goroutine| goroutine.birth);
         let known = birth.gopc != 0;
         let key = Key {
             pcs: known.then(|| birth.gopc.wrapping_sub(1)).into_iter().collect(),
@@ -30,5 +30,5 @@ impl Gather for Created {
         table.happened(key, step.ts);
     }
 
-    fn end(&mut self, _: &Followed, _: u64, _: &mut Table) {}
+    fn end(&mut self, _: &Target, _: u64, _: &mut Table) {}
 }

@@ -4,16 +4,16 @@ use super::{
     gather::Gather,
     table::{Gap, Key, Label, Table},
 };
-use sfgi_core::{goruntime::State, model::Step, session::Followed};
+use sfgi_core::{goruntime::State, model::Step, session::Target};
 
 /// Goroutines that exist.
 pub(super) struct Existing;
 
 impl Gather for Existing {
-    fn step(&mut self, _: &mut Followed, _: &Step, _: &mut Table) {}
+    fn step(&mut self, _: &mut Target, _: &Step, _: &mut Table) {}
 
-    fn end(&mut self, followed: &Followed, _: u64, table: &mut Table) {
-        for goroutine in followed.goroutines().iter() {
+    fn end(&mut self, target: &Target, _: u64, table: &mut Table) {
+        for goroutine in target.goroutines().iter() {
             let state = goroutine.state;
             if goroutine.goid == 0 || state.is_dead() || state == State::Idle {
                 continue;
@@ -21,7 +21,7 @@ impl Gather for Existing {
             let reason = if state.waits() { goroutine.reason } else { 0 };
             let label = Label { reason, state: Some(state), ..Label::default() };
             let key = if state.stays() {
-                Key::of(Some(goroutine), followed.stack_of(goroutine.goid), Some(goroutine.site))
+                Key::of(Some(goroutine), target.stack_of(goroutine.goid), Some(goroutine.site))
             } else {
                 // Where it last waited is not where it is.
                 Key { gap: Gap::State(state), ..Key::of(Some(goroutine), None, None) }

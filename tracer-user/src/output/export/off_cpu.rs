@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use sfgi_core::{
     event::Stack,
     model::{Step, What},
-    session::Followed,
+    session::Target,
 };
 
 /// Goroutines and threads that are remembered; what comes above has no place.
@@ -24,9 +24,9 @@ pub(super) struct OffCpu {
 }
 
 impl Gather for OffCpu {
-    fn step(&mut self, followed: &mut Followed, step: &Step, table: &mut Table) {
+    fn step(&mut self, target: &mut Target, step: &Step, table: &mut Table) {
         match (step.what, step.stack) {
-            (What::ThreadOff, _) => self.leave(followed, step),
+            (What::ThreadOff, _) => self.leave(target, step),
             (What::ThreadOn, _) => {
                 if let Some((since_ts, key)) = self.off.remove(&step.tid) {
                     table.lasted(key, since_ts, step.ts);
@@ -45,7 +45,7 @@ impl Gather for OffCpu {
         self.off.clear();
     }
 
-    fn end(&mut self, _: &Followed, until_ts: u64, table: &mut Table) {
+    fn end(&mut self, _: &Target, until_ts: u64, table: &mut Table) {
         for (since_ts, mut key) in self.off.drain().map(|(_, off)| off) {
             key.label.open = true;
             table.lasted(key, since_ts, until_ts);
@@ -54,12 +54,12 @@ impl Gather for OffCpu {
 }
 
 impl OffCpu {
-    fn leave(&mut self, followed: &Followed, step: &Step) {
+    fn leave(&mut self, target: &Target, step: &Step) {
         if step.goid == 0 || self.off.len() >= CAPACITY {
             self.off.remove(&step.tid);
             return;
         }
-        let goroutine = followed.goroutines().get(step.goid);
+        let goroutine = target.goroutines().get(step.goid);
         let site = self.sites.get(&step.goid).copied();
         let label = Label { state: Some(step.from), ..Label::default() };
         let key = Key { label, ..Key::of(goroutine, None, site) };

@@ -7,7 +7,7 @@ use super::{
 use sfgi_core::{
     goruntime::{State, system::starts_system, tracebacks},
     names::Site,
-    session::Followed,
+    session::Target,
 };
 use std::cmp::Reverse;
 
@@ -65,7 +65,7 @@ impl Profile {
     /// Looks up what is in the table, and leaves out what is not wanted. `when`: the beginning by the wall
     /// clock, and the length.
     pub(super) fn of(
-        followed: &mut Followed,
+        target: &mut Target,
         table: Table,
         wanted: &Wanted,
         when: (i64, u64),
@@ -75,20 +75,20 @@ impl Profile {
         let (unmeasured, mut open) = (table.unmeasured, 0);
         let mut samples = Vec::new();
         for (key, tally) in table.into_rows() {
-            let reason = followed.about().wait_reason(key.label.reason);
+            let reason = target.about().wait_reason(key.label.reason);
             let matches = wanted.reason.as_ref().is_none_or(|wanted| wanted.is_match(reason));
-            if !matches || (!wanted.system && is_system(followed, &key)) {
+            if !matches || (!wanted.system && is_system(target, &key)) {
                 continue;
             }
             open += if key.label.open { tally.count } else { 0 };
-            let labels = labels(followed, &key, kind);
-            let frames = frames(followed, &key, wanted.by_creator);
+            let labels = labels(target, &key, kind);
+            let frames = frames(target, &key, wanted.by_creator);
             samples.push(Sample { frames, labels, tally });
         }
         // Equal ones always in the same order.
         samples
             .sort_by_cached_key(|sample| (Reverse(sample.value(kind)), path(sample), sample.labels.clone()));
-        let about = followed.about();
+        let about = target.about();
         Profile {
             kind,
             pid: about.pid,
@@ -125,8 +125,8 @@ fn comments(kind: Kind, open: u64, unmeasured: u64, lost: u64) -> Vec<String> {
 }
 
 /// Whether it is of a goroutine of the runtime's own.
-fn is_system(followed: &mut Followed, key: &Key) -> bool {
-    let symbols = followed.symbols();
+fn is_system(target: &mut Target, key: &Key) -> bool {
+    let symbols = target.symbols();
     let Some(start) = (key.startpc != 0).then(|| symbols.function(key.startpc)).flatten() else {
         return false;
     };
@@ -135,8 +135,8 @@ fn is_system(followed: &mut Followed, key: &Key) -> bool {
 }
 
 /// The frames that a traceback would show; if there are none, all.
-fn frames(followed: &mut Followed, key: &Key, by_creator: bool) -> Vec<Frame> {
-    let mut frames = code(followed, &key.pcs);
+fn frames(target: &mut Target, key: &Key, by_creator: bool) -> Vec<Frame> {
+    let mut frames = code(target, &key.pcs);
     let note = match key.gap {
         Gap::None => None,
         Gap::Deeper => Some("[deeper frames not recorded]"),
@@ -147,7 +147,7 @@ fn frames(followed: &mut Followed, key: &Key, by_creator: bool) -> Vec<Frame> {
         Gap::State(_) => Some("[unknown]"),
     };
     if let Some(note) = note {
-        let symbols = followed.symbols();
+        let symbols = target.symbols();
         let entry = symbols.entry(key.startpc);
         let start = (key.startpc != 0).then(|| symbols.function(key.startpc)).flatten();
         // A stack may have just as many frames as are recorded.
@@ -158,15 +158,15 @@ fn frames(followed: &mut Followed, key: &Key, by_creator: bool) -> Vec<Frame> {
         }
     }
     if by_creator && key.gopc != 0 {
-        frames.extend(code(followed, &[key.gopc.wrapping_sub(1)]));
+        frames.extend(code(target, &[key.gopc.wrapping_sub(1)]));
     }
     frames
 }
 
-fn code(followed: &mut Followed, pcs: &[u64]) -> Vec<Frame> {
-    let release = followed.about().release;
+fn code(target: &mut Target, pcs: &[u64]) -> Vec<Frame> {
+    let release = target.about().release;
     let all: Vec<(u64, Vec<Site>)> =
-        pcs.iter().map(|pc| (*pc, followed.symbols().frames(*pc).to_vec())).collect();
+        pcs.iter().map(|pc| (*pc, target.symbols().frames(*pc).to_vec())).collect();
     let shown = |(pc, sites): &(u64, Vec<Site>)| {
         let sites: Vec<Site> =
             sites.iter().filter(|site| tracebacks::shows(&site.func, release)).cloned().collect();
@@ -183,10 +183,10 @@ fn code(followed: &mut Followed, pcs: &[u64]) -> Vec<Frame> {
     all.into_iter().map(unnamed).collect()
 }
 
-fn labels(followed: &mut Followed, key: &Key, kind: Kind) -> Vec<(&'static str, String)> {
+fn labels(target: &mut Target, key: &Key, kind: Kind) -> Vec<(&'static str, String)> {
     let label = key.label;
-    let reason = followed.about().wait_reason(label.reason).to_owned();
-    let started = (kind == Kind::Created).then(|| followed.symbols().function(key.startpc)).flatten();
+    let reason = target.about().wait_reason(label.reason).to_owned();
+    let started = (kind == Kind::Created).then(|| target.symbols().function(key.startpc)).flatten();
     let labels = [
         ("reason", (!reason.is_empty()).then_some(reason)),
         ("state", label.state.map(|state| state.to_string())),

@@ -5,7 +5,7 @@ use super::{
     off_cpu::OffCpu, pprof, profile::Profile, table::Table,
 };
 use regex::Regex;
-use sfgi_core::session::{End, Followed, Observer, Round};
+use sfgi_core::session::{End, Observer, Round, Target};
 use std::io::{self, Write};
 
 /// How a profile is written.
@@ -68,32 +68,32 @@ impl<W: Write> Stacks<W> {
 }
 
 impl<W: Write> Observer for Stacks<W> {
-    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+    fn begin(&mut self, targets: &mut [Target]) -> io::Result<()> {
         self.target = choose(targets, self.wanted.pid)?;
         Ok(())
     }
 
-    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
-        let (Some(followed), Some(news)) = (targets.get_mut(self.target), round.news.get(self.target)) else {
+    fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {
+        let (Some(target), Some(news)) = (targets.get_mut(self.target), round.news.get(self.target)) else {
             return Ok(());
         };
         if news.lost != 0 {
             self.gather.lost();
         }
         for step in &news.steps {
-            self.gather.step(followed, step, &mut self.table);
+            self.gather.step(target, step, &mut self.table);
         }
         Ok(())
     }
 
-    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
-        let Some(followed) = targets.get_mut(self.target) else { return Ok(()) };
+    fn end(&mut self, targets: &mut [Target], ends: &[End]) -> io::Result<()> {
+        let Some(target) = targets.get_mut(self.target) else { return Ok(()) };
         let End { until_ts, lost, .. } = ends.get(self.target).cloned().unwrap_or_default();
-        self.gather.end(followed, until_ts, &mut self.table);
+        self.gather.end(target, until_ts, &mut self.table);
         let span = self.wanted.span;
         let when = (self.time_ns, until_ts.min(span.to_ts).saturating_sub(span.from_ts));
         let table = std::mem::replace(&mut self.table, Table::new(span));
-        let profile = Profile::of(followed, table, &self.wanted, when, lost);
+        let profile = Profile::of(target, table, &self.wanted, when, lost);
         match self.form {
             Form::Pprof => pprof::write(&mut self.out, &profile)?,
             Form::Flamegraph => flame::write(&mut self.out, &profile)?,
@@ -104,7 +104,7 @@ impl<W: Write> Observer for Stacks<W> {
 }
 
 /// The number of the target with this pid, or of the only one.
-pub(super) fn choose(targets: &[Followed], pid: Option<u32>) -> io::Result<usize> {
+pub(super) fn choose(targets: &[Target], pid: Option<u32>) -> io::Result<usize> {
     let pids = || {
         let pids: Vec<String> = targets.iter().map(|target| target.about().pid.to_string()).collect();
         pids.join(", ")

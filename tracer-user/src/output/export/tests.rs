@@ -11,7 +11,7 @@ use sfgi_core::{
     goruntime::State,
     model::Seen,
     names::{Site, Symbols},
-    session::{About, End, Followed, Input, Observer, Round, SnapshotInput},
+    session::{About, End, Input, Observer, Round, SnapshotInput, Target},
 };
 use std::{
     io::{self, Write},
@@ -59,7 +59,7 @@ impl Written {
     }
 }
 
-fn followed(pid: u32) -> Followed {
+fn target(pid: u32) -> Target {
     let about = About {
         pid,
         exe: "/srv/shop <1>".to_owned(),
@@ -77,7 +77,7 @@ fn followed(pid: u32) -> Followed {
         let site = |name: &&str| Site { func: (*name).into(), file: "/src/main.go".into(), line: pc as u32 };
         symbols.tell_frames(pc, names.iter().map(site).collect());
     }
-    Followed::new(about, symbols)
+    Target::new(about, symbols)
 }
 
 fn event(ts: u64, goid: u64, from: u8, to: u8, payload: Payload) -> Event {
@@ -123,7 +123,7 @@ fn events(events: Vec<Event>) -> Input {
 
 /// Plays the inputs, a round each, in a trace that ends at 1000.
 fn play(observer: &mut dyn Observer, inputs: &[Input]) -> io::Result<()> {
-    let mut targets = [followed(7)];
+    let mut targets = [target(7)];
     let mut round = Round::default();
     observer.begin(&mut targets)?;
     for input in inputs {

@@ -7,13 +7,13 @@ use sfgi_core::{
     goruntime::State,
     model::{Measure, Note, Step, What},
     names::{Site, Symbols},
-    session::{About, End, Followed, News, Observer, Round},
+    session::{About, End, News, Observer, Round, Target},
 };
 
 pub(super) const REASONS: [&str; 4] = ["", "chan receive", "IO wait", "coroutine"];
 
 /// A target of which nothing is known but two functions: goroutines run `main.work`, and are made in `main.main`.
-pub(super) fn followed() -> Followed {
+pub(super) fn target() -> Target {
     let mut symbols = Symbols::told();
     let site = |func: &str, line| Site { func: func.into(), file: "main.go".into(), line };
     symbols.tell_frames(100, [site("main.work", 10)].into());
@@ -30,12 +30,12 @@ pub(super) fn followed() -> Followed {
         blind: Vec::new(),
         from_birth: false,
     };
-    Followed::new(about, symbols)
+    Target::new(about, symbols)
 }
 
 /// Tells an observer of these lines, each in a round of its own, and of the end.
 pub(super) fn tell(observer: &mut dyn Observer, lines: &str) {
-    let mut targets = [followed()];
+    let mut targets = [target()];
     observer.begin(&mut targets).unwrap();
     let mut ts = 0;
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {

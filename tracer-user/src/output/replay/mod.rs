@@ -10,7 +10,7 @@ use sfgi_core::{
     model::{Seen, Whats},
     names::{Filter, Site, Symbols},
     recording::{Document, Head, Keep, Played, Player, Recorder, Trigger, append},
-    session::{About, End, Followed, Input, News, Observer, Round, SnapshotInput, WholeStack},
+    session::{About, End, Input, News, Observer, Round, SnapshotInput, Target, WholeStack},
     testing::recording as files,
 };
 use std::{
@@ -178,7 +178,7 @@ fn ends(until_ts: u64) -> Vec<End> {
 
 /// Follows two targets that do the same, as a live trace does, and tells the observers.
 fn follow(inputs: Vec<Vec<Input>>, observers: &mut [&mut dyn Observer]) {
-    let mut targets: Vec<Followed> = [1, 2].map(|pid| Followed::new(about(pid), symbols())).into();
+    let mut targets: Vec<Target> = [1, 2].map(|pid| Target::new(about(pid), symbols())).into();
     let mut round = Round::default();
     observers.iter_mut().for_each(|observer| observer.begin(&mut targets).expect("it can be written"));
     for inputs in inputs {

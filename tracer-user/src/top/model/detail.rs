@@ -6,7 +6,7 @@ use super::{
     standing::{age, why},
     waits::At,
 };
-use sfgi_core::{model::Measure, names::Site, session::Followed};
+use sfgi_core::{model::Measure, names::Site, session::Target};
 use std::sync::Arc;
 
 /// All that is known of one goroutine.
@@ -39,7 +39,7 @@ pub struct Detail {
 }
 
 /// See [`Detail`]; where the goroutine is not known any more, what it did is still told.
-pub(super) fn of(top: &Top, followed: &mut Followed, at: &At<'_>, goid: u64) -> Detail {
+pub(super) fn of(top: &Top, followed: &mut Target, at: &At<'_>, goid: u64) -> Detail {
     let past = top.timeline.of(at.target, goid).into_iter();
     let past = past.map(|past| (past, at.about.wait_reason(past.reason).into())).collect();
     let unknown = || Cell::Time(None, Measure::Exact);

@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use sfgi_core::{
     goruntime::State,
     model::{Measure, Step, What},
-    session::Followed,
+    session::Target,
 };
 use std::sync::Arc;
 
@@ -116,7 +116,7 @@ impl Findings {
     pub(super) fn look(
         &mut self,
         target: usize,
-        followed: &Followed,
+        followed: &Target,
         places: &Places,
         knows: Knows,
         now_ts: u64,

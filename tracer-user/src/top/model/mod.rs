@@ -16,12 +16,13 @@ mod waits;
 
 pub use detail::Detail;
 pub use findings::Finding;
-pub use picture::{Cost, Head, Picture};
+pub use picture::{Head, Picture};
 pub use query::{By, Query, Sort};
 pub use table::{Cell, Column, Key, Row, Table};
 pub use timeline::Past;
 pub use trend::Trend;
 
+use crate::probe::Cost;
 use creations::Creations;
 use findings::Findings;
 use goroutines::Delays;
@@ -29,7 +30,7 @@ use places::Places;
 use sfgi_core::{
     event::{Birth, Mode},
     model::{Step, What},
-    session::{End, Followed, Input, Observer, Round},
+    session::{End, Input, Observer, Round, Target},
 };
 use standing::Standing;
 use states::States;
@@ -76,7 +77,7 @@ impl Knows {
 }
 
 /// What is added up of one target.
-struct Target {
+struct Sums {
     knows: Knows,
     places: Places,
     waits: Waits,
@@ -95,7 +96,7 @@ struct Target {
 /// See the module.
 pub struct Top {
     source: Source,
-    targets: Vec<Target>,
+    targets: Vec<Sums>,
     findings: Findings,
     timeline: Timeline,
     /// When the first thing happened, and when the interval began that is being added up.
@@ -134,7 +135,7 @@ impl Top {
     }
 
     /// Ends the interval: what was added up is what pictures show from now on.
-    pub fn tick(&mut self, followed: &mut [Followed], ts: u64) {
+    pub fn tick(&mut self, followed: &mut [Target], ts: u64) {
         let interval_ns = ts.saturating_sub(self.interval_ts);
         (self.interval_ts, self.now_ts, self.interval_ns) = (ts, ts, interval_ns);
         self.findings.begin();
@@ -154,7 +155,7 @@ impl Top {
 
     /// Ends the last interval, at the end of all, unless it is too short to tell rates: less than a tenth of
     /// `every_ns`. Then the one before is the last.
-    pub fn close(&mut self, followed: &mut [Followed], ts: u64, every_ns: u64) {
+    pub fn close(&mut self, followed: &mut [Target], ts: u64, every_ns: u64) {
         let lasted_ns = ts.saturating_sub(self.interval_ts);
         if self.interval_ns == 0 || lasted_ns >= every_ns / 10 {
             self.tick(followed, ts);
@@ -162,11 +163,11 @@ impl Top {
     }
 
     /// How things stand, for those that are asked for.
-    pub fn picture(&self, followed: &mut [Followed], query: &Query) -> Picture {
+    pub fn picture(&self, followed: &mut [Target], query: &Query) -> Picture {
         picture::take(self, followed, query)
     }
 
-    fn step(&mut self, index: usize, step: &Step, followed: &mut Followed) {
+    fn step(&mut self, index: usize, step: &Step, followed: &mut Target) {
         let Some(target) = self.targets.get_mut(index) else { return };
         let known = followed.goroutines().get(step.goid).map(|known| (known.site, known.reason, known.birth));
         let (site, reason, birth) = known.unwrap_or_default();
@@ -200,8 +201,8 @@ impl Top {
 }
 
 impl Observer for Top {
-    fn begin(&mut self, followed: &mut [Followed]) -> io::Result<()> {
-        let target = |followed: &Followed| Target {
+    fn begin(&mut self, followed: &mut [Target]) -> io::Result<()> {
+        let target = |followed: &Target| Sums {
             knows: Knows::of(self.source, followed.about().mode),
             places: Places::new(followed.about().release),
             waits: Waits::default(),
@@ -220,14 +221,14 @@ impl Observer for Top {
         Ok(())
     }
 
-    fn input(&mut self, target: usize, input: &Input, _: &mut Followed) -> io::Result<()> {
+    fn input(&mut self, target: usize, input: &Input, _: &mut Target) -> io::Result<()> {
         if let (Some(target), Input::Events(batch)) = (self.targets.get_mut(target), input) {
             target.events += batch.events.len() as u64;
         }
         Ok(())
     }
 
-    fn round(&mut self, followed: &mut [Followed], round: &Round) -> io::Result<()> {
+    fn round(&mut self, followed: &mut [Target], round: &Round) -> io::Result<()> {
         if self.began_ts == 0 {
             let first = round.news.iter().map(|news| news.ts).filter(|ts| *ts != 0).min().unwrap_or(0);
             (self.began_ts, self.interval_ts, self.now_ts) = (first, first, first);
@@ -243,7 +244,7 @@ impl Observer for Top {
         Ok(())
     }
 
-    fn end(&mut self, _: &mut [Followed], ends: &[End]) -> io::Result<()> {
+    fn end(&mut self, _: &mut [Target], ends: &[End]) -> io::Result<()> {
         for (target, end) in self.targets.iter_mut().zip(ends) {
             target.why_ended = end.why.clone().or(target.why_ended.take());
         }

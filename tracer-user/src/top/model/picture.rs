@@ -1,29 +1,10 @@
 //! How things stand, in plain data with names: everything there is to show.
 
-use super::{By, Detail, Finding, Query, Table, Target, Top, detail, goroutines, waits::At};
+use super::{By, Detail, Finding, Query, Sums, Table, Top, detail, goroutines, waits::At};
 use sfgi_core::{
     goruntime::State,
-    session::{About, Followed},
+    session::{About, Target},
 };
-
-use crate::probe::Programs;
-
-/// What the probes of a target have cost up to some moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Cost {
-    /// That moment, `CLOCK_MONOTONIC` nanoseconds; 0: nothing is known.
-    pub ts: u64,
-    /// How often they were hit.
-    pub hits: u64,
-    /// What that took of the target's time, nanoseconds.
-    pub ns: f64,
-    /// CPU time that the target used, nanoseconds.
-    pub cpu_ns: u64,
-    /// Events that were lost.
-    pub lost: u64,
-    /// What the kernel counts of the programs, where it counts.
-    pub programs: Option<Programs>,
-}
 
 /// One target.
 #[derive(Clone, Debug)]
@@ -86,7 +67,7 @@ impl Picture {
     }
 }
 
-pub(super) fn take(top: &Top, followed: &mut [Followed], query: &Query) -> Picture {
+pub(super) fn take(top: &Top, followed: &mut [Target], query: &Query) -> Picture {
     let tables = By::ALL.map(|by| {
         let mut tables = top.targets.iter().zip(&*followed).enumerate().map(|(index, (target, followed))| {
             let at = at(top, index, target, followed.about());
@@ -133,7 +114,7 @@ pub(super) fn take(top: &Top, followed: &mut [Followed], query: &Query) -> Pictu
     }
 }
 
-fn at<'a>(top: &Top, index: usize, target: &'a Target, about: &'a About) -> At<'a> {
+fn at<'a>(top: &Top, index: usize, target: &'a Sums, about: &'a About) -> At<'a> {
     At {
         target: index,
         about,
@@ -144,7 +125,7 @@ fn at<'a>(top: &Top, index: usize, target: &'a Target, about: &'a About) -> At<'
     }
 }
 
-fn head(top: &Top, target: &Target, followed: &Followed) -> Head {
+fn head(top: &Top, target: &Sums, followed: &Target) -> Head {
     let about = followed.about();
     let rate = |number: f64, ns: u64| (ns > 0).then(|| number * 1e9 / ns as f64);
     let [before, now] = target.cost;

@@ -8,7 +8,7 @@ use sfgi_core::{
     goruntime::State,
     model::Goroutine,
     names::{Site, Symbols},
-    session::Followed,
+    session::Target,
 };
 use std::{hash::Hash, sync::Arc};
 
@@ -98,7 +98,7 @@ impl Places {
     }
 
     /// Makes every place known that a goroutine has now.
-    pub(super) fn learn(&mut self, followed: &mut Followed) {
+    pub(super) fn learn(&mut self, followed: &mut Target) {
         let (mut stacks, mut births) = (Vec::new(), Vec::new());
         for goroutine in followed.goroutines().iter() {
             if stacks.len() < MAX_KEYS && !self.stacks.contains_key(&goroutine.site) {

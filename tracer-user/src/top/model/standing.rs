@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use sfgi_core::{
     goruntime::State,
     model::{Goroutine, Measure},
-    session::Followed,
+    session::Target,
 };
 
 /// Goroutines that wait at one place.
@@ -57,7 +57,7 @@ pub(super) fn counts(goroutine: &Goroutine) -> bool {
 }
 
 impl Standing {
-    pub(super) fn of(followed: &Followed, places: &Places, now_ts: u64, interval_ns: u64) -> Standing {
+    pub(super) fn of(followed: &Target, places: &Places, now_ts: u64, interval_ns: u64) -> Standing {
         let mut standing = Standing::default();
         for goroutine in followed.goroutines().iter().filter(|goroutine| counts(goroutine)) {
             standing.add(goroutine, places, now_ts, interval_ns);

@@ -9,7 +9,7 @@ use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::{Batch, Mode, Set},
     names::{Site, Symbols},
-    session::{About, Followed, Input, Observer as _, Round},
+    session::{About, Input, Observer as _, Round, Target},
     testing::timeline,
 };
 
@@ -21,7 +21,7 @@ pub(super) const SERVE: &str = "pc=1001,2000";
 pub(super) const RUNTIME: &str = "pc=1003,2002";
 
 pub(super) struct World {
-    pub(super) followed: Vec<Followed>,
+    pub(super) followed: Vec<Target>,
     pub(super) top: Top,
 }
 
@@ -61,7 +61,7 @@ impl World {
             from_birth: false,
         };
         let mut world = World {
-            followed: pids.iter().map(|pid| Followed::new(about(pid), symbols())).collect(),
+            followed: pids.iter().map(|pid| Target::new(about(pid), symbols())).collect(),
             top: Top::new(source),
         };
         world.top.begin(&mut world.followed).expect("nothing is written");

@@ -1,6 +1,7 @@
 //! The numbers.
 
 use super::*;
+use crate::probe::Cost;
 use sfgi_core::{
     event::{Birth, Event},
     goruntime::State,

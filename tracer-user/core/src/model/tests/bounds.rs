@@ -82,7 +82,7 @@ fn threads_are_bounded() {
         model.apply(&Event { tid, ..event("10 m1 g7 casgstatus 1>2") }, &mut out);
         model.apply(&Event { tid, ..event("10 m1 g0@0 on") }, &mut out);
     }
-    assert!(model.threads.len() <= 10);
+    assert!(model.threads_and_births().0 <= 10);
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -142,8 +142,8 @@ proptest! {
             }
             prop_assert!(model.len() <= capacity);
             prop_assert_eq!(model.iter().count(), model.len());
-            prop_assert!(model.births.len() <= capacity.max(1));
-            prop_assert!(model.threads.len() <= capacity.max(1));
+            prop_assert!(model.threads_and_births().1 <= capacity.max(1));
+            prop_assert!(model.threads_and_births().0 <= capacity.max(1));
             out.drain(..).for_each(|step| summary.add(&step));
         }
         summary.close(&model, u64::MAX);

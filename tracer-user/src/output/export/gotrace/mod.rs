@@ -33,7 +33,7 @@ use schedule::{Change, Remark, Schedule, status};
 use sfgi_core::{
     goruntime::State,
     model::{Step, What},
-    session::{End, Followed, Input, Observer, Round},
+    session::{End, Input, Observer, Round, Target},
 };
 use std::io::{self, Write};
 use tables::Tables;
@@ -66,16 +66,16 @@ impl<W: Write> GoTrace<W> {
     }
 
     /// Writes everything that is due, or with `all` everything.
-    fn drain(&mut self, followed: &mut Followed, all: bool) -> io::Result<()> {
+    fn drain(&mut self, target: &mut Target, all: bool) -> io::Result<()> {
         if !self.introduced && (all || self.pending.is_due()) {
             self.introduced = true;
             self.introduce_pending()?;
-            self.introduce_silent(followed)?;
+            self.introduce_silent(target)?;
         }
         while let Some((ts, told)) = if all { self.pending.pop() } else { self.pending.pop_due() } {
             self.schedule.wire.advance(ts);
             match told {
-                Told::Step(step) => self.step(&step, followed)?,
+                Told::Step(step) => self.step(&step, target)?,
                 Told::Lost(count) => {
                     let key = self.tables.string("sfgi");
                     let value = self.tables.string(&format!("{count} events lost"));
@@ -103,9 +103,9 @@ impl<W: Write> GoTrace<W> {
     }
 
     /// Introduces those that are known, but have done nothing.
-    fn introduce_silent(&mut self, followed: &Followed) -> io::Result<()> {
+    fn introduce_silent(&mut self, target: &Target) -> io::Result<()> {
         self.snapshot = false;
-        let silent = followed.goroutines().iter().filter(|goroutine| {
+        let silent = target.goroutines().iter().filter(|goroutine| {
             goroutine.goid != 0
                 && self.schedule.status(goroutine.goid).is_none()
                 && !self.pending.has(goroutine.goid)
@@ -116,7 +116,7 @@ impl<W: Write> GoTrace<W> {
         silent.into_iter().try_for_each(|(goid, status, tid)| self.schedule.introduce(goid, status, tid))
     }
 
-    fn step(&mut self, step: &Step, followed: &mut Followed) -> io::Result<()> {
+    fn step(&mut self, step: &Step, target: &mut Target) -> io::Result<()> {
         match step.what {
             What::GcStart => return self.schedule.remark(Remark::GcBegin, step.tid),
             What::GcEnd => return self.schedule.remark(Remark::GcEnd, step.tid),
@@ -130,9 +130,9 @@ impl<W: Write> GoTrace<W> {
         let (Some(to), false) = (to, found) else {
             return if to.is_none() && step.to.is_dead() { self.end_goroutine(step) } else { Ok(()) };
         };
-        let change = self.told(step, followed);
+        let change = self.told(step, target);
         if self.schedule.status(step.goid).is_none() {
-            return self.appear(step, to, followed);
+            return self.appear(step, to, target);
         }
         let between = if from.is_none() { self.not_seen(step.tid) } else { Change::default() };
         self.schedule.bring(step.goid, to, change, between)
@@ -157,14 +157,14 @@ impl<W: Write> GoTrace<W> {
     }
 
     /// A goroutine that was not there, or of which nothing is known but what it does now.
-    fn appear(&mut self, step: &Step, to: wire::GoStatus, followed: &mut Followed) -> io::Result<()> {
+    fn appear(&mut self, step: &Step, to: wire::GoStatus, target: &mut Target) -> io::Result<()> {
         match to {
             wire::GoStatus::Syscall if step.from.is_dead() => {
                 self.schedule.create_in_syscall(step.goid, step.tid)
             }
             wire::GoStatus::Runnable if step.from.is_dead() => {
                 let birth = step.birth.unwrap_or_default();
-                let symbols = followed.symbols();
+                let symbols = target.symbols();
                 let begins = self.tables.function(birth.startpc, symbols);
                 let made = self.tables.go_statement(birth.gopc, symbols);
                 self.schedule.create(step.goid, step.tid, [begins, made])
@@ -179,20 +179,20 @@ impl<W: Write> GoTrace<W> {
     }
 
     /// What a step says of a change.
-    fn told(&mut self, step: &Step, followed: &mut Followed) -> Change {
+    fn told(&mut self, step: &Step, target: &mut Target) -> Change {
         let reason = match step.to {
             State::Preempted => "preempted",
             State::Waiting | State::Leaked => {
-                let known = &followed.about().wait_reasons;
+                let known = &target.about().wait_reasons;
                 reasons::block(known.get(step.reason), known.text(step.reason))
             }
             _ => "",
         };
         let reason = self.tables.string(reason);
-        let release = followed.about().release;
+        let release = target.about().release;
         // The stack of a wake-up would be that of the one who wakes; the step has that of the one who waited.
         let stack = step.stack.filter(|_| step.from == State::Running);
-        let stack = stack.map_or(0, |stack| self.tables.stack(stack, followed.symbols(), release));
+        let stack = stack.map_or(0, |stack| self.tables.stack(stack, target.symbols(), release));
         Change { tid: step.tid, reason, stack }
     }
 
@@ -207,18 +207,18 @@ impl<W: Write> GoTrace<W> {
 }
 
 impl<W: Write> Observer for GoTrace<W> {
-    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+    fn begin(&mut self, targets: &mut [Target]) -> io::Result<()> {
         self.target = choose(targets, self.pid)?;
         self.schedule.wire.begin()
     }
 
-    fn input(&mut self, target: usize, input: &Input, _: &mut Followed) -> io::Result<()> {
+    fn input(&mut self, target: usize, input: &Input, _: &mut Target) -> io::Result<()> {
         self.snapshot |= target == self.target && matches!(input, Input::Snapshot(_));
         Ok(())
     }
 
-    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
-        let (Some(followed), Some(news)) = (targets.get_mut(self.target), round.news.get(self.target)) else {
+    fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {
+        let (Some(target), Some(news)) = (targets.get_mut(self.target), round.news.get(self.target)) else {
             return Ok(());
         };
         if news.lost != 0 {
@@ -227,17 +227,17 @@ impl<W: Write> Observer for GoTrace<W> {
         for step in &news.steps {
             self.pending.push(step.ts, Told::Step(*step));
         }
-        self.drain(followed, false)?;
-        if self.introduced && self.snapshot && !followed.has_pending() {
-            self.introduce_silent(followed)?;
+        self.drain(target, false)?;
+        if self.introduced && self.snapshot && !target.has_pending() {
+            self.introduce_silent(target)?;
         }
         Ok(())
     }
 
-    fn end(&mut self, targets: &mut [Followed], _: &[End]) -> io::Result<()> {
-        if let Some(followed) = targets.get_mut(self.target) {
-            self.drain(followed, true)?;
-            self.introduce_silent(followed)?;
+    fn end(&mut self, targets: &mut [Target], _: &[End]) -> io::Result<()> {
+        if let Some(target) = targets.get_mut(self.target) {
+            self.drain(target, true)?;
+            self.introduce_silent(target)?;
         }
         self.tables.write(&mut self.schedule.wire)?;
         self.schedule.wire.end()

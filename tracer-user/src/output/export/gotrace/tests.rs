@@ -2,7 +2,7 @@
 //! Go's own reader says of real ones is in the live tests.
 
 use super::*;
-use crate::output::export::timeline::{followed, made, tell};
+use crate::output::export::timeline::{made, target, tell};
 use proptest::prelude::*;
 use sfgi_core::session::News;
 use std::collections::BTreeMap;
@@ -422,9 +422,9 @@ fn collections_need_a_goroutine_that_runs() {
 #[test]
 fn one_of_several_processes_must_be_chosen() {
     let mut trace = GoTrace::new(Vec::new(), None);
-    assert!(trace.begin(&mut [followed(), followed()]).is_err());
-    assert!(GoTrace::new(Vec::new(), Some(41)).begin(&mut [followed()]).is_err());
-    assert!(GoTrace::new(Vec::new(), Some(42)).begin(&mut [followed()]).is_ok());
+    assert!(trace.begin(&mut [target(), target()]).is_err());
+    assert!(GoTrace::new(Vec::new(), Some(41)).begin(&mut [target()]).is_err());
+    assert!(GoTrace::new(Vec::new(), Some(42)).begin(&mut [target()]).is_ok());
 }
 
 fn any_state() -> impl Strategy<Value = State> {
@@ -448,7 +448,7 @@ proptest! {
     ) {
         let mut bytes = Vec::new();
         let mut trace = GoTrace::new(&mut bytes, None);
-        let mut targets = [followed()];
+        let mut targets = [target()];
         trace.begin(&mut targets).unwrap();
         for &(ts, tid, goid, from, to, gc) in &told {
             // Far enough apart that some are written before the next one comes.

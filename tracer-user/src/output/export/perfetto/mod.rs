@@ -16,7 +16,7 @@ mod tests;
 
 use packets::Packets;
 use process::Process;
-use sfgi_core::session::{End, Followed, Observer, Round};
+use sfgi_core::session::{End, Observer, Round, Target};
 use std::io::{self, Write};
 
 /// Writes a Perfetto trace.
@@ -37,7 +37,7 @@ impl<W: Write> Perfetto<W> {
 }
 
 impl<W: Write> Observer for Perfetto<W> {
-    fn begin(&mut self, targets: &mut [Followed]) -> io::Result<()> {
+    fn begin(&mut self, targets: &mut [Target]) -> io::Result<()> {
         if self.pid.is_some_and(|pid| targets.iter().all(|target| target.about().pid != pid)) {
             return Err(io::Error::other("no process with this PID was traced"));
         }
@@ -45,9 +45,9 @@ impl<W: Write> Observer for Perfetto<W> {
         Ok(())
     }
 
-    fn round(&mut self, targets: &mut [Followed], round: &Round) -> io::Result<()> {
+    fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {
         let pid = self.pid;
-        let wants = |target: &Followed| pid.is_none_or(|pid| pid == target.about().pid);
+        let wants = |target: &Target| pid.is_none_or(|pid| pid == target.about().pid);
         let wanted = |at: usize| targets.get(at).is_some_and(wants);
         let first_ts = round.steps().filter(|(at, _)| wanted(*at)).map(|(_, step)| step.ts).min();
         let Some(ts) = first_ts.or_else(|| round.news.iter().map(|news| news.ts).max()) else {
@@ -59,30 +59,30 @@ impl<W: Write> Observer for Perfetto<W> {
         if self.last_ts == 0 {
             self.packets.begin(ts)?;
         }
-        for (at, followed) in targets.iter_mut().enumerate().filter(|(_, target)| wants(target)) {
+        for (at, target) in targets.iter_mut().enumerate().filter(|(_, target)| wants(target)) {
             let (Some(place), Some(news)) = (self.processes.get_mut(at), round.news.get(at)) else {
                 continue;
             };
             let process = match place {
                 Some(process) => process,
-                None => place.insert(Process::new(followed, ts, &mut self.packets)?),
+                None => place.insert(Process::new(target, ts, &mut self.packets)?),
             };
             if news.lost != 0 {
                 process.lost(news.lost, news.ts, &mut self.packets)?;
             }
             for step in &news.steps {
-                process.step(step, followed, &mut self.packets)?;
+                process.step(step, target, &mut self.packets)?;
                 self.last_ts = self.last_ts.max(step.ts);
             }
         }
         Ok(())
     }
 
-    fn end(&mut self, targets: &mut [Followed], ends: &[End]) -> io::Result<()> {
-        for (at, followed) in targets.iter_mut().enumerate() {
+    fn end(&mut self, targets: &mut [Target], ends: &[End]) -> io::Result<()> {
+        for (at, target) in targets.iter_mut().enumerate() {
             let Some(Some(process)) = self.processes.get_mut(at) else { continue };
             let until_ts = ends.get(at).map_or(0, |end| end.until_ts);
-            process.end(followed, self.last_ts.max(until_ts), &mut self.packets)?;
+            process.end(target, self.last_ts.max(until_ts), &mut self.packets)?;
         }
         self.packets.flush()
     }

@@ -11,7 +11,7 @@ use sfgi_core::{
     event::Birth,
     goruntime::State,
     model::{Goroutine, Note, Step, What},
-    session::Followed,
+    session::Target,
 };
 use std::{
     fmt::Write as _,
@@ -67,12 +67,8 @@ struct Begin<'a> {
 
 impl Process {
     /// Its tracks are made; nothing is on them yet.
-    pub(super) fn new(
-        followed: &Followed,
-        began_ts: u64,
-        out: &mut Packets<impl Write>,
-    ) -> io::Result<Process> {
-        let about = followed.about();
+    pub(super) fn new(target: &Target, began_ts: u64, out: &mut Packets<impl Write>) -> io::Result<Process> {
+        let about = target.about();
         let pid = about.pid.cast_signed();
         let name = about.exe.rsplit('/').next().unwrap_or_default().to_owned();
         let process = ProcessDescriptor { pid: Some(pid), process_name: Some(name) };
@@ -104,7 +100,7 @@ impl Process {
     pub(super) fn step(
         &mut self,
         step: &Step,
-        followed: &mut Followed,
+        target: &mut Target,
         out: &mut Packets<impl Write>,
     ) -> io::Result<()> {
         match step.what {
@@ -117,14 +113,14 @@ impl Process {
             What::ThreadOff | What::ThreadOn | What::ThreadWake => self.thread_step(step, out),
             What::Exec => Ok(()),
             _ if step.goid == 0 => Ok(()),
-            _ => self.goroutine_step(step, followed, out),
+            _ => self.goroutine_step(step, target, out),
         }
     }
 
     fn goroutine_step(
         &mut self,
         step: &Step,
-        followed: &mut Followed,
+        target: &mut Target,
         out: &mut Packets<impl Write>,
     ) -> io::Result<()> {
         let mut ts = step.ts;
@@ -136,22 +132,22 @@ impl Process {
             if step.to.is_dead() {
                 return Ok(());
             }
-            let birth = step.birth.or_else(|| followed.goroutines().get(step.goid)?.birth);
-            self.introduce(step.goid, birth, ts, followed, out)?;
+            let birth = step.birth.or_else(|| target.goroutines().get(step.goid)?.birth);
+            self.introduce(step.goid, birth, ts, target, out)?;
         }
         if step.to.is_dead() {
             return self.end_goroutine(step, out);
         }
-        let mut begin = self.begin(step, followed);
+        let mut begin = self.begin(step, target);
         begin.end_of_flow = self.flow(step, out)?;
         self.enter(step.goid, ts, step.tid, &begin, out)?;
         self.counters.write(step.ts, false, out)
     }
 
     /// What is to be shown of the state that a step begins.
-    fn begin<'a>(&self, step: &Step, followed: &'a mut Followed) -> Begin<'a> {
-        let release = followed.about().release;
-        let symbols = followed.symbols();
+    fn begin<'a>(&self, step: &Step, target: &'a mut Target) -> Begin<'a> {
+        let release = target.about().release;
+        let symbols = target.symbols();
         // The stack of a step that ends a wait is where it waited, which is shown there.
         let stack = step.stack.filter(|_| step.to.stays()).map(|stack| {
             let mut text = String::new();
@@ -166,7 +162,7 @@ impl Process {
         let differs = shown != State::Unknown && step.from != State::Unknown && shown != step.from;
         Begin {
             state: step.to,
-            reason: if step.to.waits() { followed.about().wait_reason(step.reason) } else { "" },
+            reason: if step.to.waits() { target.about().wait_reason(step.reason) } else { "" },
             stack: stack.filter(|text| !text.is_empty()),
             by_goid: step.by_goid,
             end_of_flow: None,
@@ -198,10 +194,10 @@ impl Process {
         goid: u64,
         birth: Option<Birth>,
         ts: u64,
-        followed: &mut Followed,
+        target: &mut Target,
         out: &mut Packets<impl Write>,
     ) -> io::Result<()> {
-        let function = birth.and_then(|birth| followed.symbols().function(birth.startpc));
+        let function = birth.and_then(|birth| target.symbols().function(birth.startpc));
         let name = match function {
             Some(site) => format!("G{goid} {}", site.func),
             None => format!("G{goid}"),
@@ -330,11 +326,11 @@ impl Process {
     /// At the end: shows those that did nothing.
     pub(super) fn end(
         &mut self,
-        followed: &mut Followed,
+        target: &mut Target,
         ts: u64,
         out: &mut Packets<impl Write>,
     ) -> io::Result<()> {
-        let silent = followed.goroutines().iter().filter(|goroutine| {
+        let silent = target.goroutines().iter().filter(|goroutine| {
             goroutine.goid != 0
                 && !self.goroutines.contains_key(&goroutine.goid)
                 && Counters::counts(goroutine.state)
@@ -343,8 +339,8 @@ impl Process {
         silent.sort_unstable_by_key(|goroutine| goroutine.goid);
         for Goroutine { goid, birth, since_ts, state, reason, tid, .. } in silent {
             let since_ts = since_ts.max(self.began_ts);
-            self.introduce(goid, birth, since_ts, followed, out)?;
-            let reason = if state.waits() { followed.about().wait_reason(reason) } else { "" };
+            self.introduce(goid, birth, since_ts, target, out)?;
+            let reason = if state.waits() { target.about().wait_reason(reason) } else { "" };
             self.enter(goid, since_ts, tid, &Begin { state, reason, ..Begin::default() }, out)?;
         }
         self.counters.write(ts, true, out)

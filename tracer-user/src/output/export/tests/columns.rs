@@ -30,7 +30,7 @@ fn each_event_is_a_row() {
 
 #[test]
 fn fields_are_quoted_where_they_must() {
-    let mut targets = [followed(7)];
+    let mut targets = [target(7)];
     let site = Site { func: "f[a,\"b\"]".into(), file: "two\nlines".into(), line: 1 };
     targets[0].symbols().tell_frames(20, [site].into());
     let mut round = Round::default();

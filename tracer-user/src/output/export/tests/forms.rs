@@ -73,7 +73,7 @@ fn a_flame_graph_shows_shares() {
 #[test]
 fn a_flame_graph_has_every_stack() {
     for name in ["# main", "# ", "main 5", "main 5.5", " 5", "main", "\u{1}"] {
-        let mut targets = [followed(7)];
+        let mut targets = [target(7)];
         let site = Site { func: name.into(), file: "".into(), line: 1 };
         targets[0].symbols().tell_frames(20, [site].into());
         let svg = one_wait(&mut targets, Form::Flamegraph);
@@ -94,7 +94,7 @@ fn nothing_is_a_profile_too() {
 /// Whatever a hostile target calls its functions.
 #[test]
 fn names_cannot_break_the_formats() {
-    let mut targets = [followed(7)];
+    let mut targets = [target(7)];
     let name = "a<b>&\"'\n;\0]]></script>\u{fffe}";
     let site = Site { func: name.into(), file: name.into(), line: 1 };
     targets[0].symbols().tell_frames(20, [site].into());
@@ -108,7 +108,7 @@ fn names_cannot_break_the_formats() {
 }
 
 /// A goroutine that waits at the address 20, from 20 ns to the end at 1000 ns.
-fn one_wait(targets: &mut [Followed], form: Form) -> String {
+fn one_wait(targets: &mut [Target], form: Form) -> String {
     let mut round = Round::default();
     round.clear(1);
     let input = events(vec![run(10, 2), block(20, 2, RECEIVE, &[20])]);

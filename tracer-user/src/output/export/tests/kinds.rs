@@ -99,8 +99,8 @@ fn goroutines_count_where_they_were_made_and_where_they_are() {
 
 #[test]
 fn a_profile_is_of_one_process() {
-    let mut two = [followed(7), followed(8)];
-    let begin = |pid, targets: &mut [Followed]| {
+    let mut two = [target(7), target(8)];
+    let begin = |pid, targets: &mut [Target]| {
         let wanted = Wanted { pid, ..wanted(Kind::Blocked) };
         Stacks::new(Written::default(), Form::Folded, wanted, 0).begin(targets).map_err(|err| err.to_string())
     };

@@ -1,29 +1,51 @@
-//! One traced process: its binary, its probes, and what is read of its memory beside.
+//! One live target: its binary, its process with the probes, and what is read of its memory beside.
 
-use super::{
-    Opened,
-    outside::{self, Outside},
-};
-use crate::{
-    output::duration,
-    probe::{Calibration, Options, Session, Totals},
-    top::Cost,
-};
+use super::outside::{self, Outside};
+use crate::probe::{Calibration, Cost, Options, Session, Totals};
 use anyhow::{Context as _, Result};
 use sfgi_core::{
     binary::GoBinary,
-    clock,
+    clock::{self, duration},
     event::{Batch, Kind, Mode, Set},
     memory::Live,
     names::Symbols,
     plan::{CostClass, Plan, ProbeSite},
-    process::Process,
-    session::{About, End, Followed, Input, News, Observer},
+    process::{Process, ProcessError},
+    session::{About, End, Input, News, Observer, Target},
     snapshot::{Clock, View},
 };
-use std::{fs::File, io, num::NonZeroU32, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io,
+    num::NonZeroU32,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-/// What to attach.
+/// A Go program, running or not.
+pub(crate) struct Opened {
+    /// The process that runs it; `None` for a file.
+    pub(crate) process: Option<Process>,
+    /// Its executable.
+    pub(crate) exe: File,
+    /// The name of that, as the process sees it.
+    pub(crate) name: PathBuf,
+    pub(crate) binary: Arc<GoBinary>,
+}
+
+impl Opened {
+    /// What the kernel added to its link-time addresses; 0 where nothing runs it.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub(crate) fn bias(&self) -> Result<u64, ProcessError> {
+        let of = |process: &Process| process.load_bias(self.binary.image().entry());
+        Ok(self.process.as_ref().map(of).transpose()?.unwrap_or(0))
+    }
+}
+
 pub(crate) struct Attach {
     pub(crate) mode: Mode,
     pub(crate) set: Option<Set>,
@@ -40,14 +62,13 @@ pub(crate) struct Attach {
 /// Everyone who is told.
 pub(crate) type Observers = Vec<Box<dyn Observer + Send>>;
 
-/// What is traced: the source and the state of each target.
-pub(crate) type Targets = Vec<(Traced, Followed)>;
+/// Each target's process with its probes, and what a session knows of it.
+pub(crate) type Targets = Vec<(LiveTarget, Target)>;
 
 /// Where a target's inputs go: the model, then everyone who is told.
 pub(crate) struct Feed<'a> {
-    /// The target's number.
     pub(crate) index: usize,
-    pub(crate) followed: &'a mut Followed,
+    pub(crate) target: &'a mut Target,
     pub(crate) news: &'a mut News,
     pub(crate) observers: &'a mut Observers,
 }
@@ -55,18 +76,18 @@ pub(crate) struct Feed<'a> {
 impl Feed<'_> {
     /// Says whether the process began to run the binary.
     fn take(&mut self, input: &Input) -> io::Result<bool> {
-        let taken = self.followed.take(input, self.news);
+        let taken = self.target.take(input, self.news);
         if taken.changed {
             for observer in &mut *self.observers {
-                observer.input(self.index, input, self.followed)?;
+                observer.input(self.index, input, self.target)?;
             }
         }
         Ok(taken.executed)
     }
 }
 
-/// A process under trace.
-pub(crate) struct Traced {
+/// A process with its probes, and what is read of its memory beside.
+pub(crate) struct LiveTarget {
     pub(crate) pid: u32,
     process: Option<Arc<Process>>,
     binary: Arc<GoBinary>,
@@ -80,19 +101,17 @@ pub(crate) struct Traced {
     cpu: (Duration, Duration),
 }
 
-impl Traced {
+impl LiveTarget {
     /// Attaches to process `pid`, which runs `opened`, or is about to.
-    pub(crate) fn attach(pid: u32, opened: Opened, attach: &Attach) -> Result<(Traced, Followed)> {
+    pub(crate) fn attach(pid: u32, opened: Opened, attach: &Attach) -> Result<(LiveTarget, Target)> {
         let bias = opened.bias()?;
         let Opened { process, exe, binary, name } = opened;
-        let mut traced = Self::start(pid, &exe, binary, attach, process.is_none())?;
-        traced.cpu.0 = process.as_ref().and_then(|process| process.cpu_time().ok()).unwrap_or_default();
-        let followed = Followed::new(
-            traced.about(&name, process.is_none()),
-            Symbols::new(Arc::clone(&traced.binary), bias),
-        );
-        traced.process = process.map(Arc::new);
-        Ok((traced, followed))
+        let mut live = Self::start(pid, &exe, binary, attach, process.is_none())?;
+        live.cpu.0 = process.as_ref().and_then(|process| process.cpu_time().ok()).unwrap_or_default();
+        let about = live.about(&name, process.is_none());
+        let target = Target::new(about, Symbols::new(Arc::clone(&live.binary), bias));
+        live.process = process.map(Arc::new);
+        Ok((live, target))
     }
 
     fn start(
@@ -101,7 +120,7 @@ impl Traced {
         binary: Arc<GoBinary>,
         attach: &Attach,
         from_birth: bool,
-    ) -> Result<Traced> {
+    ) -> Result<LiveTarget> {
         let plan = Plan::choose(&binary, attach.mode, attach.set, attach.gc)?;
         let options = Options {
             ring_bytes: attach.ring_bytes,
@@ -112,7 +131,7 @@ impl Traced {
         };
         let id = NonZeroU32::new(pid).context("process 0 is the kernel's")?;
         let session = Session::start(id, exe, &binary, &plan, &options)?;
-        Ok(Traced {
+        Ok(LiveTarget {
             pid,
             process: None,
             binary,
@@ -152,8 +171,7 @@ impl Traced {
         Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
     }
 
-    /// One line at the start: what is traced, by which probes, at what price, and what could not
-    /// be placed well.
+    /// One line at the start: the target, its probes, their price, and what could not be placed well.
     pub(crate) fn describe(&self, calibration: &Calibration) -> String {
         let mut text = format!(
             "attached to PID {}: {}, {}, {} probes ({}), about {:.0} ns a hit",
@@ -184,8 +202,8 @@ impl Traced {
     /// that is needed. `finish` removes the probes first. Says whether there is more to drain at once.
     pub(crate) fn collect(&mut self, finish: bool, feed: &mut Feed<'_>) -> Result<bool> {
         let mut more = self.drain(finish, feed)?;
-        let looks = !finish && feed.followed.runs();
-        if looks && !feed.followed.has_pending() && self.outside.wants_snapshot(clock::now()) {
+        let looks = !finish && feed.target.runs();
+        if looks && !feed.target.has_pending() && self.outside.wants_snapshot(clock::now()) {
             more = self.take_snapshot(feed)?;
         }
         self.outside.note(&feed.news.steps);
@@ -193,9 +211,9 @@ impl Traced {
             && !finish
         {
             let (memory, binary) = (Live::of(&process), Arc::clone(&self.binary));
-            let view = view(&memory, &binary, feed.followed.bias());
+            let view = view(&memory, &binary, feed.target.bias());
             let until = self.batch.complete_until;
-            if let Some(stacks) = self.outside.read_long(&view, feed.followed.goroutines(), until) {
+            if let Some(stacks) = self.outside.read_long(&view, feed.target.goroutines(), until) {
                 feed.take(&stacks)?;
             }
         }
@@ -218,7 +236,7 @@ impl Traced {
         }
         let input = Input::Events(batch);
         if feed.take(&input)? {
-            self.executed(feed.followed);
+            self.executed(feed.target);
         }
         if let Input::Events(batch) = input {
             self.batch = batch;
@@ -230,7 +248,7 @@ impl Traced {
     fn take_snapshot(&mut self, feed: &mut Feed<'_>) -> Result<bool> {
         let Some(process) = self.process.clone() else { return Ok(false) };
         let (memory, binary) = (Live::of(&process), Arc::clone(&self.binary));
-        let view = view(&memory, &binary, feed.followed.bias());
+        let view = view(&memory, &binary, feed.target.bias());
         let mut more = false;
         let snapshot = outside::read_all(&view, || {
             more = self.drain(false, feed)?;
@@ -252,9 +270,9 @@ impl Traced {
 
     /// The launched command begins. If it was a short one, it may have ended by now: then only what its
     /// file says is known.
-    fn executed(&mut self, followed: &mut Followed) {
+    fn executed(&mut self, target: &mut Target) {
         if let Ok(process) = Process::open(self.pid.cast_signed()) {
-            followed.symbols().set_bias(process.load_bias(self.binary.image().entry()).unwrap_or(0));
+            target.symbols().set_bias(process.load_bias(self.binary.image().entry()).unwrap_or(0));
             self.process = Some(Arc::new(process));
         }
     }
@@ -273,11 +291,11 @@ impl Traced {
     }
 
     /// How the trace ended; to be asked when the probes are removed.
-    pub(crate) fn end(&self, followed: &Followed, calibration: &Calibration) -> Result<End> {
+    pub(crate) fn end(&self, target: &Target, calibration: &Calibration) -> Result<End> {
         Ok(End {
             until_ts: self.session.until(),
             lost: self.session.totals()?.lost.values().sum(),
-            why: followed.ended().map(str::to_owned),
+            why: target.ended().map(str::to_owned),
             closing: self.closing(calibration)?,
         })
     }

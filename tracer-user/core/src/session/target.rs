@@ -1,16 +1,62 @@
-//! One target: its model, its names, and what its memory told beside.
+//! A target as a session sees it: its model, its names, and what its memory told beside.
 
-use super::{About, End, Input, News, SnapshotInput, whole_stacks::WholeStacks};
+use super::{End, Input, News, SnapshotInput, WholeStack};
 use crate::{
-    event::{Batch, Event, Kind},
-    goruntime::tracebacks,
-    model::{Goroutines, Step, Summary, What, Whats},
+    event::{Batch, Event, Kind, Mode, Set},
+    goruntime::{Release, WaitReasons, tracebacks},
+    model::{Goroutines, Measure, Setup, Step, Summary, What, Whats},
     names::{Line, Report, Site, Symbols},
 };
-use std::sync::Arc;
+use serde::{Deserialize, Serialize};
+use std::{collections::HashMap, sync::Arc};
 
-/// A target that is followed.
-pub struct Followed {
+/// Goroutines whose state is kept at once; a million cost about 200 MB.
+const CAPACITY: usize = 1_000_000;
+
+/// One target: its program, and how it is probed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The process, as the host numbers it.
+    pub pid: u32,
+    /// The name of its executable, as the process sees it.
+    pub exe: String,
+    /// Its main package's path; empty where the binary does not say.
+    pub module: String,
+    /// What it was built with, `go1.26.6`.
+    pub go_version: String,
+    #[serde(rename = "minor")]
+    pub release: Release,
+    pub wait_reasons: WaitReasons,
+    /// Which functions are probed.
+    pub set: Set,
+    pub mode: Mode,
+    /// Numbers of the [`Kind`]s that are not probed, or not everywhere.
+    pub blind: Vec<u8>,
+    /// The trace begins before its first goroutine: its `exec` is yet to come.
+    pub from_birth: bool,
+}
+
+impl About {
+    /// What the model must know of it.
+    pub fn setup(&self) -> Setup {
+        Setup {
+            release: self.release,
+            set: self.set,
+            mode: self.mode,
+            wait_reasons: self.wait_reasons.clone(),
+            blind: self.blind.iter().filter_map(|kind| Kind::from_u8(*kind)).collect(),
+            capacity: CAPACITY,
+        }
+    }
+
+    /// A wait reason in the runtime's words; empty for a number that is none.
+    pub fn wait_reason(&self, reason: u8) -> &str {
+        self.wait_reasons.text(reason)
+    }
+}
+
+/// One target, live or from a recording.
+pub struct Target {
     about: About,
     /// Whether it runs the binary already: a launched command does not before its `exec`.
     runs: bool,
@@ -33,10 +79,10 @@ pub struct Taken {
     pub executed: bool,
 }
 
-impl Followed {
+impl Target {
     /// Nothing is known of its goroutines yet.
-    pub fn new(about: About, symbols: Symbols) -> Followed {
-        Followed {
+    pub fn new(about: About, symbols: Symbols) -> Target {
+        Target {
             runs: !about.from_birth,
             goroutines: Goroutines::new(about.setup()),
             about,
@@ -48,17 +94,14 @@ impl Followed {
         }
     }
 
-    /// What it is.
     pub fn about(&self) -> &About {
         &self.about
     }
 
-    /// Its goroutines.
     pub fn goroutines(&self) -> &Goroutines {
         &self.goroutines
     }
 
-    /// Its names.
     pub fn symbols(&mut self) -> &mut Symbols {
         &mut self.symbols
     }
@@ -129,8 +172,8 @@ impl Followed {
         taken
     }
 
-    /// The process replaced its program: for a command we launched, this is its beginning; else
-    /// the end of what we came to see. Says whether it was the beginning.
+    /// The process replaced its program. For a command that we launched this is the beginning, else the end.
+    /// Returns whether it was the beginning.
     fn executed(&mut self, event: &Event) -> bool {
         if !self.runs {
             self.runs = true;
@@ -157,7 +200,7 @@ impl Followed {
             _ => step.stack.and_then(|stack| self.symbols.wait_site(stack)),
         };
         let site = site.or_else(|| function.clone());
-        // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.
+        // The creator of the main goroutine is the runtime's start-up code, which says nothing of the program.
         let creator = birth.filter(|birth| step.what == What::Found && birth.gopc != 0 && step.goid != 1);
         let creator = creator.and_then(|birth| self.symbols.go_statement(birth.gopc));
         let stack = self.whole.of_step(step).map_or_else(Vec::new, |pcs| self.shown(&pcs));
@@ -194,5 +237,53 @@ impl Followed {
     pub fn report(&mut self, summary: &mut Summary, end: &End) -> Report {
         summary.close(&self.goroutines, end.until_ts);
         Report::new(self.about.pid, summary, end.lost, &self.about.wait_reasons, &mut self.symbols)
+    }
+}
+
+/// Whole stacks that are kept at once.
+const MAX_STACKS: usize = 1_000_000;
+
+/// Whole stacks of long blocks, by goid, until their block ends.
+#[derive(Debug, Default)]
+struct WholeStacks {
+    stacks: HashMap<u64, WholeStack>,
+    /// Whose block is over: theirs are let go of when the next events come.
+    over: Vec<u64>,
+}
+
+impl WholeStacks {
+    fn keep(&mut self, stacks: &[WholeStack]) {
+        for stack in stacks {
+            if self.stacks.len() < MAX_STACKS || self.stacks.contains_key(&stack.goid) {
+                self.stacks.insert(stack.goid, stack.clone());
+            }
+        }
+    }
+
+    /// The steps that were made so far have been shown to everyone.
+    fn forget_over(&mut self) {
+        for goid in self.over.drain(..) {
+            self.stacks.remove(&goid);
+        }
+    }
+
+    /// The stack of what this goroutine waits in, if it is still in the block it was read in.
+    fn of(&self, goid: u64) -> Option<&WholeStack> {
+        self.stacks.get(&goid)
+    }
+
+    /// The stack of the block that this step ends, or introduces, if it was long enough to be read.
+    fn of_step(&mut self, step: &Step) -> Option<Arc<[u64]>> {
+        if !matches!(step.what, What::Found | What::Unblock | What::SyscallExit) {
+            return None;
+        }
+        let began_ts = step.ts.checked_sub(step.duration_ns?)?;
+        let long = self.stacks.get(&step.goid)?;
+        // A stack that was read after the end of the block is another block's.
+        let exact = step.measure == Measure::Exact;
+        let same = long.since_ts.map_or(!exact, |since_ts| exact && since_ts == began_ts);
+        let pcs = (same && long.read_ts < step.ts).then(|| Arc::clone(&long.pcs))?;
+        self.over.push(step.goid);
+        Some(pcs)
     }
 }
