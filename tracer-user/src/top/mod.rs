@@ -20,4 +20,4 @@ pub use model::{
     By, Cell, Column, Cost, Detail, Finding, Head, Key, Past, Picture, Query, Row, Sort, Source, Table, Top,
     Trend,
 };
-pub use view::{LeakGroup, Leaks, Look, Read, draw, text};
+pub use view::{LeakSearch, Look, Read, draw, text};
