@@ -3,7 +3,7 @@
 //! Data goes one way. [`process`], [`binary`] and [`memory`] read the target; [`snapshot`] and [`heap`] make
 //! goroutines and objects of its memory. Probes are placed by [`plan`]; what they send is decoded by [`event`]
 //! and understood by [`model`]. [`session`] joins both for one target, live or played from a [`recording`].
-//! [`detect`] judges. [`goruntime`] has every fact that depends on the Go version.
+//! [`detect`] judges, [`leaks`] is the search that all commands share. [`goruntime`] has every fact that depends on the Go version.
 //!
 //! This crate has no eBPF loader, no terminal and no network, so that fuzz targets and other tools can use it
 //! alone.
@@ -14,6 +14,7 @@ pub mod detect;
 pub mod event;
 pub mod goruntime;
 pub mod heap;
+pub mod leaks;
 pub mod memory;
 pub mod model;
 pub mod names;

@@ -3,11 +3,8 @@
 //! Everything that comes from a target (names, paths, labels) may hold anything: what shows it must escape it.
 //! Totals only rise while a process lives. All tables are bounded.
 
-mod leak;
-
-pub use leak::{LeakGroup, MAX_GOIDS, SILENT_FAILURE_TYPES};
 use serde::Serialize;
-use sfgi_core::{event::Mode, names::Site};
+use sfgi_core::{event::Mode, leaks::LeakView, names::Site};
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// What the agent knows at one moment.
@@ -101,7 +98,7 @@ pub struct ProcessPicture {
     /// The last scan; `None`: there was none yet.
     pub scan: Option<Arc<Scan>>,
     /// Leaked goroutines, as of the last look for them; the surest first.
-    pub leaks: Arc<[LeakGroup]>,
+    pub leaks: Arc<[LeakView]>,
     /// When that was: nanoseconds since 1970; 0: never.
     pub leaks_unix_ns: u64,
     /// Why nothing counts as proven in `leaks`, or why there was no look at the heap.

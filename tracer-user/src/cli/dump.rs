@@ -8,9 +8,8 @@ use super::{
 };
 use crate::output::{
     Traceback, count,
-    dump::{
-        About, Choice, Group, GroupText, JsonDump, Names, Order, ProfileKind, object_in_full, write_profile,
-    },
+    dump::{About, Choice, Group, GroupText, JsonDump, Order, object_in_full},
+    pprof::{ProfileKind, write_profile},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -18,6 +17,7 @@ use regex::Regex;
 use sfgi_core::{
     goruntime::State,
     memory::{Core, Live},
+    names::Names,
     snapshot,
     snapshot::{Clock, Options, Snapshot, Trust, View},
 };

@@ -2,8 +2,8 @@
 
 use super::{output, parse::duration, report};
 use crate::output::{
-    Json, Printer, Sink,
-    export::{Csv, Form, GoTrace, Kind, Perfetto, Span, Stacks, Wanted},
+    Csv, GoTrace, Json, Perfetto, Printer, Sink,
+    stacks::{Form, Kind, Span, Stacks, Wanted},
 };
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args as ClapArgs, ValueEnum};

@@ -2,25 +2,28 @@
 
 mod args;
 mod documents;
-mod judge;
 
-use super::{Outcome, opened::Opened, output, stop::Stop};
+use super::{Outcome, opened::Opened, output, progress::Progress, stop::Stop};
 use crate::output::{
-    dump::{Names, ProfileKind, write_profile},
-    leaks::{Changes, Found, LeakText, summary, write_json, write_sarif},
+    count,
+    leaks::{Changes, Document, LeakText, progress, summary, write_json, write_sarif},
+    pprof::{ProfileKind, write_profile},
 };
 use anyhow::{Context as _, Result, bail};
 pub(super) use args::Args;
 use args::Format;
 pub(super) use documents::documents;
-use judge::{Judge, registers};
 use sfgi_core::{
-    detect::History,
+    detect::{Baseline, History, Rules, Scope},
     heap::Registers,
-    memory::{Core, Live},
+    leaks::{Found, Leaks, Search},
+    memory::{Core, Live, Sampler},
+    names::Names,
+    process::Process,
     snapshot::{Clock, View},
 };
 use std::{
+    fs,
     io::{BufWriter, Write},
     path::Path,
     time::Duration,
@@ -37,17 +40,16 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     if args.format == Format::Pprof {
         output::no_text("a pprof profile", terminal)?;
     }
-    let (scope, pid, history) = (args.scope(), args.pid, History::default());
-    let judge = Judge { args, opened: &opened, rules, baseline, scope, pid, history };
     let out = BufWriter::with_capacity(1 << 16, out);
-    let mut leaks = Leaks { judge, writer: Writer { out, colour: terminal, changes: Changes::default() } };
+    let mut writer = Writer { out, colour: terminal, changes: Changes::default() };
+    let mut run = Run::new(args, &opened, rules, baseline);
     if let Some(process) = &opened.process {
         let (memory, bias) = (Live::of(process), opened.bias()?);
         let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
         let mut registers = registers(process, args.freeze);
         return match args.watch {
-            Some(pause) => leaks.watch(&view, &mut registers, pause),
-            None => leaks.once(&view, &mut registers),
+            Some(pause) => run.watch(&view, &mut registers, &mut writer, pause),
+            None => run.once(&view, &mut registers, &mut writer),
         };
     }
     let path = args.core.as_deref().unwrap_or_else(|| Path::new(""));
@@ -56,15 +58,115 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     if let Some(truncated) = core.truncated() {
         eprintln!("sfgi: {name}: {truncated}");
     }
-    leaks.judge.pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
+    run.pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
     let view = View { memory: &core, binary: &opened.binary, bias: core.bias(), clock: Clock::Stopped };
-    leaks.once(&view, &mut Registers::Unknown)
+    run.once(&view, &mut Registers::Unknown, &mut writer)
 }
 
-/// One run of the command.
-struct Leaks<'a> {
-    judge: Judge<'a>,
-    writer: Writer,
+/// Where what is only in registers comes from.
+fn registers(process: &Process, freeze: bool) -> Registers<'_> {
+    if freeze {
+        return Registers::Frozen(process);
+    }
+    match Sampler::start(process) {
+        Ok(sampler) => Registers::Sampled(sampler),
+        Err(err) => {
+            eprintln!("sfgi: {err}");
+            Registers::Unknown
+        }
+    }
+}
+
+/// One run of the command: what it looks for, and in what.
+struct Run<'a> {
+    args: &'a Args,
+    opened: &'a Opened,
+    rules: Rules,
+    baseline: Baseline,
+    scope: Scope,
+    pid: Option<u32>,
+    history: History,
+}
+
+impl<'a> Run<'a> {
+    fn new(args: &'a Args, opened: &'a Opened, rules: Rules, baseline: Baseline) -> Run<'a> {
+        let history = History::default();
+        Run { args, opened, rules, baseline, scope: args.scope(), pid: args.pid, history }
+    }
+
+    /// Searches again and again until it is asked to stop, or the program ends.
+    fn watch(
+        &mut self,
+        view: &View<'_>,
+        registers: &mut Registers<'_>,
+        writer: &mut Writer,
+        pause: Duration,
+    ) -> Result<Outcome> {
+        let stop = Stop::on_signals()?;
+        let mut outcome = self.once(view, registers, writer)?;
+        while !stop.wait(pause) {
+            outcome = match self.once(view, registers, writer) {
+                Ok(outcome) => outcome,
+                Err(_) if self.opened.bias().is_err() => {
+                    eprintln!("sfgi: {}: the program has ended", self.name());
+                    break;
+                }
+                Err(err) => return Err(err),
+            };
+        }
+        Ok(outcome)
+    }
+
+    /// Searches once, and writes what was found.
+    fn once(
+        &mut self,
+        view: &View<'_>,
+        registers: &mut Registers<'_>,
+        writer: &mut Writer,
+    ) -> Result<Outcome> {
+        let mut found = self.search(view, registers)?;
+        self.write_baseline(&found.leaks)?;
+        writer.write(self, &self.document(&found.leaks), &mut found.names)?;
+        Ok(if self.args.fail && !found.leaks.groups.is_empty() { Outcome::Found } else { Outcome::Done })
+    }
+
+    fn search(&mut self, view: &View<'_>, registers: &mut Registers<'_>) -> Result<Found> {
+        let search = Search {
+            thresholds: self.args.thresholds(),
+            least: self.args.min_verdict,
+            baseline: Some(&self.baseline),
+            options: self.args.options(),
+            ..Search::new(&self.rules, &self.scope)
+        };
+        let mut line = Progress::new();
+        let history = self.args.watch.is_some().then_some(&mut self.history);
+        let found = search.run(view, &self.opened.binary, registers, history, &mut |how_far| {
+            line.show(|| progress(how_far));
+        });
+        line.clear();
+        found.with_context(|| self.name())
+    }
+
+    fn document<'d>(&'d self, leaks: &'d Leaks) -> Document<'d> {
+        let go_version = &self.opened.binary.version().raw;
+        Document { pid: self.pid, exe: &self.opened.name, go_version, leaks }
+    }
+
+    fn write_baseline(&self, leaks: &Leaks) -> Result<()> {
+        let Some(path) = &self.args.write_baseline else { return Ok(()) };
+        let name = path.display();
+        fs::write(path, leaks.baseline()).with_context(|| format!("cannot write the baseline {name}"))?;
+        let accepted = leaks.groups.len() + leaks.accepted.len();
+        eprintln!("sfgi: {name} accepts {} groups", count(accepted as u64));
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        match (&self.args.core, self.pid) {
+            (None, Some(pid)) => format!("PID {pid}"),
+            (core, _) => core.as_deref().unwrap_or(&self.opened.name).display().to_string(),
+        }
+    }
 }
 
 /// Where what is found is written.
@@ -74,60 +176,34 @@ struct Writer {
     changes: Changes,
 }
 
-impl Leaks<'_> {
-    /// Looks again and again until it is asked to stop, or the program ends.
-    fn watch(&mut self, view: &View<'_>, registers: &mut Registers<'_>, pause: Duration) -> Result<Outcome> {
-        let stop = Stop::on_signals()?;
-        let mut outcome = self.once(view, registers)?;
-        while !stop.wait(pause) {
-            outcome = match self.once(view, registers) {
-                Ok(outcome) => outcome,
-                Err(_) if self.judge.opened.bias().is_err() => {
-                    eprintln!("sfgi: {}: the program has ended", self.judge.name());
-                    break;
-                }
-                Err(err) => return Err(err),
-            };
-        }
-        Ok(outcome)
-    }
-
-    /// Looks once, and writes what was found.
-    fn once(&mut self, view: &View<'_>, registers: &mut Registers<'_>) -> Result<Outcome> {
-        let writer = &mut self.writer;
-        self.judge.look(view, registers, |judge, found, names| writer.write(judge, found, names))
-    }
-}
-
 impl Writer {
-    fn write(&mut self, judge: &Judge<'_>, found: &Found<'_>, names: &mut Names) -> Result<()> {
-        let (out, colour, args) = (&mut self.out, self.colour, judge.args);
-        let watching = args.watch.is_some();
+    fn write(&mut self, run: &Run<'_>, document: &Document<'_>, names: &mut Names) -> Result<()> {
+        let (out, colour, args) = (&mut self.out, self.colour, run.args);
+        let (watching, leaks) = (args.watch.is_some(), document.leaks);
         match args.format {
             Format::Text if watching => {
-                let difference = self.changes.since(found.report);
-                LeakText::new(out, found, names, colour).write_changes(&difference)?;
+                let difference = self.changes.since(&leaks.groups);
+                LeakText::new(out, leaks, names, colour).write_changes(&difference)?;
             }
-            Format::Text => LeakText::new(out, found, names, colour).write()?,
-            Format::Json => write_json(out, found, names, watching)?,
-            Format::Sarif => write_sarif(out, found, names)?,
+            Format::Text => LeakText::new(out, leaks, names, colour).write()?,
+            Format::Json => write_json(out, document, names, watching)?,
+            Format::Sarif => write_sarif(out, document)?,
             Format::Pprof => {
                 let time_ns = if args.core.is_some() { 0 } else { output::wall_clock_ns() };
-                write_pprof(&mut *out, found, names, time_ns)?;
+                write_pprof(&mut *out, document, names, time_ns)?;
                 out.flush()?;
             }
         }
         if args.format != Format::Text || args.output.is_some() {
-            eprintln!("sfgi: {}: {}", judge.name(), summary(found));
+            eprintln!("sfgi: {}: {}", run.name(), summary(leaks));
         }
         Ok(())
     }
 }
 
-fn write_pprof(out: impl Write, found: &Found<'_>, names: &mut Names, time_ns: i64) -> Result<()> {
-    let groups = &found.report.groups;
-    let chosen: Vec<u32> = groups.iter().flat_map(|group| &group.members).copied().collect();
-    let snapshot = &found.observed.snapshot;
-    write_profile(out, ProfileKind::Leaks, snapshot, names, &chosen, found.exe, time_ns)?;
+fn write_pprof(out: impl Write, document: &Document<'_>, names: &mut Names, time_ns: i64) -> Result<()> {
+    let leaks = document.leaks;
+    let chosen: Vec<u32> = leaks.groups.iter().flat_map(|group| &group.members).copied().collect();
+    write_profile(out, ProfileKind::Leaks, &leaks.observed.snapshot, names, &chosen, document.exe, time_ns)?;
     Ok(())
 }

@@ -1,21 +1,31 @@
-//! What a person or a program gets to read: steps with their names resolved, as text or JSON
-//! lines, and the summary.
+//! What a person or a program gets to read, by format: events as text, JSON lines or CSV and the summary; profiles by
+//! stack; traces for `go tool trace` and Perfetto; snapshots as documents; leaks.
+//!
+//! What is made of events is an [`Observer`](sfgi_core::session::Observer): it knows neither probes nor files.
 
+mod csv;
 pub mod dump;
-pub mod export;
+mod gotrace;
 mod json;
 pub mod leaks;
 mod number;
-pub(crate) mod pprof;
+mod perfetto;
+pub mod pprof;
 mod printer;
 #[cfg(test)]
 mod replay;
+pub mod stacks;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod text;
 mod traceback;
 
+pub use csv::Csv;
+pub use gotrace::GoTrace;
 pub use json::Json;
 pub use number::{bytes, count};
+pub use perfetto::Perfetto;
 pub use printer::Printer;
 pub use text::Text;
 pub use traceback::Traceback;

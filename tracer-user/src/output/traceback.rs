@@ -10,6 +10,7 @@ mod names;
 mod stack;
 
 use header::Header;
+pub(super) use names::{Frame, NUMBER_SHIFT, caller_frames, shown_frames};
 pub(crate) use names::{clean, printed};
 use sfgi_core::snapshot::{Goroutine, Snapshot};
 use sfgi_core::{binary::GoBinary, goruntime::tracebacks};

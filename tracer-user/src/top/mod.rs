@@ -19,4 +19,4 @@ pub use live::{Publisher, Shared};
 pub use model::{
     By, Cell, Column, Detail, Finding, Head, Key, Past, Picture, Query, Row, Sort, Source, Table, Top, Trend,
 };
-pub use view::{LeakGroup, Leaks, Look, Read, draw, text};
+pub use view::{LeakSearch, Look, Read, draw, text};

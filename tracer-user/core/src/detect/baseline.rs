@@ -1,8 +1,73 @@
-//! Leaks that are known and accepted: a file with their ids, made by `--write-baseline`.
+//! What stays the same of a leak from run to run, and the file of those that are accepted (`--write-baseline`).
 
-use super::{Fingerprint, Report};
-use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use super::rules::Rule;
+use serde::{Deserialize, Serialize, Serializer};
+use std::{collections::HashSet, fmt, str::FromStr, sync::Arc};
+
+/// A hash of the class and of the functions that a leak is made of: without addresses, lines and counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint(u64);
+
+// FNV-1a, 64 bits. Baselines keep these numbers for years, so the hash must not depend on the Rust release as that of
+// the standard library does; nothing is secret, so that it can be forged does not matter.
+const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const PRIME: u64 = 0x0100_0000_01b3;
+
+impl Fingerprint {
+    /// Of goroutines: their class, who made them, and their stack, innermost first. The runtime's own frames
+    /// do not count, they change from release to release.
+    pub(super) fn of(class: &str, creator: Option<&str>, functions: &[Arc<str>]) -> Fingerprint {
+        let own = |name: &str| !name.starts_with("runtime.") && !name.starts_with("internal/");
+        let stack = functions.iter().map(|name| &**name).filter(|name| own(name));
+        Fingerprint::of_all([class, creator.unwrap_or("")].into_iter().chain(stack))
+    }
+
+    /// Of timers: their class and what they run.
+    pub(super) fn of_timers(class: &str, function: &str) -> Fingerprint {
+        Fingerprint::of_all([class, "timer", function])
+    }
+
+    /// The id of the n-th of several leaks of the same functions; of the first it is this one.
+    pub(super) fn numbered(self, number: u64) -> Fingerprint {
+        if number == 0 { self } else { Fingerprint((self.0 ^ number).wrapping_mul(PRIME)) }
+    }
+
+    fn of_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> Fingerprint {
+        let mut hash = BASIS;
+        for text in texts {
+            // A byte that no name has ends each.
+            for byte in text.bytes().chain([0]) {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(PRIME);
+            }
+        }
+        Fingerprint(hash)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Serialize for Fingerprint {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Fingerprint, String> {
+        let digits =
+            Some(text).filter(|text| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let number = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        number
+            .map(Fingerprint)
+            .ok_or_else(|| format!("{text:?} is no id of a group: those have 16 hexadecimal digits"))
+    }
+}
 
 /// The schema name in a baseline.
 const SCHEMA: &str = "sfgi.leaks-baseline/1";
@@ -10,18 +75,14 @@ const SCHEMA: &str = "sfgi.leaks-baseline/1";
 /// Why a text is no baseline.
 #[derive(Debug, thiserror::Error)]
 pub enum BaselineError {
-    /// It is no JSON of that form.
     #[error("it is no baseline ({0}): make one with --write-baseline")]
     Form(#[from] serde_json::Error),
-    /// It is of another schema.
     #[error("its schema is {0}, this sfgi reads {SCHEMA}: make it anew with --write-baseline")]
     Schema(String),
-    /// An id is none.
     #[error("{0}")]
     Id(String),
 }
 
-/// The accepted leaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Baseline {
     ids: HashSet<Fingerprint>,
@@ -43,10 +104,6 @@ struct Accepted {
 }
 
 impl Baseline {
-    /// From the text of a file.
-    ///
-    /// # Errors
-    /// It is none, or of another schema.
     pub fn parse(text: &str) -> Result<Baseline, BaselineError> {
         let document: Document = serde_json::from_str(text)?;
         if document.schema != SCHEMA {
@@ -56,17 +113,14 @@ impl Baseline {
         Ok(Baseline { ids: ids.collect::<Result<_, _>>().map_err(BaselineError::Id)? })
     }
 
-    /// The text of a baseline with all groups of a report, each id once, sorted: it belongs under version
-    /// control.
-    pub fn text(report: &Report) -> String {
-        let mut accepted: Vec<_> = report
-            .groups
-            .iter()
-            .map(|group| {
-                let (class, title) = (group.rule.class.clone(), group.rule.title.clone());
-                Accepted { id: group.id.to_string(), class, title }
-            })
-            .collect();
+    /// The text of a baseline with these groups, each id once, sorted: it belongs under version control.
+    pub fn text<'a>(groups: impl IntoIterator<Item = (Fingerprint, &'a Rule)>) -> String {
+        let entry = |(id, rule): (Fingerprint, &Rule)| Accepted {
+            id: id.to_string(),
+            class: rule.class.clone(),
+            title: rule.title.clone(),
+        };
+        let mut accepted: Vec<_> = groups.into_iter().map(entry).collect();
         accepted.sort_by(|one, other| (&one.class, &one.id).cmp(&(&other.class, &other.id)));
         accepted.dedup_by(|one, other| one.id == other.id);
         let document = Document { schema: SCHEMA.to_owned(), accepted };
@@ -75,7 +129,6 @@ impl Baseline {
         text
     }
 
-    /// Whether a leak is accepted.
     pub fn accepts(&self, id: Fingerprint) -> bool {
         self.ids.contains(&id)
     }

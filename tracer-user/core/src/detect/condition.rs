@@ -1,15 +1,17 @@
-//! What a rule asks of a goroutine, as it stands in a rule file under `match`.
+//! What a rule asks of a goroutine, as it stands in a rule file under `match`, and whether that holds.
 
-use super::cycles::Cycle;
-use crate::goruntime::Release;
+use super::{
+    cycles::Cycle,
+    known::{Known, Shape, Thresholds},
+};
 use crate::{
-    goruntime::State,
-    heap::TimerKind,
-    snapshot::{Object, ObjectKind},
+    goruntime::{Release, State, WaitReason},
+    heap::{Facts, TimerKind, TimerSite},
+    snapshot::{Goroutine, Object, ObjectKind},
 };
 use regex::Regex;
 use serde::{Deserialize, Deserializer, de::Error as _};
-use std::time::Duration;
+use std::sync::Arc;
 
 /// What a rule asks. What is left out is not asked.
 #[derive(Debug, Default, Deserialize)]
@@ -19,39 +21,39 @@ pub(super) struct Condition {
     /// it is not proven can still be a suspect.
     pub(super) verdict: Need,
     /// Its state is one of these; none: it waits.
-    pub(super) state: Vec<StateName>,
+    state: Vec<StateName>,
     /// Its wait reason is one of these, or matches.
-    pub(super) wait_reason: Option<Words>,
+    wait_reason: Option<Words>,
     /// For each of these there is a function on the stack that matches.
     pub(super) frames: Vec<Pattern>,
     /// They match in this order, the innermost function first.
     pub(super) in_order: bool,
     /// No function on the stack matches one of these.
-    pub(super) not_frames: Vec<Pattern>,
+    not_frames: Vec<Pattern>,
     /// The function that made it matches.
-    pub(super) creator: Option<Pattern>,
+    creator: Option<Pattern>,
     /// It is the main goroutine, or is not.
-    pub(super) main: Option<bool>,
+    main: Option<bool>,
     /// One of the things that it waits for is one of these.
-    pub(super) object: Vec<Kind>,
+    object: Vec<Kind>,
     /// One of the channels that it waits for is like this.
-    pub(super) channel: Option<Channel>,
+    channel: Option<Channel>,
     /// It waits in a cycle of this kind.
-    pub(super) cycle: Option<Cycles>,
+    cycle: Option<Cycles>,
     /// It belongs to a set of unreachable goroutines that wait for each other, or does not.
-    pub(super) set: Option<bool>,
+    set: Option<bool>,
     /// At least so many are alike.
     pub(super) count: Count,
     /// Its creation site grows.
     pub(super) growth: bool,
     /// It has been waiting for so long.
-    pub(super) age: Option<Age>,
+    age: Option<Age>,
     /// Every look found it, and none found that it had run.
-    pub(super) stable: bool,
+    stable: bool,
     /// Every look found it, whatever it did meanwhile.
-    pub(super) lived: bool,
+    lived: bool,
     /// So many looks found it, at least.
-    pub(super) looks: Option<u32>,
+    looks: Option<u32>,
     /// In this part of the looks, at least, it was running or runnable.
     pub(super) busy: Option<f64>,
     /// In this part of the looks, at least, it was in a function that only yields.
@@ -61,9 +63,97 @@ pub(super) struct Condition {
     /// At least so many of them were started at different times by goroutines that have ended.
     pub(super) orphans: Option<Count>,
     /// Each of them waits for something of its own.
-    pub(super) own: bool,
+    own: bool,
     /// It is about timers, not goroutines.
     pub(super) timer: Option<Timer>,
+}
+
+impl Condition {
+    /// What all goroutines of a shape have in common.
+    pub(super) fn holds_of_shape(&self, shape: &Shape) -> bool {
+        let state = match &*self.state {
+            [] => StateName::Waiting.holds(shape.state),
+            states => states.iter().any(|state| state.holds(shape.state)),
+        };
+        state
+            && self.timer.is_none()
+            && self.wait_reason.as_ref().is_none_or(|words| words.hold(&shape.reason))
+            && self.main.is_none_or(|main| main == shape.main)
+            && self.creator.as_ref().is_none_or(|pattern| {
+                shape.creator.as_ref().is_some_and(|creator| pattern.0.is_match(creator))
+            })
+            && self.holds_of_stack(&shape.functions)
+    }
+
+    fn holds_of_stack(&self, functions: &[Arc<str>]) -> bool {
+        if self.not_frames.iter().any(|pattern| functions.iter().any(|name| pattern.0.is_match(name))) {
+            return false;
+        }
+        let mut from = 0;
+        self.frames.iter().all(|pattern| {
+            let rest = functions.get(from..).unwrap_or_default();
+            let found = rest.iter().position(|name| pattern.0.is_match(name));
+            if let (true, Some(at)) = (self.in_order, found) {
+                from += at + 1;
+            }
+            found.is_some()
+        })
+    }
+
+    /// What must hold of each goroutine, but for its age; `waived`: the proof is not asked for.
+    pub(super) fn holds_of_one(&self, known: &Known<'_>, shape: &Shape, index: u32, waived: bool) -> bool {
+        let Some(goroutine) = known.goroutine(index) else { return false };
+        let facts = known.facts(index);
+        let part = |wanted: Option<f64>, looks: u32| {
+            wanted.is_none_or(|wanted| facts.looks > 0 && f64::from(looks) / f64::from(facts.looks) >= wanted)
+        };
+        (waived || self.verdict == Need::Any || facts.unreachable)
+            && self.set.is_none_or(|set| set == facts.set.is_some())
+            && self.cycle.is_none_or(|cycles| cycles.hold(known.cycles.get(&index).copied()))
+            && self.holds_of_objects(known, shape, goroutine, facts)
+            && (!self.stable || (facts.looks > 1 && facts.moved == 0))
+            && (!self.lived || (facts.looks > 1 && facts.looks as usize >= known.observed.looks.len()))
+            && self.looks.is_none_or(|looks| facts.looks >= looks)
+            && part(self.busy, facts.busy)
+            && part(self.yielding, facts.yielding)
+            && part(self.moved, facts.moved)
+    }
+
+    fn holds_of_objects(
+        &self,
+        known: &Known<'_>,
+        shape: &Shape,
+        goroutine: &Goroutine,
+        facts: &Facts,
+    ) -> bool {
+        let kind = |kind: &Kind| match kind {
+            Kind::Context => facts.context,
+            Kind::Nil => matches!(
+                WaitReason::parse(&shape.reason),
+                WaitReason::ChanReceiveNilChan | WaitReason::ChanSendNilChan
+            ),
+            Kind::None => goroutine.waits.is_empty(),
+            kind => known.objects(goroutine).any(|object| kind.is(object, known.release)),
+        };
+        let channel = |channel: &Channel| known.objects(goroutine).any(|object| channel.holds(object));
+        (self.object.is_empty() || self.object.iter().any(kind)) && self.channel.as_ref().is_none_or(channel)
+    }
+
+    /// Whether one has been waiting long enough.
+    pub(super) fn old_enough(&self, known: &Known<'_>, index: u32) -> bool {
+        let Some(age) = self.age else { return true };
+        known.age(index).is_some_and(|one| one.ns >= age.of(known.thresholds.min_age_ns()))
+    }
+
+    /// What must hold of those that are left. (Of what is proven it is not asked: that needs no second sign.)
+    pub(super) fn holds_of_all(&self, known: &Known<'_>, members: &[u32], grows: bool) -> bool {
+        let min_count = known.thresholds.min_count;
+        !members.is_empty()
+            && members.len() as u64 >= self.count.of(min_count)
+            && (grows || !self.growth)
+            && (!self.own || known.different(members) == members.len())
+            && self.orphans.is_none_or(|count| known.orphans(members) >= count.of(min_count))
+    }
 }
 
 /// Whether a rule needs the proof.
@@ -78,7 +168,7 @@ pub(super) enum Need {
 /// States that a rule can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum StateName {
+enum StateName {
     Waiting,
     Syscall,
     Runnable,
@@ -86,7 +176,7 @@ pub(super) enum StateName {
 }
 
 impl StateName {
-    pub(super) fn holds(self, state: State) -> bool {
+    fn holds(self, state: State) -> bool {
         match self {
             StateName::Waiting => state.waits(),
             StateName::Syscall => state == State::Syscall,
@@ -99,14 +189,14 @@ impl StateName {
 /// Some texts, or a pattern.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a list of wait reasons, or a regular expression")]
-pub(super) enum Words {
+enum Words {
     Texts(Vec<String>),
     Matching(Pattern),
 }
 
 impl Words {
     /// A wait in a synctest bubble has a suffix (Go 1.24+), which changes nothing.
-    pub(super) fn hold(&self, text: &str) -> bool {
+    fn hold(&self, text: &str) -> bool {
         let plain = text.strip_suffix(" (durable)").or_else(|| text.strip_suffix(" (synctest)"));
         let text = plain.unwrap_or(text);
         match self {
@@ -118,7 +208,7 @@ impl Words {
 
 /// A regular expression.
 #[derive(Debug)]
-pub(super) struct Pattern(pub(super) Regex);
+pub(super) struct Pattern(Regex);
 
 impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Pattern, D::Error> {
@@ -135,7 +225,7 @@ impl<'de> Deserialize<'de> for Pattern {
 /// What a goroutine can wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Kind {
+enum Kind {
     Channel,
     /// A nil channel.
     Nil,
@@ -157,7 +247,7 @@ const TIME_BYTES: u16 = 24;
 
 impl Kind {
     /// Whether an object of a program of this release is of this kind.
-    pub(super) fn is(self, object: &Object, release: Release) -> bool {
+    fn is(self, object: &Object, release: Release) -> bool {
         match object.kind {
             ObjectKind::Channel { timer, cap, element_size, .. } => match self {
                 Kind::Channel => true,
@@ -179,17 +269,17 @@ impl Kind {
 /// How a channel stands.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Channel {
-    pub(super) timer: Option<bool>,
-    pub(super) closed: Option<bool>,
-    pub(super) cap: Option<Bounds>,
-    pub(super) len: Option<Bounds>,
-    pub(super) receivers: Option<Bounds>,
-    pub(super) senders: Option<Bounds>,
+struct Channel {
+    timer: Option<bool>,
+    closed: Option<bool>,
+    cap: Option<Bounds>,
+    len: Option<Bounds>,
+    receivers: Option<Bounds>,
+    senders: Option<Bounds>,
 }
 
 impl Channel {
-    pub(super) fn holds(&self, object: &Object) -> bool {
+    fn holds(&self, object: &Object) -> bool {
         let ObjectKind::Channel { len, cap, closed, timer, receivers, senders, .. } = object.kind else {
             return false;
         };
@@ -206,7 +296,7 @@ impl Channel {
 /// The smallest and the largest number, or the only one.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a number, or two: the smallest and the largest")]
-pub(super) enum Bounds {
+enum Bounds {
     Exactly(u64),
     Between([u64; 2]),
 }
@@ -223,14 +313,14 @@ impl Bounds {
 /// Kinds of cycles that a rule can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Cycles {
+enum Cycles {
     Lock,
     Mixed,
     Any,
 }
 
 impl Cycles {
-    pub(super) fn hold(self, cycle: Option<Cycle>) -> bool {
+    fn hold(self, cycle: Option<Cycle>) -> bool {
         match self {
             Cycles::Lock => cycle == Some(Cycle::Locks),
             Cycles::Mixed => cycle == Some(Cycle::Mixed),
@@ -283,13 +373,13 @@ impl<'de> Deserialize<'de> for Count {
 /// `"min"`: that of `--min-age`; or a time, which `--min-age` can only make shorter: who asks for young leaks gets
 /// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Age {
+enum Age {
     Min,
     AtMost(u64),
 }
 
 impl Age {
-    pub(super) fn of(self, min_age_ns: u64) -> u64 {
+    fn of(self, min_age_ns: u64) -> u64 {
         match self {
             Age::Min => min_age_ns,
             Age::AtMost(ns) => ns.min(min_age_ns),
@@ -315,8 +405,8 @@ impl<'de> Deserialize<'de> for Age {
             _ => return Err(bad()),
         };
         let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
-        let time = Duration::from_secs(seconds.ok_or_else(bad)?);
-        Ok(Age::AtMost(u64::try_from(time.as_nanos()).map_err(|_| bad())?))
+        let ns = seconds.and_then(|seconds| seconds.checked_mul(1_000_000_000));
+        Ok(Age::AtMost(ns.ok_or_else(bad)?))
     }
 }
 
@@ -324,36 +414,47 @@ impl<'de> Deserialize<'de> for Age {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Timer {
-    pub(super) kind: TimerName,
+    kind: TimerName,
     /// The function that they run matches.
     #[serde(default)]
-    pub(super) func: Option<Pattern>,
+    func: Option<Pattern>,
     /// It does not match.
     #[serde(default)]
-    pub(super) not_func: Option<Pattern>,
+    not_func: Option<Pattern>,
     /// No root reaches their channel.
     #[serde(default)]
-    pub(super) unreachable: Option<bool>,
+    unreachable: Option<bool>,
     /// The last of them fires not before this.
     #[serde(default)]
-    pub(super) fires_in: Option<Age>,
+    fires_in: Option<Age>,
 }
 
 /// [`TimerKind`] as rules have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum TimerName {
+enum TimerName {
     Ticker,
     Timer,
     AfterFunc,
 }
 
 impl TimerName {
-    pub(super) fn is(self, kind: TimerKind) -> bool {
+    fn is(self, kind: TimerKind) -> bool {
         match self {
             TimerName::Ticker => kind == TimerKind::Ticker,
             TimerName::Timer => kind == TimerKind::Timer,
             TimerName::AfterFunc => kind == TimerKind::AfterFunc,
         }
+    }
+}
+
+impl Timer {
+    pub(super) fn holds(&self, site: &TimerSite, function: &str, thresholds: &Thresholds) -> bool {
+        let (_, last) = site.fires_in_ns;
+        self.kind.is(site.kind)
+            && self.func.as_ref().is_none_or(|pattern| pattern.0.is_match(function))
+            && self.not_func.as_ref().is_none_or(|pattern| !pattern.0.is_match(function))
+            && self.unreachable.is_none_or(|unreachable| unreachable == site.unreachable)
+            && self.fires_in.is_none_or(|age| last >= age.of(thresholds.min_age_ns()))
     }
 }

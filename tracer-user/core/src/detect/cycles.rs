@@ -9,7 +9,6 @@ use crate::{
 };
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-/// Kinds of cycles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cycle {
     /// Each waits for a lock.

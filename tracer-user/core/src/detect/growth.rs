@@ -5,22 +5,21 @@
 //! whose goroutines come and go under a load that rises is not one that leaks: nearly all that any look found
 //! must still be there.
 
-use super::student;
 use crate::heap::{Look, Observed};
 use std::collections::HashMap;
 
 /// How a creation site grows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Growth {
-    /// Goroutines more, a second.
+    /// Goroutines made a second, less those that end.
     pub per_s: f64,
     /// The probability that it grows at all, from 0 to 1.
     pub confidence: f64,
-    /// From how many looks that was told.
+    /// How many looks tell so.
     pub looks: usize,
 }
 
-/// Looks that a slope needs.
+/// Looks that a slope needs: three points leave the t-test one degree of freedom, and chance makes lines of them.
 const MIN_LOOKS: usize = 4;
 /// Goroutines that must have come.
 const MIN_GAIN: u64 = 3;
@@ -51,7 +50,6 @@ pub(super) fn find(observed: &Observed) -> HashMap<Site, Growth> {
     found
 }
 
-/// What a look found at one site.
 #[derive(Clone, Copy, Debug)]
 struct Point {
     at_ns: u64,
@@ -100,7 +98,7 @@ fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     let slope = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum::<f64>() / sxx;
     let residual: f64 = points.iter().map(|(x, y)| (y - mean_y - slope * (x - mean_x)).powi(2)).sum();
     let error = (residual / (n - 2.0) / sxx).sqrt();
-    Some((slope, student::below(ratio(slope, error), n - 2.0)))
+    Some((slope, student_below(ratio(slope, error), n - 2.0)))
 }
 
 /// The probability that the steps between the points rise in the mean. What came in a gap may have come at once.
@@ -110,12 +108,76 @@ fn of_steps(points: &[Point]) -> f64 {
     let n = steps.len() as f64;
     let mean = steps.iter().sum::<f64>() / n;
     let variance = steps.iter().map(|step| (step - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    student::below(ratio(mean, (variance / n).sqrt()), n - 1.0)
+    student_below(ratio(mean, (variance / n).sqrt()), n - 1.0)
 }
 
 /// A line without any error is certain.
 fn ratio(value: f64, error: f64) -> f64 {
     if error > 0.0 { value / error } else { value * f64::INFINITY }
+}
+
+/// The probability that a value of Student's t distribution with `df` degrees of freedom is less than `t`.
+fn student_below(t: f64, df: f64) -> f64 {
+    if t.is_nan() || df <= 0.0 {
+        return 0.5;
+    }
+    if t.is_infinite() {
+        return if t > 0.0 { 1.0 } else { 0.0 };
+    }
+    let tail = 0.5 * incomplete_beta(df / (df + t * t), df / 2.0, 0.5);
+    if t > 0.0 { 1.0 - tail } else { tail }
+}
+
+/// The regularised incomplete beta function, by its continued fraction.
+fn incomplete_beta(x: f64, a: f64, b: f64) -> f64 {
+    if x <= 0.0 {
+        return 0.0;
+    }
+    if x >= 1.0 {
+        return 1.0;
+    }
+    // The fraction converges fast on this side only.
+    if x > (a + 1.0) / (a + b + 2.0) {
+        return 1.0 - incomplete_beta(1.0 - x, b, a);
+    }
+    let front = (ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) + a * x.ln() + b * (1.0 - x).ln()).exp() / a;
+    front * fraction(x, a, b)
+}
+
+/// The continued fraction, evaluated from the front (Lentz).
+fn fraction(x: f64, a: f64, b: f64) -> f64 {
+    const TINY: f64 = 1e-300;
+    let keep = |value: f64| if value.abs() < TINY { TINY } else { value };
+    let mut c = 1.0;
+    let mut d = 1.0 / keep(1.0 - (a + b) * x / (a + 1.0));
+    let mut result = d;
+    for m in (1..=200).map(f64::from) {
+        let even = m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m));
+        let odd = -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0));
+        let mut change = 1.0;
+        for term in [even, odd] {
+            d = 1.0 / keep(1.0 + term * d);
+            c = keep(1.0 + term / c);
+            change = c * d;
+            result *= change;
+        }
+        if (change - 1.0).abs() < 1e-12 {
+            break;
+        }
+    }
+    result
+}
+
+/// The logarithm of the gamma function for positive numbers: Stirling's series, from 10 on.
+fn ln_gamma(mut x: f64) -> f64 {
+    let mut shift = 0.0;
+    while x < 10.0 {
+        shift -= x.ln();
+        x += 1.0;
+    }
+    let inverse = 1.0 / (x * x);
+    let series = (1.0 / 12.0 - inverse * (1.0 / 360.0 - inverse / 1260.0)) / x;
+    shift + (x - 0.5) * x.ln() - x + 0.5 * (2.0 * std::f64::consts::PI).ln() + series
 }
 
 #[cfg(test)]
@@ -176,5 +238,29 @@ mod tests {
         // A pool that was started meanwhile.
         assert_eq!(around([20, 20, 20, 20, 120, 120, 120]), None);
         assert_eq!(around([20, 21, 20, 21, 120, 121, 120]), None);
+    }
+
+    /// Values of the usual tables.
+    #[test]
+    fn student_s_distribution_is_as_in_the_tables() {
+        let cases = [
+            (0.0, 5.0, 0.5),
+            (6.314, 1.0, 0.95),
+            (2.920, 2.0, 0.95),
+            (3.365, 5.0, 0.99),
+            (2.764, 10.0, 0.99),
+            (3.646, 30.0, 0.9995),
+            (-2.015, 5.0, 0.05),
+        ];
+        for (t, df, expected) in cases {
+            assert!(
+                (student_below(t, df) - expected).abs() < 1e-4,
+                "t {t} df {df}: {}",
+                student_below(t, df)
+            );
+        }
+        assert_eq!(student_below(f64::INFINITY, 3.0), 1.0);
+        assert_eq!(student_below(f64::NAN, 3.0), 0.5);
+        assert!((student_below(1.96, 1e6) - 0.975).abs() < 1e-4);
     }
 }

@@ -1,15 +1,19 @@
-//! What earlier observations of the same program told: `--watch` looks again and again.
+//! What is known of a goroutine over time: what earlier observations of the same target told, and for how long it
+//! has been in its wait.
 
-use crate::heap::{Facts, Look, Observed};
+use crate::{
+    heap::{Facts, Look, Observed},
+    snapshot::Goroutine,
+};
 use std::collections::HashMap;
 
 /// Looks that are kept where nobody says otherwise.
 const LOOKS: usize = 240;
 
-/// Earlier looks.
+/// Earlier looks at one target.
 #[derive(Debug)]
 pub struct History {
-    /// How many of them are kept.
+    /// How many looks are kept.
     most: usize,
     looks: Vec<Look>,
     /// What all looks together told of each goroutine that was there last time.
@@ -18,16 +22,12 @@ pub struct History {
     gap: bool,
 }
 
-/// The counts of [`Facts`].
+/// The counts of [`Facts`], which says what each counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// See there.
     pub looks: u32,
-    /// See there.
     pub moved: u32,
-    /// See there.
     pub busy: u32,
-    /// See there.
     pub yielding: u32,
 }
 
@@ -107,6 +107,38 @@ impl Counts {
         facts.moved = facts.moved.saturating_add(self.moved);
         facts.busy = facts.busy.saturating_add(self.busy);
         facts.yielding = facts.yielding.saturating_add(self.yielding);
+    }
+}
+
+/// How long a goroutine has been waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age {
+    pub ns: u64,
+    pub measure: Measure,
+}
+
+/// How far to trust an age.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Measure {
+    /// It was watched for so long: it may be more.
+    #[default]
+    AtLeast,
+    /// The runtime's own count, which begins with the collection before the one that found it waiting.
+    About,
+}
+
+impl Age {
+    /// The longer of what the runtime says and what was watched; `None` where it neither waits nor is in a
+    /// system call.
+    pub fn of(goroutine: &Goroutine, facts: &Facts, now_ns: u64) -> Option<Age> {
+        if !goroutine.state.stays() {
+            return None;
+        }
+        let since = |start: u64| if start == 0 { 0 } else { now_ns.saturating_sub(start) };
+        let counted = Age { ns: since(goroutine.waiting_since_ns), measure: Measure::About };
+        let watched = Age { ns: since(facts.since_ns), measure: Measure::AtLeast };
+        let age = if counted.ns > watched.ns { counted } else { watched };
+        (age.ns > 0).then_some(age)
     }
 }
 

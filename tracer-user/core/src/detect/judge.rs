@@ -1,54 +1,19 @@
 //! From what was observed to what is said of it.
 
 use super::{
-    Age, Fingerprint, Group, Growth, Lookup, Report, Rule, Rules, Verdict,
+    baseline::Fingerprint,
     condition::Need,
-    cycles, evidence, exclusions, growth,
-    matching::Known,
-    shapes::{self, Shape},
-    timers,
+    growth::{self, Growth},
+    history::Age,
+    known::{Known, Lookup, Scope, Shape, Thresholds, shapes},
+    report::{Group, Report, evidence},
+    rules::{Rule, Rules, Verdict},
 };
-use crate::heap::{Facts, Observed};
-use regex::Regex;
-use std::{
-    cmp::Reverse,
-    collections::{HashMap, HashSet},
-    sync::Arc,
+use crate::{
+    clock::duration,
+    heap::{Observed, TimerKind, TimerSite},
 };
-
-/// From when on age and number count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Thresholds {
-    /// How long one must have been waiting, nanoseconds.
-    pub min_age_ns: u64,
-    /// How many must be alike.
-    pub min_count: u64,
-    /// What time it is: `CLOCK_MONOTONIC`, nanoseconds.
-    pub now_ns: u64,
-}
-
-/// Which goroutines are judged.
-#[derive(Clone, Debug, Default)]
-pub struct Scope {
-    /// These only; empty: all.
-    pub goids: HashSet<u64>,
-    /// None with such a function on its stack.
-    pub ignore_func: Vec<Regex>,
-    /// None that such a function made.
-    pub ignore_created_by: Vec<Regex>,
-}
-
-impl Scope {
-    pub(super) fn holds_goid(&self, goid: u64) -> bool {
-        self.goids.is_empty() || self.goids.contains(&goid)
-    }
-
-    pub(super) fn ignores(&self, shape: &Shape) -> bool {
-        let on_stack = |regex: &Regex| shape.functions.iter().any(|name| regex.is_match(name));
-        let creator = |regex: &Regex| shape.creator.as_ref().is_some_and(|name| regex.is_match(name));
-        self.ignore_func.iter().any(on_stack) || self.ignore_created_by.iter().any(creator)
-    }
-}
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 /// Judges what was observed.
 pub fn detect(
@@ -58,29 +23,20 @@ pub fn detect(
     thresholds: &Thresholds,
     lookup: &mut dyn Lookup,
 ) -> Report {
-    let (shapes, scanned) = shapes::find(observed, scope, lookup);
-    let known = Known {
-        observed,
-        thresholds,
-        cycles: cycles::find(observed),
-        goids: observed.snapshot.goroutines.iter().map(|goroutine| goroutine.goid).collect(),
-        release: lookup.release(),
-        unknown: Facts::default(),
-    };
+    let (shapes, scanned) = shapes(observed, scope, lookup);
+    let known = Known::new(observed, thresholds, lookup.release());
     let mut judge =
         Judge { known, rules, growth: growth::find(observed), groups: HashMap::new(), order: Vec::new() };
     for shape in &shapes {
         judge.shape(shape);
     }
     let mut groups = judge.close();
-    groups.extend(timers::find(observed, rules, scope, thresholds, lookup));
-    groups
-        .sort_by_key(|group| (Reverse(group.verdict), severity(&group.rule), Reverse(group.count), group.id));
+    // Who asks for goroutines gets no timers.
+    if scope.goids.is_empty() {
+        groups.extend(timers(observed, rules, scope, thresholds, lookup));
+    }
+    groups.sort_by_key(|group| (Reverse(group.verdict), group.rule.severity, Reverse(group.count), group.id));
     Report { groups, scanned }
-}
-
-fn severity(rule: &Rule) -> usize {
-    rule.severity as usize
 }
 
 /// What makes a group: its id, its verdict, its rule, the `go` statement and the line it waits in.
@@ -100,11 +56,11 @@ impl Judge<'_> {
             shape.members.iter().partition(|index| self.known.unreachable(**index));
         let sure = if self.known.observed.doubt.is_none() { Verdict::Proven } else { Verdict::Likely };
         self.by_rules(shape, unreachable, Some(sure));
-        if exclusions::service(&shape.functions) {
+        if shape.serves() {
             return;
         }
         let rest = self.by_rules(shape, reachable, None);
-        if !exclusions::pool(&shape.functions) {
+        if !shape.pools() {
             self.suspects(shape, rest);
         }
     }
@@ -144,7 +100,7 @@ impl Judge<'_> {
     /// Those for which a rule asks for no more than suspicion; and those that wait like what is a class where
     /// it is proven, if they are old and many, or their creation site grows.
     fn suspects(&mut self, shape: &Shape, mut rest: Vec<u32>) {
-        let Thresholds { min_age_ns, min_count, .. } = *self.known.thresholds;
+        let (min_age_ns, min_count) = (self.known.thresholds.min_age_ns(), self.known.thresholds.min_count);
         let grows = self.growth_of(shape).is_some();
         let old = |known: &Known<'_>, index: u32| known.age(index).is_some_and(|age| age.ns >= min_age_ns);
         let many = rest.iter().filter(|index| old(&self.known, **index)).count() as u64 >= min_count;
@@ -227,7 +183,7 @@ impl Judge<'_> {
             group.members.sort_by_key(|index| self.known.goroutine(*index).map(|one| one.goid));
             group.count = group.members.len() as u64;
             group.age = range(group.members.iter().filter_map(|index| self.known.age(*index)));
-            group.evidence = evidence::of(&self.known, &group, &reason);
+            group.evidence = evidence(&self.known, &group, &reason);
             closed.push(group);
         }
         closed
@@ -239,4 +195,61 @@ fn range(ages: impl Iterator<Item = Age>) -> Option<(Age, Age)> {
         None => Some((age, age)),
         Some((min, max)) => Some((min.min(age), max.max(age))),
     })
+}
+
+/// The groups of timers for which a rule holds.
+fn timers(
+    observed: &Observed,
+    rules: &Rules,
+    scope: &Scope,
+    thresholds: &Thresholds,
+    lookup: &mut dyn Lookup,
+) -> Vec<Group> {
+    let mut found = Vec::new();
+    for (index, site) in (0..).zip(&observed.timers) {
+        let function = lookup.function(site.func).unwrap_or_else(|| "?".into());
+        if scope.ignores_function(&function) {
+            continue;
+        }
+        let holds = |rule: &&Arc<Rule>| {
+            let condition = &rule.condition;
+            condition.timer.as_ref().is_some_and(|timer| timer.holds(site, &function, thresholds))
+                && site.count >= condition.count.of(thresholds.min_count)
+        };
+        if let Some(rule) = rules.iter().find(holds) {
+            found.push(timer_group(index, site, &function, rule));
+        }
+    }
+    found
+}
+
+/// Timers that were set and forgotten: a group without goroutines.
+fn timer_group(index: u32, site: &TimerSite, function: &str, rule: &Arc<Rule>) -> Group {
+    let (next, last) = site.fires_in_ns;
+    let what = match site.kind {
+        TimerKind::Ticker => "tickers",
+        TimerKind::Timer => "timers",
+        TimerKind::AfterFunc => "functions of time.AfterFunc",
+    };
+    let mut evidence = vec![format!(
+        "{} {what} are set, {function}; the next fires in {}, the last in {}",
+        site.count,
+        duration(next),
+        duration(last)
+    )];
+    if site.unreachable {
+        evidence.push("nothing leads to the channel that they send to, so nobody can receive".to_owned());
+    }
+    Group {
+        id: Fingerprint::of_timers(&rule.class, function),
+        // What proves goroutines dead says nothing of timers.
+        verdict: rule.gives.min(Verdict::Likely),
+        rule: Arc::clone(rule),
+        members: Vec::new(),
+        count: site.count,
+        age: None,
+        growth: None,
+        timers: Some(index),
+        evidence,
+    }
 }

@@ -7,38 +7,26 @@
 //! that asks for no proof makes it `likely`; age and repetition, or a creation site that grows, make it
 //! `suspect`.
 
-mod age;
 mod baseline;
 mod condition;
 mod cycles;
-mod evidence;
-mod exclusions;
-mod fingerprint;
-mod group;
 mod growth;
 mod history;
 mod judge;
-mod lookup;
-mod matching;
-mod rule;
+mod known;
+mod report;
 mod rules;
-mod shapes;
-mod student;
 #[cfg(test)]
 mod tests;
-mod timers;
 
-pub use age::{Age, Measure};
-pub use baseline::{Baseline, BaselineError};
+pub use baseline::{Baseline, BaselineError, Fingerprint};
 pub use cycles::{Cycle, shortest as shortest_cycle};
-pub use fingerprint::Fingerprint;
-pub use group::{Group, Report, Verdict};
 pub use growth::Growth;
-pub use history::{Counts, History};
-pub use judge::{Scope, Thresholds, detect};
-pub use lookup::Lookup;
-pub use rule::{Formal, Rule, Severity};
-pub use rules::{Rules, RulesError};
+pub use history::{Age, Counts, History, Measure};
+pub use judge::detect;
+pub use known::{Lookup, Scope, Thresholds};
+pub use report::{Group, Report};
+pub use rules::{Failure, Formal, Rule, Rules, RulesError, Severity, Verdict};
 
 #[cfg(doc)]
 use crate::heap::Observed;

@@ -1,15 +1,12 @@
-//! The rules: those that are built in, and those of a directory.
+//! Rules, and what they say: those that are built in, and those of a directory.
 
-use super::{
-    condition::Condition,
-    group::Verdict,
-    rule::{Formal, Rule, Severity},
-};
-use serde::Deserialize;
+use super::condition::Condition;
+use serde::{Deserialize, Serialize};
 use std::{
     cmp::Reverse,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
 };
 
@@ -27,41 +24,150 @@ const BUILT_IN: [(&str, &str); 8] = [
 /// Bytes of a file of rules; all of the built-in ones together are less than a tenth of that.
 const MAX_FILE: u64 = 1 << 20;
 
+/// How sure it is that goroutines are leaked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Old and many, or made faster than they end: worth a look.
+    Suspect,
+    /// A rule of the catalogue says so.
+    Likely,
+    /// No live goroutine, variable or timer can reach what would wake them.
+    Proven,
+}
+
+/// How bad a finding is, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The program does not do what it should.
+    Error,
+    /// It holds on to more than it needs.
+    Warning,
+    /// Worth a look.
+    Note,
+}
+
+/// What a program seems to do while it fails: a coarser word than the class, for alerts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    BlockedForever,
+    Deadlock,
+    Livelock,
+    Starvation,
+    ResourceHeld,
+    Growth,
+}
+
+/// The words of a closed set: `word`, `Display` and `FromStr`, the same as in JSON and in configuration.
+macro_rules! words {
+    ($name:ident, $what:literal, $($case:ident => $word:literal),+) => {
+        impl $name {
+            pub const ALL: [$name; [$($word),+].len()] = [$($name::$case),+];
+
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $($name::$case => $word),+
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.word())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<$name, String> {
+                $name::ALL.into_iter().find(|one| one.word() == text).ok_or_else(|| {
+                    let words = $name::ALL.map($name::word).join(", ");
+                    format!(concat!("{:?} is no ", $what, ": those are {}"), text, words)
+                })
+            }
+        }
+    };
+}
+
+words!(Verdict, "verdict", Suspect => "suspect", Likely => "likely", Proven => "proven");
+words!(Severity, "severity", Error => "error", Warning => "warning", Note => "note");
+words!(Failure, "type of failure", BlockedForever => "blocked_forever", Deadlock => "deadlock",
+    Livelock => "livelock", Starvation => "starvation", ResourceHeld => "resource_held", Growth => "growth");
+
+/// A rule of the catalogue.
+#[derive(Debug)]
+pub struct Rule {
+    /// Unique among the rules.
+    pub id: String,
+    /// Several rules may find the same class.
+    pub class: String,
+    /// What it finds, in a line.
+    pub title: String,
+    /// The rule with the highest one is asked first.
+    pub priority: i32,
+    pub severity: Severity,
+    /// What the program seems to do while it fails so.
+    pub failure: Failure,
+    /// The verdict where nothing is proven.
+    pub gives: Verdict,
+    /// What happens, and why it does not end.
+    pub explanation: String,
+    /// What to do about it.
+    pub fix: String,
+    pub formal: Formal,
+    pub(super) condition: Condition,
+}
+
+impl Rule {
+    /// One that asks for nothing.
+    #[doc(hidden)]
+    pub fn testing(class: &str, title: &str, fix: &str) -> Rule {
+        Rule {
+            id: class.to_owned(),
+            class: class.to_owned(),
+            title: title.to_owned(),
+            priority: 0,
+            severity: Severity::Error,
+            failure: Failure::BlockedForever,
+            gives: Verdict::Likely,
+            explanation: String::new(),
+            fix: fix.to_owned(),
+            formal: Formal::default(),
+            condition: Condition::default(),
+        }
+    }
+}
+
+/// A class as a transition that cannot happen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Formal {
+    /// The types of what takes part.
+    pub context: String,
+    /// What holds when the goroutine begins to wait.
+    pub precondition: String,
+    /// The change of state that it waits for.
+    pub change: String,
+    /// What can be observed.
+    pub label: String,
+}
+
 /// Why rules cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
-    /// A file or directory cannot be read.
     #[error("cannot read the rules in {path}")]
-    Read {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// What stands in a file is no rule.
+    Read { path: PathBuf, source: io::Error },
+    /// What stands in a file is no rule; lines count from 1.
     #[error("{file}:{line}: {what}; see sfgi leaks --help for the form of a rule")]
-    Bad {
-        /// The file.
-        file: String,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong.
-        what: String,
-    },
-    /// Two rules of one set have the same id.
+    Bad { file: String, line: usize, what: String },
+    /// Two rules of one set have the same id; `file` has the second one.
     #[error("{file}: there are two rules with the id {id}: give one of them another id")]
-    Twice {
-        /// The file with the second one.
-        file: String,
-        /// The id.
-        id: String,
-    },
-    /// A file is too large to be one of rules.
+    Twice { file: String, id: String },
     #[error("{path} is larger than {MAX_FILE} bytes: that is no file of rules")]
-    Large {
-        /// Which one.
-        path: PathBuf,
-    },
+    Large { path: PathBuf },
 }
 
 /// Rules in the order in which they are asked.
@@ -85,6 +191,7 @@ struct Entry {
     #[serde(default)]
     priority: i32,
     severity: Severity,
+    failure: Option<Failure>,
     #[serde(default)]
     gives: Gives,
     explanation: String,
@@ -111,7 +218,7 @@ impl Rules {
     pub fn built_in() -> Result<Rules, RulesError> {
         let mut rules = Vec::new();
         for (file, text) in BUILT_IN {
-            add(&mut rules, file, text)?;
+            add(&mut rules, file, text, |_| None)?;
         }
         Ok(Rules::in_order(rules))
     }
@@ -140,7 +247,11 @@ impl Rules {
                 return Err(RulesError::Large { path });
             }
             let text = std::fs::read_to_string(&path).map_err(failed(&path))?;
-            add(&mut added, &path.display().to_string(), &text)?;
+            let class_fails = |class: &str| {
+                let known = self.0.iter().find(|rule| rule.class == class);
+                Some(known.map_or(Failure::BlockedForever, |rule| rule.failure))
+            };
+            add(&mut added, &path.display().to_string(), &text, class_fails)?;
         }
         let kept = self.0.into_iter().filter(|rule| added.iter().all(|new| new.id != rule.id));
         Ok(Rules::in_order(kept.chain(added.clone()).collect()))
@@ -157,8 +268,13 @@ impl Rules {
     }
 }
 
-/// Adds the rules of a file.
-fn add(rules: &mut Vec<Arc<Rule>>, file: &str, text: &str) -> Result<(), RulesError> {
+/// Adds the rules of a file. `class_fails`: the failure of a rule that names none, by its class; `None`: it must.
+fn add(
+    rules: &mut Vec<Arc<Rule>>,
+    file: &str,
+    text: &str,
+    class_fails: impl Fn(&str) -> Option<Failure>,
+) -> Result<(), RulesError> {
     let document: Document = toml::from_str(text).map_err(|err| RulesError::Bad {
         file: file.to_owned(),
         line: err.span().map_or(1, |span| line_of(text, span.start)),
@@ -168,11 +284,16 @@ fn add(rules: &mut Vec<Arc<Rule>>, file: &str, text: &str) -> Result<(), RulesEr
         if rules.iter().any(|rule| rule.id == entry.id) {
             return Err(RulesError::Twice { file: file.to_owned(), id: entry.id });
         }
-        if let Some(what) = entry.objection() {
+        let bad = |what| {
             let at = text.find(&format!("\"{}\"", entry.id)).unwrap_or(0);
-            return Err(RulesError::Bad { file: file.to_owned(), line: line_of(text, at), what });
+            RulesError::Bad { file: file.to_owned(), line: line_of(text, at), what }
+        };
+        if let Some(what) = entry.objection() {
+            return Err(bad(what));
         }
-        rules.push(Arc::new(entry.into_rule()));
+        let failure = entry.failure.or_else(|| class_fails(&entry.class));
+        let failure = failure.ok_or_else(|| bad(format!("rule {}: its failure is not named", entry.id)))?;
+        rules.push(Arc::new(entry.into_rule(failure)));
     }
     Ok(())
 }
@@ -205,13 +326,14 @@ impl Entry {
         None
     }
 
-    fn into_rule(self) -> Rule {
+    fn into_rule(self, failure: Failure) -> Rule {
         Rule {
             id: self.id,
             class: self.class,
             title: self.title,
             priority: self.priority,
             severity: self.severity,
+            failure,
             gives: match self.gives {
                 Gives::Likely => Verdict::Likely,
                 Gives::Suspect => Verdict::Suspect,

@@ -3,6 +3,9 @@
 //! Not part of what this crate offers: it changes with the tests.
 
 pub mod binary;
+mod leak;
 pub mod memory;
 pub mod recording;
 pub mod timeline;
+
+pub use leak::leak;

@@ -12,12 +12,12 @@ mod tests;
 
 use super::{
     config::{self, LevelName},
-    picture::{LeakGroup, Picture, ProcessId, ProcessPicture, cut},
+    picture::{Picture, ProcessId, ProcessPicture, cut},
 };
 use level::{Measured, Pace, Tracker, level};
 pub use remember::Remembered;
 use remember::{Resumed, Resuming};
-use sfgi_core::{detect::Verdict, goruntime::WaitReason};
+use sfgi_core::{detect::Verdict, goruntime::WaitReason, leaks::LeakView};
 use signs::{Correlation, SignValues};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -176,11 +176,11 @@ impl Alerts {
         changes
     }
 
-    fn group(&self, process: &ProcessPicture, group: &LeakGroup) -> Look {
+    fn group(&self, process: &ProcessPicture, group: &LeakView) -> Look {
         let measured = Measured {
             count: group.count,
-            growth_per_minute: group.growth_per_second.unwrap_or(0.0) * 60.0,
-            age: Duration::try_from_secs_f64(group.age_seconds.map_or(0.0, |age| age.1)).unwrap_or_default(),
+            growth_per_minute: group.growth_per_s().unwrap_or(0.0) * 60.0,
+            age: Duration::try_from_secs_f64(group.oldest_seconds().unwrap_or(0.0)).unwrap_or_default(),
             pinned: group.pinned_bytes,
             limit: process.memory.limit_bytes,
         };
@@ -195,8 +195,8 @@ impl Alerts {
         };
         let verdict = Some(group.verdict.word());
         Look {
-            key: (process.id, Some(group.id.clone())),
-            alert: alert(process, Some(group.id.clone()), &group.class, verdict),
+            key: (process.id, Some(group.id.to_string())),
+            alert: alert(process, Some(group.id.to_string()), &group.rule.class, verdict),
             deserved: deserves(1.0),
             kept: deserves(self.config.clear_below).map(|(level, _)| level),
             pace: self.pace(),

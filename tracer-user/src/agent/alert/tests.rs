@@ -27,17 +27,11 @@ fn id(pid: u32) -> ProcessId {
     ProcessId { pid, start_ticks: 9, program: 0 }
 }
 
-fn leak(count: u64, verdict: Verdict) -> LeakGroup {
-    LeakGroup {
-        id: "0f".into(),
-        class: "send-without-receiver".into(),
-        verdict,
-        count,
-        ..LeakGroup::testing()
-    }
+fn leak(count: u64, verdict: Verdict) -> LeakView {
+    LeakView { verdict, count, ..sfgi_core::testing::leak("send-without-receiver", "", "") }
 }
 
-fn process(pid: u32, leaks: Vec<LeakGroup>) -> ProcessPicture {
+fn process(pid: u32, leaks: Vec<LeakView>) -> ProcessPicture {
     let identity = Identity { service: "shop".into(), ..Identity::default() };
     ProcessPicture {
         id: id(pid),
@@ -237,7 +231,7 @@ fn one_sign_alone_and_one_step_of_both_are_none() {
 const SETTLE: Duration = Duration::from_secs(300);
 
 /// As [`process`], and looked at.
-fn looked(leaks: Vec<LeakGroup>) -> ProcessPicture {
+fn looked(leaks: Vec<LeakView>) -> ProcessPicture {
     ProcessPicture { leaks_unix_ns: 1, ..process(7, leaks) }
 }
 

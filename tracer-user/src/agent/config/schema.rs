@@ -4,7 +4,10 @@
 use super::matching::{Glob, Matching, Rule};
 use crate::parse;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use sfgi_core::{detect::Rules, event::Mode};
+use sfgi_core::{
+    detect::{self, Rules},
+    event::Mode,
+};
 use std::{
     fmt::Display,
     net::{Ipv4Addr, SocketAddr},
@@ -70,6 +73,12 @@ pub struct Leaks {
     /// The built-in rules and those of `rules`, which [`Config::load`] reads.
     #[serde(skip)]
     pub catalogue: Arc<Rules>,
+}
+
+impl Leaks {
+    pub fn thresholds(&self) -> detect::Thresholds {
+        detect::Thresholds { min_age: self.min_age, min_count: self.min_count }
+    }
 }
 
 impl PartialEq for Leaks {
@@ -388,7 +397,8 @@ fn built_in() -> Arc<Rules> {
 
 impl Default for Leaks {
     fn default() -> Self {
-        Leaks { min_age: Duration::from_secs(300), min_count: 3, rules: None, catalogue: built_in() }
+        let detect::Thresholds { min_age, min_count } = detect::Thresholds::default();
+        Leaks { min_age, min_count, rules: None, catalogue: built_in() }
     }
 }
 

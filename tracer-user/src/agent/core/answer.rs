@@ -14,11 +14,14 @@ use crate::{
     },
     output::{
         Traceback,
-        dump::{About, Choice, Group, JsonDump, Names, ProfileKind, write_profile},
+        dump::{About, Choice, Group, JsonDump},
+        pprof::{ProfileKind, write_profile},
     },
 };
 use bytes::Bytes;
-use sfgi_core::{detect::Verdict, event::Mode, memory::Live, snapshot, snapshot::Options};
+use sfgi_core::{
+    detect::Verdict, event::Mode, leaks::Found, memory::Live, names::Names, snapshot, snapshot::Options,
+};
 use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
 /// Goroutines in a document where the request does not say how many, and at most.
@@ -217,10 +220,10 @@ fn profile(target: &Target, kind: Profile, config: &Config) -> Result<Bytes, Ref
             write(ProfileKind::Goroutines, &snapshot, &mut names, &chosen).map_err(failed)?;
         }
         Profile::Leaks => {
-            let (observation, report, mut names) = scan::observe(target, &opened, &view, None, config)?;
-            let sure = report.groups.iter().filter(|group| group.verdict > Verdict::Suspect);
+            let Found { leaks, mut names } = scan::search(target, &opened, &view, None, config)?;
+            let sure = leaks.groups.iter().filter(|group| group.verdict > Verdict::Suspect);
             let chosen: Vec<u32> = sure.flat_map(|group| &group.members).copied().collect();
-            let snapshot = &observation.observed.snapshot;
+            let snapshot = &leaks.observed.snapshot;
             write(ProfileKind::Leaks, snapshot, &mut names, &chosen).map_err(failed)?;
         }
         Profile::Block(_) => {

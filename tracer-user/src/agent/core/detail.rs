@@ -2,9 +2,9 @@
 
 use crate::agent::{
     config::Raise,
-    picture::{LeakGroup, Raises, SiteGrowth},
+    picture::{Raises, SiteGrowth},
 };
-use sfgi_core::{detect::Verdict, event::Mode};
+use sfgi_core::{detect::Verdict, event::Mode, goruntime::State, leaks::LeakView};
 use std::sync::Arc;
 
 /// Why more detail is wanted; the later, the stronger.
@@ -28,13 +28,13 @@ pub(super) struct Wish {
 
 impl Wish {
     /// By what a scan found; `None`: nothing asks for more. What is proven needs none.
-    pub(super) fn of(growth: &[SiteGrowth], leaks: &[LeakGroup]) -> Option<Wish> {
-        let open = |group: &&LeakGroup| match group.verdict {
+    pub(super) fn of(growth: &[SiteGrowth], leaks: &[LeakView]) -> Option<Wish> {
+        let open = |group: &&LeakView| match group.verdict {
             Verdict::Proven => false,
             Verdict::Likely => true,
-            Verdict::Suspect => group.growth_per_second.is_some(),
+            Verdict::Suspect => group.growth.is_some(),
         };
-        let waits = |group: &&LeakGroup| group.state == "waiting";
+        let waits = |group: &&LeakView| group.state == Some(State::Waiting);
         if let Some(group) = leaks.iter().filter(waits).filter(open).max_by_key(|group| group.count) {
             let why = format!("{} × {} ({})", group.count, group.title, group.verdict.word());
             return Some(Wish { cause: Cause::Finding, mode: Mode::Wait, why: why.into() });
@@ -135,7 +135,7 @@ impl Raises {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sfgi_core::names::Site;
+    use sfgi_core::{detect::Growth, names::Site, testing::leak};
     use std::time::Duration;
 
     const RAISE: Raise =
@@ -205,14 +205,13 @@ mod tests {
     fn what_is_proven_needs_no_more_detail() {
         let site = Site { func: "main.f".into(), file: "f.go".into(), line: 7 };
         let growth = [SiteGrowth { site: site.clone(), per_second: 0.5, confidence: 1.0 }];
-        let group = |verdict, growth_per_second| LeakGroup {
+        let group = |verdict, per_s: Option<f64>| LeakView {
             verdict,
-            growth_per_second,
+            growth: per_s.map(|per_s| Growth { per_s, confidence: 1.0, looks: 9 }),
             count: 12,
-            title: "wait".into(),
-            state: "waiting".into(),
+            state: Some(State::Waiting),
             created_by: Some(site.clone()),
-            ..LeakGroup::testing()
+            ..leak("class", "wait", "fix")
         };
         let of =
             |growth: &[SiteGrowth], group| Wish::of(growth, &[group]).map(|wish| (wish.cause, wish.mode));
@@ -221,7 +220,7 @@ mod tests {
         assert_eq!(of(&growth, group(Verdict::Suspect, Some(0.5))), Some((Cause::Finding, Mode::Wait)));
         assert_eq!(of(&[], group(Verdict::Likely, None)), Some((Cause::Finding, Mode::Wait)));
         assert_eq!(of(&[], group(Verdict::Suspect, None)), None);
-        let runs = LeakGroup { state: "running".into(), ..group(Verdict::Likely, None) };
+        let runs = LeakView { state: Some(State::Running), ..group(Verdict::Likely, None) };
         assert_eq!(of(&[], runs), None);
         assert_eq!(&*Wish::of(&growth, &[]).unwrap().why, "goroutines of main.f grow by 30.0 a minute");
     }

@@ -7,13 +7,13 @@ use super::{
 use crate::agent::{
     Config,
     config::{Plan, Raise},
-    picture::{Identity, LeakGroup, Memory, ProcessPicture, Scan, SiteGrowth},
+    picture::{Identity, Memory, ProcessPicture, Scan, SiteGrowth},
     watch::{
         Target, TargetError,
         scan::{Past, Told},
     },
 };
-use sfgi_core::event::Mode;
+use sfgi_core::{event::Mode, leaks::LeakView};
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -60,7 +60,7 @@ pub(super) struct TargetState {
     pub(super) achieved: Option<Duration>,
     costs: Costs,
     scan: Option<Arc<Scan>>,
-    leaks: Arc<[LeakGroup]>,
+    leaks: Arc<[LeakView]>,
     leaks_unix_ns: u64,
     leaks_doubt: Option<Arc<str>>,
     growth: Vec<SiteGrowth>,

@@ -9,7 +9,7 @@ use crate::{
     live::{Engine, Observers},
     output::{
         Json, Printer,
-        export::{Form, Kind, Span, Stacks, Wanted},
+        stacks::{Form, Kind, Span, Stacks, Wanted},
     },
 };
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 use super::metrics::{self, Family, Kind, Label, Value};
 use crate::agent::{
     alert::Alert,
-    picture::{BOUNDS_SECONDS, LeakGroup, Picture, ProcessId, ProcessPicture},
+    picture::{BOUNDS_SECONDS, Picture, ProcessId, ProcessPicture},
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use axum::http::{Method, Request, Uri, header};
@@ -22,7 +22,10 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
 };
 use prost::Message as _;
-use sfgi_core::detect::{Severity, Verdict};
+use sfgi_core::{
+    detect::{Fingerprint, Severity, Verdict},
+    leaks::LeakView,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -31,7 +34,7 @@ use std::{
 use tokio::{net::TcpStream, time::timeout};
 
 /// A finding as it was exported: another verdict is news.
-type Key = (ProcessId, String, Verdict);
+type Key = (ProcessId, Fingerprint, Verdict);
 
 #[derive(Debug)]
 pub struct Exporter {
@@ -76,7 +79,7 @@ impl Exporter {
             .processes
             .iter()
             .flat_map(|process| process.leaks.iter().map(move |group| (process, group)))
-            .map(|(process, group)| ((process.id, group.id.clone(), group.verdict), process, group))
+            .map(|(process, group)| ((process.id, group.id, group.verdict), process, group))
             .collect();
         let new = findings.iter().filter(|(key, ..)| !self.known.contains(key));
         let records: Vec<_> =
@@ -164,8 +167,8 @@ fn unit(name: &str) -> &'static str {
 }
 
 /// A finding as a record: what it is in the body, the rest as attributes.
-fn finding(now: u64, process: &ProcessPicture, group: &LeakGroup) -> LogRecord {
-    let severity = match group.severity {
+fn finding(now: u64, process: &ProcessPicture, group: &LeakView) -> LogRecord {
+    let severity = match group.rule.severity {
         Severity::Error => SeverityNumber::Error,
         Severity::Warning => SeverityNumber::Warn,
         Severity::Note => SeverityNumber::Info,
@@ -177,13 +180,13 @@ fn finding(now: u64, process: &ProcessPicture, group: &LeakGroup) -> LogRecord {
         ("service.name", identity.service.clone()),
         ("process.executable.path", identity.exe.to_string_lossy().into_owned()),
         ("container.id", identity.container.clone().unwrap_or_default()),
-        ("sfgi.finding.id", group.id.clone()),
+        ("sfgi.finding.id", group.id.to_string()),
         ("sfgi.finding.verdict", group.verdict.word().to_owned()),
-        ("sfgi.finding.class", group.class.clone()),
-        ("sfgi.finding.silent_failure_type", group.silent_failure_type.to_owned()),
+        ("sfgi.finding.class", group.rule.class.clone()),
+        ("sfgi.finding.silent_failure_type", group.rule.failure.to_string()),
         ("sfgi.finding.stack", stack.join("\n")),
         ("sfgi.finding.evidence", group.evidence.join("\n")),
-        ("sfgi.finding.fix", group.fix.clone()),
+        ("sfgi.finding.fix", group.rule.fix.clone()),
     ];
     let numbers = [
         ("process.pid", u64::from(process.id.pid)),
@@ -197,7 +200,7 @@ fn finding(now: u64, process: &ProcessPicture, group: &LeakGroup) -> LogRecord {
         time_unix_nano: group.first_seen_unix_ns,
         observed_time_unix_nano: now,
         severity_number: severity.into(),
-        severity_text: group.severity.word().to_owned(),
+        severity_text: group.rule.severity.word().to_owned(),
         body: Some(AnyValue { value: Some(any_value::Value::StringValue(group.title.clone())) }),
         attributes: attributes.chain(numbers.map(|(key, value)| attribute(key, number(value)))).collect(),
         event_name: "sfgi.finding".into(),

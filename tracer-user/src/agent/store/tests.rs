@@ -1,12 +1,13 @@
 use super::*;
-use crate::agent::picture::{Identity, LeakGroup, ProcessId, ProcessPicture, Scan};
+use crate::agent::picture::{Identity, ProcessId, ProcessPicture, Scan};
+use sfgi_core::{detect::Verdict, leaks::LeakView, testing::leak};
 use std::{os::unix::fs::FileExt as _, path::Path, sync::Arc};
 
 fn process(pid: u32, at_s: u64, goroutines: u64) -> Arc<ProcessPicture> {
     let identity = Identity { exe: "/srv/shop".into(), service: "shop".into(), ..Identity::default() };
     let scan =
         Scan { unix_ns: at_s * 1_000_000_000, goroutines: goroutines + 5, system: 5, ..Scan::default() };
-    let leaks: Vec<LeakGroup> = Vec::new();
+    let leaks: Vec<LeakView> = Vec::new();
     Arc::new(ProcessPicture {
         id: ProcessId { pid, start_ticks: 1, program: 0 },
         identity: identity.into(),
@@ -43,7 +44,7 @@ fn a_step_has_the_fewest_and_the_most_of_its_scans() {
 fn leaks_that_nobody_has_looked_for_yet_are_as_many_as_before() {
     let mut history = History::new("boot", 10, Vec::new());
     let leaked = |at, looked: bool, count| {
-        let leak = LeakGroup { verdict: sfgi_core::detect::Verdict::Proven, count, ..LeakGroup::testing() };
+        let leak = LeakView { verdict: Verdict::Proven, count, ..leak("class", "", "") };
         let leaks = if count > 0 { vec![leak] } else { Vec::new() };
         let process = ProcessPicture::clone(&process(7, at, 20));
         Arc::new(ProcessPicture { leaks: leaks.into(), leaks_unix_ns: u64::from(looked), ..process })

@@ -2,10 +2,13 @@
 
 use super::super::{opened::LayoutArg, parse::duration};
 use anyhow::{Context as _, Result};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::{
+    Args as ClapArgs, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use regex::Regex;
 use sfgi_core::{
-    detect::{Baseline, Rules, Scope, Verdict},
+    detect::{Baseline, Rules, Scope, Thresholds, Verdict},
     heap,
 };
 use std::{fs, num::NonZero, path::PathBuf, time::Duration};
@@ -21,24 +24,16 @@ pub(super) enum Format {
     Sarif,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum VerdictArg {
-    /// Old and many, or made faster than they end
-    Suspect,
-    /// A rule of the catalogue says so
-    Likely,
-    /// Nothing that can still run reaches what would wake them
-    Proven,
-}
-
-impl VerdictArg {
-    pub(super) fn verdict(self) -> Verdict {
-        match self {
-            VerdictArg::Suspect => Verdict::Suspect,
-            VerdictArg::Likely => Verdict::Likely,
-            VerdictArg::Proven => Verdict::Proven,
-        }
-    }
+/// Takes a verdict, and lists them in the help.
+fn verdict() -> impl TypedValueParser<Value = Verdict> {
+    let named = |verdict: Verdict| {
+        PossibleValue::new(verdict.word()).help(match verdict {
+            Verdict::Suspect => "Old and many, or made faster than they end",
+            Verdict::Likely => "A rule of the catalogue says so",
+            Verdict::Proven => "Nothing that can still run reaches what would wake them",
+        })
+    };
+    PossibleValuesParser::new(Verdict::ALL.map(named)).try_map(|word| word.parse())
 }
 
 #[derive(ClapArgs)]
@@ -61,6 +56,8 @@ A rule file for --rules holds entries like this; what is left out under match is
   title = \"waits for the queue\"
   priority = 600              # the highest is asked first; built in are -1000 to 1000
   severity = \"warning\"        # error, warning or note
+  failure = \"deadlock\"         # or blocked_forever, livelock, starvation, resource_held, growth;
+                              # left out: that of the built-in rules of the class
   gives = \"likely\"            # or suspect; what the heap proves is proven whatever stands here
   explanation = \"...\"
   fix = \"...\"
@@ -128,8 +125,8 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     pub(super) freeze: bool,
     /// The least verdict that is shown
-    #[arg(long, value_enum, default_value = "suspect", value_name = "VERDICT")]
-    pub(super) min_verdict: VerdictArg,
+    #[arg(long, value_parser = verdict(), default_value = "suspect", value_name = "VERDICT")]
+    pub(super) min_verdict: Verdict,
     /// Exit with code 3 if anything is shown
     #[arg(long)]
     pub(super) fail: bool,
@@ -183,6 +180,10 @@ impl Args {
             ignore_func: self.ignore_func.clone(),
             ignore_created_by: self.ignore_created_by.clone(),
         }
+    }
+
+    pub(super) fn thresholds(&self) -> Thresholds {
+        Thresholds { min_age: self.min_age, min_count: self.min_count.get() }
     }
 
     pub(super) fn options(&self) -> heap::Options {

@@ -3,43 +3,37 @@
 use crate::{
     cli::opened::{LayoutArg, Opened},
     output::{
-        Traceback, bytes,
-        dump::{Names, object_in_full},
-        leaks::{Found, summary},
+        Traceback,
+        dump::object_in_full,
+        leaks::{progress, summary},
     },
-    top::{LeakGroup, Leaks},
+    top::LeakSearch,
 };
 use anyhow::{Context as _, Result};
 use sfgi_core::{
-    detect,
-    detect::{Rules, Scope, Thresholds},
+    detect::{Rules, Scope},
     heap,
     heap::Registers,
+    leaks::{OPTIONS, Search},
     memory::{Live, Sampler},
     snapshot,
-    snapshot::{Clock, Options, Snapshot, Trust, View},
+    snapshot::{Clock, Options, Trust, View},
 };
 use std::{
     collections::HashMap,
     num::NonZero,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::Duration,
 };
 
-/// As `sfgi leaks` has them where nobody says otherwise.
-const WINDOW: Duration = Duration::from_secs(1);
-const PASSES: u32 = 4;
-const MIN_AGE_NS: u64 = 300_000_000_000;
-const MIN_COUNT: u64 = 3;
-/// Goroutines of a group that are named.
-const NAMED: usize = 10;
+/// Ids that are kept of each group, of which fewer are shown.
+const MAX_GOIDS: usize = 100;
 
 /// Reads targets; each is opened when it is asked for.
 pub(super) struct Closer {
     layout: LayoutArg,
     opened: HashMap<u32, Arc<Opened>>,
-    leaks: Arc<Mutex<Leaks>>,
+    leaks: Arc<Mutex<LeakSearch>>,
 }
 
 /// A goroutine's whole stack, and what it waits for, in lines.
@@ -83,73 +77,42 @@ impl Closer {
     }
 
     /// How far the search for leaks is.
-    pub(super) fn leaks(&self) -> Leaks {
+    pub(super) fn leaks(&self) -> LeakSearch {
         self.leaks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Begins to search a process for leaks on a thread of its own, unless a search goes on.
     pub(super) fn find_leaks(&mut self, pid: u32) -> Result<()> {
-        if matches!(self.leaks(), Leaks::Searching(_)) {
+        if matches!(self.leaks(), LeakSearch::Searching(_)) {
             return Ok(());
         }
         let opened = self.opened(pid)?;
         let leaks = Arc::clone(&self.leaks);
-        let tell = move |now: Leaks| *leaks.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        tell(Leaks::Searching(format!("looking at PID {pid}")));
+        let tell = move |now: LeakSearch| *leaks.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        tell(LeakSearch::Searching(format!("looking at PID {pid}")));
         thread::Builder::new().name("leaks".to_owned()).spawn(move || {
-            let found = search(&opened, pid, &tell);
-            tell(found.unwrap_or_else(|error| Leaks::Failed(format!("{error:#}"))));
+            let found = search(&opened, &tell);
+            tell(found.unwrap_or_else(|error| LeakSearch::Failed(format!("{error:#}"))));
         })?;
         Ok(())
     }
 }
 
-fn search(opened: &Opened, pid: u32, tell: &impl Fn(Leaks)) -> Result<Leaks> {
+fn search(opened: &Opened, tell: &impl Fn(LeakSearch)) -> Result<LeakSearch> {
     let process = opened.process.as_ref().context("it does not run")?;
     let (memory, bias) = (Live::of(process), opened.bias()?);
     let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
     // Without registers nothing counts as proven, which the summary says.
     let mut registers = Sampler::start(process).map_or(Registers::Unknown, Registers::Sampled);
-    let mut progress = |progress| {
-        tell(Leaks::Searching(match progress {
-            heap::Progress::Looking(look) => format!("looking at the goroutines, {look}"),
-            heap::Progress::Scanning(pass, read, all) => {
-                format!("reading the heap, pass {pass}: {} of {}", bytes(read), bytes(all))
-            }
-        }));
-    };
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(2);
-    let options = heap::Options { window: WINDOW, passes: PASSES, threads, heap: true };
-    let observation = heap::observe(&view, &options, &mut registers, &mut progress)?;
-    let snapshot = &observation.observed.snapshot;
-    let mut names = Names::new(Arc::clone(&opened.binary), bias, snapshot);
-    let thresholds = Thresholds { min_age_ns: MIN_AGE_NS, min_count: MIN_COUNT, now_ns: snapshot.taken_ns.1 };
-    let scope = Scope { goids: [].into(), ignore_func: Vec::new(), ignore_created_by: Vec::new() };
-    let report = detect::detect(&observation.observed, &Rules::built_in()?, &scope, &thresholds, &mut names);
-    let found = Found {
-        pid: Some(pid),
-        exe: &opened.name,
-        observed: &observation.observed,
-        report: &report,
-        pinned: &[],
-        accepted: 0,
-    };
-    let groups = report.groups.iter().map(|group| leak_group(group, snapshot, &mut names));
-    Ok(Leaks::Found(summary(&found), groups.collect()))
-}
-
-fn leak_group(group: &detect::Group, snapshot: &Snapshot, names: &mut Names) -> LeakGroup {
-    let goroutine = |index: &u32| snapshot.goroutines.get(*index as usize);
-    let first = group.members.first().and_then(goroutine);
-    let site = first.and_then(|first| names.wait_site(snapshot.stacks.get(first.stack)));
-    LeakGroup {
-        verdict: group.verdict,
-        class: group.rule.class.to_string(),
-        title: group.title(),
-        count: group.count,
-        place: site.map(|site| site.func.to_string()).unwrap_or_default(),
-        goids: group.members.iter().take(NAMED).filter_map(goroutine).map(|one| one.goid).collect(),
-        evidence: group.evidence.clone(),
-        fix: group.rule.fix.clone(),
-    }
+    let (rules, scope) = (Rules::built_in()?, Scope::default());
+    // What is pinned is not shown here, and takes another walk over the heap.
+    let options = heap::Options { threads, ..OPTIONS };
+    let search = Search { options, pinned: false, ..Search::new(&rules, &scope) };
+    let mut found = search.run(&view, &opened.binary, &mut registers, None, &mut |how_far| {
+        tell(LeakSearch::Searching(progress(how_far)));
+    })?;
+    // It is drawn anew many times a second.
+    found.leaks.groups.iter_mut().for_each(|group| group.shorten(MAX_GOIDS, 0));
+    Ok(LeakSearch::Found(summary(&found.leaks), found.leaks.groups.into()))
 }

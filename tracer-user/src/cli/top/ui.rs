@@ -3,7 +3,7 @@
 use super::{Args, TURN, closer::Closer, source::Running, terminal::Terminal};
 use crate::{
     cli::stop::Stop,
-    top::{Action, Leaks, Look, Picture, Read, Screen, Shared, draw},
+    top::{Action, LeakSearch, Look, Picture, Read, Screen, Shared, draw},
 };
 use anyhow::Result;
 use ratatui::crossterm::event::{self, Event};
@@ -109,7 +109,7 @@ impl Ui<'_> {
     fn find_leaks(&mut self, target: usize) {
         let Some(pid) = self.running.pids.get(target).copied() else { return };
         if let Err(error) = self.closer.find_leaks(pid) {
-            self.look.leaks = Leaks::Failed(format!("{error:#}"));
+            self.look.leaks = LeakSearch::Failed(format!("{error:#}"));
             self.look.notice = Some(format!("{error:#}"));
         }
     }

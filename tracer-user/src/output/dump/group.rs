@@ -1,14 +1,24 @@
-//! Goroutines with the same stack, state and wait reason as one entry.
+//! Goroutines with the same stack, state and wait reason as one entry; as text a heading, the stack once, and what is
+//! known of those who are in it.
 
-use super::Names;
+use super::object::{in_words, verb};
+use crate::output::{
+    duration,
+    traceback::{clean, printed},
+};
 use sfgi_core::{
     goruntime::State,
-    snapshot::{Goroutine, Snapshot, StackId, Trust, Wait},
+    names::{Names, Site},
+    snapshot::{Goroutine, Snapshot, StackId, Trust, Wait, Wants},
 };
-use std::{cmp::Reverse, collections::HashMap};
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    io::{self, Write},
+};
 
 /// How many goids, creators, sets of labels and objects of a group are named.
-pub(super) const NAMED: usize = 5;
+const NAMED: usize = 5;
 
 /// Goroutines that do the same at the same place.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -135,4 +145,142 @@ fn most_frequent<T: Ord + Copy>(counted: impl IntoIterator<Item = (T, u64)>) -> 
     counted.sort_unstable_by_key(|(what, count)| (Reverse(*count), *what));
     counted.truncate(NAMED);
     counted
+}
+
+/// Widest column of functions; a longer name pushes its file to the right.
+const FUNCTIONS: usize = 60;
+
+/// How many objects of a group are named where each goroutine has its own.
+const ALIKE: usize = 2;
+
+/// Writes groups.
+pub struct GroupText<'a, W> {
+    out: W,
+    snapshot: &'a Snapshot,
+    names: &'a mut Names,
+    colour: bool,
+}
+
+impl<'a, W: Write> GroupText<'a, W> {
+    /// Into `out`; `colour` only for a terminal.
+    pub fn new(out: W, snapshot: &'a Snapshot, names: &'a mut Names, colour: bool) -> Self {
+        GroupText { out, snapshot, names, colour }
+    }
+
+    /// All of these groups, with an empty line between two.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write(mut self, groups: &[Group]) -> io::Result<()> {
+        let snapshot = self.snapshot;
+        for (index, group) in groups.iter().enumerate() {
+            if index > 0 {
+                writeln!(self.out)?;
+            }
+            let Some(first) = snapshot.goroutines.get(group.first as usize) else { continue };
+            self.heading(group, first)?;
+            self.stack(first)?;
+            self.creators(group)?;
+            self.waits(group)?;
+            self.labels(group)?;
+            self.goids(group)?;
+        }
+        self.out.flush()
+    }
+
+    fn heading(&mut self, group: &Group, first: &Goroutine) -> io::Result<()> {
+        let (on, off) = if self.colour { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+        let goroutines = if group.count == 1 { "goroutine" } else { "goroutines" };
+        let reason = self.names.reason(first);
+        let state = if reason.is_empty() { first.state.to_string().into() } else { clean(reason) };
+        let age = match group.age_ns {
+            None => String::new(),
+            Some((min, max)) if min == max => format!(", {}", duration(min)),
+            Some((min, max)) => format!(", {} to {}", duration(min), duration(max)),
+        };
+        let unknown = match (group.age_ns, group.age_unknown) {
+            (None, _) | (_, 0) => String::new(),
+            (_, unknown) => format!(", {unknown} of unknown age"),
+        };
+        writeln!(self.out, "{on}{} {goroutines} [{state}{age}{unknown}]{off}", group.count)
+    }
+
+    fn stack(&mut self, first: &Goroutine) -> io::Result<()> {
+        let release = self.names.binary().version().release;
+        let lines = self.names.stack(self.snapshot.stacks.get(first.stack));
+        let lines: Vec<(String, &Site)> =
+            lines.iter().map(|line| (printed(&line.site.func, release), &line.site)).collect();
+        let width = lines.iter().map(|(func, _)| func.len()).max().unwrap_or(0).min(FUNCTIONS);
+        let note = match (first.trust, lines.is_empty()) {
+            (Trust::Still, false) => None,
+            (Trust::Still, true) => Some("no stack"),
+            (Trust::InMotion, _) => Some("in motion while they were read: no stack"),
+            (Trust::Running, true) => Some("running: no stack"),
+            (Trust::Running, false) => Some("running: the stack is a best effort"),
+            (Trust::Broken, _) => Some("their memory makes no sense, this is as much as could be read"),
+        };
+        for (func, Site { file, line, .. }) in &lines {
+            writeln!(self.out, "    {func:<width$}  {}:{line}", clean(file))?;
+        }
+        note.map_or(Ok(()), |note| writeln!(self.out, "    ({note})"))
+    }
+
+    fn creators(&mut self, group: &Group) -> io::Result<()> {
+        let release = self.names.binary().version().release;
+        for (creator, count) in &group.creators {
+            let site =
+                self.snapshot.goroutines.get(*creator as usize).and_then(|one| self.names.creator(one));
+            let Some(Site { func, file, line }) = site else { continue };
+            let (func, file) = (printed(&func, release), clean(&file));
+            let share = if *count == group.count { String::new() } else { format!("  ({count})") };
+            writeln!(self.out, "  created by {func}  {file}:{line}{share}")?;
+        }
+        Ok(())
+    }
+
+    fn waits(&mut self, group: &Group) -> io::Result<()> {
+        let snapshot = self.snapshot;
+        let object = |wait: &Wait| snapshot.objects.get(wait.object as usize).map(in_words);
+        if group.objects > 1
+            && let Some((Wait { wants, .. }, 1)) = group.waits.first()
+        {
+            // Each has its own: they are as like as their stacks.
+            let same = group.waits.iter().all(|(wait, _)| wait.wants == *wants);
+            let some: Vec<String> =
+                group.waits.iter().filter_map(|(wait, _)| object(wait)).take(ALIKE).collect();
+            let more = if group.objects > ALIKE { ", …" } else { "" };
+            let verb = verb(if same { *wants } else { Wants::Unknown });
+            return writeln!(self.out, "  wait {verb} {} objects: {}{more}", group.objects, some.join(", "));
+        }
+        for (wait, count) in &group.waits {
+            let Some(object) = object(wait) else { continue };
+            let waits = if *count == 1 { "waits" } else { "wait" };
+            writeln!(self.out, "  {count} {waits} {} {object}", verb(wait.wants))?;
+        }
+        if group.objects > NAMED {
+            writeln!(self.out, "  … {} objects in all", group.objects)?;
+        }
+        Ok(())
+    }
+
+    fn labels(&mut self, group: &Group) -> io::Result<()> {
+        for (set, count) in &group.labels {
+            let Some(labels) = set.checked_sub(1).and_then(|set| self.snapshot.labels.get(set as usize))
+            else {
+                continue;
+            };
+            let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key:?}:{value:?}")).collect();
+            let share = if *count == group.count { String::new() } else { format!("  ({count})") };
+            writeln!(self.out, "  labels {{{}}}{share}", pairs.join(", "))?;
+        }
+        Ok(())
+    }
+
+    fn goids(&mut self, group: &Group) -> io::Result<()> {
+        let goids: Vec<String> = group.goids.iter().map(u64::to_string).collect();
+        let more = group.count.saturating_sub(goids.len() as u64);
+        let goroutines = if group.count == 1 { "goroutine" } else { "goroutines" };
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        writeln!(self.out, "  {goroutines} {}{more}", goids.join(", "))
+    }
 }

@@ -22,13 +22,16 @@
 //! there is also `object`, as in `waits_for` without `wants`.
 
 use super::{
-    DUMP_SCHEMA, Group, Names,
+    DUMP_SCHEMA, Group,
     pieces::{Creator, Labels, Stacks, Waited, is_zero, labels},
 };
 use crate::output::is_false;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sfgi_core::snapshot::{Goroutine, Snapshot, Trust, Wait};
+use sfgi_core::{
+    names::Names,
+    snapshot::{Goroutine, Snapshot, Trust, Wait},
+};
 use std::{
     io::{self, Write},
     path::Path,

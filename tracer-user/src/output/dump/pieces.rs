@@ -1,11 +1,10 @@
 //! Parts of JSON documents: places in the source, stacks, objects, labels.
 
-use super::{Names, names::Line};
 use crate::output::is_false;
 use serde::{Serialize, ser::SerializeMap};
 use serde_json::value::{RawValue, to_raw_value};
 use sfgi_core::{
-    names::Site,
+    names::{Names, Site, StackLine},
     snapshot::{Object, ObjectKind, Snapshot, StackId, Wants},
 };
 use std::{collections::HashMap, io, sync::Arc};
@@ -157,7 +156,7 @@ impl Stacks {
     }
 }
 
-fn entry(line: &Line) -> LineEntry<'_> {
+fn entry(line: &StackLine) -> LineEntry<'_> {
     let Site { func, file, line: number } = &line.site;
     LineEntry { func, file, line: *number, inlined: line.inlined }
 }

@@ -1,9 +1,9 @@
 //! Which goroutines are wanted, and in which order.
 
-use super::Names;
 use regex::Regex;
 use sfgi_core::{
     goruntime::State,
+    names::Names,
     snapshot::{Goroutine, Snapshot, StackId},
 };
 use std::collections::{HashMap, HashSet};

@@ -1,12 +1,13 @@
 //! Documents of a small snapshot made by hand, over the small binary of the target's tests.
 
 use super::*;
-use crate::output::pprof::proto;
+use crate::output::pprof::{ProfileKind, proto, write_profile};
 use flate2::read::GzDecoder;
 use prost::Message;
 use regex::Regex;
 use sfgi_core::{
     goruntime::State,
+    names::Names,
     snapshot::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Trust, Wait, Wants},
     testing::binary::{WRAPPER, entry_of, small_binary},
 };

@@ -29,17 +29,15 @@
 //! in another run. A group of timers has a `timers` (`func`, `kind`) and no goids. `pinned_bytes` is an estimate of the heap that only its
 //! goroutines reach. In a set, `holder` has the object on its stack: that it could end the wait is inferred.
 
-use super::{Found, LEAKS_SCHEMA, objects::awaited};
-use crate::output::dump::{
-    Names,
-    pieces::{Creator, Labels, Stacks, Waited, is_zero, kind, labels},
-};
+use super::{Document, LEAKS_SCHEMA};
+use crate::output::dump::pieces::{Creator, Labels, Stacks, Waited, is_zero, kind, labels};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use sfgi_core::{
-    detect::{Age, Formal, Group, Lookup as _, Measure, Verdict, shortest_cycle},
-    heap::{DeadSet, TimerKind},
-    names::Site,
+    detect::{Age, Measure, Severity, Verdict, shortest_cycle},
+    heap::{DeadSet, Edge},
+    leaks::LeakView,
+    names::Names,
     snapshot::{Goroutine, Wait},
 };
 use std::{
@@ -82,10 +80,10 @@ struct Summary {
 #[derive(Serialize)]
 struct Leak<'a> {
     goid: u64,
-    verdict: &'static str,
+    verdict: Verdict,
     class: &'a str,
     rule: &'a str,
-    severity: &'static str,
+    severity: Severity,
     status: String,
     #[serde(skip_serializing_if = "str::is_empty")]
     wait_reason: &'a str,
@@ -108,43 +106,6 @@ struct Leak<'a> {
     evidence: &'a RawValue,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     waits_for: Vec<Waited<'a>>,
-}
-
-#[derive(Serialize)]
-struct GroupEntry<'a> {
-    id: String,
-    verdict: &'static str,
-    class: &'a str,
-    rule: &'a str,
-    title: String,
-    severity: &'static str,
-    count: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    age_ms: Option<[u64; 2]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    growth_per_s: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    growth_confidence: Option<f64>,
-    pinned_bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_by: Option<Creator>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    wait_site: Option<Creator>,
-    goids: Vec<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    object: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timers: Option<Timers>,
-    evidence: &'a [String],
-    explanation: &'a str,
-    fix: &'a str,
-    formal: &'a Formal,
-}
-
-#[derive(Serialize)]
-struct Timers {
-    func: String,
-    kind: &'static str,
 }
 
 #[derive(Serialize)]
@@ -171,28 +132,29 @@ struct EdgeEntry {
 /// Those of the writer.
 pub fn write_json(
     mut out: impl Write,
-    found: &Found<'_>,
+    document: &Document<'_>,
     names: &mut Names,
     one_line: bool,
 ) -> io::Result<()> {
-    let mut document = Document { found, names, stacks: Stacks::default() };
-    let head = serde_json::to_string(&document.head())?;
+    let leaks = document.leaks;
+    let mut entries = Entries { document, names, stacks: Stacks::default() };
+    let head = serde_json::to_string(&entries.head())?;
     write!(out, "{}", head.strip_suffix('}').unwrap_or(&head))?;
     let between = if one_line { "" } else { "\n" };
-    let groups = &found.report.groups;
     list(&mut out, "leaks", between, |out, separator| {
-        groups.iter().enumerate().try_for_each(|(index, group)| document.leaks(out, separator, index, group))
+        let mut groups = leaks.groups.iter().enumerate();
+        groups.try_for_each(|(index, group)| entries.leaks(out, separator, index, group))
     })?;
     list(&mut out, "groups", between, |out, separator| {
-        groups.iter().enumerate().try_for_each(|(index, group)| {
+        leaks.groups.iter().try_for_each(|group| {
             separator.write(out)?;
-            Ok(serde_json::to_writer(&mut *out, &document.group(index, group))?)
+            Ok(serde_json::to_writer(&mut *out, group)?)
         })
     })?;
     list(&mut out, "sets", between, |out, separator| {
-        found.observed.sets.iter().try_for_each(|set| {
+        leaks.observed.sets.iter().try_for_each(|set| {
             separator.write(out)?;
-            Ok(serde_json::to_writer(&mut *out, &document.set(set))?)
+            Ok(serde_json::to_writer(&mut *out, &entries.set(set))?)
         })
     })?;
     out.write_all(b"}\n")?;
@@ -223,22 +185,24 @@ fn list<W: Write>(
     out.write_all(b"]")
 }
 
-struct Document<'a> {
-    found: &'a Found<'a>,
+/// What is made of the observation, goroutine by goroutine.
+struct Entries<'a> {
+    document: &'a Document<'a>,
     names: &'a mut Names,
     stacks: Stacks,
 }
 
-impl Document<'_> {
+impl Entries<'_> {
     fn head(&self) -> Head<'_> {
-        let (found, observed) = (self.found, self.found.observed);
+        let (document, leaks) = (self.document, self.document.leaks);
+        let observed = &leaks.observed;
         let ms = |ns: u64| ns as f64 / 1e6;
         Head {
             schema: LEAKS_SCHEMA,
-            pid: found.pid,
-            exe: found.exe,
-            go_version: &self.names.binary().version().raw,
-            scanned: found.report.scanned,
+            pid: document.pid,
+            exe: document.exe,
+            go_version: document.go_version,
+            scanned: leaks.scanned,
             scan_ms: ms(observed.took_ns),
             passes: observed.passes,
             heap_bytes: observed.scanned.0,
@@ -246,12 +210,12 @@ impl Document<'_> {
             frozen_ms: observed.frozen_ns.map(ms),
             lost_events: 0,
             doubt: observed.doubt.as_deref(),
-            incomplete: found.incomplete(),
-            accepted: found.accepted,
+            incomplete: leaks.incomplete(),
+            accepted: leaks.accepted_count(),
             summary: Summary {
-                proven: found.goroutines(Verdict::Proven),
-                likely: found.goroutines(Verdict::Likely),
-                suspect: found.goroutines(Verdict::Suspect),
+                proven: leaks.goroutines_of(Verdict::Proven),
+                likely: leaks.goroutines_of(Verdict::Likely),
+                suspect: leaks.goroutines_of(Verdict::Suspect),
             },
         }
     }
@@ -262,11 +226,12 @@ impl Document<'_> {
         out: &mut dyn Write,
         separator: &mut Separator,
         index: usize,
-        group: &Group,
+        group: &LeakView,
     ) -> io::Result<()> {
         let evidence = to_raw_value(&group.evidence)?;
         for member in &group.members {
-            let Some(goroutine) = self.found.observed.snapshot.goroutines.get(*member as usize) else {
+            let Some(goroutine) = self.document.leaks.observed.snapshot.goroutines.get(*member as usize)
+            else {
                 continue;
             };
             separator.write(out)?;
@@ -278,12 +243,12 @@ impl Document<'_> {
     fn leak(
         &mut self,
         out: &mut dyn Write,
-        (index, group): (usize, &Group),
+        (index, group): (usize, &LeakView),
         member: u32,
         goroutine: &Goroutine,
         evidence: &RawValue,
     ) -> io::Result<()> {
-        let observed = self.found.observed;
+        let observed = &self.document.leaks.observed;
         let snapshot = &observed.snapshot;
         let facts = observed.facts.get(member as usize);
         let age = Age::of(goroutine, &facts.cloned().unwrap_or_default(), snapshot.taken_ns.1);
@@ -297,10 +262,10 @@ impl Document<'_> {
         let stack = self.stacks.get(goroutine.stack, snapshot, self.names)?;
         let leak = Leak {
             goid: goroutine.goid,
-            verdict: group.verdict.word(),
+            verdict: group.verdict,
             class: &group.rule.class,
             rule: &group.rule.id,
-            severity: group.rule.severity.word(),
+            severity: group.rule.severity,
             status: goroutine.state.to_string(),
             wait_reason: Names::reason(self.names, goroutine),
             waiting_ms: age.map(|age| age.ns / 1_000_000),
@@ -321,51 +286,10 @@ impl Document<'_> {
         Ok(serde_json::to_writer(out, &leak)?)
     }
 
-    fn group<'g>(&mut self, index: usize, group: &'g Group) -> GroupEntry<'g> {
-        let snapshot = &self.found.observed.snapshot;
-        let goroutine = |member: &u32| snapshot.goroutines.get(*member as usize);
-        let first = group.members.first().and_then(goroutine);
-        let place = |site: Option<Site>| site.map(Creator::new);
-        GroupEntry {
-            id: group.id.to_string(),
-            verdict: group.verdict.word(),
-            class: &group.rule.class,
-            rule: &group.rule.id,
-            title: group.title(),
-            severity: group.rule.severity.word(),
-            count: group.count,
-            age_ms: group.age.map(|(min, max)| [min.ns / 1_000_000, max.ns / 1_000_000]),
-            growth_per_s: group.growth.map(|growth| growth.per_s),
-            growth_confidence: group.growth.map(|growth| growth.confidence),
-            pinned_bytes: self.found.pinned_by(index),
-            created_by: place(first.and_then(|first| Names::creator(self.names, first))),
-            wait_site: place(
-                first.and_then(|first| Names::wait_site(self.names, snapshot.stacks.get(first.stack))),
-            ),
-            goids: group.members.iter().filter_map(goroutine).map(|one| one.goid).collect(),
-            object: awaited(snapshot, group).map(|awaited| format!("{:#x}", awaited.object.addr)),
-            timers: self.timers(group),
-            evidence: &group.evidence,
-            explanation: &group.rule.explanation,
-            fix: &group.rule.fix,
-            formal: &group.rule.formal,
-        }
-    }
-
-    fn timers(&mut self, group: &Group) -> Option<Timers> {
-        let site = self.found.observed.timers.get(group.timers? as usize)?;
-        let kind = match site.kind {
-            TimerKind::Ticker => "ticker",
-            TimerKind::Timer => "timer",
-            TimerKind::AfterFunc => "afterfunc",
-        };
-        Some(Timers { func: self.names.function(site.func).as_deref().unwrap_or("?").to_owned(), kind })
-    }
-
     fn set(&self, set: &DeadSet) -> SetEntry {
-        let snapshot = &self.found.observed.snapshot;
+        let snapshot = &self.document.leaks.observed.snapshot;
         let goid = |index: u32| snapshot.goroutines.get(index as usize).map_or(0, |one| one.goid);
-        let edge = |edge: &sfgi_core::heap::Edge| {
+        let edge = |edge: &Edge| {
             let object = snapshot.objects.get(edge.object as usize);
             EdgeEntry {
                 waiter: goid(edge.waiter),

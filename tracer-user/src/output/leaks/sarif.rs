@@ -2,13 +2,10 @@
 //! something, a result for each group. The id of a group is its partial fingerprint, so that the same leak is
 //! known again.
 
-use super::Found;
-use crate::output::{dump::Names, traceback::clean};
+use super::Document;
+use crate::output::traceback::clean;
 use serde_json::{Value, json};
-use sfgi_core::{
-    detect::{Group, Rule, Severity},
-    names::Site,
-};
+use sfgi_core::{detect::Rule, leaks::LeakView, names::Site};
 use std::{
     io::{self, Write},
     sync::Arc,
@@ -20,19 +17,20 @@ const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 ///
 /// # Errors
 /// Those of the writer.
-pub fn write_sarif(mut out: impl Write, found: &Found<'_>, names: &mut Names) -> io::Result<()> {
+pub fn write_sarif(mut out: impl Write, document: &Document<'_>) -> io::Result<()> {
+    let leaks = document.leaks;
     let mut rules: Vec<&Arc<Rule>> = Vec::new();
     let mut results = Vec::new();
-    for (index, group) in found.report.groups.iter().enumerate() {
+    for group in &leaks.groups {
         let rule = rules.iter().position(|rule| rule.id == group.rule.id).unwrap_or_else(|| {
             rules.push(&group.rule);
             rules.len() - 1
         });
-        results.push(result(found, names, (index, group), rule));
+        results.push(result(group, rule));
     }
     let notes = [
-        found.observed.doubt.clone().map(|doubt| format!("nothing counts as proven: {doubt}")),
-        found.incomplete(),
+        leaks.observed.doubt.as_ref().map(|doubt| format!("nothing counts as proven: {doubt}")),
+        leaks.incomplete(),
     ];
     let notes: Vec<Value> = notes
         .into_iter()
@@ -53,7 +51,7 @@ pub fn write_sarif(mut out: impl Write, found: &Found<'_>, names: &mut Names) ->
             "invocations": [{"executionSuccessful": true, "toolExecutionNotifications": notes}],
             "columnKind": "unicodeCodePoints",
             "results": results,
-            "properties": {"summary": super::summary(found), "goVersion": names.binary().version().raw},
+            "properties": {"summary": super::summary(leaks), "goVersion": document.go_version},
         }],
     });
     serde_json::to_writer_pretty(&mut out, &document)?;
@@ -72,53 +70,47 @@ fn descriptor(rule: &Rule) -> Value {
             "text": format!("{} Fix: {}", rule.explanation, rule.fix),
             "markdown": format!("{}\n\n**Fix:** {}", rule.explanation, rule.fix),
         },
-        "defaultConfiguration": {"level": level(rule.severity)},
+        // The words of a severity are those of SARIF by intention.
+        "defaultConfiguration": {"level": rule.severity},
         "properties": {"tags": ["goroutine-leak", rule.class], "formal": formal},
     })
 }
 
-fn level(severity: Severity) -> &'static str {
-    // The words are the same by intention.
-    severity.word()
-}
-
-fn result(found: &Found<'_>, names: &mut Names, (index, group): (usize, &Group), rule: usize) -> Value {
-    let snapshot = &found.observed.snapshot;
-    let first = group.members.first().and_then(|first| snapshot.goroutines.get(*first as usize));
-    let stack = first.map(|first| snapshot.stacks.get(first.stack)).unwrap_or_default();
-    let site = names.wait_site(stack);
-    let frames: Vec<Value> =
-        names.stack(stack).iter().map(|line| json!({"location": location(&line.site)})).collect();
-    let what = if group.members.is_empty() { "timers" } else { "goroutines" };
+fn result(group: &LeakView, rule: usize) -> Value {
+    let (what, frames) = match group.is_of_timers() {
+        true => ("timers", &[][..]),
+        false => ("goroutines", &group.stack[..]),
+    };
     let text = format!(
         "{} {what} ({}): {}. {}.",
         group.count,
         group.verdict,
-        group.title(),
+        group.title,
         group.evidence.join("; ")
     );
     let mut value = json!({
         "ruleId": group.rule.id,
         "ruleIndex": rule,
-        "level": level(group.rule.severity),
+        "level": group.rule.severity,
         "message": {"text": clean(&text)},
-        "locations": site.iter().map(location).collect::<Vec<_>>(),
-        "partialFingerprints": {"sfgiGroup/v1": group.id.to_string()},
+        "locations": group.wait_site.iter().map(location).collect::<Vec<_>>(),
+        "partialFingerprints": {"sfgiGroup/v1": group.id},
         "occurrenceCount": group.count.max(1),
         "properties": {
-            "verdict": group.verdict.word(),
+            "verdict": group.verdict,
             "class": group.rule.class,
-            "pinnedBytes": found.pinned_by(index),
+            "pinnedBytes": group.pinned_bytes,
             "fix": group.rule.fix,
         },
     });
     let Some(object) = value.as_object_mut() else { return value };
     if !frames.is_empty() {
-        let message = first.map(|first| format!("goroutine {}", first.goid)).unwrap_or_default();
+        let frames: Vec<Value> = frames.iter().map(|site| json!({"location": location(site)})).collect();
+        let message = group.goids.first().map(|goid| format!("goroutine {goid}")).unwrap_or_default();
         object.insert("stacks".to_owned(), json!([{"message": {"text": message}, "frames": frames}]));
     }
-    if let Some(creator) = first.and_then(|first| names.creator(first)) {
-        let mut related = location(&creator);
+    if let Some(creator) = &group.created_by {
+        let mut related = location(creator);
         if let Some(related) = related.as_object_mut() {
             related.insert("message".to_owned(), json!({"text": "created by this go statement"}));
         }

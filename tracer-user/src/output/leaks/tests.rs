@@ -1,12 +1,13 @@
 //! Documents of an observation made by hand, over the small binary of the target's tests.
 
 use super::*;
-use crate::output::dump::Names;
 use serde_json::Value;
+use sfgi_core::names::Names;
 use sfgi_core::{
     detect::{Rules, Scope, Thresholds, detect},
     goruntime::State,
-    heap::{DeadSet, Edge, Facts, Look, TimerKind, TimerSite},
+    heap::{DeadSet, Edge, Facts, Look, Observed, TimerKind, TimerSite},
+    leaks::views,
     snapshot::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Trust, Wait, Wants},
     testing::binary::{entry_of, small_binary},
 };
@@ -113,43 +114,45 @@ fn observed() -> Observed {
 }
 
 /// What is detected in it, as `show` writes it.
-fn written(observed: &Observed, show: impl FnOnce(&mut Vec<u8>, &Found<'_>, &mut Names)) -> String {
-    let mut names = Names::new(Arc::new(small_binary()), 0, &observed.snapshot);
-    let thresholds = Thresholds { min_age_ns: 300 * SECOND, min_count: 3, now_ns: NOW };
+fn written(observed: Observed, show: impl FnOnce(&mut Vec<u8>, &Document<'_>, &mut Names)) -> String {
+    let binary = Arc::new(small_binary());
+    let mut names = Names::new(Arc::clone(&binary), 0, &observed.snapshot);
     let rules = Rules::built_in().unwrap();
-    let report = detect(observed, &rules, &Scope::default(), &thresholds, &mut names);
-    let exe = Path::new("/srv/shop");
-    let found =
-        Found { pid: Some(4711), exe, observed, report: &report, pinned: &[4096, 0, 1 << 20], accepted: 0 };
+    let report = detect(&observed, &rules, &Scope::default(), &Thresholds::default(), &mut names);
+    let scanned = report.scanned;
+    let groups = views(report, &observed, &[4096, 0, 1 << 20], &mut names);
+    let leaks = Leaks { observed, groups, accepted: Vec::new(), scanned };
+    let go_version = &binary.version().raw;
+    let document = Document { pid: Some(4711), exe: Path::new("/srv/shop"), go_version, leaks: &leaks };
     let mut out = Vec::new();
-    show(&mut out, &found, &mut names);
+    show(&mut out, &document, &mut names);
     String::from_utf8(out).unwrap()
 }
 
-fn text(observed: &Observed) -> String {
-    written(observed, |out, found, names| LeakText::new(out, found, names, false).write().unwrap())
+fn text(observed: Observed) -> String {
+    written(observed, |out, found, names| LeakText::new(out, found.leaks, names, false).write().unwrap())
 }
 
-fn json(observed: &Observed, one_line: bool) -> String {
+fn json(observed: Observed, one_line: bool) -> String {
     written(observed, |out, found, names| write_json(out, found, names, one_line).unwrap())
 }
 
-fn sarif(observed: &Observed) -> String {
-    let text = written(observed, |out, found, names| write_sarif(out, found, names).unwrap());
+fn sarif(observed: Observed) -> String {
+    let text = written(observed, |out, found, _| write_sarif(out, found).unwrap());
     text.replace(concat!("\"", env!("CARGO_PKG_VERSION"), "\""), "\"VERSION\"")
 }
 
 #[test]
 fn as_text() {
-    insta::assert_snapshot!(text(&observed()));
+    insta::assert_snapshot!(text(observed()));
 }
 
 #[test]
 fn as_json() {
-    let text = json(&observed(), false);
+    let text = json(observed(), false);
     insta::assert_snapshot!(text);
     let document: Value = serde_json::from_str(&text).unwrap();
-    let in_a_line = json(&observed(), true);
+    let in_a_line = json(observed(), true);
     assert_eq!(in_a_line.lines().count(), 1);
     assert_eq!(serde_json::from_str::<Value>(&in_a_line).unwrap(), document);
     // What refers to each other fits.
@@ -165,7 +168,7 @@ fn as_json() {
 
 #[test]
 fn as_sarif() {
-    let text = sarif(&observed());
+    let text = sarif(observed());
     insta::assert_snapshot!(text);
     assert_valid_sarif(&serde_json::from_str(&text).unwrap());
 }
@@ -209,25 +212,22 @@ fn assert_valid_sarif(document: &Value) {
 
 #[test]
 fn nothing_found_is_said() {
-    let mut observed = observed();
-    (observed.snapshot.goroutines, observed.facts) = (Vec::new(), Vec::new());
-    (observed.timers, observed.sets) = (Vec::new(), Vec::new());
-    assert_eq!(text(&observed), "nothing found: 0 goroutines, 50.0 MiB of heap, 4 passes\n");
-    observed.passes = 0;
-    observed.frozen_ns = Some(12_000_000);
-    observed.doubt = Some("its heap cannot be read".to_owned());
+    let empty = || Observed { passes: 4, scanned: (52_428_800, 41_000_000), ..Observed::default() };
+    assert_eq!(text(empty()), "nothing found: 0 goroutines, 50.0 MiB of heap, 4 passes\n");
+    let doubt = || Some("its heap cannot be read".to_owned());
+    let unread = || Observed { passes: 0, frozen_ns: Some(12_000_000), doubt: doubt(), ..empty() };
     assert_eq!(
-        text(&observed),
+        text(unread()),
         "nothing found: 0 goroutines, the heap was not read; the program stood still for 12.0ms; nothing counts as \
          proven: its heap cannot be read\n"
     );
-    let document: Value = serde_json::from_str(&json(&observed, false)).unwrap();
+    let document: Value = serde_json::from_str(&json(unread(), false)).unwrap();
     assert_eq!(document["leaks"], Value::Array(Vec::new()));
     assert_eq!(
         (&document["frozen_ms"], &document["doubt"]),
         (&12.0.into(), &"its heap cannot be read".into())
     );
-    let document: Value = serde_json::from_str(&sarif(&observed)).unwrap();
+    let document: Value = serde_json::from_str(&sarif(unread())).unwrap();
     assert_valid_sarif(&document);
     let notes = &document["runs"][0]["invocations"][0]["toolExecutionNotifications"];
     assert_eq!(notes[0]["message"]["text"], "nothing counts as proven: its heap cannot be read");
@@ -236,32 +236,35 @@ fn nothing_found_is_said() {
 /// What the target says can break no line of a terminal and no document.
 #[test]
 fn hostile_labels_and_indices() {
-    let mut observed = observed();
-    observed.snapshot.labels = vec![vec![("\x1b[31m".into(), "\u{0}\n\"".into())]];
-    observed.sets[0].members.push(u32::MAX);
-    observed.sets[0].edges.push(Edge { waiter: u32::MAX, object: u32::MAX, holder: 0 });
-    observed.facts[0].set = Some(99);
-    for goroutine in &mut observed.snapshot.goroutines {
-        goroutine.stack = StackId(77);
-        goroutine.gopc = u64::MAX;
-        goroutine.waits.push(Wait { object: 99, wants: Wants::Send });
-    }
-    assert!(!text(&observed).contains('\x1b'));
-    serde_json::from_str::<Value>(&json(&observed, true)).unwrap();
-    assert_valid_sarif(&serde_json::from_str(&sarif(&observed)).unwrap());
+    let hostile = || {
+        let mut observed = observed();
+        observed.snapshot.labels = vec![vec![("\x1b[31m".into(), "\u{0}\n\"".into())]];
+        observed.sets[0].members.push(u32::MAX);
+        observed.sets[0].edges.push(Edge { waiter: u32::MAX, object: u32::MAX, holder: 0 });
+        observed.facts[0].set = Some(99);
+        for goroutine in &mut observed.snapshot.goroutines {
+            goroutine.stack = StackId(77);
+            goroutine.gopc = u64::MAX;
+            goroutine.waits.push(Wait { object: 99, wants: Wants::Send });
+        }
+        observed
+    };
+    assert!(!text(hostile()).contains('\x1b'));
+    serde_json::from_str::<Value>(&json(hostile(), true)).unwrap();
+    assert_valid_sarif(&serde_json::from_str(&sarif(hostile())).unwrap());
 }
 
 #[test]
 fn changes_since_the_last_report() {
-    let all = observed();
-    let mut fewer = observed();
-    fewer.facts[0].unreachable = false;
-    fewer.facts[2].unreachable = false;
-    fewer.facts[3].unreachable = false;
+    let fewer = || {
+        let mut fewer = observed();
+        [0, 2, 3].into_iter().for_each(|index| fewer.facts[index].unreachable = false);
+        fewer
+    };
     let mut changes = Changes::default();
     let mut differences = Vec::new();
-    for observed in [&fewer, &all, &all, &fewer] {
-        written(observed, |_, found, _| differences.push(changes.since(found.report)));
+    for observed in [fewer(), observed(), observed(), fewer()] {
+        written(observed, |_, found, _| differences.push(changes.since(&found.leaks.groups)));
     }
     let new = |index: usize| differences[index].new.iter().filter(|new| **new).count();
     assert_eq!([new(0), new(1), new(2), new(3)], [differences[0].new.len(), 1, 0, 0]);

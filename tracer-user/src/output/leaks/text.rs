@@ -1,21 +1,23 @@
-//! Text: a heading a group, what is known of it, one of its stacks as a traceback has it; a summary at the end.
+//! Text: a heading a group, what is known of it, one of its stacks as a traceback has it; a summary at the end. With
+//! `--watch`: what is new and what is gone since the last time.
 
-use super::{Found, changes::Difference, objects::awaited};
 use crate::output::{
     Traceback, bytes, count,
-    dump::{
-        Names,
-        object::{in_words, verb},
-    },
+    dump::object::{in_words, verb},
     traceback::{clean, printed},
 };
 use sfgi_core::{
     clock::duration,
-    detect::{Group, Lookup as _, Verdict},
-    heap::{DeadSet, Edge},
-    snapshot::{Goroutine, Snapshot},
+    detect::{Fingerprint, Verdict},
+    heap::{Edge, Progress},
+    leaks::{LeakView, Leaks},
+    names::Names,
+    snapshot::Snapshot,
 };
-use std::io::{self, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
 /// Goroutines of a group that are named, and edges of a set.
 const NAMED: usize = 10;
@@ -23,15 +25,15 @@ const NAMED: usize = 10;
 /// Writes reports.
 pub struct LeakText<'a, W> {
     out: W,
-    found: &'a Found<'a>,
+    leaks: &'a Leaks,
     names: &'a mut Names,
     colour: bool,
 }
 
 impl<'a, W: Write> LeakText<'a, W> {
     /// Into `out`; `colour` only for a terminal.
-    pub fn new(out: W, found: &'a Found<'a>, names: &'a mut Names, colour: bool) -> Self {
-        LeakText { out, found, names, colour }
+    pub fn new(out: W, leaks: &'a Leaks, names: &'a mut Names, colour: bool) -> Self {
+        LeakText { out, leaks, names, colour }
     }
 
     /// All groups and the summary.
@@ -39,10 +41,10 @@ impl<'a, W: Write> LeakText<'a, W> {
     /// # Errors
     /// Those of the writer.
     pub fn write(mut self) -> io::Result<()> {
-        for (index, group) in self.found.report.groups.iter().enumerate() {
-            self.group(index, group)?;
+        for group in &self.leaks.groups {
+            self.group(group)?;
         }
-        writeln!(self.out, "{}", summary(self.found))?;
+        writeln!(self.out, "{}", summary(self.leaks))?;
         self.out.flush()
     }
 
@@ -51,40 +53,35 @@ impl<'a, W: Write> LeakText<'a, W> {
     /// # Errors
     /// Those of the writer.
     pub fn write_changes(mut self, difference: &Difference) -> io::Result<()> {
-        let groups = self.found.report.groups.iter().enumerate().zip(&difference.new);
-        for ((index, group), _) in groups.filter(|(_, new)| **new) {
-            self.group(index, group)?;
+        for (group, _) in self.leaks.groups.iter().zip(&difference.new).filter(|(_, new)| **new) {
+            self.group(group)?;
         }
         for line in &difference.lines {
             writeln!(self.out, "{line}")?;
         }
-        writeln!(self.out, "{}\n", summary(self.found))?;
+        writeln!(self.out, "{}\n", summary(self.leaks))?;
         self.out.flush()
     }
 
-    fn group(&mut self, index: usize, group: &Group) -> io::Result<()> {
-        let snapshot = &self.found.observed.snapshot;
-        let first = group.members.first().and_then(|first| snapshot.goroutines.get(*first as usize));
-        self.heading(group, first)?;
-        let pinned = match self.found.pinned_by(index) {
+    fn group(&mut self, group: &LeakView) -> io::Result<()> {
+        self.heading(group)?;
+        let pinned = match group.pinned_bytes {
             0 => String::new(),
             pinned => format!(" · pins about {} of heap", bytes(pinned)),
         };
-        writeln!(self.out, "  {}{pinned}", group.title())?;
+        writeln!(self.out, "  {}{pinned}", group.title)?;
         self.goids(group)?;
-        self.object(group)?;
+        self.awaited(group)?;
         for sentence in &group.evidence {
             writeln!(self.out, "  - {}", clean(sentence))?;
         }
         self.set(group)?;
         writeln!(self.out, "  fix: {}", clean(&group.rule.fix))?;
-        if let Some(first) = first {
-            self.stack(snapshot, first)?;
-        }
+        self.stack(group)?;
         writeln!(self.out)
     }
 
-    fn heading(&mut self, group: &Group, first: Option<&Goroutine>) -> io::Result<()> {
+    fn heading(&mut self, group: &LeakView) -> io::Result<()> {
         let (on, off) = match group.verdict {
             _ if !self.colour => ("", ""),
             Verdict::Proven => ("\x1b[1;31m", "\x1b[0m"),
@@ -93,43 +90,21 @@ impl<'a, W: Write> LeakText<'a, W> {
         };
         write!(self.out, "{on}{} × {} {}{off}", count(group.count), group.verdict, group.rule.class)?;
         let release = self.names.binary().version().release;
-        let snapshot = &self.found.observed.snapshot;
-        let site = first.and_then(|first| Names::wait_site(self.names, snapshot.stacks.get(first.stack)));
-        if let Some(site) = site {
+        if let Some(site) = &group.wait_site {
             write!(self.out, "  {}", printed(&site.func, release))?;
         }
-        if let Some(timers) = group.timers.and_then(|timers| self.found.observed.timers.get(timers as usize))
-        {
-            let function = self.names.function(timers.func);
-            write!(
-                self.out,
-                "  {}",
-                function.map_or_else(|| "?".to_owned(), |name| printed(&name, release))
-            )?;
+        if let Some(timers) = &group.timers {
+            write!(self.out, "  {}", printed(&timers.func, release))?;
         }
-        if let Some(creator) = first.and_then(|first| self.creator(first)) {
-            write!(self.out, "  created by {creator}")?;
+        if let Some((func, offset)) = &group.created_at {
+            write!(self.out, "  created by {}+{offset:#x}", printed(func, release))?;
         }
         writeln!(self.out)
     }
 
-    /// `main.serve+0x1c`.
-    fn creator(&mut self, goroutine: &Goroutine) -> Option<String> {
-        if goroutine.goid == 1 || goroutine.gopc == 0 {
-            return None;
-        }
-        let binary = self.names.binary();
-        let pc = goroutine.gopc.wrapping_sub(self.names.bias());
-        let function = binary.functions().function_at(pc)?;
-        Some(format!("{}+{:#x}", printed(function.name, binary.version().release), pc - function.entry))
-    }
-
-    fn goids(&mut self, group: &Group) -> io::Result<()> {
-        let snapshot = &self.found.observed.snapshot;
-        let goroutine = |index: &u32| snapshot.goroutines.get(*index as usize);
-        let named: Vec<String> =
-            group.members.iter().take(NAMED).filter_map(goroutine).map(|one| one.goid.to_string()).collect();
-        let more = match group.members.len().saturating_sub(NAMED) {
+    fn goids(&mut self, group: &LeakView) -> io::Result<()> {
+        let named: Vec<String> = group.goids.iter().take(NAMED).map(u64::to_string).collect();
+        let more = match group.goids.len().saturating_sub(NAMED) {
             0 => String::new(),
             more => format!(" and {} more", count(more as u64)),
         };
@@ -140,35 +115,36 @@ impl<'a, W: Write> LeakText<'a, W> {
         }
     }
 
-    fn object(&mut self, group: &Group) -> io::Result<()> {
-        let Some(awaited) = awaited(&self.found.observed.snapshot, group) else { return Ok(()) };
+    fn awaited(&mut self, group: &LeakView) -> io::Result<()> {
+        let Some(awaited) = &group.awaited else { return Ok(()) };
         let more = match (awaited.different, awaited.cases) {
             (1, _) => String::new(),
             (_, 1) => format!("; they wait for {} of that kind", count(awaited.different as u64)),
             (different, cases) => format!("; {cases} cases, {} objects in all", count(different as u64)),
         };
-        writeln!(self.out, "  waits {} {}{more}", verb(awaited.wait.wants), in_words(awaited.object))
+        writeln!(self.out, "  waits {} {}{more}", verb(awaited.wants), in_words(&awaited.object))
     }
 
     /// Who waits for whom.
-    fn set(&mut self, group: &Group) -> io::Result<()> {
-        let observed = self.found.observed;
-        let first = group.members.first().and_then(|first| observed.facts.get(*first as usize));
-        let Some(set) = first.and_then(|facts| observed.sets.get(facts.set? as usize)) else { return Ok(()) };
+    fn set(&mut self, group: &LeakView) -> io::Result<()> {
+        let observed = &self.leaks.observed;
+        let Some(set) = group.set.and_then(|set| observed.sets.get(set as usize)) else { return Ok(()) };
         for edge in set.edges.iter().take(NAMED) {
             if let Some(sentence) = edge_in_words(&observed.snapshot, edge) {
                 writeln!(self.out, "    {sentence}")?;
             }
         }
-        let DeadSet { edges, .. } = set;
-        match edges.len().saturating_sub(NAMED) {
+        match set.edges.len().saturating_sub(NAMED) {
             0 => Ok(()),
             more => writeln!(self.out, "    and {} more waits", count(more as u64)),
         }
     }
 
-    /// One stack, indented.
-    fn stack(&mut self, snapshot: &Snapshot, first: &Goroutine) -> io::Result<()> {
+    /// The stack of the first one, indented.
+    fn stack(&mut self, group: &LeakView) -> io::Result<()> {
+        let snapshot = &self.leaks.observed.snapshot;
+        let first = group.members.first().and_then(|first| snapshot.goroutines.get(*first as usize));
+        let Some(first) = first else { return Ok(()) };
         let binary = self.names.shared_binary();
         let mut text = Vec::new();
         Traceback::new(&binary, self.names.bias(), snapshot, snapshot.taken_ns.1).write(&mut text, first)?;
@@ -193,28 +169,29 @@ fn edge_in_words(snapshot: &Snapshot, edge: &Edge) -> Option<String> {
 }
 
 /// What was looked at and what was found, in a line; without a full stop.
-pub fn summary(found: &Found<'_>) -> String {
-    let (report, observed) = (found.report, found.observed);
-    let looked = match (report.scanned, observed.passes) {
+pub fn summary(leaks: &Leaks) -> String {
+    let observed = &leaks.observed;
+    let looked = match (leaks.scanned, observed.passes) {
         (scanned, 0) => format!("{} goroutines, the heap was not read", count(scanned)),
         (scanned, passes) => {
             let passes = if passes == 1 { "1 pass".to_owned() } else { format!("{passes} passes") };
             format!("{} goroutines, {} of heap, {passes}", count(scanned), bytes(observed.scanned.0))
         }
     };
-    let mut text = if report.groups.is_empty() {
+    let mut text = if leaks.groups.is_empty() {
         format!("nothing found: {looked}")
     } else {
-        let of = |verdict| format!("{} {verdict}", count(report.count_of(verdict)));
+        let of = |verdict| format!("{} {verdict}", count(leaks.count_of(verdict)));
         let verdicts = [Verdict::Proven, Verdict::Likely, Verdict::Suspect].map(of).join(", ");
-        let groups = match report.groups.len() {
+        let groups = match leaks.groups.len() {
             1 => "1 group".to_owned(),
             groups => format!("{} groups", count(groups as u64)),
         };
         format!("found: {verdicts} in {groups}; {looked}")
     };
-    if found.accepted > 0 {
-        text += &format!("; {} accepted by the baseline", count(found.accepted));
+    match leaks.accepted_count() {
+        0 => {}
+        accepted => text += &format!("; {} accepted by the baseline", count(accepted)),
     }
     if let Some(frozen) = observed.frozen_ns {
         text += &format!("; the program stood still for {}", duration(frozen));
@@ -222,8 +199,66 @@ pub fn summary(found: &Found<'_>) -> String {
     if let Some(doubt) = &observed.doubt {
         text += &format!("; nothing counts as proven: {doubt}");
     }
-    if let Some(incomplete) = found.incomplete() {
+    if let Some(incomplete) = leaks.incomplete() {
         text += &format!("; incomplete: {incomplete}");
     }
     text
+}
+
+/// How far a search is, in words.
+pub fn progress(progress: Progress) -> String {
+    match progress {
+        Progress::Looking(look) => format!("looking at the goroutines, {look}"),
+        Progress::Scanning(pass, read, all) => {
+            format!("reading the heap, pass {pass}: {} of {}", bytes(read), bytes(all))
+        }
+    }
+}
+
+/// What the last report held.
+#[derive(Debug, Default)]
+pub struct Changes {
+    last: BTreeMap<(Fingerprint, Verdict), Before>,
+}
+
+#[derive(Debug, Default)]
+struct Before {
+    count: u64,
+    class: String,
+}
+
+/// How a report differs from the last one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Whether each group is to be shown in full: it was not there, or with another verdict.
+    pub new: Vec<bool>,
+    /// Groups in a line: those whose number has changed, and those that are gone.
+    pub lines: Vec<String>,
+}
+
+impl Changes {
+    /// Compares what was found with what was found last, and keeps it for the next time.
+    pub fn since(&mut self, groups: &[LeakView]) -> Difference {
+        let mut now: BTreeMap<(Fingerprint, Verdict), Before> = BTreeMap::new();
+        for LeakView { id, verdict, rule, count, .. } in groups {
+            let entry = now.entry((*id, *verdict)).or_default();
+            entry.count += count;
+            entry.class.clone_from(&rule.class);
+        }
+        let is_new = |group: &LeakView| !self.last.contains_key(&(group.id, group.verdict));
+        let new = groups.iter().map(is_new).collect();
+        let mut lines = Vec::new();
+        for ((id, verdict), Before { count, class }) in &now {
+            if let Some(before) = self.last.get(&(*id, *verdict)).filter(|before| before.count != *count) {
+                lines.push(format!("{count} × {verdict} {class}, were {} (id {id})", before.count));
+            }
+        }
+        for ((id, verdict), Before { count, class }) in &self.last {
+            if !now.contains_key(&(*id, *verdict)) {
+                lines.push(format!("gone: {count} × {verdict} {class} (id {id})"));
+            }
+        }
+        self.last = now;
+        Difference { new, lines }
+    }
 }

@@ -1,11 +1,13 @@
 //! Writes pprof profiles, whatever they are of.
 
 pub(crate) mod proto;
+mod snapshot;
 
 use flate2::{Compression, write::GzEncoder};
 use prost::Message;
 use proto::Profile;
 use sfgi_core::names::Site;
+pub use snapshot::{ProfileKind, write_profile};
 use std::{
     collections::HashMap,
     io::{self, Write},

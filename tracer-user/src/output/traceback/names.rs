@@ -1,6 +1,10 @@
-//! How a traceback writes names.
+//! How a traceback writes names, and which frames of a stack that was sent with an event it would show.
 
-use sfgi_core::goruntime::Release;
+use sfgi_core::{
+    event::Stack,
+    goruntime::{Release, tracebacks},
+    names::{Site, Symbols},
+};
 use std::borrow::Cow;
 
 /// Control characters would reach a terminal, or look like the end of a line; what turns the direction of
@@ -70,6 +74,35 @@ fn between_brackets(inside: &str) -> Brackets<'_> {
         }
     }
     if depth == 1 && closed.is_none() { Brackets::Nested } else { Brackets::Malformed }
+}
+
+/// Inlined frames have the same address: the number of a frame within its address goes above the bits that
+/// addresses use, for formats that tell frames by address.
+pub(crate) const NUMBER_SHIFT: u32 = 48;
+
+/// A frame, and the address it is known by.
+pub(crate) struct Frame {
+    /// The return address, with the frame's number at [`NUMBER_SHIFT`].
+    pub(crate) pc: u64,
+    /// Where it is.
+    pub(crate) site: Site,
+}
+
+/// The frames of a return address, innermost first.
+pub(crate) fn caller_frames(symbols: &mut Symbols, pc: u64) -> Vec<Frame> {
+    let numbered =
+        |(at, site): (usize, &Site)| Frame { pc: pc | (at as u64) << NUMBER_SHIFT, site: site.clone() };
+    symbols.caller(pc).iter().enumerate().map(numbered).collect()
+}
+
+/// The frames of a stack that a traceback of this release would show, innermost first; if it would show none, all.
+pub(crate) fn shown_frames(stack: Stack, symbols: &mut Symbols, release: Release) -> Vec<Frame> {
+    let mut frames: Vec<Frame> = stack.pcs().iter().flat_map(|pc| caller_frames(symbols, *pc)).collect();
+    let shows = |frame: &Frame| tracebacks::shows(&frame.site.func, release);
+    if frames.iter().any(shows) {
+        frames.retain(shows);
+    }
+    frames
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use super::*;
 use ratatui::{buffer::Buffer, layout::Rect, style::Color};
-use sfgi_core::detect::Verdict;
+use sfgi_core::{detect::Verdict, leaks::LeakView, names::Site, testing::leak};
+use std::sync::Arc;
 
 fn lines(picture: &Picture, screen: &Screen, (width, height): (u16, u16)) -> String {
     text(picture, screen, &Look::default(), width, height)
@@ -58,17 +59,17 @@ fn panes() {
         insta::assert_snapshot!(format!("80x24-{name}"), lines(&picture, &screen, (80, 24)));
     }
     screen.pane = Pane::Leaks;
-    let group = LeakGroup {
+    let title = "sends to a channel that nobody receives from any more";
+    let fix = "give the channel room for every answer, or receive all of them";
+    let group = LeakView {
         verdict: Verdict::Proven,
-        class: "chan-send-forgotten".to_owned(),
-        title: "sends to a channel that nobody receives from any more".to_owned(),
         count: 12,
-        place: "main.askSupplier".to_owned(),
+        wait_site: Some(Site { func: "main.askSupplier".into(), file: "".into(), line: 0 }),
         goids: vec![18, 19],
         evidence: vec!["no live goroutine, variable or timer leads to the channel".to_owned()],
-        fix: "give the channel room for every answer, or receive all of them".to_owned(),
+        ..leak("chan-send-forgotten", title, fix)
     };
-    let leaks = Leaks::Found("found: 12 proven in 1 group".to_owned(), vec![group]);
+    let leaks = LeakSearch::Found("found: 12 proven in 1 group".to_owned(), Arc::new([group]));
     let look = Look { leaks, ..Look::default() };
     insta::assert_snapshot!("80x24-leaks", text(&picture, &screen, &look, 80, 24));
 }

@@ -2,32 +2,15 @@
 
 use super::Line;
 use crate::output::count;
-use sfgi_core::detect::Verdict;
+use sfgi_core::leaks::LeakView;
+use std::sync::Arc;
 
-/// Goroutines that belong together.
-#[derive(Clone, Debug)]
-pub struct LeakGroup {
-    /// How sure it is.
-    pub verdict: Verdict,
-    /// Of which class.
-    pub class: String,
-    /// What it is, in a line.
-    pub title: String,
-    /// How many.
-    pub count: u64,
-    /// Where they wait; empty: not known.
-    pub place: String,
-    /// Some of their goids.
-    pub goids: Vec<u64>,
-    /// Why it is believed, in sentences.
-    pub evidence: Vec<String>,
-    /// What to do.
-    pub fix: String,
-}
+/// Goroutines of a group that are named.
+const NAMED: usize = 10;
 
 /// How far the search is.
 #[derive(Clone, Debug, Default)]
-pub enum Leaks {
+pub enum LeakSearch {
     /// Nobody has asked.
     #[default]
     Unknown,
@@ -36,16 +19,16 @@ pub enum Leaks {
     /// It could not be done, and why.
     Failed(String),
     /// What was found, in a sentence, and the groups, the surest first.
-    Found(String, Vec<LeakGroup>),
+    Found(String, Arc<[LeakView]>),
 }
 
-pub(super) fn lines(leaks: &Leaks) -> Vec<Line> {
+pub(super) fn lines(leaks: &LeakSearch) -> Vec<Line> {
     let mut lines = vec![Line::title("LEAKS")];
     match leaks {
-        Leaks::Unknown => lines.push(Line::plain("Nobody has looked yet: L looks.")),
-        Leaks::Searching(progress) => lines.push(Line::plain(format!("{progress} …"))),
-        Leaks::Failed(why) => lines.push(Line::plain(format!("! {why}"))),
-        Leaks::Found(summary, groups) => {
+        LeakSearch::Unknown => lines.push(Line::plain("Nobody has looked yet: L looks.")),
+        LeakSearch::Searching(progress) => lines.push(Line::plain(format!("{progress} …"))),
+        LeakSearch::Failed(why) => lines.push(Line::plain(format!("! {why}"))),
+        LeakSearch::Found(summary, groups) => {
             lines.push(Line::plain(format!("{summary} (L looks again)")));
             groups.iter().for_each(|found| group(found, &mut lines));
         }
@@ -53,17 +36,18 @@ pub(super) fn lines(leaks: &Leaks) -> Vec<Line> {
     lines
 }
 
-fn group(group: &LeakGroup, lines: &mut Vec<Line>) {
-    let LeakGroup { verdict, class, title, count: number, place, goids, evidence, fix } = group;
+fn group(group: &LeakView, lines: &mut Vec<Line>) {
+    let LeakView { verdict, rule, title, count: number, wait_site, goids, evidence, .. } = group;
+    let place = wait_site.as_ref().map_or("", |site| &site.func);
     lines.push(Line::plain(""));
-    lines.push(Line::title(format!("{} × {verdict} {class}  {place}", count(*number))));
+    lines.push(Line::title(format!("{} × {verdict} {}  {place}", count(*number), rule.class)));
     lines.push(Line::plain(format!("  {title}")));
-    let named: Vec<String> = goids.iter().map(u64::to_string).collect();
+    let named: Vec<String> = goids.iter().take(NAMED).map(u64::to_string).collect();
     if !named.is_empty() {
-        let more = number.saturating_sub(goids.len() as u64);
+        let more = number.saturating_sub(named.len() as u64);
         let more = if more > 0 { format!(" and {} more", count(more)) } else { String::new() };
         lines.push(Line::plain(format!("  goroutines {}{more}", named.join(", "))));
     }
     lines.extend(evidence.iter().map(|sentence| Line::plain(format!("  - {sentence}"))));
-    lines.push(Line::plain(format!("  fix: {fix}")));
+    lines.push(Line::plain(format!("  fix: {}", rule.fix)));
 }

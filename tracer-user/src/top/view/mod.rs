@@ -8,7 +8,7 @@ mod leaks;
 mod paint;
 mod rows;
 
-pub use leaks::{LeakGroup, Leaks};
+pub use leaks::LeakSearch;
 
 use super::{Pane, Picture, Screen};
 use layout::Areas;
@@ -23,7 +23,7 @@ pub struct Look {
     /// A sentence for the user.
     pub notice: Option<String>,
     /// What was found leaked.
-    pub leaks: Leaks,
+    pub leaks: LeakSearch,
     /// What was read of the goroutine that is shown.
     pub read: Option<Read>,
 }

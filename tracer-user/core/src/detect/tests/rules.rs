@@ -1,7 +1,7 @@
 //! Reading rules.
 
-use crate::detect::Rules;
-use std::collections::HashSet;
+use crate::detect::{Failure, Rules, Severity, Verdict};
+use std::{collections::HashSet, fmt, str::FromStr};
 
 /// The class ids that are promised.
 const CLASSES: [&str; 20] = [
@@ -71,6 +71,47 @@ fn a_directory_adds_and_overrides() {
     let rules = with(&RULE.replace("\"nil-channel\"", "\"own\"")).unwrap();
     assert_eq!(rules.iter().count(), all + 1);
     assert!(with("").is_ok());
+}
+
+#[test]
+fn every_failure_is_that_of_some_class() {
+    let rules = Rules::built_in().unwrap();
+    for failure in Failure::ALL {
+        assert!(rules.iter().any(|rule| rule.failure == failure), "{failure}");
+    }
+}
+
+#[test]
+fn a_rule_that_names_no_failure_has_that_of_its_class() {
+    let failure = |class: &str, more: &str| {
+        let text = RULE.replace("own-class", class).replace("fix = \"f\"", &format!("fix = \"f\"\n{more}"));
+        with(&text).unwrap().iter().next().map(|rule| rule.failure)
+    };
+    assert_eq!(failure("lock-order-cycle", ""), Some(Failure::Deadlock));
+    assert_eq!(failure("own-class", ""), Some(Failure::BlockedForever));
+    assert_eq!(failure("own-class", "failure = \"livelock\""), Some(Failure::Livelock));
+}
+
+/// Text, JSON and the way back are the same word.
+#[test]
+fn words_come_back_as_what_they_name() {
+    fn round_trip<T: Copy + PartialEq + fmt::Debug + fmt::Display + FromStr<Err = String>>(all: &[T])
+    where
+        T: serde::Serialize + for<'de> serde::Deserialize<'de>,
+    {
+        for one in all {
+            assert_eq!(one.to_string().parse(), Ok(*one));
+            let json = serde_json::to_string(one).unwrap();
+            assert_eq!(json, format!("\"{one}\""));
+            assert_eq!(serde_json::from_str::<T>(&json).unwrap(), *one);
+        }
+    }
+    round_trip(&Verdict::ALL);
+    round_trip(&Severity::ALL);
+    round_trip(&Failure::ALL);
+    assert!(Verdict::ALL.is_sorted() && Severity::ALL.is_sorted());
+    let wrong = "sure".parse::<Verdict>().unwrap_err();
+    assert_eq!(wrong, "\"sure\" is no verdict: those are suspect, likely, proven");
 }
 
 #[test]

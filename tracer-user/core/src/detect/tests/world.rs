@@ -5,9 +5,12 @@ use crate::{
     detect::{Lookup, Report, Rules, Scope, Thresholds, detect},
     goruntime::State,
     heap::{Facts, Look, Observed},
-    snapshot::{Goroutine, Object, ObjectKind, Pc, StackId, Trust, Wait, Wants},
+    snapshot::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Trust, Wait, Wants},
 };
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 pub(super) const SECOND: u64 = 1_000_000_000;
 pub(super) const NOW: u64 = 10_000 * SECOND;
@@ -26,7 +29,8 @@ pub(super) struct World {
 impl World {
     /// With a proof of four passes.
     pub(super) fn new() -> World {
-        let observed = Observed { passes: 4, ..Observed::default() };
+        let snapshot = Snapshot { taken_ns: (NOW, NOW), ..Snapshot::default() };
+        let observed = Observed { passes: 4, snapshot, ..Observed::default() };
         World { observed, reasons: vec![String::new()], next_goid: 2, ..World::default() }
     }
 
@@ -103,7 +107,7 @@ impl World {
     }
 
     pub(super) fn detect_with(&mut self, scope: &Scope, min_age_ns: u64) -> Report {
-        let thresholds = Thresholds { min_age_ns, min_count: 3, now_ns: NOW };
+        let thresholds = Thresholds { min_age: Duration::from_nanos(min_age_ns), min_count: 3 };
         static RULES: OnceLock<Rules> = OnceLock::new();
         let rules = RULES.get_or_init(|| Rules::built_in().unwrap());
         let mut names = Names { names: &self.names, reasons: &self.reasons };

@@ -74,8 +74,8 @@ pub(super) struct LeakParams {
     /// Only of this class of the catalogue.
     pub(super) class: Option<String>,
     /// Only with this verdict, or a surer one.
-    #[param(inline)]
-    pub(super) verdict: Option<VerdictParam>,
+    #[param(inline, value_type = Option<VerdictSchema>)]
+    pub(super) verdict: Option<Verdict>,
     /// Only of at least so many goroutines.
     #[serde(default, deserialize_with = "int64")]
     pub(super) min_count: u64,
@@ -88,24 +88,18 @@ pub(super) struct LeakParams {
     pub(super) limit: usize,
 }
 
-/// How sure a finding is.
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum VerdictParam {
-    Suspect,
-    Likely,
-    Proven,
-}
+/// The schema of [`Verdict`], which itself lives below anything that knows of HTTP.
+struct VerdictSchema;
 
-impl VerdictParam {
-    pub(super) fn verdict(self) -> Verdict {
-        match self {
-            VerdictParam::Suspect => Verdict::Suspect,
-            VerdictParam::Likely => Verdict::Likely,
-            VerdictParam::Proven => Verdict::Proven,
-        }
+impl PartialSchema for VerdictSchema {
+    fn schema() -> RefOr<Schema> {
+        let words =
+            ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Verdict::ALL.map(Verdict::word)));
+        words.description(Some("How sure a finding is.")).into()
     }
 }
+
+impl ToSchema for VerdictSchema {}
 
 /// Which goroutines of a process.
 #[derive(Clone, Debug, Deserialize, IntoParams)]

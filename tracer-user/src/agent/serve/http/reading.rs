@@ -27,7 +27,7 @@ pub(super) async fn leaks(
 ) -> Result<Json<Vec<Leak>>, Problem> {
     let limit = page(params.limit)?;
     let picture = shared.picture();
-    let wanted = params.verdict.map(super::query::VerdictParam::verdict);
+    let wanted = params.verdict;
     let mut found: Vec<_> = picture
         .processes
         .iter()
@@ -35,11 +35,11 @@ pub(super) async fn leaks(
         .filter(|process| params.service.as_ref().is_none_or(|service| process.identity.service == *service))
         .flat_map(|process| process.leaks.iter().map(move |group| (process, group)))
         .filter(|(_, group)| wanted.is_none_or(|verdict| group.verdict >= verdict))
-        .filter(|(_, group)| params.class.as_ref().is_none_or(|class| group.class == *class))
+        .filter(|(_, group)| params.class.as_ref().is_none_or(|class| group.rule.class == *class))
         .filter(|(_, group)| group.count >= params.min_count)
         .collect();
     found.sort_by_key(|(process, group)| {
-        (std::cmp::Reverse((group.verdict, group.count)), process.id, group.id.clone())
+        (std::cmp::Reverse((group.verdict, group.count)), process.id, group.id)
     });
     let shown = found.into_iter().skip(params.skip).take(limit);
     Ok(Json(shown.map(|(process, group)| Leak::of(process, group)).collect()))

@@ -2,11 +2,11 @@
 
 use crate::agent::{
     alert::Alert,
-    picture::{LeakGroup, NodePicture, ProcessPicture, SiteCount, Top},
+    picture::{NodePicture, ProcessPicture, SiteCount, Top},
     store::{STEP_SECONDS, Series},
 };
 use serde::Serialize;
-use sfgi_core::names::Site;
+use sfgi_core::{leaks::LeakView, names::Site};
 use utoipa::ToSchema;
 
 /// A place in the source.
@@ -47,8 +47,8 @@ pub(super) struct Leak {
     silent_failure_type: String,
     /// How many goroutines or timers.
     count: u64,
-    /// How fast the creation site grows, if it does for certain.
-    growth_per_minute: Option<f64>,
+    /// Goroutines that the creation site makes more than end, a second, if it does for certain.
+    growth_per_s: Option<f64>,
     /// Heap that only they hold: an estimate; 0: not known.
     pinned_bytes: u64,
     /// Their ids, the first hundred.
@@ -110,26 +110,27 @@ fn pod(process: &ProcessPicture) -> Option<String> {
 }
 
 impl Leak {
-    pub(super) fn of(process: &ProcessPicture, group: &LeakGroup) -> Leak {
+    pub(super) fn of(process: &ProcessPicture, group: &LeakView) -> Leak {
+        let rule = &group.rule;
         Leak {
-            id: group.id.clone(),
-            duration: group.age_seconds.map(|age| age.1),
+            id: group.id.to_string(),
+            duration: group.oldest_seconds(),
             stack_trace: group.stack.iter().map(Place::from).collect(),
-            verdict: group.verdict.word().to_owned(),
-            class: group.class.clone(),
+            verdict: group.verdict.to_string(),
+            class: rule.class.clone(),
             title: group.title.clone(),
-            severity: group.severity.word().to_owned(),
-            silent_failure_type: group.silent_failure_type.to_owned(),
+            severity: rule.severity.to_string(),
+            silent_failure_type: rule.failure.to_string(),
             count: group.count,
-            growth_per_minute: group.growth_per_second.map(|growth| growth * 60.0),
+            growth_per_s: group.growth_per_s(),
             pinned_bytes: group.pinned_bytes,
             goids: group.goids.clone(),
-            state: group.state.clone(),
+            state: group.state.map(|state| state.to_string()).unwrap_or_default(),
             wait_reason: group.reason.clone(),
             created_by: group.created_by.as_ref().map(Place::from),
             evidence: group.evidence.clone(),
-            explanation: group.explanation.clone(),
-            fix: group.fix.clone(),
+            explanation: rule.explanation.clone(),
+            fix: rule.fix.clone(),
             first_seen_unix_ms: group.first_seen_unix_ns / 1_000_000,
             process: Owner::of(process),
         }

@@ -3,9 +3,10 @@
 use super::{Families, Family, Kind, Label, Sink};
 use crate::agent::{
     alert::Alert,
-    picture::{Events, LeakGroup, Picture, ProcessPicture, Scan, SiteCount, Top},
+    picture::{Events, Picture, ProcessPicture, Scan, SiteCount, Top},
 };
 use Kind::{Counter, Gauge, Histogram};
+use sfgi_core::leaks::LeakView;
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 /// What metrics are made of.
@@ -222,12 +223,12 @@ fn place<'a>(func: &'a str, file: &'a str, line: u32) -> [Label<'a>; 2] {
 type Class<'a> = (&'a str, &'static str, &'static str, &'static str);
 
 fn leaks<'a>(out: &mut Families<'a>, picture: &'a Picture) {
-    let mut sums = |name, help, add: fn(&mut f64, &LeakGroup)| {
+    let mut sums = |name, help, add: fn(&mut f64, &LeakView)| {
         each(out, picture, (Gauge, name, help), |process, sink| {
             let mut classes: BTreeMap<Class<'_>, f64> = BTreeMap::new();
             for group in process.leaks.iter() {
-                let key =
-                    (&*group.class, group.verdict.word(), group.silent_failure_type, group.severity.word());
+                let rule = &group.rule;
+                let key = (&*rule.class, group.verdict.word(), rule.failure.word(), rule.severity.word());
                 add(classes.entry(key).or_default(), group);
             }
             for ((class, verdict, kind, severity), value) in classes {
@@ -256,7 +257,7 @@ fn leaks<'a>(out: &mut Families<'a>, picture: &'a Picture) {
         *sum += group.pinned_bytes as f64;
     });
     sums("sfgi_leak_oldest_seconds", "The longest known wait in a finding.", |sum, group| {
-        *sum = sum.max(group.age_seconds.map_or(0.0, |age| age.1));
+        *sum = sum.max(group.oldest_seconds().unwrap_or(0.0));
     });
 }
 

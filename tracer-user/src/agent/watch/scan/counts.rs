@@ -1,16 +1,13 @@
 //! A target in numbers: how many goroutines do what, and where; and its memory.
 
-use crate::{
-    agent::{
-        config::Host,
-        picture::{Memory, Scan, SiteCount, StateCount, Top},
-        watch::Target,
-    },
-    output::dump::Names,
+use crate::agent::{
+    config::Host,
+    picture::{Memory, Scan, SiteCount, StateCount, Top},
+    watch::Target,
 };
 use sfgi_core::{
     heap,
-    names::Site,
+    names::{Names, Site},
     snapshot::{Snapshot, StackId, Trust, View},
 };
 use std::{cmp::Reverse, collections::HashMap, fs, hash::Hash, path::Path, sync::Arc};

@@ -2,7 +2,7 @@
 //! found and since when it waits, when a leak was first found. As bytes: LEB128 of what [`Kept`] holds, compressed.
 
 use sfgi_core::{
-    detect::Counts,
+    detect::{Counts, Fingerprint},
     heap::Look,
     recording::bytes::{Put as _, Senseless, Take},
 };
@@ -22,7 +22,6 @@ const MAX_RAW: usize = 8 << 20;
 /// zstd's level: it is done for each process now and then, within the budget.
 const LEVEL: i32 = 1;
 
-/// See above.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Kept {
     /// Which run of a program this is about: see [`super::Target::run`].
@@ -32,7 +31,7 @@ pub(super) struct Kept {
     /// By goid, rising.
     pub(super) goroutines: Vec<Goroutine>,
     /// By the group's id: when it was first found, nanoseconds since 1970.
-    pub(super) found: Vec<(String, u64)>,
+    pub(super) found: Vec<(Fingerprint, u64)>,
 }
 
 /// What is known of one goroutine.
@@ -88,7 +87,7 @@ impl Kept {
         }
         raw.number(self.found.len() as u64);
         for (id, unix_ns) in &self.found {
-            raw.slice(id.as_bytes());
+            raw.slice(id.to_string().as_bytes());
             raw.number(*unix_ns);
         }
         if raw.len() > MAX_RAW { None } else { zstd::bulk::compress(&raw, LEVEL).ok() }
@@ -131,7 +130,7 @@ impl Kept {
             kept.goroutines.push(before);
         }
         for _ in 0..bounded(raw, MAX_FOUND)? {
-            kept.found.push((raw.text()?.to_owned(), raw.number()?));
+            kept.found.push((raw.text()?.parse().map_err(|_| Senseless)?, raw.number()?));
         }
         if raw.is_empty() { Ok(kept) } else { Err(Senseless) }
     }
@@ -178,7 +177,7 @@ mod tests {
             run: 0xfeed_beef,
             looks: (1..6).map(look).collect(),
             goroutines: (1..=goroutines).map(goroutine).collect(),
-            found: vec![("0123456789abcdef".to_owned(), 1_700_000_000_000_000_000)],
+            found: vec![("0123456789abcdef".parse().unwrap(), 1_700_000_000_000_000_000)],
         }
     }
 

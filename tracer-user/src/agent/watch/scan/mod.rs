@@ -1,41 +1,39 @@
 //! Looks at one process: all goroutines (`poll`), or those and its heap (`look`).
 
 mod counts;
-mod groups;
 mod kept;
 mod past;
 mod places;
-mod silent;
 
 pub(super) use counts::{nowhere, table};
 pub(crate) use past::Past;
 
 use super::{Opened, Target, TargetError, pool::beat};
-use crate::{
-    agent::{
-        Config,
-        picture::{LeakGroup, Memory, Scan, SiteGrowth},
-    },
-    output::dump::Names,
+use crate::agent::{
+    Config,
+    picture::{Memory, Scan, SiteGrowth},
 };
 use sfgi_core::{
-    clock, detect,
-    detect::{Report, Scope},
-    heap,
-    heap::{Observation, Registers},
+    clock,
+    detect::Scope,
+    heap::Registers,
+    leaks::{Found, LeakView, Search},
     memory::{Live, Sampler},
-    names::Site,
+    names::{Names, Site},
     snapshot,
     snapshot::{Snapshot, View},
 };
 use std::{
+    mem,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
-/// How a heap is looked at: as `sfgi leaks` does it where nobody says otherwise, with one thread.
-const LOOK: heap::Options =
-    heap::Options { window: Duration::from_secs(1), passes: 4, threads: 1, heap: true };
+/// Groups of one process that are kept: the surest and the most severe come first.
+const MAX_GROUPS: usize = 200;
+/// Goroutines that are named of a group, and lines of its stack: a recursion may have a million.
+const MAX_GOIDS: usize = 100;
+const MAX_STACK: usize = 64;
 
 /// What a look at a process told.
 #[derive(Debug)]
@@ -54,7 +52,7 @@ pub(crate) struct Told {
 /// What a look at the heap told.
 #[derive(Debug)]
 pub(crate) struct Leaks {
-    pub(crate) groups: Vec<LeakGroup>,
+    pub(crate) groups: Vec<LeakView>,
     /// Why nothing counts as proven.
     pub(crate) doubt: Option<String>,
     /// Goroutines that were judged.
@@ -99,61 +97,42 @@ pub(crate) fn look(target: &Target, past: &mut Past, config: &Config) -> Result<
     past.resume(target.run(), clock::now(), config);
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
-    let (mut observation, report, mut names) = observe(target, &opened, &view, Some(past), config)?;
+    let Found { mut leaks, mut names } = search(target, &opened, &view, Some(past), config)?;
     let used = counts::memory(target, &view, &config.host);
     target.still_the_same()?;
-    let members: Vec<Vec<u32>> = report.groups.iter().map(|group| group.members.clone()).collect();
-    let pinned = observation.pinned(&members);
-    let observed = &observation.observed;
+    let (observed, mut groups) = (&leaks.observed, mem::take(&mut leaks.groups));
+    groups.truncate(MAX_GROUPS);
+    groups.iter_mut().for_each(|group| group.shorten(MAX_GOIDS, MAX_STACK));
     let waits = counts::waits(&observed.snapshot, &mut names);
     let mut told = tell(used, &observed.snapshot, &mut names, waits, config);
-    let mut groups: Vec<LeakGroup> = report
-        .groups
-        .iter()
-        .zip(pinned)
-        .take(groups::MAX_GROUPS)
-        .map(|(group, pinned)| groups::leak(group, observed, pinned, &mut names))
-        .collect();
     past.looked(observed, view.binary.wait_reasons(), config);
     past.date(&mut groups, told.scan.unix_ns);
     told.growth = past.growth(&mut names);
     if config.store.file.is_some() {
         told.kept = past.keep(target.run());
     }
-    told.leaks = Some(Leaks { groups, doubt: observed.doubt.clone(), scanned: report.scanned });
+    told.leaks = Some(Leaks { groups, doubt: observed.doubt.clone(), scanned: leaks.scanned });
     (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
     Ok(told)
 }
 
-/// Observes a program and judges what was seen; with what earlier looks told, if that is given.
-pub(crate) fn observe<'a>(
+/// Searches a process for leaks: with what earlier looks told, if that is given, and with what each group pins then.
+pub(crate) fn search(
     target: &Target,
     opened: &Opened,
-    view: &View<'a>,
+    view: &View<'_>,
     past: Option<&mut Past>,
     config: &Config,
-) -> Result<(Observation<'a>, Report, Names), TargetError> {
+) -> Result<Found, TargetError> {
     let mut registers = Sampler::start(&target.process).map_or(Registers::Unknown, Registers::Sampled);
-    let mut observation = heap::observe(view, &LOOK, &mut registers, &mut |_| beat())?;
-    drop(registers);
-    if let Some(past) = past {
-        past.history.extend(&mut observation.observed);
-    }
-    let snapshot = &observation.observed.snapshot;
-    let mut names = Names::new(Arc::clone(&opened.binary), view.bias, snapshot);
-    let thresholds = detect::Thresholds {
-        min_age_ns: u64::try_from(config.leaks.min_age.as_nanos()).unwrap_or(u64::MAX),
-        min_count: config.leaks.min_count,
-        now_ns: snapshot.taken_ns.1,
+    let scope = Scope::default();
+    let search = Search {
+        thresholds: config.leaks.thresholds(),
+        pinned: past.is_some(),
+        ..Search::new(&config.leaks.catalogue, &scope)
     };
-    let report = detect::detect(
-        &observation.observed,
-        &config.leaks.catalogue,
-        &Scope::default(),
-        &thresholds,
-        &mut names,
-    );
-    Ok((observation, report, names))
+    let history = past.map(|past| &mut past.history);
+    Ok(search.run(view, &opened.binary, &mut registers, history, &mut |_| beat())?)
 }
 
 /// What every look tells.

@@ -5,18 +5,13 @@ use super::{
     kept::{self, Kept},
     places::Places,
 };
-use crate::{
-    agent::{
-        Config,
-        picture::{LeakGroup, SiteGrowth},
-    },
-    output::dump::Names,
-};
+use crate::agent::{Config, picture::SiteGrowth};
 use sfgi_core::{
-    detect::{Growth, History},
+    detect::{Fingerprint, Growth, History},
     goruntime::{State, WaitReasons},
     heap::{Facts, Look, Observed, can_be_leaked},
-    names::Site,
+    leaks::LeakView,
+    names::{Names, Site},
     snapshot::{Goroutine, Snapshot, Trust},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -35,7 +30,6 @@ const KEEP_EVERY: u32 = 4;
 /// Growing sites that are told.
 const MAX_GROWTH: usize = 20;
 
-/// See above.
 #[derive(Debug)]
 pub(crate) struct Past {
     pub(super) history: History,
@@ -45,7 +39,7 @@ pub(crate) struct Past {
     /// Of the goroutines that waited for long when the heap was last looked at.
     looked_at: Option<u64>,
     /// When a leak was first found: nanoseconds since 1970.
-    found: HashMap<String, u64>,
+    found: HashMap<Fingerprint, u64>,
     looks: Vec<Look>,
     /// What an earlier agent kept, until the first look.
     kept: Option<Arc<[u8]>>,
@@ -101,7 +95,7 @@ impl Past {
         let mut goroutines: Vec<kept::Goroutine> = self.waits.iter().filter_map(one).collect();
         goroutines.sort_unstable_by_key(|one| one.goid);
         goroutines.truncate(kept::MAX_GOROUTINES);
-        let found = self.found.iter().map(|(id, unix_ns)| (id.clone(), *unix_ns)).collect();
+        let found = self.found.iter().map(|(id, unix_ns)| (*id, *unix_ns)).collect();
         let kept = Kept { run: run?, looks: self.history.looks().to_vec(), goroutines, found };
         kept.pack().map(Into::into)
     }
@@ -188,11 +182,11 @@ impl Past {
     }
 
     /// Says of each group when it was first found.
-    pub(super) fn date(&mut self, groups: &mut [LeakGroup], unix_ns: u64) {
+    pub(super) fn date(&mut self, groups: &mut [LeakView], unix_ns: u64) {
         let before = std::mem::take(&mut self.found);
         for group in groups {
             group.first_seen_unix_ns = before.get(&group.id).copied().unwrap_or(unix_ns);
-            self.found.insert(group.id.clone(), group.first_seen_unix_ns);
+            self.found.insert(group.id, group.first_seen_unix_ns);
         }
     }
 }

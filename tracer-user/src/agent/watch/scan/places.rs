@@ -1,7 +1,7 @@
 //! Where each goroutine waits, from scan to scan: a stack is not read again while its goroutine has not run.
 
 use super::counts::nowhere;
-use crate::output::dump::Names;
+use sfgi_core::names::Names;
 use sfgi_core::{
     names::Site,
     snapshot::{Goroutine, Snapshot, StackId},

@@ -135,7 +135,7 @@ const showLeaks = (leaks) => {
         element("span", {}, leak.title, " ", element("small", {}, at?.func ?? leak.created_by?.func ?? leak.class)),
         element("span", {}, leak.process.service, " ", element("small", { class: "word" }, `PID ${leak.process.pid}`)),
         element("span", { class: "number" }, duration(leak.duration)),
-        element("span", { class: "number" }, leak.growth_per_minute ? `+${leak.growth_per_minute.toFixed(1)}/min` : ""),
+        element("span", { class: "number" }, leak.growth_per_s ? `+${(leak.growth_per_s * 60).toFixed(1)}/min` : ""),
         element("span", { class: "number" }, leak.pinned_bytes ? bytes(leak.pinned_bytes) : "")),
       element("div", { class: "body" },
         element("p", {}, leak.explanation),

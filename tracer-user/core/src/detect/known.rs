@@ -1,0 +1,296 @@
+//! What is judged: the goroutines in scope, gathered into shapes, and all that is known of them together.
+//!
+//! Names are asked for once a shape: a million goroutines have few different stacks.
+
+use super::{
+    cycles::{self, Cycle},
+    growth::Site,
+    history::Age,
+};
+use crate::{
+    goruntime::{Release, State, WaitReason},
+    heap::{Facts, Observed},
+    snapshot::{Goroutine, Object, Pc, StackId, Trust},
+};
+use regex::Regex;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Gaps between goids from which on two goroutines were not made by one loop: a P takes 16 ids at a time
+/// (`runtime.newproc1`, `_GoidCacheBatch`).
+const GOID_GAP: u64 = 32;
+
+/// Functions of goroutines that wait by design for as long as the program runs.
+const SERVICES: [&str; 8] = [
+    "os/signal.loop",
+    "os/signal.signal_recv",
+    "os/signal.NotifyContext.func1",
+    "internal/poll.(*FD).Accept",
+    "runtime/trace.Start.func1",
+    "runtime/pprof.profileWriter",
+    "net/http.(*Server).ListenAndServe",
+    "database/sql.(*DB).connectionCleaner",
+];
+
+/// Functions of pools that belong to a running client or server: idle connections, one opener for each
+/// database.
+const POOLS: [&str; 9] = [
+    "net/http.(*persistConn).readLoop",
+    "net/http.(*persistConn).writeLoop",
+    "net/http.(*http2ClientConn).readLoop",
+    "net/http.(*http2clientConnReadLoop).run",
+    "net/http.(*http2serverConn).readFrames",
+    "net/http.(*http2serverConn).serve",
+    "net/http.(*conn).readRequest",
+    "net/http.(*connReader).backgroundRead",
+    "database/sql.(*DB).connectionOpener",
+];
+
+/// Names for the addresses of a snapshot.
+pub trait Lookup {
+    /// The functions of a stack, innermost first: the runtime's own and inlined ones too.
+    fn functions(&mut self, stack: &[Pc]) -> Vec<Arc<str>>;
+    /// The function in which a stack waits, behind what only passes the wait on, and its line; `None` for an
+    /// empty stack.
+    fn wait_site(&mut self, stack: &[Pc]) -> Option<(Arc<str>, u32)>;
+    /// The function with the `go` statement that made this goroutine; `None` for the main goroutine.
+    fn creator(&mut self, goroutine: &Goroutine) -> Option<Arc<str>>;
+    /// The function at an address.
+    fn function(&mut self, addr: u64) -> Option<Arc<str>>;
+    /// The program's release of Go.
+    fn release(&self) -> Release;
+    /// Why it waits; [`WaitReason::Zero`] where it does not wait.
+    fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason;
+    /// Why it waits, in the runtime's words; empty where it does not wait.
+    fn reason(&self, goroutine: &Goroutine) -> &str;
+}
+
+/// From when on age and number count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// How long one must have been waiting.
+    pub min_age: Duration,
+    /// How many must be alike.
+    pub min_count: u64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Thresholds {
+        Thresholds { min_age: Duration::from_secs(300), min_count: 3 }
+    }
+}
+
+impl Thresholds {
+    pub(super) fn min_age_ns(&self) -> u64 {
+        u64::try_from(self.min_age.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Which goroutines are judged.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// These only; empty: all.
+    pub goids: HashSet<u64>,
+    /// None with such a function on its stack.
+    pub ignore_func: Vec<Regex>,
+    /// None that such a function made.
+    pub ignore_created_by: Vec<Regex>,
+}
+
+impl Scope {
+    /// Whether a function that timers run is not to be reported.
+    pub(super) fn ignores_function(&self, name: &str) -> bool {
+        self.ignore_func.iter().any(|regex| regex.is_match(name))
+    }
+
+    fn holds_goid(&self, goid: u64) -> bool {
+        self.goids.is_empty() || self.goids.contains(&goid)
+    }
+
+    fn ignores(&self, shape: &Shape) -> bool {
+        let on_stack = |regex: &Regex| shape.functions.iter().any(|name| regex.is_match(name));
+        let creator = |regex: &Regex| shape.creator.as_ref().is_some_and(|name| regex.is_match(name));
+        self.ignore_func.iter().any(on_stack) || self.ignore_created_by.iter().any(creator)
+    }
+}
+
+/// Goroutines with the same creation site, stack, state and wait reason.
+pub(super) struct Shape {
+    /// Indices into `Snapshot::goroutines`.
+    pub(super) members: Vec<u32>,
+    /// All functions on the stack, innermost first.
+    pub(super) functions: Vec<Arc<str>>,
+    pub(super) creator: Option<Arc<str>>,
+    /// Where it waits.
+    pub(super) wait_site: Option<(Arc<str>, u32)>,
+    pub(super) reason: String,
+    pub(super) state: State,
+    pub(super) site: Site,
+    pub(super) main: bool,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    site: Site,
+    stack: StackId,
+    state: State,
+    reason: u8,
+    main: bool,
+}
+
+impl Key {
+    fn of(goroutine: &Goroutine) -> Key {
+        Key {
+            site: (goroutine.gopc, goroutine.startpc),
+            stack: goroutine.stack,
+            state: goroutine.state,
+            reason: if goroutine.state.waits() { goroutine.reason } else { 0 },
+            main: goroutine.goid == 1,
+        }
+    }
+}
+
+/// The shapes of all goroutines that can be judged, in the order in which they first occur; and how many
+/// goroutines that are.
+pub(super) fn shapes(observed: &Observed, scope: &Scope, lookup: &mut dyn Lookup) -> (Vec<Shape>, u64) {
+    let mut places: HashMap<Key, Option<usize>> = HashMap::new();
+    let mut shapes: Vec<Shape> = Vec::new();
+    let mut judged = 0;
+    for (index, goroutine) in (0..).zip(&observed.snapshot.goroutines) {
+        if never(goroutine, lookup.wait_reason(goroutine)) || !scope.holds_goid(goroutine.goid) {
+            continue;
+        }
+        judged += 1;
+        let place = *places.entry(Key::of(goroutine)).or_insert_with(|| {
+            let shape = Shape::of(observed, goroutine, lookup);
+            (!scope.ignores(&shape)).then(|| {
+                shapes.push(shape);
+                shapes.len() - 1
+            })
+        });
+        if let Some(shape) = place.and_then(|place| shapes.get_mut(place)) {
+            shape.members.push(index);
+        }
+    }
+    (shapes, judged)
+}
+
+impl Shape {
+    fn of(observed: &Observed, goroutine: &Goroutine, lookup: &mut dyn Lookup) -> Shape {
+        let stack = observed.snapshot.stacks.get(goroutine.stack);
+        Shape {
+            members: Vec::new(),
+            functions: lookup.functions(stack),
+            creator: lookup.creator(goroutine),
+            wait_site: lookup.wait_site(stack),
+            reason: lookup.reason(goroutine).to_owned(),
+            state: goroutine.state,
+            site: (goroutine.gopc, goroutine.startpc),
+            main: goroutine.goid == 1,
+        }
+    }
+
+    /// Whether they are of a service that runs as long as the program: one that can still be woken is none that leaks.
+    pub(super) fn serves(&self) -> bool {
+        self.functions.iter().any(|name| SERVICES.contains(&&**name))
+    }
+
+    /// Whether they belong to an idle pool: age and number say nothing then.
+    pub(super) fn pools(&self) -> bool {
+        let mut names = self.functions.iter().map(|name| &**name);
+        if names.any(|name| POOLS.contains(&name)) {
+            return true;
+        }
+        // A server's connection between two requests waits in a Peek of its own.
+        let serve = self.functions.iter().position(|name| &**name == "net/http.(*conn).serve");
+        let caller = serve.and_then(|at| at.checked_sub(1)).and_then(|at| self.functions.get(at));
+        caller.is_some_and(|name| &**name == "bufio.(*Reader).Peek")
+    }
+}
+
+/// Whether a goroutine is none that could leak: the runtime's own, the main one parked for good, one that
+/// cannot be judged because it was in motion or makes no sense.
+fn never(goroutine: &Goroutine, reason: WaitReason) -> bool {
+    // One that moves on and on can still be said to spin.
+    let unjudged = match goroutine.trust {
+        Trust::InMotion => goroutine.state.stays(),
+        Trust::Broken => true,
+        Trust::Still | Trust::Running => false,
+    };
+    let parked_main = goroutine.goid == 1 && reason == WaitReason::SelectNoCases;
+    // Goroutines of the program that work for the runtime or a tool: the reader of `runtime/trace.Start`, and the
+    // call that a debugger injected.
+    let foreign =
+        matches!(reason, WaitReason::TraceReaderBlocked | WaitReason::DebugCall | WaitReason::Preempted);
+    goroutine.system || goroutine.state.is_dead() || unjudged || parked_main || foreign || reason.is_fake()
+}
+
+/// What is known of all goroutines together.
+pub(super) struct Known<'a> {
+    pub(super) observed: &'a Observed,
+    pub(super) thresholds: &'a Thresholds,
+    /// Those that wait in a cycle, by index into `Snapshot::goroutines`.
+    pub(super) cycles: HashMap<u32, Cycle>,
+    /// The program's release of Go.
+    pub(super) release: Release,
+    goids: HashSet<u64>,
+    /// Facts of a goroutine of which nothing is known.
+    unknown: Facts,
+}
+
+impl<'a> Known<'a> {
+    pub(super) fn new(observed: &'a Observed, thresholds: &'a Thresholds, release: Release) -> Known<'a> {
+        Known {
+            observed,
+            thresholds,
+            cycles: cycles::find(observed),
+            release,
+            goids: observed.snapshot.goroutines.iter().map(|goroutine| goroutine.goid).collect(),
+            unknown: Facts::default(),
+        }
+    }
+
+    pub(super) fn goroutine(&self, index: u32) -> Option<&'a Goroutine> {
+        self.observed.snapshot.goroutines.get(index as usize)
+    }
+
+    pub(super) fn facts(&self, index: u32) -> &Facts {
+        self.observed.facts.get(index as usize).unwrap_or(&self.unknown)
+    }
+
+    pub(super) fn unreachable(&self, index: u32) -> bool {
+        self.facts(index).unreachable
+    }
+
+    pub(super) fn age(&self, index: u32) -> Option<Age> {
+        Age::of(self.goroutine(index)?, self.facts(index), self.observed.snapshot.taken_ns.1)
+    }
+
+    pub(super) fn objects(&self, goroutine: &Goroutine) -> impl Iterator<Item = &'a Object> {
+        let objects = &self.observed.snapshot.objects;
+        goroutine.waits.iter().filter_map(|wait| objects.get(wait.object as usize))
+    }
+
+    /// How many different objects these wait for, counting the first of each.
+    pub(super) fn different(&self, members: &[u32]) -> usize {
+        let first = |index: &u32| self.goroutine(*index)?.waits.first().map(|wait| wait.object);
+        members.iter().filter_map(first).collect::<HashSet<u32>>().len()
+    }
+
+    /// How many different goroutines, which have ended, made these; where the program does not say who made
+    /// them (up to Go 1.20), in how many different goes they were made.
+    pub(super) fn orphans(&self, members: &[u32]) -> u64 {
+        let of = |index: &u32| self.goroutine(*index);
+        let parents: HashSet<u64> = members.iter().filter_map(of).map(|one| one.parent_goid).collect();
+        if !parents.contains(&0) {
+            return parents.iter().filter(|parent| !self.goids.contains(parent)).count() as u64;
+        }
+        let mut goids: Vec<u64> = members.iter().filter_map(of).map(|one| one.goid).collect();
+        goids.sort_unstable();
+        let gaps = goids.windows(2).filter(|pair| matches!(pair, [one, next] if next - one >= GOID_GAP));
+        gaps.count() as u64 + u64::from(!goids.is_empty())
+    }
+}

@@ -1,0 +1,231 @@
+//! What detection says: groups of leaked goroutines, each with its evidence in words.
+
+use super::{
+    baseline::Fingerprint,
+    condition::Need,
+    cycles::{self, Cycle},
+    growth::Growth,
+    history::{Age, Measure},
+    known::Known,
+    rules::{Rule, Verdict},
+};
+use crate::{
+    clock::duration,
+    goruntime::WaitReason,
+    heap::{Facts, Holders},
+    snapshot::{Object, ObjectKind},
+};
+use std::sync::Arc;
+
+/// Goroutines that a sentence names.
+const NAMED: usize = 5;
+
+/// What was found in one observation.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The surest first, of those the most severe, of those the largest.
+    pub groups: Vec<Group>,
+    /// Goroutines that were judged.
+    pub scanned: u64,
+}
+
+/// Goroutines with the same creation site, wait site and stack, of the same class and verdict; or timers that
+/// do the same.
+#[derive(Debug)]
+pub struct Group {
+    /// The same for the same leak in another run and another build, as long as its functions keep their names.
+    pub id: Fingerprint,
+    pub verdict: Verdict,
+    /// The rule that says so.
+    pub rule: Arc<Rule>,
+    /// The goroutines, by index into [`Snapshot::goroutines`](crate::snapshot::Snapshot::goroutines), in the
+    /// order of their goids; none for timers.
+    pub members: Vec<u32>,
+    /// Goroutines or timers.
+    pub count: u64,
+    /// The shortest and the longest time that one of them is known to have been waiting.
+    pub age: Option<(Age, Age)>,
+    /// How fast their creation site grows.
+    pub growth: Option<Growth>,
+    /// For timers: index into [`Observed::timers`](crate::heap::Observed::timers).
+    pub timers: Option<u32>,
+    /// Why, in sentences without a full stop.
+    pub evidence: Vec<String>,
+}
+
+impl Group {
+    /// What it is, in a line. A rule that needs the proof says more than is known of a suspect.
+    pub fn title(&self) -> String {
+        let title = &self.rule.title;
+        let perhaps = self.verdict == Verdict::Suspect && self.rule.condition.verdict == Need::Proven;
+        if perhaps { format!("perhaps: {title}") } else { title.clone() }
+    }
+}
+
+/// Sentences without a full stop, the strongest first. `reason` is the wait reason of all of them.
+pub(super) fn evidence(known: &Known<'_>, group: &Group, reason: &str) -> Vec<String> {
+    let Some(first) = group.members.first().copied() else { return Vec::new() };
+    let mut said = Vec::new();
+    said.push(proof(known, first, reason));
+    said.extend(dead_set(known, first));
+    said.extend(age(known, group));
+    said.extend(group.growth.map(growing));
+    said.extend(watched(known, group));
+    said.extend(orphans(known, group));
+    said.extend(known.goroutine(first).and_then(|one| known.objects(one).find_map(queue)));
+    said.retain(|sentence| !sentence.is_empty());
+    said
+}
+
+/// Whether anything can still end the wait, as far as the heap tells.
+fn proof(known: &Known<'_>, first: u32, reason: &str) -> String {
+    let observed = known.observed;
+    let passes = match observed.passes {
+        1 => "1 pass".to_owned(),
+        passes => format!("{passes} passes"),
+    };
+    if known.unreachable(first) {
+        let what = match WaitReason::parse(reason) {
+            WaitReason::ChanReceiveNilChan | WaitReason::ChanSendNilChan => {
+                "it waits for a nil channel, which nothing can wake".to_owned()
+            }
+            WaitReason::SelectNoCases => {
+                "it waits in a select without cases, which nothing can wake".to_owned()
+            }
+            _ => format!(
+                "no variable, no timer and no goroutine that can still run leads to what it waits for, in {passes} over the heap"
+            ),
+        };
+        return match &observed.doubt {
+            None => what,
+            Some(doubt) => format!("{what}; not proven: {doubt}"),
+        };
+    }
+    match (observed.passes, holders(known, first)) {
+        (0, _) => "not proven: the heap was not read".to_owned(),
+        (_, Some(holders)) => format!("not proven: {holders}"),
+        (_, None) => String::new(),
+    }
+}
+
+/// What still refers to the object that it waits for.
+fn holders(known: &Known<'_>, first: u32) -> Option<String> {
+    let wait = known.goroutine(first)?.waits.first()?;
+    let Holders { goroutines, global, heap } = known.observed.holders.get(wait.object as usize)?;
+    let goids: Vec<String> = goroutines
+        .iter()
+        .filter_map(|index| known.goroutine(*index))
+        .take(NAMED)
+        .map(|goroutine| goroutine.goid.to_string())
+        .collect();
+    let mut parts = Vec::new();
+    if !goids.is_empty() {
+        parts.push(format!("the stack of goroutine {}", goids.join(", ")));
+    }
+    if let Some(addr) = global {
+        parts.push(format!("a variable at {addr:#x}"));
+    }
+    match heap {
+        0 => {}
+        1 => parts.push("an object of the heap".to_owned()),
+        heap => parts.push(format!("{heap} objects of the heap")),
+    }
+    (!parts.is_empty()).then(|| format!("{} leads to what it waits for", parts.join(", ")))
+}
+
+fn dead_set(known: &Known<'_>, first: u32) -> Option<String> {
+    let set = known.observed.sets.get(known.facts(first).set? as usize)?;
+    let size = set.members.len();
+    let Some(cycle) = known.cycles.get(&first) else {
+        return Some(format!("it is one of {size} goroutines that only wait for each other"));
+    };
+    let round = cycles::round(set, first);
+    let goid = |index: &u32| known.goroutine(*index).map(|goroutine| goroutine.goid.to_string());
+    let mut goids: Vec<String> = round.iter().filter_map(goid).take(NAMED).collect();
+    goids.push(if round.len() > NAMED { "…".to_owned() } else { goids.first()?.clone() });
+    let what = match cycle {
+        Cycle::Locks => "locks",
+        Cycle::Mixed => "locks and channels",
+        Cycle::Other => "channels",
+    };
+    Some(format!("the waits go round over {what}: goroutine {}", goids.join(" → ")))
+}
+
+fn age(known: &Known<'_>, group: &Group) -> Option<String> {
+    let (min, max) = group.age?;
+    let old = group.members.iter().filter_map(|index| known.age(*index));
+    let old = old.filter(|age| age.ns >= known.thresholds.min_age_ns()).count() as u64;
+    let waiting = if min.ns == max.ns { words(max) } else { format!("{} to {}", words(min), words(max)) };
+    let aged = match (group.verdict, old) {
+        (Verdict::Proven, _) | (_, 0) => String::new(),
+        _ if old == group.count => format!(", all for {} or more", duration(known.thresholds.min_age_ns())),
+        _ => format!(", {old} of {} for {} or more", group.count, duration(known.thresholds.min_age_ns())),
+    };
+    Some(format!("waiting {waiting}{aged}"))
+}
+
+/// `about 5m00s`, `at least 3.10s`.
+fn words(age: Age) -> String {
+    let how = match age.measure {
+        Measure::AtLeast => "at least",
+        Measure::About => "about",
+    };
+    format!("{how} {}", duration(age.ns))
+}
+
+/// What several looks told.
+fn watched(known: &Known<'_>, group: &Group) -> Option<String> {
+    let (mut sum, mut longest) = (Facts::default(), 0);
+    for index in &group.members {
+        let facts = known.facts(*index);
+        longest = longest.max(facts.looks);
+        sum.looks = sum.looks.saturating_add(facts.looks);
+        sum.moved = sum.moved.saturating_add(facts.moved);
+        sum.busy = sum.busy.saturating_add(facts.busy);
+        sum.yielding = sum.yielding.saturating_add(facts.yielding);
+    }
+    let Facts { looks, moved, busy, yielding, .. } = sum;
+    if longest < 2 {
+        return None;
+    }
+    if busy == 0 && moved == 0 {
+        return Some(format!("none of them had run in {longest} looks"));
+    }
+    let part = |number: u32| format!("{:.0} %", f64::from(number) / f64::from(looks) * 100.0);
+    let yielding = match yielding {
+        0 => String::new(),
+        yielding => format!(", in {} in a function that only yields", part(yielding)),
+    };
+    Some(format!(
+        "running or runnable in {} of {longest} looks, in {} it had run since the last{yielding}",
+        part(busy),
+        part(moved)
+    ))
+}
+
+fn orphans(known: &Known<'_>, group: &Group) -> Option<String> {
+    group.rule.condition.orphans?;
+    let number = known.orphans(&group.members);
+    Some(format!("started {number} times, by goroutines that have ended or long before one another"))
+}
+
+/// Who waits at the channel.
+fn queue(object: &Object) -> Option<String> {
+    let ObjectKind::Channel { receivers, senders, closed, .. } = object.kind else { return None };
+    let who = |number: u32, what: &str| match number {
+        0 => format!("no {what}"),
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
+    };
+    let closed = if closed { ", and it is closed" } else { "" };
+    Some(format!("{} and {} wait at the channel{closed}", who(senders, "sender"), who(receivers, "receiver")))
+}
+
+fn growing(growth: Growth) -> String {
+    let Growth { per_s, confidence, looks } = growth;
+    // Rounded down: only a line without any error is certain.
+    let sure = (confidence * 1000.0).floor() / 10.0;
+    format!(
+        "{per_s:.2} more a second come from the same go statement than end ({sure:.1} % sure, from {looks} looks)"
+    )
+}

@@ -1,0 +1,164 @@
+//! From a target's memory to what is said of its leaked goroutines.
+
+use super::view::{LeakView, views};
+use crate::{
+    binary::GoBinary,
+    detect::{Baseline, Group, History, Lookup, Report, Rules, Scope, Thresholds, Verdict, detect},
+    goruntime::{Release, WaitReason},
+    heap::{self, ObserveError, Observed, Options, Progress, Registers},
+    names::Names,
+    snapshot::{Goroutine, Pc, View},
+};
+use std::{mem, sync::Arc, time::Duration};
+
+/// How a heap is looked at where the user says nothing else: with one thread.
+pub const OPTIONS: Options = Options { window: Duration::from_secs(1), passes: 4, threads: 1, heap: true };
+
+/// What to search for, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Search<'a> {
+    pub rules: &'a Rules,
+    pub scope: &'a Scope,
+    pub thresholds: Thresholds,
+    /// Groups with a lesser verdict are left out.
+    pub least: Verdict,
+    /// Groups that are accepted, and left out.
+    pub baseline: Option<&'a Baseline>,
+    pub options: Options,
+    /// Measure the heap that each group pins: another mark phase over what the groups reach.
+    pub pinned: bool,
+}
+
+/// What a search found, and the names to show it with.
+pub struct Found {
+    pub leaks: Leaks,
+    pub names: Names,
+}
+
+/// What was observed, and what is said of it.
+#[derive(Debug, Default)]
+pub struct Leaks {
+    pub observed: Observed,
+    /// The surest first, of those the most severe, of those the largest.
+    pub groups: Vec<LeakView>,
+    /// Groups that the baseline accepts.
+    pub accepted: Vec<Group>,
+    /// Goroutines that were judged.
+    pub scanned: u64,
+}
+
+impl<'a> Search<'a> {
+    /// With the defaults of `sfgi leaks`, for what has no options of its own.
+    pub fn new(rules: &'a Rules, scope: &'a Scope) -> Search<'a> {
+        Search {
+            rules,
+            scope,
+            thresholds: Thresholds::default(),
+            least: Verdict::Suspect,
+            baseline: None,
+            options: OPTIONS,
+            pinned: true,
+        }
+    }
+
+    /// Searches once. `binary` is that of `view`; `history`, where the search is one of many, is read and extended.
+    ///
+    /// # Errors
+    /// The goroutines cannot be read. A heap that cannot be read is no error: [`Observed::doubt`] says so.
+    pub fn run(
+        &self,
+        view: &View<'_>,
+        binary: &Arc<GoBinary>,
+        registers: &mut Registers<'_>,
+        history: Option<&mut History>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Found, ObserveError> {
+        let mut observation = heap::observe(view, &self.options, registers, progress)?;
+        if let Some(history) = history {
+            history.extend(&mut observation.observed);
+        }
+        let observed = &observation.observed;
+        let mut names = Names::new(Arc::clone(binary), view.bias, &observed.snapshot);
+        let mut report = detect(observed, self.rules, self.scope, &self.thresholds, &mut names);
+        let accepted = self.sift(&mut report);
+        let pinned = if self.pinned {
+            let members: Vec<Vec<u32>> = report.groups.iter().map(|group| group.members.clone()).collect();
+            observation.pinned(&members)
+        } else {
+            Vec::new()
+        };
+        let scanned = report.scanned;
+        let groups = views(report, &observation.observed, &pinned, &mut names);
+        Ok(Found { leaks: Leaks { observed: observation.observed, groups, accepted, scanned }, names })
+    }
+
+    /// Takes out what is not wanted; returns what the baseline accepts of the rest.
+    fn sift(&self, report: &mut Report) -> Vec<Group> {
+        report.groups.retain(|group| group.verdict >= self.least);
+        let Some(baseline) = self.baseline else { return Vec::new() };
+        let (accepted, left) =
+            mem::take(&mut report.groups).into_iter().partition(|group| baseline.accepts(group.id));
+        report.groups = left;
+        accepted
+    }
+}
+
+impl Leaks {
+    /// Goroutines and timers with a verdict.
+    pub fn count_of(&self, verdict: Verdict) -> u64 {
+        self.groups.iter().filter(|group| group.verdict == verdict).map(|group| group.count).sum()
+    }
+
+    /// Goroutines with a verdict.
+    pub fn goroutines_of(&self, verdict: Verdict) -> u64 {
+        let groups = self.groups.iter().filter(|group| group.verdict == verdict && !group.is_of_timers());
+        groups.map(|group| group.count).sum()
+    }
+
+    /// Goroutines and timers that the baseline accepts.
+    pub fn accepted_count(&self) -> u64 {
+        self.accepted.iter().map(|group| group.count).sum()
+    }
+
+    /// A baseline that accepts all of this, and what the present one accepts of it.
+    pub fn baseline(&self) -> String {
+        let found = self.groups.iter().map(|group| (group.id, &*group.rule));
+        Baseline::text(found.chain(self.accepted.iter().map(|group| (group.id, &*group.rule))))
+    }
+
+    /// Why goroutines are missing.
+    pub fn incomplete(&self) -> Option<String> {
+        self.observed.snapshot.incomplete.map(|fault| fault.to_string())
+    }
+}
+
+impl Lookup for Names {
+    fn functions(&mut self, stack: &[Pc]) -> Vec<Arc<str>> {
+        self.frames(stack).into_iter().flatten().map(|line| line.site.func).collect()
+    }
+
+    fn wait_site(&mut self, stack: &[Pc]) -> Option<(Arc<str>, u32)> {
+        Names::wait_site(self, stack).map(|site| (site.func, site.line))
+    }
+
+    fn creator(&mut self, goroutine: &Goroutine) -> Option<Arc<str>> {
+        Names::creator(self, goroutine).map(|site| site.func)
+    }
+
+    fn function(&mut self, addr: u64) -> Option<Arc<str>> {
+        self.lines(Pc::exact(addr)).last().map(|line| Arc::clone(&line.site.func))
+    }
+
+    fn release(&self) -> Release {
+        self.binary().version().release
+    }
+
+    fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason {
+        let number = if goroutine.state.waits() { goroutine.reason } else { 0 };
+        self.binary().wait_reasons().get(number)
+    }
+
+    fn reason(&self, goroutine: &Goroutine) -> &str {
+        Names::reason(self, goroutine)
+    }
+}

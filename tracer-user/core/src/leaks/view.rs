@@ -1,0 +1,242 @@
+//! What there is to show of goroutines that are leaked in the same way.
+
+use crate::{
+    detect::{Age, Fingerprint, Group, Growth, Lookup as _, Report, Rule, Verdict},
+    goruntime::State,
+    heap::{Observed, TimerKind},
+    names::{Names, Site},
+    snapshot::{Goroutine, Object, Snapshot, Wants},
+};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use std::{collections::HashSet, sync::Arc};
+
+/// A group of leaked goroutines, or of timers, with names in place of addresses. Text, JSON, SARIF, `top`, the agent's
+/// pages, metrics and records each show a part of it; as JSON it is a group of `sfgi.leaks/1`.
+#[derive(Clone, Debug)]
+pub struct LeakView {
+    /// The same in another run and another build.
+    pub id: Fingerprint,
+    pub verdict: Verdict,
+    /// The rule that says so, with its class, severity, explanation and fix.
+    pub rule: Arc<Rule>,
+    /// What it is, in a line.
+    pub title: String,
+    /// How many goroutines or timers.
+    pub count: u64,
+    /// The shortest and the longest time that one of them is known to have been waiting.
+    pub age: Option<(Age, Age)>,
+    /// How fast the creation site grows; `None`: it does not for certain.
+    pub growth: Option<Growth>,
+    /// The heap that only these reach: an estimate; 0: not known.
+    pub pinned_bytes: u64,
+    /// By index into [`Snapshot::goroutines`], in the order of their ids; none for timers.
+    pub members: Vec<u32>,
+    /// The ids of the members.
+    pub goids: Vec<u64>,
+    /// State of the first member; `None` for timers.
+    pub state: Option<State>,
+    /// Why the first member waits, in the runtime's words; empty where it does not.
+    pub reason: String,
+    /// The stack of the first member as a traceback has it, innermost first; of timers the function that they run.
+    pub stack: Vec<Site>,
+    /// Where they wait.
+    pub wait_site: Option<Site>,
+    /// The `go` statement.
+    pub created_by: Option<Site>,
+    /// The same as a traceback has it: the physical function, and the offset of the return address in it.
+    pub created_at: Option<(Arc<str>, u64)>,
+    pub awaited: Option<Awaited>,
+    /// Index into [`Observed::sets`]: they wait for each other.
+    pub set: Option<u32>,
+    pub timers: Option<Timers>,
+    /// Why, in sentences without a full stop, the strongest first.
+    pub evidence: Vec<String>,
+    /// When it was first found, nanoseconds since 1970; 0: nobody remembers.
+    pub first_seen_unix_ns: u64,
+}
+
+/// What a group waits for.
+#[derive(Clone, Debug)]
+pub struct Awaited {
+    /// What the first member wants of the first object that it waits for.
+    pub wants: Wants,
+    /// That object, without its waiters.
+    pub object: Object,
+    /// How many different ones the group waits for.
+    pub different: usize,
+    /// How many the first member alone waits for: the cases of its select.
+    pub cases: usize,
+}
+
+/// What timers do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timers {
+    /// The function that they run; `?` where it has no name.
+    pub func: Arc<str>,
+    #[serde(serialize_with = "timer_kind")]
+    pub kind: TimerKind,
+}
+
+/// The groups of a report; `pinned`: the bytes that each pins, empty where that was not measured.
+pub fn views(report: Report, observed: &Observed, pinned: &[u64], names: &mut Names) -> Vec<LeakView> {
+    let pinned = pinned.iter().copied().chain(std::iter::repeat(0));
+    report
+        .groups
+        .into_iter()
+        .zip(pinned)
+        .map(|(group, pinned)| view(group, observed, pinned, names))
+        .collect()
+}
+
+fn view(group: Group, observed: &Observed, pinned_bytes: u64, names: &mut Names) -> LeakView {
+    let snapshot = &observed.snapshot;
+    let goroutine = |index: &u32| snapshot.goroutines.get(*index as usize);
+    let first = group.members.first().and_then(goroutine);
+    let facts = group.members.first().and_then(|first| observed.facts.get(*first as usize));
+    let timers = group.timers.and_then(|timers| observed.timers.get(timers as usize));
+    let stack = match (first, timers) {
+        (Some(first), _) => {
+            names.stack(snapshot.stacks.get(first.stack)).into_iter().map(|line| line.site).collect()
+        }
+        (None, Some(timers)) => names.function_at(timers.func).into_iter().collect(),
+        (None, None) => Vec::new(),
+    };
+    LeakView {
+        id: group.id,
+        verdict: group.verdict,
+        title: group.title(),
+        count: group.count,
+        age: group.age,
+        growth: group.growth,
+        pinned_bytes,
+        goids: group.members.iter().filter_map(goroutine).map(|one| one.goid).collect(),
+        state: first.map(|first| first.state),
+        reason: first.map(|first| names.reason(first).to_owned()).unwrap_or_default(),
+        stack,
+        wait_site: first.and_then(|first| names.wait_site(snapshot.stacks.get(first.stack))),
+        created_by: first.and_then(|first| names.creator(first)),
+        created_at: first.and_then(|first| created_at(first, names)),
+        awaited: awaited(snapshot, &group.members),
+        set: facts.and_then(|facts| facts.set),
+        timers: timers.map(|timers| Timers {
+            func: names.function(timers.func).unwrap_or_else(|| "?".into()),
+            kind: timers.kind,
+        }),
+        evidence: group.evidence,
+        first_seen_unix_ns: 0,
+        rule: group.rule,
+        members: group.members,
+    }
+}
+
+fn created_at(goroutine: &Goroutine, names: &Names) -> Option<(Arc<str>, u64)> {
+    if goroutine.goid == 1 || goroutine.gopc == 0 {
+        return None;
+    }
+    let pc = goroutine.gopc.wrapping_sub(names.bias());
+    let function = names.binary().functions().function_at(pc)?;
+    Some((function.name.into(), pc - function.entry))
+}
+
+/// `None` where the group waits for nothing that was found.
+fn awaited(snapshot: &Snapshot, members: &[u32]) -> Option<Awaited> {
+    let waits = |index: &u32| snapshot.goroutines.get(*index as usize).map_or(&[][..], |one| &one.waits);
+    let first = waits(members.first()?);
+    let wait = *first.first()?;
+    let different: HashSet<u32> = members.iter().flat_map(waits).map(|wait| wait.object).collect();
+    let Object { addr, kind, .. } = snapshot.objects.get(wait.object as usize)?;
+    let object = Object { addr: *addr, kind: kind.clone(), waiters: Vec::new() };
+    Some(Awaited { wants: wait.wants, object, different: different.len(), cases: first.len() })
+}
+
+impl LeakView {
+    /// Timers, not goroutines.
+    pub fn is_of_timers(&self) -> bool {
+        self.timers.is_some()
+    }
+
+    /// Goroutines that the creation site makes more than end, a second.
+    pub fn growth_per_s(&self) -> Option<f64> {
+        self.growth.map(|growth| growth.per_s)
+    }
+
+    /// The longest time that one is known to have been waiting, seconds.
+    pub fn oldest_seconds(&self) -> Option<f64> {
+        self.age.map(|(_, max)| max.ns as f64 / 1e9)
+    }
+
+    /// Cuts what has the size of the target, for what keeps many views: only so many ids and lines of the stack stay,
+    /// and no members, whose snapshot is gone then.
+    pub fn shorten(&mut self, goids: usize, lines: usize) {
+        self.members = Vec::new();
+        self.goids.truncate(goids);
+        self.goids.shrink_to_fit();
+        self.stack.truncate(lines);
+        self.stack.shrink_to_fit();
+    }
+}
+
+/// A group of `sfgi.leaks/1`, whose other lists (`leaks`, `sets`) are made of the observation.
+impl Serialize for LeakView {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let rule = &self.rule;
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("id", &self.id)?;
+        map.serialize_entry("verdict", &self.verdict)?;
+        map.serialize_entry("class", &rule.class)?;
+        map.serialize_entry("rule", &rule.id)?;
+        map.serialize_entry("title", &self.title)?;
+        map.serialize_entry("severity", &rule.severity)?;
+        map.serialize_entry("count", &self.count)?;
+        if let Some((min, max)) = self.age {
+            map.serialize_entry("age_ms", &[min.ns / 1_000_000, max.ns / 1_000_000])?;
+        }
+        if let Some(growth) = self.growth {
+            map.serialize_entry("growth_per_s", &growth.per_s)?;
+            map.serialize_entry("growth_confidence", &growth.confidence)?;
+        }
+        map.serialize_entry("pinned_bytes", &self.pinned_bytes)?;
+        if let Some(site) = &self.created_by {
+            map.serialize_entry("created_by", &Place::of(site))?;
+        }
+        if let Some(site) = &self.wait_site {
+            map.serialize_entry("wait_site", &Place::of(site))?;
+        }
+        map.serialize_entry("goids", &self.goids)?;
+        if let Some(awaited) = &self.awaited {
+            map.serialize_entry("object", &format_args!("{:#x}", awaited.object.addr))?;
+        }
+        if let Some(timers) = &self.timers {
+            map.serialize_entry("timers", timers)?;
+        }
+        map.serialize_entry("evidence", &self.evidence)?;
+        map.serialize_entry("explanation", &rule.explanation)?;
+        map.serialize_entry("fix", &rule.fix)?;
+        map.serialize_entry("formal", &rule.formal)?;
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct Place<'a> {
+    func: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    file: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+}
+
+impl Place<'_> {
+    fn of(site: &Site) -> Place<'_> {
+        Place { func: &site.func, file: &site.file, line: (site.line != 0).then_some(site.line) }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it serializes by reference")]
+fn timer_kind<S: Serializer>(kind: &TimerKind, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(match kind {
+        TimerKind::Ticker => "ticker",
+        TimerKind::Timer => "timer",
+        TimerKind::AfterFunc => "afterfunc",
+    })
+}

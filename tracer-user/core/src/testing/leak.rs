@@ -1,0 +1,33 @@
+//! A leak that means nothing in particular.
+
+use crate::{
+    detect::{Rule, Verdict},
+    leaks::LeakView,
+};
+
+/// One of a rule that has this class, with nothing else that would show; tests change what they are about.
+pub fn leak(class: &str, title: &str, fix: &str) -> LeakView {
+    LeakView {
+        id: Default::default(),
+        verdict: Verdict::Suspect,
+        rule: Rule::testing(class, title, fix).into(),
+        title: title.to_owned(),
+        count: 0,
+        age: None,
+        growth: None,
+        pinned_bytes: 0,
+        members: Vec::new(),
+        goids: Vec::new(),
+        state: None,
+        reason: String::new(),
+        stack: Vec::new(),
+        wait_site: None,
+        created_by: None,
+        created_at: None,
+        awaited: None,
+        set: None,
+        timers: None,
+        evidence: Vec::new(),
+        first_seen_unix_ns: 0,
+    }
+}
