@@ -4,7 +4,7 @@ use sfgi_core::event::{Mode, Set};
 use super::{
     launch::{self, Launched},
     opened::{LayoutArg, Opened},
-    parse::{duration, seconds},
+    parse,
 };
 use crate::{
     live::{Attach, Ending, Engine, Observers, Targets, Traced},
@@ -63,8 +63,8 @@ pub(super) struct TargetArgs {
     /// Only this goroutine (several: repeat)
     #[arg(long, value_name = "GOID")]
     pub(super) goid: Vec<u64>,
-    /// Stop after this many seconds
-    #[arg(short, long, value_name = "SECS", value_parser = seconds)]
+    /// Stop after TIME
+    #[arg(short, long, value_name = "TIME", value_parser = parse::time)]
     duration: Option<Duration>,
     /// What to observe: less costs the target less
     #[arg(long, value_parser = mode(&[Mode::Full, Mode::Wait, Mode::Life]), default_value = "full")]
@@ -75,20 +75,21 @@ pub(super) struct TargetArgs {
     set: Option<Set>,
     #[command(flatten)]
     pub(super) layout: LayoutArg,
-    /// Bytes of each event ring, a power of two
-    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, value_parser = parse_ring_size)]
+    /// Size of each event ring, a power of two
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = ring_size)]
     ring_size: u32,
     /// How often the rings are read
-    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse::time)]
     drain_every: Duration,
     /// Command to start and trace, with its arguments
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
-fn parse_ring_size(text: &str) -> Result<u32, String> {
-    let size = text.parse::<u32>().ok().filter(|size| size.is_power_of_two() && *size >= 4096);
-    size.ok_or_else(|| format!("{text}: a ring's size is a power of two, at least 4096 bytes"))
+fn ring_size(text: &str) -> Result<u32> {
+    let size = u32::try_from(parse::size(text)?).ok();
+    let size = size.filter(|size| size.is_power_of_two() && *size >= 4096);
+    size.with_context(|| format!("{text}: a ring's size is a power of two, from 4KiB to 2GiB"))
 }
 
 /// What a command wants to be told beside the goroutines' states.

@@ -3,7 +3,7 @@
 use super::{
     opened::{LayoutArg, Opened},
     output,
-    parse::duration,
+    parse::time,
     progress::Progress,
 };
 use crate::output::{
@@ -137,7 +137,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "REGEX")]
     func: Option<Regex>,
     /// Only those that have been waiting for at least this long, as the runtime counts it
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     older: Option<Duration>,
     /// Only this goroutine (several: repeat)
     #[arg(long, value_name = "GOID")]
@@ -159,10 +159,10 @@ pub(super) struct Args {
     limit: Option<usize>,
 }
 
-fn address(text: &str) -> Result<u64, String> {
+fn address(text: &str) -> Result<u64> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     u64::from_str_radix(digits, 16)
-        .map_err(|_| format!("{text}: an address is a hexadecimal number, as 0xc000012120"))
+        .with_context(|| format!("{text}: an address is a hexadecimal number, as 0xc000012120"))
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -377,8 +377,9 @@ mod tests {
 
     #[test]
     fn addresses_are_hexadecimal() {
-        assert_eq!(address("0xc000012120"), Ok(0x00c0_0001_2120));
-        assert_eq!(address("c000012120"), Ok(0x00c0_0001_2120));
+        for good in ["0xc000012120", "c000012120"] {
+            assert!(matches!(address(good), Ok(0x00c0_0001_2120)), "{good}");
+        }
         for bad in ["", "0x", "g", "0x1_0", "-1", "0x1ffffffffffffffff"] {
             assert!(address(bad).is_err(), "{bad}");
         }

@@ -1,6 +1,6 @@
 //! `sfgi export`: a recording, for other tools.
 
-use super::{output, parse::duration, report};
+use super::{output, parse::time, report};
 use crate::output::{
     Json, Printer, Sink,
     export::{Csv, Form, GoTrace, Kind, Perfetto, Span, Stacks, Wanted},
@@ -112,10 +112,10 @@ pub(super) struct Args {
     #[arg(long)]
     system: bool,
     /// In a profile, only what was later than TIME after the beginning
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     from: Option<Duration>,
     /// Only up to TIME after the beginning
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Duration>,
 }
 

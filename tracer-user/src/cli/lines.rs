@@ -1,6 +1,6 @@
 //! The options that say which events to show, and how: the same for a live trace and for a recording.
 
-use super::parse::duration;
+use super::parse::time;
 use crate::output::{Json, Printer, Sink, Text};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
@@ -73,11 +73,11 @@ pub(super) struct LineArgs {
     #[arg(long, value_name = "REGEX")]
     func: Option<Regex>,
     /// Only what lasted at least this long (blocks and system calls, shown when they end)
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     min: Option<Duration>,
     /// Show the whole stack of what lasted longer than TIME (10ms if not given), and of what waited
     /// before the trace began
-    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, require_equals = true,
+    #[arg(long, value_name = "TIME", value_parser = time, num_args = 0..=1, require_equals = true,
           default_missing_value = "10ms")]
     pub(super) stacks: Option<Duration>,
     /// Print a summary at the end instead of events

@@ -5,10 +5,10 @@ mod status;
 use super::{
     attach::{TargetArgs, Wants},
     leaks, output,
-    parse::duration,
+    parse,
 };
 use crate::{live::Observers, probe};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use sfgi_core::{
     clock,
@@ -60,7 +60,7 @@ pub(super) struct Args {
     #[arg(long, requires = "last")]
     on_finding: bool,
     /// Read the whole stack of what lasts longer than TIME
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10ms")]
+    #[arg(long, value_name = "TIME", value_parser = parse::time, default_value = "10ms")]
     stacks: Duration,
     /// Only the place of each block, without its callers: less to read at each block
     #[arg(long)]
@@ -74,26 +74,15 @@ pub(super) struct Args {
     leaks: bool,
 }
 
-/// `30s`, `64MiB`.
-fn keep(text: &str) -> Result<Keep, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        _ => {
-            let time = duration(text).map_err(|_| {
-                format!("{text}: neither a time, as 30s, nor a size, as 64MiB (KiB, MiB, GiB)")
-            })?;
-            return match u64::try_from(time.as_nanos()) {
-                Ok(0) => Err(format!("{text}: nothing would be kept")),
-                Ok(ns) => Ok(Keep::Last(ns)),
-                Err(_) => Err(format!("{text}: that is too long")),
-            };
-        }
+/// `30s`, `64MiB`. A number alone could be either.
+fn keep(text: &str) -> Result<Keep> {
+    let keep = match (parse::time_with_unit(text), parse::size_with_unit(text)) {
+        (Ok(time), _) => Keep::Last(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+        (Err(_), Ok(size)) => Keep::Bytes(size),
+        (Err(_), Err(_)) => bail!("{text}: neither a time, as 30s or 5m, nor a size, as 64MiB or 1GiB"),
     };
-    let size = digits.parse::<u64>().ok().and_then(|size| size.checked_mul(1 << shift));
-    size.filter(|size| *size > 0).map(Keep::Bytes).ok_or_else(|| format!("{text}: that is no size"))
+    ensure!(!matches!(keep, Keep::Last(0) | Keep::Bytes(0)), "{text}: nothing would be kept");
+    Ok(keep)
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -214,9 +203,11 @@ mod tests {
 
     #[test]
     fn what_to_keep_is_a_time_or_a_size() {
-        assert_eq!(keep("30s"), Ok(Keep::Last(30_000_000_000)));
-        assert_eq!(keep("64MiB"), Ok(Keep::Bytes(64 << 20)));
-        for bad in ["", "0s", "0MiB", "64", "64MB", "-1s", "99999999999GiB", "MiB"] {
+        assert!(matches!(keep("30s"), Ok(Keep::Last(30_000_000_000))));
+        assert!(matches!(keep("5m"), Ok(Keep::Last(300_000_000_000))));
+        assert!(matches!(keep("64MiB"), Ok(Keep::Bytes(size)) if size == 64 << 20));
+        assert!(matches!(keep("64MB"), Ok(Keep::Bytes(64_000_000))));
+        for bad in ["", "0s", "0MiB", "64", "5M5", "-1s", "99999999999GiB", "MiB"] {
             assert!(keep(bad).is_err(), "{bad}");
         }
     }

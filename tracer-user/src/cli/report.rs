@@ -5,7 +5,7 @@ mod counter;
 use super::{
     lines::{Layout, LineArgs},
     output,
-    parse::duration,
+    parse::time,
     progress::Progress,
 };
 use crate::{
@@ -77,7 +77,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "GOID")]
     goid: Vec<u64>,
     /// Only up to TIME after the beginning
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Duration>,
     /// Write to FILE instead of standard output
     #[arg(short, long, value_name = "FILE")]
@@ -90,7 +90,7 @@ pub(super) struct Args {
     #[arg(long, conflicts_with_all = ["leaks", "info"])]
     top: bool,
     /// The time of --top, from the beginning
-    #[arg(long, value_name = "TIME", value_parser = duration, requires = "top", conflicts_with = "until")]
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "top", conflicts_with = "until")]
     at: Option<Duration>,
     /// Show what was recorded instead of events
     #[arg(long, conflicts_with = "leaks")]

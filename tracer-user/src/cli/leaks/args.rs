@@ -1,6 +1,6 @@
 //! The options of `sfgi leaks`.
 
-use super::super::{opened::LayoutArg, parse::duration};
+use super::super::{opened::LayoutArg, parse::time};
 use anyhow::{Context as _, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
@@ -109,11 +109,11 @@ pub(in crate::cli) struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     /// Look again and again, with a pause of TIME (30s if not given), until Ctrl-C
-    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, require_equals = true,
+    #[arg(long, value_name = "TIME", value_parser = time, num_args = 0..=1, require_equals = true,
           default_missing_value = "30s")]
     pub(super) watch: Option<Duration>,
     /// How long to look each time: stability and growth need some time
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1s")]
     pub(super) observe: Duration,
     /// Passes over the heap at least
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -149,7 +149,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "GOID")]
     pub(super) goid: Vec<u64>,
     /// From which age on waiting is suspicious
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5m")]
     pub(super) min_age: Duration,
     /// How many alike are suspicious
     #[arg(long, value_name = "N", default_value = "3")]

@@ -1,12 +1,8 @@
 //! The options of `sfgi top`.
 
-use super::super::{
-    attach::mode,
-    opened::LayoutArg,
-    parse::{duration, seconds},
-};
+use super::super::{attach::mode, opened::LayoutArg, parse};
 use crate::top::{By, Screen, Sort};
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
 use sfgi_core::event::Mode;
@@ -73,10 +69,11 @@ pub(in super::super) struct Args {
 }
 
 /// A time that leaves the program room to run.
-fn interval(text: &str) -> Result<Duration, String> {
-    let time = seconds(text).or_else(|_| duration(text))?;
+fn interval(text: &str) -> Result<Duration> {
+    let time = parse::time(text)?;
     let allowed = Duration::from_millis(100)..=Duration::from_secs(3600);
-    if allowed.contains(&time) { Ok(time) } else { Err(format!("{text}: an interval is 100ms to 1h long")) }
+    ensure!(allowed.contains(&time), "{text}: an interval is 100ms to 1h long");
+    Ok(time)
 }
 
 impl Args {
