@@ -4,7 +4,7 @@ mod args;
 mod documents;
 mod judge;
 
-use super::{Outcome, opened::Opened, output, stop::Stop};
+use super::{Outcome, session, session::Stop, source::Opened};
 use crate::output::{
     dump::{Names, ProfileKind, write_profile},
     leaks::{Changes, Found, LeakText, summary, write_json, write_sarif},
@@ -33,9 +33,9 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let (rules, baseline) = (args.rules()?, args.baseline()?);
     let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
     // An output that cannot be written is refused before anything is read.
-    let (out, terminal) = output::open(args.output.as_deref())?;
+    let (out, terminal) = session::output(args.output.as_deref())?;
     if args.format == Format::Pprof {
-        output::no_text("a pprof profile", terminal)?;
+        session::no_text("a pprof profile", terminal)?;
     }
     let (scope, pid, history) = (args.scope(), args.pid, History::default());
     let judge = Judge { args, opened: &opened, rules, baseline, scope, pid, history };
@@ -112,7 +112,7 @@ impl Writer {
             Format::Json => write_json(out, found, names, watching)?,
             Format::Sarif => write_sarif(out, found, names)?,
             Format::Pprof => {
-                let time_ns = if args.core.is_some() { 0 } else { output::wall_clock_ns() };
+                let time_ns = if args.core.is_some() { 0 } else { session::wall_clock_ns() };
                 write_pprof(&mut *out, found, names, time_ns)?;
                 out.flush()?;
             }

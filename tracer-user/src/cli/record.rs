@@ -1,34 +1,38 @@
 //! `sfgi record`: what `sfgi trace` sees, into a file.
 
-mod status;
-
+use super::session::Progress;
 use super::{
-    attach::{TargetArgs, Wants},
-    leaks, output,
-    parse,
+    args::{TargetArgs, Wants},
+    leaks, parse, session,
 };
-use crate::{live::Observers, probe};
+use crate::{
+    live::Observers,
+    output::{bytes, count},
+    probe,
+};
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::Args as ClapArgs;
+use clap::{ArgGroup, Args as ClapArgs};
 use sfgi_core::{
     clock,
     recording::{Document, Head, Keep, Recorder, Trigger, append},
+    session::{End, Followed, Input, Observer, Round},
 };
-use status::{Counts, Status};
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(ClapArgs)]
 #[command(
+    // Only with a target: a call with nothing at all lists the processes.
+    group = ArgGroup::new("target").args(["pid", "command"]).multiple(true).requires("output"),
     override_usage = "sfgi record [OPTIONS] -o FILE (-p PID... | -- CMD...)",
     after_help = "\
 The file has all that is needed to read it on another machine: sfgi report shows it as sfgi trace
@@ -38,6 +42,8 @@ would have, sfgi export hands it to other tools. It can be read up to its last w
 With --last only the end is kept, in memory: a flight recorder. It is written on SIGUSR2, with
 --on-finding when there is something to see, and at the end; the first time to FILE, then to
 FILE.2, FILE.3 and so on.
+
+TIME is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h. SIZE likewise: bytes, 64KiB, 16MiB, 1GiB.
 
 EXAMPLES
   sfgi record -p 1234 -d 30 -o server.sfgi            thirty seconds
@@ -52,7 +58,7 @@ pub(super) struct Args {
     target: TargetArgs,
     /// The recording (- for standard output)
     #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    output: Option<PathBuf>,
     /// Keep only the last so much: a time (30s) or a size (64MiB)
     #[arg(long, value_name = "TIME|SIZE", value_parser = keep)]
     last: Option<Keep>,
@@ -74,6 +80,12 @@ pub(super) struct Args {
     leaks: bool,
 }
 
+impl Args {
+    pub(super) fn has_no_target(&self) -> bool {
+        self.target.is_empty()
+    }
+}
+
 /// `30s`, `64MiB`. A number alone could be either.
 fn keep(text: &str) -> Result<Keep> {
     let keep = match (parse::time_with_unit(text), parse::size_with_unit(text)) {
@@ -86,22 +98,22 @@ fn keep(text: &str) -> Result<Keep> {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
+    let path = args.output.as_deref().context("a recording needs -o FILE")?;
     probe::check_host()?;
     // An output that cannot be written is refused before anything is touched.
-    let output = Output::create(&args.output)?;
+    let output = Output::create(path)?;
     let trigger = Trigger { asked: Arc::default(), on_finding: args.on_finding };
     if args.last.is_some() {
         on_usr2(Arc::clone(&trigger.asked))?;
     }
     let wants = Wants { gc: true, threads: args.sched, stacks: Some(args.stacks), callers: !args.no_callers };
-    let attached = args.target.attach(wants)?;
-    attached.describe();
+    let session = args.target.attach(wants)?;
     let counts = Arc::<Counts>::default();
     let keep = args.last.unwrap_or(Keep::All);
-    let recorder = output.recorder(attached.start_ts(), args.sched, keep, trigger)?;
+    let recorder = output.recorder(session.start_ts(), args.sched, keep, trigger)?;
     let observers: Observers = vec![Box::new(recorder), Box::new(Status::new(Arc::clone(&counts)))];
     let mut found = Vec::new();
-    let result = attached.follow(observers, &mut |pid| {
+    let result = session.follow(observers, &mut |pid| {
         if args.leaks {
             match leaks::documents(pid) {
                 Ok(documents) => found.push((pid, documents)),
@@ -112,7 +124,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     for (pid, documents) in &found {
         output.append(*pid, documents)?;
     }
-    eprintln!("sfgi: {}", counts.closing(&args.output, output.bytes()));
+    eprintln!("sfgi: {}", counts.closing(path, output.bytes()));
     result
 }
 
@@ -127,7 +139,7 @@ impl Output {
     /// Creates the file of `-o`.
     pub(super) fn create(path: &Path) -> Result<Output> {
         let first = if path.as_os_str() == "-" {
-            output::no_text("a recording", io::stdout().is_terminal())?;
+            session::no_text("a recording", io::stdout().is_terminal())?;
             None
         } else {
             Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
@@ -144,7 +156,7 @@ impl Output {
         trigger: Trigger,
     ) -> Result<Recorder> {
         let ago_ns = clock::now().saturating_sub(start_ts).cast_signed();
-        let head = Head::new(start_ts, output::wall_clock_ns().saturating_sub(ago_ns), threads);
+        let head = Head::new(start_ts, session::wall_clock_ns().saturating_sub(ago_ns), threads);
         let mut first = Some(match &self.first {
             Some(file) => Box::new(file.try_clone()?) as Box<dyn Write + Send>,
             None => Box::new(io::stdout()),
@@ -195,6 +207,71 @@ fn on_usr2(asked: Arc<AtomicBool>) -> Result<()> {
         });
     })?;
     Ok(())
+}
+
+/// Events that came in and those that were lost.
+#[derive(Default)]
+struct Counts {
+    events: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Counts {
+    /// The last words about the file.
+    fn closing(&self, path: &Path, size: Option<u64>) -> String {
+        let events = self.events.load(Ordering::Relaxed);
+        let mut text = format!("{}: {} events", path.display(), count(events));
+        if let Some(size) = size {
+            text += &format!(", {}", bytes(size));
+            if events > 0 {
+                text += &format!(" ({:.1} bytes an event)", size as f64 / events as f64);
+            }
+        }
+        text
+    }
+}
+
+/// Counts, and shows the count on a terminal.
+struct Status {
+    counts: Arc<Counts>,
+    line: Progress,
+    began: Instant,
+}
+
+impl Status {
+    fn new(counts: Arc<Counts>) -> Status {
+        Status { counts, line: Progress::new(), began: Instant::now() }
+    }
+}
+
+impl Observer for Status {
+    fn input(&mut self, _: usize, input: &Input, _: &mut Followed) -> io::Result<()> {
+        if let Input::Events(batch) = input {
+            self.counts.events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);
+            self.counts.lost.fetch_add(batch.lost, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn round(&mut self, _: &mut [Followed], _: &Round) -> io::Result<()> {
+        let Status { counts, line, began } = self;
+        line.show(|| {
+            let events = counts.events.load(Ordering::Relaxed);
+            let lost = counts.lost.load(Ordering::Relaxed);
+            let seconds = began.elapsed().as_secs();
+            format!(
+                "recording for {seconds} s: {} events, {} lost; Ctrl-C ends it",
+                count(events),
+                count(lost)
+            )
+        });
+        Ok(())
+    }
+
+    fn end(&mut self, _: &mut [Followed], _: &[End]) -> io::Result<()> {
+        self.line.clear();
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::{
     write_pprof,
 };
 use crate::{
-    cli::{opened::Opened, output},
+    cli::{session, source::Opened},
     output::leaks::{LeakText, write_json, write_sarif},
 };
 use anyhow::{Context as _, Result};
@@ -41,7 +41,7 @@ pub(in crate::cli) fn documents(pid: u32) -> Result<Vec<(&'static str, Vec<u8>)>
         LeakText::new(&mut text, found, names, false).write()?;
         write_json(&mut json, found, names, false)?;
         write_sarif(&mut sarif, found, names)?;
-        write_pprof(&mut pprof, found, names, output::wall_clock_ns())?;
+        write_pprof(&mut pprof, found, names, session::wall_clock_ns())?;
         documents =
             vec![("leaks.text", text), ("leaks.json", json), ("leaks.sarif", sarif), ("leaks.pprof", pprof)];
         Ok(())

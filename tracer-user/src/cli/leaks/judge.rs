@@ -2,7 +2,7 @@
 
 use super::Args;
 use crate::{
-    cli::{Outcome, opened::Opened, progress::Progress},
+    cli::{Outcome, session::Progress, source::Opened},
     output::{bytes, count, dump::Names, leaks::Found},
 };
 use anyhow::{Context as _, Result};
