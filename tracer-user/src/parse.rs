@@ -1,60 +1,70 @@
-//! Values of options and of the configuration.
+//! Values of options, of the configuration and of the HTTP interface: times, sizes, shares.
 
 use std::time::Duration;
 
-/// `10ms`, `1.5s`, `5m`: a number and a unit.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_alphabetic() || c == 'µ');
-    let value: f64 = digits.parse().map_err(|_| format!("{text}: a time is a number and a unit, as 10ms"))?;
-    let unit = match &text[digits.len()..] {
-        "ns" => 1e-9,
-        "us" | "µs" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("{text}: a time needs a unit: ns, us, ms, s, m or h")),
-    };
-    Duration::try_from_secs_f64(value * unit).map_err(|err| format!("{text}: {err}"))
+/// What a time is, for error sentences; the commands say the same in their help.
+const TIME: &str = "a time is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h";
+const TIME_WITH_UNIT: &str = "a time needs a unit: 10ms, 30s, 5m, 1h";
+const SIZE: &str = "a size is a number of bytes, or has a unit: 64KiB, 16MiB, 1GiB";
+const SIZE_WITH_UNIT: &str = "a size needs a unit: 64KiB, 16MiB, 1GiB";
+const SHARE: &str = "a share is a number and a percent sign: 2%";
+/// The largest size, 8 PiB: a float, which is what a size with a unit is read into, holds every byte up to there.
+const MAX_SIZE: u64 = 1 << 53;
+
+/// A text that is not what was asked for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}: {taken}")]
+pub(crate) struct Wrong {
+    text: String,
+    /// What would be taken.
+    taken: &'static str,
 }
 
-/// The same; a number alone is seconds.
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+fn wrong(text: &str, taken: &'static str) -> Wrong {
+    Wrong { text: text.to_owned(), taken }
+}
+
+/// A time on the command line: `10ms`, `1.5s`, `5m`; a number alone is seconds.
+pub(crate) fn time(text: &str) -> Result<Duration, Wrong> {
     match text.parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|err| format!("{text}: {err}")),
-        Err(_) => duration(text),
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wrong(text, TIME)),
+        Err(_) => parsed_time(text).ok_or_else(|| wrong(text, TIME)),
     }
 }
 
-/// `64MiB`, `10MB`, `512KiB`, `1GiB`, `4096B`: a number of bytes.
-pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(char::is_alphabetic);
-    let wrong = || format!("{text}: a size is a number and a unit, as 64MiB");
-    let value: f64 = digits.trim_end().parse().map_err(|_| wrong())?;
-    let unit: u64 = match &text[digits.len()..] {
-        "B" => 1,
-        "kB" | "KB" => 1000,
-        "KiB" => 1 << 10,
-        "MB" => 1_000_000,
-        "MiB" => 1 << 20,
-        "GB" => 1_000_000_000,
-        "GiB" => 1 << 30,
-        _ => return Err(format!("{text}: a size needs a unit: B, KiB, MiB, GiB, kB, MB or GB")),
-    };
-    let all = value * unit as f64;
-    // Above this a float no longer holds every byte; no size here comes near.
-    if !(0.0..=9e15).contains(&all) {
-        return Err(format!("{text}: a size is not negative and less than 9 PB"));
-    }
-    Ok(all as u64)
+/// A time in a file or a request, where a number alone could be taken for milliseconds.
+pub(crate) fn time_with_unit(text: &str) -> Result<Duration, Wrong> {
+    parsed_time(text).ok_or_else(|| wrong(text, TIME_WITH_UNIT))
+}
+
+/// humantime's `M` is a month: next to sizes it reads as mega, next to times as minutes.
+fn parsed_time(text: &str) -> Option<Duration> {
+    if text.contains('M') { None } else { humantime::parse_duration(text).ok() }
+}
+
+/// A size on the command line: `64MiB`, `10MB`, `512KiB`; a number alone is bytes.
+pub(crate) fn size(text: &str) -> Result<u64, Wrong> {
+    parsed_size(text).ok_or_else(|| wrong(text, SIZE))
+}
+
+/// A size where a number alone could be taken for something else.
+pub(crate) fn size_with_unit(text: &str) -> Result<u64, Wrong> {
+    let size = parsed_size(text).filter(|_| text.ends_with(char::is_alphabetic));
+    size.ok_or_else(|| wrong(text, SIZE_WITH_UNIT))
+}
+
+/// `bytesize` gives the largest number for what does not fit into 64 bits.
+fn parsed_size(text: &str) -> Option<u64> {
+    let size = text.parse::<bytesize::ByteSize>().ok()?.as_u64();
+    (size <= MAX_SIZE).then_some(size)
 }
 
 /// `2%` is 0.02. Never negative; above 100 % where there is more than one of it (cores).
-pub(crate) fn share(text: &str) -> Result<f64, String> {
+pub(crate) fn share(text: &str) -> Result<f64, Wrong> {
     let number = text.strip_suffix('%').map(|number| number.trim_end().parse::<f64>());
     match number {
         Some(Ok(percent)) if percent.is_finite() && percent >= 0.0 => Ok(percent / 100.0),
-        _ => Err(format!("{text}: a share is a number and a percent sign, as 2%")),
+        _ => Err(wrong(text, SHARE)),
     }
 }
 
@@ -63,23 +73,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_need_a_unit_and_seconds_do_not() {
-        assert_eq!(duration("10ms"), Ok(Duration::from_millis(10)));
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(seconds("2"), Ok(Duration::from_secs(2)));
-        for bad in ["", "ms", "10", "-1s", "1e400s", "10 parsecs", "NaNs"] {
-            assert!(duration(bad).is_err(), "{bad}");
+    fn a_number_alone_is_seconds_on_the_command_line_only() {
+        assert_eq!(time("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(time("0.5"), Ok(Duration::from_millis(500)));
+        for parse in [time, time_with_unit] {
+            assert_eq!(parse("10ms"), Ok(Duration::from_millis(10)));
+            assert_eq!(parse("1.5s"), Ok(Duration::from_millis(1500)));
+            assert_eq!(parse("50us"), Ok(Duration::from_micros(50)));
+            assert_eq!(parse("50µs"), parse("50000ns"));
+            assert_eq!(parse("5m"), Ok(Duration::from_secs(300)));
+            assert_eq!(parse("1h30m"), Ok(Duration::from_secs(5400)));
+            for bad in ["", "ms", "-1", "-1s", "1e400", "1e400s", "10 parsecs", "NaN", "NaNs", "inf", "5M"] {
+                assert!(parse(bad).is_err(), "{bad}");
+            }
         }
+        let error = time_with_unit("10").map_err(|error| error.to_string());
+        assert_eq!(error, Err("10: a time needs a unit: 10ms, 30s, 5m, 1h".to_owned()));
     }
 
     #[test]
-    fn sizes_need_a_unit() {
-        assert_eq!(bytes("64MiB"), Ok(64 << 20));
-        assert_eq!(bytes("1.5KiB"), Ok(1536));
-        assert_eq!(bytes("10 MB"), Ok(10_000_000));
-        for bad in ["", "64", "-1MiB", "MiB", "1e30GiB", "NaNB", "1XiB"] {
-            assert!(bytes(bad).is_err(), "{bad}");
+    fn a_number_alone_is_bytes_on_the_command_line_only() {
+        assert_eq!(size("4096"), Ok(4096));
+        for parse in [size, size_with_unit] {
+            assert_eq!(parse("64MiB"), Ok(64 << 20));
+            assert_eq!(parse("1.5KiB"), Ok(1536));
+            assert_eq!(parse("10 MB"), Ok(10_000_000));
+            assert_eq!(parse("4096B"), Ok(4096));
+            for bad in ["", "-1MiB", "MiB", "1e30GiB", "99999999999GiB", "NaNB", "1XiB"] {
+                assert!(parse(bad).is_err(), "{bad}");
+            }
         }
+        assert!(size_with_unit("64").is_err());
     }
 
     #[test]

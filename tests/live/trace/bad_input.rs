@@ -40,11 +40,11 @@ fn launch_fails(program: &Path, words: &[&str]) -> Result<()> {
 
 fn wrong_usage() -> Result<()> {
     let wrong: [(&[&str], &str); 8] = [
-        (&["trace"], "--pid"),
+        (&["trace"], "sfgi trace -p PID"),
         (&["trace", "-p", "seven"], "seven"),
         (&["trace", "-p", "1", "--func", "("], "("),
         (&["trace", "-p", "1", "-e", "sleep"], "sleep"),
-        (&["trace", "-p", "1", "--min", "10"], "10"),
+        (&["trace", "-p", "1", "--min", "10x"], "10x: a time is"),
         (&["trace", "-p", "1", "--format", "xml"], "xml"),
         (&["trace", "-p", "1", "--ring-size", "5000"], "5000"),
         (&["tarce"], "tarce"),

@@ -20,6 +20,8 @@ interval: goroutines by state, reason and place; and its heap now and then, for 
 agent uses of the CPU, and what its probes cost the programs, stays within the budget: what does not fit is put off
 or watched less closely, and the log says so.
 
+TIME is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h.
+
 EXAMPLES
   sfgi agent                                   all Go programs, 2 % of a core at most
   sfgi agent --interval 10s --budget 5%        more often, for more

@@ -1,20 +1,33 @@
-//! `sfgi doctor`: what this host and a binary allow.
+//! `sfgi doctor`: what this host and a binary allow, and which commands would be refused.
 
-use super::opened::{LayoutArg, Opened};
-use crate::{live::in_words, probe, probe::Calibration};
-use anyhow::Result;
+use super::{args::LayoutArg, source::Opened};
+use crate::{
+    live::in_words,
+    output::{bytes, count},
+    probe,
+    probe::Calibration,
+};
+use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 use sfgi_core::{
     event::Mode,
+    heap,
+    memory::{Live, Sampler},
     plan::{CostClass, Plan},
+    process::Process,
+    snapshot,
+    snapshot::{Clock, Options, View},
 };
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Instant};
 
 #[derive(ClapArgs)]
 #[command(after_help = "\
+Everything that dump, leaks and trace need is tried, and what is missing is said. Exit code 1: one of them
+would be refused.
+
 EXAMPLES
   sfgi doctor                  is this host fit, and what does a probe cost here?
-  sfgi doctor -p 1234          which probes would stand where in process 1234
+  sfgi doctor -p 1234          can process 1234 be read and live, and which probes would stand where?
   sfgi doctor ./server         the same for a file")]
 pub(super) struct Args {
     /// Process to look at
@@ -27,47 +40,151 @@ pub(super) struct Args {
     layout: LayoutArg,
 }
 
+/// The modes that put probes.
+const MODES: [Mode; 3] = [Mode::Full, Mode::Wait, Mode::Life];
+
 pub(super) fn run(args: &Args) -> Result<()> {
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    println!("kernel       {}", kernel.trim());
-    probe::check_host()?;
-    let calibration = probe::calibrate()?;
-    println!(
-        "uprobes      yes, {:.0} ns a hit where the kernel emulates the instruction,",
-        calibration.emulated_ns
-    );
-    println!("             {:.0} ns where it single-steps", calibration.single_stepped_ns);
-    println!("BTF          yes");
-    let Some(Opened { binary, name, .. }) = open(args)? else { return Ok(()) };
-    println!("binary       {}", name.display());
-    println!("Go           {}", binary.version().raw);
-    println!("module       {}", binary.info().path.as_deref().unwrap_or("unknown"));
-    println!("layout       {}", binary.layout().source());
-    for mode in [Mode::Full, Mode::Wait, Mode::Life] {
-        let plan = Plan::choose(&binary, mode, None, true)?;
-        println!("\nmode {mode}: {}", in_words(&plan, mode, false));
-        print_plan(&plan, &calibration);
+    let mut report = Report::default();
+    let calibration = report.host();
+    let opened = match (args.pid, &args.file) {
+        (Some(pid), _) => Some(Opened::process(pid, &args.layout)?),
+        (None, Some(path)) => Some(Opened::file(path, &args.layout)?),
+        (None, None) => None,
+    };
+    let mut plans = Vec::new();
+    if let Some(opened) = &opened {
+        report.binary(opened);
+        plans = MODES.map(|mode| (mode, Plan::choose(&opened.binary, mode, None, true))).into();
+        for (mode, plan) in &plans {
+            if let Err(error) = plan {
+                report.no("trace", &format!("--mode {mode}: {error}"));
+            }
+        }
     }
-    Ok(())
-}
-
-fn open(args: &Args) -> Result<Option<Opened>> {
-    match (args.pid, &args.file) {
-        (Some(pid), _) => Opened::process(pid, &args.layout).map(Some),
-        (None, Some(path)) => Opened::file(path, &args.layout).map(Some),
-        (None, None) => Ok(None),
+    for (mode, plan) in plans {
+        if let Ok(plan) = plan {
+            println!("\nmode {mode}: {}", in_words(&plan, mode, false));
+            print_plan(&plan, calibration.as_ref());
+        }
+    }
+    match &report.refused[..] {
+        [] => Ok(()),
+        refused => bail!("would be refused here: {}", refused.join(", ")),
     }
 }
 
-fn print_plan(plan: &Plan, calibration: &Calibration) {
+/// What was found, printed as it is found.
+#[derive(Default)]
+struct Report {
+    /// The commands that would be refused, each once.
+    refused: Vec<&'static str>,
+}
+
+impl Report {
+    fn say(&self, what: &str, text: &str) {
+        println!("{what:<12} {text}");
+    }
+
+    /// A command would be refused, and why.
+    fn no(&mut self, command: &'static str, why: &str) {
+        self.say(command, &format!("no: {why}"));
+        if !self.refused.contains(&command) {
+            self.refused.push(command);
+        }
+    }
+
+    /// Whether this host lets this user trace, and what a probe costs; `None`: it does not.
+    fn host(&mut self) -> Option<Calibration> {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        self.say("kernel", kernel.trim());
+        let tried = probe::check_host()
+            .map_err(Into::into)
+            .and_then(|()| probe::calibrate().context("cannot measure what a probe costs here"));
+        let calibration = match tried {
+            Ok(calibration) => calibration,
+            Err(error) => {
+                self.no("trace", &format!("{error:#}"));
+                return None;
+            }
+        };
+        self.say(
+            "uprobes",
+            &format!(
+                "yes, {:.0} ns a hit where the kernel emulates the instruction,",
+                calibration.emulated_ns
+            ),
+        );
+        self.say("", &format!("{:.0} ns where it single-steps", calibration.single_stepped_ns));
+        self.say("BTF", "yes");
+        Some(calibration)
+    }
+
+    /// What the executable says, and what can be read of the process that runs it.
+    fn binary(&mut self, opened: &Opened) {
+        let binary = &opened.binary;
+        self.say("binary", &opened.name.display().to_string());
+        self.say("Go", &binary.version().raw);
+        self.say("module", binary.info().path.as_deref().unwrap_or("unknown"));
+        self.say("layout", &binary.layout().source().to_string());
+        let Some(process) = &opened.process else {
+            // Nothing runs it: a core file of it would be read by way of the same list.
+            match binary.globals() {
+                Ok(_) => self.say("goroutines", "their list is found"),
+                Err(error) => self.no_goroutines(&error.to_string()),
+            }
+            return;
+        };
+        match opened.bias() {
+            Ok(bias) => {
+                let memory = Live::of(process);
+                self.memory(&View { memory: &memory, binary, bias, clock: Clock::Live }, process);
+            }
+            Err(error) => self.no_goroutines(&error.to_string()),
+        }
+    }
+
+    fn memory(&mut self, view: &View<'_>, process: &Process) {
+        let began = Instant::now();
+        let options = Options { stacks: true, ..Options::default() };
+        let snapshot = match snapshot::take(view, options, &mut |_, _| {}) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return self.no_goroutines(&error.to_string()),
+        };
+        if let (Some(fault), true) = (snapshot.incomplete, snapshot.goroutines.is_empty()) {
+            return self.no_goroutines(&fault.to_string());
+        }
+        let (number, ms) = (count(snapshot.goroutines.len() as u64), began.elapsed().as_secs_f64() * 1e3);
+        self.say("goroutines", &format!("{number} read in {ms:.1} ms"));
+        self.say("dump", "yes");
+        // Without heap or registers leaks are still looked for: some findings are weaker then.
+        let heap = heap::usage(view).map(|usage| format!("{} in use", bytes(usage.bytes)));
+        self.say("heap", heap.as_deref().unwrap_or("cannot be read: leaks proves nothing"));
+        let registers = match Sampler::start(process) {
+            Ok(_) => "can be sampled".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.say("registers", &registers);
+        self.say("leaks", if heap.is_some() { "yes" } else { "yes, by rules only" });
+    }
+
+    fn no_goroutines(&mut self, why: &str) {
+        self.no("dump", why);
+        self.no("leaks", why);
+    }
+}
+
+fn print_plan(plan: &Plan, calibration: Option<&Calibration>) {
     println!("  {:<46} {:>10} {:>9}  {:<28} {:>8}", "FUNCTION", "ADDRESS", "OFFSET", "INSTRUCTION", "NS/HIT");
     for probe in &plan.probes {
         let (ns, mark) = match probe.cost() {
-            CostClass::Emulated => (calibration.emulated_ns, ""),
-            CostClass::SingleStepped => (calibration.single_stepped_ns, "  single-stepped"),
+            CostClass::Emulated => (calibration.map(|measured| measured.emulated_ns), ""),
+            CostClass::SingleStepped => {
+                (calibration.map(|measured| measured.single_stepped_ns), "  single-stepped")
+            }
         };
+        let ns = ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0}"));
         println!(
-            "  {:<46} {:>#10x} {:>#9x}  {:<28} {ns:>8.0}{mark}",
+            "  {:<46} {:>#10x} {:>#9x}  {:<28} {ns:>8}{mark}",
             probe.function, probe.placement.vaddr, probe.file_offset, probe.placement.instruction
         );
     }

@@ -1,11 +1,6 @@
 //! `sfgi dump`: every goroutine of a running program, or of a core file, as its memory shows it.
 
-use super::{
-    opened::{LayoutArg, Opened},
-    output,
-    parse::duration,
-    progress::Progress,
-};
+use super::{args::LayoutArg, parse, session, session::Progress, source::Opened};
 use crate::output::{
     Traceback, count,
     dump::{About, Choice, Group, GroupText, JsonDump, Order, object_in_full},
@@ -99,6 +94,8 @@ a goroutine that moved meanwhile is marked (in motion) and has no stack, one tha
 be told of its outer frames. How long a goroutine waits is the runtime's own count: known once a
 garbage collection has found it waiting, and too long by up to the time between two collections.
 
+TIME is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h.
+
 EXAMPLES
   sfgi dump -p 1234                                 all goroutines, as a panic would print them
   sfgi dump -p 1234 --group                         the same stack once, with how many there are
@@ -110,7 +107,7 @@ EXAMPLES
 )]
 pub(super) struct Args {
     /// Process to read
-    #[arg(short, long, value_name = "PID", required_unless_present = "core", conflicts_with = "core")]
+    #[arg(short, long, value_name = "PID", conflicts_with = "core")]
     pid: Option<u32>,
     /// Core file to read
     #[arg(long, value_name = "FILE", requires = "exe")]
@@ -137,7 +134,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "REGEX")]
     func: Option<Regex>,
     /// Only those that have been waiting for at least this long, as the runtime counts it
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
     older: Option<Duration>,
     /// Only this goroutine (several: repeat)
     #[arg(long, value_name = "GOID")]
@@ -159,10 +156,16 @@ pub(super) struct Args {
     limit: Option<usize>,
 }
 
-fn address(text: &str) -> Result<u64, String> {
+impl Args {
+    pub(super) fn has_no_target(&self) -> bool {
+        self.pid.is_none() && self.core.is_none()
+    }
+}
+
+fn address(text: &str) -> Result<u64> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     u64::from_str_radix(digits, 16)
-        .map_err(|_| format!("{text}: an address is a hexadecimal number, as 0xc000012120"))
+        .with_context(|| format!("{text}: an address is a hexadecimal number, as 0xc000012120"))
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -171,9 +174,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
     // An output that cannot be written is refused before anything is read.
-    let (out, terminal) = output::open(args.output.as_deref())?;
+    let (out, terminal) = session::output(args.output.as_deref())?;
     if args.format == Format::Pprof {
-        output::no_text("a pprof profile", terminal)?;
+        session::no_text("a pprof profile", terminal)?;
     }
     let mut out = BufWriter::with_capacity(BUFFER, out);
     if let Some(process) = &opened.process {
@@ -367,7 +370,7 @@ impl Dump<'_> {
         if self.args.core.is_some() {
             return 0;
         }
-        output::wall_clock_ns()
+        session::wall_clock_ns()
     }
 }
 
@@ -377,8 +380,9 @@ mod tests {
 
     #[test]
     fn addresses_are_hexadecimal() {
-        assert_eq!(address("0xc000012120"), Ok(0x00c0_0001_2120));
-        assert_eq!(address("c000012120"), Ok(0x00c0_0001_2120));
+        for good in ["0xc000012120", "c000012120"] {
+            assert!(matches!(address(good), Ok(0x00c0_0001_2120)), "{good}");
+        }
         for bad in ["", "0x", "g", "0x1_0", "-1", "0x1ffffffffffffffff"] {
             assert!(address(bad).is_err(), "{bad}");
         }

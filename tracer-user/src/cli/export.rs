@@ -1,6 +1,6 @@
 //! `sfgi export`: a recording, for other tools.
 
-use super::{output, parse::duration, report};
+use super::{parse, report, session};
 use crate::output::{
     Csv, GoTrace, Json, Perfetto, Printer, Sink,
     stacks::{Form, Kind, Span, Stacks, Wanted},
@@ -39,18 +39,19 @@ enum To {
 }
 
 impl To {
-    /// How a profile is written; `None`: it is none.
-    fn form(self) -> Option<Form> {
+    /// Whether it counts by stack.
+    fn is_profile(self) -> bool {
         match self {
-            To::Pprof => Some(Form::Pprof),
-            To::Flamegraph => Some(Form::Flamegraph),
-            To::Folded => Some(Form::Folded),
-            To::Json | To::Csv | To::GoTrace | To::Perfetto => None,
+            To::Pprof | To::Flamegraph | To::Folded => true,
+            To::Json | To::Csv | To::GoTrace | To::Perfetto => false,
         }
     }
 
     fn is_text(self) -> bool {
-        !matches!(self, To::Pprof | To::GoTrace | To::Perfetto)
+        match self {
+            To::Flamegraph | To::Folded | To::Json | To::Csv => true,
+            To::Pprof | To::GoTrace | To::Perfetto => false,
+        }
     }
 }
 
@@ -76,6 +77,8 @@ A profile counts time as far as it lies between --from and --until: a wait from 
 there on, and one that had not ended counts up to there and has the label open. Go's own block
 profile counts a wait when it ends, and only waits for channels and of package sync:
 --reason '^(chan (send|receive)|select|sync|semacquire)' compares with it.
+
+TIME is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h.
 
 EXAMPLES
   sfgi export server.sfgi --to pprof -o blocked.pb.gz          then: go tool pprof -http=: blocked.pb.gz
@@ -112,10 +115,10 @@ pub(super) struct Args {
     #[arg(long)]
     system: bool,
     /// In a profile, only what was later than TIME after the beginning
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
     from: Option<Duration>,
     /// Only up to TIME after the beginning
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
     until: Option<Duration>,
 }
 
@@ -125,7 +128,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // An output that cannot be written is refused before any event is read.
     let (out, terminal) = report::output(args.output.as_deref(), &args.file)?;
     if !args.to.is_text() {
-        output::no_text("this format", terminal)?;
+        session::no_text("this format", terminal)?;
     }
     let mut out = BufWriter::with_capacity(1 << 16, out);
     if args.kind == Some(KindArg::Leaks) {
@@ -156,7 +159,7 @@ impl Args {
             self.pid.is_none() || !matches!(self.to, To::Json | To::Csv),
             "--pid is for profiles and traces: json and csv name the process of each event"
         );
-        if self.to.form().is_none() {
+        if !self.to.is_profile() {
             let given = of_profiles.iter().find(|(_, given)| *given);
             ensure!(given.is_none(), "{} is only for a profile by stack", given.map_or("", |(name, _)| name));
         }
@@ -184,12 +187,14 @@ impl Args {
             let filter = Filter { events, goids: Vec::new(), func: None, min_ns: 0, stacks_ns: Some(0) };
             Box::new(Printer::new(sink, filter, false))
         };
-        let form = match (self.to, self.to.form()) {
-            (_, Some(form)) => form,
-            (To::Csv, _) => return events(Box::new(Csv::new(out))),
-            (To::GoTrace, _) => return Box::new(GoTrace::new(out, self.pid)),
-            (To::Perfetto, _) => return Box::new(Perfetto::new(out, self.pid)),
-            _ => return events(Box::new(Json::new(out))),
+        let form = match self.to {
+            To::Pprof => Form::Pprof,
+            To::Flamegraph => Form::Flamegraph,
+            To::Folded => Form::Folded,
+            To::Json => return events(Box::new(Json::new(out))),
+            To::Csv => return events(Box::new(Csv::new(out))),
+            To::GoTrace => return Box::new(GoTrace::new(out, self.pid)),
+            To::Perfetto => return Box::new(Perfetto::new(out, self.pid)),
         };
         let span = Span { from_ts: report::after(head, self.from).unwrap_or(head.start_ts), to_ts: until_ts };
         let wanted = Wanted {

@@ -3,7 +3,11 @@
 mod args;
 mod documents;
 
-use super::{Outcome, opened::Opened, output, progress::Progress, stop::Stop};
+use super::{
+    Outcome, session,
+    session::{Progress, Stop},
+    source::Opened,
+};
 use crate::output::{
     count,
     leaks::{Changes, Document, LeakText, progress, summary, write_json, write_sarif},
@@ -36,9 +40,9 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let (rules, baseline) = (args.rules()?, args.baseline()?);
     let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
     // An output that cannot be written is refused before anything is read.
-    let (out, terminal) = output::open(args.output.as_deref())?;
+    let (out, terminal) = session::output(args.output.as_deref())?;
     if args.format == Format::Pprof {
-        output::no_text("a pprof profile", terminal)?;
+        session::no_text("a pprof profile", terminal)?;
     }
     let out = BufWriter::with_capacity(1 << 16, out);
     let mut writer = Writer { out, colour: terminal, changes: Changes::default() };
@@ -189,7 +193,7 @@ impl Writer {
             Format::Json => write_json(out, document, names, watching)?,
             Format::Sarif => write_sarif(out, document)?,
             Format::Pprof => {
-                let time_ns = if args.core.is_some() { 0 } else { output::wall_clock_ns() };
+                let time_ns = if args.core.is_some() { 0 } else { session::wall_clock_ns() };
                 write_pprof(&mut *out, document, names, time_ns)?;
                 out.flush()?;
             }

@@ -1,19 +1,16 @@
-//! The command line: one file a command, each thin.
+//! The command line: a file a command; what they share is in `args`, `source` and `session`.
 
 mod agent;
-mod attach;
+mod args;
 mod doctor;
 mod dump;
 mod export;
-mod launch;
 mod leaks;
-mod lines;
-mod opened;
-mod output;
-mod progress;
+mod ps;
 mod record;
 mod report;
-mod stop;
+mod session;
+mod source;
 mod top;
 mod trace;
 
@@ -32,6 +29,7 @@ use std::{io, process::ExitCode};
 Exit codes: 0 done, 1 the tool failed, 2 bad usage, 3 something was found (leaks --fail).
 
 EXAMPLES
+  sfgi ps                                the Go processes of this host
   sfgi trace -p 1234                     every goroutine event of process 1234, live
   sfgi trace -p 1234 -c -d 10            a summary of ten seconds
   sfgi trace -- ./server -port 8080      from the first goroutine on
@@ -68,8 +66,34 @@ enum Command {
     Leaks(Box<leaks::Args>),
     /// Watch all Go programs of this host, within a budget
     Agent(agent::Args),
+    /// List the Go processes of this host, and what can be done with each
+    Ps(ps::Args),
     /// Say what this host and a binary allow: each probe with address, instruction and cost
     Doctor(doctor::Args),
+}
+
+impl Command {
+    /// For a command that was told of no process though it needs one: how it is called, and what `-p PID` can be
+    /// replaced by.
+    fn without_target(&self) -> Option<(&'static str, &'static str)> {
+        const LAUNCH: &str = "-- CMD";
+        const CORE: &str = "--core FILE --exe FILE";
+        let (missing, call, other) = match self {
+            Command::Trace(args) => (args.has_no_target(), "sfgi trace", LAUNCH),
+            Command::Top(args) => (args.has_no_target(), "sfgi top", LAUNCH),
+            Command::Record(args) => (args.has_no_target(), "sfgi record -o FILE", LAUNCH),
+            Command::Dump(args) => (args.has_no_target(), "sfgi dump", CORE),
+            Command::Leaks(args) => (args.has_no_target(), "sfgi leaks", CORE),
+            Command::Report(_)
+            | Command::Export(_)
+            | Command::Agent(_)
+            | Command::Ps(_)
+            | Command::Doctor(_) => {
+                return None;
+            }
+        };
+        missing.then_some((call, other))
+    }
 }
 
 /// How a command ended that did not fail.
@@ -79,12 +103,21 @@ enum Outcome {
     Found,
 }
 
+/// The exit code of a command that was used wrongly, as clap has it.
+const USAGE: u8 = 2;
 /// The exit code of [`Outcome::Found`].
 const FOUND: u8 = 3;
 
 /// Parses the arguments, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some((call, other)) = cli.command.without_target() {
+        eprintln!(
+            "sfgi: of which process? Call {call} -p PID, or {call} {other}. The Go processes of this host:\n"
+        );
+        ps::to_stderr();
+        return ExitCode::from(USAGE);
+    }
     // The agent's log is what it has to say; the others have their output.
     let level = if matches!(cli.command, Command::Agent(_)) { "info" } else { "warn" };
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", level)).init();
@@ -97,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Dump(args) => dump::run(&args).map(|()| Outcome::Done),
         Command::Leaks(args) => leaks::run(&args),
         Command::Agent(args) => agent::run(&args).map(|()| Outcome::Done),
+        Command::Ps(args) => ps::run(&args).map(|()| Outcome::Done),
         Command::Doctor(args) => doctor::run(&args).map(|()| Outcome::Done),
     };
     match result {
@@ -115,4 +149,91 @@ fn is_broken_pipe(err: &anyhow::Error) -> bool {
     err.chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|err| err.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    #[test]
+    fn the_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_and_says_what_a_time_is() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("EXAMPLES\n  sfgi "), "{name}");
+            let takes = |wanted: &str| {
+                let mut names = command.get_arguments().filter_map(|arg| arg.get_value_names()).flatten();
+                names.any(|name| name.contains(wanted))
+            };
+            assert_eq!(
+                takes("TIME"),
+                help.contains("TIME is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h"),
+                "{name}"
+            );
+            assert!(!takes("SECS"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_told_of_no_process_is_not_refused_by_the_parser() {
+        for call in ["trace", "top", "record", "dump", "leaks", "trace -d 5 -e block", "leaks --min-age 5m"] {
+            let cli = Cli::try_parse_from(std::iter::once("sfgi").chain(call.split(' '))).expect(call);
+            assert!(cli.command.without_target().is_some(), "{call}");
+        }
+        for call in [
+            "trace -p 1",
+            "top -p 1 -p 2",
+            "record -p 1 -o a",
+            "dump --core a --exe b",
+            "trace -- ls",
+            "ps",
+            "doctor",
+        ] {
+            let cli = Cli::try_parse_from(std::iter::once("sfgi").chain(call.split(' '))).expect(call);
+            assert!(cli.command.without_target().is_none(), "{call}");
+        }
+        let refused = |call: &str| Cli::try_parse_from(call.split(' ')).err().map(|error| error.kind());
+        for call in ["sfgi record -p 1", "sfgi record -- ls", "sfgi dump --core a", "sfgi leaks --exe a"] {
+            assert_eq!(refused(call), Some(ErrorKind::MissingRequiredArgument), "{call}");
+        }
+        assert_eq!(refused("sfgi trace -p 1 -- ls"), Some(ErrorKind::ArgumentConflict));
+    }
+
+    #[test]
+    fn times_are_seconds_or_have_a_unit_everywhere() {
+        for call in [
+            "trace -p 1 -d 0.5 --min 10ms --stacks=5 --drain-every 2ms",
+            "record -p 1 -o a -d 1m --stacks 1ms --last 30s",
+            "report a --until 2 --min 1.5s",
+            "report a --top --at 2s",
+            "export a --to folded --from 2 --until 5s",
+            "dump -p 1 --older 5m",
+            "leaks -p 1 --watch=30 --min-age 5m --observe 2",
+            "top -p 1 --every 0.5",
+            "agent --interval 10 --min-age 1h",
+            "record -p 1 -o a --last 64MiB --ring-size 1MiB",
+            "trace -p 1 --ring-size 4096",
+        ] {
+            let parsed = Cli::try_parse_from(std::iter::once("sfgi").chain(call.split(' ')));
+            assert!(
+                parsed.is_ok(),
+                "{call}: {}",
+                parsed.err().map(|error| error.to_string()).unwrap_or_default()
+            );
+        }
+        let error = Cli::try_parse_from(["sfgi", "trace", "-p", "1", "-d", "soon"])
+            .err()
+            .map(|error| error.to_string());
+        let error = error.expect("that is no time");
+        assert!(
+            error.contains("soon: a time is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h"),
+            "{error}"
+        );
+    }
 }

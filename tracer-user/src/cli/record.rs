@@ -1,34 +1,38 @@
 //! `sfgi record`: what `sfgi trace` sees, into a file.
 
-mod status;
-
+use super::session::Progress;
 use super::{
-    attach::{TargetArgs, Wants},
-    leaks, output,
-    parse::duration,
+    args::{TargetArgs, Wants},
+    leaks, parse, session,
 };
-use crate::{live::Observers, probe};
-use anyhow::{Context as _, Result};
-use clap::Args as ClapArgs;
+use crate::{
+    live::Observers,
+    output::{bytes, count},
+    probe,
+};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{ArgGroup, Args as ClapArgs};
 use sfgi_core::{
     clock,
     recording::{Document, Head, Keep, Recorder, Trigger, append},
+    session::{End, Input, Observer, Round, Target},
 };
-use status::{Counts, Status};
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(ClapArgs)]
 #[command(
+    // Only with a target: a call with nothing at all lists the processes.
+    group = ArgGroup::new("target").args(["pid", "command"]).multiple(true).requires("output"),
     override_usage = "sfgi record [OPTIONS] -o FILE (-p PID... | -- CMD...)",
     after_help = "\
 The file has all that is needed to read it on another machine: sfgi report shows it as sfgi trace
@@ -38,6 +42,8 @@ would have, sfgi export hands it to other tools. It can be read up to its last w
 With --last only the end is kept, in memory: a flight recorder. It is written on SIGUSR2, with
 --on-finding when there is something to see, and at the end; the first time to FILE, then to
 FILE.2, FILE.3 and so on.
+
+TIME is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h. SIZE likewise: bytes, 64KiB, 16MiB, 1GiB.
 
 EXAMPLES
   sfgi record -p 1234 -d 30 -o server.sfgi            thirty seconds
@@ -52,7 +58,7 @@ pub(super) struct Args {
     target: TargetArgs,
     /// The recording (- for standard output)
     #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    output: Option<PathBuf>,
     /// Keep only the last so much: a time (30s) or a size (64MiB)
     #[arg(long, value_name = "TIME|SIZE", value_parser = keep)]
     last: Option<Keep>,
@@ -60,7 +66,7 @@ pub(super) struct Args {
     #[arg(long, requires = "last")]
     on_finding: bool,
     /// Read the whole stack of what lasts longer than TIME
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10ms")]
+    #[arg(long, value_name = "TIME", value_parser = parse::time, default_value = "10ms")]
     stacks: Duration,
     /// Only the place of each block, without its callers: less to read at each block
     #[arg(long)]
@@ -74,45 +80,40 @@ pub(super) struct Args {
     leaks: bool,
 }
 
-/// `30s`, `64MiB`.
-fn keep(text: &str) -> Result<Keep, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        _ => {
-            let time = duration(text).map_err(|_| {
-                format!("{text}: neither a time, as 30s, nor a size, as 64MiB (KiB, MiB, GiB)")
-            })?;
-            return match u64::try_from(time.as_nanos()) {
-                Ok(0) => Err(format!("{text}: nothing would be kept")),
-                Ok(ns) => Ok(Keep::Last(ns)),
-                Err(_) => Err(format!("{text}: that is too long")),
-            };
-        }
+impl Args {
+    pub(super) fn has_no_target(&self) -> bool {
+        self.target.is_empty()
+    }
+}
+
+/// `30s`, `64MiB`. A number alone could be either.
+fn keep(text: &str) -> Result<Keep> {
+    let keep = match (parse::time_with_unit(text), parse::size_with_unit(text)) {
+        (Ok(time), _) => Keep::Last(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+        (Err(_), Ok(size)) => Keep::Bytes(size),
+        (Err(_), Err(_)) => bail!("{text}: neither a time, as 30s or 5m, nor a size, as 64MiB or 1GiB"),
     };
-    let size = digits.parse::<u64>().ok().and_then(|size| size.checked_mul(1 << shift));
-    size.filter(|size| *size > 0).map(Keep::Bytes).ok_or_else(|| format!("{text}: that is no size"))
+    ensure!(!matches!(keep, Keep::Last(0) | Keep::Bytes(0)), "{text}: nothing would be kept");
+    Ok(keep)
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
+    let path = args.output.as_deref().context("a recording needs -o FILE")?;
     probe::check_host()?;
     // An output that cannot be written is refused before anything is touched.
-    let output = Output::create(&args.output)?;
+    let output = Output::create(path)?;
     let trigger = Trigger { asked: Arc::default(), on_finding: args.on_finding };
     if args.last.is_some() {
         on_usr2(Arc::clone(&trigger.asked))?;
     }
     let wants = Wants { gc: true, threads: args.sched, stacks: Some(args.stacks), callers: !args.no_callers };
-    let attached = args.target.attach(wants)?;
-    attached.describe();
+    let session = args.target.attach(wants)?;
     let counts = Arc::<Counts>::default();
     let keep = args.last.unwrap_or(Keep::All);
-    let recorder = output.recorder(attached.start_ts(), args.sched, keep, trigger)?;
+    let recorder = output.recorder(session.start_ts(), args.sched, keep, trigger)?;
     let observers: Observers = vec![Box::new(recorder), Box::new(Status::new(Arc::clone(&counts)))];
     let mut found = Vec::new();
-    let result = attached.follow(observers, &mut |pid| {
+    let result = session.follow(observers, &mut |pid| {
         if args.leaks {
             match leaks::documents(pid) {
                 Ok(documents) => found.push((pid, documents)),
@@ -123,7 +124,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     for (pid, documents) in &found {
         output.append(*pid, documents)?;
     }
-    eprintln!("sfgi: {}", counts.closing(&args.output, output.bytes()));
+    eprintln!("sfgi: {}", counts.closing(path, output.bytes()));
     result
 }
 
@@ -138,7 +139,7 @@ impl Output {
     /// Creates the file of `-o`.
     pub(super) fn create(path: &Path) -> Result<Output> {
         let first = if path.as_os_str() == "-" {
-            output::no_text("a recording", io::stdout().is_terminal())?;
+            session::no_text("a recording", io::stdout().is_terminal())?;
             None
         } else {
             Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
@@ -155,7 +156,7 @@ impl Output {
         trigger: Trigger,
     ) -> Result<Recorder> {
         let ago_ns = clock::now().saturating_sub(start_ts).cast_signed();
-        let head = Head::new(start_ts, output::wall_clock_ns().saturating_sub(ago_ns), threads);
+        let head = Head::new(start_ts, session::wall_clock_ns().saturating_sub(ago_ns), threads);
         let mut first = Some(match &self.first {
             Some(file) => Box::new(file.try_clone()?) as Box<dyn Write + Send>,
             None => Box::new(io::stdout()),
@@ -208,15 +209,82 @@ fn on_usr2(asked: Arc<AtomicBool>) -> Result<()> {
     Ok(())
 }
 
+/// Events that came in and those that were lost.
+#[derive(Default)]
+struct Counts {
+    events: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Counts {
+    /// The last words about the file.
+    fn closing(&self, path: &Path, size: Option<u64>) -> String {
+        let events = self.events.load(Ordering::Relaxed);
+        let mut text = format!("{}: {} events", path.display(), count(events));
+        if let Some(size) = size {
+            text += &format!(", {}", bytes(size));
+            if events > 0 {
+                text += &format!(" ({:.1} bytes an event)", size as f64 / events as f64);
+            }
+        }
+        text
+    }
+}
+
+/// Counts, and shows the count on a terminal.
+struct Status {
+    counts: Arc<Counts>,
+    line: Progress,
+    began: Instant,
+}
+
+impl Status {
+    fn new(counts: Arc<Counts>) -> Status {
+        Status { counts, line: Progress::new(), began: Instant::now() }
+    }
+}
+
+impl Observer for Status {
+    fn input(&mut self, _: usize, input: &Input, _: &mut Target) -> io::Result<()> {
+        if let Input::Events(batch) = input {
+            self.counts.events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);
+            self.counts.lost.fetch_add(batch.lost, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn round(&mut self, _: &mut [Target], _: &Round) -> io::Result<()> {
+        let Status { counts, line, began } = self;
+        line.show(|| {
+            let events = counts.events.load(Ordering::Relaxed);
+            let lost = counts.lost.load(Ordering::Relaxed);
+            let seconds = began.elapsed().as_secs();
+            format!(
+                "recording for {seconds} s: {} events, {} lost; Ctrl-C ends it",
+                count(events),
+                count(lost)
+            )
+        });
+        Ok(())
+    }
+
+    fn end(&mut self, _: &mut [Target], _: &[End]) -> io::Result<()> {
+        self.line.clear();
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_to_keep_is_a_time_or_a_size() {
-        assert_eq!(keep("30s"), Ok(Keep::Last(30_000_000_000)));
-        assert_eq!(keep("64MiB"), Ok(Keep::Bytes(64 << 20)));
-        for bad in ["", "0s", "0MiB", "64", "64MB", "-1s", "99999999999GiB", "MiB"] {
+        assert!(matches!(keep("30s"), Ok(Keep::Last(30_000_000_000))));
+        assert!(matches!(keep("5m"), Ok(Keep::Last(300_000_000_000))));
+        assert!(matches!(keep("64MiB"), Ok(Keep::Bytes(size)) if size == 64 << 20));
+        assert!(matches!(keep("64MB"), Ok(Keep::Bytes(64_000_000))));
+        for bad in ["", "0s", "0MiB", "64", "5M5", "-1s", "99999999999GiB", "MiB"] {
             assert!(keep(bad).is_err(), "{bad}");
         }
     }

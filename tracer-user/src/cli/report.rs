@@ -1,12 +1,9 @@
 //! `sfgi report`: a recording, shown as if it were live.
 
-mod counter;
-
 use super::{
-    lines::{Layout, LineArgs},
-    output,
-    parse::duration,
-    progress::Progress,
+    args::{Layout, LineArgs},
+    parse, session,
+    session::Progress,
 };
 use crate::{
     output::{bytes, count, duration as in_words},
@@ -14,14 +11,14 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use counter::Counter;
 use sfgi_core::{
+    model::Whats,
     recording::{Head, PlayError, Played, Player, copy_document},
-    session::Observer,
+    session::{End, Input, Observer, Round, Target},
 };
 use std::{
     fs,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -57,6 +54,8 @@ impl LeakFormat {
 Options mean what they mean for sfgi trace: the recording goes through the same code, and gives
 the same lines. A recording that was cut off is shown up to its last whole frame, and that is said.
 
+TIME is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h.
+
 EXAMPLES
   sfgi report server.sfgi                              all events
   sfgi report server.sfgi -e unblock --min 10ms        who was blocked for 10 ms or more
@@ -77,7 +76,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "GOID")]
     goid: Vec<u64>,
     /// Only up to TIME after the beginning
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
     until: Option<Duration>,
     /// Write to FILE instead of standard output
     #[arg(short, long, value_name = "FILE")]
@@ -90,7 +89,7 @@ pub(super) struct Args {
     #[arg(long, conflicts_with_all = ["leaks", "info"])]
     top: bool,
     /// The time of --top, from the beginning
-    #[arg(long, value_name = "TIME", value_parser = duration, requires = "top", conflicts_with = "until")]
+    #[arg(long, value_name = "TIME", value_parser = parse::time, requires = "top", conflicts_with = "until")]
     at: Option<Duration>,
     /// Show what was recorded instead of events
     #[arg(long, conflicts_with = "leaks")]
@@ -149,7 +148,7 @@ pub(super) fn output(path: Option<&Path>, recording: &Path) -> Result<(Box<dyn W
     if path.is_some_and(|path| is_same(path, recording)) {
         bail!("{}: that is the recording itself: write to another file", recording.display());
     }
-    output::open(path)
+    session::output(path)
 }
 
 /// Whether both names are of one file; one that is not there yet is another.
@@ -191,7 +190,7 @@ pub(super) fn play(
 
 fn leaks(out: Box<dyn Write + Send>, path: &Path, format: LeakFormat, terminal: bool) -> Result<()> {
     if format == LeakFormat::Pprof {
-        output::no_text("a pprof profile", terminal)?;
+        session::no_text("a pprof profile", terminal)?;
     }
     let mut out = BufWriter::new(out);
     let there =
@@ -219,4 +218,39 @@ fn info(mut out: Box<dyn Write + Send>, head: &Head, path: &Path) -> Result<()> 
         writeln!(out, "PID {pid:<10} {} {module} ({})", about.go_version, about.exe)?;
     }
     Ok(out.flush()?)
+}
+
+/// How much of what came in.
+#[derive(Debug, Default)]
+struct Counter {
+    events: u64,
+    lost: u64,
+    snapshots: u64,
+    stacks: u64,
+}
+
+impl Observer for Counter {
+    fn wants(&self) -> Whats {
+        Whats::default()
+    }
+
+    fn input(&mut self, _: usize, input: &Input, _: &mut Target) -> io::Result<()> {
+        match input {
+            Input::Events(batch) => {
+                self.events += batch.events.len() as u64;
+                self.lost += batch.lost;
+            }
+            Input::Snapshot(_) => self.snapshots += 1,
+            Input::Stacks(stacks) => self.stacks += stacks.len() as u64,
+        }
+        Ok(())
+    }
+
+    fn round(&mut self, _: &mut [Target], _: &Round) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn end(&mut self, _: &mut [Target], _: &[End]) -> io::Result<()> {
+        Ok(())
+    }
 }

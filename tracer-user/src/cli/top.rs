@@ -1,19 +1,23 @@
 //! `sfgi top`: what the goroutines do, refreshed each second.
 
-mod args;
 mod closer;
-mod poll;
 mod source;
-mod terminal;
 mod ui;
 
-use super::stop::Stop;
-use crate::top::{Look, Picture, Screen, Shared, text};
-use anyhow::{Result, bail};
-pub(super) use args::Args;
+use super::{
+    args::{LayoutArg, mode},
+    parse,
+    session::Stop,
+};
+use crate::top::{By, Look, Picture, Screen, Shared, Sort, text};
+use anyhow::{Result, bail, ensure};
+use clap::{Args as ClapArgs, ValueEnum};
+use regex::Regex;
+use sfgi_core::event::Mode;
 use source::Running;
 use std::{
     env,
+    ffi::OsString,
     io::{self, IsTerminal as _, Write as _},
     sync::Arc,
     time::Duration,
@@ -23,6 +27,101 @@ use std::{
 const TURN: Duration = Duration::from_millis(50);
 /// The size of a page where no terminal says one.
 const PAGE: (u16, u16) = (120, 40);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ByArg {
+    Wait,
+    Creation,
+    State,
+    Goroutine,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    override_usage = "sfgi top [OPTIONS] (-p PID... | -- CMD...)",
+    after_help = "\
+`?` shows all keys, and what the columns tell. What cannot be known is shown as `-`. Where probes cannot
+be had, the goroutines are read from outside, and what happens between two readings is not known.
+
+TIME is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h.
+
+EXAMPLES
+  sfgi top -p 1234                             where goroutines wait
+  sfgi top -p 1234 --by creation               which go statements make ever more of them
+  sfgi top -p 1234 -p 1235 --filter 'main\\.'   two processes, what is their own
+  sfgi top -p 1234 -b 3 --every 5s             three pages of text for a file
+  sfgi top -- ./server -port 8080              from the first goroutine on; its output is dropped"
+)]
+pub(super) struct Args {
+    /// Process to watch (several: repeat)
+    #[arg(short, long = "pid", value_name = "PID", conflicts_with = "command")]
+    pid: Vec<u32>,
+    /// What to observe: less costs the target less [default: full, or poll where probes cannot be had]
+    #[arg(long, value_parser = mode(&[Mode::Full, Mode::Wait, Mode::Life, Mode::Poll]))]
+    mode: Option<Mode>,
+    /// How long an interval is
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
+    every: Duration,
+    /// What the rows are
+    #[arg(long, value_enum, default_value = "wait")]
+    by: ByArg,
+    /// Only what matches: function, wait reason, state
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<Regex>,
+    /// Sort by the column with this heading
+    #[arg(long, value_name = "COLUMN")]
+    sort: Option<String>,
+    /// Without colours (as with NO_COLOR set)
+    #[arg(long, visible_alias = "no-color")]
+    no_colour: bool,
+    /// Write N pages of text and end
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    batch: Option<u64>,
+    #[command(flatten)]
+    layout: LayoutArg,
+    /// Command to start and watch, with its arguments
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// A time that leaves the program room to run.
+fn interval(text: &str) -> Result<Duration> {
+    let time = parse::time(text)?;
+    let allowed = Duration::from_millis(100)..=Duration::from_secs(3600);
+    ensure!(allowed.contains(&time), "{text}: an interval is 100ms to 1h long");
+    Ok(time)
+}
+
+impl Args {
+    pub(super) fn has_no_target(&self) -> bool {
+        self.pid.is_empty() && self.command.is_empty()
+    }
+
+    fn by(&self) -> By {
+        match self.by {
+            ByArg::Wait => By::Wait,
+            ByArg::Creation => By::Creation,
+            ByArg::State => By::State,
+            ByArg::Goroutine => By::Goroutine,
+        }
+    }
+
+    /// Puts the table in the order that was asked for.
+    fn sort(&self, screen: &mut Screen) -> Result<()> {
+        let Some(title) = &self.sort else { return Ok(()) };
+        let columns = screen.by.columns();
+        let Some(column) = columns.iter().position(|column| column.title.eq_ignore_ascii_case(title)) else {
+            let titles: Vec<&str> = columns.iter().map(|column| column.title).collect();
+            bail!("--sort {title}: the columns of {} are {}", screen.by.name(), titles.join(", "));
+        };
+        screen.query.sort[screen.by as usize] = Sort { column, reverse: false };
+        Ok(())
+    }
+
+    fn colour(&self) -> bool {
+        !self.no_colour && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    }
+}
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let mut screen = Screen::new(args.by());

@@ -1,9 +1,8 @@
 //! `sfgi trace`: goroutine events live, a line each, or their summary.
 
 use super::{
-    attach::{TargetArgs, Wants},
-    lines::{Layout, LineArgs},
-    output, record,
+    args::{Layout, LineArgs, TargetArgs, Wants},
+    record, session,
 };
 use crate::{live::Observers, probe};
 use anyhow::Result;
@@ -21,6 +20,8 @@ use std::path::PathBuf;
 Times are seconds since the trace began. A block shows its length when it ends; unblock says by
 whom (nobody: a timer, the network poller, or the garbage collector). What was lost is said.
 
+TIME is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h. SIZE likewise: bytes, 64KiB, 16MiB, 1GiB.
+
 EXAMPLES
   sfgi trace -p 1234 -e block,unblock --min 10ms    who was blocked for 10 ms or more, and on what
   sfgi trace -p 1234 -c -d 10                       per wait reason and site: count, p50, p99, max
@@ -36,28 +37,33 @@ pub(super) struct Args {
     /// Write to FILE instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Record what is traced, too, for sfgi report and sfgi export
+    /// Record what is live, too, for sfgi report and sfgi export
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+}
+
+impl Args {
+    pub(super) fn has_no_target(&self) -> bool {
+        self.target.is_empty()
+    }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     probe::check_host()?;
     // An output that cannot be written is refused before anything is touched.
-    let (out, colour) = output::open(args.output.as_deref())?;
+    let (out, colour) = session::output(args.output.as_deref())?;
     let events = args.lines.events();
     let threads = events.contains(&What::ThreadOn);
     let wants =
         Wants { gc: events.contains(&What::GcStart), threads, stacks: args.lines.stacks, callers: false };
     let recording = args.record.as_deref().map(record::Output::create).transpose()?;
-    let attached = args.target.attach(wants)?;
-    attached.describe();
-    let start_ts = attached.start_ts();
-    let layout = Layout { start_ts, several: attached.targets.len() > 1, colour };
+    let session = args.target.attach(wants)?;
+    let start_ts = session.start_ts();
+    let layout = Layout { start_ts, several: session.targets() > 1, colour };
     let mut observers: Observers = vec![Box::new(args.lines.printer(out, &args.target.goid, &layout))];
     if let Some(recording) = &recording {
         let recorder = recording.recorder(start_ts, threads, Keep::All, Trigger::default())?;
         observers.push(Box::new(recorder));
     }
-    attached.follow(observers, &mut |_| {})
+    session.follow(observers, &mut |_| {})
 }

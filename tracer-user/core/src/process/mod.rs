@@ -2,19 +2,23 @@
 //! whether it still lives. Reads `/proc`, writes nothing; its memory is read by
 //! [`crate::memory::Live`].
 
+mod cgroup;
 pub mod threads;
 
+pub use cgroup::Group;
 pub use threads::Thread;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Auxiliary vector: where the program's entry point is (`include/uapi/linux/auxvec.h`).
 const AT_ENTRY: u64 = 9;
+/// Bytes of a file of `/proc` that are read: a process makes its environment as large as it likes.
+const MAX_PROC_FILE: u64 = 256 << 10;
 /// Fields of `/proc/PID/stat` behind the name, counted from the state (field 3 in proc(5)).
 const STAT_STATE: usize = 0;
 const STAT_START_TIME: usize = 19;
@@ -104,6 +108,28 @@ impl Process {
     /// When it was made: ticks since boot (`starttime` of `/proc/PID/stat`).
     pub fn start_time(&self) -> u64 {
         self.start_time
+    }
+
+    /// The beginning of a file of its directory in `/proc`, at most 256 KiB, as text.
+    ///
+    /// # Errors
+    /// The file cannot be opened or read.
+    pub fn proc_text(&self, name: &str) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        File::open(proc_path(self.pid, name))?.take(MAX_PROC_FILE).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The user whose rights it has: the effective uid, as our user namespace numbers it.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn uid(&self) -> Result<u32, ProcessError> {
+        // `/proc/PID` itself belongs to root where the process may not be dumped.
+        let status = self.proc_text("status").map_err(|error| self.error("the status", error))?;
+        let uids = status_field(&status, "Uid:").unwrap_or_default();
+        let effective = uids.split_ascii_whitespace().nth(1).and_then(|uid| uid.parse().ok());
+        effective.ok_or(ProcessError::NoSuchProcess(self.pid))
     }
 
     /// Becomes readable when the process ends.
@@ -241,6 +267,9 @@ mod tests {
         let child = Sleeper::start();
         let process = Process::open(child.pid()).unwrap();
         assert!(process.alive());
+        assert_eq!(process.uid().unwrap(), rustix::process::geteuid().as_raw());
+        assert!(process.proc_text("cgroup").unwrap().contains(':'));
+        assert!(process.proc_text("none").is_err());
         // Until its `exec` it is still us.
         while !process.exe_name().unwrap().ends_with("sleep") {
             std::thread::yield_now();

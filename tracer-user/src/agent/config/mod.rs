@@ -128,7 +128,7 @@ pub struct Overrides {
     #[arg(long, value_name = "PERCENT", env = "SFGI_BUDGET", value_parser = budget)]
     pub budget: Option<f64>,
     /// Between two scans of a program
-    #[arg(long, value_name = "TIME", env = "SFGI_INTERVAL", value_parser = parse::duration)]
+    #[arg(long, value_name = "TIME", env = "SFGI_INTERVAL", value_parser = parse::time)]
     pub interval: Option<Duration>,
     /// How closely programs are watched, as far as the budget allows: poll (no probes), life, wait or full
     #[arg(long, value_name = "MODE", env = "SFGI_MODE")]
@@ -140,7 +140,7 @@ pub struct Overrides {
     #[arg(long, value_name = "REGEX", env = "SFGI_EXCLUDE")]
     pub exclude: Vec<Pattern>,
     /// From which age on waiting is suspicious
-    #[arg(long, value_name = "TIME", env = "SFGI_MIN_AGE", value_parser = parse::duration)]
+    #[arg(long, value_name = "TIME", env = "SFGI_MIN_AGE", value_parser = parse::time)]
     pub min_age: Option<Duration>,
     /// Add the rules of all .toml files in DIR; those with the id of a built-in one replace it
     #[arg(long, value_name = "DIR", env = "SFGI_RULES")]
@@ -195,7 +195,7 @@ fn set<T>(place: &mut T, given: Option<T>) {
 }
 
 fn budget(text: &str) -> Result<f64, String> {
-    let share = parse::share(text)?;
+    let share = parse::share(text).map_err(|error| error.to_string())?;
     if share > 0.0 { Ok(share) } else { Err(format!("{text}: a budget is more than nothing")) }
 }
 

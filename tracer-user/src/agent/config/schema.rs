@@ -480,7 +480,7 @@ impl Default for Evidence {
 
 /// `"30s"`.
 fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    text(from, parse::duration)
+    text(from, parse::time_with_unit)
 }
 
 /// `"30s"`, for a key that may be left out.
@@ -490,7 +490,7 @@ pub(super) fn some_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Dur
 
 /// `"64MiB"`, in bytes.
 fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-    text(from, parse::bytes)
+    text(from, parse::size_with_unit)
 }
 
 /// `"64MiB"`, for a key that may be left out.

@@ -1,21 +1,18 @@
 //! What a process is: names for it, from everything that the host tells.
 
-use super::{cgroup::Group, target::Program};
+use super::target::Program;
 use crate::agent::{
     Config,
     picture::{Identity, Pod},
 };
-use sfgi_core::process::Process;
+use sfgi_core::process::{Group, Process};
 use std::{
     collections::HashMap,
-    fs::{self, File},
-    io::{self, Read as _},
+    fs, io,
     path::Path,
     time::{Duration, Instant},
 };
 
-/// Bytes of a file of `/proc` that are read: a process may make its environment as large as it likes.
-const MAX_FILE: u64 = 256 << 10;
 /// The only variables of an environment that are looked at; the rest may be secret.
 const VARIABLES: [&str; 3] = ["OTEL_SERVICE_NAME", "POD_NAME", "POD_NAMESPACE"];
 /// The prefix of the variables whose values are labels of a pod.
@@ -35,8 +32,8 @@ pub(super) fn of(
     config: &Config,
 ) -> io::Result<Identity> {
     let exe = process.exe_name().map_err(io::Error::other)?;
-    let group = Group::parse(&text(process.pid(), "cgroup")?);
-    let environment = environment(&text(process.pid(), "environ").unwrap_or_default());
+    let group = Group::parse(&process.proc_text("cgroup")?);
+    let environment = environment(&process.proc_text("environ").unwrap_or_default());
     let (info, mut identity) = (program.info.as_ref(), Identity::default());
     if let Some(info) = info {
         identity.package = info.path.clone().unwrap_or_default();
@@ -45,7 +42,7 @@ pub(super) fn of(
         identity.go_version.clone_from(&info.version.raw);
     }
     identity.build_id = program.build_id.clone().unwrap_or_default();
-    identity.inner_pid = inner_pid(&text(process.pid(), "status").unwrap_or_default(), process.pid());
+    identity.inner_pid = inner_pid(&process.proc_text("status").unwrap_or_default(), process.pid());
     identity.pod = group.pod.map(|uid| pods.pod(uid, &config.host.pod_logs, &environment));
     let told = environment.iter().find(|(key, _)| key == VARIABLES[0]).map(|(_, value)| value.clone());
     let name =
@@ -55,14 +52,6 @@ pub(super) fn of(
     (identity.unit, identity.container, identity.cgroup) = (group.unit, group.container, group.path);
     identity.exe = exe;
     Ok(identity)
-}
-
-fn text(pid: i32, name: &str) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(Path::new("/proc").join(pid.to_string()).join(name))?
-        .take(MAX_FILE)
-        .read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn environment(text: &str) -> Vec<(String, String)> {

@@ -3,7 +3,6 @@
 
 mod attach;
 mod budget;
-mod cgroup;
 mod discovery;
 mod identity;
 mod pool;

@@ -1,6 +1,6 @@
 //! The options of `sfgi leaks`.
 
-use super::super::{opened::LayoutArg, parse::duration};
+use crate::{cli::args::LayoutArg, parse};
 use anyhow::{Context as _, Result};
 use clap::{
     Args as ClapArgs, ValueEnum,
@@ -76,6 +76,8 @@ A rule file for --rules holds entries like this; what is left out under match is
                               # (part of the looks), looks = 4; orphans = \"min\" (made by so
                               # many goroutines that have ended)
 
+TIME is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h.
+
 Exit codes: 0 done, 1 the tool failed, 2 bad usage, 3 something was found (--fail).
 
 EXAMPLES
@@ -91,7 +93,7 @@ EXAMPLES
 )]
 pub(in crate::cli) struct Args {
     /// Process to look at
-    #[arg(short, long, value_name = "PID", required_unless_present = "core", conflicts_with = "core")]
+    #[arg(short, long, value_name = "PID", conflicts_with = "core")]
     pub(super) pid: Option<u32>,
     /// Core file to look at
     #[arg(long, value_name = "FILE", requires = "exe", conflicts_with_all = ["watch", "freeze"])]
@@ -106,11 +108,11 @@ pub(in crate::cli) struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     /// Look again and again, with a pause of TIME (30s if not given), until Ctrl-C
-    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, require_equals = true,
+    #[arg(long, value_name = "TIME", value_parser = parse::time, num_args = 0..=1, require_equals = true,
           default_missing_value = "30s")]
     pub(super) watch: Option<Duration>,
     /// How long to look each time: stability and growth need some time
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    #[arg(long, value_name = "TIME", value_parser = parse::time, default_value = "1s")]
     pub(super) observe: Duration,
     /// Passes over the heap at least
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -146,7 +148,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "GOID")]
     pub(super) goid: Vec<u64>,
     /// From which age on waiting is suspicious
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
+    #[arg(long, value_name = "TIME", value_parser = parse::time, default_value = "5m")]
     pub(super) min_age: Duration,
     /// How many alike are suspicious
     #[arg(long, value_name = "N", default_value = "3")]
@@ -159,6 +161,10 @@ pub(in crate::cli) struct Args {
 }
 
 impl Args {
+    pub(in crate::cli) fn has_no_target(&self) -> bool {
+        self.pid.is_none() && self.core.is_none()
+    }
+
     pub(super) fn rules(&self) -> Result<Rules> {
         let rules = Rules::built_in()?;
         Ok(match &self.rules {

@@ -2,7 +2,7 @@
 
 use super::{Args, Run, registers, write_pprof};
 use crate::{
-    cli::{opened::Opened, output},
+    cli::{session, source::Opened},
     output::leaks::{LeakText, write_json, write_sarif},
 };
 use anyhow::{Context as _, Result};
@@ -34,6 +34,6 @@ pub(in crate::cli) fn documents(pid: u32) -> Result<Vec<(&'static str, Vec<u8>)>
     LeakText::new(&mut text, document.leaks, names, false).write()?;
     write_json(&mut json, &document, names, false)?;
     write_sarif(&mut sarif, &document)?;
-    write_pprof(&mut pprof, &document, names, output::wall_clock_ns())?;
+    write_pprof(&mut pprof, &document, names, session::wall_clock_ns())?;
     Ok(vec![("leaks.text", text), ("leaks.json", json), ("leaks.sarif", sarif), ("leaks.pprof", pprof)])
 }

@@ -1,7 +1,7 @@
 //! What is read of a target when the user asks: one goroutine's whole stack and what it waits for; what is leaked.
 
 use crate::{
-    cli::opened::{LayoutArg, Opened},
+    cli::{args::LayoutArg, source::Opened},
     output::{
         Traceback,
         dump::object_in_full,

@@ -1,15 +1,26 @@
 //! Where the pictures come from: probes, or where these cannot be had, snapshots.
 
-use super::{args::Args, poll::Poller};
+use super::Args;
 use crate::{
-    cli::{attach, launch, launch::Launched, opened::Opened},
-    live::{Attach, Engine, Observers},
+    cli::{
+        args::LayoutArg,
+        source,
+        source::{Attached, Launched, Opened},
+    },
+    live::{Attach, Engine, Observers, Outside, read_all},
     probe,
     top::{Publisher, Shared, Source},
 };
 use anyhow::{Context as _, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use sfgi_core::event::Mode;
+use sfgi_core::{
+    event::{Batch, Mode, Set},
+    memory::Live,
+    names::Symbols,
+    process::Process,
+    session::{About, End, Input, News, Round, Target},
+    snapshot::{Clock, View},
+};
 use std::{
     io,
     os::fd::OwnedFd,
@@ -19,13 +30,15 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Bytes of each ring: as `sfgi trace` has them.
 const RING_BYTES: u32 = 16 << 20;
 /// How often the rings are read.
 const DRAIN_EVERY: Duration = Duration::from_millis(2);
+/// How long it takes at most to end.
+const POLL_TURN: Duration = Duration::from_millis(20);
 
 /// What makes the pictures, on a thread of its own.
 pub(super) struct Running {
@@ -60,13 +73,7 @@ impl Running {
             Some(Err(_)) => Err(anyhow!("the tracing thread ended by a bug, which is said above")),
             None => Ok(()),
         };
-        if let Some(child) = &mut self.child
-            && child.try_wait()?.is_none()
-        {
-            eprintln!("sfgi: stopping the command (PID {})", child.id());
-            // SAFETY: our own child, not waited for yet, so the id is still its.
-            unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
-        }
+        self.child.as_mut().map_or(Ok(()), source::stop)?;
         result
     }
 }
@@ -74,7 +81,7 @@ impl Running {
 /// Begins, and says why in another way than was to be expected.
 pub(super) fn start(args: &Args, shared: &Arc<Shared>) -> Result<(Running, Option<String>)> {
     // A wrong process or program is an error whatever the mode.
-    let opened = attach::open(&args.pid, &args.layout)?;
+    let opened = source::open(&args.pid, &args.layout)?;
     let mode = args.mode.unwrap_or(Mode::Full);
     if mode == Mode::Poll {
         return Ok((poll(args, shared)?, None));
@@ -102,19 +109,14 @@ fn trace(args: &Args, mode: Mode, opened: Vec<Opened>, shared: &Arc<Shared>) -> 
         stacks_ns: None,
         callers: false,
     };
-    let (calibration, targets, launched) = if args.command.is_empty() {
-        let (calibration, targets) = attach::to_processes(&args.pid, opened, &probes)?;
-        (calibration, targets, None)
+    let attached = if args.command.is_empty() {
+        Attached::processes(&args.pid, opened, &probes)?
     } else {
-        let (calibration, targets, launched) =
-            attach::to_command(&args.command, &args.layout, &probes, true)?;
-        (calibration, targets, Some(launched))
+        Attached::command(&args.command, &args.layout, &probes, true)?
     };
-    for (live, _) in &targets {
-        eprintln!("sfgi: {}", live.describe(&calibration));
-    }
-    let pids = targets.iter().map(|(live, _)| live.pid).collect();
-    let pidfds = targets.iter().map(|(live, _)| live.pidfd()).collect::<io::Result<Vec<_>>>()?;
+    attached.describe();
+    let (pids, pidfds) = (attached.pids(), attached.pidfds()?);
+    let Attached { calibration, targets, launched } = attached;
     let observers = publisher(args, shared, Source::Probes { threads });
     let costs = Arc::clone(shared);
     let engine =
@@ -127,7 +129,7 @@ fn poll(args: &Args, shared: &Arc<Shared>) -> Result<Running> {
     let mut child = None;
     let mut pids = args.pid.clone();
     if let Some((name, arguments)) = args.command.split_first() {
-        let path = launch::resolve(name)?;
+        let path = source::resolve(name)?;
         let mut command = Command::new(&path);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let launched = command.spawn().with_context(|| format!("cannot run {}", path.display()))?;
@@ -155,4 +157,104 @@ fn run(
     let asked = Arc::clone(&stop);
     let work = thread::Builder::new().name("tracing".to_owned()).spawn(move || work(&asked))?;
     Ok(Running { stop, work: Some(work), pidfds, child, pids })
+}
+
+/// Reads processes.
+struct Poller {
+    opened: Vec<(Opened, Process)>,
+    targets: Vec<Target>,
+    observers: Observers,
+    every: Duration,
+}
+
+impl Poller {
+    fn new(pids: &[u32], layout: &LayoutArg, observers: Observers, every: Duration) -> Result<Poller> {
+        let (mut opened, mut targets) = (Vec::new(), Vec::new());
+        for pid in pids {
+            let mut one = Opened::process(*pid, layout)?;
+            let symbols = Symbols::new(Arc::clone(&one.binary), one.bias()?);
+            targets.push(Target::new(about(*pid, &one), symbols));
+            let process = one.process.take().context("a process was opened")?;
+            opened.push((one, process));
+        }
+        Ok(Poller { opened, targets, observers, every })
+    }
+
+    /// Descriptors that become readable when the processes end.
+    fn pidfds(&self) -> io::Result<Vec<OwnedFd>> {
+        self.opened.iter().map(|(_, process)| process.pidfd().try_clone_to_owned()).collect()
+    }
+
+    /// Until it is asked to stop.
+    fn run(mut self, stop: &AtomicBool) -> Result<()> {
+        for observer in &mut self.observers {
+            observer.begin(&mut self.targets)?;
+        }
+        let mut next = Instant::now();
+        let mut round = Round::default();
+        while !stop.load(Ordering::Relaxed) {
+            if Instant::now() < next {
+                thread::sleep(POLL_TURN);
+                continue;
+            }
+            next = Instant::now() + self.every;
+            round.clear(self.targets.len());
+            for index in 0..self.targets.len() {
+                self.read(index, &mut round.news[index])?;
+            }
+            for observer in &mut self.observers {
+                observer.round(&mut self.targets, &round)?;
+            }
+        }
+        let ends: Vec<End> =
+            round.news.iter().map(|news| End { until_ts: news.ts, ..End::default() }).collect();
+        for observer in &mut self.observers {
+            observer.end(&mut self.targets, &ends)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, index: usize, news: &mut News) -> Result<()> {
+        let (opened, process) = &self.opened[index];
+        let target = &mut self.targets[index];
+        let memory = Live::of(process);
+        let view = View { memory: &memory, binary: &opened.binary, bias: target.bias(), clock: Clock::Live };
+        let snapshot = match read_all(&view, || Ok(()))? {
+            Ok(snapshot) => snapshot,
+            // It shows as it was last.
+            Err(_) if !process.alive() => return Ok(()),
+            Err(error) => return Err(error).with_context(|| format!("PID {}", process.pid())),
+        };
+        if !process.alive() {
+            return Ok(());
+        }
+        let ended_ts = snapshot.taken_ns.1;
+        let (snapshot, _) = Outside::new(None, true).take(&snapshot);
+        // No events, but all up to the end of the reading: that is when a snapshot counts.
+        let time = Batch { doubt_until: ended_ts, complete_until: ended_ts, ..Batch::default() };
+        for input in [snapshot, Input::Events(time)] {
+            target.take(&input, news);
+            for observer in &mut self.observers {
+                observer.input(index, &input, target)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What there is to know without probes.
+fn about(pid: u32, opened: &Opened) -> About {
+    let version = opened.binary.version();
+    About {
+        pid,
+        exe: opened.name.display().to_string(),
+        module: opened.binary.info().path.clone().unwrap_or_default(),
+        go_version: version.raw.clone(),
+        release: version.release,
+        wait_reasons: opened.binary.wait_reasons().clone(),
+        set: Set::B,
+        mode: Mode::Poll,
+        blind: Vec::new(),
+        from_birth: false,
+    }
 }

@@ -1,13 +1,30 @@
-//! The loop of the user: keys and pictures in, the screen out.
+//! The loop of the user: keys and pictures in, the screen out; and the terminal, which is given back as it was,
+//! however we end.
 
-use super::{Args, TURN, closer::Closer, source::Running, terminal::Terminal};
+use super::{Args, TURN, closer::Closer, source::Running};
 use crate::{
-    cli::stop::Stop,
+    cli::session::Stop,
     top::{Action, LeakSearch, Look, Picture, Read, Screen, Shared, draw},
 };
-use anyhow::Result;
-use ratatui::crossterm::event::{self, Event};
-use std::{sync::Arc, time::Duration};
+use anyhow::{Context as _, Result};
+use ratatui::{
+    Terminal as Grid,
+    backend::CrosstermBackend,
+    crossterm::{
+        cursor::Show,
+        event::{self, DisableMouseCapture, EnableMouseCapture, Event},
+        execute,
+        terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+    },
+};
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Read as _, Seek as _, Stdout, Write as _},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    panic,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// The user's side.
 struct Ui<'a> {
@@ -50,7 +67,9 @@ impl Ui<'_> {
                         self.screen.key(key, picture, size.height)
                     }
                     Event::Mouse(mouse) => self.screen.mouse(mouse, picture, (size.width, size.height)),
-                    _ => Action::Draw,
+                    Event::FocusGained | Event::FocusLost | Event::Paste(_) | Event::Resize(..) => {
+                        Action::Draw
+                    }
                 };
                 match action {
                     Action::Draw => {}
@@ -119,4 +138,73 @@ impl Ui<'_> {
 fn asked(screen: &Screen, picture: &Picture) -> bool {
     let who = picture.detail.as_ref().map(|detail| detail.who);
     screen.query.detail.is_some() && who == screen.query.detail
+}
+
+/// What standard error was, and what keeps what is written to it meanwhile: a line would tear the picture.
+static HELD: Mutex<Option<(OwnedFd, File)>> = Mutex::new(None);
+
+/// The terminal while it is ours.
+struct Terminal(Grid<CrosstermBackend<Stdout>>);
+
+impl Terminal {
+    fn take() -> Result<Terminal> {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            give_back();
+            usual(info);
+        }));
+        enable_raw_mode().context("the terminal does not let us read single keys")?;
+        let grid = (|| {
+            hold_stderr()?;
+            execute!(io::stdout(), EnterAlternateScreen, EnableMouseCapture)?;
+            Grid::new(CrosstermBackend::new(io::stdout()))
+        })();
+        grid.map(Terminal).inspect_err(|_| give_back()).context("cannot draw on the terminal")
+    }
+
+    fn grid(&mut self) -> &mut Grid<CrosstermBackend<Stdout>> {
+        &mut self.0
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// Everything as it was. Twice does no harm.
+fn give_back() {
+    // What fails here cannot be told anybody any more.
+    let _ = disable_raw_mode();
+    let _ = execute!(io::stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
+    let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some((before, mut kept)) = held else { return };
+    // SAFETY: both descriptors are open.
+    unsafe { libc::dup2(before.as_raw_fd(), libc::STDERR_FILENO) };
+    let mut text = Vec::new();
+    if kept.rewind().is_ok() && kept.read_to_end(&mut text).is_ok() {
+        let _ = io::stderr().write_all(&text);
+    }
+}
+
+/// From now on what is written to standard error is kept, if that is the terminal.
+fn hold_stderr() -> io::Result<()> {
+    if !io::stderr().is_terminal() {
+        return Ok(());
+    }
+    let kept = rustix::fs::memfd_create("sfgi-stderr", rustix::fs::MemfdFlags::CLOEXEC)?;
+    // SAFETY: a plain system call on a descriptor that is open.
+    let before = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, 3) };
+    if before < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave it to us, and nobody else has it.
+    let before = unsafe { OwnedFd::from_raw_fd(before) };
+    // SAFETY: both descriptors are open.
+    if unsafe { libc::dup2(kept.as_raw_fd(), libc::STDERR_FILENO) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    *HELD.lock().unwrap_or_else(PoisonError::into_inner) = Some((before, File::from(kept)));
+    Ok(())
 }

@@ -9,6 +9,7 @@ use super::{
     stacks::{Form, Kind, Span, Stacks, Wanted},
     *,
 };
+use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::{Batch, Birth, By, Event, Kind as Probe, Mode, Payload, Set, Stack, status},
     goruntime::State,

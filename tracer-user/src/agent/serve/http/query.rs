@@ -162,7 +162,8 @@ impl GoroutineParams {
             Some(StateParam::Leaked) => vec![State::Leaked],
             Some(StateParam::Preempted) => vec![State::Preempted],
         };
-        let older = self.older.as_deref().map(parse::duration).transpose().map_err(Problem::bad)?;
+        let older = self.older.as_deref().map(parse::time_with_unit).transpose();
+        let older = older.map_err(|error| Problem::bad(error.to_string()))?;
         let filter = Filter {
             states,
             reason: self.reason.as_deref().map(regex).transpose()?,

@@ -5,19 +5,19 @@
 
 /// What a control group tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Group {
-    pub(super) path: String,
+pub struct Group {
+    pub path: String,
     /// The id of the innermost container.
-    pub(super) container: Option<String>,
+    pub container: Option<String>,
     /// The uid of the pod, with dashes.
-    pub(super) pod: Option<String>,
+    pub pod: Option<String>,
     /// The innermost systemd unit that is no container.
-    pub(super) unit: Option<String>,
+    pub unit: Option<String>,
 }
 
 impl Group {
     /// Reads `/proc/PID/cgroup`.
-    pub(super) fn parse(text: &str) -> Group {
+    pub fn parse(text: &str) -> Group {
         let entries: Vec<(&str, &str)> = text
             .lines()
             .filter_map(|line| {

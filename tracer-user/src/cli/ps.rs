@@ -1,0 +1,456 @@
+//! `sfgi ps`: the Go processes of this host, and what can be done with each.
+//!
+//! A host runs thousands of processes, and any of their executables may be hostile: each file is looked at once, by
+//! its sections; only Go programs are parsed, up to [`MAX_BINARY`], and all counting together ends after
+//! [`PATIENCE`].
+
+use super::session;
+use crate::{
+    output::{clean, count},
+    probe,
+};
+use anyhow::{Context as _, Result, anyhow};
+use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
+use sfgi_core::{
+    binary::{BinaryError, BuildInfo, GoBinary, Identified, identify},
+    memory::Live,
+    process::{Group, Process, ProcessError},
+    snapshot::{Clock, Options, Reading, View},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::{self, Read as _, Write},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// The schema name of the JSON document.
+const SCHEMA: &str = "sfgi.ps/1";
+/// Larger executables are not parsed: the largest Go programs have some 200 MB, and this is a command that lists.
+const MAX_BINARY: u64 = 256 << 20;
+/// After so long no further program is parsed, and no further goroutine counted.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Bytes of `/etc/passwd` that are read.
+const MAX_PASSWD: u64 = 4 << 20;
+/// Characters of a container's id, as docker shows it.
+const SHORT_ID: usize = 12;
+/// Characters of a program's name in the table.
+const MAX_NAME: usize = 40;
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(ClapArgs)]
+#[command(after_help = "\
+GOROUTINES counts those of the program, as runtime.NumGoroutine does. CAN names what can be done with the
+process by this user, or says why nothing can. `-`: it cannot be read, or counting took too long.
+
+JSON is one document, schema sfgi.ps/1: `processes`, by PID, each with `pid`, `uid`, `user`, `program`, `exe`,
+`package`, `go_version`, `goroutines`, `container`, `can` and `why_not`; what is not known is null. `unreadable`
+is the number of processes that this user may not look at: some may be Go programs.
+
+EXAMPLES
+  sfgi ps                        all Go processes, with the number of their goroutines
+  sudo sfgi ps                   those of other users, too
+  sfgi ps --format json          for scripts")]
+pub(super) struct Args {
+    /// Output format
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Write to FILE instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let (mut out, _) = session::output(args.output.as_deref())?;
+    let host = Host::look()?;
+    match args.format {
+        Format::Json => {
+            serde_json::to_writer(&mut out, &host).map_err(io::Error::from)?;
+            writeln!(out)?;
+        }
+        Format::Text => {
+            out.write_all(host.table().as_bytes())?;
+            for note in host.notes() {
+                eprintln!("sfgi: {note}");
+            }
+        }
+    }
+    Ok(out.flush()?)
+}
+
+/// The table, for a user who did not say which process is meant.
+pub(super) fn to_stderr() {
+    match Host::look() {
+        Ok(host) => {
+            eprint!("{}", host.table());
+            for note in host.notes() {
+                eprintln!("sfgi: {note}");
+            }
+        }
+        Err(error) => eprintln!("sfgi: {error:#}"),
+    }
+}
+
+/// What can be done with a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Can {
+    Dump,
+    Leaks,
+    Trace,
+}
+
+impl Can {
+    fn word(self) -> &'static str {
+        match self {
+            Can::Dump => "dump",
+            Can::Leaks => "leaks",
+            Can::Trace => "trace",
+        }
+    }
+}
+
+/// One Go process.
+#[derive(Debug, Serialize)]
+struct Row {
+    pid: i32,
+    uid: Option<u32>,
+    user: Option<String>,
+    /// The name of the executable without its directory.
+    program: String,
+    exe: Option<String>,
+    /// The main package's path.
+    package: Option<String>,
+    go_version: Option<String>,
+    goroutines: Option<u64>,
+    container: Option<String>,
+    can: Vec<Can>,
+    /// Why `can` is empty.
+    why_not: Option<String>,
+}
+
+/// All that was found.
+#[derive(Debug, Serialize)]
+struct Host {
+    schema: &'static str,
+    processes: Vec<Row>,
+    /// Processes that could not be looked at.
+    unreadable: u64,
+    /// Why nothing can be traced on this host by this user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_trace: Option<String>,
+    /// Programs that were not parsed, for lack of time.
+    #[serde(skip)]
+    out_of_time: u64,
+}
+
+/// A Go executable, and those that run it.
+struct Program {
+    file: File,
+    size: u64,
+    /// What its sections say; `None`: only the whole file tells whether it is a Go program.
+    info: Option<BuildInfo>,
+    processes: Vec<Process>,
+}
+
+impl Host {
+    fn look() -> Result<Host> {
+        let deadline = Instant::now() + PATIENCE;
+        let (programs, unreadable) = programs().context("cannot list the processes of this host")?;
+        let users = users();
+        let no_trace = probe::check_host().err().map(|error| error.to_string());
+        let mut host = Host { schema: SCHEMA, processes: Vec::new(), unreadable, no_trace, out_of_time: 0 };
+        for program in programs {
+            host.add(program, &users, deadline);
+        }
+        host.processes.sort_by_key(|row| row.pid);
+        Ok(host)
+    }
+
+    fn add(&mut self, program: Program, users: &HashMap<u32, String>, deadline: Instant) {
+        let Program { file, size, info, processes } = program;
+        let late = Instant::now() >= deadline;
+        let parsed = if late || size > MAX_BINARY { None } else { Some(GoBinary::read_to_keep(file)) };
+        if info.is_none() && matches!(parsed, None | Some(Err(BinaryError::NotGo | BinaryError::Elf(_)))) {
+            return;
+        }
+        self.out_of_time += u64::from(late);
+        let info =
+            parsed.as_ref().and_then(|parsed| parsed.as_ref().ok()).map(GoBinary::info).or(info.as_ref());
+        for process in processes {
+            let mut row = Row::of(&process, info, users);
+            let read = match &parsed {
+                None => Ok(None),
+                Some(Err(error)) => Err(anyhow!("{error}")),
+                Some(Ok(binary)) => goroutines(&process, binary, deadline),
+            };
+            match read {
+                Ok(goroutines) => {
+                    row.goroutines = goroutines;
+                    row.can = vec![Can::Dump, Can::Leaks];
+                    row.can.extend(self.no_trace.is_none().then_some(Can::Trace));
+                }
+                Err(error) => row.why_not = Some(format!("{error:#}")),
+            }
+            if process.alive() {
+                self.processes.push(row);
+            }
+        }
+    }
+
+    /// A line a process.
+    fn table(&self) -> String {
+        if self.processes.is_empty() {
+            return "no Go process was found\n".to_owned();
+        }
+        let titles = ["PID", "USER", "PROGRAM", "GO", "GOROUTINES", "CONTAINER", "CAN"].map(str::to_owned);
+        let lines: Vec<[String; 7]> =
+            std::iter::once(titles).chain(self.processes.iter().map(Row::cells)).collect();
+        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+        let widths: [usize; 6] = std::array::from_fn(width);
+        let mut text = String::new();
+        for [pid, user, program, go, goroutines, container, can] in &lines {
+            let [p, u, n, g, r, c] = widths;
+            text += &format!(
+                "{pid:>p$}  {user:u$}  {program:n$}  {go:g$}  {goroutines:>r$}  {container:c$}  {can}\n"
+            );
+        }
+        text
+    }
+
+    /// What the table does not show.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(why) = &self.no_trace {
+            notes.push(format!("nothing can be traced: {why}"));
+        }
+        if self.out_of_time > 0 {
+            notes.push(format!("{} programs were not read: it took too long", count(self.out_of_time)));
+        }
+        if self.unreadable > 0 {
+            let number = count(self.unreadable);
+            notes.push(format!(
+                "{number} processes may not be looked at by this user: run with sudo to see them"
+            ));
+        }
+        notes
+    }
+}
+
+impl Row {
+    fn of(process: &Process, info: Option<&BuildInfo>, users: &HashMap<u32, String>) -> Row {
+        let exe = process.exe_name().ok();
+        let name = exe.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        let group = process.proc_text("cgroup").map(|text| Group::parse(&text)).unwrap_or_default();
+        let uid = process.uid().ok();
+        Row {
+            pid: process.pid(),
+            uid,
+            user: uid.and_then(|uid| users.get(&uid).cloned()),
+            program: name.unwrap_or_default(),
+            exe: exe.map(|exe| exe.to_string_lossy().into_owned()),
+            package: info.and_then(|info| info.path.clone()),
+            go_version: info.map(|info| info.version.raw.clone()),
+            goroutines: None,
+            container: group.container,
+            can: Vec::new(),
+            why_not: None,
+        }
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let none = || "-".to_owned();
+        let uid = || self.uid.map_or_else(none, |uid| uid.to_string());
+        let can: Vec<&str> = self.can.iter().map(|can| can.word()).collect();
+        let go = self.go_version.as_deref().and_then(|version| version.split(' ').next());
+        [
+            self.pid.to_string(),
+            self.user.as_deref().map_or_else(uid, |user| clean(user).into_owned()),
+            short(&clean(self.name())),
+            go.map_or_else(none, |go| clean(go).into_owned()),
+            self.goroutines.map_or_else(none, count),
+            self.container.as_deref().map_or_else(none, |id| id.chars().take(SHORT_ID).collect()),
+            self.why_not.as_deref().map_or_else(|| can.join(" "), |why| clean(why).into_owned()),
+        ]
+    }
+
+    /// The main package's path; the executable's name where the package was given by its files.
+    fn name(&self) -> &str {
+        let package = self.package.as_deref();
+        let told = package.filter(|path| !path.is_empty() && *path != "command-line-arguments");
+        told.unwrap_or(&self.program)
+    }
+}
+
+/// The end of a name that is too long: there the paths of packages differ.
+fn short(name: &str) -> String {
+    let length = name.chars().count();
+    if length <= MAX_NAME {
+        return name.to_owned();
+    }
+    let end: String = name.chars().skip(length - MAX_NAME + 1).collect();
+    format!("…{end}")
+}
+
+/// The Go programs that run, and how many processes may not be looked at.
+fn programs() -> io::Result<(Vec<Program>, u64)> {
+    let mut unreadable = 0;
+    let mut seen: BTreeMap<(u64, u64), Option<Program>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // What has ended meanwhile, and what is the kernel's, is nothing to tell of.
+        let Ok(process) = Process::open(pid) else { continue };
+        let file = match process.exe() {
+            Ok(file) => file,
+            Err(ProcessError::Permission { .. }) => {
+                unreadable += 1;
+                continue;
+            }
+            Err(_) => continue,
+        };
+        let Ok(metadata) = file.metadata() else { continue };
+        let program = seen.entry((metadata.dev(), metadata.ino())).or_insert_with(|| {
+            let info = match identify(&file) {
+                Err(_) | Ok(Identified::NotGo) => return None,
+                Ok(Identified::Go { info, .. }) => Some(*info),
+                Ok(Identified::Unsure) => None,
+            };
+            Some(Program { file, size: metadata.size(), info, processes: Vec::new() })
+        });
+        if let Some(program) = program {
+            program.processes.push(process);
+        }
+    }
+    Ok((seen.into_values().flatten().collect(), unreadable))
+}
+
+/// How many goroutines of its program a process has; `None`: there was no time to count them.
+fn goroutines(process: &Process, binary: &GoBinary, deadline: Instant) -> Result<Option<u64>> {
+    let bias = process.load_bias(binary.image().entry())?;
+    let memory = Live::of(process);
+    let view = View { memory: &memory, binary, bias, clock: Clock::Live };
+    let mut reading = Reading::begin(&view, Options::default())?;
+    while reading.chunk() {
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+    }
+    let snapshot = reading.finish();
+    if let (Some(fault), true) = (snapshot.incomplete, snapshot.goroutines.is_empty()) {
+        return Err(fault.into());
+    }
+    Ok(Some(snapshot.goroutines.iter().filter(|goroutine| !goroutine.system).count() as u64))
+}
+
+/// The names of the users of this host, by uid. Those that another service knows are shown as numbers.
+fn users() -> HashMap<u32, String> {
+    let mut text = String::new();
+    // Without the file, or with one that is no text, there are the numbers.
+    let read = File::open("/etc/passwd").and_then(|file| file.take(MAX_PASSWD).read_to_string(&mut text));
+    if read.is_err() { HashMap::new() } else { named(&text) }
+}
+
+fn named(passwd: &str) -> HashMap<u32, String> {
+    let mut users = HashMap::new();
+    for line in passwd.lines() {
+        let mut fields = line.split(':');
+        let (name, uid) = (fields.next(), fields.nth(1).and_then(|uid| uid.parse().ok()));
+        if let (Some(name), Some(uid)) = (name, uid) {
+            // The first line of a uid counts, as getpwuid has it.
+            users.entry(uid).or_insert_with(|| name.to_owned());
+        }
+    }
+    users
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(pid: i32) -> Row {
+        Row {
+            pid,
+            uid: Some(1000),
+            user: Some("kim".to_owned()),
+            program: "shop".to_owned(),
+            exe: Some("/usr/bin/shop".to_owned()),
+            package: Some("example.org/shop/cmd/shop".to_owned()),
+            go_version: Some("go1.26.6 X:jsonv2".to_owned()),
+            goroutines: Some(1234),
+            container: Some("9f3c0b9f7d7a4a3e8c0b5f1d2e3a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c".to_owned()),
+            can: vec![Can::Dump, Can::Leaks, Can::Trace],
+            why_not: None,
+        }
+    }
+
+    fn host(processes: Vec<Row>) -> Host {
+        Host { schema: SCHEMA, processes, unreadable: 7, no_trace: None, out_of_time: 0 }
+    }
+
+    #[test]
+    fn a_line_a_process() {
+        let old = Row {
+            user: None,
+            package: Some("command-line-arguments".to_owned()),
+            program: "old\x1b[2J".to_owned(),
+            go_version: None,
+            goroutines: None,
+            container: None,
+            can: Vec::new(),
+            why_not: Some("it was built with go1.16; go1.19 is the oldest version supported".to_owned()),
+            ..row(12_345)
+        };
+        let table = host(vec![row(17), old]).table();
+        let expected = "\
+  PID  USER  PROGRAM                    GO        GOROUTINES  CONTAINER     CAN
+   17  kim   example.org/shop/cmd/shop  go1.26.6       1,234  9f3c0b9f7d7a  dump leaks trace
+12345  1000  old?[2J                    -                  -  -             it was built with go1.16; go1.19 is the oldest version supported
+";
+        assert_eq!(table, expected);
+        assert_eq!(host(Vec::new()).table(), "no Go process was found\n");
+        assert_eq!(host(Vec::new()).notes().len(), 1);
+    }
+
+    #[test]
+    fn json_says_what_is_not_known() {
+        let json =
+            serde_json::to_value(host(vec![Row { goroutines: None, ..row(17) }])).expect("it is plain data");
+        assert_eq!(json["schema"], "sfgi.ps/1");
+        assert_eq!(json["processes"][0]["can"], serde_json::json!(["dump", "leaks", "trace"]));
+        assert_eq!(json["processes"][0]["goroutines"], serde_json::Value::Null);
+        assert_eq!(json["unreadable"], 7);
+    }
+
+    #[test]
+    fn long_names_keep_their_end() {
+        assert_eq!(short("main"), "main");
+        let long = format!("example.org/{}/cmd/shop", "x".repeat(100));
+        assert!(short(&long).starts_with('…') && short(&long).ends_with("/cmd/shop"));
+        assert_eq!(short(&long).chars().count(), MAX_NAME);
+    }
+
+    #[test]
+    fn names_of_users_are_those_of_the_first_line() {
+        let users = named(
+            "root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:\nbad\nkim:x:1000:1000::/home/kim:\nno:x:-1:\n",
+        );
+        assert_eq!(users.len(), 2);
+        assert_eq!((users[&0].as_str(), users[&1000].as_str()), ("root", "kim"));
+    }
+
+    #[test]
+    fn this_host_can_be_listed() {
+        let host = Host::look().expect("/proc is there");
+        assert!(host.processes.is_sorted_by_key(|row| row.pid));
+        let own = std::process::id().cast_signed();
+        assert!(host.processes.iter().all(|row| row.pid != own), "a Rust program is none of Go's");
+    }
+}
