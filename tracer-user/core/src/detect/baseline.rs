@@ -1,7 +1,7 @@
 //! What stays the same of a leak from run to run, and the file of those that are accepted (`--write-baseline`).
 
 use super::rules::Rule;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{collections::HashSet, fmt, str::FromStr, sync::Arc};
 
 /// A hash of the class and of the functions that a leak is made of: without addresses, lines and counts.
@@ -53,6 +53,12 @@ impl fmt::Display for Fingerprint {
 impl Serialize for Fingerprint {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fingerprint {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Fingerprint, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 

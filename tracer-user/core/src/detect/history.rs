@@ -23,7 +23,7 @@ pub struct History {
 }
 
 /// The counts of [`Facts`], which says what each counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
     pub looks: u32,
     pub moved: u32,

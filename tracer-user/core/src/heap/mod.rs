@@ -94,7 +94,7 @@ pub struct Facts {
 }
 
 /// What one look counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Look {
     /// `CLOCK_MONOTONIC` nanoseconds.
     pub at_ns: u64,

@@ -28,7 +28,7 @@ use std::{collections::HashSet, io, sync::Arc, time::Duration};
 const LIMIT: usize = 1000;
 const MAX_LIMIT: usize = 100_000;
 
-/// Scans that were asked for, and whose end is waited for.
+/// A client that waits until these targets have been scanned.
 pub(super) struct Trigger {
     waiting: HashSet<ProcessId>,
     scanned: Scanned,
@@ -84,7 +84,7 @@ impl Core {
         begin(Arc::clone(&state.target), Limits { ceiling: Ceiling(left), seconds }, answer);
     }
 
-    /// Has a thread of the pool make the answer.
+    /// Has a thread of the pool make the answer, so that a target that cannot be read holds up no other request.
     fn ask<T: Send + 'static>(
         &self,
         pid: u32,
@@ -124,7 +124,7 @@ impl Core {
         Ok(())
     }
 
-    /// A target has been scanned, or will not be.
+    /// Answers the clients that waited for this target only: it has been scanned, or will not be.
     pub(super) fn untrigger(&mut self, id: ProcessId, scanned: Option<Scanned>) {
         for trigger in &mut self.triggers {
             if trigger.waiting.remove(&id) {
@@ -139,7 +139,7 @@ impl Core {
     }
 }
 
-/// What a look at a heap comes to.
+/// What a look at a heap comes to in numbers.
 pub(super) fn scanned(leaks: &Leaks) -> Scanned {
     // Timers are no goroutines.
     let sure =

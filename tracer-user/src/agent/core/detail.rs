@@ -18,7 +18,7 @@ pub(super) enum Cause {
     Alert,
 }
 
-/// What would be worth having.
+/// A closer mode that a finding makes worth its cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wish {
     pub(super) cause: Cause,
@@ -27,7 +27,7 @@ pub(super) struct Wish {
 }
 
 impl Wish {
-    /// By what a scan found; `None`: nothing asks for more. What is proven needs none.
+    /// By what the last scan and the last look found. A proven leak asks for no more detail: probes could add nothing.
     pub(super) fn of(growth: &[SiteGrowth], leaks: &[LeakView]) -> Option<Wish> {
         let open = |group: &&LeakView| match group.verdict {
             Verdict::Proven => false,
@@ -49,11 +49,11 @@ impl Wish {
     }
 }
 
-/// What is done for one process.
+/// Whether one target is raised to a closer mode, and for how long yet.
 #[derive(Debug, Default)]
 pub(super) struct Detail {
     raised: Option<Raised>,
-    /// What it was raised for last, and until when nothing that is not stronger raises it again.
+    /// The cause of the last raise, and until when only a stronger cause raises it again.
     rests: Option<(Cause, f64)>,
     said: Arc<str>,
 }
@@ -62,17 +62,17 @@ pub(super) struct Detail {
 struct Raised {
     wish: Wish,
     until: f64,
-    /// Its probes stand: from then on the time counts. Before, it is the time that they are waited for.
+    /// Its probes stand. The time of the raise counts from then; before, `until` limits how long the probes are waited for.
     stands: bool,
 }
 
 impl Detail {
-    /// The mode that it is raised to; `Poll`: it is not.
+    /// The mode that the target is raised to; `Poll` where it is not raised.
     pub(super) fn mode(&self) -> Mode {
         self.raised.as_ref().map_or(Mode::Poll, |raised| raised.wish.mode)
     }
 
-    /// Why it is, or was the last time; empty: it never was.
+    /// The last sentence about a raise; empty where there was none.
     pub(super) fn said(&self) -> Arc<str> {
         Arc::clone(&self.said)
     }

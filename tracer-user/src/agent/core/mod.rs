@@ -1,5 +1,5 @@
-//! The agent's own thread: takes in what discovery and scans found, decides what is done next, and publishes
-//! pictures.
+//! The agent's own thread: takes in what sweeps, scans and probes found, decides what is done next, and publishes pictures.
+//! It never reads a target itself, so no target can hold it up.
 
 mod answer;
 mod detail;
@@ -26,21 +26,21 @@ use std::{
 };
 use tokio::sync::{mpsc, watch};
 
-/// How often it is decided what to do.
+/// Between two decisions about what to do next.
 const TICK: Duration = Duration::from_millis(100);
 /// How often a picture is published.
 const PUBLISH: Duration = Duration::from_secs(1);
-/// Threads that may be at work at the same time, and those of them that look at heaps, which takes a second each.
+/// Scans and looks at the same time, and how many of these may be looks at heaps: a look takes a second.
 const AT_ONCE: usize = 3;
 const LOOKS_AT_ONCE: usize = 2;
-/// The first scan of a process: soon, but not of all at once.
+/// The first scans of targets that came together are due this long after, and this far apart: at a start all come together.
 const FIRST: Duration = Duration::from_secs(1);
 const FIRST_APART: Duration = Duration::from_millis(150);
-/// Requests that wait.
+/// Requests that may wait before their senders do.
 const REQUESTS: usize = 64;
-/// Sentences that are kept of what went wrong.
+/// Sentences about errors of the agent itself that a picture holds.
 const ERRORS: usize = 16;
-/// Memory that is not used goes back to the system so often.
+/// Between two returns of unused memory to the system.
 const TRIM: Duration = Duration::from_secs(60);
 
 /// What an earlier agent knew of its targets ([`super::picture::ProcessPicture::kept`]), by PID and start time, in the same
@@ -94,7 +94,7 @@ enum Message {
     Done { id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, TargetError> },
 }
 
-/// Tells what came of a task when it is over.
+/// Sends its message when it is dropped: a task that panics is told of, too.
 struct Report {
     message: Option<Message>,
     to: mpsc::UnboundedSender<Message>,
@@ -125,13 +125,13 @@ struct Core {
     node: NodePicture,
     errors: VecDeque<String>,
     triggers: Vec<Trigger>,
-    /// The sum of the pauses between two scans, of late, and their number.
+    /// The sum and the number of the pauses between two scans of a target, of late.
     achieved: (f64, u64),
     /// What probes have cost programs, all in all.
     programs_seconds: f64,
     told: mpsc::UnboundedSender<Message>,
     pictures: watch::Sender<Arc<Picture>>,
-    /// When CPU time was last read, and what it was, for what is used now.
+    /// The clock and the CPU time at the last picture: their growth since is the share that is used now.
     used: (u64, u64),
 }
 
@@ -200,7 +200,7 @@ impl Core {
         self.targets.values().map(|state| &state.target).chain(self.excluded.values())
     }
 
-    /// The state of this very target, not of another that has its PID by now.
+    /// The state of this very target: another process may have its PID by now.
     fn state(&mut self, id: ProcessId) -> Option<&mut TargetState> {
         self.targets.get_mut(&id.pid).filter(|state| state.target.id == id)
     }
@@ -261,7 +261,7 @@ impl Core {
         }
     }
 
-    /// Begins what is due, the latest first, as far as the budget goes.
+    /// Begins the scans and looks that are due, the latest first, as far as the budget goes.
     fn begin(&mut self) {
         let at = clock::now() as f64 / 1e9;
         let used = clock::process_cpu() as f64 / 1e9 + self.programs_seconds;
@@ -288,7 +288,6 @@ impl Core {
         let (target, past) = (Arc::clone(&state.target), Arc::clone(&state.past));
         let (config, told) = (Arc::clone(&self.config), self.told.clone());
         let run = Box::new(move || {
-            // Also told when this panics.
             let failed = Message::Done { id, work, cost, result: Err(TargetError::Bug) };
             let mut done = Report { message: Some(failed), to: told };
             let mut past = past.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,7 +300,7 @@ impl Core {
         self.pool.run(Task { about: pid, run });
     }
 
-    /// Whether something hangs.
+    /// Gives up targets whose memory or executable does not answer.
     fn check(&mut self) {
         for pid in self.pool.check() {
             self.complain(format!("PID {pid}: reading it does not end; it is left alone"));
@@ -388,13 +387,13 @@ fn rss_bytes() -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
-/// Gives memory that is not used back to the system: what a large snapshot needed would stay ours for ever.
+/// Gives unused memory back to the system: the allocator would keep for ever what a large snapshot needed.
 fn trim() {
     // SAFETY: takes no pointer, and may be called at any time.
     unsafe { libc::malloc_trim(0) };
 }
 
-/// A few heaps for all threads, in place of one for each: what each keeps free adds up.
+/// Two heaps for all threads, in place of one for each: the free memory that each heap keeps adds up.
 fn few_heaps() {
     // SAFETY: changes a setting of the allocator.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };

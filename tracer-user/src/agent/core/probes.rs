@@ -8,7 +8,7 @@ use crate::agent::{
 use sfgi_core::{clock, event::Mode};
 use std::{io, sync::Arc};
 
-/// Targets that have probes at the same time, and that are being attached to: each has a thread and rings.
+/// Targets that may have probes at the same time, and those among them that are being attached to: each has a thread and rings.
 const MOST_WITH_PROBES: usize = 64;
 const ATTACHING: usize = 2;
 /// The part of the node's budget that probes may use: the rest is for scans.
@@ -33,7 +33,7 @@ impl Core {
                 log::info!("PID {pid} ({}): {said}", state.identity.service);
             }
             let wanted = state.wanted();
-            // What the others leave of the node's.
+            // The node's budget without what the probes of the other targets cost.
             let left = budget.process().min(PROBES_SHARE * budget.node - (all - state.probes.cores()));
             match state.probes.step(at, wanted, left) {
                 Next::Start(mode)
@@ -102,11 +102,11 @@ pub(super) struct Probes {
     pace: Pace,
     stage: Stage,
     figures: Figures,
-    /// Since probes stand, of late.
+    /// The last reading of what they cost.
     spent: Spent,
-    /// A reading that was not looked at yet.
+    /// `spent` was not judged by `pace` yet.
     fresh: bool,
-    /// Of sessions that are over.
+    /// Sums over the sessions that are over.
     before: Totals,
     /// How long probes stood in this session.
     seconds: f64,
@@ -153,7 +153,7 @@ impl Probes {
         }
     }
 
-    /// Why it is not another one.
+    /// Why the mode is not another one.
     pub(super) fn reason(&self) -> Arc<str> {
         Arc::clone(&self.reason)
     }
@@ -168,12 +168,12 @@ impl Probes {
         matches!(self.stage, Stage::Attaching(..))
     }
 
-    /// What its probes cost now, cores: the program, and us.
+    /// What the probes cost the program and the agent now, in cores.
     pub(super) fn cores(&self) -> f64 {
         if self.is_active() { self.spent.program_cores + self.spent.own_cores } else { 0.0 }
     }
 
-    /// What of that the program pays.
+    /// The part of [`Probes::cores`] that the program pays.
     pub(super) fn program_cores(&self) -> f64 {
         if self.is_active() { self.spent.program_cores } else { 0.0 }
     }
@@ -248,7 +248,7 @@ impl Probes {
                 (self.spent, self.seconds, self.fresh, self.ever) = (Spent::default(), 0.0, false, true);
                 self.pace.attached(at, !reason.is_empty());
                 let text = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-                // What was said when it stepped down still holds.
+                // The reason of an earlier step down still holds.
                 if !reason.is_empty() || mode >= self.wanted {
                     self.reason = reason.into();
                 }

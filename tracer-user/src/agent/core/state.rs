@@ -19,12 +19,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A look at the heap is due at most each so many scans, and at least each so many.
+/// Intervals between two looks at the heap: the fewest, where something is suspicious, and the most.
 const LOOK_PAUSE: u32 = 4;
 const LOOK_AT_LEAST: u32 = 20;
-/// What failed is tried again after so many intervals.
+/// Intervals after which a target that could not be read is tried again.
 const RETRY: u32 = 4;
-/// CPU seconds that a scan and a look at the heap cost, before it is known.
+/// CPU seconds that a scan and a look at the heap are taken to cost before the first was measured.
 const SCAN_COST: f64 = 0.005;
 const LOOK_COST: f64 = 0.05;
 
@@ -43,12 +43,12 @@ pub(super) struct TargetState {
     plan: Plan,
     /// Asked for in place of the plan's.
     asked_mode: Option<Mode>,
-    /// Whether it is raised to a closer one for a while; by what the last scan found, and by what an alert asks for.
+    /// Whether it is raised to a closer mode for a while; what the last scan wishes for, and an alert.
     detail: Detail,
     wish: Option<Wish>,
     alert: Option<Wish>,
     pub(super) past: Arc<Mutex<Past>>,
-    /// Something works on it.
+    /// A thread scans it, or looks at its heap.
     pub(super) running: Option<Work>,
     /// A look at the heap was asked for.
     pub(super) triggered: bool,
@@ -70,7 +70,7 @@ pub(super) struct TargetState {
     error: Option<Arc<str>>,
     kept: Option<Arc<[u8]>>,
     pub(super) probes: Probes,
-    /// The picture of it, while nothing has changed.
+    /// The last picture of it, as long as nothing has changed since.
     picture: Option<Arc<ProcessPicture>>,
 }
 
@@ -224,7 +224,7 @@ impl TargetState {
         self.scans += 1;
         self.scan_cpu_seconds += cost;
         self.achieved = self.last_scan.replace(now).map(|last| now - last);
-        // One that is dear for its size is looked at less often: no process takes more than its share.
+        // A target whose scans cost more than its share of the budget is scanned less often.
         let share = config.budget.process().max(1e-4);
         let pause = |least: Duration, cost: f64| {
             least.max(Duration::try_from_secs_f64(cost / share).unwrap_or(least))
@@ -250,7 +250,7 @@ impl TargetState {
         self.scan = Some(Arc::new(told.scan));
     }
 
-    /// The picture of it is not what it was.
+    /// The last picture of it holds no more.
     pub(super) fn changed(&mut self) {
         self.picture = None;
     }

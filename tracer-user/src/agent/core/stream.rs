@@ -37,7 +37,7 @@ use tokio::sync::mpsc;
 const MOST: usize = 4;
 /// How long one may stream.
 const LONGEST: Duration = Duration::from_secs(600);
-/// How often the rings are read, and how often it is asked whether it is over.
+/// Between two readings of the rings, and between two questions whether the stream is over.
 const EVERY: Duration = Duration::from_millis(10);
 const ASK: Duration = Duration::from_millis(50);
 /// Chunks of lines that wait for a client, and bytes that wait for room among these.
@@ -65,7 +65,7 @@ impl Drop for Place {
     }
 }
 
-/// What may be spent on it, and for how long.
+/// What a stream may cost, and how long it may last.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) ceiling: Ceiling,
@@ -141,9 +141,9 @@ pub(super) fn block_profile(target: Arc<Target>, limits: Limits, answer: Answer<
     });
 }
 
-/// On a thread of its own; where there is none to be had, that is the answer.
+/// Runs `work` on a thread of its own.
 fn spawn<T: Send + 'static>(answer: Answer<T>, work: impl FnOnce(Answer<T>) + Send + 'static) {
-    // A thread that cannot be started drops the way back, which is an answer, too.
+    // Without a thread the sender is dropped, and the receiver sees that nothing will come.
     if let Err(err) = thread::Builder::new().name("stream".to_owned()).spawn(move || work(answer)) {
         log::error!("no thread can be started to follow a process with: {err}");
     }

@@ -26,7 +26,9 @@ const SERIES: Table = TableDefinition::new("series/1");
 /// An alert as JSON, by boot id and what it is about.
 const ALERTS: Table = TableDefinition::new("alerts/1");
 /// What scans know of a target, by boot id, PID and start time.
-const PASTS: Table = TableDefinition::new("pasts/1");
+const PASTS: Table = TableDefinition::new("pasts/2");
+/// What older versions wrote in place of [`PASTS`], in a format of their own; it is not read.
+const OLD_PASTS: Table = TableDefinition::new("pasts/1");
 
 /// Memory for pages: what we keep is hundreds of kilobytes.
 const CACHE_BYTES: usize = 1 << 20;
@@ -78,6 +80,12 @@ impl File {
         let make = || -> Result<(), redb::Error> {
             let transaction = self.database.begin_write()?;
             transaction.open_table(SERIES)?;
+            if transaction.delete_table(OLD_PASTS)? {
+                let file = self.path.display();
+                log::info!(
+                    "{file}: what an older version of sfgi knew of targets is left out and begins anew"
+                );
+            }
             transaction.commit()?;
             Ok(())
         };
@@ -220,7 +228,7 @@ impl File {
         serde_json::to_vec(value).map_err(|error| failed(&self.path, error))
     }
 
-    /// The library checks pages as it comes to them, and some of what it finds in a damaged file it answers with a panic.
+    /// redb checks pages as it comes to them, and answers some damage with a panic.
     fn guarded<T>(&self, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(result) => result.map_err(|error| failed(&self.path, error)),

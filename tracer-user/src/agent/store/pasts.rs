@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-/// Bytes of all processes together; what would go beyond is not kept.
+/// Bytes of all targets together; what would go beyond is not kept.
 pub(super) const MAX_BYTES: usize = 64 << 20;
 
-/// One that is in no picture is forgotten after this: when an agent has just begun, none is.
+/// How long a target may be in no picture before it is forgotten: when an agent has just begun, none is in any.
 const FORGET: Duration = Duration::from_secs(300);
 
 /// PID and start time.

@@ -26,7 +26,8 @@ use tracer_common::Kind;
 
 /// How long the busiest probe stands.
 const SAMPLE: Duration = Duration::from_millis(40);
-/// The part of the budget that a mode may take by what the sample tells: there are other probes, and other times.
+/// The part of the budget that a mode may take by its sample, which sees one probe for a moment: there are other probes, and
+/// other times.
 const SHARE: f64 = 0.6;
 /// Bytes of an event ring: what a program within its budget sends in a second fits in.
 const RING: u32 = 1 << 21;
@@ -62,7 +63,7 @@ pub(crate) struct Attached {
     pub(crate) mode: Mode,
     pub(crate) live: LiveTarget,
     pub(crate) state: session::Target,
-    /// Why it is not the mode that was wanted; empty: it is.
+    /// Why the mode is not the one that was wanted; empty where it is.
     pub(crate) reason: String,
     /// The kernel counts what the programs run as long as this is kept; `None`: it cannot.
     pub(crate) counting: Option<Counting>,
@@ -83,8 +84,8 @@ pub(crate) enum Refused {
     Probes(String),
 }
 
-/// Attaches in `wanted` or, where that is too dear, in the closest mode that is not; `least`: but in none below.
-/// `callers` as of [`Attach::callers`].
+/// Attaches in `wanted` or, where that is too dear, in the closest mode that is not, but in none below `least`. `callers` is that of
+/// [`Attach::callers`].
 pub(crate) fn attach(
     target: &Target,
     wanted: Mode,
@@ -112,7 +113,7 @@ pub(crate) fn attach(
                 rate.function,
                 ceiling.0 * 100.0
             );
-            // The first says most: it is about what was wanted.
+            // The first reason is about the mode that was wanted.
             if reason.is_empty() {
                 reason = why;
             }

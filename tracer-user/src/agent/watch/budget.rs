@@ -6,10 +6,10 @@ use sfgi_core::event::Mode;
 
 /// Seconds of the budget that are saved up at most.
 const SAVED_SECONDS: f64 = 20.0;
-/// What can be spent at once however small the budget is, seconds of CPU: else nothing would ever be done.
+/// CPU seconds that can be spent at once however small the budget is: a look at a heap costs half of that, and would never begin.
 const LEAST_SECONDS: f64 = 0.1;
 
-/// The part of the budget that is used: the rest is for what no meter sees, as what the kernel does for us.
+/// The part of the budget that is used. The rest is for what no meter sees: what the kernel does on behalf of the agent.
 const USED_SHARE: f64 = 0.95;
 
 /// The CPU time that may be spent: it fills at the pace of the budget, and everything is taken out of it that the agent used,
@@ -30,7 +30,7 @@ struct Meter {
 }
 
 impl Bucket {
-    /// One with little in it: what is begun at the start is not for free.
+    /// One with little in it: the first scans are paid for, too.
     pub(crate) fn new() -> Bucket {
         Bucket { level: LEAST_SECONDS, promised: 0.0, last: None }
     }
@@ -55,7 +55,7 @@ impl Bucket {
         self.promised += cost;
     }
 
-    /// It is over, and has been used by now.
+    /// It is over: the meter has seen by now what it cost.
     pub(crate) fn settle(&mut self, cost: f64) {
         self.promised = (self.promised - cost).max(0.0);
     }

@@ -102,7 +102,7 @@ impl Prober {
     }
 }
 
-/// Returns what went wrong.
+/// Returns the error that ended it.
 fn run(
     target: &Target,
     wanted: Mode,
@@ -111,7 +111,7 @@ fn run(
     stop: &AtomicBool,
     tell: &Tell,
 ) -> Option<String> {
-    // Declared first, and so there until all else has gone.
+    // `_counting` is declared first, so it is dropped last: the kernel counts until the probes are gone.
     let Attached { counting: _counting, mode, live, state, reason } =
         match attach::attach(target, wanted, Mode::Life, ceiling, false) {
             Ok(attached) => attached,

@@ -22,13 +22,13 @@ use std::{
     sync::Arc,
 };
 
-/// In so many sweeps after it came a process is asked each time what it runs.
+/// Sweeps after its first in which a process is asked each time what it runs: it may be about to `exec`.
 const YOUNG: u32 = 3;
-/// Older ones that are asked in a sweep, about: that takes 1 ms.
+/// Older processes that are asked in one sweep, about; asking them takes 1 ms.
 const ASKED: usize = 512;
-/// What runs nothing, a thread of the kernel, is asked in one of so many.
+/// A process without an executable, a thread of the kernel, is asked in one of so many sweeps.
 const RARELY: u32 = 10;
-/// Processes that are known; a host has no more PIDs than that by default.
+/// Processes that are remembered: a bound for the memory of the sweep.
 const MAX_PROCESSES: usize = 1 << 16;
 
 #[derive(Default)]
@@ -39,7 +39,7 @@ pub(crate) struct Changes {
     pub(crate) notes: Vec<String>,
 }
 
-/// What a process is to us.
+/// What a process is to the agent.
 #[derive(Debug)]
 enum Kind {
     /// A thread of the kernel, this agent, or a program that is not Go's.
@@ -78,7 +78,7 @@ pub(super) struct Sweep {
     ended: u64,
 }
 
-/// Is told which process is being looked at.
+/// Called with the PID of each process before it is looked at.
 type Note<'a> = &'a mut dyn FnMut(i32);
 
 impl Sweep {
@@ -119,7 +119,7 @@ impl Sweep {
         Ok(changes)
     }
 
-    /// How many there are of each kind; who is excluded or unsupported others know.
+    /// How many there are of each kind; the core knows how many are excluded or unsupported.
     pub(super) fn seen(&self) -> Seen {
         let count = |wanted: fn(&Kind) -> bool| {
             self.known.values().filter(|known| wanted(&known.kind)).count() as u64
@@ -255,7 +255,7 @@ fn exe(pid: i32) -> io::Result<(u64, u64)> {
 
 /// The memory of a process, as it was when this was made. An `exec` gives the process another, also an `exec` of the same program.
 ///
-/// The kernel lets go of an address space when nobody runs in it any more. A read of `/proc/PID/mem` that was opened before gives
+/// The kernel lets go of an address space when no thread runs in it any more. A read of `/proc/PID/mem` that was opened before gives
 /// nothing then (`mem_rw` in `fs/proc/base.c`), and an error as long as the address space lives, because nothing is mapped at
 /// address 0. The read takes less than a microsecond, and holds no memory but the kernel's record of the address space.
 #[derive(Debug)]

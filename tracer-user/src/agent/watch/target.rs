@@ -146,7 +146,7 @@ impl FileKey {
 #[derive(Debug)]
 pub(super) struct Program {
     key: FileKey,
-    /// What its build says of it; `None`: only the whole file tells.
+    /// Its build information; `None` where only the whole file tells it.
     pub(super) info: Option<BuildInfo>,
     pub(super) build_id: Option<String>,
     go_build_id: Option<String>,
@@ -209,7 +209,7 @@ pub(crate) struct Binaries {
 
 #[derive(Default)]
 struct Shelf {
-    /// Each has a lock of its own: two that want the same one read it once, others do not wait for that.
+    /// Each has a lock of its own: two threads that want the same binary read it once, and others do not wait for that.
     known: HashMap<Build, Arc<Mutex<Weak<GoBinary>>>>,
     /// The last used at the end, with their size.
     recent: VecDeque<(Build, u64, Arc<GoBinary>)>,
