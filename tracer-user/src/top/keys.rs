@@ -2,7 +2,7 @@
 
 use super::{
     By, Key, Picture, Query, Sort, Table,
-    view::layout::{Areas, slots},
+    view::grid::{Areas, slots, tab_at},
 };
 use ratatui::crossterm::event::{
     KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
@@ -20,37 +20,31 @@ pub enum Pane {
     /// The table of [`Screen::by`].
     #[default]
     Table,
-    /// One goroutine.
     Detail,
     /// What is wrong.
     Findings,
     /// What is leaked.
     Leaks,
-    /// Keys and columns.
     Help,
 }
 
 /// What is to be done about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Draw again.
     Draw,
     /// Another [`Screen::query`] is wanted of pictures from now on.
     Ask,
     /// Look for leaks in this target.
     FindLeaks(usize),
-    /// End.
     Quit,
 }
 
 /// What is shown, and how.
 #[derive(Clone, Debug)]
 pub struct Screen {
-    /// The table.
     pub by: By,
     /// What is wanted of pictures.
     pub query: Query,
-    /// What is shown.
     pub pane: Pane,
     /// The filter that is being typed.
     pub prompt: Option<String>,
@@ -60,7 +54,7 @@ pub struct Screen {
     pub paused: bool,
     /// The row that is chosen, and where it was last.
     pub(super) chosen: Option<Key>,
-    pub(super) cursor: usize,
+    cursor: usize,
     /// The first line that is shown of a pane that is longer.
     pub(super) scroll: usize,
     max_scroll: usize,
@@ -194,7 +188,7 @@ impl Screen {
                         return if again { self.enter(Some(picture)) } else { Action::Draw };
                     }
                 } else if mouse.row == areas.tabs {
-                    let tab = super::view::layout::tab_at(mouse.column);
+                    let tab = tab_at(mouse.column);
                     if let Some(by) = tab {
                         self.show(by);
                     }

@@ -28,7 +28,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// The last picture.
     pub fn picture(&self) -> Option<Arc<Picture>> {
         lock(&self.picture).clone()
     }

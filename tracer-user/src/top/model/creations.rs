@@ -2,7 +2,7 @@
 
 use super::{
     Cell, Column, Key, Query, Row, Table, Trend,
-    standing::Standing,
+    goroutines::Standing,
     waits::{At, column},
 };
 use hashbrown::HashMap;
@@ -43,7 +43,6 @@ struct Sums {
 #[derive(Debug, Default)]
 pub(super) struct Creations(HashMap<(u64, bool), Site>);
 
-/// See [`Table::columns`].
 pub(super) const COLUMNS: [Column; 9] = [
     column("ALIVE", "goroutines that were made here and live", 8, 0, true),
     column("MADE/s", "goroutines that were made here, a second", 7, 0, true),
@@ -63,34 +62,33 @@ impl Creations {
     }
 
     pub(super) fn step(&mut self, step: &Step, clipped_ns: Option<u64>, birth: &Birth, system: bool) {
-        let sums = match step.what {
-            What::Create
-            | What::Exit
-            | What::Start
-            | What::Block
-            | What::Preempt
-            | What::SyscallEnter
-            | What::ThreadOn => {
-                let site = self.at((birth.gopc, system));
-                site.startpc = birth.startpc;
-                &mut site.now
+        let add: fn(&mut Sums, Option<u64>, u64) = match step.what {
+            What::Create => |sums, _, _| sums.created += 1,
+            What::Exit => |sums, _, _| sums.exited += 1,
+            What::Start => |sums, lasted_ns, _| {
+                sums.delays += u64::from(lasted_ns.is_some());
+                sums.delay_ns = sums.delay_ns.saturating_add(lasted_ns.unwrap_or(0));
+            },
+            What::ThreadOn => |sums, _, clipped_ns| sums.off_ns = sums.off_ns.saturating_add(clipped_ns),
+            What::Block | What::Preempt | What::SyscallEnter => {
+                |sums, _, clipped_ns| sums.ran_ns = sums.ran_ns.saturating_add(clipped_ns)
             }
-            _ => return,
+            What::Found
+            | What::Unblock
+            | What::SyscallExit
+            | What::Leak
+            | What::Illegal
+            | What::GcStart
+            | What::GcEnd
+            | What::ThreadOff
+            | What::ThreadWake
+            | What::Exec => return,
         };
-        let clipped_ns = clipped_ns.unwrap_or(0);
-        match step.what {
-            What::Create => sums.created += 1,
-            What::Exit => sums.exited += 1,
-            What::Start => {
-                sums.delays += u64::from(step.duration_ns.is_some());
-                sums.delay_ns = sums.delay_ns.saturating_add(step.duration_ns.unwrap_or(0));
-            }
-            What::ThreadOn => sums.off_ns = sums.off_ns.saturating_add(clipped_ns),
-            _ => sums.ran_ns = sums.ran_ns.saturating_add(clipped_ns),
-        }
+        let site = self.at((birth.gopc, system));
+        site.startpc = birth.startpc;
+        add(&mut site.now, step.duration_ns, clipped_ns.unwrap_or(0));
     }
 
-    /// The interval is over.
     pub(super) fn close(&mut self, standing: &Standing) {
         for (key, (_, startpc)) in &standing.creations {
             self.at(*key).startpc = *startpc;

@@ -1,13 +1,64 @@
-//! One goroutine closely.
+//! One goroutine closely: all that is known of it, and what happened to it last.
 
 use super::{
-    Cell, Past, Top,
-    goroutines::{on_cpu_ns, state_in_words},
-    standing::{age, why},
+    Cell, Top,
+    goroutines::{age, on_cpu_ns, state_in_words, why},
     waits::At,
 };
-use sfgi_core::{model::Measure, names::Site, session::Target};
-use std::sync::Arc;
+use sfgi_core::{
+    goruntime::State,
+    model::{Measure, Step, What},
+    names::Site,
+    session::Target,
+};
+use std::{collections::VecDeque, sync::Arc};
+
+/// Steps of all goroutines that are kept.
+const MAX_STEPS: usize = 1 << 16;
+/// Steps that are shown of one.
+const MAX_SHOWN: usize = 64;
+
+/// One thing that happened to a goroutine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// When, `CLOCK_MONOTONIC` nanoseconds.
+    pub ts: u64,
+    pub what: What,
+    pub to: State,
+    /// The wait reason, as a number.
+    pub reason: u8,
+    /// Who did it; 0: not known, or nobody.
+    pub by_goid: u64,
+    /// How long what ended had lasted.
+    pub duration_ns: Option<u64>,
+    pub measure: Measure,
+}
+
+/// The last steps of all goroutines, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Timeline(VecDeque<(usize, u64, Past)>);
+
+impl Timeline {
+    pub(super) fn push(&mut self, target: usize, step: &Step) {
+        if matches!(
+            step.what,
+            What::ThreadOff | What::ThreadOn | What::ThreadWake | What::GcStart | What::GcEnd
+        ) {
+            return;
+        }
+        if self.0.len() >= MAX_STEPS {
+            self.0.pop_front();
+        }
+        let Step { ts, what, to, reason, by_goid, duration_ns, measure, .. } = *step;
+        self.0.push_back((target, step.goid, Past { ts, what, to, reason, by_goid, duration_ns, measure }));
+    }
+
+    /// Those of one goroutine, youngest first.
+    fn of(&self, target: usize, goid: u64) -> Vec<Past> {
+        let own = self.0.iter().rev().filter(|(at, whose, _)| (*at, *whose) == (target, goid));
+        own.take(MAX_SHOWN).map(|(.., past)| *past).collect()
+    }
+}
 
 /// All that is known of one goroutine.
 #[derive(Clone, Debug)]
@@ -28,7 +79,6 @@ pub struct Detail {
     pub on_cpu: Cell,
     /// How long it waited in the run queue all in all, and at most.
     pub delays: (Cell, Cell),
-    /// The function it runs.
     pub function: Arc<str>,
     /// The `go` statement that made it, and the goroutine that executed that (0: not known).
     pub creator: (Arc<str>, u64),
@@ -38,7 +88,7 @@ pub struct Detail {
     pub past: Vec<(Past, Arc<str>)>,
 }
 
-/// See [`Detail`]; where the goroutine is not known any more, what it did is still told.
+/// A goroutine that is not known any more has `g` 0 and still its past.
 pub(super) fn of(top: &Top, followed: &mut Target, at: &At<'_>, goid: u64) -> Detail {
     let past = top.timeline.of(at.target, goid).into_iter();
     let past = past.map(|past| (past, at.about.wait_reason(past.reason).into())).collect();

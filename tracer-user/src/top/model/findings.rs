@@ -2,8 +2,8 @@
 
 use super::{
     Knows, MAX_ROWS, Query,
+    goroutines::{age, counts},
     places::{PlaceId, Places},
-    standing::{age, counts},
 };
 use crate::output::{count, duration};
 use hashbrown::HashMap;
@@ -15,11 +15,11 @@ use sfgi_core::{
 use std::sync::Arc;
 
 /// A system call or a call into C from which on it is worth a look.
-pub(super) const STUCK_NS: u64 = 10_000_000_000;
+const STUCK_NS: u64 = 10_000_000_000;
 /// A wait in the run queue from which on a goroutine starves: ten time slices of the scheduler's.
-pub(super) const STARVED_NS: u64 = 100_000_000;
+const STARVED_NS: u64 = 100_000_000;
 /// Running from which on a goroutine does not yield: the scheduler asks it to after 10 ms, if another one waits.
-pub(super) const UNYIELDING_NS: u64 = 1_000_000_000;
+const UNYIELDING_NS: u64 = 1_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Kind {
@@ -45,9 +45,7 @@ impl Kind {
 /// One thing that is wrong, at one place.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// The target's number.
     pub target: usize,
-    /// What is wrong.
     pub what: &'static str,
     /// A goroutine that it happened to, the last one.
     pub goid: u64,
@@ -59,7 +57,6 @@ pub struct Finding {
     pub longest_ns: Option<u64>,
     /// When it was seen last.
     pub last_ts: u64,
-    /// Where.
     pub place: Arc<str>,
     /// What else there is to say; may be empty.
     pub note: Arc<str>,
@@ -75,7 +72,6 @@ struct Sums {
     note: String,
 }
 
-/// All that was found.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     found: HashMap<(usize, Kind, PlaceId), Sums>,

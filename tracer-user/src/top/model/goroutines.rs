@@ -1,16 +1,162 @@
-//! The goroutines themselves.
+//! The goroutines as they stand: one look at all of them, added up; the rows of states, and of single goroutines.
 
 use super::{
-    Cell, Column, Key, MAX_ROWS, Query, Row, Sort, Table,
-    standing::{age, counts},
-    waits::{At, column},
+    Cell, Column, Key, MAX_ROWS, Query, Row, Sort, Table, Trend,
+    places::{PlaceId, Places},
+    waits::{At, SYSCALL, WaitKey, column, reason_in_words},
 };
 use hashbrown::HashMap;
 use sfgi_core::{
     goruntime::State,
     model::{Goroutine, Goroutines, Measure, Step},
+    session::Target,
 };
 use std::{cmp::Ordering, sync::Arc};
+
+/// Goroutines that wait at one place.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Open {
+    pub(super) count: u64,
+    /// The longest of these waits so far, where one is known.
+    pub(super) longest: Option<(u64, Measure)>,
+    /// How much of the interval they waited, all together.
+    pub(super) ns: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    pub(super) waits: HashMap<WaitKey, Open>,
+    /// By `go` statement, and whether they are the runtime's own: how many, and the function they run.
+    pub(super) creations: HashMap<(u64, bool), (u64, u64)>,
+    /// By state and wait reason (0 where it does not wait), and whether they are the runtime's own.
+    pub(super) states: HashMap<(u8, u16, bool), (State, Open)>,
+    /// Goroutines of the program, by state.
+    pub(super) counts: HashMap<State, u64>,
+    pub(super) total: u64,
+    pub(super) system: u64,
+}
+
+/// Since when a goroutine has been in its state, nanoseconds before `now_ts`; `None`: not known.
+pub(super) fn age(goroutine: &Goroutine, now_ts: u64) -> Option<(u64, Measure)> {
+    (goroutine.since_ts != 0).then(|| (now_ts.saturating_sub(goroutine.since_ts), goroutine.since_is))
+}
+
+/// What a goroutine waits for, if it does.
+pub(super) fn why(goroutine: &Goroutine) -> Option<u16> {
+    match goroutine.state {
+        State::Syscall => Some(SYSCALL),
+        state if state.waits() => Some(u16::from(goroutine.reason)),
+        _ => None,
+    }
+}
+
+/// Whether it is one that lives and has a name.
+pub(super) fn counts(goroutine: &Goroutine) -> bool {
+    goroutine.goid != 0 && !goroutine.state.is_dead() && goroutine.state != State::Idle
+}
+
+impl Standing {
+    pub(super) fn of(followed: &Target, places: &Places, now_ts: u64, interval_ns: u64) -> Standing {
+        let mut standing = Standing::default();
+        for goroutine in followed.goroutines().iter().filter(|goroutine| counts(goroutine)) {
+            standing.add(goroutine, places, now_ts, interval_ns);
+        }
+        standing
+    }
+
+    fn add(&mut self, goroutine: &Goroutine, places: &Places, now_ts: u64, interval_ns: u64) {
+        let (system, age, why) = (places.is_own(goroutine), age(goroutine, now_ts), why(goroutine));
+        if system {
+            self.system += 1;
+        } else {
+            self.total += 1;
+            *self.counts.entry(goroutine.state).or_default() += 1;
+        }
+        if let Some(why) = why {
+            let place: PlaceId = places.of(goroutine);
+            self.waits.entry(WaitKey { why, place, system }).or_default().add(age, interval_ns);
+        }
+        if let Some(birth) = goroutine.birth {
+            let (count, startpc) = self.creations.entry((birth.gopc, system)).or_default();
+            (*count, *startpc) = (*count + 1, birth.startpc);
+        }
+        let reason = if goroutine.state.waits() { why.unwrap_or(0) } else { 0 };
+        let key = (goroutine.state.status().unwrap_or(u8::MAX), reason, system);
+        let (state, open) = self.states.entry(key).or_default();
+        *state = goroutine.state;
+        open.add(age, interval_ns);
+    }
+}
+
+impl Open {
+    fn add(&mut self, age: Option<(u64, Measure)>, interval_ns: u64) {
+        self.count += 1;
+        if let Some((ns, measure)) = age {
+            self.ns = self.ns.saturating_add(ns.min(interval_ns));
+            if self.longest.is_none_or(|(longest, _)| ns > longest) {
+                self.longest = Some((ns, measure));
+            }
+        }
+    }
+}
+
+/// Their numbers up to now, by state, wait reason, and whether they are the runtime's own; 256 of each at most.
+#[derive(Debug, Default)]
+pub(super) struct States(HashMap<(u8, u16, bool), (State, Trend)>);
+
+pub(super) const STATE_COLUMNS: [Column; 6] = [
+    column("STATE", "the runtime's name for it", 10, 0, false),
+    column("REASON", "what they wait for, in the runtime's words", 24, 0, false),
+    column("COUNT", "goroutines that are in it now", 9, 0, true),
+    column("GROWTH", "change of COUNT over the trend", 8, 0, true),
+    column("OLDEST", "the longest that one has been in it", 9, 0, true),
+    column("TREND", "COUNT of the last intervals", 0, 0, false),
+];
+
+impl States {
+    pub(super) fn close(&mut self, standing: &Standing) {
+        for (key, (state, _)) in &standing.states {
+            self.0.entry(*key).or_insert_with(|| (*state, Trend::default()));
+        }
+        for (key, (_, trend)) in &mut self.0 {
+            trend.push(standing.states.get(key).map_or(0, |(_, open)| open.count));
+        }
+    }
+
+    pub(super) fn table(&self, at: &At<'_>, query: &Query) -> Table {
+        let mut table = Table::new(&STATE_COLUMNS);
+        for ((number, why, system), (state, trend)) in &self.0 {
+            let (state, reason) =
+                (state.to_string(), if *why == 0 { "" } else { reason_in_words(at.about, *why) });
+            if !query.wants(at.target, *system, &[&state, reason]) {
+                continue;
+            }
+            let open =
+                at.standing.states.get(&(*number, *why, *system)).map(|(_, open)| *open).unwrap_or_default();
+            let (ns, measure) = open.longest.unzip();
+            let (state, reason): (Arc<str>, Arc<str>) = (state.into(), reason.into());
+            table.rows.push(Row {
+                key: Key {
+                    target: at.target,
+                    id: u64::from(*number) << 32 | u64::from(*why) << 1 | u64::from(*system),
+                    goid: 0,
+                },
+                cells: vec![
+                    Cell::Text(Arc::clone(&state)),
+                    Cell::Text(Arc::clone(&reason)),
+                    Cell::Count(Some(open.count)),
+                    Cell::Change(trend.growth()),
+                    Cell::Time(ns, measure.unwrap_or(Measure::Exact)),
+                    Cell::Trend(trend.clone()),
+                ],
+                words: vec![state, reason],
+                system: *system,
+                alarm: false,
+            });
+        }
+        table
+    }
+}
 
 /// Goroutines whose delays are kept.
 const MAX_DELAYS: usize = 1 << 18;
@@ -21,7 +167,6 @@ pub(super) struct Delays {
     by_goid: HashMap<u64, Delay>,
 }
 
-/// Of one goroutine.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Delay {
     pub(super) total_ns: u64,
@@ -47,7 +192,6 @@ impl Delays {
     }
 }
 
-/// See [`Table::columns`].
 pub(super) const COLUMNS: [Column; 7] = [
     column("GOID", "the goroutine's id", 8, 0, true),
     column("STATE", "what it waits for, or its state", 17, 0, false),

@@ -4,39 +4,28 @@ mod creations;
 mod detail;
 mod findings;
 mod goroutines;
-mod picture;
 mod places;
-mod query;
-mod standing;
-mod states;
 mod table;
-mod timeline;
-mod trend;
 mod waits;
 
-pub use detail::Detail;
+pub use detail::{Detail, Past};
 pub use findings::Finding;
-pub use picture::{Head, Picture};
-pub use query::{By, Query, Sort};
-pub use table::{Cell, Column, Key, Row, Table};
-pub use timeline::Past;
-pub use trend::Trend;
+pub use table::{By, Cell, Column, Key, Query, Row, Sort, Table, Trend};
 
 use crate::probe::Cost;
 use creations::Creations;
+use detail::Timeline;
 use findings::Findings;
-use goroutines::Delays;
+use goroutines::{Delays, Standing, States};
 use places::Places;
 use sfgi_core::{
     event::{Birth, Mode},
+    goruntime::State,
     model::{Step, What},
-    session::{End, Input, Observer, Round, Target},
+    session::{About, End, Input, Observer, Round, Target},
 };
-use standing::Standing;
-use states::States;
 use std::io;
-use timeline::Timeline;
-use waits::Waits;
+use waits::{At, Waits};
 
 /// Rows of a table that are made, of findings that are kept: what is beyond is counted.
 const MAX_ROWS: usize = 1000;
@@ -44,7 +33,6 @@ const MAX_ROWS: usize = 1000;
 /// Where the goroutines' states come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Probes.
     Probes {
         /// Also the threads' context switches, without which nobody knows what is on a CPU.
         threads: bool,
@@ -93,7 +81,6 @@ struct Sums {
     why_ended: Option<String>,
 }
 
-/// See the module.
 pub struct Top {
     source: Source,
     targets: Vec<Sums>,
@@ -108,7 +95,6 @@ pub struct Top {
 }
 
 impl Top {
-    /// Nothing has happened yet.
     pub fn new(source: Source) -> Top {
         Top {
             source,
@@ -164,7 +150,7 @@ impl Top {
 
     /// How things stand, for those that are asked for.
     pub fn picture(&self, followed: &mut [Target], query: &Query) -> Picture {
-        picture::take(self, followed, query)
+        take(self, followed, query)
     }
 
     fn step(&mut self, index: usize, step: &Step, followed: &mut Target) {
@@ -185,7 +171,18 @@ impl Top {
                 target.waits.started(reason, place, system, step.duration_ns);
                 target.delays.started(step);
             }
-            _ => {}
+            What::Create
+            | What::Found
+            | What::Preempt
+            | What::Exit
+            | What::Leak
+            | What::Illegal
+            | What::GcStart
+            | What::GcEnd
+            | What::ThreadOff
+            | What::ThreadOn
+            | What::ThreadWake
+            | What::Exec => {}
         }
         if let Some(birth) = birth {
             target.creations.step(step, clipped_ns, &birth, system);
@@ -249,5 +246,146 @@ impl Observer for Top {
             target.why_ended = end.why.clone().or(target.why_ended.take());
         }
         Ok(())
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub pid: u32,
+    /// The name of its executable, without the directory.
+    pub program: String,
+    /// `go1.26.6`.
+    pub go_version: String,
+    /// Goroutines of the program by state, in the order of the runtime's numbers.
+    pub counts: Vec<(State, u64)>,
+    pub total: u64,
+    pub system: u64,
+    /// Events a second; `None`: there are none to be had.
+    pub events: Option<f64>,
+    /// Hits of its probes, a second; `None`: not known.
+    pub hits: Option<f64>,
+    /// What a hit takes, nanoseconds.
+    pub hit_ns: Option<f64>,
+    /// What the hits take of the target's CPU time, 1: all of it.
+    pub share: Option<f64>,
+    /// Events lost, all in all, and in the last interval.
+    pub lost: (u64, u64),
+    /// How often an event came of a goroutine for which there was no room.
+    pub refused: u64,
+    /// Why there is nothing more to come.
+    pub ended: Option<String>,
+}
+
+/// How things stand, in plain data with names: everything there is to show.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// What it was made for.
+    pub query: Query,
+    /// Its time, `CLOCK_MONOTONIC` nanoseconds.
+    pub ts: u64,
+    /// How long it has been going on.
+    pub lasted_ns: u64,
+    /// How long the interval is that rates are of; 0: there was none yet.
+    pub interval_ns: u64,
+    pub heads: Vec<Head>,
+    /// The tables, as in [`By::ALL`].
+    pub tables: [Table; 4],
+    /// What is wrong, the gravest first.
+    pub findings: Vec<Finding>,
+    /// How many more findings there was no room for.
+    pub more_findings: u64,
+    /// The goroutine that was asked for.
+    pub detail: Option<Detail>,
+}
+
+impl Picture {
+    /// The rows of one kind.
+    pub fn table(&self, by: By) -> &Table {
+        &self.tables[by as usize]
+    }
+}
+
+fn take(top: &Top, followed: &mut [Target], query: &Query) -> Picture {
+    let tables = By::ALL.map(|by| {
+        let mut tables = top.targets.iter().zip(&*followed).enumerate().map(|(index, (target, followed))| {
+            let at = at(top, index, target, followed.about());
+            match by {
+                By::Wait => target.waits.table(&at, query),
+                By::Creation => target.creations.table(&at, query),
+                By::State => target.states.table(&at, query),
+                By::Goroutine => {
+                    let sort = query.sort[by as usize];
+                    goroutines::table(followed.goroutines(), &at, &target.delays, top.now_ts, query, sort)
+                }
+            }
+        });
+        let mut all = tables.next().unwrap_or_else(|| Table::new(&[]));
+        for table in tables {
+            all.rows.extend(table.rows);
+            all.more += table.more;
+        }
+        all.arrange(query.sort[by as usize]);
+        all
+    });
+    let detail = query.detail.and_then(|(index, goid)| {
+        let (target, followed) = (top.targets.get(index)?, followed.get_mut(index)?);
+        let about = followed.about().clone();
+        Some(detail::of(top, followed, &at(top, index, target, &about), goid))
+    });
+    let (findings, more_findings) =
+        top.findings.list(|index| top.targets.get(index).map(|target| &target.places), query);
+    Picture {
+        query: query.clone(),
+        ts: top.now_ts,
+        lasted_ns: top.now_ts.saturating_sub(top.began_ts),
+        interval_ns: top.interval_ns,
+        heads: top
+            .targets
+            .iter()
+            .zip(followed)
+            .map(|(target, followed)| head(top, target, followed))
+            .collect(),
+        tables,
+        findings,
+        more_findings,
+        detail,
+    }
+}
+
+fn at<'a>(top: &Top, index: usize, target: &'a Sums, about: &'a About) -> At<'a> {
+    At {
+        target: index,
+        about,
+        places: &target.places,
+        standing: &target.standing,
+        knows: target.knows,
+        interval_ns: top.interval_ns,
+    }
+}
+
+fn head(top: &Top, target: &Sums, followed: &Target) -> Head {
+    let about = followed.about();
+    let rate = |number: f64, ns: u64| (ns > 0).then(|| number * 1e9 / ns as f64);
+    let [before, now] = target.cost;
+    let known = before.ts != 0 && now.ts > before.ts;
+    let (hits, ns) = (now.hits.saturating_sub(before.hits) as f64, now.ns - before.ns);
+    let cpu_ns = now.cpu_ns.saturating_sub(before.cpu_ns) as f64;
+    let mut counts: Vec<(State, u64)> =
+        target.standing.counts.iter().map(|(state, count)| (*state, *count)).collect();
+    counts.sort_by_key(|(state, _)| state.status());
+    Head {
+        pid: about.pid,
+        program: about.exe.rsplit('/').next().unwrap_or_default().to_owned(),
+        go_version: about.go_version.clone(),
+        counts,
+        total: target.standing.total,
+        system: target.standing.system,
+        events: rate(target.events_before as f64, top.interval_ns).filter(|_| target.knows.lives),
+        hits: rate(hits, now.ts.saturating_sub(before.ts)).filter(|_| known),
+        hit_ns: (known && hits > 0.0).then(|| ns / hits),
+        share: (known && cpu_ns > 0.0).then(|| ns / cpu_ns),
+        lost: (followed.goroutines().lost_events(), target.lost_before),
+        refused: followed.goroutines().refused(),
+        ended: target.why_ended.clone(),
     }
 }

@@ -5,12 +5,12 @@ use hashbrown::HashMap;
 use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::Stack,
-    goruntime::State,
+    goruntime::{State, system::starts_system},
     model::Goroutine,
     names::{Site, Symbols},
     session::Target,
 };
-use std::{hash::Hash, sync::Arc};
+use std::{hash::Hash, iter, sync::Arc};
 
 /// Different addresses and stacks that are remembered; a hostile target can invent any number.
 const MAX_KEYS: usize = 1 << 16;
@@ -24,10 +24,8 @@ pub(super) const UNKNOWN: PlaceId = 0;
 /// All places for which there is no room.
 pub(super) const OTHER: PlaceId = 1;
 
-/// A place.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    /// The function's full name.
     pub(super) func: Arc<str>,
     /// What is shown: the function without its package's path, the file without its directory.
     pub(super) text: Arc<str>,
@@ -83,7 +81,7 @@ impl Places {
     }
 
     /// The `go` statement before this address.
-    pub(super) fn of_statement(&mut self, symbols: &mut Symbols, gopc: u64) -> PlaceId {
+    fn of_statement(&mut self, symbols: &mut Symbols, gopc: u64) -> PlaceId {
         self.statements.get(&gopc).copied().unwrap_or_else(|| {
             let site = if gopc == 0 { None } else { symbols.go_statement(gopc) };
             let id = self.intern(site);
@@ -175,10 +173,9 @@ fn short(func: &str, release: Release) -> String {
     format!("{}{arguments}", path.rsplit('/').next().unwrap_or_default())
 }
 
-/// As `runtime.isSystemGoroutine` has it, but for those that call the program's functions now and then.
+/// Without a stack to look at: a goroutine that runs the program's finalizers counts as the runtime's own, too.
 fn is_system(func: &str) -> bool {
-    let users = ["runtime.main", "runtime.corostart", "runtime.handleAsyncEvent"];
-    func.starts_with("runtime.") && !users.contains(&func)
+    starts_system(func, iter::empty())
 }
 
 /// A key for which there is no room is looked up anew each time.

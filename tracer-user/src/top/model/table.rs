@@ -1,21 +1,19 @@
-//! Rows of cells, in order; the same for all tables.
+//! Rows of cells, in order; the same for all tables. Which rows are wanted, and in which order.
 
-use super::{MAX_ROWS, Query, Sort, Trend};
+use super::{MAX_ROWS, creations, goroutines, waits};
 use crate::output::{count, duration};
+use regex::Regex;
 use sfgi_core::model::Measure;
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, collections::VecDeque, sync::Arc};
 
 /// What stands where nothing is known.
 const UNKNOWN: &str = "-";
 
-/// One value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
-    /// Words.
     Text(Arc<str>),
     /// A number that is a name.
     Id(u64),
-    /// A number of things.
     Count(Option<u64>),
     /// By how much a number has grown.
     Change(Option<i64>),
@@ -91,10 +89,8 @@ fn per_second(rate: f64) -> String {
     }
 }
 
-/// A column.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
-    /// Its heading.
     pub title: &'static str,
     /// What it tells, for the help.
     pub about: &'static str,
@@ -117,10 +113,8 @@ pub struct Key {
     pub goid: u64,
 }
 
-/// A row.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Which it is.
     pub key: Key,
     /// In the order of the columns.
     pub cells: Vec<Cell>,
@@ -132,10 +126,8 @@ pub struct Row {
     pub alarm: bool,
 }
 
-/// A table.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// The columns.
     pub columns: &'static [Column],
     /// The rows, at most a thousand.
     pub rows: Vec<Row>,
@@ -178,6 +170,116 @@ impl Table {
     }
 }
 
+/// How many are kept: a minute at one a second.
+const TREND_LENGTH: usize = 60;
+
+/// The last values of a number, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trend(VecDeque<u32>);
+
+impl Trend {
+    pub(super) fn push(&mut self, value: u64) {
+        if self.0.len() >= TREND_LENGTH {
+            self.0.pop_front();
+        }
+        self.0.push_back(u32::try_from(value).unwrap_or(u32::MAX));
+    }
+
+    /// By how much it has grown over the values that are kept; `None`: there is only one.
+    pub fn growth(&self) -> Option<i64> {
+        let (first, last) = (self.0.front()?, self.0.back()?);
+        (self.0.len() > 1).then(|| i64::from(*last) - i64::from(*first))
+    }
+
+    /// The last `width` of them as bars from 0 to the largest.
+    pub fn bars(&self, width: usize) -> String {
+        const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+        let shown = self.0.len().min(width);
+        let values = self.0.iter().skip(self.0.len() - shown);
+        let most = u64::from(values.clone().max().copied().unwrap_or(0)).max(1);
+        let bar = |value: &u32| BARS[(u64::from(*value) * 7).div_ceil(most) as usize % BARS.len()];
+        let bars: String = values.map(bar).collect();
+        format!("{bars:>width$}")
+    }
+}
+
+/// What the rows of a table are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum By {
+    /// Places where goroutines wait.
+    #[default]
+    Wait,
+    /// By the `go` statement that made them.
+    Creation,
+    /// States and wait reasons.
+    State,
+    Goroutine,
+}
+
+impl By {
+    /// All of them, as the keys 1 to 4 have them.
+    pub const ALL: [By; 4] = [By::Wait, By::Creation, By::State, By::Goroutine];
+
+    pub fn columns(self) -> &'static [Column] {
+        match self {
+            By::Wait => &waits::COLUMNS,
+            By::Creation => &creations::COLUMNS,
+            By::State => &goroutines::STATE_COLUMNS,
+            By::Goroutine => &goroutines::COLUMNS,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            By::Wait => "wait sites",
+            By::Creation => "creation sites",
+            By::State => "states",
+            By::Goroutine => "goroutines",
+        }
+    }
+}
+
+/// An order of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sort {
+    pub column: usize,
+    /// The least first, not the largest.
+    pub reverse: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// The order of each table, as in [`By::ALL`].
+    pub sort: [Sort; 4],
+    /// Only rows with a name, reason or state that matches.
+    pub filter: Option<Regex>,
+    pub target: Option<usize>,
+    /// Also the runtime's own goroutines.
+    pub system: bool,
+    /// The goroutine (its target, its id) to look at closely.
+    pub detail: Option<(usize, u64)>,
+}
+
+impl Query {
+    /// The usual order of each table: what needs attention first.
+    pub fn usual() -> Query {
+        let by = |column| Sort { column, reverse: false };
+        Query { sort: [by(2), by(3), by(2), by(2)], ..Query::default() }
+    }
+
+    /// Whether a row of this target with these words is wanted.
+    pub(super) fn wants(&self, target: usize, system: bool, words: &[&str]) -> bool {
+        self.target.is_none_or(|only| only == target)
+            && (self.system || !system)
+            && self.filter.as_ref().is_none_or(|filter| words.iter().any(|word| filter.is_match(word)))
+    }
+
+    /// Whether this row is wanted.
+    pub fn wants_row(&self, row: &Row) -> bool {
+        self.wants(row.key.target, row.system, &row.words.iter().map(|word| &**word).collect::<Vec<_>>())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,5 +301,27 @@ mod tests {
         assert_eq!([0.0, 0.01, 0.5, 9.96, 12_345.6].map(text), ["0", "<0.1", "0.5", "10.0", "12,346"]);
         assert_eq!(Cell::Change(Some(-1200)).text(8), "-1,200");
         assert_eq!(Cell::Time(Some(5_000_000_000), Measure::AtLeast).text(8), "≥5.00s");
+    }
+
+    fn of(values: &[u64]) -> Trend {
+        let mut trend = Trend::default();
+        values.iter().for_each(|value| trend.push(*value));
+        trend
+    }
+
+    #[test]
+    fn the_largest_is_a_full_bar_and_only_nothing_is_none() {
+        assert_eq!(of(&[0, 1, 50, 100]).bars(6), "  ▁▂▅█");
+        assert_eq!(of(&[7, 7]).bars(2), "██");
+        assert_eq!(of(&[]).bars(2), "  ");
+        assert_eq!(of(&[100, 1, 2]).bars(2), "▅█", "what is not shown does not count");
+    }
+
+    #[test]
+    fn growth_needs_two_values_and_forgets_the_oldest() {
+        assert_eq!(of(&[5]).growth(), None);
+        assert_eq!(of(&[5, 3]).growth(), Some(-2));
+        let long: Vec<u64> = (0..1000).collect();
+        assert_eq!(of(&long).growth(), Some(59));
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{
     Cell, Column, Key, Knows, Query, Row, Table, Trend,
+    goroutines::Standing,
     places::{OTHER, PlaceId, Places},
-    standing::Standing,
 };
 use hashbrown::HashMap;
 use sfgi_core::{
@@ -17,7 +17,6 @@ const MAX_SITES: usize = 1 << 12;
 /// Stands for a system call among the wait reasons.
 pub(super) const SYSCALL: u16 = 256;
 
-/// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WaitKey {
     /// Index of the wait reason, or [`SYSCALL`].
@@ -51,7 +50,6 @@ struct Sums {
 #[derive(Debug, Default)]
 pub(super) struct Waits(HashMap<WaitKey, Site>);
 
-/// See [`Table::columns`].
 pub(super) const COLUMNS: [Column; 9] = [
     column("NOW", "goroutines that wait here now", 6, 0, true),
     column("RATE/s", "waits that began, a second", 7, 0, true),
@@ -74,7 +72,6 @@ pub(super) const fn column(
     Column { title, about, width, from, right }
 }
 
-/// In the runtime's words.
 pub(super) fn reason_in_words(about: &About, why: u16) -> &str {
     match u8::try_from(why) {
         Ok(reason) => about.wait_reason(reason),
@@ -113,7 +110,6 @@ impl Waits {
         }
     }
 
-    /// The interval is over.
     pub(super) fn close(&mut self, standing: &Standing) {
         for key in standing.waits.keys() {
             self.at(*key);

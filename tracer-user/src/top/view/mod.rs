@@ -1,28 +1,22 @@
 //! A picture on a grid of characters.
 
-mod detail;
-mod head;
-mod help;
-pub(super) mod layout;
-mod leaks;
-mod paint;
-mod rows;
+pub(super) mod grid;
+mod panes;
 
-pub use leaks::LeakSearch;
+pub use panes::LeakSearch;
 
-use super::{Pane, Picture, Screen};
-use layout::Areas;
-use paint::{Paint, Tone, wrapped};
+use super::{Cell, Finding, Head, Pane, Picture, Screen};
+use crate::output::{count, duration};
+use grid::{Areas, MAX_HEADS, Paint, Tone, columns, draw_table, tabs, wrapped};
+use panes::{detail_lines, help_lines, leak_lines};
 use ratatui::{buffer::Buffer, layout::Rect};
 
 /// What is shown besides a picture.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
-    /// With colours.
     pub colour: bool,
     /// A sentence for the user.
     pub notice: Option<String>,
-    /// What was found leaked.
     pub leaks: LeakSearch,
     /// What was read of the goroutine that is shown.
     pub read: Option<Read>,
@@ -61,16 +55,16 @@ pub fn draw(buffer: &mut Buffer, picture: Option<&Picture>, screen: &Screen, loo
         return 0;
     };
     let areas = Areas::of(area.height, picture.heads.len());
-    head::draw(&mut paint, &areas, picture, screen);
+    draw_head(&mut paint, &areas, picture, screen);
     let lines = match screen.pane {
         Pane::Table => {
-            rows::draw(&mut paint, &areas, picture, screen);
+            draw_table(&mut paint, &areas, picture, screen);
             None
         }
-        Pane::Detail => Some(detail::lines(picture, look)),
+        Pane::Detail => Some(detail_lines(picture, look)),
         Pane::Findings => Some(findings(picture)),
-        Pane::Leaks => Some(leaks::lines(&look.leaks)),
-        Pane::Help => Some(help::lines(picture.table(screen.by).columns)),
+        Pane::Leaks => Some(leak_lines(&look.leaks)),
+        Pane::Help => Some(help_lines(picture.table(screen.by).columns)),
     };
     footer(&mut paint, &areas, screen, look);
     lines.map_or(0, |lines| scrolled(&mut paint, &areas, &lines, screen.scroll))
@@ -90,7 +84,7 @@ pub fn text(picture: &Picture, screen: &Screen, look: &Look, width: u16, height:
             if skip == 0 {
                 line.push_str(symbol);
             }
-            skip = if skip > 0 { skip - 1 } else { paint::columns(symbol).saturating_sub(1) };
+            skip = if skip > 0 { skip - 1 } else { columns(symbol).saturating_sub(1) };
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -116,7 +110,7 @@ fn scrolled(paint: &mut Paint<'_>, areas: &Areas, lines: &[Line], scroll: usize)
 
 fn findings(picture: &Picture) -> Vec<Line> {
     let several = picture.heads.len() > 1;
-    let line = |finding: &super::Finding| {
+    let line = |finding: &Finding| {
         let pid = picture.heads.get(finding.target).filter(|_| several);
         let pid = pid.map(|head| format!("PID {}: ", head.pid)).unwrap_or_default();
         Line::plain(format!("! {pid}{}", finding.sentence()))
@@ -127,7 +121,7 @@ fn findings(picture: &Picture) -> Vec<Line> {
     }
     lines.extend(picture.findings.iter().map(line));
     if picture.more_findings > 0 {
-        lines.push(Line::plain(format!("… and {} more times", crate::output::count(picture.more_findings))));
+        lines.push(Line::plain(format!("… and {} more times", count(picture.more_findings))));
     }
     lines
 }
@@ -145,7 +139,100 @@ fn footer(paint: &mut Paint<'_>, areas: &Areas, screen: &Screen, look: &Look) {
     }
     let keys = match screen.pane {
         Pane::Table => "? help  1-4 view  ↵ in  / filter  <> sort  f findings  L leaks  p pause  q quit",
-        _ => "Esc back  ↑↓ scroll  1-4 view  f findings  L leaks  ? help  p pause  q quit",
+        Pane::Detail | Pane::Findings | Pane::Leaks | Pane::Help => {
+            "Esc back  ↑↓ scroll  1-4 view  f findings  L leaks  ? help  p pause  q quit"
+        }
     };
     paint.put(0, y, width, keys, Tone::Faint);
+}
+
+fn draw_head(paint: &mut Paint<'_>, areas: &Areas, picture: &Picture, screen: &Screen) {
+    let width = paint.buffer.area.width;
+    if let [head] = &picture.heads[..] {
+        let lines = [who(head, picture, screen), states(head, picture), cost(head)];
+        for (line, y) in lines.iter().zip(areas.head.clone()) {
+            let tone = if y == 0 { Tone::Title } else { Tone::Plain };
+            paint.put(0, y, width, line, tone);
+        }
+    } else {
+        for (head, y) in picture.heads.iter().take(MAX_HEADS).zip(areas.head.clone()) {
+            let text = format!("{}  {}", who(head, picture, screen), cost(head));
+            paint.put(0, y, width, &text, Tone::Title);
+        }
+        if picture.heads.len() > MAX_HEADS {
+            let more = picture.heads.len() - MAX_HEADS;
+            paint.put(0, areas.head.end - 1, width, &format!("… and {more} more processes"), Tone::Plain);
+        }
+    }
+    tabs_line(paint, areas.tabs, picture, screen);
+}
+
+fn tabs_line(paint: &mut Paint<'_>, y: u16, picture: &Picture, screen: &Screen) {
+    let width = paint.buffer.area.width;
+    let mut end = 0;
+    for (by, x, text) in tabs() {
+        if by == screen.by {
+            paint.put(x - 1, y, 1, "[", Tone::Title);
+            end = paint.put(x, y, width, &text, Tone::Title);
+            end = paint.put(end, y, 1, "]", Tone::Title);
+        } else {
+            end = paint.put(x, y, width.saturating_sub(x), &text, Tone::Plain);
+        }
+    }
+    let mut notes = Vec::new();
+    if let Some(filter) = &screen.query.filter {
+        notes.push(format!("/{filter}/"));
+    }
+    if let Some(head) = screen.query.target.and_then(|target| picture.heads.get(target)) {
+        notes.push(format!("only PID {}", head.pid));
+    }
+    if screen.query.system {
+        notes.push("with the runtime's".to_owned());
+    }
+    let x = end + 2;
+    paint.put(x, y, width.saturating_sub(x), &notes.join("  "), Tone::Title);
+}
+
+/// `PID 1234 shop go1.26.6  1m02s  142 goroutines`.
+fn who(head: &Head, picture: &Picture, screen: &Screen) -> String {
+    let Head { pid, program, go_version, total, system, .. } = head;
+    let paused = if screen.paused { "PAUSED  " } else { "" };
+    let own = if *system > 0 { format!(" (+{} of the runtime)", count(*system)) } else { String::new() };
+    let whole_seconds = picture.lasted_ns / 1_000_000_000 * 1_000_000_000;
+    let time = duration(if whole_seconds > 0 { whole_seconds } else { picture.lasted_ns });
+    let ended = head.ended.as_ref().map(|why| format!("  ENDED: {why}")).unwrap_or_default();
+    format!("{paused}PID {pid} {program} {go_version}  {time}  {}{own}{ended}", goroutines(*total))
+}
+
+fn goroutines(number: u64) -> String {
+    if number == 1 { "1 goroutine".to_owned() } else { format!("{} goroutines", count(number)) }
+}
+
+/// `waiting 130  running 2 …  2 findings`.
+fn states(head: &Head, picture: &Picture) -> String {
+    let mut parts: Vec<String> =
+        head.counts.iter().map(|(state, number)| format!("{state} {}", count(*number))).collect();
+    match picture.findings.len() {
+        0 => {}
+        1 => parts.push("! 1 finding (f)".to_owned()),
+        findings => parts.push(format!("! {findings} findings (f)")),
+    }
+    if head.refused > 0 {
+        parts.push(format!("! {} times there was no room for a goroutine", count(head.refused)));
+    }
+    parts.join("  ")
+}
+
+/// What it costs, and what was lost.
+fn cost(head: &Head) -> String {
+    let rate = |rate: Option<f64>| Cell::Rate(rate).text(0);
+    let hit = head.hit_ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0} ns"));
+    let (share, (lost, lately)) = (Cell::Share(head.share).text(0), head.lost);
+    let lately = if lately > 0 { format!(" (! {} now)", count(lately)) } else { String::new() };
+    format!(
+        "events/s {}  probes: hits/s {}, {hit} each, {share} of its CPU  lost {}{lately}",
+        rate(head.events),
+        rate(head.hits),
+        count(lost)
+    )
 }
