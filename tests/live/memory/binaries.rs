@@ -114,7 +114,7 @@ fn check_symbols(binary: &GoBinary, symbols: &BTreeMap<String, (u64, u64)>) -> R
     let size = symbols.get("semtable").map(|(_, size)| *size);
     ensure!(size == Some(table.stride * table.count), "semtable has {size:?} bytes: {table:?}");
     let size = symbols.get("waitReasonStrings").map(|(_, size)| *size);
-    let count = binary.wait_reasons().len() as u64;
+    let count = binary.wait_reasons().texts().len() as u64;
     ensure!(size == Some(count * 16), "waitReasonStrings has {size:?} bytes for {count} texts");
     Ok(())
 }
@@ -124,7 +124,7 @@ fn every_build_says_where_everything_is() -> Result<()> {
         let reasons = reasons(go)?;
         for (build, path) in builds(go)? {
             let binary = GoBinary::open(&path).with_context(|| build.clone())?;
-            let found: BTreeSet<_> = binary.wait_reasons().iter().cloned().collect();
+            let found: BTreeSet<_> = binary.wait_reasons().texts().iter().cloned().collect();
             ensure!(found == reasons, "{build}: wait reasons {found:?}");
             let stripped = build.ends_with("stripped");
             let source = if stripped { Source::Table(go.version.clone()) } else { Source::Dwarf };
