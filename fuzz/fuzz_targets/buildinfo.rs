@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_core::binary::{BuildInfo, GoVersion, Image};
+use sfgi_core::testing::binary::{use_build_info, use_version};
 use sfgi_fuzz::executable;
 
 const MAGIC: &[u8] = b"\xff Go buildinf:";
@@ -14,11 +14,9 @@ fuzz_target!(|input: &[u8]| {
         let rest = &mut data[start + MAGIC.len()..];
         let len = input.len().min(rest.len());
         rest[..len].copy_from_slice(&input[..len]);
-        if let Ok(image) = Image::parse(data.into()) {
-            BuildInfo::find(&image);
-        }
+        use_build_info(data);
     }
     if let Ok(text) = std::str::from_utf8(input) {
-        GoVersion::parse(text);
+        use_version(text);
     }
 });

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_core::binary::Image;
-use sfgi_fuzz::{executable, use_all};
+use sfgi_core::testing::binary::{use_all, use_image};
+use sfgi_fuzz::executable;
 
 /// Bytes of the file header, the program headers and the dynamic section.
 const HEADERS: usize = 0x180;
@@ -16,13 +16,6 @@ fuzz_target!(|input: &[u8]| {
         data[at..at + 8].copy_from_slice(&change[2..]);
     }
     use_all(data.clone());
-    for file in [data, input.to_vec()] {
-        let Ok(image) = Image::parse(file.into()) else { continue };
-        for vaddr in [0, image.entry(), image.entry().wrapping_neg(), u64::MAX] {
-            image.file_offset(vaddr);
-            image.read(vaddr, u64::MAX);
-            image.read(vaddr, 16);
-            image.read_ptr(vaddr);
-        }
-    }
+    use_image(data);
+    use_image(input.to_vec());
 });

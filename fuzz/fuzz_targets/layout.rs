@@ -2,14 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_core::binary::Layout;
+use sfgi_core::testing::binary::use_layout;
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let begun = format!(r#"{{"go": "1.27.3", "arch": "amd64", "offsets": {{"g.goid": 152, {text}"#);
-    for text in [text, &begun] {
-        if let Ok(layout) = Layout::from_json(text, String::new()) {
-            let _ = layout.probe_offsets();
-        }
-    }
+    use_layout(text);
+    use_layout(&begun);
 });

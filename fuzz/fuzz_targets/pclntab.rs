@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sfgi_fuzz::{executable, use_all};
+use sfgi_core::testing::binary::use_all;
+use sfgi_fuzz::executable;
 
 fuzz_target!(|input: &[u8]| {
     let Some((which, changes)) = input.split_first() else { return };

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// The table, which sfgi has built in.
-const TABLE: &str = "tracer-user/src/target/layout/layouts.json";
+const TABLE: &str = "tracer-user/core/src/goruntime/layouts/layouts.json";
 const ARCHES: [&str; 2] = ["amd64", "arm64"];
 /// The minor versions that the table must have.
 const MINORS: RangeInclusive<u32> = 19..=27;

@@ -37,7 +37,7 @@ pub struct GoVersion {
 impl GoVersion {
     /// Reads `go1.26.6`, `go1.23rc1`, `go1.26.6 X:goroutineleakprofile`, `devel go1.28-0f3a…`, and
     /// the same with a vendor's suffix. `None` when no `go1.N` is in the text.
-    pub fn parse(raw: &str) -> Option<GoVersion> {
+    pub(crate) fn parse(raw: &str) -> Option<GoVersion> {
         let number = raw.split_ascii_whitespace().find_map(|word| word.strip_prefix("go1."))?;
         let (minor, rest) = leading_number(number)?;
         let patch = rest.strip_prefix('.').and_then(leading_number).map(|(patch, _)| patch);
@@ -52,7 +52,7 @@ impl GoVersion {
 
     /// Whether it is a release of the Go project: no beta, no release candidate, no development
     /// version and nobody's own.
-    pub fn is_release(&self) -> bool {
+    pub(crate) fn is_release(&self) -> bool {
         let minor = self.release.minor();
         let number = match self.patch {
             Some(patch) => format!("go1.{minor}.{patch}"),
@@ -108,7 +108,7 @@ pub struct BuildInfo {
 impl BuildInfo {
     /// Finds and reads the build information. `None`: there is none that names a version; so this is
     /// no Go program, or one older than Go 1.18.
-    pub fn find(image: &Image) -> Option<BuildInfo> {
+    pub(crate) fn find(image: &Image) -> Option<BuildInfo> {
         let section = image.section(".go.buildinfo").and_then(|vaddr| image.tail(vaddr));
         if let Some(found) = section.and_then(|blob| parse(&blob)) {
             return Some(found);

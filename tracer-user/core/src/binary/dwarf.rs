@@ -3,7 +3,6 @@
 //! Go's linker writes the types of package runtime into a compilation unit of that name
 //! (`src/cmd/link/internal/ld/dwarf.go`); only the entries of such units are read.
 
-use super::bytes::u32_at;
 use super::elf::Image;
 use gimli::{
     Abbreviations, AttributeValue, DebugAbbrev, DebugInfo, DebugInfoUnitHeadersIter, DebugStr,
@@ -78,27 +77,16 @@ const MAX_DEBUG_FILE: u64 = 2 << 30;
 /// the same build id, or it does not describe `runtime.g`. (Go's own linker never splits its DWARF;
 /// `-gsplit-dwarf` concerns only the C code of a cgo program.)
 pub(super) fn separate(image: &Image) -> Option<(String, HashMap<String, u32>)> {
-    let id = build_id(image)?;
-    let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    let path = format!("{DEBUG_DIR}/{}/{}.debug", digits.get(..2)?, digits.get(2..)?);
+    let id = image.build_id()?;
+    let path = format!("{DEBUG_DIR}/{}/{}.debug", id.get(..2)?, id.get(2..).filter(|rest| !rest.is_empty())?);
     let file = File::open(&path)
         .ok()
         .filter(|file| file.metadata().is_ok_and(|data| data.is_file() && data.len() <= MAX_DEBUG_FILE))?;
     let mut data = Vec::new();
     file.take(MAX_DEBUG_FILE).read_to_end(&mut data).ok()?;
     let debug = Image::debug_file(data.into(), image.arch())?;
-    let same = build_id(&debug).as_deref() == Some(&id);
+    let same = debug.build_id() == Some(id);
     Some((path, same.then(|| offsets(&debug))??))
-}
-
-/// The GNU build id: the description of the only note in its section.
-fn build_id(image: &Image) -> Option<Vec<u8>> {
-    let note = image.contents(".note.gnu.build-id", 4096)?;
-    let len = u32_at(&note, 4)? as usize;
-    // Lengths of name and description, type, "GNU\0".
-    (note.get(12..16)? == b"GNU\0")
-        .then(|| note.get(16..)?.get(..len).map(<[u8]>::to_vec))?
-        .filter(|id| id.len() > 2)
 }
 
 /// Offsets by `struct.field`, as in `Layout`. `None`: the binary has no DWARF, or it does not

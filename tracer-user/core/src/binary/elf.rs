@@ -8,8 +8,8 @@ use super::bytes::{array, u32_at, u64_at};
 use bytes::Bytes;
 use object::elf::{
     DT_RELA, DT_RELASZ, ELFCLASS32, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD, ELFDATA2MSB, ELFMAG, EM_AARCH64,
-    EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_W, PF_X, PT_DYNAMIC, PT_LOAD, R_AARCH64_RELATIVE,
-    R_X86_64_RELATIVE, SectionHeader64,
+    EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, PF_W, PF_X, PT_DYNAMIC, PT_LOAD,
+    R_AARCH64_RELATIVE, R_X86_64_RELATIVE, SectionHeader64,
 };
 use object::read::elf::{CompressionHeader, FileHeader, ProgramHeader, SectionHeader};
 use object::{CompressedData, CompressionFormat, LittleEndian};
@@ -23,6 +23,9 @@ const MAX_SEGMENTS: usize = 64;
 const PAGE: u64 = 4096;
 /// Sections that are looked at; a Go executable has about forty.
 const MAX_SECTIONS: usize = 1024;
+/// Bytes of the section with the GNU build id, and of the id; linkers make 20 or fewer.
+const MAX_NOTE: u64 = 4096;
+const MAX_BUILD_ID: u32 = 64;
 /// Bytes of one `Elf64_Rela`.
 const RELA: usize = 24;
 /// Bytes of one `Elf64_Dyn`.
@@ -259,7 +262,7 @@ impl Image {
     }
 
     /// `len` bytes at a link-time address, before relocation.
-    pub fn read(&self, vaddr: u64, len: u64) -> Option<&[u8]> {
+    pub(crate) fn read(&self, vaddr: u64, len: u64) -> Option<&[u8]> {
         let segment = self.segment_at(vaddr)?;
         let into = vaddr - segment.vaddr;
         if len > segment.file_size - into {
@@ -271,7 +274,7 @@ impl Image {
 
     /// The pointer at a link-time address, with its relative relocation applied: a link-time
     /// address again.
-    pub fn read_ptr(&self, vaddr: u64) -> Option<u64> {
+    pub(crate) fn read_ptr(&self, vaddr: u64) -> Option<u64> {
         let relocations = self.relocations();
         if let Ok(index) = relocations.binary_search_by_key(&vaddr, |(place, _)| *place) {
             return relocations.get(index).map(|(_, target)| *target);
@@ -319,6 +322,10 @@ impl Image {
         })
     }
 
+    fn read_build_id(&self) -> Option<String> {
+        parse_build_id(&self.contents(".note.gnu.build-id", MAX_NOTE)?)
+    }
+
     /// Reads the table that `DT_RELA` of the dynamic section names, as the loader will.
     fn read_relocations(&self) -> Option<Vec<(u64, u64)>> {
         let relative = match self.arch {
@@ -343,8 +350,18 @@ impl Image {
     }
 }
 
+/// The id in a note of the GNU build id, in hexadecimal.
+pub(super) fn parse_build_id(note: &[u8]) -> Option<String> {
+    let (name_len, len, kind) = (u32_at(note, 0)?, u32_at(note, 4)?, u32_at(note, 8)?);
+    if name_len != 4 || note.get(12..16)? != b"GNU\0" || kind != NT_GNU_BUILD_ID.0 || len > MAX_BUILD_ID {
+        return None;
+    }
+    let bytes = note.get(16..)?.get(..len as usize)?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// The file header, once it is sure that it is one sfgi can read.
-pub fn file_header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> {
+pub(crate) fn file_header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> {
     let ident: [u8; 6] = array(data, 0).ok_or(ElfError::NotElf)?;
     if !ident.starts_with(&ELFMAG) {
         return Err(ElfError::NotElf);

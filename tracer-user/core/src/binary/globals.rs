@@ -4,10 +4,17 @@
 //! has the names of those. Which function refers to what, and in which order, is the same from Go
 //! 1.19 to 1.27 on both processors (`src/runtime/proc.go`, `sema.go`, `symtab.go`, `mgcwork.go`).
 
+use super::bytes::u64_at;
 use super::code::{Access, Step, steps};
 use super::elf::Image;
 use super::layout::Layout;
 use super::pclntab::Pclntab;
+
+const WAIT_REASON_STRING: &str = "runtime.waitReason.String";
+/// The longest text up to 1.27 has 28 bytes.
+const MAX_TEXT: u64 = 64;
+/// The number is a byte.
+const MAX_COUNT: u64 = 256;
 
 /// Why the goroutines of a binary cannot be listed from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +85,44 @@ impl Globals {
             mheap: code.first("runtime.getempty.func1", is_address),
         })
     }
+}
+
+/// The wait reasons of a binary, in its own numbering: `runtime.waitReasonStrings` (`src/runtime/runtime2.go`).
+/// `None` where they cannot be found.
+///
+/// `waitReason.String` compares its number with the length of the array, and then refers to it.
+pub(super) fn wait_reasons(image: &Image, functions: &Pclntab) -> Option<Vec<String>> {
+    let mut count = None;
+    for step in steps(image, functions, WAIT_REASON_STRING) {
+        match step {
+            Step::Compare(bound) => count = Some(bound).filter(|count| *count <= MAX_COUNT),
+            // It also refers to the text "unknown wait reason", which is no array of strings.
+            Step::Global(addr, Access::Address) => {
+                if let Some(found) = strings(image, addr, count?) {
+                    return Some(found);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The array of Go strings (pointer and length) at `vaddr`, if it looks like the wait reasons.
+fn strings(image: &Image, vaddr: u64, count: u64) -> Option<Vec<String>> {
+    let one = |index| {
+        let at = vaddr.checked_add(index * 16)?;
+        let len = u64_at(image.read(at, 16)?, 8).filter(|len| *len <= MAX_TEXT)?;
+        if len == 0 {
+            return Some(String::new());
+        }
+        let text = image.read(image.read_ptr(at)?, len)?;
+        let printable = text.iter().all(|byte| (b' '..=b'~').contains(byte));
+        printable.then(|| String::from_utf8_lossy(text).into_owned())
+    };
+    let found: Vec<_> = (0..count).map(one).collect::<Option<_>>()?;
+    // The first is the zero value, "".
+    (found.len() > 1 && found.iter().skip(1).all(|text| !text.is_empty())).then_some(found)
 }
 
 struct Code<'a> {

@@ -2,11 +2,10 @@
 
 use super::buildinfo::{BuildInfo, GoVersion};
 use super::elf::{Arch, ElfError, Image};
-use super::globals::{Globals, GlobalsError};
-use super::layout::{Known, Layout, LayoutError, OLDEST};
+use super::globals::{self, Globals, GlobalsError};
+use super::layout::{Known, Layout, LayoutError};
 use super::pclntab::{Frame, Pclntab, PclntabError};
-use super::wait_reasons;
-use crate::goruntime::{WaitReasons, is_plumbing_package};
+use crate::goruntime::{Release, WaitReasons, is_plumbing_package};
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read};
@@ -32,8 +31,9 @@ pub enum BinaryError {
     NotGo,
     /// Go's tables are there, the build information is not.
     #[error(
-        "it is a Go program without build information that can be read: older than go1.18 (go1.{OLDEST} is the \
-         oldest version supported), or .go.buildinfo was removed"
+        "it is a Go program without build information that can be read: older than go1.18 (go1.{oldest} is the \
+         oldest version supported), or .go.buildinfo was removed",
+        oldest = Release::OLDEST.minor()
     )]
     NoBuildInfo,
     /// The version is not supported.
@@ -137,7 +137,7 @@ impl GoBinary {
             return Err(BinaryError::LinkShared);
         }
         let globals = Globals::find(&image, &functions, &layout);
-        let wait_reasons = wait_reasons::find(&image, &functions).unwrap_or_default().into();
+        let wait_reasons = globals::wait_reasons(&image, &functions).unwrap_or_default().into();
         let plumbing_end = plumbing_end(&functions, &info);
         if keep == Keep::Mapped {
             image.forget_file();
@@ -195,7 +195,7 @@ impl GoBinary {
 
     /// The entry of the function that a goroutine runs which starts at `startpc`: that itself, or
     /// what the wrapper of its `go` statement stands for.
-    pub fn goroutine_entry(&self, startpc: u64) -> u64 {
+    pub(crate) fn goroutine_entry(&self, startpc: u64) -> u64 {
         self.functions.wrapped(startpc).unwrap_or(startpc)
     }
 

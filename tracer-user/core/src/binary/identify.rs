@@ -1,7 +1,7 @@
 //! Whether a file is a Go program, and which, from a few kilobytes of it: whoever looks at every program of a
 //! host cannot read each as a whole.
 
-use super::{build_id::parse_note, buildinfo, buildinfo::BuildInfo};
+use super::{buildinfo, buildinfo::BuildInfo, elf::parse_build_id};
 use object::{
     LittleEndian, ReadCache, ReadRef, elf::FileHeader64, read::elf::FileHeader as _,
     read::elf::SectionHeader as _,
@@ -73,7 +73,7 @@ fn look<'d, R: ReadRef<'d>>(data: R, size: u64) -> Option<Identified> {
         return Some(if tables { Identified::Unsure } else { Identified::NotGo });
     };
     let Some(info) = buildinfo::parse(blob) else { return Some(Identified::Unsure) };
-    let build_id = section(".note.gnu.build-id", MAX_NOTE).and_then(parse_note);
+    let build_id = section(".note.gnu.build-id", MAX_NOTE).and_then(parse_build_id);
     let go_build_id = section(".note.go.buildid", MAX_NOTE).and_then(go_note);
     Some(Identified::Go { info: Box::new(info), build_id, go_build_id })
 }

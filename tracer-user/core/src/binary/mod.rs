@@ -2,7 +2,6 @@
 //!
 //! Everything that comes from the file is hostile: each read is checked against the bytes there are.
 
-mod build_id;
 mod buildinfo;
 pub(crate) mod bytes;
 mod code;
@@ -11,20 +10,18 @@ mod elf;
 mod globals;
 mod go_binary;
 mod identify;
-mod infer;
 mod layout;
 mod pclntab;
-mod pcvalue;
-mod wait_reasons;
 
 pub use buildinfo::{BuildInfo, GoVersion};
-pub use elf::file_header;
+pub(crate) use elf::file_header;
 pub use elf::{Arch, ElfError, Image};
 pub use globals::{Globals, GlobalsError, SemTable};
 pub use go_binary::{BinaryError, GoBinary};
 pub use identify::{Identified, identify};
 pub use layout::{Layout, LayoutError, Source};
-pub use pclntab::{Frame, FuncData, Function, PcData, Pclntab, PclntabError};
+pub use pclntab::{Frame, Function, Pclntab, PclntabError};
+pub(crate) use pclntab::{FuncData, PcData};
 
 #[cfg(test)]
 pub(crate) mod tests;

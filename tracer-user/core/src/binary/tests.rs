@@ -1,27 +1,7 @@
 //! What the readers make of a whole binary, and of one that was cut off or changed.
 
 use super::*;
-use crate::testing::binary::{self as synthetic, FUNCTION, FUNCTIONS, INLINED, REASONS, RECIPES, entry};
-use crate::{event::Mode, plan::Plan};
-
-/// Asks everything that there is to ask.
-fn use_all(data: Vec<u8>) {
-    let Ok(binary) = GoBinary::parse(data.into()) else { return };
-    for function in binary.functions().functions() {
-        for pc in function.entry..function.end.min(function.entry + 2 * FUNCTION) {
-            binary.symbolize(pc);
-            binary.functions().sp_delta(&function, pc);
-            binary.functions().pcdata(&function, PcData::ArgLiveIndex, pc);
-        }
-        binary.functions().funcdata(&function, FuncData::ArgInfo);
-        binary.functions().is_wrapper(&function);
-        binary.functions().find(function.name);
-    }
-    binary.functions().inlined_callees(&INLINED);
-    for mode in [Mode::Full, Mode::Wait, Mode::Life] {
-        let _ = Plan::choose(&binary, mode, None, true);
-    }
-}
+use crate::testing::binary::{self as synthetic, FUNCTION, FUNCTIONS, REASONS, RECIPES, entry, use_all};
 
 #[test]
 fn a_whole_binary_is_read() {
@@ -138,6 +118,19 @@ fn what_is_wrong_with_a_file_is_said() {
         })
         .contains("it is a Go program without build information")
     );
+}
+
+#[test]
+fn a_relocation_at_the_end_of_the_address_space_is_no_module_data() {
+    let mut data = synthetic::binary(RECIPES[3]);
+    let magic = data.windows(4).position(|word| word == 0xffff_fff1u32.to_le_bytes()).unwrap() as u64;
+    let image = Image::parse(data.clone().into()).unwrap();
+    let table = image.at_file_start().unwrap() + magic;
+    // `Elf64_Rela { place, type, target }`: the one with the first word of the module data.
+    let target = data.windows(8).position(|word| word == table.to_le_bytes()).unwrap();
+    data[target - 16..target - 8].copy_from_slice(&(u64::MAX - 3).to_le_bytes());
+    let error = GoBinary::parse(data.into()).err().unwrap().to_string();
+    assert!(error.contains("no module data refers to it"), "{error}");
 }
 
 #[test]

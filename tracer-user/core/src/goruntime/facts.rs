@@ -20,6 +20,12 @@ pub(crate) struct SpecialKinds {
 }
 
 impl Release {
+    /// The oldest release that is supported.
+    pub const OLDEST: Release = Release::new(19);
+    /// The newest release whose runtime was read and whose layouts are in the table. A newer one is taken for it
+    /// until its code shows otherwise.
+    pub const NEWEST: Release = Release::new(27);
+
     pub const fn new(minor: u32) -> Release {
         Release { minor }
     }

@@ -2,16 +2,16 @@
 //! are the runtime's own.
 
 mod facts;
-mod plumbing;
+mod functions;
+pub(crate) mod layouts;
 mod state;
-pub mod system;
 pub mod tracebacks;
-pub mod transitions;
+pub(crate) mod transitions;
 mod wait_reason;
 
 pub use facts::Release;
 pub(crate) use facts::SpecialKinds;
-pub use plumbing::is_plumbing;
-pub(crate) use plumbing::is_plumbing_package;
+pub(crate) use functions::is_plumbing_package;
+pub use functions::{is_plumbing, starts_system};
 pub use state::State;
 pub use wait_reason::{WaitReason, WaitReasons};

@@ -37,7 +37,7 @@ pub enum By {
 }
 
 /// The oldest supported Go 1.minor.
-pub const OLDEST: u32 = 19;
+pub const OLDEST: u32 = Release::OLDEST.minor();
 
 /// Every edge of every known version.
 pub const EDGES: &[Edge] = &[

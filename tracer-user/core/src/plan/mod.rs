@@ -6,10 +6,11 @@
 //! reached by a call. A function that occurs as an inlined callee anywhere is never trusted.
 
 use crate::{
-    binary::{Arch, GoBinary},
+    binary::GoBinary,
     event::{Mode, Set},
     goruntime::Release,
 };
+
 mod place;
 
 pub use place::{CostClass, PlaceError, Placement, StackFrame};
@@ -213,16 +214,13 @@ impl Plan {
 
 /// The place of a candidate's probe; without a reason where the function is not there.
 fn site(binary: &GoBinary, candidate: &Candidate) -> Result<ProbeSite, Option<String>> {
-    if binary.arch() != Arch::Amd64 {
-        return Err(Some(PlaceError::Arch.to_string()));
-    }
     let function = binary.functions().find(candidate.function).ok_or(None)?;
     let image = binary.image();
     let size = Some(function.end - function.entry).filter(|size| *size <= MAX_CODE);
     let placement = size
         .and_then(|size| image.read(function.entry, size))
         .ok_or(PlaceError::Undecodable)
-        .and_then(|code| place(code, function.entry, candidate.args, candidate.stack))
+        .and_then(|code| place(binary.arch(), code, function.entry, candidate.args, candidate.stack))
         .map_err(|error| Some(error.to_string()))?;
     let file_offset =
         image.file_offset(placement.vaddr).ok_or_else(|| Some(PlaceError::Undecodable.to_string()))?;

@@ -8,7 +8,7 @@ use super::raw::{Offsets, Raw};
 use super::unwind::{Unwinder, Window, outer_frames};
 use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, objects};
 use crate::binary::Globals;
-use crate::goruntime::{State, system};
+use crate::goruntime::{State, starts_system};
 use crate::memory::{Fault, Memory, Range};
 use std::collections::HashMap;
 
@@ -375,8 +375,7 @@ fn ahead(raw: &Raw) -> Range {
 /// Whether the goroutine that starts at `startpc` is the runtime's own.
 fn is_system(view: &View<'_>, startpc: u64, stack: &[Pc]) -> bool {
     let name = |pc: u64| view.binary.functions().function_at(pc.wrapping_sub(view.bias)).map(|f| f.name);
-    name(startpc)
-        .is_some_and(|start| system::starts_system(start, stack.iter().filter_map(|pc| name(pc.lookup()))))
+    name(startpc).is_some_and(|start| starts_system(start, stack.iter().filter_map(|pc| name(pc.lookup()))))
 }
 
 /// Stretches that were read together.

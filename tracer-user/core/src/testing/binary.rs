@@ -1,7 +1,9 @@
 //! A small Go executable made up for tests: every table that the readers follow, in a few hundred
 //! bytes, so that each byte can be cut off or changed. Real binaries are read in the live tests.
 
-use crate::binary::GoBinary;
+use crate::binary::{BuildInfo, FuncData, GoBinary, GoVersion, Image, Layout, PcData};
+use crate::event::{Mode, Set};
+use crate::plan::Plan;
 
 /// Where the segment with the headers and the pclntab lies.
 const HEADERS: u64 = 0x40_0000;
@@ -358,4 +360,55 @@ fn write_headers(file: &mut [u8], loads: &[(u64, u64, u64, u32)], relocations: O
         header.u64(&[7, table, 8, len, 0, 0]);
     }
     file[..header.bytes.len()].copy_from_slice(&header.bytes);
+}
+
+/// Asks a binary everything that a trace and a snapshot ask.
+pub fn use_all(data: Vec<u8>) {
+    let Ok(binary) = GoBinary::parse(data.into()) else { return };
+    let functions = binary.functions();
+    for function in functions.functions().take(64) {
+        for pc in (function.entry..function.end).take(64) {
+            binary.symbolize(pc);
+            functions.sp_delta(&function, pc);
+            functions.pcdata(&function, PcData::ArgLiveIndex, pc);
+        }
+        functions.funcdata(&function, FuncData::ArgInfo);
+        functions.is_wrapper(&function);
+        functions.find(function.name);
+    }
+    functions.inlined_callees(&INLINED);
+    for mode in [Mode::Full, Mode::Wait, Mode::Life] {
+        let _ = Plan::choose(&binary, mode, None, true);
+    }
+    let _ = Plan::choose(&binary, Mode::Full, Some(Set::A), true);
+}
+
+/// Reads what may be an ELF file at addresses that it may not have.
+pub fn use_image(data: Vec<u8>) {
+    let Ok(image) = Image::parse(data.into()) else { return };
+    for vaddr in [0, image.entry(), image.entry().wrapping_neg(), u64::MAX] {
+        image.file_offset(vaddr);
+        image.read(vaddr, u64::MAX);
+        image.read(vaddr, 16);
+        image.read_ptr(vaddr);
+    }
+}
+
+/// Looks for build information in what may be an ELF file.
+pub fn use_build_info(data: Vec<u8>) {
+    if let Ok(image) = Image::parse(data.into()) {
+        BuildInfo::find(&image);
+    }
+}
+
+/// Reads a version's text.
+pub fn use_version(text: &str) {
+    GoVersion::parse(text);
+}
+
+/// Reads the text of a layout's file.
+pub fn use_layout(text: &str) {
+    if let Ok(layout) = Layout::from_json(text, String::new()) {
+        let _ = layout.probe_offsets();
+    }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::output::pprof::{Builder, Head, Place, Unit};
 use sfgi_core::{
-    goruntime::{State, system::starts_system, tracebacks},
+    goruntime::{State, starts_system, tracebacks},
     names::Site,
     session::Target,
 };

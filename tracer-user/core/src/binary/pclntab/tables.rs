@@ -1,9 +1,10 @@
-//! What the table knows of each function beside its name: how large its frame is at a pc, what kind
-//! of function it is, and the numbered tables that the compiler made for the runtime.
+//! What the table knows of each function beside its name: which inlined calls a pc belongs to, how large the frame
+//! is there, what kind of function it is, and the numbered tables that the compiler made for the runtime.
 
-use super::super::bytes::u32_at;
-use super::super::pcvalue::value_at;
+use super::super::bytes::{i32_at, u32_at};
+use super::pcvalue::{Runs, value_at};
 use super::{Format, Function, Pclntab};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// `_func.pcsp` and `_func.npcdata`, at the same place in every version.
 const PCSP: usize = 16;
@@ -19,7 +20,7 @@ const SP_WRITE: u8 = 2;
 /// Tables from a pc to a number (`abi.PCDATA_…`, `src/internal/abi/symtab.go`; 1.19:
 /// `_PCDATA_…`, `src/runtime/symtab.go`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PcData {
+pub(crate) enum PcData {
     /// Which of the function's stack maps holds; −1: the one of its entry.
     StackMapIndex = 1,
     /// Which inlined call the code belongs to; −1: none.
@@ -30,7 +31,7 @@ pub enum PcData {
 
 /// Tables of a whole function (`abi.FUNCDATA_…`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FuncData {
+pub(crate) enum FuncData {
     /// Which words of the arguments are pointers.
     ArgsPointerMaps = 0,
     /// Which words of the local variables are.
@@ -51,23 +52,23 @@ impl Pclntab {
     /// How many bytes the stack pointer lies below where it was at the function's entry, when `pc`
     /// (link-time) is next to be executed. `None`: the function has no such table (it is not Go's),
     /// or the table makes no sense.
-    pub fn sp_delta(&self, function: &Function<'_>, pc: u64) -> Option<i32> {
+    pub(crate) fn sp_delta(&self, function: &Function<'_>, pc: u64) -> Option<i32> {
         self.pcvalue(function, PCSP, pc.checked_sub(function.entry)?)
     }
 
     /// Whether a stack ends in this function (`goexit`, `mstart`).
-    pub fn is_top_frame(&self, function: &Function<'_>) -> bool {
+    pub(crate) fn is_top_frame(&self, function: &Function<'_>) -> bool {
         self.flag(function) & TOP_FRAME != 0
     }
 
     /// Whether the function moves the stack pointer in a way that [`Pclntab::sp_delta`] cannot tell.
-    pub fn writes_sp(&self, function: &Function<'_>) -> bool {
+    pub(crate) fn writes_sp(&self, function: &Function<'_>) -> bool {
         self.flag(function) & SP_WRITE != 0
     }
 
     /// Bytes of its arguments on the stack, results included; `None`: it does not say
     /// (`ArgsSizeUnknown`: assembly, and functions that reflection makes).
-    pub fn args_size(&self, function: &Function<'_>) -> Option<u64> {
+    pub(crate) fn args_size(&self, function: &Function<'_>) -> Option<u64> {
         u32_at(&self.data, function.record + ARGS).filter(|size| *size < 1 << 31).map(u64::from)
     }
 
@@ -101,7 +102,7 @@ impl Pclntab {
 
     /// The number in a table of the function at `pc` (link-time); `None` where there is none, which
     /// the runtime takes for −1.
-    pub fn pcdata(&self, function: &Function<'_>, table: PcData, pc: u64) -> Option<i32> {
+    pub(crate) fn pcdata(&self, function: &Function<'_>, table: PcData, pc: u64) -> Option<i32> {
         self.pcvalue(function, self.pcdata_field(function, table)?, pc.checked_sub(function.entry)?)
     }
 
@@ -113,7 +114,7 @@ impl Pclntab {
     }
 
     /// A table of the function, up to the end of the segment: how long it is, it says itself.
-    pub fn funcdata(&self, function: &Function<'_>, table: FuncData) -> Option<&[u8]> {
+    pub(crate) fn funcdata(&self, function: &Function<'_>, table: FuncData) -> Option<&[u8]> {
         let count = u32_at(&self.data, function.record + PCDATA_COUNT)? as usize;
         let kinds = *self.data.get(function.record + self.format.func_id() + 3)?;
         let first = (function.record + self.format.func_id() + 4).checked_add(count.checked_mul(4)?)?;
@@ -137,5 +138,148 @@ impl Pclntab {
     /// The table of inlined calls by pc.
     pub(super) fn inline_table(&self, function: &Function<'_>) -> Option<&[u8]> {
         self.pc_table(function, self.pcdata_field(function, PcData::InlTreeIndex)?)
+    }
+}
+
+/// An inlined call within an inlined call …: the compiler stops far earlier.
+const MAX_INLINE_DEPTH: usize = 64;
+/// `_func.pcfile` and `_func.pcln`.
+const PCFILE: usize = 20;
+const PCLN: usize = 24;
+/// `inlinedCall.startLine`, since 1.20.
+const START_LINE_INLINED: usize = 12;
+
+/// One level of a symbolized pc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Full name of the function.
+    pub func: &'a str,
+    /// Source file, as the compiler saw it; empty where there is none.
+    pub file: &'a str,
+    /// Line in the file; 0 where there is none.
+    pub line: u32,
+    /// Whether the compiler put the function's body into its caller's.
+    pub inlined: bool,
+    /// Line of the function's beginning; 0 up to Go 1.19, which does not tell.
+    pub start_line: u32,
+    /// Whether the compiler made it to reach another function.
+    pub wrapper: bool,
+    /// Link-time address of the instruction: the one that was asked for, or where the function that
+    /// is inlined before this frame was called (the compiler leaves an instruction there).
+    pub pc: u64,
+    /// Link-time address of the first instruction of the function that the code lies in: the one
+    /// at the end of the chain of inlined calls.
+    pub entry: u64,
+}
+
+/// An entry of an inline tree (`runtime.inlinedCall`).
+struct InlinedCall {
+    func_id: u8,
+    name: i32,
+    parent: i32,
+    start_line: u32,
+}
+
+impl Format {
+    /// Bytes of an entry of the inline tree, and where in it `funcID`, `nameOff` and `parentPc` are.
+    fn inlined_call(self) -> (usize, usize, usize, usize) {
+        match self {
+            Format::Go118 => (20, 2, 12, 16),
+            Format::Go120 => (16, 0, 4, 8),
+        }
+    }
+}
+
+impl Pclntab {
+    /// Which functions a link-time address belongs to, the innermost inlined one first, with the
+    /// file and line of each. For a return address pass `pc - 1`. Empty: not Go code.
+    pub fn symbolize(&self, pc: u64) -> Vec<Frame<'_>> {
+        let Some(function) = self.function_at(pc) else { return Vec::new() };
+        let wrapper = self.wrapper_id();
+        let mut frames = Vec::new();
+        let mut into = pc - function.entry;
+        while frames.len() < MAX_INLINE_DEPTH
+            && let Some((call, parent)) = self.inlined_at(&function, into)
+        {
+            let frame = self.frame(&function, into);
+            let (func, wrapper) = (self.name(call.name), call.func_id == wrapper);
+            frames.push(Frame { func, inlined: true, start_line: call.start_line, wrapper, ..frame });
+            into = parent;
+        }
+        frames.push(self.frame(&function, into));
+        frames
+    }
+
+    /// The function itself, with the place in the source that `into` belongs to.
+    fn frame<'a>(&'a self, function: &Function<'a>, into: u64) -> Frame<'a> {
+        let line = self.pcvalue(function, PCLN, into).and_then(|line| u32::try_from(line).ok());
+        let file = self.pcvalue(function, PCFILE, into).and_then(|index| self.file(function, index));
+        Frame {
+            func: function.name,
+            file: file.unwrap_or(""),
+            line: line.unwrap_or(0),
+            inlined: false,
+            start_line: self.start_line(function),
+            wrapper: self.is_wrapper(function),
+            pc: function.entry.wrapping_add(into),
+            entry: function.entry,
+        }
+    }
+
+    fn inlined_call(&self, tree: &[u8], index: i32) -> Option<InlinedCall> {
+        let (size, func_id, name, parent) = self.format.inlined_call();
+        let entry = tree.get(usize::try_from(index).ok()?.checked_mul(size)?..)?.get(..size)?;
+        Some(InlinedCall {
+            func_id: *entry.get(func_id)?,
+            name: i32_at(entry, name)?,
+            parent: i32_at(entry, parent)?,
+            start_line: match self.format {
+                Format::Go118 => 0,
+                Format::Go120 => u32_at(entry, START_LINE_INLINED)?,
+            },
+        })
+    }
+
+    /// The inlined function at `into`, and where in `function` its call stands.
+    fn inlined_at(&self, function: &Function<'_>, into: u64) -> Option<(InlinedCall, u64)> {
+        let index = self.pcvalue(function, self.pcdata_field(function, PcData::InlTreeIndex)?, into)?;
+        let call = self.inlined_call(self.funcdata(function, FuncData::InlTree)?, index)?;
+        let parent = u64::try_from(call.parent).ok()?;
+        Some((call, parent))
+    }
+
+    /// Which of `wanted` the compiler inlined, and into which functions. A probe on such a function
+    /// misses those calls.
+    pub(crate) fn inlined_callees<'w>(&self, wanted: &[&'w str]) -> BTreeMap<&'w str, BTreeSet<&str>> {
+        let offsets = self.name_offsets(wanted);
+        let mut found = BTreeMap::<_, BTreeSet<_>>::new();
+        for function in self.functions() {
+            let Some(table) = self.inline_table(&function) else { continue };
+            let Some(tree) = self.funcdata(&function, FuncData::InlTree) else { continue };
+            for run in Runs::new(table, self.quantum, function.end - function.entry) {
+                if let Some(call) = self.inlined_call(tree, run.value)
+                    && let Some(name) = offsets.get(&call.name)
+                {
+                    found.entry(*name).or_default().insert(function.name);
+                }
+            }
+        }
+        found
+    }
+
+    /// Where in the name table the wanted names stand.
+    fn name_offsets<'w>(&self, wanted: &[&'w str]) -> HashMap<i32, &'w str> {
+        let table = self.data.get(self.names..self.cu.max(self.names)).unwrap_or_default();
+        let mut found = HashMap::new();
+        let mut start = 0;
+        for name in table.split(|byte| *byte == 0) {
+            if let Some(wanted) = wanted.iter().find(|wanted| wanted.as_bytes() == name)
+                && let Ok(offset) = i32::try_from(start)
+            {
+                found.insert(offset, *wanted);
+            }
+            start += name.len() + 1;
+        }
+        found
     }
 }

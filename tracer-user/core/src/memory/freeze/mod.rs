@@ -16,7 +16,6 @@
 //! A parent that waits for the stopped process with `waitpid` must not be this very process: it would be told
 //! of the stops, too.
 
-mod regset;
 #[cfg(test)]
 mod tests;
 mod tracer;

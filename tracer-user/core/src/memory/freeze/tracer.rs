@@ -1,15 +1,48 @@
 //! The ptrace calls, all of one thread.
 
-use super::{FreezeError, regset};
+use super::FreezeError;
 use crate::memory::ThreadRegisters;
 use crate::process::threads;
 use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 use std::ptr::null_mut;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+/// What the kernel calls the sets (`include/uapi/linux/elf.h`).
+const NT_PRSTATUS: c_int = 1;
+
+/// amd64 (`struct user_regs_struct` in `arch/x86/include/asm/user_64.h`): fifteen general registers, `orig_rax`, `rip`,
+/// `cs`, `eflags`, `rsp`, and segments.
+#[cfg(target_arch = "x86_64")]
+mod arch {
+    /// Words of the set.
+    pub(super) const LEN: usize = 27;
+    pub(super) const GENERAL: usize = 15;
+    pub(super) const PC: usize = 16;
+    pub(super) const SP: usize = 19;
+    /// `NT_X86_XSTATE`: what the processor's XSAVE wrote, AVX and all.
+    pub(super) const VECTOR: super::c_int = 0x202;
+}
+
+/// arm64 (`struct user_pt_regs` in `arch/arm64/include/uapi/asm/ptrace.h`): `x0` to `x30`, `sp`, `pc`,
+/// `pstate`.
+#[cfg(target_arch = "aarch64")]
+mod arch {
+    /// Words of the set.
+    pub(super) const LEN: usize = 34;
+    pub(super) const GENERAL: usize = 31;
+    pub(super) const SP: usize = 31;
+    pub(super) const PC: usize = 32;
+    /// `NT_PRFPREG`: `v0` to `v31`.
+    pub(super) const VECTOR: super::c_int = 2;
+}
+
+/// Words of vector registers that are read: those of AVX-512 and AMX are fewer than half of it.
+const MAX_VECTOR: usize = 4096;
 
 /// Between two questions whether the threads have stopped: most do within microseconds.
 const SHORT: Duration = Duration::from_micros(20);
@@ -55,7 +88,7 @@ impl Tracer {
         for (&tid, _) in self.threads.iter().filter(|(_, stop)| matches!(stop, Stop::Stopped(_))) {
             // Killed meanwhile, by a signal that cannot be held back.
             let Some(thread) = threads::thread(self.pid, tid) else { continue };
-            registers.extend(regset::read(tid, thread.inner));
+            registers.extend(registers_of(tid, thread.inner));
         }
         Ok(registers)
     }
@@ -137,19 +170,19 @@ fn has_ended(thread: threads::Thread) -> bool {
 
 /// Whether a thread has stopped, and why.
 fn look(tid: i32) -> Stop {
-    let mut status = 0;
-    // SAFETY: the pointer is to a local of the right type.
-    let found = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
-    match found {
-        0 => Stop::Asked,
-        found if found == tid && libc::WIFSTOPPED(status) => {
+    // A thread that is not the first of its process is waited for only with `__WALL`.
+    let options = WaitOptions::NOHANG | WaitOptions::from_bits_retain(libc::__WALL.cast_unsigned());
+    match waitpid(Pid::from_raw(tid), options) {
+        Ok(None) => Stop::Asked,
+        Ok(Some((_, status))) => match status.stopping_signal() {
             // Both our interruption and a SIGSTOP that already holds the whole process show as this event. A
             // process that was stopped is so again once it is detached.
-            let event = status >> 16 == libc::PTRACE_EVENT_STOP;
-            // Otherwise a signal was about to be delivered. It is not, unless it is handed over at the end.
-            Stop::Stopped(if event { 0 } else { libc::WSTOPSIG(status) })
-        }
-        _ => Stop::Ended,
+            Some(_) if status.as_raw() >> 16 == libc::PTRACE_EVENT_STOP => Stop::Stopped(0),
+            // A signal was about to be delivered. It is not, unless it is handed over at the end.
+            Some(signal) => Stop::Stopped(signal),
+            None => Stop::Ended,
+        },
+        Err(_) => Stop::Ended,
     }
 }
 
@@ -161,4 +194,32 @@ fn request(request: c_uint, tid: i32, data: c_int) -> Result<(), Errno> {
         return Ok(());
     }
     Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+}
+
+/// The registers of a thread that this thread of ours has stopped; `inner` is its id in its own PID
+/// namespace. `None`: it has been killed, or is not of our word size.
+///
+/// A program that copies memory holds pointers in vector registers, and at times nowhere else: they are all
+/// told.
+fn registers_of(tid: i32, inner: u32) -> Option<ThreadRegisters> {
+    let mut general = [0; arch::LEN];
+    if get(tid, NT_PRSTATUS, &mut general)? != arch::LEN {
+        return None;
+    }
+    let mut vector = vec![0; MAX_VECTOR];
+    // A processor without XSAVE does not have this set.
+    let len = get(tid, arch::VECTOR, &mut vector).unwrap_or(0);
+    let mut words = general.get(..arch::GENERAL)?.to_vec();
+    // Most are zero.
+    words.extend(vector.get(..len)?.iter().filter(|word| **word != 0));
+    Some(ThreadRegisters { tid: inner, pc: *general.get(arch::PC)?, sp: *general.get(arch::SP)?, words })
+}
+
+/// How many words of the set were written.
+fn get(tid: i32, set: c_int, words: &mut [u64]) -> Option<usize> {
+    let mut into = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: size_of_val(words) };
+    let set = set as usize as *mut c_void;
+    // SAFETY: the kernel writes no more than the vector says, and that is `words`.
+    let done = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, set, (&raw mut into).cast::<c_void>()) };
+    (done == 0).then_some(into.iov_len / 8)
 }

@@ -9,13 +9,11 @@
 //! below one percent of the time that it runs; switches to or from a thread take a little longer. Not to be
 //! told from other influences where it was measured (two processors of a virtual machine).
 
-mod event;
-mod record;
-mod ring;
+mod perf;
 
 use super::ThreadRegisters;
 use crate::process::Process;
-use ring::Ring;
+use perf::Ring;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,7 +91,7 @@ impl<'a> Sampler<'a> {
                 break;
             }
             let Watched { inner, ring } = watched;
-            self.lost += ring.drain(|bytes| record::parse(bytes, *inner, &mut samples));
+            self.lost += ring.drain(|bytes| perf::parse(bytes, *inner, &mut samples));
         }
         self.threads.retain(|tid, _| !ended.contains(tid));
         // Where it has ended there is none to be watched.
@@ -123,7 +121,7 @@ impl<'a> Sampler<'a> {
                 self.unwatched += 1;
                 continue;
             }
-            match event::open(tid).and_then(Ring::map) {
+            match Ring::open(tid) {
                 // Only now is it certain whose thread it is: ids are used again.
                 Ok(ring) => {
                     let watched =

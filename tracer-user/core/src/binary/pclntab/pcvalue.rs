@@ -5,7 +5,7 @@
 //! instruction quanta it then holds). The value begins at −1; a change of zero ends the table,
 //! except in the first pair.
 
-use super::bytes::uvarint;
+use super::super::bytes::uvarint;
 
 /// One stretch of a function's code over which a value holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,84 @@
-//! The fields that a trace or a snapshot cannot do without, and since which version of Go the
-//! runtime has them (`src/runtime/runtime2.go`, `chan.go`, `sema.go`, `coro.go`, `symtab.go`).
+//! Where the runtime's fields lie, by version: the table for binaries without DWARF (`layouts.json`, made by
+//! `cargo xtask layouts` from the DWARF of real toolchains), and the fields that a trace or a snapshot cannot do
+//! without (`src/runtime/runtime2.go`, `chan.go`, `sema.go`, `coro.go`, `symtab.go`).
 
-use super::NEWEST;
+pub(crate) mod evidence;
+
+use super::Release;
+use crate::binary::Arch;
+use serde::Deserialize;
 use std::collections::HashMap;
+use std::sync::LazyLock;
+
+const DATA: &str = include_str!("layouts.json");
+
+static TABLE: LazyLock<Option<Table>> = LazyLock::new(|| serde_json::from_str(DATA).ok());
+
+#[derive(Deserialize)]
+struct Table {
+    rows: Vec<Row>,
+    /// By field, an offset for each row; none where the version has no such field.
+    offsets: HashMap<String, Vec<Option<u32>>>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    /// The first release that has this layout.
+    go: String,
+    /// The last one of its series, if that is another one: all between them that were looked at
+    /// are the same.
+    last: Option<String>,
+    arch: String,
+}
+
+/// One row of the table.
+pub(crate) struct Found {
+    /// Its version, e.g. `1.24.11`; of a row for several the one that is nearest.
+    pub name: String,
+    /// Whether the version asked for lies within it.
+    pub holds: bool,
+    /// By `struct.field`.
+    pub offsets: HashMap<String, u32>,
+}
+
+impl Row {
+    /// First and last patch number, if the row is one of this series and architecture.
+    fn patches(&self, arch: Arch, release: Release) -> Option<(u32, u32)> {
+        let patch = |version: &str| {
+            let (series, patch) = version.strip_prefix("1.")?.split_once('.')?;
+            (series.parse() == Ok(release.minor())).then(|| patch.parse().ok())?
+        };
+        let first = (self.arch == arch.go_name()).then(|| patch(&self.go))??;
+        Some((first, self.last.as_deref().map_or(Some(first), patch)?))
+    }
+}
+
+/// The row that holds this patch of a release; else those before and behind it in its series.
+pub(crate) fn lookup(arch: Arch, release: Release, patch: u32) -> Vec<Found> {
+    let Some(table) = TABLE.as_ref() else { return Vec::new() };
+    let series: Vec<_> = (table.rows.iter().enumerate())
+        .filter_map(|(index, row)| Some((row.patches(arch, release)?, index)))
+        .collect();
+    let before = series.iter().filter(|((first, _), _)| *first <= patch).max();
+    let behind = series.iter().filter(|((first, _), _)| *first > patch).min();
+    let holds = |row: &&((u32, u32), usize)| (row.0.0..=row.0.1).contains(&patch);
+    let rows = match before.filter(holds) {
+        Some(row) => vec![row],
+        None => before.into_iter().chain(behind).collect(),
+    };
+    let found = |row: &((u32, u32), usize)| {
+        let offset = |column: &Vec<Option<u32>>| column.get(row.1).copied().flatten();
+        let offsets =
+            table.offsets.iter().filter_map(|(field, column)| Some((field.clone(), offset(column)?)));
+        let nearest = patch.clamp(row.0.0, row.0.1);
+        Found {
+            name: format!("1.{}.{nearest}", release.minor()),
+            holds: holds(&row),
+            offsets: offsets.collect(),
+        }
+    };
+    rows.into_iter().map(found).collect()
+}
 
 /// `struct.field`; the first and the last minor version that has it.
 type Needed = (&'static str, u32, u32);
@@ -99,17 +175,17 @@ const ALWAYS: [&str; 7] = ["g", "m", "p", "sudog", "hchan", "schedt", "moduledat
 /// The largest offset that is believed. `heapArena` had two megabytes in Go 1.19.
 const MAX_OFFSET: u32 = 16 << 20;
 
-/// Whether these offsets are a layout of Go 1.`minor`: every needed field of the structures that are
+/// Whether these offsets are a layout of a release: every needed field of the structures that are
 /// there is there, within its structure, and not where another one is. Of versions newer than the newest known nothing else
 /// can be asked.
 ///
 /// # Errors
 /// What is wrong, with the name of the field.
-pub(super) fn check(offsets: &HashMap<String, u32>, minor: u32) -> Result<(), String> {
+pub(crate) fn check(offsets: &HashMap<String, u32>, release: Release) -> Result<(), String> {
     if let Some((name, offset)) = offsets.iter().find(|(_, offset)| **offset > MAX_OFFSET) {
         return Err(format!("{name} cannot be {offset}"));
     }
-    let minor = minor.min(NEWEST);
+    let minor = release.min(Release::NEWEST).minor();
     let mut taken = HashMap::new();
     for (name, first, last) in NEEDED {
         if !(*first..=*last).contains(&minor) {
@@ -141,18 +217,17 @@ pub(super) fn check(offsets: &HashMap<String, u32>, minor: u32) -> Result<(), St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binary::elf::Arch;
-    use crate::binary::layout::{OLDEST, table};
 
     #[test]
     fn the_table_has_what_is_needed_of_every_version() {
-        for minor in OLDEST..=NEWEST {
+        for minor in Release::OLDEST.minor()..=Release::NEWEST.minor() {
+            let release = Release::new(minor);
             for arch in [Arch::Amd64, Arch::Arm64] {
                 for patch in [0, 4, u32::MAX] {
-                    let rows = table::lookup(arch, minor, patch);
+                    let rows = lookup(arch, release, patch);
                     assert!(!rows.is_empty(), "Go 1.{minor} has no row for {arch:?}");
                     for row in rows {
-                        assert_eq!(check(&row.offsets, minor), Ok(()), "{} {arch:?}", row.name);
+                        assert_eq!(check(&row.offsets, release), Ok(()), "{} {arch:?}", row.name);
                         let needed =
                             NEEDED.iter().filter(|(_, first, last)| (*first..=*last).contains(&minor));
                         let usage = ["mheap.pagesInUse", "mheap.sweepgen"].map(|name| (name, 0, 0));
@@ -167,11 +242,11 @@ mod tests {
 
     #[test]
     fn what_is_no_layout_is_refused() {
-        let good = table::lookup(Arch::Amd64, NEWEST, u32::MAX).remove(0).offsets;
+        let good = lookup(Arch::Amd64, Release::NEWEST, u32::MAX).remove(0).offsets;
         let fault = |change: &dyn Fn(&mut HashMap<String, u32>)| {
             let mut offsets = good.clone();
             change(&mut offsets);
-            check(&offsets, NEWEST + 3).unwrap_err()
+            check(&offsets, Release::new(Release::NEWEST.minor() + 3)).unwrap_err()
         };
         assert_eq!(fault(&|offsets| offsets.retain(|name, _| name != "g.goid")), "g.goid is missing");
         assert_eq!(
@@ -180,7 +255,7 @@ mod tests {
         );
         let mut unused = good.clone();
         unused.retain(|name, _| !name.starts_with("notifyList."));
-        assert_eq!(check(&unused, NEWEST), Ok(()));
+        assert_eq!(check(&unused, Release::NEWEST), Ok(()));
         let moved = |name: &str, to| fault(&|offsets| offsets.extend([(name.to_owned(), to)]));
         assert_eq!(moved("g.goid", good["g.gopc"]), "g.goid and g.gopc lie at the same place");
         assert_eq!(moved("g.goid", good["g._size"]), "g.goid lies behind the end of g");

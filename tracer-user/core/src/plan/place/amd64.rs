@@ -1,12 +1,7 @@
-//! Where in a function a probe may stand, and what a hit there costs.
-//!
-//! A uprobe replaces an instruction by a trap. If the kernel can emulate that instruction, a hit is
-//! one trap; if not, the kernel runs a copy of it under single step, which is a second trap and
-//! about ten times the price in a virtual machine. At the entry of a Go function stands the stack
-//! check, which is neither cheap nor passed only once: `morestack` begins the function again. So
-//! the probe goes behind the check, on the first instruction that is always executed and that the
-//! kernel emulates, while the arguments are still in their registers.
+//! x86-64. The kernel emulates few instructions (`arch/x86/kernel/uprobes.c`), and the stack check at the entry is
+//! none of them.
 
+use super::{ArgUse, CostClass, PlaceError, Placement, Stack, StackFrame};
 use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
     OpKind, Register,
@@ -21,81 +16,7 @@ const GUARDS: [u64; 2] = [16, 24];
 /// How far the spot is looked for. A function's first branch comes far earlier.
 const MAX_STRAIGHT: usize = 64;
 
-/// What a hit costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CostClass {
-    /// One trap: the kernel emulates the instruction.
-    Emulated,
-    /// Two traps: the kernel single-steps a copy.
-    SingleStepped,
-}
-
-/// Which stack a function runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stack {
-    /// Only on g0's, where the stack check never fails.
-    System,
-    /// On a goroutine's, or on either.
-    User,
-}
-
-/// What a probe reads of the registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ArgUse {
-    /// How many of the function's integer arguments.
-    pub integers: usize,
-    /// Whether it walks the frame pointers from RBP.
-    pub frames: bool,
-}
-
-/// What RBP and RSP say at a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StackFrame {
-    /// Nothing has moved: RBP is the caller's frame pointer, the return address is at `[RSP]`.
-    Callers,
-    /// RBP is the function's own frame pointer: the caller's is at `[RBP]`, the return address at
-    /// `[RBP+8]`.
-    Own,
-    /// The frame is being made.
-    Between,
-}
-
-/// Where a probe stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placement {
-    /// Link-time address of the instruction.
-    pub vaddr: u64,
-    /// What a hit costs.
-    pub class: CostClass,
-    /// The probe stands on the branch of the stack check: a hit with CF or ZF set goes to
-    /// `morestack` and comes back, so it does not count.
-    pub flags_test: bool,
-    /// Where the caller's frame is at this instruction.
-    pub frame: StackFrame,
-    /// The instruction, for people.
-    pub instruction: String,
-}
-
-/// Why there is no place for a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlaceError {
-    /// There is no decoder for this architecture yet.
-    #[error("probes on arm64 are not supported yet")]
-    Arch,
-    /// The bytes are no code.
-    #[error("its code cannot be decoded")]
-    Undecodable,
-    /// The kernel refuses a probe on the only instruction there is.
-    #[error("its first instruction can hold no probe")]
-    Refused,
-}
-
-/// Finds the place for a probe in a function: `code` is its whole body, `entry` its link-time
-/// address.
-///
-/// # Errors
-/// [`PlaceError`], when there is no place at all. A place where a hit is expensive is no error; its
-/// class says so.
+/// See [`super::place`].
 pub(super) fn place(code: &[u8], entry: u64, args: ArgUse, runs_on: Stack) -> Result<Placement, PlaceError> {
     let body = Body::decode(code, entry);
     let check = StackCheck::find(&body.straight);
@@ -152,7 +73,7 @@ impl<'a> Body<'a> {
     }
 
     fn bytes(&self, instruction: &Instruction) -> &'a [u8] {
-        let start = usize::try_from(instruction.ip() - self.entry).unwrap_or(usize::MAX);
+        let start = usize::try_from(instruction.ip().wrapping_sub(self.entry)).unwrap_or(usize::MAX);
         self.code.get(start..).and_then(|rest| rest.get(..instruction.len())).unwrap_or_default()
     }
 

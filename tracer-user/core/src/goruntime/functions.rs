@@ -1,11 +1,29 @@
-//! "Plumbing": functions that only pass a wait on to their caller, so that a stack which is still within them does
-//! not yet say who waits.
+//! What the name of a function says: whether a goroutine is the runtime's own, and which functions are "plumbing",
+//! that is, only pass a wait on to their caller.
 //!
-//! Two questions are asked, and their answers differ on purpose. A probe walks a stack until it is out of
+//! Plumbing has two sides, which differ on purpose. A probe walks a stack until it is out of
 //! [`is_plumbing_package`]; each further frame costs the target time, so only packages that nearly every wait
-//! passes through count. A name for the place is sought among the frames that were walked ([`is_plumbing`]); there
+//! passes through count. The place of a wait is named by the first walked frame that is not [`is_plumbing`]: there
 //! `bufio` and `fmt` can be skipped for nothing, while a function of `net` or `time` that is called for its own
-//! sake (`net.(*Dialer).Dial`) says more than its caller.
+//! sake (`net.(*Dialer).DialContext`) says more than its caller.
+
+/// Functions of the runtime that start goroutines of the program.
+const USERS: [&str; 3] = ["runtime.main", "runtime.corostart", "runtime.handleAsyncEvent"];
+/// Goroutines of the runtime that run functions of the program now and then (`runfinq` up to 1.24).
+/// While they do, they count as the program's.
+const CALLERS: [&str; 3] = ["runtime.runfinq", "runtime.runFinalizers", "runtime.runCleanups"];
+
+/// Whether a goroutine is the runtime's own (`src/runtime/traceback.go`: `isSystemGoroutine`), by the name of the function that it starts with and those on its
+/// stack.
+pub fn starts_system<'n>(start: &str, mut stack: impl Iterator<Item = &'n str>) -> bool {
+    if USERS.contains(&start) {
+        return false;
+    }
+    if CALLERS.contains(&start) {
+        return stack.all(|name| name.starts_with("runtime."));
+    }
+    start.starts_with("runtime.")
+}
 
 /// Packages that a probe walks through.
 const PACKAGES: [&str; 6] = ["runtime", "syscall", "time", "io", "os", "net"];

@@ -1,25 +1,24 @@
 //! Where the fields of the runtime's structures lie in one binary: from its DWARF, else from the
 //! table of known versions, else as in a version near its own, if the binary's code agrees.
 
-mod fields;
-mod file;
-mod probe;
-mod table;
+mod infer;
 
 use super::buildinfo::GoVersion;
+use super::dwarf;
 use super::elf::{Arch, Image};
 use super::pclntab::Pclntab;
-use super::{dwarf, infer};
+use crate::goruntime::{Release, layouts};
+use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
+use tracer_common::ProbeOffsets;
 
-/// The newest minor version the table knows.
-pub(super) const NEWEST: u32 = 27;
-/// The oldest minor version sfgi supports.
-pub(super) const OLDEST: u32 = 19;
+/// Entries of a file at most; Go 1.27 has 800.
+const MAX_OFFSETS: usize = 10_000;
 /// Largest file with a layout that is read; one has 30 kilobytes.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -49,8 +48,8 @@ pub enum LayoutError {
         "it was built with {0} and without DWARF, and the layout of no version of that series is known; supply the layout with --layout FILE, or build it without -ldflags=-w (or -s)"
     )]
     NoRow(String),
-    /// Older than [`OLDEST`].
-    #[error("it was built with {0}; go1.{OLDEST} is the oldest version supported")]
+    /// Older than [`Release::OLDEST`].
+    #[error("it was built with {0}; go1.{oldest} is the oldest version supported", oldest = Release::OLDEST.minor())]
     TooOld(String),
     /// A field that the probes read is not where the layout can say.
     #[error("the layout of {0} is not known for this binary ({1})")]
@@ -150,11 +149,11 @@ impl Layout {
     /// # Errors
     /// [`LayoutError::TooOld`].
     pub(super) fn find(image: &Image, version: &GoVersion) -> Result<Known, LayoutError> {
-        if version.release.minor() < OLDEST {
+        if version.release < Release::OLDEST {
             return Err(LayoutError::TooOld(version.raw.clone()));
         }
         // What lacks a field, or contradicts itself, was not made by Go's linker alone.
-        let complete = |offsets: &HashMap<_, _>| fields::check(offsets, version.release.minor()).is_ok();
+        let complete = |offsets: &HashMap<_, _>| layouts::check(offsets, version.release).is_ok();
         if let Some(offsets) = dwarf::offsets(image).filter(complete) {
             return Ok(Known::Surely(Layout { source: Source::Dwarf, offsets }));
         }
@@ -166,13 +165,13 @@ impl Layout {
 
     /// What the table has for a version.
     fn of_version(arch: Arch, version: &GoVersion) -> Known {
-        let (minor, patch) = match version.release.minor() {
-            newer if newer > NEWEST => (NEWEST, u32::MAX),
-            minor => (minor, version.patch.unwrap_or(0)),
+        let (release, patch) = match version.release {
+            newer if newer > Release::NEWEST => (Release::NEWEST, u32::MAX),
+            known => (known, version.patch.unwrap_or(0)),
         };
-        let rows = table::lookup(arch, minor, patch);
+        let rows = layouts::lookup(arch, release, patch);
         let mut layouts = rows.into_iter().map(|row| {
-            let exact = row.holds && minor == version.release.minor() && version.is_release();
+            let exact = row.holds && release == version.release && version.is_release();
             let source = if exact { Source::Table(row.name) } else { Source::Inferred(row.name) };
             Layout { source, offsets: row.offsets }
         });
@@ -199,11 +198,11 @@ impl Layout {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn from_json(text: &str, path: String) -> Result<Layout, String> {
-        let file: file::File = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    pub(crate) fn from_json(text: &str, path: String) -> Result<Layout, String> {
+        let file: Supplied = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let version = GoVersion::parse(&format!("go{}", file.go));
         let version = version.ok_or_else(|| format!("{:?} is no version of Go", file.go))?;
-        fields::check(&file.offsets.0, version.release.minor())?;
+        layouts::check(&file.offsets.0, version.release)?;
         let source = Source::File { path, go: file.go, arch: file.arch };
         Ok(Layout { source, offsets: file.offsets.0 })
     }
@@ -248,6 +247,50 @@ impl Layout {
         infer::confirm(image, functions, &self.offsets, version.release).map_err(unconfirmed)
     }
 
+    /// What the probes need. The distances between fields that they rely on have been checked.
+    ///
+    /// # Errors
+    /// [`LayoutError::NoField`] and [`LayoutError::Apart`] say which field is at fault.
+    pub fn probe_offsets(&self) -> Result<ProbeOffsets, LayoutError> {
+        let at = |name: &'static str| {
+            self.offsets.get(name).copied().ok_or_else(|| LayoutError::NoField(name, self.source.to_string()))
+        };
+        let near = |name, distance, base| {
+            let apart = LayoutError::Apart(name, distance, base, self.source.to_string());
+            (at(name)?.checked_sub(at(base)?) == Some(distance)).then_some(()).ok_or(apart)
+        };
+        near("g.goid", 8, "g.atomicstatus")?;
+        near("g.waitreason", 32, "g.atomicstatus")?;
+        near("g.sched.g", 8, "g.sched.pc")?;
+        near("g.sched.ctxt", 16, "g.sched.pc")?;
+        near("g.startpc", 16, "g.gopc")?;
+        // All of `sched.pc` … `startpc` is read at once (`PARKED` in tracer-ebpf).
+        if at("g.startpc")?.checked_sub(at("g.sched.pc")?).is_none_or(|distance| distance > 31 * 8) {
+            return Err(LayoutError::Apart("g.startpc", 31 * 8, "g.sched.pc", self.source.to_string()));
+        }
+        near("p.goidcacheend", 8, "p.goidcache")?;
+        // Up to 1.24 `sched.ret` lies in between.
+        near("g.sched.bp", 32, "g.sched.pc").or_else(|_| near("g.sched.bp", 40, "g.sched.pc"))?;
+        if at("g.parentGoid").is_ok() {
+            near("g.gopc", 8, "g.parentGoid")?;
+        }
+        Ok(ProbeOffsets {
+            g_status: at("g.atomicstatus")?,
+            g_m: at("g.m")?,
+            g_sched_pc: at("g.sched.pc")?,
+            g_sched_bp: at("g.sched.bp")?,
+            g_schedlink: at("g.schedlink")?,
+            g_parent_goid: at("g.parentGoid").unwrap_or(0),
+            g_gopc: at("g.gopc")?,
+            g_coroarg: at("g.coroarg").unwrap_or(0),
+            g_coroexit: at("g.coroexit").unwrap_or(0),
+            m_curg: at("m.curg")?,
+            m_p: at("m.p")?,
+            p_goidcache: at("p.goidcache")?,
+            coro_gp: at("coro.gp").unwrap_or(0),
+        })
+    }
+
     /// Where it comes from.
     pub fn source(&self) -> &Source {
         &self.source
@@ -263,6 +306,51 @@ impl Layout {
     /// All of it, by `struct.field`.
     pub fn fields(&self) -> impl Iterator<Item = (&str, u32)> {
         self.offsets.iter().map(|(name, offset)| (name.as_str(), *offset))
+    }
+}
+
+/// A layout that the user supplies (`--layout FILE`), as `cargo xtask layouts --one` writes it:
+/// `{"go": "1.28.0", "arch": "amd64", "offsets": {"g.goid": 152, …}}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Supplied {
+    /// The version it is of, without `go`.
+    go: String,
+    /// Its processor, as `GOARCH` has it.
+    arch: String,
+    offsets: Offsets,
+}
+
+/// By `struct.field`, each once.
+struct Offsets(HashMap<String, u32>);
+
+impl<'de> Deserialize<'de> for Offsets {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Offsets, D::Error> {
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+struct Collect;
+
+impl<'de> Visitor<'de> for Collect {
+    type Value = Offsets;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of offsets by struct.field")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Offsets, A::Error> {
+        let mut found = HashMap::new();
+        while let Some((name, offset)) = map.next_entry::<String, u32>()? {
+            if found.len() == MAX_OFFSETS {
+                return Err(A::Error::custom("there are more offsets than any version has"));
+            }
+            if found.contains_key(&name) {
+                return Err(A::Error::custom(format!("{name} stands there twice")));
+            }
+            found.insert(name, offset);
+        }
+        Ok(Offsets(found))
     }
 }
 
@@ -321,5 +409,19 @@ mod tests {
         assert!(fault("{}").contains("missing field `go`"));
         assert!(fault(&text(&offsets).replace("1.28.0", "tip")).contains("no version of Go"));
         assert!(fault(&text(&offsets).replace("152", "-1")).contains("invalid value"));
+    }
+
+    #[test]
+    fn every_row_has_what_the_probes_need() {
+        for minor in Release::OLDEST.minor()..=Release::NEWEST.minor() {
+            let release = Release::new(minor);
+            for (arch, patch) in [(Arch::Amd64, 0), (Arch::Arm64, 0), (Arch::Amd64, 99), (Arch::Arm64, 99)] {
+                let row = layouts::lookup(arch, release, patch).remove(0);
+                let layout = Layout { source: Source::Table(row.name), offsets: row.offsets };
+                let offsets = layout.probe_offsets().unwrap();
+                assert_eq!(offsets.g_parent_goid != 0, release.records_parent(), "{}", layout.source);
+                assert_eq!(offsets.g_coroarg != 0, release.has_coroutines(), "{}", layout.source);
+            }
+        }
     }
 }

@@ -4,18 +4,31 @@
 //! Layout: `src/runtime/symtab.go` (`pcHeader`, `functab`, `_func`, `inlinedCall`) and
 //! `src/cmd/link/internal/ld/pcln.go`; unchanged in form from 1.20 to 1.27.
 
-mod inline;
-mod locate;
+mod pcvalue;
 mod tables;
 
-use super::bytes::{c_string, i32_at, u32_at};
-use super::elf::Image;
+use super::bytes::{c_string, i32_at, u32_at, u64_at};
+use super::elf::{Arch, Image};
 use bytes::Bytes;
-pub use inline::Frame;
-use locate::{Header, MODULEDATA_TEXT, candidates, moduledata};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
-pub use tables::{FuncData, PcData};
+pub use tables::Frame;
+pub(crate) use tables::{FuncData, PcData};
+
+/// First word of the header in Go 1.18 and 1.19, and from 1.20 on.
+const MAGICS: [(u32, Format); 2] = [(0xffff_fff0, Format::Go118), (0xffff_fff1, Format::Go120)];
+/// Bytes of the header: six bytes of identification in eight, then eight words.
+const HEADER: usize = 72;
+/// The sections it has to itself; in position-independent executables that were linked externally
+/// by Go up to 1.25 it lies within `.data.rel.ro`.
+const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
+/// Places that look like a header and are examined. By chance there is none.
+const MAX_CANDIDATES: usize = 64;
+/// Functions at most: ten times as many as very large programs have.
+const MAX_FUNCTIONS: usize = 4 << 20;
+/// Words of `moduledata`, the same from 1.18 to 1.27.
+const MODULEDATA_TEXT: u64 = 22 * 8;
+const MODULEDATA_ETEXT: u64 = 23 * 8;
 
 /// Why a pclntab cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +104,7 @@ impl Pclntab {
     /// # Errors
     /// [`PclntabError`], also when the table is there and its module data is not: without it
     /// neither addresses nor inlining can be told from Go 1.26 on.
-    pub fn locate(image: &Image, gofunc: u32) -> Result<Pclntab, PclntabError> {
+    pub(crate) fn locate(image: &Image, gofunc: u32) -> Result<Pclntab, PclntabError> {
         let mut verdict = PclntabError::Missing;
         for vaddr in candidates(image) {
             match Pclntab::at(image, vaddr, gofunc) {
@@ -104,7 +117,7 @@ impl Pclntab {
 
     /// Whether there is a pclntab, of a version that can be read or an older one.
     pub(super) fn is_in(image: &Image) -> bool {
-        locate::has_section(image)
+        has_section(image)
             || candidates(image).any(|vaddr| {
                 image.tail(vaddr).is_some_and(|data| Header::parse(&data, image.arch()).is_some())
             })
@@ -115,7 +128,7 @@ impl Pclntab {
         let data = image.tail(vaddr).ok_or(corrupt("it lies outside the file"))?;
         let header = Header::parse(&data, image.arch()).ok_or(corrupt("its header makes no sense"))?;
         let module = moduledata(image, vaddr, &header).ok_or(corrupt("no module data refers to it"))?;
-        let read = |offset| image.read_ptr(module + offset);
+        let read = |offset| module.checked_add(offset).and_then(|at| image.read_ptr(at));
         let text = read(MODULEDATA_TEXT).ok_or(corrupt("the module data has no text"))?;
         let funcdata = read(u64::from(gofunc))
             .and_then(|vaddr| image.tail(vaddr))
@@ -228,10 +241,87 @@ impl Pclntab {
 
     /// The entry of the function that the wrapper at `entry` was made for: `go f(x)` starts a
     /// closure that holds `x` and calls `f`. `None`: there is no such wrapper at `entry`.
-    pub fn wrapped(&self, entry: u64) -> Option<u64> {
+    pub(crate) fn wrapped(&self, entry: u64) -> Option<u64> {
         let wrapper = self.function_at(entry)?;
         let offset = u32_at(self.funcdata(&wrapper, FuncData::WrapInfo)?, 0)?;
         let entry = self.text.checked_add(u64::from(offset))?;
         (self.function_at(entry)?.entry == entry).then_some(entry)
     }
+}
+
+/// The header's fields, as offsets from its start.
+struct Header {
+    format: Format,
+    quantum: u64,
+    count: usize,
+    names: usize,
+    cu: usize,
+    files: usize,
+    pcs: usize,
+    functab: usize,
+}
+
+impl Header {
+    fn parse(data: &[u8], arch: Arch) -> Option<Header> {
+        let magic = u32_at(data, 0)?;
+        let (_, format) = *MAGICS.iter().find(|(known, _)| *known == magic)?;
+        let quantum = match arch {
+            Arch::Amd64 => 1,
+            Arch::Arm64 => 4,
+        };
+        if data.get(4..8)? != [0, 0, quantum, 8] {
+            return None;
+        }
+        // Every table begins behind the header and inside the data.
+        let word = |at| u64_at(data, at).and_then(|value| usize::try_from(value).ok());
+        let table = |at| word(at).filter(|offset| (HEADER..data.len()).contains(offset));
+        let (count, functab) = (word(8)?, table(64)?);
+        if count == 0 || count > MAX_FUNCTIONS || count > (data.len() - functab) / 8 {
+            return None;
+        }
+        let (names, cu, files, pcs) = (table(32)?, table(40)?, table(48)?, table(56)?);
+        Some(Header { format, quantum: u64::from(quantum), count, names, cu, files, pcs, functab })
+    }
+}
+
+/// Where a pclntab may begin: its own section, else wherever there is a header.
+fn candidates(image: &Image) -> impl Iterator<Item = u64> {
+    let sections = SECTIONS.iter().filter_map(|name| image.section(name));
+    let scanned = image.segments().iter().flat_map(|segment| {
+        let data = image.read(segment.vaddr, segment.file_size).unwrap_or_default();
+        let headers = data.chunks_exact(8).enumerate().filter(|(_, word)| {
+            MAGICS.iter().any(|(magic, _)| word.starts_with(&magic.to_le_bytes()) && word.ends_with(&[8]))
+        });
+        headers.map(|(index, _)| segment.vaddr + index as u64 * 8)
+    });
+    sections.chain(scanned).take(MAX_CANDIDATES)
+}
+
+/// The address of the `moduledata` whose pclntab stands at `vaddr`: the structure that begins with
+/// its address and continues with the slices of its tables.
+fn moduledata(image: &Image, vaddr: u64, header: &Header) -> Option<u64> {
+    let relocated =
+        image.relocations().iter().filter(|(_, target)| *target == vaddr).map(|(place, _)| *place);
+    let plain = image.segments().iter().filter(|segment| !segment.executable).flat_map(|segment| {
+        let data = image.read(segment.vaddr, segment.file_size).unwrap_or_default();
+        let words = data.chunks_exact(8).enumerate().filter(move |(_, word)| **word == vaddr.to_le_bytes());
+        words.map(|(index, _)| segment.vaddr + index as u64 * 8)
+    });
+    relocated.chain(plain).find(|place| {
+        // funcnametab, cutab, filetab, pctab, pclntable, ftab: a slice of three words each.
+        // A relocation may name any place, also one at the end of the address space.
+        let word = |into: u64| place.checked_add(into).and_then(|at| image.read_ptr(at));
+        let tables = [header.names, header.cu, header.files, header.pcs, header.functab, header.functab];
+        let slices = tables.iter().zip((8..).step_by(24));
+        slices
+            .into_iter()
+            .all(|(offset, at)| word(at).is_some() && word(at) == vaddr.checked_add(*offset as u64))
+            && word(8 + 5 * 24 + 8) == Some(header.count as u64 + 1)
+            && word(MODULEDATA_TEXT) < word(MODULEDATA_ETEXT)
+    })
+}
+
+/// Whether the binary has a section for it.
+fn has_section(image: &Image) -> bool {
+    SECTIONS.iter().any(|name| image.section(name).is_some())
 }

@@ -1,19 +1,10 @@
-//! Whether a layout is the one that a binary's own code was compiled with. The runtime's functions
-//! address the fields of its structures by their offsets; those of a layout must be among them, each
-//! with the size and the direction of that access.
-//!
-//! Needed where the layout is a guess: for a version that is newer than the table, between two of
-//! its rows, or of somebody's own making.
+//! What shows a layout in the runtime's own code: functions that every program has, and fields that they use.
 
-use super::code::{Access, Step, steps};
-use super::elf::Image;
-use super::pclntab::Pclntab;
-use crate::goruntime::Release;
-use std::collections::HashMap;
+use Use::{Atomic, Reads, Writes};
 
 /// How a function uses a field.
 #[derive(Clone, Copy)]
-enum Use {
+pub(crate) enum Use {
     /// Reads this many bytes.
     Reads(u8),
     /// Writes this many bytes.
@@ -21,13 +12,11 @@ enum Use {
     /// Atomic access to this many bytes; on arm64 the address is made first.
     Atomic(u8),
 }
-use Use::{Atomic, Reads, Writes};
-
 /// Functions of the runtime that every program has, and fields that they use, with the first minor
 /// version in which they do. The same in the code of Go 1.19 to 1.27 on both processors.
-type Evidence = (&'static str, &'static [(&'static str, Use, u32)]);
+pub(crate) type Evidence = (&'static str, &'static [(&'static str, Use, u32)]);
 
-const EVIDENCE: &[Evidence] = &[
+pub(crate) const EVIDENCE: &[Evidence] = &[
     ("runtime.casgstatus", &[("g.atomicstatus", Atomic(4), 0)]),
     (
         "runtime.gopark",
@@ -131,44 +120,3 @@ const EVIDENCE: &[Evidence] = &[
     // Where the function data of a module begins; the function came with 1.21.
     ("runtime.newInlineUnwinder", &[("moduledata.gofunc", Reads(8), 21)]),
 ];
-
-/// Compares a layout with the code of a binary of this release.
-///
-/// # Errors
-/// A field that is not where the layout says, and the function whose code shows it; also where the
-/// binary has no such function.
-pub(super) fn confirm(
-    image: &Image,
-    functions: &Pclntab,
-    offsets: &HashMap<String, u32>,
-    release: Release,
-) -> Result<(), (&'static str, &'static str)> {
-    for (function, fields) in EVIDENCE {
-        let steps = steps(image, functions, function);
-        for (field, how, _) in fields.iter().filter(|(.., since)| release.minor() >= *since) {
-            let there =
-                offsets.get(*field).is_some_and(|offset| steps.iter().any(|step| how.is(*step, *offset)));
-            if !there {
-                return Err((field, function));
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Use {
-    /// Whether a step uses the field at `wanted` so. An instruction may access two fields at once.
-    fn is(self, step: Step, wanted: u32) -> bool {
-        let Step::Field { offset, access, .. } = step else { return false };
-        let into = i64::from(wanted) - offset;
-        match (self, access) {
-            (Atomic(_), Access::Address) => into == 0,
-            (Atomic(size), Access::Load(of) | Access::Update(of)) => into == 0 && of == size,
-            (Reads(size), Access::Load(of) | Access::Update(of))
-            | (Writes(size), Access::Store(of) | Access::Update(of)) => {
-                into == 0 && of == size || size == 8 && of == 16 && (into == 0 || into == 8)
-            }
-            _ => false,
-        }
-    }
-}
