@@ -53,7 +53,7 @@ pub(crate) fn is_plumbing_package(package: &str) -> bool {
     let below = |tree: &&str| {
         package.strip_prefix(*tree).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    PACKAGES.contains(&package) || TREES.iter().any(|tree| below(&tree))
+    PACKAGES.contains(&package) || TREES.iter().any(below)
 }
 
 /// Whether a function only passes a wait on. The main goroutine may have nothing else on its stack than

@@ -12,7 +12,7 @@ use super::State::{
 
 /// One place in the runtime that changes a goroutine's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edge {
+pub(crate) struct Edge {
     /// State before.
     pub from: State,
     /// State after.
@@ -29,7 +29,7 @@ pub struct Edge {
 
 /// How the runtime changes the status word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub(crate) enum By {
     /// Calls `casgstatus`.
     Casgstatus,
     /// Compares and swaps the word itself; a probe on `casgstatus` does not see it.
@@ -37,10 +37,10 @@ pub enum By {
 }
 
 /// The oldest supported Go 1.minor.
-pub const OLDEST: u32 = Release::OLDEST.minor();
+pub(crate) const OLDEST: u32 = Release::OLDEST.minor();
 
 /// Every edge of every known version.
-pub const EDGES: &[Edge] = &[
+pub(crate) const EDGES: &[Edge] = &[
     // The life of a g.
     edge(Idle, Dead, 19, None, "proc.go: newproc1 (a new g)"),
     edge(Idle, Dead, 19, Some(25), "proc.go: oneNewExtraM (for C threads)"),
@@ -124,7 +124,7 @@ const fn own(from: State, to: State, since: u32, until: Option<u32>, source: &'s
 
 impl Edge {
     /// Whether a release has it. One newer than the newest known is taken for that one.
-    pub fn holds_in(&self, release: Release) -> bool {
+    pub(crate) fn holds_in(&self, release: Release) -> bool {
         let minor = release.minor();
         (self.since == OLDEST || self.since <= minor) && self.until.is_none_or(|last| minor <= last)
     }

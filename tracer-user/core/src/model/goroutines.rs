@@ -245,7 +245,7 @@ impl Goroutines {
         match self.machine.known(at) {
             Some(State::Running) => {}
             None if event.ts >= self.machine.store.at(at).last_ts => {
-                self.machine.adopt(at, event, State::Running, 0)
+                self.machine.adopt(at, event, State::Running, 0);
             }
             None => {}
             Some(_) => self.machine.change(at, event, Move::new(event, State::Waiting, State::Running), out),

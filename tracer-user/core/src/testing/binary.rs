@@ -68,7 +68,7 @@ impl Recipe {
 
 /// The small binary that the others' tests need one for: see the module.
 pub fn small_binary() -> GoBinary {
-    GoBinary::parse(binary(RECIPES[1]).into()).unwrap()
+    GoBinary::parse(binary(RECIPES[1]).into()).expect("the made-up binary is whole")
 }
 
 /// The file that [`small_binary`] is read from.
@@ -78,7 +78,7 @@ pub fn small_image() -> Vec<u8> {
 
 /// The entry of the function of this name.
 pub fn entry_of(name: &str) -> u64 {
-    entry(FUNCTIONS.iter().position(|function| *function == name).unwrap() as u64)
+    entry(FUNCTIONS.iter().position(|function| *function == name).expect("a function of FUNCTIONS") as u64)
 }
 
 /// The entry of a function of [`FUNCTIONS`].

@@ -140,9 +140,9 @@ impl File {
                 }
             }
             if changed {
-                transaction.commit()?
+                transaction.commit()?;
             } else {
-                transaction.abort()?
+                transaction.abort()?;
             }
             Ok(())
         })

@@ -5,7 +5,7 @@ use hashbrown::HashMap;
 use sfgi_core::goruntime::Release;
 use sfgi_core::{
     event::Stack,
-    goruntime::{State, system::starts_system},
+    goruntime::{State, starts_system},
     model::Goroutine,
     names::{Site, Symbols},
     session::Target,

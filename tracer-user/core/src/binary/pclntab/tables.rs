@@ -19,6 +19,7 @@ const SP_WRITE: u8 = 2;
 
 /// Tables from a pc to a number (`abi.PCDATA_…`, `src/internal/abi/symtab.go`; 1.19:
 /// `_PCDATA_…`, `src/runtime/symtab.go`).
+#[expect(clippy::enum_variant_names, reason = "the names of the runtime: `PCDATA_StackMapIndex` and so on")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PcData {
     /// Which of the function's stack maps holds; −1: the one of its entry.
