@@ -95,8 +95,9 @@ fn a_rule_that_names_no_failure_has_that_of_its_class() {
 /// Text, JSON and the way back are the same word.
 #[test]
 fn words_come_back_as_what_they_name() {
-    fn round_trip<T: Copy + PartialEq + fmt::Debug + fmt::Display + FromStr<Err = String>>(all: &[T])
+    fn round_trip<T>(all: &[T])
     where
+        T: Copy + PartialEq + fmt::Debug + fmt::Display + FromStr<Err = String>,
         T: serde::Serialize + for<'de> serde::Deserialize<'de>,
     {
         for one in all {
