@@ -31,9 +31,9 @@ impl Frozen {
         Some(text(self.picture()?, screen, &Look::default(), width, height))
     }
 
-    fn freeze(&mut self, followed: &mut [Target], ts: u64) {
-        self.top.close(followed, ts, self.every_ns);
-        self.picture = Some(self.top.picture(followed, &self.query));
+    fn freeze(&mut self, targets: &mut [Target], ts: u64) {
+        self.top.close(targets, ts, self.every_ns);
+        self.picture = Some(self.top.picture(targets, &self.query));
     }
 }
 
@@ -42,8 +42,8 @@ impl Observer for Frozen {
         self.top.begin(targets)
     }
 
-    fn input(&mut self, target: usize, input: &Input, followed: &mut Target) -> io::Result<()> {
-        if self.picture.is_some() { Ok(()) } else { self.top.input(target, input, followed) }
+    fn input(&mut self, index: usize, input: &Input, target: &mut Target) -> io::Result<()> {
+        if self.picture.is_some() { Ok(()) } else { self.top.input(index, input, target) }
     }
 
     fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {

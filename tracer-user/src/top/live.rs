@@ -95,8 +95,8 @@ impl Observer for Publisher {
         self.top.begin(targets)
     }
 
-    fn input(&mut self, target: usize, input: &Input, followed: &mut Target) -> io::Result<()> {
-        self.top.input(target, input, followed)
+    fn input(&mut self, index: usize, input: &Input, target: &mut Target) -> io::Result<()> {
+        self.top.input(index, input, target)
     }
 
     fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {

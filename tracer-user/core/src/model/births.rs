@@ -83,6 +83,7 @@ impl Births {
         }
         let number = self.oldest + self.entries.len() as u64;
         let line = self.lines.entry(self.join(&birth)).or_insert(Line { first: number, last: number });
+        // A line that was there already: this one comes behind its last.
         if line.last != number {
             let behind = line.last.wrapping_sub(self.oldest) as usize;
             line.last = number;

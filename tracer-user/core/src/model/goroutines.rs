@@ -112,6 +112,7 @@ impl Goroutines {
     ///
     /// Returns whether it changed anything: if not, a replay of the events may leave the call out.
     pub fn settle(&mut self, up_to_ts: u64, out: &mut Vec<Step>) -> bool {
+        // What was held back comes first: it may explain a contradiction, or be one.
         let released = self.release_due(up_to_ts, out);
         let convicted = self.machine.convict(up_to_ts, out);
         self.machine.store.forget_dead(up_to_ts) | released | convicted
@@ -194,6 +195,7 @@ impl Goroutines {
             Kind::ThreadOn => (thread.on_ts, thread.off_ts) = (event.ts, 0),
             _ => {}
         }
+        // After a loss the thread may run another goroutine by now.
         let (running, running_ts) = (thread.running, thread.running_ts);
         let running = running.filter(|_| !self.machine.is_doubtful(running_ts));
         let mut step = Step { duration_ns, ..bare(event, what) };
@@ -259,6 +261,7 @@ impl Goroutines {
         if let Some(at) = before {
             self.release(at, out);
             let old = self.machine.store.at(at);
+            // Older than the last event on this `g`: it is late, unless another goroutine uses the `g` now.
             if event.ts < old.last_ts && (event.goid == 0 || old.goid == 0 || old.goid == event.goid) {
                 let change = Move::new(event, from, to);
                 self.machine.late(at, event, &change, out);

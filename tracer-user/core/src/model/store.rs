@@ -165,6 +165,7 @@ impl Store {
         if goid == 0 || known == goid {
             return at;
         }
+        // Up to Go 1.23 a new goroutine gets its goid after its first event.
         if known == 0 {
             self.places[at].goid = goid;
             self.by_goid.insert(goid, at);
@@ -211,6 +212,7 @@ impl Store {
             self.places.push(Goroutine::new(0, 0, 0));
             return Some(self.places.len() - 1);
         }
+        // No room: the dead go before their time.
         while let Some((_, key)) = self.dead.pop_front() {
             self.forget_if_dead(key);
             if let Some(at) = self.free.pop() {

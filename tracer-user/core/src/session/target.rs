@@ -27,7 +27,6 @@ pub struct About {
     #[serde(rename = "minor")]
     pub release: Release,
     pub wait_reasons: WaitReasons,
-    /// Which functions are probed.
     pub set: Set,
     pub mode: Mode,
     /// Numbers of the [`Kind`]s that are not probed, or not everywhere.

@@ -89,11 +89,11 @@ pub struct Detail {
 }
 
 /// A goroutine that is not known any more has `g` 0 and still its past.
-pub(super) fn of(top: &Top, followed: &mut Target, at: &At<'_>, goid: u64) -> Detail {
+pub(super) fn of(top: &Top, target: &mut Target, at: &At<'_>, goid: u64) -> Detail {
     let past = top.timeline.of(at.target, goid).into_iter();
     let past = past.map(|past| (past, at.about.wait_reason(past.reason).into())).collect();
     let unknown = || Cell::Time(None, Measure::Exact);
-    let Some(known) = followed.goroutines().get(goid).cloned() else {
+    let Some(known) = target.goroutines().get(goid).cloned() else {
         return Detail {
             who: (at.target, goid),
             g: 0,
@@ -109,9 +109,9 @@ pub(super) fn of(top: &Top, followed: &mut Target, at: &At<'_>, goid: u64) -> De
             past,
         };
     };
-    let mut stack = if known.state.stays() { followed.whole_stack(goid) } else { Vec::new() };
+    let mut stack = if known.state.stays() { target.whole_stack(goid) } else { Vec::new() };
     if stack.is_empty() && known.state.stays() {
-        stack = known.site.pcs().iter().flat_map(|pc| followed.symbols().caller(*pc).to_vec()).collect();
+        stack = known.site.pcs().iter().flat_map(|pc| target.symbols().caller(*pc).to_vec()).collect();
     }
     let delays = <[u64; 2]>::from(delay_of(top, at, goid)).map(|ns| Cell::exact(at.knows.runs.then_some(ns)));
     let statement = known.birth.map_or(0, |birth| at.places.statement(birth.gopc));
@@ -136,6 +136,6 @@ pub(super) fn of(top: &Top, followed: &mut Target, at: &At<'_>, goid: u64) -> De
 
 /// How long it waited in the run queue, all in all and at most.
 fn delay_of(top: &Top, at: &At<'_>, goid: u64) -> (u64, u64) {
-    let delay = top.targets.get(at.target).and_then(|target| target.delays.of(goid)).unwrap_or_default();
+    let delay = top.targets.get(at.target).and_then(|sums| sums.delays.of(goid)).unwrap_or_default();
     (delay.total_ns, delay.longest_ns)
 }

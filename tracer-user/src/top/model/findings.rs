@@ -109,15 +109,8 @@ impl Findings {
     }
 
     /// Looks at how things stand.
-    pub(super) fn look(
-        &mut self,
-        target: usize,
-        followed: &Target,
-        places: &Places,
-        knows: Knows,
-        now_ts: u64,
-    ) {
-        for goroutine in followed.goroutines().iter().filter(|goroutine| counts(goroutine)) {
+    pub(super) fn look(&mut self, index: usize, target: &Target, places: &Places, knows: Knows, now_ts: u64) {
+        for goroutine in target.goroutines().iter().filter(|goroutine| counts(goroutine)) {
             let known = age(goroutine, now_ts).filter(|(_, measure)| *measure == Measure::Exact);
             let lasts = |ns: u64| known.is_some_and(|(lasted, _)| lasted >= ns);
             let kind = match goroutine.state {
@@ -132,7 +125,7 @@ impl Findings {
             }
             let place =
                 if kind == Kind::Stuck { places.of(goroutine) } else { places.function_of(goroutine) };
-            let Some(sums) = self.at((target, kind, place)) else { continue };
+            let Some(sums) = self.at((index, kind, place)) else { continue };
             (sums.goid, sums.last_ts) = (goroutine.goid, now_ts);
             sums.now += 1;
             if kind != Kind::Leaked {

@@ -56,9 +56,9 @@ pub(super) fn counts(goroutine: &Goroutine) -> bool {
 }
 
 impl Standing {
-    pub(super) fn of(followed: &Target, places: &Places, now_ts: u64, interval_ns: u64) -> Standing {
+    pub(super) fn of(target: &Target, places: &Places, now_ts: u64, interval_ns: u64) -> Standing {
         let mut standing = Standing::default();
-        for goroutine in followed.goroutines().iter().filter(|goroutine| counts(goroutine)) {
+        for goroutine in target.goroutines().iter().filter(|goroutine| counts(goroutine)) {
             standing.add(goroutine, places, now_ts, interval_ns);
         }
         standing

@@ -114,62 +114,62 @@ impl Top {
     }
 
     /// What the probes of a target have cost up to now; pictures show what was added since the last time.
-    pub fn cost(&mut self, target: usize, cost: Cost) {
-        if let Some(target) = self.targets.get_mut(target) {
-            target.cost = [target.cost[1], cost];
+    pub fn cost(&mut self, index: usize, cost: Cost) {
+        if let Some(sums) = self.targets.get_mut(index) {
+            sums.cost = [sums.cost[1], cost];
         }
     }
 
     /// Ends the interval: what was added up is what pictures show from now on.
-    pub fn tick(&mut self, followed: &mut [Target], ts: u64) {
+    pub fn tick(&mut self, targets: &mut [Target], ts: u64) {
         let interval_ns = ts.saturating_sub(self.interval_ts);
         (self.interval_ts, self.now_ts, self.interval_ns) = (ts, ts, interval_ns);
         self.findings.begin();
-        for (index, (target, followed)) in self.targets.iter_mut().zip(followed).enumerate() {
-            target.places.learn(followed);
-            target.standing = Standing::of(followed, &target.places, ts, interval_ns);
-            target.waits.close(&target.standing);
-            target.creations.close(&target.standing);
-            target.states.close(&target.standing);
-            target.delays.forget_dead(followed.goroutines());
-            (target.events_before, target.events) = (target.events, 0);
-            (target.lost_before, target.lost) = (target.lost, 0);
-            self.findings.look(index, followed, &target.places, target.knows, ts);
-            target.why_ended = followed.ended().map(str::to_owned).or(target.why_ended.take());
+        for (index, (sums, target)) in self.targets.iter_mut().zip(targets).enumerate() {
+            sums.places.learn(target);
+            sums.standing = Standing::of(target, &sums.places, ts, interval_ns);
+            sums.waits.close(&sums.standing);
+            sums.creations.close(&sums.standing);
+            sums.states.close(&sums.standing);
+            sums.delays.forget_dead(target.goroutines());
+            (sums.events_before, sums.events) = (sums.events, 0);
+            (sums.lost_before, sums.lost) = (sums.lost, 0);
+            self.findings.look(index, target, &sums.places, sums.knows, ts);
+            sums.why_ended = target.ended().map(str::to_owned).or(sums.why_ended.take());
         }
     }
 
     /// Ends the last interval, at the end of all, unless it is too short to tell rates: less than a tenth of
     /// `every_ns`. Then the one before is the last.
-    pub fn close(&mut self, followed: &mut [Target], ts: u64, every_ns: u64) {
+    pub fn close(&mut self, targets: &mut [Target], ts: u64, every_ns: u64) {
         let lasted_ns = ts.saturating_sub(self.interval_ts);
         if self.interval_ns == 0 || lasted_ns >= every_ns / 10 {
-            self.tick(followed, ts);
+            self.tick(targets, ts);
         }
     }
 
     /// How things stand, for those that are asked for.
-    pub fn picture(&self, followed: &mut [Target], query: &Query) -> Picture {
-        take(self, followed, query)
+    pub fn picture(&self, targets: &mut [Target], query: &Query) -> Picture {
+        take(self, targets, query)
     }
 
-    fn step(&mut self, index: usize, step: &Step, followed: &mut Target) {
-        let Some(target) = self.targets.get_mut(index) else { return };
-        let known = followed.goroutines().get(step.goid).map(|known| (known.site, known.reason, known.birth));
+    fn step(&mut self, index: usize, step: &Step, target: &mut Target) {
+        let Some(sums) = self.targets.get_mut(index) else { return };
+        let known = target.goroutines().get(step.goid).map(|known| (known.site, known.reason, known.birth));
         let (site, reason, birth) = known.unwrap_or_default();
         let birth: Option<Birth> = step.birth.or(birth);
-        let system = birth.is_some_and(|birth| target.places.is_system(followed.symbols(), birth.startpc));
+        let system = birth.is_some_and(|birth| sums.places.is_system(target.symbols(), birth.startpc));
         // What lasted from before the interval counts from its beginning on.
         let clipped_ns = step.duration_ns.map(|ns| ns.min(step.ts.saturating_sub(self.interval_ts)));
         match step.what {
             What::Block | What::SyscallEnter | What::Unblock | What::SyscallExit => {
-                let place = target.places.of_stack(followed.symbols(), step.stack.unwrap_or(site));
-                target.waits.step(step, clipped_ns, place, system);
+                let place = sums.places.of_stack(target.symbols(), step.stack.unwrap_or(site));
+                sums.waits.step(step, clipped_ns, place, system);
             }
             What::Start => {
-                let place = target.places.of_stack(followed.symbols(), site);
-                target.waits.started(reason, place, system, step.duration_ns);
-                target.delays.started(step);
+                let place = sums.places.of_stack(target.symbols(), site);
+                sums.waits.started(reason, place, system, step.duration_ns);
+                sums.delays.started(step);
             }
             What::Create
             | What::Found
@@ -185,23 +185,22 @@ impl Top {
             | What::Exec => {}
         }
         if let Some(birth) = birth {
-            target.creations.step(step, clipped_ns, &birth, system);
+            sums.creations.step(step, clipped_ns, &birth, system);
         }
         if step.goid != 0 && !system {
             self.timeline.push(index, step);
-            let place = birth.map_or(places::UNKNOWN, |birth| {
-                target.places.of_function(followed.symbols(), birth.startpc)
-            });
+            let place = birth
+                .map_or(places::UNKNOWN, |birth| sums.places.of_function(target.symbols(), birth.startpc));
             self.findings.step(index, step, place);
         }
     }
 }
 
 impl Observer for Top {
-    fn begin(&mut self, followed: &mut [Target]) -> io::Result<()> {
-        let target = |followed: &Target| Sums {
-            knows: Knows::of(self.source, followed.about().mode),
-            places: Places::new(followed.about().release),
+    fn begin(&mut self, targets: &mut [Target]) -> io::Result<()> {
+        let sums = |target: &Target| Sums {
+            knows: Knows::of(self.source, target.about().mode),
+            places: Places::new(target.about().release),
             waits: Waits::default(),
             creations: Creations::default(),
             states: States::default(),
@@ -214,36 +213,36 @@ impl Observer for Top {
             cost: Default::default(),
             why_ended: None,
         };
-        self.targets = followed.iter().map(target).collect();
+        self.targets = targets.iter().map(sums).collect();
         Ok(())
     }
 
-    fn input(&mut self, target: usize, input: &Input, _: &mut Target) -> io::Result<()> {
-        if let (Some(target), Input::Events(batch)) = (self.targets.get_mut(target), input) {
-            target.events += batch.events.len() as u64;
+    fn input(&mut self, index: usize, input: &Input, _: &mut Target) -> io::Result<()> {
+        if let (Some(sums), Input::Events(batch)) = (self.targets.get_mut(index), input) {
+            sums.events += batch.events.len() as u64;
         }
         Ok(())
     }
 
-    fn round(&mut self, followed: &mut [Target], round: &Round) -> io::Result<()> {
+    fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {
         if self.began_ts == 0 {
             let first = round.news.iter().map(|news| news.ts).filter(|ts| *ts != 0).min().unwrap_or(0);
             (self.began_ts, self.interval_ts, self.now_ts) = (first, first, first);
         }
-        for (target, news) in self.targets.iter_mut().zip(&round.news) {
-            target.lost += news.lost;
+        for (sums, news) in self.targets.iter_mut().zip(&round.news) {
+            sums.lost += news.lost;
         }
         for (index, step) in round.steps() {
-            if let Some(followed) = followed.get_mut(index) {
-                self.step(index, step, followed);
+            if let Some(target) = targets.get_mut(index) {
+                self.step(index, step, target);
             }
         }
         Ok(())
     }
 
     fn end(&mut self, _: &mut [Target], ends: &[End]) -> io::Result<()> {
-        for (target, end) in self.targets.iter_mut().zip(ends) {
-            target.why_ended = end.why.clone().or(target.why_ended.take());
+        for (sums, end) in self.targets.iter_mut().zip(ends) {
+            sums.why_ended = end.why.clone().or(sums.why_ended.take());
         }
         Ok(())
     }
@@ -305,17 +304,17 @@ impl Picture {
     }
 }
 
-fn take(top: &Top, followed: &mut [Target], query: &Query) -> Picture {
+fn take(top: &Top, targets: &mut [Target], query: &Query) -> Picture {
     let tables = By::ALL.map(|by| {
-        let mut tables = top.targets.iter().zip(&*followed).enumerate().map(|(index, (target, followed))| {
-            let at = at(top, index, target, followed.about());
+        let mut tables = top.targets.iter().zip(&*targets).enumerate().map(|(index, (sums, target))| {
+            let at = at(top, index, sums, target.about());
             match by {
-                By::Wait => target.waits.table(&at, query),
-                By::Creation => target.creations.table(&at, query),
-                By::State => target.states.table(&at, query),
+                By::Wait => sums.waits.table(&at, query),
+                By::Creation => sums.creations.table(&at, query),
+                By::State => sums.states.table(&at, query),
                 By::Goroutine => {
                     let sort = query.sort[by as usize];
-                    goroutines::table(followed.goroutines(), &at, &target.delays, top.now_ts, query, sort)
+                    goroutines::table(target.goroutines(), &at, &sums.delays, top.now_ts, query, sort)
                 }
             }
         });
@@ -328,23 +327,18 @@ fn take(top: &Top, followed: &mut [Target], query: &Query) -> Picture {
         all
     });
     let detail = query.detail.and_then(|(index, goid)| {
-        let (target, followed) = (top.targets.get(index)?, followed.get_mut(index)?);
-        let about = followed.about().clone();
-        Some(detail::of(top, followed, &at(top, index, target, &about), goid))
+        let (sums, target) = (top.targets.get(index)?, targets.get_mut(index)?);
+        let about = target.about().clone();
+        Some(detail::of(top, target, &at(top, index, sums, &about), goid))
     });
     let (findings, more_findings) =
-        top.findings.list(|index| top.targets.get(index).map(|target| &target.places), query);
+        top.findings.list(|index| top.targets.get(index).map(|sums| &sums.places), query);
     Picture {
         query: query.clone(),
         ts: top.now_ts,
         lasted_ns: top.now_ts.saturating_sub(top.began_ts),
         interval_ns: top.interval_ns,
-        heads: top
-            .targets
-            .iter()
-            .zip(followed)
-            .map(|(target, followed)| head(top, target, followed))
-            .collect(),
+        heads: top.targets.iter().zip(targets).map(|(sums, target)| head(top, sums, target)).collect(),
         tables,
         findings,
         more_findings,
@@ -352,40 +346,40 @@ fn take(top: &Top, followed: &mut [Target], query: &Query) -> Picture {
     }
 }
 
-fn at<'a>(top: &Top, index: usize, target: &'a Sums, about: &'a About) -> At<'a> {
+fn at<'a>(top: &Top, index: usize, sums: &'a Sums, about: &'a About) -> At<'a> {
     At {
         target: index,
         about,
-        places: &target.places,
-        standing: &target.standing,
-        knows: target.knows,
+        places: &sums.places,
+        standing: &sums.standing,
+        knows: sums.knows,
         interval_ns: top.interval_ns,
     }
 }
 
-fn head(top: &Top, target: &Sums, followed: &Target) -> Head {
-    let about = followed.about();
+fn head(top: &Top, sums: &Sums, target: &Target) -> Head {
+    let about = target.about();
     let rate = |number: f64, ns: u64| (ns > 0).then(|| number * 1e9 / ns as f64);
-    let [before, now] = target.cost;
+    let [before, now] = sums.cost;
     let known = before.ts != 0 && now.ts > before.ts;
     let (hits, ns) = (now.hits.saturating_sub(before.hits) as f64, now.ns - before.ns);
     let cpu_ns = now.cpu_ns.saturating_sub(before.cpu_ns) as f64;
     let mut counts: Vec<(State, u64)> =
-        target.standing.counts.iter().map(|(state, count)| (*state, *count)).collect();
+        sums.standing.counts.iter().map(|(state, count)| (*state, *count)).collect();
     counts.sort_by_key(|(state, _)| state.status());
     Head {
         pid: about.pid,
         program: about.exe.rsplit('/').next().unwrap_or_default().to_owned(),
         go_version: about.go_version.clone(),
         counts,
-        total: target.standing.total,
-        system: target.standing.system,
-        events: rate(target.events_before as f64, top.interval_ns).filter(|_| target.knows.lives),
+        total: sums.standing.total,
+        system: sums.standing.system,
+        events: rate(sums.events_before as f64, top.interval_ns).filter(|_| sums.knows.lives),
         hits: rate(hits, now.ts.saturating_sub(before.ts)).filter(|_| known),
         hit_ns: (known && hits > 0.0).then(|| ns / hits),
         share: (known && cpu_ns > 0.0).then(|| ns / cpu_ns),
-        lost: (followed.goroutines().lost_events(), target.lost_before),
-        refused: followed.goroutines().refused(),
-        ended: target.why_ended.clone(),
+        lost: (target.goroutines().lost_events(), sums.lost_before),
+        refused: target.goroutines().refused(),
+        ended: sums.why_ended.clone(),
     }
 }

@@ -96,9 +96,9 @@ impl Places {
     }
 
     /// Makes every place known that a goroutine has now.
-    pub(super) fn learn(&mut self, followed: &mut Target) {
+    pub(super) fn learn(&mut self, target: &mut Target) {
         let (mut stacks, mut births) = (Vec::new(), Vec::new());
-        for goroutine in followed.goroutines().iter() {
+        for goroutine in target.goroutines().iter() {
             if stacks.len() < MAX_KEYS && !self.stacks.contains_key(&goroutine.site) {
                 stacks.push(goroutine.site);
             }
@@ -109,7 +109,7 @@ impl Places {
                 births.push(birth);
             }
         }
-        let symbols = followed.symbols();
+        let symbols = target.symbols();
         for stack in stacks {
             self.of_stack(symbols, stack);
         }

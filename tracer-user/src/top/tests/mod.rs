@@ -21,7 +21,7 @@ pub(super) const SERVE: &str = "pc=1001,2000";
 pub(super) const RUNTIME: &str = "pc=1003,2002";
 
 pub(super) struct World {
-    pub(super) followed: Vec<Target>,
+    pub(super) targets: Vec<Target>,
     pub(super) top: Top,
 }
 
@@ -61,10 +61,10 @@ impl World {
             from_birth: false,
         };
         let mut world = World {
-            followed: pids.iter().map(|pid| Target::new(about(pid), symbols())).collect(),
+            targets: pids.iter().map(|pid| Target::new(about(pid), symbols())).collect(),
             top: Top::new(source),
         };
-        world.top.begin(&mut world.followed).expect("nothing is written");
+        world.top.begin(&mut world.targets).expect("nothing is written");
         // The first drain says when it all began.
         for target in 0..pids.len() {
             world.round(target, "", 1);
@@ -93,18 +93,18 @@ impl World {
 
     pub(super) fn input(&mut self, target: usize, input: &Input) {
         let mut round = Round::default();
-        round.clear(self.followed.len());
-        self.followed[target].take(input, &mut round.news[target]);
-        self.top.input(target, input, &mut self.followed[target]).expect("nothing is written");
-        self.top.round(&mut self.followed, &round).expect("nothing is written");
+        round.clear(self.targets.len());
+        self.targets[target].take(input, &mut round.news[target]);
+        self.top.input(target, input, &mut self.targets[target]).expect("nothing is written");
+        self.top.round(&mut self.targets, &round).expect("nothing is written");
     }
 
     pub(super) fn tick(&mut self, ms: u64) {
-        self.top.tick(&mut self.followed, ms * MS);
+        self.top.tick(&mut self.targets, ms * MS);
     }
 
     pub(super) fn picture(&mut self, query: &Query) -> Picture {
-        self.top.picture(&mut self.followed, query)
+        self.top.picture(&mut self.targets, query)
     }
 
     /// The cells of the row with this in its last cells' text, by heading.

@@ -249,7 +249,7 @@ fn a_recording_shows_how_things_stood_at_a_time_and_at_its_end() {
     let rates = |at_ms: u64| {
         let mut world = World::one();
         let mut frozen = Frozen::new(Source::Probes { threads: true }, Query::usual(), 1000 * MS, at_ms * MS);
-        frozen.begin(&mut world.followed).expect("nothing is written");
+        frozen.begin(&mut world.targets).expect("nothing is written");
         let mut round = Round::default();
         for until_ms in 0..=30u64 {
             let at = until_ms * 100;
@@ -270,12 +270,12 @@ fn a_recording_shows_how_things_stood_at_a_time_and_at_its_end() {
                 Batch { events: events.collect(), lost: 0, blurred: 0, doubt_until: ts, complete_until: ts };
             round.clear(1);
             let input = Input::Events(batch);
-            world.followed[0].take(&input, &mut round.news[0]);
-            frozen.input(0, &input, &mut world.followed[0]).expect("nothing is written");
-            frozen.round(&mut world.followed, &round).expect("nothing is written");
+            world.targets[0].take(&input, &mut round.news[0]);
+            frozen.input(0, &input, &mut world.targets[0]).expect("nothing is written");
+            frozen.round(&mut world.targets, &round).expect("nothing is written");
         }
         let end = sfgi_core::session::End { until_ts: 3001 * MS, ..Default::default() };
-        frozen.end(&mut world.followed, &[end]).expect("nothing is written");
+        frozen.end(&mut world.targets, &[end]).expect("nothing is written");
         let picture = frozen.picture().expect("the time has come").clone();
         let row = &picture.table(By::Wait).rows[0];
         (picture.ts / MS, row.cells[1].text(9))
