@@ -1,6 +1,12 @@
 //! `sfgi doctor`: what it says of this host, of a file and of a process.
 
-use anyhow::{Result, ensure};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
 use live_tests::{
     fixture::{self, Variant},
     process::Process,
@@ -14,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         live(a_file_and_a_process_of_it_are_told_alike).quick(),
         live(what_is_no_go_program_is_refused).quick(),
+        live(what_dump_will_refuse_is_told),
     ]
 }
 
@@ -48,4 +55,31 @@ fn a_file_and_a_process_of_it_are_told_alike() -> Result<()> {
 fn what_is_no_go_program_is_refused() -> Result<()> {
     fails(&mut sfgi::command(&["doctor", "/bin/true"])?, 1, &["not a Go program"])?;
     fails(&mut sfgi::command(&["doctor", "/no/such/file"])?, 1, &["/no/such/file"])
+}
+
+/// A binary in which the list of goroutines cannot be found: the function that shows where it is has another name.
+fn what_dump_will_refuse_is_told() -> Result<()> {
+    let go = Go::newest();
+    let exe = fixture::build("idle", &go, Variant::Stripped)?;
+    let mut data = fs::read(&exe)?;
+    let name = b"runtime.forEachGRace\0";
+    let at = data.windows(name.len()).position(|bytes| bytes == name).context("no such function")?;
+    data[at + name.len() - 2] = b'X';
+    let directory = tempfile::tempdir()?;
+    let patched = directory.path().join("idle");
+    fs::write(&patched, data)?;
+    fs::set_permissions(&patched, Permissions::from_mode(0o755))?;
+    let target = fixture::start_command(Command::new(&patched).args(["-n", "4"]))?;
+    let pid = target.pid().to_string();
+    let mut doctor = Process::spawn(&mut sfgi::command(&["doctor", "-p", &pid])?)?;
+    doctor.wait_code(sfgi::ATTACH, 1)?;
+    let (stdout, stderr) = (doctor.stdout.text(), doctor.stderr.text());
+    let no = |command: &str| {
+        stdout.lines().any(|line| {
+            line.split_whitespace().take(2).eq([command, "no:"]) && line.contains("list of all goroutines")
+        })
+    };
+    ensure!(no("dump") && no("leaks") && stdout.contains("mode life"), "{stdout}");
+    ensure!(stderr.trim() == "sfgi: would be refused here: dump, leaks", "{stderr}");
+    fails(&mut sfgi::command(&["dump", "-p", &pid])?, 1, &["list of its goroutines"])
 }

@@ -10,6 +10,7 @@ mod export;
 mod harness;
 mod leaks;
 mod memory;
+mod ps;
 mod record;
 mod top;
 mod trace;
@@ -31,6 +32,7 @@ fn main() -> Result<ExitCode> {
         export::tests(),
         leaks::tests(),
         memory::tests(),
+        ps::tests(),
         record::tests(),
         top::tests(),
         trace::tests(),

@@ -7,7 +7,7 @@ use crate::{
     probe,
     probe::Calibration,
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
 use sfgi_core::{
     event::Mode,
@@ -18,7 +18,12 @@ use sfgi_core::{
     snapshot,
     snapshot::{Clock, Options, View},
 };
-use std::{fs, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::PathBuf,
+    time::Instant,
+};
 
 #[derive(ClapArgs)]
 #[command(after_help = "\
@@ -44,8 +49,8 @@ pub(super) struct Args {
 const MODES: [Mode; 3] = [Mode::Full, Mode::Wait, Mode::Life];
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let mut report = Report::default();
-    let calibration = report.host();
+    let mut report = Report { out: io::stdout().lock(), refused: Vec::new() };
+    let calibration = report.host()?;
     let opened = match (args.pid, &args.file) {
         (Some(pid), _) => Some(Opened::process(pid, &args.layout)?),
         (None, Some(path)) => Some(Opened::file(path, &args.layout)?),
@@ -53,18 +58,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let mut plans = Vec::new();
     if let Some(opened) = &opened {
-        report.binary(opened);
+        report.binary(opened)?;
         plans = MODES.map(|mode| (mode, Plan::choose(&opened.binary, mode, None, true))).into();
         for (mode, plan) in &plans {
             if let Err(error) = plan {
-                report.no("trace", &format!("--mode {mode}: {error}"));
+                report.no("trace", &format!("--mode {mode}: {error}"))?;
             }
         }
     }
     for (mode, plan) in plans {
         if let Ok(plan) = plan {
-            println!("\nmode {mode}: {}", in_words(&plan, mode, false));
-            print_plan(&plan, calibration.as_ref());
+            report.plan(mode, &plan, calibration.as_ref())?;
         }
     }
     match &report.refused[..] {
@@ -74,76 +78,69 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 /// What was found, printed as it is found.
-#[derive(Default)]
 struct Report {
+    out: io::StdoutLock<'static>,
     /// The commands that would be refused, each once.
     refused: Vec<&'static str>,
 }
 
 impl Report {
-    fn say(&self, what: &str, text: &str) {
-        println!("{what:<12} {text}");
+    fn say(&mut self, what: &str, text: &str) -> io::Result<()> {
+        writeln!(self.out, "{what:<12} {text}")
     }
 
     /// A command would be refused, and why.
-    fn no(&mut self, command: &'static str, why: &str) {
-        self.say(command, &format!("no: {why}"));
+    fn no(&mut self, command: &'static str, why: &str) -> io::Result<()> {
         if !self.refused.contains(&command) {
             self.refused.push(command);
         }
+        self.say(command, &format!("no: {why}"))
     }
 
     /// Whether this host lets this user trace, and what a probe costs; `None`: it does not.
-    fn host(&mut self) -> Option<Calibration> {
+    fn host(&mut self) -> Result<Option<Calibration>> {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        self.say("kernel", kernel.trim());
-        let tried = probe::check_host()
-            .map_err(Into::into)
-            .and_then(|()| probe::calibrate().context("cannot measure what a probe costs here"));
-        let calibration = match tried {
+        self.say("kernel", kernel.trim())?;
+        let checked = probe::check_host().map_err(anyhow::Error::from);
+        let calibration = match checked.and_then(|()| Ok(probe::calibrate()?)) {
             Ok(calibration) => calibration,
             Err(error) => {
-                self.no("trace", &format!("{error:#}"));
-                return None;
+                self.no("trace", &format!("{error:#}"))?;
+                return Ok(None);
             }
         };
-        self.say(
-            "uprobes",
-            &format!(
-                "yes, {:.0} ns a hit where the kernel emulates the instruction,",
-                calibration.emulated_ns
-            ),
-        );
-        self.say("", &format!("{:.0} ns where it single-steps", calibration.single_stepped_ns));
-        self.say("BTF", "yes");
-        Some(calibration)
+        let Calibration { emulated_ns, single_stepped_ns, .. } = calibration;
+        let emulated = format!("yes, {emulated_ns:.0} ns a hit where the kernel emulates the instruction,");
+        self.say("uprobes", &emulated)?;
+        self.say("", &format!("{single_stepped_ns:.0} ns where it single-steps"))?;
+        self.say("BTF", "yes")?;
+        Ok(Some(calibration))
     }
 
     /// What the executable says, and what can be read of the process that runs it.
-    fn binary(&mut self, opened: &Opened) {
+    fn binary(&mut self, opened: &Opened) -> io::Result<()> {
         let binary = &opened.binary;
-        self.say("binary", &opened.name.display().to_string());
-        self.say("Go", &binary.version().raw);
-        self.say("module", binary.info().path.as_deref().unwrap_or("unknown"));
-        self.say("layout", &binary.layout().source().to_string());
+        self.say("binary", &opened.name.display().to_string())?;
+        self.say("Go", &binary.version().raw)?;
+        self.say("module", binary.info().path.as_deref().unwrap_or("unknown"))?;
+        self.say("layout", &binary.layout().source().to_string())?;
         let Some(process) = &opened.process else {
             // Nothing runs it: a core file of it would be read by way of the same list.
-            match binary.globals() {
+            return match binary.globals() {
                 Ok(_) => self.say("goroutines", "their list is found"),
                 Err(error) => self.no_goroutines(&error.to_string()),
-            }
-            return;
+            };
         };
         match opened.bias() {
             Ok(bias) => {
                 let memory = Live::of(process);
-                self.memory(&View { memory: &memory, binary, bias, clock: Clock::Live }, process);
+                self.memory(&View { memory: &memory, binary, bias, clock: Clock::Live }, process)
             }
             Err(error) => self.no_goroutines(&error.to_string()),
         }
     }
 
-    fn memory(&mut self, view: &View<'_>, process: &Process) {
+    fn memory(&mut self, view: &View<'_>, process: &Process) -> io::Result<()> {
         let began = Instant::now();
         let options = Options { stacks: true, ..Options::default() };
         let snapshot = match snapshot::take(view, options, &mut |_, _| {}) {
@@ -154,41 +151,48 @@ impl Report {
             return self.no_goroutines(&fault.to_string());
         }
         let (number, ms) = (count(snapshot.goroutines.len() as u64), began.elapsed().as_secs_f64() * 1e3);
-        self.say("goroutines", &format!("{number} read in {ms:.1} ms"));
-        self.say("dump", "yes");
+        self.say("goroutines", &format!("{number} read in {ms:.1} ms"))?;
+        self.say("dump", "yes")?;
         // Without heap or registers leaks are still looked for: some findings are weaker then.
         let heap = heap::usage(view).map(|usage| format!("{} in use", bytes(usage.bytes)));
-        self.say("heap", heap.as_deref().unwrap_or("cannot be read: leaks proves nothing"));
+        self.say("heap", heap.as_deref().unwrap_or("cannot be read: leaks proves nothing"))?;
         let registers = match Sampler::start(process) {
             Ok(_) => "can be sampled".to_owned(),
             Err(error) => error.to_string(),
         };
-        self.say("registers", &registers);
-        self.say("leaks", if heap.is_some() { "yes" } else { "yes, by rules only" });
+        self.say("registers", &registers)?;
+        self.say("leaks", if heap.is_some() { "yes" } else { "yes, by rules only" })
     }
 
-    fn no_goroutines(&mut self, why: &str) {
-        self.no("dump", why);
-        self.no("leaks", why);
+    fn no_goroutines(&mut self, why: &str) -> io::Result<()> {
+        self.no("dump", why)?;
+        self.no("leaks", why)
     }
-}
 
-fn print_plan(plan: &Plan, calibration: Option<&Calibration>) {
-    println!("  {:<46} {:>10} {:>9}  {:<28} {:>8}", "FUNCTION", "ADDRESS", "OFFSET", "INSTRUCTION", "NS/HIT");
-    for probe in &plan.probes {
-        let (ns, mark) = match probe.cost() {
-            CostClass::Emulated => (calibration.map(|measured| measured.emulated_ns), ""),
-            CostClass::SingleStepped => {
-                (calibration.map(|measured| measured.single_stepped_ns), "  single-stepped")
-            }
-        };
-        let ns = ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0}"));
-        println!(
-            "  {:<46} {:>#10x} {:>#9x}  {:<28} {ns:>8}{mark}",
-            probe.function, probe.placement.vaddr, probe.file_offset, probe.placement.instruction
-        );
-    }
-    for missing in &plan.missing {
-        println!("  {:<46} not probed: {}", missing.function, missing.reason);
+    /// Each probe of a mode, with what a hit costs where that could be measured.
+    fn plan(&mut self, mode: Mode, plan: &Plan, calibration: Option<&Calibration>) -> io::Result<()> {
+        let out = &mut self.out;
+        writeln!(out, "\nmode {mode}: {}", in_words(plan, mode, false))?;
+        let titles = ("FUNCTION", "ADDRESS", "OFFSET", "INSTRUCTION", "NS/HIT");
+        let (function, address, offset, instruction, ns) = titles;
+        writeln!(out, "  {function:<46} {address:>10} {offset:>9}  {instruction:<28} {ns:>8}")?;
+        for probe in &plan.probes {
+            let (ns, mark) = match probe.cost() {
+                CostClass::Emulated => (calibration.map(|measured| measured.emulated_ns), ""),
+                CostClass::SingleStepped => {
+                    (calibration.map(|measured| measured.single_stepped_ns), "  single-stepped")
+                }
+            };
+            let ns = ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0}"));
+            writeln!(
+                out,
+                "  {:<46} {:>#10x} {:>#9x}  {:<28} {ns:>8}{mark}",
+                probe.function, probe.placement.vaddr, probe.file_offset, probe.placement.instruction
+            )?;
+        }
+        for missing in &plan.missing {
+            writeln!(out, "  {:<46} not probed: {}", missing.function, missing.reason)?;
+        }
+        Ok(())
     }
 }

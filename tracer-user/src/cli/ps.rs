@@ -228,18 +228,21 @@ impl Host {
 
     /// What the table does not show.
     fn notes(&self) -> Vec<String> {
+        let things = |number: u64, one: &str, many: &str| match number {
+            1 => one.to_owned(),
+            number => format!("{} {many}", count(number)),
+        };
         let mut notes = Vec::new();
         if let Some(why) = &self.no_trace {
             notes.push(format!("nothing can be traced: {why}"));
         }
         if self.out_of_time > 0 {
-            notes.push(format!("{} programs were not read: it took too long", count(self.out_of_time)));
+            let programs = things(self.out_of_time, "one program was", "programs were");
+            notes.push(format!("{programs} not read: it took too long"));
         }
         if self.unreadable > 0 {
-            let number = count(self.unreadable);
-            notes.push(format!(
-                "{number} processes may not be looked at by this user: run with sudo to see them"
-            ));
+            let processes = things(self.unreadable, "one process", "processes");
+            notes.push(format!("{processes} may not be looked at by this user: root sees all"));
         }
         notes
     }

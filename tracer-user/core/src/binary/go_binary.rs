@@ -8,7 +8,7 @@ use super::pclntab::{Frame, Pclntab, PclntabError};
 use crate::goruntime::{Release, WaitReasons, is_plumbing_package};
 use bytes::Bytes;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
 
 /// Largest file that is read. The largest Go programs have a few hundred megabytes.
@@ -68,7 +68,9 @@ enum Keep {
     Mapped,
 }
 
-fn whole(file: File) -> Result<Bytes, BinaryError> {
+fn whole(mut file: File) -> Result<Bytes, BinaryError> {
+    // `identify` moves the position of the same open file.
+    file.rewind()?;
     let size = file.metadata()?.len();
     if size > MAX_FILE {
         return Err(BinaryError::TooLarge(size));
@@ -318,6 +320,9 @@ mod tests {
         assert_eq!(message(b""), "it is not an ELF file");
         let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         assert!(message(&own).starts_with("it is not a Go program"));
+        let file = File::open(std::env::current_exe().unwrap()).unwrap();
+        crate::binary::identify(&file).unwrap();
+        assert!(matches!(GoBinary::read(file), Err(BinaryError::NotGo)), "it is read from its start");
         assert!(message(&own[..4096]).starts_with("it is a truncated ELF file"));
     }
 }
