@@ -50,8 +50,8 @@ impl GoVersion {
         Some(GoVersion { release: Release::new(minor), patch, raw: raw.to_owned(), experiments })
     }
 
-    /// Whether it is a release of the Go project: no beta, no release candidate, no development
-    /// version and nobody's own.
+    /// Whether it is a release of the Go project: no beta, no release candidate, no development version and no
+    /// vendor's.
     pub(crate) fn is_release(&self) -> bool {
         let minor = self.release.minor();
         let number = match self.patch {
@@ -91,11 +91,9 @@ fn leading_number(text: &str) -> Option<(u32, &str)> {
 /// The build information of a binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildInfo {
-    /// Which Go built it.
     pub version: GoVersion,
     /// Import path of the main package, if it was built in module mode.
     pub path: Option<String>,
-    /// Path of the main module.
     pub module: Option<String>,
     /// Its version; `(devel)` for a build out of a work tree.
     pub module_version: Option<String>,

@@ -5,17 +5,14 @@ pub(crate) fn array<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
     data.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-/// The `u32` at `at`.
 pub(crate) fn u32_at(data: &[u8], at: usize) -> Option<u32> {
     array(data, at).map(u32::from_le_bytes)
 }
 
-/// The `i32` at `at`.
 pub(crate) fn i32_at(data: &[u8], at: usize) -> Option<i32> {
     array(data, at).map(i32::from_le_bytes)
 }
 
-/// The `u64` at `at`.
 pub(crate) fn u64_at(data: &[u8], at: usize) -> Option<u64> {
     array(data, at).map(u64::from_le_bytes)
 }

@@ -31,12 +31,9 @@ const RELA: usize = 24;
 /// Bytes of one `Elf64_Dyn`.
 const DYN: usize = 16;
 
-/// A processor architecture sfgi knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arch {
-    /// x86-64, Go's `amd64`.
     Amd64,
-    /// AArch64, Go's `arm64`.
     Arm64,
 }
 
@@ -71,7 +68,6 @@ pub enum ElfError {
     /// The file ends before what its headers announce.
     #[error("it is a truncated ELF file: {0} lies behind its end")]
     Truncated(&'static str),
-    /// The headers contradict themselves.
     #[error("it is a corrupt ELF file: {0}")]
     Corrupt(&'static str),
 }
@@ -191,7 +187,6 @@ impl Image {
         self.file = Bytes::new();
     }
 
-    /// The processor it is for.
     pub fn arch(&self) -> Arch {
         self.arch
     }

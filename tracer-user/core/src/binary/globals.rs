@@ -36,13 +36,11 @@ pub struct Globals {
     pub allm: Option<u64>,
     /// `allp`, a slice of pointers to `p`.
     pub allp: Option<u64>,
-    /// `sched`, the `schedt`.
     pub sched: Option<u64>,
     /// `semtable`, the table of those that wait for semaphores.
     pub semtable: Option<SemTable>,
     /// `firstmoduledata`, the `moduledata` of the executable.
     pub first_module: Option<u64>,
-    /// `mheap_`, the `mheap`.
     pub mheap: Option<u64>,
 }
 

@@ -17,10 +17,8 @@ const MAX_FILE: u64 = 2 << 30;
 /// Why a file is no binary that can be traced.
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
-    /// The file cannot be read.
     #[error("its executable cannot be read")]
     Io(#[from] io::Error),
-    /// Larger than any Go program.
     #[error("its executable has {0} bytes; files of more than 2 GiB are not read")]
     TooLarge(u64),
     /// The file is no usable ELF image.
@@ -36,7 +34,6 @@ pub enum BinaryError {
         oldest = Release::OLDEST.minor()
     )]
     NoBuildInfo,
-    /// The version is not supported.
     #[error(transparent)]
     Unsupported(LayoutError),
     /// A build mode that sfgi does not know how to read.
@@ -152,7 +149,6 @@ impl GoBinary {
         &self.info.version
     }
 
-    /// The processor it is for.
     pub fn arch(&self) -> Arch {
         self.image.arch()
     }
@@ -177,7 +173,6 @@ impl GoBinary {
         &self.layout
     }
 
-    /// Its functions.
     pub fn functions(&self) -> &Pclntab {
         &self.functions
     }
@@ -190,7 +185,6 @@ impl GoBinary {
         self.globals.as_ref().map_err(|error| *error)
     }
 
-    /// See [`Pclntab::symbolize`].
     pub fn symbolize(&self, pc: u64) -> Vec<Frame<'_>> {
         self.functions.symbolize(pc)
     }

@@ -1,5 +1,5 @@
-//! Whether a file is a Go program, and which, from a few kilobytes of it: whoever looks at every program of a
-//! host cannot read each as a whole.
+//! Whether a file is a Go program, and which, from a few kilobytes of it. The agent and `sfgi ps` look at every
+//! program of a host, and programs of hundreds of megabytes are usual.
 
 use super::{buildinfo, buildinfo::BuildInfo, elf::parse_build_id};
 use object::{
@@ -17,14 +17,10 @@ const MAX_NAMES: u64 = 1 << 20;
 /// Sections that are looked at; a Go executable has about forty.
 const MAX_SECTIONS: u16 = 1024;
 
-/// What a file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identified {
-    /// No Go program.
     NotGo,
-    /// A Go program.
     Go {
-        /// Its build information.
         info: Box<BuildInfo>,
         /// Its GNU build id in hexadecimal.
         build_id: Option<String>,

@@ -45,7 +45,6 @@ static BY_STATUS: [State; 256] = {
 };
 
 impl State {
-    /// The state with this number.
     #[inline]
     pub fn from_status(raw: u8) -> State {
         BY_STATUS[usize::from(raw)]

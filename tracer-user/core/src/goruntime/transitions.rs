@@ -13,11 +13,9 @@ use super::State::{
 /// One place in the runtime that changes a goroutine's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Edge {
-    /// State before.
     pub from: State,
-    /// State after.
     pub to: State,
-    /// First Go 1.minor that does it; [`OLDEST`] also stands for "and before".
+    /// First Go 1.minor that does it; that of [`Release::OLDEST`] also stands for "and before".
     pub since: u32,
     /// Last Go 1.minor that does it; `None`: the newest known still does.
     pub until: Option<u32>,
@@ -30,14 +28,12 @@ pub(crate) struct Edge {
 /// How the runtime changes the status word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
-    /// Calls `casgstatus`.
     Casgstatus,
     /// Compares and swaps the word itself; a probe on `casgstatus` does not see it.
     OwnCas,
 }
 
-/// The oldest supported Go 1.minor.
-pub(crate) const OLDEST: u32 = Release::OLDEST.minor();
+const OLDEST: u32 = Release::OLDEST.minor();
 
 /// Every edge of every known version.
 pub(crate) const EDGES: &[Edge] = &[

@@ -24,7 +24,6 @@ pub struct Live<'a> {
 }
 
 impl<'a> Live<'a> {
-    /// The memory of this process.
     pub fn of(process: &'a Process) -> Live<'a> {
         Live { process }
     }

@@ -19,7 +19,6 @@ pub enum Fault {
     /// Nothing is mapped at this address (or not all that was asked for).
     #[error("nothing is mapped at 0x{0:x}")]
     Unmapped(u64),
-    /// The process has ended.
     #[error("the process has ended")]
     Gone,
     /// The kernel does not let us read.
@@ -30,9 +29,7 @@ pub enum Fault {
 /// One stretch of the target's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Its first address.
     pub addr: u64,
-    /// Its length in bytes.
     pub len: usize,
 }
 
@@ -43,13 +40,12 @@ pub struct ThreadRegisters {
     pub tid: u32,
     /// Where it was executing: an address in the target's memory.
     pub pc: u64,
-    /// Its stack pointer.
     pub sp: u64,
     /// What its other registers held, in no order that matters: each word may be a pointer.
     pub words: Vec<u64>,
 }
 
-/// Somebody's memory.
+/// The memory of a target, or of what stands for one in a test.
 pub trait Memory {
     /// Fills `buffer` with the bytes at `addr`.
     ///

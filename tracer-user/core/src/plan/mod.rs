@@ -24,16 +24,13 @@ use tracer_common::Kind;
 pub struct ProbeSite {
     /// What the probe sends; for a probe that sends several kinds, the first of them.
     pub kind: Kind,
-    /// The Go function.
     pub function: &'static str,
-    /// Where in it.
     pub placement: Placement,
     /// The same place as an offset in the file, which is what a uprobe is attached to.
     pub file_offset: u64,
 }
 
 impl ProbeSite {
-    /// What a hit costs.
     pub fn cost(&self) -> CostClass {
         self.placement.class
     }
@@ -44,9 +41,7 @@ impl ProbeSite {
 pub struct Missing {
     /// What its probe would have sent.
     pub kind: Kind,
-    /// The Go function.
     pub function: &'static str,
-    /// Why, in words.
     pub reason: String,
 }
 
@@ -55,29 +50,21 @@ pub struct Missing {
 pub struct Plan {
     /// Which set; modes other than [`Mode::Full`] are a part of set A.
     pub set: Set,
-    /// Where to attach.
     pub probes: Vec<ProbeSite>,
     /// What the trace will not see.
     pub missing: Vec<Missing>,
 }
 
-/// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A function without which the mode makes no sense.
     #[error("{function} cannot be probed: {reason}")]
-    Mandatory {
-        /// The Go function.
-        function: &'static str,
-        /// Why, in words.
-        reason: String,
-    },
+    Mandatory { function: &'static str, reason: String },
     /// Set B was asked for, and the binary does not allow it.
     #[error(
         "probe set B would miss transitions: the compiler inlined {0} (a profile-guided build); use set A"
     )]
     Inlined(&'static str),
-    /// [`Mode::Poll`] probes nothing.
     #[error("mode poll has no probes")]
     Poll,
 }
@@ -109,7 +96,6 @@ const MAX_CODE: u64 = 1 << 20;
 const NONE: ArgUse = ArgUse { integers: 0, frames: false };
 /// `gp *g` alone.
 const GP: ArgUse = ArgUse { integers: 1, frames: false };
-/// Three arguments.
 const THREE: ArgUse = ArgUse { integers: 3, frames: false };
 /// No argument; the callers by frame pointer.
 const FRAMES: ArgUse = ArgUse { integers: 0, frames: true };

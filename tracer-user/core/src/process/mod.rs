@@ -26,13 +26,12 @@ const STAT_START_TIME: usize = 19;
 /// Why a process cannot be traced.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// There is none with this id.
+    /// No process has this id.
     #[error("there is no process with PID {0}")]
     NoSuchProcess(i32),
     /// The id is one of a thread that is not the process's first.
     #[error("{tid} is a thread of process {pid}: give the PID {pid}")]
     IsThread {
-        /// What was given.
         tid: i32,
         /// The process it belongs to.
         pid: i32,
@@ -45,25 +44,12 @@ pub enum ProcessError {
     Kernel(i32),
     /// The kernel does not let us look.
     #[error("{what} of process {pid} cannot be read: needs root or CAP_SYS_PTRACE (run with sudo)")]
-    Permission {
-        /// The process.
-        pid: i32,
-        /// What was to be read.
-        what: &'static str,
-    },
-    /// Anything else.
+    Permission { pid: i32, what: &'static str },
     #[error("{what} of process {pid} cannot be read")]
-    Io {
-        /// The process.
-        pid: i32,
-        /// What was to be read.
-        what: &'static str,
-        /// The system's reason.
-        source: io::Error,
-    },
+    Io { pid: i32, what: &'static str, source: io::Error },
 }
 
-/// A process that was there when it was opened. The pidfd holds on to it: a later process with the
+/// A process that ran when it was opened. The pidfd holds on to it: a later process with the
 /// same number is not mistaken for it.
 #[derive(Debug)]
 pub struct Process {

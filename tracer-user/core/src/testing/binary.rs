@@ -36,11 +36,9 @@ pub const TOP: &str = FUNCTIONS[3];
 pub const FRAME: u64 = 24;
 /// What is inlined into `main.main` at bytes 8 to 16, and what into that at 12 to 16.
 pub const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
-/// The wait reasons.
 pub const REASONS: [&str; 7] =
     ["", "IO wait", "chan receive", "select", "semacquire", "sync.Mutex.Lock", "sync.Cond.Wait"];
 
-/// What to make.
 #[derive(Clone, Copy)]
 pub struct Recipe {
     /// Text of the version.
@@ -118,7 +116,6 @@ impl Part {
     }
 }
 
-/// The bytes of the file.
 pub fn binary(recipe: Recipe) -> Vec<u8> {
     let old = recipe.version.starts_with("go1.19");
     // Header, four program headers, and room for the dynamic section behind them.
@@ -401,7 +398,6 @@ pub fn use_build_info(data: Vec<u8>) {
     }
 }
 
-/// Reads a version's text.
 pub fn use_version(text: &str) {
     GoVersion::parse(text);
 }

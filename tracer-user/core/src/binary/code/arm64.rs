@@ -1,4 +1,4 @@
-//! AArch64. An address is made of two instructions there: `adrp` gives the page, the next one adds
+//! AArch64. An address is made of two instructions: `adrp` gives the page, the next one adds
 //! the place in it or refers to it. So the values of registers are followed from one branch to the
 //! next; what a call leaves in them is not known.
 //!

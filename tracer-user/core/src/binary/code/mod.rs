@@ -19,15 +19,12 @@ const MAX_CODE: u64 = 64 << 10;
 pub(super) enum Access {
     /// Nothing: it makes the address.
     Address,
-    /// Reads this many bytes.
     Load(u8),
-    /// Writes this many bytes.
     Store(u8),
     /// Reads and writes this many bytes.
     Update(u8),
 }
 
-/// What one instruction tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// It refers to this link-time address.
@@ -36,12 +33,9 @@ pub(super) enum Step {
     Field {
         /// The register, by the number that the processor gives it.
         base: u8,
-        /// Bytes from there.
         offset: i64,
-        /// What it does there.
         access: Access,
     },
-    /// It compares with a constant.
     Compare(u64),
 }
 

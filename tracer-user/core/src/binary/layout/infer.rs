@@ -3,7 +3,7 @@
 //! with the size and the direction of that access.
 //!
 //! Needed where the layout is a guess: for a version that is newer than the table, between two of
-//! its rows, or of somebody's own making.
+//! its rows, or a vendor's.
 
 use super::super::code::{Access, Step, steps};
 use super::super::elf::Image;

@@ -38,9 +38,7 @@ pub enum LayoutError {
         version: String,
         /// The version whose layout was tried.
         like: String,
-        /// The field that is elsewhere.
         field: &'static str,
-        /// The function that shows it.
         function: &'static str,
     },
     /// The table has no row of its series.
@@ -64,32 +62,23 @@ pub enum LayoutError {
     #[error(
         "{file} is no layout: {fault}; `cargo xtask layouts --one GOROOT -o FILE` writes one as it should be"
     )]
-    BadFile {
-        /// Its path.
-        file: String,
-        /// What is wrong with it.
-        fault: String,
-    },
+    BadFile { file: String, fault: String },
     /// It is a layout, but of something else.
     #[error(
         "{source_of} is of {of}; the binary was built with {version} for {arch}: supply a layout of that"
     )]
     OtherBinary {
-        /// Where the layout comes from.
         source_of: String,
         /// What it is a layout of.
         of: String,
         /// What the binary was built with.
         version: String,
-        /// For which processor.
         arch: &'static str,
     },
 }
 
-/// Where a layout comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The binary's own DWARF.
     Dwarf,
     /// The DWARF in the separate debug file of this path.
     DebugFile(String),
@@ -99,11 +88,9 @@ pub enum Source {
     Inferred(String),
     /// A file the user named, and what it is of: its version without `go`, its processor.
     File {
-        /// The path.
         path: String,
         /// E.g. `1.28.0`.
         go: String,
-        /// As `GOARCH` has it.
         arch: String,
     },
 }
@@ -137,7 +124,6 @@ pub struct Layout {
 
 /// What can be said of a binary's layout before its code is read.
 pub(super) enum Known {
-    /// This is it.
     Surely(Layout),
     /// It is one of these, if the code agrees ([`Layout::confirm`]); best first.
     Maybe(Vec<Layout>),

@@ -36,7 +36,7 @@ pub enum PclntabError {
     /// No header anywhere in the image.
     #[error("it has no pclntab")]
     Missing,
-    /// There is a header, but what it describes is not there.
+    /// A header was found, but not what it describes.
     #[error("its pclntab is corrupt: {0}")]
     Corrupt(&'static str),
 }
@@ -58,7 +58,6 @@ impl Format {
     }
 }
 
-/// A function of the binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function<'a> {
     /// Its full name, e.g. `net.(*conn).Read`.

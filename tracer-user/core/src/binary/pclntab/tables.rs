@@ -153,7 +153,6 @@ const START_LINE_INLINED: usize = 12;
 /// One level of a symbolized pc.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// Full name of the function.
     pub func: &'a str,
     /// Source file, as the compiler saw it; empty where there is none.
     pub file: &'a str,

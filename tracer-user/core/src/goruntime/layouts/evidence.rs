@@ -5,9 +5,7 @@ use Use::{Atomic, Reads, Writes};
 /// How a function uses a field.
 #[derive(Clone, Copy)]
 pub(crate) enum Use {
-    /// Reads this many bytes.
     Reads(u8),
-    /// Writes this many bytes.
     Writes(u8),
     /// Atomic access to this many bytes; on arm64 the address is made first.
     Atomic(u8),

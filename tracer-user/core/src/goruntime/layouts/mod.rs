@@ -31,7 +31,6 @@ struct Row {
     arch: String,
 }
 
-/// One row of the table.
 pub(crate) struct Found {
     /// Its version, e.g. `1.24.11`; of a row for several the one that is nearest.
     pub name: String,
@@ -175,9 +174,9 @@ const ALWAYS: [&str; 7] = ["g", "m", "p", "sudog", "hchan", "schedt", "moduledat
 /// The largest offset that is believed. `heapArena` had two megabytes in Go 1.19.
 const MAX_OFFSET: u32 = 16 << 20;
 
-/// Whether these offsets are a layout of a release: every needed field of the structures that are
-/// there is there, within its structure, and not where another one is. Of versions newer than the newest known nothing else
-/// can be asked.
+/// Whether these offsets are a layout of a release: the structures that it describes have every
+/// needed field, within the structure, and no two at one place. A release newer than [`Release::NEWEST`] is asked for what
+/// that one has.
 ///
 /// # Errors
 /// What is wrong, with the name of the field.

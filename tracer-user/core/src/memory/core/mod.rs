@@ -34,7 +34,6 @@ const PAGE: u64 = 4096;
 /// Why a file is no core file that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
-    /// The file cannot be read.
     #[error("it cannot be read")]
     Io(#[from] io::Error),
     /// Not even an ELF file that can be read here.
@@ -49,10 +48,8 @@ pub enum CoreError {
     /// There is no auxiliary vector, and the executable may lie anywhere.
     #[error("it does not say where the executable was loaded: its notes are cut off or missing")]
     NoEntry,
-    /// The executable is another.
     #[error("it is not of this executable ({why}); it was written by {name}: give that with --exe")]
     Other {
-        /// What shows it.
         why: &'static str,
         /// The name of the file that ran, or what there is instead.
         name: String,
@@ -236,7 +233,6 @@ impl Memory for Core<'_> {
     }
 }
 
-/// The program headers.
 fn programs(file: &File, header: &FileHeader64<LittleEndian>) -> Result<Vec<u8>, CoreError> {
     let mut count = u64::from(header.e_phnum(LittleEndian));
     if count == u64::from(PN_XNUM) {

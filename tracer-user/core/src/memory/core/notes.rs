@@ -66,7 +66,6 @@ impl Notes {
         Some(())
     }
 
-    /// The process that it was.
     pub(super) fn pid(&self) -> Option<i32> {
         u32_at(&self.info, PR_PID).and_then(|pid| i32::try_from(pid).ok())
     }

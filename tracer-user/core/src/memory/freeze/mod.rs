@@ -2,7 +2,7 @@
 //!
 //! By ptrace (`PTRACE_SEIZE`, `PTRACE_INTERRUPT`), because the kernel itself lets everything go on when the
 //! tracer ends, however it ends, also by `kill -9` (ptrace(2), "Death under ptrace"; `kernel/ptrace.c:
-//! exit_ptrace`). After `SIGSTOP` the process would stand still until somebody noticed, and its parent sees
+//! exit_ptrace`). After `SIGSTOP` the process would stand still until a person noticed, and its parent sees
 //! the stop (`SIGCHLD`, `WUNTRACED`). The cgroup freezer leaves it frozen, too, and stops whatever else is in
 //! the cgroup.
 //!
@@ -39,19 +39,13 @@ pub enum FreezeError {
         "process {pid} cannot be stopped: process {tracer} traces it already (a debugger, strace); end that first, \
          or scan without --freeze"
     )]
-    Traced {
-        /// The process.
-        pid: i32,
-        /// Who traces it.
-        tracer: i32,
-    },
+    Traced { pid: i32, tracer: i32 },
     /// The kernel does not let us.
     #[error(
         "process {0} cannot be stopped: needs root or CAP_SYS_PTRACE (run with sudo), and less than 3 in \
          /proc/sys/kernel/yama/ptrace_scope"
     )]
     Denied(i32),
-    /// It has ended.
     #[error("process {0} has ended")]
     Gone(i32),
     /// A thread sleeps in the kernel and cannot be woken.
@@ -60,23 +54,15 @@ pub enum FreezeError {
          in the kernel, a slow disk or a child between vfork and exec); it goes on: try again, or scan without --freeze"
     )]
     Stuck {
-        /// The process.
         pid: i32,
         /// The thread, in our PID namespace.
         tid: i32,
         /// Its state as in ps(1).
         state: char,
-        /// How long we waited.
         limit: Duration,
     },
-    /// Anything else.
     #[error("process {pid} cannot be stopped")]
-    Io {
-        /// The process.
-        pid: i32,
-        /// The system's reason.
-        source: io::Error,
-    },
+    Io { pid: i32, source: io::Error },
 }
 
 /// A process all of whose threads stand still until this is dropped.

@@ -19,7 +19,6 @@ const NT_PRSTATUS: c_int = 1;
 /// `cs`, `eflags`, `rsp`, and segments.
 #[cfg(target_arch = "x86_64")]
 mod arch {
-    /// Words of the set.
     pub(super) const LEN: usize = 27;
     pub(super) const GENERAL: usize = 15;
     pub(super) const PC: usize = 16;
@@ -32,7 +31,6 @@ mod arch {
 /// `pstate`.
 #[cfg(target_arch = "aarch64")]
 mod arch {
-    /// Words of the set.
     pub(super) const LEN: usize = 34;
     pub(super) const GENERAL: usize = 31;
     pub(super) const SP: usize = 31;
@@ -51,15 +49,13 @@ const LONG: Duration = Duration::from_millis(1);
 /// How far a thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// Seized and interrupted.
     Asked,
     /// It stands still, and is to get this signal when it goes on; 0: none.
     Stopped(c_int),
-    /// It has ended.
     Ended,
 }
 
-/// Who stops the threads of a process. Lives on one thread, and only there: the calls of another are refused.
+/// Stops the threads of a process. All its calls must come from one thread: the kernel refuses those of another.
 pub(super) struct Tracer {
     pid: i32,
     threads: BTreeMap<i32, Stop>,

@@ -24,7 +24,6 @@ const MAX_THREADS: usize = 4096;
 /// Samples that are given at once; more stay where they are until the next time.
 const MAX_SAMPLES: usize = 1 << 16;
 
-/// Why registers cannot be sampled.
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
     /// The kernel does not let us.
@@ -32,17 +31,11 @@ pub enum SampleError {
         "the registers of the running threads of process {0} cannot be read: needs root or CAP_PERFMON (run with sudo)"
     )]
     Denied(i32),
-    /// It has ended.
     #[error("process {0} has ended")]
     Gone(i32),
     /// Anything else: a kernel without `CONFIG_PERF_EVENTS`, a container that forbids `perf_event_open`.
     #[error("the registers of the running threads of process {pid} cannot be read: no perf events here")]
-    Io {
-        /// The process.
-        pid: i32,
-        /// The system's reason.
-        source: io::Error,
-    },
+    Io { pid: i32, source: io::Error },
 }
 
 /// Samples the registers of a process's threads until it is dropped.
@@ -94,7 +87,7 @@ impl<'a> Sampler<'a> {
             self.lost += ring.drain(|bytes| perf::parse(bytes, *inner, &mut samples));
         }
         self.threads.retain(|tid, _| !ended.contains(tid));
-        // Where it has ended there is none to be watched.
+        // Fails only where the process has ended.
         let _ = self.watch();
         samples
     }

@@ -73,7 +73,6 @@ fn open_with(tid: i32, user_only: bool) -> Result<OwnedFd, Errno> {
 /// Bytes of the ring: samples of a third of a second of a thread that runs all the time.
 const DATA: usize = 64 << 10;
 
-/// The records of one event.
 #[derive(Debug)]
 pub(super) struct Ring {
     event: OwnedFd,
@@ -82,7 +81,6 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// Begins to sample a thread.
     pub(super) fn open(tid: i32) -> Result<Ring, Errno> {
         Ring::map(open(tid)?)
     }

@@ -16,7 +16,6 @@ const GUARDS: [u64; 2] = [16, 24];
 /// How far the spot is looked for. A function's first branch comes far earlier.
 const MAX_STRAIGHT: usize = 64;
 
-/// See [`super::place`].
 pub(super) fn place(code: &[u8], entry: u64, args: ArgUse, runs_on: Stack) -> Result<Placement, PlaceError> {
     let body = Body::decode(code, entry);
     let check = StackCheck::find(&body.straight);

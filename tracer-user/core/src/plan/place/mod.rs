@@ -13,7 +13,6 @@ mod amd64;
 
 use crate::binary::Arch;
 
-/// What a hit costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CostClass {
     /// One trap: the kernel emulates the instruction.
@@ -52,12 +51,10 @@ pub enum StackFrame {
     Between,
 }
 
-/// Where a probe stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// Link-time address of the instruction.
     pub vaddr: u64,
-    /// What a hit costs.
     pub class: CostClass,
     /// The probe stands on the branch of the stack check: a hit with CF or ZF set goes to
     /// `morestack` and comes back, so it does not count.
