@@ -51,6 +51,7 @@ fn what_is_found_is_told_in_pages_and_filtered() -> Result<()> {
     let leaks = leaks_of(&agent)?;
     let leak = &leaks[0];
     ensure!(leak["class"] == "send-without-receiver" && leak["process"]["pid"] == target.pid(), "{leak:#}");
+    ensure!(leak["silent_failure_type"] == "blocked_forever", "{leak:#}");
     let stack = leak["stack_trace"].as_array().context("no stack")?;
     ensure!(stack.iter().any(|frame| frame["func"].as_str().is_some_and(|func| func.starts_with("main."))));
     let number = |path: &str| Ok::<_, anyhow::Error>(agent.json(path)?.as_array().map_or(0, Vec::len));

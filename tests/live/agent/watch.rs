@@ -138,8 +138,8 @@ fn what_leaks_is_told_as_sfgi_leaks_tells_it() -> Result<()> {
     assert_eq!(groups(&process["leaks"], "goids")?, groups(&document["groups"], "goids")?);
     let first = &process["leaks"][0];
     assert_eq!(
-        (&first["verdict"], &first["silent_failure_type"]),
-        (&"proven".into(), &"blocked_forever".into())
+        (&first["verdict"], &first["class"]),
+        (&"proven".into(), &"send-without-receiver".into())
     );
     assert!(first["stack"].as_array().is_some_and(|stack| !stack.is_empty()), "{first}");
     assert!(first["pinned_bytes"].as_u64().is_some(), "{first}");

@@ -49,12 +49,12 @@ const LOOKS: u32 = 500;
 
 fn wrong_usage() -> Result<()> {
     let wrong: [(&[&str], &str); 8] = [
-        (&[], "--pid"),
+        (&[], "sfgi dump -p PID"),
         (&["-p", "seven"], "seven"),
         (&["-p", "1", "--format", "xml"], "xml"),
         (&["-p", "1", "--state", "flying"], "flying"),
         (&["-p", "1", "--func", "("], "("),
-        (&["-p", "1", "--older", "10"], "10"),
+        (&["-p", "1", "--older", "10 parsecs"], "10 parsecs"),
         (&["-p", "1", "--sort", "colour"], "colour"),
         (&["-p", "1", "--object", "here"], "here"),
     ];
