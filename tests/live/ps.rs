@@ -28,7 +28,9 @@ fn a_go_process_is_listed_with_what_can_be_done() -> Result<()> {
     let rows = document["processes"].as_array().context("no list")?;
     let row = rows.iter().find(|row| row["pid"] == target.pid()).context("it is not listed")?;
     ensure!(
-        row["go_version"] == go.version && row["user"] == "root" && row["package"] == "fixtures/idle",
+        row["go_version"] == format!("go{}", go.version)
+            && row["user"] == "root"
+            && row["package"] == "fixtures/idle",
         "{row}"
     );
     ensure!(row["goroutines"].as_u64() >= Some(40), "{row}");

@@ -137,10 +137,7 @@ fn what_leaks_is_told_as_sfgi_leaks_tells_it() -> Result<()> {
     };
     assert_eq!(groups(&process["leaks"], "goids")?, groups(&document["groups"], "goids")?);
     let first = &process["leaks"][0];
-    assert_eq!(
-        (&first["verdict"], &first["class"]),
-        (&"proven".into(), &"send-without-receiver".into())
-    );
+    assert_eq!((&first["verdict"], &first["class"]), (&"proven".into(), &"send-without-receiver".into()));
     assert!(first["stack"].as_array().is_some_and(|stack| !stack.is_empty()), "{first}");
     assert!(first["pinned_bytes"].as_u64().is_some(), "{first}");
     let process = agent.wait_for(healthy.pid(), |process| process["leaks_unix_ns"] != 0)?;

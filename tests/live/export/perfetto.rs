@@ -38,7 +38,7 @@ struct Shown {
 
 fn shown(trace: &Path) -> Result<Vec<Shown>> {
     let dir = machine::wheels("perfetto")?;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("live/export/perfetto.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("live/export/read_perfetto.py");
     let output = Command::new("python3").arg(script).arg(trace).env("PYTHONPATH", dir).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let lines = std::str::from_utf8(&output.stdout)?.lines();
