@@ -32,7 +32,7 @@ would be refused.
 
 EXAMPLES
   sfgi doctor                  is this host fit, and what does a probe cost here?
-  sfgi doctor -p 1234          can process 1234 be read and live, and which probes would stand where?
+  sfgi doctor -p 1234          can process 1234 be read and traced, and which probes would stand where?
   sfgi doctor ./server         the same for a file")]
 pub(super) struct Args {
     /// Process to look at

@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// Write to FILE instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Record what is live, too, for sfgi report and sfgi export
+    /// Record what is traced, too, for sfgi report and sfgi export
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
 }
