@@ -10,7 +10,7 @@ use std::{
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    process::{Command, ExitCode},
+    process::ExitCode,
     sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
@@ -74,8 +74,8 @@ impl Need {
             Self::Unpacked(program) => machine::unpacked(program).err().map(|error| error.to_string()),
             Self::Wheels(name) => machine::wheels(name).err().map(|error| error.to_string()),
             Self::Program(name) => {
-                let found =
-                    Command::new("which").arg(name).output().is_ok_and(|which| which.status.success());
+                let path = env::var_os("PATH").unwrap_or_default();
+                let found = env::split_paths(&path).any(|dir| dir.join(name).is_file());
                 (!found).then(|| format!("no {name}: run `cargo xtask setup`"))
             }
             Self::Go(version) => {

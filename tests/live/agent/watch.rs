@@ -14,6 +14,7 @@ use crate::harness::{Test, live};
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     agent::{Agent, SOON, of, sum},
+    agent_http,
     fixture::{self, Own, Variant},
     leaks, sfgi,
     toolchain::Go,
@@ -137,7 +138,13 @@ fn what_leaks_is_told_as_sfgi_leaks_tells_it() -> Result<()> {
     };
     assert_eq!(groups(&process["leaks"], "goids")?, groups(&document["groups"], "goids")?);
     let first = &process["leaks"][0];
-    assert_eq!((&first["verdict"], &first["class"]), (&"proven".into(), &"send-without-receiver".into()));
+    ensure!(first["verdict"] == "proven", "{first}");
+    let path = format!("/sfgi/leaks?pid={}", target.pid());
+    let shown = agent_http::ask(agent.address()?, "GET", &path, &[])?.json()?;
+    ensure!(
+        shown[0]["verdict"] == "proven" && shown[0]["silent_failure_type"] == "blocked_forever",
+        "{shown:#}"
+    );
     assert!(first["stack"].as_array().is_some_and(|stack| !stack.is_empty()), "{first}");
     assert!(first["pinned_bytes"].as_u64().is_some(), "{first}");
     let process = agent.wait_for(healthy.pid(), |process| process["leaks_unix_ns"] != 0)?;
