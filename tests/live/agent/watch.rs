@@ -145,7 +145,7 @@ fn what_leaks_is_told_as_sfgi_leaks_tells_it() -> Result<()> {
         shown[0]["verdict"] == "proven" && shown[0]["silent_failure_type"] == "blocked_forever",
         "{shown:#}"
     );
-    assert!(first["stack"].as_array().is_some_and(|stack| !stack.is_empty()), "{first}");
+    assert!(shown[0]["stack_trace"].as_array().is_some_and(|stack| !stack.is_empty()), "{shown:#}");
     assert!(first["pinned_bytes"].as_u64().is_some(), "{first}");
     let process = agent.wait_for(healthy.pid(), |process| process["leaks_unix_ns"] != 0)?;
     assert_eq!(process["leaks"], Value::Array(Vec::new()));
