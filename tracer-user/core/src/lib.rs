@@ -9,6 +9,7 @@
 //! alone.
 
 pub mod binary;
+pub mod budget;
 pub mod clock;
 pub mod detect;
 pub mod event;
