@@ -1,4 +1,4 @@
-//! What user space patched into this object.
+//! The configuration of this object: user space patches it in before the kernel loads the programs.
 
 use crate::abi;
 use aya_ebpf::programs::ProbeContext;
@@ -12,6 +12,7 @@ pub static CONFIG: Config = Config {
     systemstack_switch: 0,
     systemstack_switch_end: 0,
     plumbing_end: 0,
+    // 255 is no wait reason: an object that was not patched treats none as "IO wait".
     io_wait: 255,
     tgid: 0,
     rings: 1,
@@ -22,8 +23,8 @@ pub static CONFIG: Config = Config {
     _pad: 0,
 };
 
-/// Reads one field of the configuration. Volatile, because the compiler would fold the zeros
-/// above; the verifier then folds what user space wrote.
+/// Reads one field of the configuration. The read is volatile because the compiler would otherwise fold
+/// the zeros of `CONFIG` into the code; the verifier later folds the values that user space wrote.
 macro_rules! config {
     ($($field:tt)+) => {
         // SAFETY: a valid, aligned, initialised static.
@@ -32,7 +33,7 @@ macro_rules! config {
 }
 pub(crate) use config;
 
-/// Where the process's text lies relative to its link addresses, seen from a hit at `probe`.
+/// The load bias of the target's text, computed from a hit: `probe` is the link-time address of the instruction.
 #[inline(always)]
 pub fn bias(ctx: &ProbeContext, probe: u64) -> u64 {
     abi::instruction_pointer(ctx).wrapping_sub(probe)

@@ -1,4 +1,5 @@
-//! A hit: whether it is the target's, the counters of what was hit and what found no room, and sending through the rings.
+//! What every probe does on a hit: check that the target was hit, count the hit, and send an event through
+//! a ring. An event that finds its ring full is counted as lost.
 
 use crate::{abi, config::config};
 use aya_ebpf::{
@@ -10,7 +11,8 @@ use aya_ebpf::{
 };
 use tracer_common::{Counters, Header, Kind, flags};
 
-/// Rings user space can hand in at most; it creates them, in the size it likes.
+/// The largest number of rings. User space creates the rings, because their size is an option of the
+/// command, and caps their number at the same 256 (`tracer-user/src/probe/object.rs`).
 const MAX_RINGS: usize = 256;
 
 /// `BPF_RB_NO_WAKEUP`: user space drains by the clock. A wake-up from the probe doubles its cost.
@@ -22,26 +24,25 @@ static RINGS: ArrayOfMaps<RingBuf<u64, 4096>, MAX_RINGS> = ArrayOfMaps::new();
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
-/// Goroutines to report; only asked under [`flags::FILTER_GOIDS`].
+/// The goids to report. Programs look here only under [`flags::FILTER_GOIDS`].
 #[map]
 static GOIDS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 
-/// This CPU's counters.
 #[inline(always)]
 pub fn counters() -> Option<*mut Counters> {
     COUNTERS.get_ptr_mut(0)
 }
 
-/// One hit of a probe: on which thread, and what is counted.
+/// One hit of a probe in the target.
 pub struct Hit {
     pub tid: u32,
-    /// What the probe usually sends.
+    /// The kind under which the counters count this probe; the probe may send events of other kinds.
     pub kind: Kind,
     pub counters: *mut Counters,
 }
 
 impl Hit {
-    /// Counts that memory of the target could not be read.
+    /// Counts a failed read of the target's memory.
     #[inline(always)]
     pub fn blur(&self) {
         // SAFETY: as in `enter`.
@@ -56,7 +57,8 @@ impl Hit {
     }
 }
 
-/// Says whether this hit is the target's, and counts it. `None`: not ours, or it does not count.
+/// Counts a hit and returns it. `None` for a hit of another process, and for one that the stack check
+/// is about to send to `morestack`, because the same call hits the probe again afterwards.
 #[inline(always)]
 pub fn enter(ctx: &ProbeContext, kind: Kind) -> Option<Hit> {
     if config!(flags_test) & (1 << kind as u32) != 0 && abi::stack_check_fails(ctx) {
@@ -64,6 +66,8 @@ pub fn enter(ctx: &ProbeContext, kind: Kind) -> Option<Hit> {
     }
     let id = aya_ebpf::helpers::bpf_get_current_pid_tgid();
     let tgid = config!(tgid);
+    // 0: sfgi runs in a nested PID namespace and does not know the id that the kernel uses. The perf event of
+    // each uprobe is bound to the process anyway.
     if tgid != 0 && (id >> 32) as u32 != tgid {
         return None;
     }
@@ -73,7 +77,8 @@ pub fn enter(ctx: &ProbeContext, kind: Kind) -> Option<Hit> {
     Some(Hit { tid: id as u32, kind, counters })
 }
 
-/// Whether the user asked for this goroutine. One whose goid is not known yet always counts.
+/// Whether the user asked for this goroutine. Goid 0 (not known yet, or not readable) passes, because an
+/// event that is one too many can be dropped later and a missing one cannot be made up for.
 #[inline(always)]
 pub fn wanted(goid: u64) -> bool {
     if config!(flags) & flags::FILTER_GOIDS == 0 || goid == 0 {
@@ -89,8 +94,8 @@ struct Record<P> {
     payload: P,
 }
 
-/// Sends one event. `fill` writes the payload straight into the ring; what it leaves untouched
-/// is old ring content, so payloads carry their own lengths.
+/// Sends one event. `fill` writes the payload straight into the ring. The bytes that `fill` leaves
+/// untouched are old ring content, so a payload with a variable part carries its length.
 #[inline(always)]
 pub fn emit<P: 'static>(hit: &Hit, header: Header, kind: Kind, fill: impl FnOnce(&mut P)) -> Option<()> {
     let rings = config!(rings);
@@ -101,7 +106,8 @@ pub fn emit<P: 'static>(hit: &Hit, header: Header, kind: Kind, fill: impl FnOnce
         return None;
     };
     let record = entry.as_mut_ptr();
-    // Only now that it has its place: what gets into an empty ring is younger than the look that found it empty.
+    // Read the clock only after the reservation: a record that enters an empty ring is then younger than the
+    // reader's look that found it empty (`tracer-user/src/probe/ring.rs` orders events by that).
     // SAFETY: a helper without arguments.
     let ts = unsafe { bpf_ktime_get_ns() };
     // SAFETY: `record` points to reserved ring memory of this size; the payload is plain integers.

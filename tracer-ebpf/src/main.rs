@@ -1,6 +1,6 @@
-//! The eBPF programs: each probe is a thin entry point with the Go prototype it stands on and
-//! the versions that have it; the work is a `try_` function that ends early where there is
-//! nothing to tell. Which of them are attached, and where, is user space's choice.
+//! The eBPF programs. Each is a thin entry point; its doc comment gives the Go prototype of the function
+//! that it is attached to and the releases that have it. The work is in a `try_` function, which returns
+//! early where no event is due. User space decides which programs to attach, and at which instruction.
 #![no_std]
 #![no_main]
 
@@ -18,7 +18,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Some of the helpers used are GPL-only for the kernel.
+/// The kernel lends `bpf_probe_read_user`, `bpf_probe_read_kernel` and others to GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

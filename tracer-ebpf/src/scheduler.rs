@@ -1,5 +1,6 @@
-//! Set A: the scheduler's own functions, which hold for every build, also with PGO. All run on
-//! the system stack, where no stack check fails, so each fires once.
+//! Set A: the scheduler's own functions, which see every transition in every build, profile-guided ones too.
+//! All but `newproc`, `injectglist` and the two garbage collection marks run on the system stack only, where
+//! the stack check never fails, so that each call hits once.
 
 use crate::{
     abi,
@@ -25,14 +26,14 @@ pub fn newproc1(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_newproc1(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::NewProc)?;
-    // A bool: the upper bits of its register mean nothing.
+    // Only the low byte: the upper bits of the register of a bool are undefined (`abi-internal.md`).
     let parked = config!(flags) & flags::PARKED_ARGUMENT != 0 && abi::arg3(ctx) & 0xff != 0;
     let to = if parked { WAITING } else { RUNNABLE };
     announce(&hit, abi::arg1(ctx), abi::arg2(ctx), abi::arg0(ctx), to)
 }
 
-/// `func newproc(fn *funcval)`, Go 1.19–1.27: on the creator's own stack, for builds where
-/// newproc1 is inlined into its only other caller.
+/// `func newproc(fn *funcval)`, Go 1.19–1.27. It runs on the creator's own stack. It stands in for newproc1
+/// in builds that inline newproc1 into `newproc.func1`.
 #[uprobe]
 pub fn newproc(ctx: ProbeContext) -> u32 {
     try_newproc(&ctx);
@@ -42,16 +43,19 @@ pub fn newproc(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_newproc(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::NewProc)?;
+    // `newproc` has no such argument; the return address on the stack is the one behind the `go` statement.
     let callerpc = read(abi::stack_pointer(ctx)).unwrap_or(0);
     announce(&hit, abi::current_g(ctx), callerpc, abi::arg0(ctx), RUNNABLE)
 }
 
-/// A goroutine is about to be made.
 #[inline(always)]
 fn announce(hit: &Hit, caller: u64, callerpc: u64, funcval: u64, to: u8) -> Option<()> {
+    // A goroutine that the user asked for by its goid exists already, so no creation can be about it.
     if config!(flags) & flags::FILTER_GOIDS != 0 {
         return None; // Whoever is asked for by his id is there already.
     }
+    // The new `g` does not exist yet. User space joins this event with the first `execute` by parent, `go`
+    // statement and funcval (`model/births.rs`).
     let caller = G::read(hit, caller);
     let startpc = read(funcval).unwrap_or(0);
     emit::<NewProc>(hit, caller.header(UNSAID, to), Kind::NewProc, |new| {
@@ -59,8 +63,8 @@ fn announce(hit: &Hit, caller: u64, callerpc: u64, funcval: u64, to: u8) -> Opti
     })
 }
 
-/// `func execute(gp *g, inheritTime bool)`, Go 1.19–1.27. A goroutine that never ran has its
-/// start function in `sched.pc` and the funcval in `sched.ctxt` (`gostartcallfn`).
+/// `func execute(gp *g, inheritTime bool)`, Go 1.19–1.27. A goroutine that has never run has its start
+/// function in `sched.pc` and the funcval in `sched.ctxt` (`gostartcallfn`).
 #[uprobe]
 pub fn execute(ctx: ProbeContext) -> u32 {
     try_execute(&ctx);
@@ -76,6 +80,7 @@ fn try_execute(ctx: &ProbeContext) -> Option<()> {
         return None;
     }
     let from_where = parked.birth(parked.ctxt);
+    // `pc` 0: the read failed, and both are 0. Sent as a plain Execute; the blur that was counted makes it doubtful.
     if parked.pc == from_where.startpc && parked.pc != 0 {
         emit::<Birth>(&hit, g.header_to(RUNNING), Kind::FirstRun, |to| *to = from_where)
     } else {
@@ -83,7 +88,7 @@ fn try_execute(ctx: &ProbeContext) -> Option<()> {
     }
 }
 
-/// `func park_m(gp *g)`, Go 1.19–1.27; `gp.waitreason` and `gp.sched` are set.
+/// `func park_m(gp *g)`, Go 1.19–1.27. `gopark` and `mcall` have set `gp.waitreason` and `gp.sched` by now.
 #[uprobe]
 pub fn park_m(ctx: ProbeContext) -> u32 {
     try_park_m(&ctx);
@@ -117,8 +122,8 @@ fn try_ready(ctx: &ProbeContext) -> Option<()> {
     wake(ctx, &hit, &g, Kind::Ready, UNSAID)
 }
 
-/// `func injectglist(glist *gList)`, Go 1.19–1.27: everything on the list becomes runnable. The
-/// list starts with its head and is linked through `g.schedlink`.
+/// `func injectglist(glist *gList)`, Go 1.19–1.27: every goroutine on the list becomes runnable. The first
+/// word of `gList` is its head; the goroutines are linked through `g.schedlink`.
 #[uprobe]
 pub fn injectglist(ctx: ProbeContext) -> u32 {
     try_injectglist(&ctx);
@@ -138,6 +143,7 @@ fn try_injectglist(ctx: &ProbeContext) -> Option<()> {
         wake(ctx, &hit, &g, Kind::Inject, UNSAID);
         addr = read(g.addr + u64::from(config!(offsets.g_schedlink)));
     }
+    // One loss for the whole rest: nobody knows its length, and one is enough to make the model doubt.
     if addr != Some(0) {
         hit.lose(Kind::Inject);
         warn!(ctx, "injectglist: a list was not read to its end");
@@ -191,16 +197,17 @@ fn try_gdestroy(ctx: &ProbeContext) -> Option<()> {
     emit::<Birth>(&hit, goroutine.g.header(RUNNING, DEAD), Kind::Destroy, |to| *to = from_where)
 }
 
-/// `func needm()`, Go 1.19–1.27: a C thread without a g calls Go.
+/// `func needm()` (since 1.21 with an argument), Go 1.19–1.27: a C thread without a g calls Go.
 #[uprobe]
 pub fn needm(ctx: ProbeContext) -> u32 {
     if let Some(hit) = enter(&ctx, Kind::NeedM) {
+        // R14 is not a g here: the C thread has none yet. The header stays empty.
         emit::<()>(&hit, Default::default(), Kind::NeedM, |_| ());
     }
     0
 }
 
-/// `func dropm()`, Go 1.19–1.27: on g0; the goroutine that goes back is `m.curg`.
+/// `func dropm()`, Go 1.19–1.27. It runs on g0; the extra goroutine that goes back to the list is `m.curg`.
 #[uprobe]
 pub fn dropm(ctx: ProbeContext) -> u32 {
     try_dropm(&ctx);

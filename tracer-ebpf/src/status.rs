@@ -1,5 +1,5 @@
-//! Set B: the functions that change `g.atomicstatus` and say so in their arguments. Ordinary
-//! builds only; a PGO build inlines them.
+//! Set B: the functions that change `g.atomicstatus` and have the old and the new state as arguments. Only
+//! for ordinary builds: a profile-guided build inlines them.
 
 use crate::{
     abi,
@@ -24,7 +24,8 @@ pub fn casgstatus(ctx: ProbeContext) -> u32 {
 fn try_casgstatus(ctx: &ProbeContext) -> Option<()> {
     let hit = enter(ctx, Kind::Status)?;
     let (addr, from, to) = (abi::arg0(ctx), abi::arg1(ctx) as u8, abi::arg2(ctx) as u8);
-    // Stacks being copied, and g structs being made, are not the goroutine's doing.
+    // running ⇄ copystack (a stack grows), idle → dead and idle → deadextra (a `g` is allocated) are no
+    // transitions of a goroutine. They are filtered in the kernel, before anything is read.
     match (from, to) {
         (2, 8) | (8, 2) | (0, 6) | (0, 11) => return None,
         _ => {}
@@ -35,6 +36,7 @@ fn try_casgstatus(ctx: &ProbeContext) -> Option<()> {
     let mut g = G::read(&hit, addr);
     match (from, to) {
         (DEAD, RUNNABLE | WAITING) => {
+            // Up to 1.23 `g.goid` still is the previous occupant's; the goid to come stands in the P's cache.
             if goid_is_stale() {
                 g.goid = next_goid(ctx).unwrap_or(0);
             }
@@ -45,21 +47,22 @@ fn try_casgstatus(ctx: &ProbeContext) -> Option<()> {
             emit::<Birth>(&hit, g.header(from, to), Kind::StatusCreate, |to| *to = from_where)
         }
         (WAITING, RUNNABLE) => wake(ctx, &hit, &g, Kind::StatusWake, from),
+        // The way back from a fake wait, whose beginning was not sent either.
         (WAITING, RUNNING) if is_fake(g.reason) => None,
         _ if wanted(g.goid) => emit::<()>(&hit, g.header(from, to), Kind::Status, |_| ()),
         _ => None,
     }
 }
 
-/// Whether this wait reason marks a goroutine that goes on executing on the system stack.
+/// Whether this wait reason marks a goroutine that keeps executing, on the system stack.
 #[inline(always)]
 fn is_fake(reason: u8) -> bool {
     reason < 64 && config!(fake_reasons) & (1 << reason) != 0
 }
 
-/// running → waiting. Nothing is sent for a fake wait, which is known by its reason, by a
-/// goroutine that calls from its own stack (nobody parks himself without `mcall`), or by a
-/// `sched.pc` that `systemstack` left (up to 1.19 the reason can be stale).
+/// running → waiting. Nothing is sent for a fake wait. Three signs tell one: its wait reason; a call from the
+/// goroutine's own stack, because a real park goes through `mcall` to g0; a `sched.pc` within
+/// `systemstack_switch`, where `systemstack` leaves it (needed up to 1.19, where the reason can be stale).
 #[inline(always)]
 fn park(ctx: &ProbeContext, hit: &Hit, addr: u64) -> Option<()> {
     let parked = Parked::read(hit, addr);
@@ -77,7 +80,7 @@ fn park(ctx: &ProbeContext, hit: &Hit, addr: u64) -> Option<()> {
     })
 }
 
-/// waiting → runnable, and who did it.
+/// → runnable, with the goid of the waker.
 #[inline(always)]
 pub fn wake(ctx: &ProbeContext, hit: &Hit, g: &G, kind: Kind, from: u8) -> Option<()> {
     if !wanted(g.goid) {
@@ -98,30 +101,30 @@ pub fn plain(ctx: &ProbeContext, kind: Kind, header: impl FnOnce(&G) -> Header) 
     emit::<()>(&hit, header(&g), kind, |_| ())
 }
 
-/// `func casGToPreemptScan(gp *g, old, new uint32)`, Go 1.19–1.27: running → preempted, with the
-/// scan bit, so that casgstatus cannot do it.
+/// `func casGToPreemptScan(gp *g, old, new uint32)`, Go 1.19–1.27: running → preempted together with the scan
+/// bit, which casgstatus refuses. The event carries the state without that bit, which does not fit a byte.
 #[uprobe]
 pub fn casgtopreemptscan(ctx: ProbeContext) -> u32 {
     plain(&ctx, Kind::PreemptScan, |g| g.header(abi::arg1(&ctx) as u8, abi::arg2(&ctx) as u8));
     0
 }
 
-/// `func casGFromPreempted(gp *g, old, new uint32) bool`, Go 1.19–1.27. It may fail.
+/// `func casGFromPreempted(gp *g, old, new uint32) bool`, Go 1.19–1.27. Its CAS may fail; the caller then retries.
 #[uprobe]
 pub fn casgfrompreempted(ctx: ProbeContext) -> u32 {
     plain(&ctx, Kind::FromPreempted, |g| g.header(abi::arg1(&ctx) as u8, abi::arg2(&ctx) as u8));
     0
 }
 
-/// `func coroswitch_m(gp *g)`, Go 1.22+: two goroutines change places with a CAS each. The other
-/// one is `gp.coroarg.gp`.
+/// `func coroswitch_m(gp *g)`, Go 1.22+: two goroutines change places, each with a bare CAS that casgstatus
+/// does not see. The other goroutine is `gp.coroarg.gp`.
 #[uprobe]
 pub fn coroswitch_m(ctx: ProbeContext) -> u32 {
     try_coroswitch(&ctx);
     0
 }
 
-/// The goroutine to run next, and whether this one ends.
+/// The `g` to run next, and `g.coroexit`: not 0 if the current goroutine ends. `None`: a read failed.
 #[inline(always)]
 fn partner(g: u64) -> Option<(u64, u8)> {
     let coro: u64 = read(g + u64::from(config!(offsets.g_coroarg)))?;
@@ -140,6 +143,7 @@ fn try_coroswitch(ctx: &ProbeContext) -> Option<()> {
         return None;
     };
     let next = G::read(&hit, next);
+    // One event tells of both goroutines, so either of them makes it wanted.
     if !wanted(g.goid) && !wanted(next.goid) {
         return None;
     }

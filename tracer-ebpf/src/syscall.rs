@@ -1,4 +1,5 @@
-//! The edges of system calls and cgo calls. All are nosplit and run on the goroutine's own stack.
+//! The edges of system calls and cgo calls. All but `exitsyscall0` and its successor, which run on g0, are nosplit
+//! and run on the goroutine's own stack.
 
 use crate::{
     abi,
@@ -19,8 +20,8 @@ pub fn entersyscall(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// `func reentersyscall(pc, sp[, bp] uintptr)`, Go 1.19–1.27: called by entersyscall, and by
-/// itself at the end of a callback from C.
+/// `func reentersyscall(pc, sp[, bp] uintptr)`, Go 1.19–1.27: called by entersyscall, and directly at the end of
+/// a callback from C (`cgocallbackg`).
 #[uprobe]
 pub fn reentersyscall(ctx: ProbeContext) -> u32 {
     enter_syscall(&ctx, Kind::SyscallEnter);
@@ -42,6 +43,7 @@ fn enter_syscall(ctx: &ProbeContext, kind: Kind) -> Option<()> {
         return None;
     }
     emit::<Stack>(&hit, g.header(RUNNING, SYSCALL), kind, |stack| {
+        // No bound: the plumbing of system calls is deep, as that of the network is.
         walk(abi::frame_pointer(ctx), 0, stack);
         // The direct caller has not pushed a frame pointer of ours yet: it is at the stack's top.
         if stack.len == 0

@@ -1,6 +1,6 @@
-//! The kernel's side: when the target's threads get and leave a CPU, and when it replaces its
-//! program. BTF tracepoints see the whole machine, so the first thing each does is to ask
-//! whether the thread is the target's.
+//! The kernel's side: when the target's threads get and leave a CPU, and when the target replaces its program.
+//! A BTF tracepoint fires for the whole machine, so each program first compares the thread's tgid with the
+//! target's. User space attaches these programs only where it knows that tgid (`Config::tgid` is not 0).
 
 use crate::{
     config::config,
@@ -20,6 +20,7 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let next: *const u8 = ctx.arg(2);
     let id = bpf_get_current_pid_tgid();
     if (id >> 32) as u32 == config!(tgid) {
+        // At this tracepoint the current task still is `prev`: its ids need no read of kernel memory.
         let runnable = state(prev) == Some(0);
         send(id as u32, Kind::ThreadOff, u8::from(runnable));
     }
@@ -60,7 +61,7 @@ fn state(task: *const u8) -> Option<u32> {
     task_field(task, config!(task_state))
 }
 
-/// The thread's id, if it is the target's.
+/// The thread's id if the thread belongs to the target. One read gives both ids: `tgid` follows `pid` in `task_struct`.
 #[inline(always)]
 fn ours(task: *const u8) -> Option<u32> {
     let [tid, tgid]: [u32; 2] = task_field(task, config!(task_pid))?;
@@ -70,6 +71,7 @@ fn ours(task: *const u8) -> Option<u32> {
 #[inline(always)]
 fn send(tid: u32, kind: Kind, from: u8) -> Option<()> {
     let counters = emit::counters()?;
+    // Counted under `ThreadOff` and later kinds, which user space leaves out of the price of uprobes.
     // SAFETY: this CPU's own element.
     unsafe { (*counters).hits[kind as usize] += 1 };
     emit::emit::<()>(&Hit { tid, kind, counters }, Header { from, ..Header::default() }, kind, |_| ())

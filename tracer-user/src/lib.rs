@@ -1,7 +1,7 @@
-//! sfgi, the goroutine inspector, as a library: everything the command does.
+//! sfgi, the goroutine inspector, as a library: the binary `sfgi` only calls [`cli::main`].
 //!
-//! What reads and understands a target is the crate [`sfgi_core`]; here are the kernel's side of a trace
-//! ([`probe`], [`live`]), the forms of output, the screen of `top`, the agent, and the command line.
+//! The crate [`sfgi_core`] reads and understands a target. This crate adds the kernel's side of a trace ([`probe`],
+//! `live`), the output formats, the screen of `top`, the agent and the command line.
 
 pub mod agent;
 pub mod cli;

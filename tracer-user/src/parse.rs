@@ -1,22 +1,21 @@
-//! Values of options, of the configuration and of the HTTP interface: times, sizes, shares.
+//! Times, sizes and shares as text: in options, in the configuration and in the agent's HTTP interface.
 
 use std::time::Duration;
 
-/// What a time is, for error sentences; the commands say the same in their help.
+/// The end of an error sentence. The commands' help says the same.
 const TIME: &str = "a time is a number of seconds, or has a unit: 10ms, 30s, 5m, 1h";
 const TIME_WITH_UNIT: &str = "a time needs a unit: 10ms, 30s, 5m, 1h";
 const SIZE: &str = "a size is a number of bytes, or has a unit: 64KiB, 16MiB, 1GiB";
 const SIZE_WITH_UNIT: &str = "a size needs a unit: 64KiB, 16MiB, 1GiB";
 const SHARE: &str = "a share is a number and a percent sign: 2%";
-/// The largest size, 8 PiB: a float, which is what a size with a unit is read into, holds every byte up to there.
+/// The largest size, 8 PiB. `bytesize` computes a size with a unit as an `f64`, which holds every integer up to 2⁵³.
 const MAX_SIZE: u64 = 1 << 53;
 
-/// A text that is not what was asked for.
+/// A value that was refused; its message quotes the value and says what is accepted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}: {taken}")]
 pub(crate) struct Wrong {
     text: String,
-    /// What would be taken.
     taken: &'static str,
 }
 
@@ -37,7 +36,7 @@ pub(crate) fn time_with_unit(text: &str) -> Result<Duration, Wrong> {
     parsed_time(text).ok_or_else(|| wrong(text, TIME_WITH_UNIT))
 }
 
-/// humantime's `M` is a month: next to sizes it reads as mega, next to times as minutes.
+/// Refuses humantime's `M`, a month: beside sizes it reads as mega, beside times as minutes.
 fn parsed_time(text: &str) -> Option<Duration> {
     if text.contains('M') { None } else { humantime::parse_duration(text).ok() }
 }
@@ -47,19 +46,19 @@ pub(crate) fn size(text: &str) -> Result<u64, Wrong> {
     parsed_size(text).ok_or_else(|| wrong(text, SIZE))
 }
 
-/// A size where a number alone could be taken for something else.
+/// A size in the configuration or of `--last`, where a number alone could be taken for another unit or for a time.
 pub(crate) fn size_with_unit(text: &str) -> Result<u64, Wrong> {
     let size = parsed_size(text).filter(|_| text.ends_with(char::is_alphabetic));
     size.ok_or_else(|| wrong(text, SIZE_WITH_UNIT))
 }
 
-/// `bytesize` gives the largest number for what does not fit into 64 bits.
+/// `bytesize` saturates what does not fit into 64 bits; [`MAX_SIZE`] refuses that, too.
 fn parsed_size(text: &str) -> Option<u64> {
     let size = text.parse::<bytesize::ByteSize>().ok()?.as_u64();
     (size <= MAX_SIZE).then_some(size)
 }
 
-/// `2%` is 0.02. Never negative; above 100 % where there is more than one of it (cores).
+/// A share as a number: `2%` is 0.02. It is never negative; it may exceed 100 %, as shares of one core do.
 pub(crate) fn share(text: &str) -> Result<f64, Wrong> {
     let number = text.strip_suffix('%').map(|number| number.trim_end().parse::<f64>());
     match number {

@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the sfgi binary. And what the tests are built with.
+//! `cargo xtask build`: the sfgi binary; and the programs that tests, fuzzing and benches run.
 
 use crate::{crates, setup, sh};
 use anyhow::{Context as _, Result, ensure};
@@ -8,10 +8,11 @@ use std::{
     process::Command,
 };
 
-/// Makes cargo tell its messages to the program that started it, and what the compiler says to people.
+/// Makes cargo write its messages to stdout as JSON, and what the compiler says to stderr for people.
 pub(crate) const MESSAGES: &str = "--message-format=json-render-diagnostics";
 
-/// The profile of all that tests build and check, in `Cargo.toml`; its directory below the target directory has this name too.
+/// The profile in `Cargo.toml` of everything that tests build and check; its directory in the target directory has
+/// the same name.
 pub(crate) const PROFILE: &str = "tests";
 
 /// A program that cargo has built.
@@ -25,7 +26,7 @@ pub(crate) struct Program {
     is_test: bool,
 }
 
-/// Sets up what a build needs, builds, says where the binary is.
+/// Sets up what a build needs, builds, and prints where the binary is.
 pub(crate) fn run(release: bool) -> Result<()> {
     let compiler = setup::run(&setup::BUILD)?;
     println!("{}", sfgi(compiler, release)?.display());
@@ -92,8 +93,8 @@ pub(crate) fn programs(cargo: &mut Command) -> Result<Vec<Program>> {
     Ok(programs)
 }
 
-/// Runs a command of cargo's that compiles, with [`MESSAGES`] among its arguments, and gives these. What it compiled of the
-/// registry is kept for other checkouts.
+/// Runs a command of cargo's that compiles, with [`MESSAGES`] among its arguments, and returns the messages. The
+/// crates of the registry that it compiled are kept for other checkouts.
 pub(crate) fn compile(cargo: &mut Command) -> Result<Vec<Value>> {
     let messages = sh::stdout(cargo)?;
     let messages: Vec<_> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();

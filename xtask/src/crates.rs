@@ -1,7 +1,9 @@
-//! Compiled crates of the registry, kept outside the checkout, so that a clean clone does not compile three hundred of them
-//! again. Cargo accepts what another target directory had, if times are kept and all comes from one directory: a crate
-//! compiled twice need not be the same crate for those that use it. So only a checkout whose tests were never built is
-//! filled, and only one that was filled from the store, or founded it, adds to it.
+//! Compiled crates of the registry, kept outside the checkout, so that a clean clone does not compile three hundred
+//! of them again.
+//!
+//! Cargo accepts what another target directory had if times are kept and everything comes from one directory: a crate
+//! that was compiled twice need not be the same crate for those that use it. So only a checkout whose tests were
+//! never built is filled, and only one that was filled from the store, or founded it, adds to it.
 
 use crate::{build::PROFILE, sh};
 use anyhow::{Context as _, Result};
@@ -15,20 +17,21 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Directories of the profile's directory that have what a unit of cargo's consists of. The fingerprint comes last: without it
-/// cargo takes no notice of the rest, which may have been copied by half.
+/// Directories within the profile's directory that hold the parts of a unit of cargo's. The fingerprint comes last:
+/// without it cargo ignores the rest, which may be half a copy.
 const PARTS: [&str; 3] = ["deps", "build", ".fingerprint"];
 
-/// What the build script of sfgi compiles for eBPF, `core` among it; beside the profile's directory.
+/// What the build script of sfgi compiles for eBPF, `core` among it; a directory beside the profile's.
 const EBPF: &str = "ebpf";
 
-/// The file in the profile's directory that names the state of the store from which it was filled, or which it became.
+/// The file in the profile's directory that names the state of the store: the one from which it was filled, or which
+/// it became.
 const STATE: &str = "crates";
 
-/// How many stores stay, of one lock file and compiler each.
+/// Stores that stay: each is for one lock file and compiler.
 const STORES: usize = 2;
 
-/// Fills the target directory if no test was built in it yet, which costs the seconds of a copy.
+/// Fills the target directory if no test was built in it yet; that costs the seconds of a copy.
 pub(crate) fn fill() -> Result<()> {
     let (target, store) = (sh::target_dir(), store()?);
     let profile = target.join(PROFILE);
@@ -44,6 +47,7 @@ pub(crate) fn fill() -> Result<()> {
         if target.join(part).exists() || !store.join(part).exists() {
             continue;
         }
+        // A copy that is cut short must not have the name that cargo looks for.
         let partial = target.join(part.with_extension("partial"));
         sh::remove(&partial)?;
         sh::output(sh::command("cp")?.arg("-a").arg(store.join(part)).arg(&partial))?;
@@ -53,11 +57,12 @@ pub(crate) fn fill() -> Result<()> {
     Ok(())
 }
 
-/// Adds to the store what cargo compiled, by its messages, and the store has not.
+/// Adds to the store what cargo compiled, by its messages, and the store lacks.
 pub(crate) fn keep(messages: &[Value]) -> Result<()> {
     let (target, store) = (sh::target_dir(), store()?);
     let profile = target.join(PROFILE);
     let Ok(state) = fs::read(profile.join(STATE)) else { return Ok(()) };
+    // Another checkout has added to the store since: crates from two directories do not go together.
     if store.exists() && fs::read(store.join(PROFILE).join(STATE)).ok() != Some(state) {
         return Ok(());
     }
@@ -71,7 +76,7 @@ pub(crate) fn keep(messages: &[Value]) -> Result<()> {
     let partial = store.with_extension(format!("partial.{}", process::id()));
     fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
     if store.exists() {
-        // As hard links: what is kept is never changed.
+        // As hard links: files of the store are never changed.
         sh::output(sh::command("cp")?.arg("-al").arg(store.join(".")).arg(&partial))?;
     }
     let mut copy = sh::command("cp")?;
@@ -79,6 +84,7 @@ pub(crate) fn keep(messages: &[Value]) -> Result<()> {
     sh::output(copy.args(missing))?;
     remove_ours(&partial.join(EBPF))?;
     let kept_state = partial.join(PROFILE).join(STATE);
+    // The link shares its file with the old store, which would get the new state.
     sh::remove(&kept_state)?;
     name_state(&profile)?;
     fs::copy(profile.join(STATE), &kept_state)
@@ -88,7 +94,8 @@ pub(crate) fn keep(messages: &[Value]) -> Result<()> {
     forget_old(&store)
 }
 
-/// What the profile's directory has of the units in these messages, and the store has not: names below the target directory.
+/// What the profile's directory has of the units in these messages and the store lacks: paths within the target
+/// directory.
 fn missing(messages: &[Value], profile: &Path, store: &Path) -> Vec<String> {
     let units: BTreeSet<String> = messages.iter().flat_map(units).collect();
     let mut missing = Vec::new();
@@ -130,7 +137,7 @@ fn remove_ours(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file or a unit of the eBPF side is of `tracer-ebpf` or `tracer-common`.
+/// Whether a file or unit of the eBPF side belongs to `tracer-ebpf` or `tracer-common`.
 fn is_ours(name: &str) -> bool {
     name.trim_start_matches("lib").starts_with("tracer")
 }
@@ -142,7 +149,7 @@ fn name_state(profile: &Path) -> Result<()> {
         .with_context(|| format!("cannot write to {}", profile.display()))
 }
 
-/// Removes all but the stores that were changed last.
+/// Removes all stores but the [`STORES`] that were changed last.
 fn forget_old(newest: &Path) -> Result<()> {
     let parent = newest.parent().context("the store is in no directory")?;
     let mut stores: Vec<PathBuf> = names(parent).map(|name| parent.join(name)).collect();

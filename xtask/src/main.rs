@@ -1,7 +1,7 @@
 //! `cargo xtask …`: everything a person or CI does with this repository, one command each.
 //!
-//! This crate is the first thing that a fresh machine compiles, so it has few dependencies. Each command
-//! installs what it needs itself ([`setup`]), and says so.
+//! This crate is the first thing that a fresh machine compiles, so it has few dependencies. Each command installs
+//! what it needs ([`setup`]) and says so.
 
 mod bench;
 mod build;

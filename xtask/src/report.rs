@@ -1,5 +1,5 @@
-//! What `cargo xtask test` has to say at its end: how each section went and how long it took, the slowest tests, the
-//! tests that needed a second run, and one line with the sums.
+//! What `cargo xtask test` reports at its end: the outcome and the time of each section, the slowest tests, the tests
+//! that needed a second run, and one line with the sums.
 
 use crate::sh;
 use anyhow::{Context as _, Result, ensure};
@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-/// How many of the slowest tests are named.
+/// Slowest tests that are named.
 const SLOWEST: usize = 10;
 
-/// Tests passed and failed so far, as the test programs count them; a section that has none counts as one test.
+/// Tests passed and failed so far, as the test programs count them; a section without a count is one test.
 #[derive(Default)]
 pub(crate) struct Tally {
     passed: u64,
@@ -90,7 +90,7 @@ impl Tally {
     }
 }
 
-/// The name and the time in libtest's "test a::b ... ok <1.234s>", which `--report-time` makes it print.
+/// The name and the time in libtest's "test a::b ... ok <1.234s>", which it prints with `--report-time`.
 fn time_of(line: &str) -> Option<(&str, Duration)> {
     let (test, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
     let seconds = rest.strip_suffix("s>")?.rsplit_once('<')?.1.parse().ok()?;

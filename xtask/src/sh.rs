@@ -1,4 +1,4 @@
-//! Running other programs: where they are found, as whom they run, and what is said about them.
+//! Running other programs: where they are found, as which user they run, and what is said of a failure.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use std::{
@@ -13,21 +13,20 @@ use std::{
     time::Instant,
 };
 
-/// How many of a failed program's last lines are shown.
+/// Last lines of a failed program that are shown.
 const TAIL: usize = 40;
 
-/// The repository's root. Asked at run time, since checkouts that share a target directory share this program.
+/// The repository's root. Read at run time, because checkouts that share a target directory share this program.
 pub(crate) fn root() -> PathBuf {
     let own = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&own).parent().map_or_else(PathBuf::new, PathBuf::from)
 }
 
-/// Cargo's target directory.
 pub(crate) fn target_dir() -> PathBuf {
     root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// Where things are kept that outlive a checkout: Go toolchains, tools built for the tests.
+/// The directory for what outlives a checkout: Go toolchains, tools that were built for the tests.
 pub(crate) fn cache_dir() -> Result<PathBuf> {
     Ok(home()?.join(".cache/sfgi"))
 }
@@ -43,8 +42,8 @@ pub(crate) fn cargo_bin() -> Result<PathBuf> {
     Ok(cargo_home.join("bin"))
 }
 
-/// The search path for every program started here. Rustup's directory is first, since a distribution's cargo
-/// may be in /usr/bin; the system directories are last, since a user's PATH often lacks sbin.
+/// The search path of every program that is started from this file. Rustup's directory is first, because a
+/// distribution's cargo may be in /usr/bin; the system directories are last, because a user's PATH often lacks sbin.
 fn path() -> Result<OsString> {
     let mut dirs = vec![cargo_bin()?];
     dirs.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
@@ -73,8 +72,8 @@ pub(crate) fn root_command(program: impl AsRef<OsStr>) -> Result<Command> {
     Ok(command)
 }
 
-/// What stands before a command line to run it as root, word by word; nothing for root. sudo keeps the
-/// environment except PATH and, on some systems, HOME, which is why they are named.
+/// The words before a command line that make it run as root; none for root. They name PATH and HOME because sudo -E
+/// keeps the rest of the environment, but not PATH, and on some systems not HOME.
 pub(crate) fn root_prefix() -> Result<Vec<OsString>> {
     if fs::metadata("/proc/self")?.uid() == 0 {
         return Ok(Vec::new());
@@ -91,7 +90,6 @@ pub(crate) fn cargo() -> Result<Command> {
     command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Rustup.
 pub(crate) fn rustup() -> Result<Command> {
     ensure!(find("rustup").is_some(), "rustup is not installed: get it from https://rustup.rs");
     command("rustup")
@@ -133,7 +131,7 @@ pub(crate) fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(TAIL)..].join("\n")
 }
 
-/// The last thing that a failed program said.
+/// The last line of a failed program's output.
 pub(crate) fn last_line(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
     text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
@@ -149,7 +147,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Does `work` as a step of the setup: says what, and how long it took or that it failed.
+/// Runs `work` as a step of the setup and says what it is, how long it took, and whether it failed.
 pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     eprintln!("setup: {what} …");
     let start = Instant::now();
@@ -163,7 +161,6 @@ pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T>
 pub(crate) struct Child(pub(crate) process::Child);
 
 impl Child {
-    /// Starts `command`.
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         command.spawn().map(Self).with_context(|| format!("cannot start {}", line(command)))
     }
@@ -177,7 +174,7 @@ impl Drop for Child {
     }
 }
 
-/// What a thread has to say when it has ended; its panic becomes one of the caller.
+/// What a thread returned; its panic becomes one of the caller.
 pub(crate) fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -193,7 +190,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// The command as one would type it.
+/// The command as a person would type it.
 fn line(command: &Command) -> String {
     let words = [command.get_program()].into_iter().chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")

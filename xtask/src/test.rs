@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use std::{env::consts::ARCH, process::Command, thread, time::Instant};
 
-/// One part of the tests, in the order in which they run: quick ones first.
+/// One part of the tests, in the order in which they run: the quick ones first.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Section {
     /// Formatting is rustfmt's
@@ -31,11 +31,11 @@ pub(crate) enum Section {
     Live,
 }
 
-/// What `--quick` runs: what a change breaks most often, in a few minutes.
+/// The sections of `--quick`: what a change breaks most often, in a few minutes.
 const QUICK: [Section; 4] = [Section::Format, Section::Lint, Section::Unit, Section::Live];
 
-/// Runs `sections` (all if none is named; of [`QUICK`], with the quick live tests only, if `quick`) and stops after
-/// the first that fails.
+/// Runs `sections` (all if none is named; with `quick` those of [`QUICK`], and of the live tests only the quick ones)
+/// and stops after the first that fails.
 pub(crate) fn run(sections: &[Section], fuzz_secs: u32, quick: bool) -> Result<()> {
     let mut tally = Tally::default();
     let start = Instant::now();
@@ -81,7 +81,7 @@ fn lint(compiler: setup::Compiler) -> Result<()> {
     let mut user_space = sh::cargo()?;
     compiler.tell(&mut user_space).args(["clippy", "--profile", PROFILE, "--all-targets", MESSAGES]);
     user_space.args(["--", "-D", "warnings"]);
-    // The eBPF side is checked as if it were code for this machine: the compilers for eBPF bring no clippy.
+    // The eBPF side is checked as if it were code for this machine, because the compilers for eBPF bring no clippy.
     let flags = format!("-Cpanic=abort\x1f--cfg=bpf_target_arch=\"{ARCH}\"");
     let mut kernel_side = sh::cargo()?;
     kernel_side.env("CARGO_ENCODED_RUSTFLAGS", flags).args([
@@ -106,6 +106,7 @@ fn deny_check() -> Result<()> {
         Ok(deny)
     };
     sh::show(deny("check")?.args(["--hide-inclusion-graph", "bans", "licenses", "sources"]))?;
+    // The database of advisories is on GitHub, which a machine that reaches only package registries cannot fetch.
     match sh::output(deny("fetch")?.arg("db")) {
         Ok(_) => sh::show(deny("check")?.args(["--disable-fetch", "advisories"])),
         Err(error) => {
@@ -118,8 +119,8 @@ fn deny_check() -> Result<()> {
     }
 }
 
-/// Runs the test programs by themselves, without `cargo test`: only so does libtest say how long each test took, which
-/// it does for whoever has an unstable compiler or says that stability does not matter.
+/// Runs the test programs themselves, not `cargo test`: only then can libtest be told to report how long each test
+/// took. `--report-time` is unstable, so it takes RUSTC_BOOTSTRAP.
 fn unit(compiler: setup::Compiler, tally: &mut Tally) -> Result<()> {
     let mut failed = Vec::new();
     for program in build::unit_tests(compiler)? {

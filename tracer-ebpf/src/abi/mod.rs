@@ -1,5 +1,5 @@
-//! Go's internal register ABI (`src/cmd/compile/abi-internal.md`, Go 1.18+), one file for each
-//! architecture. `ctx.arg()` of Aya follows the C ABI and would read the wrong registers.
+//! Go's internal register ABI (`src/cmd/compile/abi-internal.md`, Go 1.18+), one file an architecture. Aya's
+//! `ctx.arg()` follows the C ABI and would read the wrong registers.
 
 #[cfg(bpf_target_arch = "x86_64")]
 mod x86_64;

@@ -22,18 +22,19 @@ registers! {
     arg2 = rcx;
     /// Fourth integer argument.
     arg3 = rdi;
-    /// The current g: the goroutine on a user stack, g0 on the system stack.
+    /// The current g: the goroutine on a user stack, g0 on the system stack. Not valid in C code, in ABI0 assembly
+    /// and in `needm`.
     current_g = r14;
-    /// The caller's frame pointer, as long as the prologue has not pushed it.
+    /// The caller's frame pointer, up to and including the prologue's `push %rbp`.
     frame_pointer = rbp;
-    /// Where the return address is, as long as the prologue has not moved it.
+    /// The address of the return address, up to and including the prologue's `push %rbp`.
     stack_pointer = rsp;
-    /// The probed instruction, as the process sees it.
+    /// The address of the probed instruction in the process (load bias included).
     instruction_pointer = rip;
     flags = eflags;
 }
 
-/// Whether the `jbe` of a stack check at this instruction would be taken: CF or ZF.
+/// Whether the `jbe` of a stack check at this instruction would be taken: CF (bit 0) or ZF (bit 6) is set.
 #[inline(always)]
 pub fn stack_check_fails(ctx: &ProbeContext) -> bool {
     flags(ctx) & 0x41 != 0

@@ -1,4 +1,4 @@
-//! The clock that the kernel's probes, the Go runtime and we share; lengths of time in words.
+//! `CLOCK_MONOTONIC`, the clock that the BPF programs, the Go runtime and sfgi share; durations as text.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -7,17 +7,18 @@ pub fn now() -> u64 {
     read(ClockId::Monotonic)
 }
 
-/// CPU time that this thread has used, nanoseconds.
+/// CPU time of the calling thread of sfgi (not of the target), nanoseconds.
 pub fn thread_cpu() -> u64 {
     read(ClockId::ThreadCPUTime)
 }
 
-/// CPU time that this process has used, nanoseconds.
+/// CPU time of all threads of sfgi (not of the target), nanoseconds.
 pub fn process_cpu() -> u64 {
     read(ClockId::ProcessCPUTime)
 }
 
 fn read(clock: ClockId) -> u64 {
+    // These clocks are never negative: they count from boot, or from the start of the thread or process.
     let time = clock_gettime(clock);
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }

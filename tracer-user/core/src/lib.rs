@@ -1,12 +1,12 @@
 //! Reads a Go process from outside, and says what its goroutines did, do and can never do again.
 //!
 //! Data goes one way. [`process`], [`binary`] and [`memory`] read the target; [`snapshot`] and [`heap`] make
-//! goroutines and objects of its memory. Probes are placed by [`plan`]; what they send is decoded by [`event`]
-//! and understood by [`model`]. [`session`] joins both for one target, live or played from a [`recording`].
-//! [`detect`] judges, [`leaks`] is the search that all commands share. [`goruntime`] has every fact that depends on the Go version.
+//! goroutines and objects of its memory. [`plan`] chooses where probes stand, [`event`] decodes what they send,
+//! and [`model`] makes states of it. [`session`] joins both for one target, live or played from a [`recording`].
+//! [`detect`] judges; [`leaks`] is the search that all commands share. [`goruntime`] holds every fact that depends
+//! on the Go version.
 //!
-//! This crate has no eBPF loader, no terminal and no network, so that fuzz targets and other tools can use it
-//! alone.
+//! This crate has no eBPF loader, no terminal and no network, so fuzz targets and other tools can use it alone.
 
 pub mod binary;
 pub mod budget;

@@ -1,8 +1,8 @@
 //! The node agent: all Go processes of a host, within a budget.
 //!
-//! Data goes one way: the core has targets found, scanned and probed by `watch`, and publishes what is known as a [`Picture`].
-//! [`alert`], [`store`] and [`serve`], which [`services`] runs beside the core, read pictures, and have things done by a [`Request`].
-//! The core knows nothing of these. All work by the same [`Config`].
+//! Data goes one way. `core` has `watch` find, scan and probe targets, and publishes the result as a
+//! [`Picture`]. [`services`] runs [`alert`], [`store`] and [`serve`] beside the core; they read pictures and
+//! send a [`Request`] where the core must act. The core knows none of them. All parts share one [`Config`].
 
 pub mod alert;
 pub mod config;
@@ -26,8 +26,8 @@ use tokio::sync::{mpsc, watch::Receiver};
 /// How the rest of the program talks to the agent.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    /// The latest picture; a new one each second, and after each scan.
+    /// The latest picture; the core publishes one each second (`PUBLISH` in `core/mod.rs`).
     pub pictures: Receiver<Arc<Picture>>,
-    /// What is wanted of it. Closed when the agent has ended.
+    /// To the core. The channel is closed when the agent has ended.
     pub requests: mpsc::Sender<Request>,
 }

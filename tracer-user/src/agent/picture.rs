@@ -1,61 +1,59 @@
 //! What the agent knows at one moment: plain data with names, never changed once it is published.
 //!
-//! Everything that comes from a target (names, paths, labels) may hold anything: what shows it must escape it.
-//! Totals only rise while a process lives. All tables are bounded.
+//! Names, paths and labels come from targets and may hold anything: what shows them must escape them. Totals
+//! only rise while a target lives. All tables are bounded.
 
 use serde::Serialize;
 use sfgi_core::{event::Mode, leaks::LeakView, names::Site};
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-/// What the agent knows at one moment.
+/// One moment of the agent. Metrics, the API and alerts read nothing else.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Picture {
-    /// When it was made: nanoseconds since 1970.
+    /// When the picture was made: nanoseconds since 1970; 0: none was published yet.
     pub unix_ns: u64,
-    /// The same on `CLOCK_MONOTONIC`.
+    /// The same moment on `CLOCK_MONOTONIC`: alerts measure time by it, because the wall clock may be set.
     pub monotonic_ns: u64,
-    /// The agent itself, and all processes together.
     pub node: NodePicture,
-    /// The processes that are watched, by PID. One that has ended is gone from the next picture.
+    /// The targets, by PID. A target that has ended is missing from the next picture.
     pub processes: Vec<Arc<ProcessPicture>>,
 }
 
-/// The agent itself.
+/// The agent itself, and sums over all targets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct NodePicture {
     /// When the agent began: nanoseconds since 1970.
     pub started_unix_ns: u64,
-    /// CPU time that it has used.
+    /// CPU time of the agent's process since it began.
     pub cpu_seconds: f64,
-    /// Memory that it has.
+    /// Resident memory of the agent (`/proc/self/statm`).
     pub rss_bytes: u64,
-    /// What its BPF programs have run, in all programs that they watch, as the kernel counts it; `None`: it does not.
+    /// Run time of the agent's BPF programs in all targets, as the kernel counts it; `None`: it does not count.
     pub bpf_seconds: Option<f64>,
-    /// What it may use for all, and for each: cores.
+    /// The budget for all targets together, and for each one: cores.
     pub budget_cores: (f64, f64),
-    /// What it and its probes use of that now, cores.
+    /// Use of the agent and its probes between the last two pictures, cores.
     pub used_cores: f64,
-    /// Processes of the host, by what became of them.
     pub seen: Seen,
-    /// Scans that ended, and those that failed.
+    /// Scans that ended, and scans that failed.
     pub scans: u64,
     pub scan_failures: u64,
     /// Scans that should have begun by now and have not, for want of budget.
     pub scans_waiting: u64,
-    /// How often processes should be scanned, and how often they are (the mean of their last two scans), seconds; the
-    /// latter is 0 before any was scanned twice.
+    /// The interval that is wanted, and the mean pause between two scans of a target of late, seconds; the
+    /// latter is 0 until a target has been scanned twice.
     pub interval_seconds: (f64, f64),
-    /// Binaries in memory: processes that run the same share one.
+    /// Parsed binaries in memory: targets that run the same binary share one.
     pub binaries: u64,
     /// Changes of a mode, for the budget or because another was wanted.
     pub mode_changes: u64,
-    /// Times that a process was raised to a closer mode for a while, by what asked for it.
+    /// Times that a target was raised to a closer mode for a while, by cause.
     pub raises: Raises,
-    /// What is wrong with the agent itself, each in a sentence; the latest few.
+    /// What is wrong with the agent itself, each in a sentence; the latest 16 (`ERRORS` in `core/mod.rs`).
     pub errors: Vec<String>,
 }
 
-/// What asked for a closer mode, and how often.
+/// How often each cause raised a target to a closer mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Raises {
     /// A creation site that grows.
@@ -65,130 +63,130 @@ pub struct Raises {
     pub alert: u64,
 }
 
-/// Processes of the host.
+/// Counts of the host's processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Seen {
-    /// That run now, without the kernel's threads.
+    /// Processes that run now, without the kernel's threads.
     pub running: u64,
-    /// Go programs that are watched.
+    /// Go processes that are targets and can be read.
     pub tracked: u64,
     /// Go programs that a rule excludes.
     pub excluded: u64,
-    /// Go programs that cannot be watched (see [`ProcessPicture::error`] and the log).
+    /// Go processes that cannot be read ([`ProcessPicture::error`] says why).
     pub unsupported: u64,
-    /// That may not be looked at.
+    /// Processes that the agent may not look at: it cannot tell whether they are Go programs.
     pub unreadable: u64,
-    /// Go programs that have come, since the agent began.
+    /// Go programs that were found since the agent began; an `exec` counts as another one.
     pub started_total: u64,
-    /// Go programs that have ended.
+    /// Those of `started_total` that have ended.
     pub ended_total: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ProcessPicture {
-    /// Which one: never the same again.
     pub id: ProcessId,
     pub identity: Arc<Identity>,
-    /// How closely it is watched.
+    /// The mode that the budget allows now.
     pub mode: Mode,
-    /// How closely it should be.
+    /// The mode that a rule, a request or a finding asks for.
     pub wanted: Mode,
-    /// Why those differ, why it is raised for a while, or why the mode was changed last; empty: there is nothing to say.
+    /// Why `mode` is not `wanted`, why it is raised for a while, or why it was changed last; empty: nothing of these.
     pub mode_reason: Arc<str>,
-    /// The last scan; `None`: there was none yet.
+    /// The last scan; `None`: no scan has ended yet.
     pub scan: Option<Arc<Scan>>,
     /// Leaked goroutines, as of the last look for them; the surest first.
     pub leaks: Arc<[LeakView]>,
-    /// When that was: nanoseconds since 1970; 0: never.
+    /// When that look ended: nanoseconds since 1970; 0: there was no look yet.
     pub leaks_unix_ns: u64,
     /// Why nothing counts as proven in `leaks`, or why there was no look at the heap.
     pub leaks_doubt: Option<Arc<str>>,
-    /// Goroutines by creation site, where it grows for certain: more a second, and how sure that is (0 to 1).
+    /// Creation sites that grow for certain.
     pub growth: Vec<SiteGrowth>,
     /// What its own runtime and its control group say of memory.
     pub memory: Memory,
-    /// What probes have told; `None`: none ever stood.
+    /// What probes have seen; `None`: no probe ever stood.
     pub events: Option<Arc<Events>>,
-    /// Scans of it that ended, and CPU time that they took of us.
+    /// Scans and looks that ended, and the CPU time that they took of the agent.
     pub scans: u64,
     pub scan_cpu_seconds: f64,
-    /// What is wrong, in a sentence; `None`: nothing.
+    /// Why the last scan failed, in a sentence; `None`: it did not.
     pub error: Option<Arc<str>>,
-    /// What the next agent should know of it, for [`super::start`]: bytes that mean something to the core alone.
+    /// What the next agent needs to know of the target, for [`super::start`]: bytes that only the core can read.
     #[serde(skip)]
     pub kept: Option<Arc<[u8]>>,
 }
 
-/// Which process: a number may be used again, but not with the same time.
+/// Names one run of one program: the kernel uses a PID again, but not with the same start time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ProcessId {
-    /// In our PID namespace.
+    /// In the agent's PID namespace.
     pub pid: u32,
-    /// When it was made: ticks since boot (field 22 of `/proc/PID/stat`).
+    /// When the process was made: clock ticks since boot (field 22 of `/proc/PID/stat`).
     pub start_ticks: u64,
-    /// Counts the programs that it has run since we know it: `exec` makes it another process.
+    /// Number of `exec` calls seen since the process was found: `exec` keeps PID and start time, but everything
+    /// else that is known of a target is void after it.
     pub program: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Identity {
-    /// Its executable, as it sees it.
+    /// The path of the executable in the target's own mount namespace.
     pub exe: PathBuf,
     /// The import path of its main package; empty where the binary does not say.
     pub package: String,
-    /// The path of its main module, and the version of that (`(devel)` for a build out of a work tree).
+    /// The path of the main module; empty where the binary has no build information.
     pub module: String,
-    /// See `module`.
+    /// The version of the main module; `(devel)` for a build out of a work tree.
     pub module_version: String,
-    /// As `go1.26.6`.
+    /// For instance `go1.26.6`.
     pub go_version: String,
-    /// The linker's build id, in hexadecimal; empty: there is none.
+    /// The linker's build id, in hexadecimal; empty where there is none.
     pub build_id: String,
-    /// The name of its service: by a rule, else by `OTEL_SERVICE_NAME`, else by its unit, else by the name of its executable.
+    /// The service's name: from a rule, else from `OTEL_SERVICE_NAME`, else from the systemd unit, else the
+    /// executable's file name.
     pub service: String,
     pub unit: Option<String>,
-    /// The container's id, in full.
+    /// The container's full id, not the twelve digits that `docker ps` shows.
     pub container: Option<String>,
     pub pod: Option<Pod>,
-    /// Its control group (v2), or that of the memory controller (v1).
+    /// The control group's path (v2), or that of the memory controller (v1).
     pub cgroup: String,
-    /// PID within its innermost PID namespace, where that is another.
+    /// The PID in the innermost PID namespace; `None`: it is the same as outside.
     pub inner_pid: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pod {
-    /// Its uid, with dashes.
+    /// The pod's uid, with dashes, from the control group's path.
     pub uid: String,
-    /// Where the node tells it.
+    /// From the kubelet's log directory, else from the variable `POD_NAME`; `None`: neither tells.
     pub name: Option<String>,
-    /// Where the node tells it.
+    /// As `name`, with the variable `POD_NAMESPACE`.
     pub namespace: Option<String>,
-    /// Labels given by the downward API (environment variables `POD_LABEL_…`), by their name in small letters.
+    /// Labels that the downward API gives (environment variables `POD_LABEL_…`), by name in lower case.
     pub labels: BTreeMap<String, String>,
 }
 
-/// One look at all goroutines of a process.
+/// One reading of all goroutines of a target.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Scan {
-    /// When it ended: nanoseconds since 1970.
+    /// When the scan ended: nanoseconds since 1970.
     pub unix_ns: u64,
     pub wall_seconds: f64,
-    /// CPU time of ours that it took.
+    /// CPU time that the scan took of the agent.
     pub cpu_seconds: f64,
-    /// Goroutines read, the runtime's own included, which no table counts.
+    /// Goroutines that were read, the runtime's own included; `states`, `creators` and `waits` leave these out.
     pub goroutines: u64,
-    /// The runtime's own of these.
+    /// The runtime's own goroutines among `goroutines`.
     pub system: u64,
-    /// Goroutines that moved while they were read: they count by their last state.
+    /// Goroutines that moved while they were read; they count by the last state that was read.
     pub in_motion: u64,
-    /// Why goroutines are missing.
+    /// Why goroutines are missing; `None`: none is.
     pub incomplete: Option<String>,
-    /// By state and wait reason, the most frequent first.
     pub states: Vec<StateCount>,
-    /// By the `go` statement that made them.
+    /// By the `go` statement that created the goroutine.
     pub creators: Top,
-    /// By the place where they wait.
+    /// By the place where the goroutine waits.
     pub waits: Top,
     /// The longest known wait, as the runtime counts it.
     pub oldest_seconds: f64,
@@ -196,90 +194,85 @@ pub struct Scan {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StateCount {
-    /// `waiting`, `running`, …
+    /// In the words of the runtime's tracebacks: `waiting`, `running`, …
     pub state: Arc<str>,
-    /// Why they wait; empty where they do not.
+    /// The wait reason in the runtime's words; empty where the state is not a wait.
     pub reason: Arc<str>,
     pub count: u64,
 }
 
-/// A table of places, the largest first, with at most [`super::config::Metrics::sites`] rows.
+/// Goroutines by place, the most frequent first, with at most [`super::config::Metrics::sites`] rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Top {
-    /// The largest.
     pub rows: Vec<SiteCount>,
-    /// All others together.
+    /// Goroutines of all places without a row.
     pub other: u64,
-    /// How many places that are.
+    /// Number of places without a row; 0: `rows` is complete.
     pub other_sites: u64,
 }
 
-/// A place and a number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SiteCount {
-    /// Function, file and line; a goroutine without one (the main goroutine has no creator) has the function `-`.
+    /// Function, file and line. A goroutine without a place has the function `-`: the main goroutine has no creator.
     pub site: Site,
     pub count: u64,
 }
 
-/// A creation site that makes goroutines faster than they end.
+/// A creation site whose goroutines become more for certain.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SiteGrowth {
-    /// The `go` statement.
     pub site: Site,
-    /// Goroutines more, a second.
     pub per_second: f64,
-    /// How sure it is that it grows at all, from 0 to 1.
+    /// How sure it is that the site grows at all, from 0 to 1.
     pub confidence: f64,
 }
 
-/// Memory of a process; what is not known is `None`.
+/// Memory of a target; `None`: not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Heap in use, as the runtime counts it (`HeapInuse` of `runtime.MemStats`).
+    /// Spans in use (`HeapInuse` of `runtime.MemStats`), read from the target's memory.
     pub heap_bytes: Option<u64>,
-    /// Collections that have ended (`NumGC` there).
+    /// Collections that have ended (`NumGC` of `runtime.MemStats`).
     pub gc_cycles: Option<u64>,
-    /// Resident memory of the process.
     pub rss_bytes: Option<u64>,
-    /// The limit of its control group; `None` also where there is none.
+    /// The memory limit of the control group; `None` also where no limit is set.
     pub limit_bytes: Option<u64>,
-    /// What all processes of its control group use of that.
+    /// What all processes of the control group use of `limit_bytes`.
     pub cgroup_bytes: Option<u64>,
 }
 
-/// What probes have told of a process, in all the time that they stood.
+/// What probes have seen of a target, summed over all times that they stood.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Events {
-    /// How long probes stood, all in all.
+    /// How long probes stood, all times together.
     pub watched_seconds: f64,
-    /// Goroutines made, by the `go` statement.
+    /// By the `go` statement.
     pub created: Top,
-    /// Goroutines that ended, by the `go` statement that made them.
+    /// By the `go` statement that created the goroutine.
     pub exited: Top,
-    /// How long goroutines were blocked, by wait reason (`wait` and `full` only). At most 64.
+    /// Time blocked, by wait reason (modes `wait` and `full` only). At most 64 reasons.
     pub blocked: Vec<(Arc<str>, Distribution)>,
-    /// How long goroutines were ready and not run (`full` only).
+    /// Time between ready and running (mode `full` only).
     pub run_queue: Distribution,
-    /// Steps that the runtime's own rules do not allow.
+    /// Steps that the runtime's own transitions do not allow (`goruntime/transitions.rs`).
     pub illegal: u64,
-    /// Hits of the probes, and events that were lost.
+    /// Hits of the probes, and events that a full ring buffer dropped.
     pub hits: u64,
     pub lost: u64,
-    /// Hits a second, of late.
     pub hits_per_second: f64,
-    /// What a hit costs the program, as measured when the agent began and corrected since, nanoseconds.
+    /// What one hit costs the target, nanoseconds: the calibration at the agent's start, corrected by the
+    /// kernel's count of BPF run time.
     pub hit_ns: f64,
-    /// What the probes cost the program now, cores: by hits and their price.
+    /// `hits_per_second` times `hit_ns`, as a share of a second: cores.
     pub predicted_cores: f64,
-    /// What the BPF programs ran in this process, of late, cores, as the kernel counts it: a part of the price.
-    /// `None`: it does not.
+    /// Run time of the BPF programs in this target of late, cores: a part of `predicted_cores`, which has the
+    /// trap as well. `None`: the kernel does not count.
     pub bpf_cores: Option<f64>,
-    /// What our reading of the events costs, of late, cores.
+    /// What reading the events costs the agent of late, cores.
     pub own_cores: f64,
 }
 
-/// Upper bounds of [`Distribution`], seconds: powers of four from a microsecond.
+/// Upper bounds of the classes of [`Distribution`], seconds. Powers of four from 1 µs to about 18 minutes.
 pub const BOUNDS_SECONDS: [f64; 16] = [
     1e-6,
     4e-6,
@@ -299,18 +292,18 @@ pub const BOUNDS_SECONDS: [f64; 16] = [
     1_073.741_824,
 ];
 
-/// Lengths of time, counted.
+/// A histogram of durations. OTLP takes its classes as they are; the text for Prometheus adds them up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Distribution {
-    /// Those up to each of [`BOUNDS_SECONDS`] and above the one before; the last are longer than all.
+    /// Class `n` counts durations above bound `n - 1` and up to bound `n`; the last one those above all bounds.
     pub counts: [u64; BOUNDS_SECONDS.len() + 1],
-    /// All together, seconds.
     pub sum_seconds: f64,
 }
 
 impl Distribution {
     pub fn add(&mut self, ns: u64) {
         let seconds = ns as f64 / 1e9;
+        // A duration equal to a bound belongs to its class, as `le` of Prometheus has it.
         let class = BOUNDS_SECONDS.partition_point(|bound| *bound < seconds);
         if let Some(count) = self.counts.get_mut(class) {
             *count += 1;
@@ -323,10 +316,11 @@ impl Distribution {
     }
 }
 
-/// The longest name that is kept beyond a picture, in bytes.
+/// The longest name in what outlives a picture (alerts, the store), in bytes: a target chooses its names, and
+/// their length.
 const MAX_NAME: usize = 512;
 
-/// A name, cut to at most 512 bytes, whole characters: names come from targets, and may be as long as these like.
+/// A name, cut to at most [`MAX_NAME`] bytes, at the boundary of a character.
 pub(super) fn cut(name: &str) -> String {
     name[..name.floor_char_boundary(MAX_NAME)].to_owned()
 }

@@ -1,4 +1,5 @@
-//! What may be asked of the agent. Each request carries the way back; one who has gone away meanwhile is not waited for.
+//! What the core can be asked for. Each request carries the channel for its answer; the core does not care when
+//! the receiver has gone.
 
 use super::{Config, picture::ProcessId};
 use bytes::Bytes;
@@ -10,126 +11,126 @@ use tokio::sync::{mpsc, oneshot};
 
 #[derive(Debug)]
 pub enum Request {
-    /// Scan now, and look for leaks, whatever the interval says. The budget is not asked either: limit the rate.
+    /// Scan and look at the heap now, whatever interval and budget say: callers must limit the rate
+    /// (`Shared::may_trigger` in `serve/http`).
     TriggerScan {
-        /// This process; `None`: all.
+        /// `None`: all targets.
         pid: Option<u32>,
-        /// Answered when all have been scanned.
+        /// Sent when all of them have been scanned.
         answer: Answer<Scanned>,
     },
-    /// Watch a process more or less closely from now on, in place of what the rules say.
+    /// Keep a target in this mode from now on, in place of what the rules say, within the budget.
     SetMode {
         pid: u32,
-        /// How closely; `None`: as the rules say again.
+        /// `None`: the mode of the rules again.
         mode: Option<Mode>,
-        /// That it was noted: see [`super::picture::ProcessPicture::mode`] for what became of it.
+        /// Sent at once; [`super::picture::ProcessPicture::mode`] says later which mode the budget allowed.
         answer: Answer<()>,
     },
-    /// Watch this process more closely for a while, within the budget, as the configuration has it: an alert asks for more detail.
-    /// A mode that was set by [`Request::SetMode`] stays.
+    /// Watch this target more closely for a while, within the budget, as `raise` of the configuration allows:
+    /// an alert asks for more detail. A mode that [`Request::SetMode`] has set stays.
     Raise {
         process: ProcessId,
-        /// Why, in a few words.
+        /// Shown as [`super::picture::ProcessPicture::mode_reason`].
         why: String,
     },
     Profile {
         pid: u32,
         kind: Profile,
-        /// The profile, as pprof reads it (compressed).
+        /// The profile as gzip-compressed protobuf, as pprof reads it.
         answer: Answer<Bytes>,
     },
-    /// Read its goroutines now.
+    /// Read the target's goroutines now.
     Goroutines { pid: u32, filter: Filter, form: Form, answer: Answer<Bytes> },
-    /// Stream what its goroutines do, as JSON lines (`sfgi.trace/1`).
+    /// Stream the target's events as JSON lines (`sfgi.trace/1`).
     Trace {
         pid: u32,
-        /// For how long; it ends earlier when the receiver is dropped, or the process ends.
+        /// The longest duration; the stream ends earlier when the receiver is dropped or the target ends.
         seconds: Duration,
-        /// Chunks of whole lines; the trace has ended when the channel is closed.
+        /// Sent when the probes stand. Each chunk has whole lines; the channel is closed at the end.
         answer: Answer<mpsc::Receiver<Bytes>>,
     },
-    /// Record what its goroutines do into a file, for `sfgi report`.
+    /// Record the target's events into a file, for `sfgi report`.
     Record {
         pid: u32,
         seconds: Duration,
-        /// A file that is not there yet.
+        /// Must not exist yet.
         file: PathBuf,
-        /// Answered when the file is complete: its size.
+        /// The file's size in bytes, sent when the file is complete.
         answer: Answer<u64>,
     },
-    /// Go on by another configuration.
+    /// Go on with another configuration; nothing that is known of targets is lost.
     Reload(Arc<Config>),
-    /// End: remove all probes, answer what can be answered.
+    /// End: remove all probes.
     Stop,
 }
 
-/// The way back.
+/// The channel for the answer to one request.
 pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
-/// Why there is no answer.
+/// Why the core does not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No such process is watched.
+    /// No target has this PID.
     #[error("no Go process with PID {0} is watched")]
     Unknown(u32),
     #[error("PID {0} has ended")]
     Ended(u32),
-    /// Too much of it is done already, or it would cost too much.
+    /// As many do the same already, or it would go beyond the budget.
     #[error("{0}")]
     Busy(String),
-    /// It cannot be done with this process.
+    /// The target cannot be read or probed for it.
     #[error("{0}")]
     Failed(String),
 }
 
-/// What a triggered scan found.
+/// The sum over all targets that a [`Request::TriggerScan`] was about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Scanned {
-    /// Goroutines that were judged.
+    /// Goroutines that were judged, whatever the verdict.
     pub scanned: u64,
-    /// Those with a verdict of `likely` or `proven`.
+    /// Goroutines with a verdict of `likely` or `proven`.
     pub leaked: u64,
 }
 
-/// Profiles, by the names that `net/http/pprof` gives them.
+/// Profiles, by their names in `net/http/pprof`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// `goroutine`: all of them by stack.
+    /// `goroutine`: all goroutines, by stack.
     Goroutines,
-    /// `goroutineleak`: those with a verdict of `likely` or `proven`, as a look at the heap finds them now.
+    /// `goroutineleak`: goroutines with a verdict of `likely` or `proven`, by a look at the heap now.
     Leaks,
-    /// `block`: how long goroutines were blocked, by stack, from now on for so long. It needs probes.
+    /// `block`: time blocked by stack, from now on for this long. Needs probes.
     Block(Duration),
 }
 
-/// The form of a document.
+/// The format of a document about goroutines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// `sfgi.dump/1`.
+    /// The schema `sfgi.dump/1`, each goroutine by itself.
     Json,
-    /// `sfgi.dump/1` with `groups`.
+    /// The schema `sfgi.dump/1`, with goroutines of the same stack as one of its `groups`.
     JsonGroups,
-    /// A traceback as the runtime's own.
+    /// A traceback in the runtime's own format.
     Text,
 }
 
-/// Which goroutines; everything that is set must hold.
+/// Which goroutines a document has: all conditions must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// In one of these states; empty: any.
+    /// Empty: any.
     pub states: Vec<State>,
-    /// Their wait reason matches.
     pub reason: Option<Regex>,
-    /// A function on their stack matches, or the one that created them.
+    /// Matches a function on the stack, or the creator.
     pub func: Option<Regex>,
-    /// They have been waiting for at least so long, as the runtime counts it.
+    /// The shortest wait, as the runtime counts it.
     pub older: Duration,
-    /// With these ids; empty: any.
+    /// Empty: any.
     pub goids: Vec<u64>,
-    /// The runtime's own too.
+    /// Include the runtime's own goroutines.
     pub system: bool,
-    /// Leave out so many of the first.
+    /// Number of goroutines or groups to leave out at the beginning: pages.
     pub skip: usize,
-    /// At most so many goroutines, or groups; 0: 1000.
+    /// At most this many goroutines or groups; 0: 1,000 (`LIMIT` in `core/answer.rs`).
     pub limit: usize,
 }

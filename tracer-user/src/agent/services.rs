@@ -1,5 +1,5 @@
-//! What runs beside the core of the agent: alerts, the store, the HTTP interface, the export. All of it reads pictures and asks by
-//! requests; each may fail or be slow without holding up another.
+//! Runs what is beside the core of the agent: alerts, the store, the HTTP interface, the export. All of them
+//! read pictures and send requests. Each is a task of its own, so that one that fails or is slow holds up no other.
 
 use super::{
     Earlier, Handle,
@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Why the agent does not begin.
+/// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     #[error(transparent)]
@@ -30,14 +30,15 @@ pub enum ServiceError {
     Store(#[from] StoreError),
 }
 
-/// What is open, before anything runs.
+/// Socket and store, opened but not used yet.
 pub struct Opened {
     listener: Listener,
     store: Store,
 }
 
 impl Opened {
-    /// Opens the socket and the store, so that what is wrong with them is said before any program is looked at.
+    /// Opens the socket and the store before the core looks at any process, so that a mistake in their settings
+    /// ends the agent before it has touched a target.
     ///
     /// # Errors
     /// One of them cannot be opened.
@@ -46,12 +47,12 @@ impl Opened {
         Ok(Opened { listener, store: Store::open(&config.store)? })
     }
 
-    /// What an earlier agent knew of processes, for the core; the second time nothing.
+    /// What an earlier agent knew of targets, for the core; empty when called a second time.
     pub fn take_earlier(&mut self) -> Earlier {
         self.store.take_earlier()
     }
 
-    /// Begins. Must be called within a tokio runtime.
+    /// Starts all tasks. Must be called within a tokio runtime.
     pub fn start(self, config: Arc<Config>, agent: &Handle) -> Services {
         let (alerts_to, standing) = watch::channel(Arc::from([]));
         let (max_series_to, max_series) = watch::channel(config.metrics.max_series);
@@ -93,8 +94,8 @@ pub struct Services {
 }
 
 impl Services {
-    /// Goes on with another configuration, as far as that can be without a restart, and says what has changed. The caller tells
-    /// the core, with [`Request::Reload`](super::Request::Reload).
+    /// Goes on with another configuration and says what has changed, and which keys need a restart. The caller
+    /// sends the core its own [`Request::Reload`](super::Request::Reload).
     pub fn reload(&self, new: Arc<Config>) -> config::Reload {
         let changes = config::changes(&self.config.borrow(), &new);
         self.max_series.send_replace(new.metrics.max_series);
@@ -103,19 +104,21 @@ impl Services {
         changes
     }
 
-    /// Ends all and writes what is remembered.
+    /// Ends all tasks and commits the store.
     ///
     /// # Errors
     /// The store cannot be written.
     pub fn stop(self) -> Result<(), StoreError> {
+        // Aborting does not end a `spawn_blocking` that still writes; the lock of the store waits for it.
         self.tasks.iter().for_each(JoinHandle::abort);
         self.store.lock().unwrap_or_else(PoisonError::into_inner).commit()
     }
 }
 
-/// Puts each picture into the store; the disk is waited for elsewhere.
+/// Puts each picture into the store. A commit may wait for the disk, so it runs on a thread for blocking work.
 async fn remember(mut agent: Handle, store: Arc<Mutex<Store>>) {
     let mut failed = false;
+    // `changed` tells only that there is a newer picture: where the disk is slow, pictures are skipped, not queued.
     while agent.pictures.changed().await.is_ok() {
         let picture = Arc::clone(&agent.pictures.borrow_and_update());
         let store = Arc::clone(&store);
@@ -123,7 +126,7 @@ async fn remember(mut agent: Handle, store: Arc<Mutex<Store>>) {
             spawn_blocking(move || store.lock().unwrap_or_else(PoisonError::into_inner).take(&picture));
         match taken.await {
             Ok(Ok(())) => failed = false,
-            // Once, not each second.
+            // Logged once in a row of failures; a `take` that commits nothing counts as a success.
             Ok(Err(error)) if !failed => {
                 failed = true;
                 log::error!("the history is not written: {error}");
@@ -133,7 +136,7 @@ async fn remember(mut agent: Handle, store: Arc<Mutex<Store>>) {
     }
 }
 
-/// Exports by OTLP, where that is configured.
+/// Exports by OTLP while an endpoint is configured, and waits for one otherwise.
 async fn export(
     agent: Handle,
     mut config: watch::Receiver<Arc<Config>>,
@@ -148,6 +151,7 @@ async fn export(
             }
             continue;
         };
+        // A new exporter knows of no findings that were sent: another collector gets all of them.
         let mut exporter = Exporter::new(&otlp.endpoint);
         while config.borrow().otlp.as_ref() == Some(&otlp) {
             tokio::select! {
@@ -156,19 +160,20 @@ async fn export(
                     let max_series = *max_series.borrow();
                     exporter.export(&picture, &alerts, max_series).await;
                 }
+                // A new configuration cuts the sleep short: it may have another interval.
                 changed = config.changed() => if changed.is_err() { return },
             }
         }
     }
 }
 
-/// Between two writings while nothing changes but timers.
+/// Between two writes of alerts while only their timers advance; a change of a level is written at once.
 const KEEP: Duration = Duration::from_secs(10);
 
-/// How long a disk may keep actions waiting.
+/// How long a disk that does not answer may hold up the actions of alerts.
 const DISK: Duration = Duration::from_secs(5);
 
-/// Holds each picture against the thresholds, keeps what stands, and has done what is to be done; until no pictures come any more.
+/// Feeds each picture to the alerts, remembers what stands and carries out the actions, until the core has ended.
 async fn alerts(
     mut agent: Handle,
     mut config: watch::Receiver<Arc<Config>>,
@@ -177,6 +182,7 @@ async fn alerts(
 ) {
     let mut now = Arc::clone(&config.borrow_and_update());
     let mut alerts = Alerts::new(now.alerts.clone());
+    // This async task may take the lock: the first commit comes ten seconds after the store was opened (`COMMIT`).
     let remembered = store.lock().unwrap_or_else(PoisonError::into_inner).take_alerts();
     alerts.remember(remembered, now.leaks.min_age);
     let mut keeper = Keeper { store, writes: None, last: Instant::now(), failed: false };
@@ -185,6 +191,7 @@ async fn alerts(
     while agent.pictures.changed().await.is_ok() {
         if config.has_changed().unwrap_or(false) {
             let new = Arc::clone(&config.borrow_and_update());
+            // An `Actor` counts the actions that run; a new one for every reload would forget them without need.
             if config::changes(&now, &new).parts.contains(&Part::Alerts) {
                 alerts.reload(new.alerts.clone());
                 actor = Actor::new(&new.alerts, &new.evidence, agent.requests.clone());
@@ -203,7 +210,7 @@ async fn alerts(
             continue;
         }
         publish.send_replace(alerts.active().cloned().collect());
-        // First what is remembered, then what is done: killed between the two, the agent would do it again.
+        // Remember before acting: an agent that is killed between the two would otherwise act again after its restart.
         keeper.keep(alerts.remembered()).await;
         for change in changes {
             say(&change);
@@ -216,6 +223,7 @@ fn say(change: &Change) {
     let alert = &change.alert;
     let word = |level: Option<LevelName>| level.map_or("none", LevelName::word);
     let (service, pid, class, reason) = (&alert.service, alert.pid, &alert.class, &alert.reason);
+    // `Alerts::resume` gives equal levels for an alert that an earlier agent left.
     if change.from == change.to {
         log::info!("alert {service} (PID {pid}), {class}: still {}: {reason}", word(change.to));
     } else {
@@ -224,10 +232,10 @@ fn say(change: &Change) {
     }
 }
 
-/// Writes the alerts that stand, and does not wait for ever for that.
+/// Writes the alerts that stand, and gives up waiting after [`DISK`].
 struct Keeper {
     store: Arc<Mutex<Store>>,
-    /// What still writes, for a disk that does not answer.
+    /// A write that took longer than [`DISK`] and still runs.
     writes: Option<JoinHandle<Result<(), StoreError>>>,
     last: Instant,
     failed: bool,
@@ -236,6 +244,7 @@ struct Keeper {
 impl Keeper {
     async fn keep(&mut self, alerts: Vec<Remembered>) {
         self.last = Instant::now();
+        // One write at a time: more would only queue for the lock of the store. A later call writes what stands then.
         if self.writes.as_ref().is_some_and(|writes| !writes.is_finished()) {
             return;
         }
@@ -253,7 +262,7 @@ impl Keeper {
         }
     }
 
-    /// Says it once, not each time.
+    /// Logs the first failure after a success only.
     fn fail(&mut self, why: &str) {
         if !std::mem::replace(&mut self.failed, true) {
             log::error!("alerts are not remembered: {why}");

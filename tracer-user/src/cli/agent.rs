@@ -1,4 +1,4 @@
-//! `sfgi agent`: watches all Go processes of the host.
+//! `sfgi agent`: watches all Go processes of the host until a signal ends it.
 
 use crate::{
     agent,
@@ -46,7 +46,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         println!("the configuration is right");
         return Ok(());
     }
+    // The core has a thread of its own; this one only waits for signals, requests and pictures.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The socket and the store are opened before any process is looked at, so that a wrong setting ends the command.
     let mut opened = runtime.block_on(Opened::open(&config))?;
     let config = Arc::new(config);
     let handle =
@@ -54,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     runtime.block_on(serve(args, config, opened, handle))
 }
 
-/// Until a signal asks for the end.
+/// Runs until SIGINT or SIGTERM. SIGHUP reads the configuration again.
 async fn serve(args: &Args, config: Arc<Config>, opened: Opened, mut handle: Handle) -> Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut hangup = signal(SignalKind::hangup())?;
@@ -70,6 +72,7 @@ async fn serve(args: &Args, config: Arc<Config>, opened: Opened, mut handle: Han
                     handle.requests.send(Request::Reload(Arc::clone(&config))).await?;
                     log::info!("has read its configuration again: {}", services.reload(config));
                 }
+                // A typing error must not end an agent that runs.
                 Err(err) => log::error!("goes on with the settings that it has: {err:#}"),
             },
             changed = handle.pictures.changed() => {
@@ -84,13 +87,12 @@ async fn serve(args: &Args, config: Arc<Config>, opened: Opened, mut handle: Han
         }
     }
     handle.requests.send(Request::Stop).await?;
-    // It has ended when nobody publishes any more.
+    // The core's thread owns the sender: `changed` fails once that thread has ended.
     while handle.pictures.changed().await.is_ok() {}
     Ok(services.stop()?)
 }
 
 impl Args {
-    /// What the file, the environment and the flags say.
     fn load(&self) -> Result<Config> {
         Ok(Config::load(self.config.as_deref(), &self.overrides)?)
     }

@@ -1,5 +1,5 @@
-//! Options that several commands have: which processes, by which probes, where the fields lie; which events to show,
-//! and how.
+//! Options that several commands share: which target with which probes, where the runtime's fields lie, which events
+//! to show and how.
 
 use super::{
     parse,
@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-/// The option that tells where the runtime's fields lie.
+/// `--layout`, for a binary without DWARF and a Go version without a built-in layout.
 #[derive(Clone, Debug, ClapArgs)]
 pub(super) struct LayoutArg {
     /// Where the runtime's structs have their fields, for a binary that does not say and a Go version
@@ -44,7 +44,7 @@ impl LayoutArg {
     }
 }
 
-/// Takes one of these modes, and lists them in the help.
+/// Accepts one of these modes, and lists them in the help.
 pub(super) fn mode(of: &'static [Mode]) -> impl TypedValueParser<Value = Mode> {
     let named = |mode: &Mode| {
         PossibleValue::new(mode.word()).help(match mode {
@@ -61,7 +61,7 @@ fn set() -> impl TypedValueParser<Value = Set> {
     PossibleValuesParser::new(Set::ALL.map(Set::word)).try_map(|word| word.parse())
 }
 
-/// The options that say what to follow, and how.
+/// The options that name the targets and their probes: for `trace` and `record`.
 #[derive(ClapArgs)]
 pub(super) struct TargetArgs {
     /// Process to trace (several: repeat)
@@ -95,25 +95,24 @@ pub(super) struct TargetArgs {
 
 fn ring_size(text: &str) -> Result<u32> {
     let size = u32::try_from(parse::size(text)?).ok();
+    // The kernel takes a power of two that is a multiple of the page size (`ringbuf_map_alloc`, kernel/bpf/ringbuf.c).
     let size = size.filter(|size| size.is_power_of_two() && *size >= 4096);
     size.with_context(|| format!("{text}: a ring's size is a power of two, from 4KiB to 2GiB"))
 }
 
-/// What a command wants to be told beside the goroutines' states.
+/// What a command wants to know beside the goroutines' states. Each costs probes or reads, so each is off by default.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Wants {
-    /// Garbage collections.
     pub(super) gc: bool,
-    /// When threads get and lose their CPU.
+    /// Context switches of the target's threads (`sched_switch`, `sched_wakeup`).
     pub(super) threads: bool,
     /// How long a block must last for its stack to be read; `None`: no stacks.
     pub(super) stacks: Option<Duration>,
-    /// Callers with each block, also where the place is found.
+    /// Sends the callers with each block, even where the probe would stop at the first frame of the program.
     pub(super) callers: bool,
 }
 
 impl TargetArgs {
-    /// Whether neither a process nor a command was given.
     pub(super) fn is_empty(&self) -> bool {
         self.pid.is_empty() && self.command.is_empty()
     }
@@ -131,8 +130,8 @@ impl TargetArgs {
         }
     }
 
-    /// Looks at every target first, so that a wrong one costs nobody anything; then measures what a probe costs
-    /// here, and attaches.
+    /// Opens every target first, so that a wrong PID fails before anything is attached. Then it measures what a probe
+    /// costs on this host, and attaches.
     pub(super) fn attach(&self, wants: Wants) -> Result<Session> {
         let probes = self.probes(wants);
         let attached = if self.command.is_empty() {
@@ -182,7 +181,7 @@ impl EventArg {
         }
     }
 
-    /// All but `sched`, which costs a look at every context switch of the machine.
+    /// All but `sched`: its probes run at every context switch of the machine, not only of the target.
     const DEFAULT: [EventArg; 10] = [
         EventArg::Create,
         EventArg::Found,
@@ -197,7 +196,7 @@ impl EventArg {
     ];
 }
 
-/// The options that say which events to show, and how: the same for a live trace and for a recording.
+/// The options that choose events and their form: the same for `trace` and `report`.
 #[derive(ClapArgs)]
 pub(super) struct LineArgs {
     /// Kinds of events to show [default: all but sched]
@@ -222,23 +221,21 @@ pub(super) struct LineArgs {
     format: Format,
 }
 
-/// How lines are laid out.
 pub(super) struct Layout {
-    /// Times count from here, `CLOCK_MONOTONIC` nanoseconds.
+    /// Times in text count from here, `CLOCK_MONOTONIC` nanoseconds.
     pub(super) start_ts: u64,
-    /// Each line names its process.
+    /// Whether each line names its process.
     pub(super) several: bool,
     pub(super) colour: bool,
 }
 
 impl LineArgs {
-    /// The events that are wanted.
     pub(super) fn events(&self) -> Vec<What> {
         let kinds: &[EventArg] = if self.events.is_empty() { &EventArg::DEFAULT } else { &self.events };
         kinds.iter().flat_map(|kind| kind.events()).copied().collect()
     }
 
-    /// Shows them.
+    /// The observer that writes what these options choose; `goids` are of another group of options.
     pub(super) fn printer(&self, out: Box<dyn Write + Send>, goids: &[u64], layout: &Layout) -> Printer {
         let filter = Filter {
             events: self.events().into_iter().collect(),

@@ -45,7 +45,7 @@ pub(super) struct Args {
     layout: LayoutArg,
 }
 
-/// The modes that put probes.
+/// The modes that place probes: all but `poll`.
 const MODES: [Mode; 3] = [Mode::Full, Mode::Wait, Mode::Life];
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -59,6 +59,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut plans = Vec::new();
     if let Some(opened) = &opened {
         report.binary(opened)?;
+        // All refusals stand together above the plans, whose tables are long.
         plans = MODES.map(|mode| (mode, Plan::choose(&opened.binary, mode, None, true))).into();
         for (mode, plan) in &plans {
             if let Err(error) = plan {
@@ -77,10 +78,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// What was found, printed as it is found.
+/// The report. Each line is printed as soon as it is known, because calibration and reading take their time.
 struct Report {
     out: io::StdoutLock<'static>,
-    /// The commands that would be refused, each once.
+    /// Commands that would be refused, each once. They make the exit code.
     refused: Vec<&'static str>,
 }
 
@@ -89,7 +90,7 @@ impl Report {
         writeln!(self.out, "{what:<12} {text}")
     }
 
-    /// A command would be refused, and why.
+    /// Says that a command would be refused, and why.
     fn no(&mut self, command: &'static str, why: &str) -> io::Result<()> {
         if !self.refused.contains(&command) {
             self.refused.push(command);
@@ -97,7 +98,7 @@ impl Report {
         self.say(command, &format!("no: {why}"))
     }
 
-    /// Whether this host lets this user trace, and what a probe costs; `None`: it does not.
+    /// Checks whether this user may trace on this host, and measures what a probe costs; `None`: no tracing here.
     fn host(&mut self) -> Result<Option<Calibration>> {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         self.say("kernel", kernel.trim())?;
@@ -117,7 +118,7 @@ impl Report {
         Ok(Some(calibration))
     }
 
-    /// What the executable says, and what can be read of the process that runs it.
+    /// Reports what the executable says, and what can be read of the process that runs it.
     fn binary(&mut self, opened: &Opened) -> io::Result<()> {
         let binary = &opened.binary;
         self.say("binary", &opened.name.display().to_string())?;
@@ -125,7 +126,7 @@ impl Report {
         self.say("module", binary.info().path.as_deref().unwrap_or("unknown"))?;
         self.say("layout", &binary.layout().source().to_string())?;
         let Some(process) = &opened.process else {
-            // Nothing runs it: a core file of it would be read by way of the same list.
+            // Nothing runs the file. A core file of it would be read by way of the same list of goroutines.
             return match binary.globals() {
                 Ok(_) => self.say("goroutines", "their list is found"),
                 Err(error) => self.no_goroutines(&error.to_string()),
@@ -147,13 +148,14 @@ impl Report {
             Ok(snapshot) => snapshot,
             Err(error) => return self.no_goroutines(&error.to_string()),
         };
+        // An incomplete snapshot that has goroutines is still of use: `sfgi dump` would show it.
         if let (Some(fault), true) = (snapshot.incomplete, snapshot.goroutines.is_empty()) {
             return self.no_goroutines(&fault.to_string());
         }
         let (number, ms) = (count(snapshot.goroutines.len() as u64), began.elapsed().as_secs_f64() * 1e3);
         self.say("goroutines", &format!("{number} read in {ms:.1} ms"))?;
         self.say("dump", "yes")?;
-        // Without heap or registers leaks are still looked for: some findings are weaker then.
+        // Without heap or registers `sfgi leaks` still works by rules, so neither is a refusal.
         let heap = heap::usage(view).map(|usage| format!("{} in use", bytes(usage.bytes)));
         self.say("heap", heap.as_deref().unwrap_or("cannot be read: leaks proves nothing"))?;
         let registers = match Sampler::start(process) {
@@ -169,7 +171,7 @@ impl Report {
         self.no("leaks", why)
     }
 
-    /// Each probe of a mode, with what a hit costs where that could be measured.
+    /// Lists the probes of a mode, with what a hit costs where that could be measured.
     fn plan(&mut self, mode: Mode, plan: &Plan, calibration: Option<&Calibration>) -> io::Result<()> {
         let out = &mut self.out;
         writeln!(out, "\nmode {mode}: {}", in_words(plan, mode, false))?;

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes that are collected before they are written: a large dump is hundreds of megabytes.
+/// Size of the output buffer: a dump of a million goroutines is hundreds of megabytes.
 const BUFFER: usize = 1 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -50,7 +50,7 @@ impl StateArg {
             StateArg::Runnable => &[State::Runnable],
             StateArg::Running => &[State::Running],
             StateArg::Syscall => &[State::Syscall],
-            // A leaked goroutine waits; that the runtime found it does not change that.
+            // The runtime's own leak detector (Go 1.26) renames the state only; a leaked goroutine still waits.
             StateArg::Waiting => &[State::Waiting, State::Leaked],
             StateArg::Leaked => &[State::Leaked],
             StateArg::Preempted => &[State::Preempted],
@@ -184,18 +184,19 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
         return Dump { args, opened: &opened, pid: args.pid, bias }.run(&view, &mut out, terminal);
     }
+    // clap lets no --exe come without --core, so the empty path is never opened.
     let path = args.core.as_deref().unwrap_or_else(|| std::path::Path::new(""));
     let name = path.display();
     let core = Core::open(path, &opened.binary).with_context(|| name.to_string())?;
     if let Some(truncated) = core.truncated() {
         eprintln!("sfgi: {name}: {truncated}");
     }
+    // A core file may name no process; PID 0 stands for that.
     let (bias, pid) = (core.bias(), u32::try_from(core.pid()).ok().filter(|pid| *pid != 0));
     let view = View { memory: &core, binary: &opened.binary, bias, clock: Clock::Stopped };
     Dump { args, opened: &opened, pid, bias }.run(&view, &mut out, terminal)
 }
 
-/// What is dumped, and how.
 struct Dump<'a> {
     args: &'a Args,
     opened: &'a Opened,
@@ -203,12 +204,12 @@ struct Dump<'a> {
     bias: u64,
 }
 
-/// What is to be shown of a snapshot.
+/// The part of a snapshot that the options choose.
 struct Shown<'a> {
     snapshot: &'a Snapshot,
-    /// Goroutines, by index.
+    /// Indices into [`Snapshot::goroutines`], in the order to show.
     chosen: Vec<u32>,
-    /// Their groups, if that was asked for.
+    /// The groups of `chosen`, with `--group`.
     groups: Option<Vec<Group>>,
     object: Option<u32>,
     /// How many goroutines or groups `--limit` left out.
@@ -248,6 +249,8 @@ impl Dump<'_> {
     }
 
     fn options(&self) -> Options {
+        // Arguments of frames are printed by tracebacks only, and objects by JSON, by groups and for --object: reading
+        // what nobody prints would lengthen the time in which goroutines move.
         let text = self.args.format == Format::Text && !self.args.group;
         let pprof = self.args.format == Format::Pprof;
         Options {
@@ -280,6 +283,7 @@ impl Dump<'_> {
             sort.order().sort(&mut chosen, snapshot, names);
         }
         let mut groups = args.group.then(|| Group::all(snapshot, names, &chosen));
+        // --limit counts what is listed: groups with --group, else goroutines.
         let all = groups.as_ref().map_or(chosen.len(), Vec::len);
         let limit = args.limit.unwrap_or(all);
         match &mut groups {
@@ -325,7 +329,7 @@ impl Dump<'_> {
         Ok(())
     }
 
-    /// What was read, in a sentence; what is missing or doubtful, and what was left out.
+    /// The closing sentence: what was read, what is missing or doubtful, and what was left out.
     fn closing(&self, shown: &Shown<'_>, took: Duration) -> String {
         let snapshot = shown.snapshot;
         let mut text = format!(
@@ -365,7 +369,7 @@ impl Dump<'_> {
         }
     }
 
-    /// The time of what is shown; 0 of a core file, which does not tell.
+    /// Wall clock of the snapshot, nanoseconds since 1970; 0 for a core file, which does not record it.
     fn wall_clock_ns(&self) -> i64 {
         if self.args.core.is_some() {
             return 0;

@@ -1,4 +1,4 @@
-//! `sfgi export`: a recording, for other tools.
+//! `sfgi export`: converts a recording for other tools.
 
 use super::{parse, report, session};
 use crate::output::{
@@ -39,7 +39,7 @@ enum To {
 }
 
 impl To {
-    /// Whether it counts by stack.
+    /// Whether the format is a profile by stack, which alone has --kind and its like.
     fn is_profile(self) -> bool {
         match self {
             To::Pprof | To::Flamegraph | To::Folded => true,
@@ -145,7 +145,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 impl Args {
-    /// Options that do not go together.
+    /// Refuses options that do not go together, before anything is opened.
     fn check(&self) -> Result<()> {
         let kind = self.kind.unwrap_or(KindArg::Blocked);
         let of_profiles = [
@@ -184,6 +184,7 @@ impl Args {
     fn observer(&self, head: &Head, until_ts: u64, out: Box<dyn Write + Send>) -> Box<dyn Observer> {
         let events = |sink: Box<dyn Sink + Send>| {
             let events = Whats::ALL;
+            // An export has everything that was recorded: no filter, and every stack whatever its length.
             let filter = Filter { events, goids: Vec::new(), func: None, min_ns: 0, stacks_ns: Some(0) };
             Box::new(Printer::new(sink, filter, false))
         };
@@ -213,6 +214,7 @@ impl Args {
         if wanted.kind == Kind::OffCpu && !head.threads {
             eprintln!("sfgi: {}: no time off CPU was recorded: use sfgi record --sched", self.file.display());
         }
+        // Profiles carry the wall clock of their beginning; events have only `CLOCK_MONOTONIC`.
         let offset_ns = i64::try_from(span.from_ts.saturating_sub(head.start_ts)).unwrap_or(i64::MAX);
         let time_ns = head.start_unix_ns.saturating_add(offset_ns);
         Box::new(Stacks::new(out, form, wanted, time_ns))
@@ -220,6 +222,7 @@ impl Args {
 
     fn leaks(&self, out: &mut impl Write) -> Result<()> {
         let name = self.file.display();
+        // The profile was made when the leaks were found: heap and stacks of the target are not in the recording.
         let there =
             copy_document(&self.file, "leaks.pprof", self.pid, out).with_context(|| name.to_string())?;
         ensure!(there, "{name}: no leaks were looked for: record with --leaks");

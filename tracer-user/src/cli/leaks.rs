@@ -56,6 +56,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
             None => run.once(&view, &mut registers, &mut writer),
         };
     }
+    // clap lets no --exe come without --core, so the empty path is never opened.
     let path = args.core.as_deref().unwrap_or_else(|| Path::new(""));
     let name = path.display();
     let core = Core::open(path, &opened.binary).with_context(|| name.to_string())?;
@@ -64,10 +65,12 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     }
     run.pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
     let view = View { memory: &core, binary: &opened.binary, bias: core.bias(), clock: Clock::Stopped };
+    // Nothing runs, so no registers can be sampled, and a second look would tell nothing new.
     run.once(&view, &mut Registers::Unknown, &mut writer)
 }
 
-/// Where what is only in registers comes from.
+/// How pointers that are only in registers of running threads are found: by stopping the target, by sampling, or not
+/// at all, which makes the observation doubtful.
 fn registers(process: &Process, freeze: bool) -> Registers<'_> {
     if freeze {
         return Registers::Frozen(process);
@@ -81,7 +84,7 @@ fn registers(process: &Process, freeze: bool) -> Registers<'_> {
     }
 }
 
-/// One run of the command: what it looks for, and in what.
+/// One run of the command: what to look for, in which target, and what earlier rounds of `--watch` told.
 struct Run<'a> {
     args: &'a Args,
     opened: &'a Opened,
@@ -98,7 +101,7 @@ impl<'a> Run<'a> {
         Run { args, opened, rules, baseline, scope: args.scope(), pid: args.pid, history }
     }
 
-    /// Searches again and again until it is asked to stop, or the program ends.
+    /// Searches until a signal, or until the target ends.
     fn watch(
         &mut self,
         view: &View<'_>,
@@ -111,6 +114,8 @@ impl<'a> Run<'a> {
         while !stop.wait(pause) {
             outcome = match self.once(view, registers, writer) {
                 Ok(outcome) => outcome,
+                // `bias` reads /proc of the target: where it fails, the target has ended, and that is no error of the search.
+                // `bias` reads /proc of the target. Where that fails, the target has ended: no error of the search.
                 Err(_) if self.opened.bias().is_err() => {
                     eprintln!("sfgi: {}: the program has ended", self.name());
                     break;
@@ -121,13 +126,13 @@ impl<'a> Run<'a> {
         Ok(outcome)
     }
 
-    /// Searches once, and writes what was found.
     fn once(
         &mut self,
         view: &View<'_>,
         registers: &mut Registers<'_>,
         writer: &mut Writer,
     ) -> Result<Outcome> {
+        // The baseline is written first: it must exist even where the reader of the output goes away.
         let mut found = self.search(view, registers)?;
         self.write_baseline(&found.leaks)?;
         writer.write(self, &self.document(&found.leaks), &mut found.names)?;
@@ -143,6 +148,7 @@ impl<'a> Run<'a> {
             ..Search::new(&self.rules, &self.scope)
         };
         let mut line = Progress::new();
+        // A single search has no earlier looks, so it does not pay for keeping them.
         let history = self.args.watch.is_some().then_some(&mut self.history);
         let found = search.run(view, &self.opened.binary, registers, history, &mut |how_far| {
             line.show(|| progress(how_far));
@@ -173,7 +179,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Where what is found is written.
+/// The output, and what `--watch` has shown already.
 struct Writer {
     out: BufWriter<Box<dyn Write + Send>>,
     colour: bool,
@@ -198,6 +204,7 @@ impl Writer {
                 out.flush()?;
             }
         }
+        // Text ends with the summary. Where text does not reach the terminal, the summary is said on standard error.
         if args.format != Format::Text || args.output.is_some() {
             eprintln!("sfgi: {}: {}", run.name(), summary(leaks));
         }

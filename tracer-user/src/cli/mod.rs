@@ -1,4 +1,4 @@
-//! The command line: a file a command; what they share is in `args`, `source` and `session`.
+//! The command line: one file for each command. What several commands share is in `args`, `source` and `session`.
 
 mod agent;
 mod args;
@@ -73,8 +73,8 @@ enum Command {
 }
 
 impl Command {
-    /// For a command that was told of no process though it needs one: how it is called, and what `-p PID` can be
-    /// replaced by.
+    /// For a command that needs a process and was given none: how it is called, and what `-p PID` can be replaced by.
+    /// `None`: the command has a target, or needs none.
     fn without_target(&self) -> Option<(&'static str, &'static str)> {
         const LAUNCH: &str = "-- CMD";
         const CORE: &str = "--core FILE --exe FILE";
@@ -99,11 +99,11 @@ impl Command {
 /// How a command ended that did not fail.
 enum Outcome {
     Done,
-    /// What it looks for was found, and the user wants that to be an exit code.
+    /// `sfgi leaks --fail` found something.
     Found,
 }
 
-/// The exit code of a command that was used wrongly, as clap has it.
+/// The exit code for wrong usage, the same as clap's.
 const USAGE: u8 = 2;
 /// The exit code of [`Outcome::Found`].
 const FOUND: u8 = 3;
@@ -111,6 +111,7 @@ const FOUND: u8 = 3;
 /// Parses the arguments, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // clap would only say that an argument is missing. Who calls `sfgi trace` alone needs the PID, so show the list.
     if let Some((call, other)) = cli.command.without_target() {
         eprintln!(
             "sfgi: of which process? Call {call} -p PID, or {call} {other}. The Go processes of this host:\n"
@@ -118,7 +119,7 @@ pub fn main() -> ExitCode {
         ps::to_stderr();
         return ExitCode::from(USAGE);
     }
-    // The agent's log is what it has to say; the others have their output.
+    // The agent has no output but its log; the other commands print results, and only warnings beside them.
     let level = if matches!(cli.command, Command::Agent(_)) { "info" } else { "warn" };
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", level)).init();
     let result = match cli.command {
@@ -136,7 +137,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Found) => ExitCode::from(FOUND),
-        // Whoever reads our output has seen enough (`sfgi … | head`).
+        // The reader of our output has closed it (`sfgi … | head`): it has what it wanted.
         Err(err) if is_broken_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("sfgi: {err:#}");
@@ -146,6 +147,7 @@ pub fn main() -> ExitCode {
 }
 
 fn is_broken_pipe(err: &anyhow::Error) -> bool {
+    // The `io::Error` is wrapped by whatever context the command added.
     err.chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|err| err.kind() == io::ErrorKind::BrokenPipe)

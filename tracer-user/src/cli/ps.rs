@@ -1,8 +1,7 @@
 //! `sfgi ps`: the Go processes of this host, and what can be done with each.
 //!
-//! A host runs thousands of processes, and any of their executables may be hostile: each file is looked at once, by
-//! its sections; only Go programs are parsed, up to [`MAX_BINARY`], and all counting together ends after
-//! [`PATIENCE`].
+//! A host runs thousands of processes, and any executable may be hostile. Each file is looked at once, by its sections.
+//! Only Go programs are parsed, up to [`MAX_BINARY`]; parsing and counting end after [`PATIENCE`].
 
 use super::session;
 use crate::{
@@ -29,15 +28,15 @@ use std::{
 
 /// The schema name of the JSON document.
 const SCHEMA: &str = "sfgi.ps/1";
-/// Larger executables are not parsed: the largest Go programs have some 200 MB, and this is a command that lists.
+/// Larger executables are not parsed: the largest Go programs have about 200 MB, and a list must come quickly.
 const MAX_BINARY: u64 = 256 << 20;
-/// After so long no further program is parsed, and no further goroutine counted.
+/// After this time no further program is parsed and no further goroutine counted: the list shows `-` instead.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Bytes of `/etc/passwd` that are read.
+/// Bytes of `/etc/passwd` that are read, which bounds the memory for it.
 const MAX_PASSWD: u64 = 4 << 20;
-/// Characters of a container's id, as docker shows it.
+/// Characters of a container's id: as many as `docker ps` shows.
 const SHORT_ID: usize = 12;
-/// Characters of a program's name in the table.
+/// Characters of a program's name in the table; [`short`] cuts longer ones.
 const MAX_NAME: usize = 40;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// The table, for a user who did not say which process is meant.
+/// Prints the table for a user who called a command without a process.
 pub(super) fn to_stderr() {
     match Host::look() {
         Ok(host) => {
@@ -99,7 +98,7 @@ pub(super) fn to_stderr() {
     }
 }
 
-/// What can be done with a process.
+/// The commands that would work with a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Can {
@@ -118,45 +117,45 @@ impl Can {
     }
 }
 
-/// One Go process.
+/// One Go process: a row of the table, and an element of `processes` in the JSON document.
 #[derive(Debug, Serialize)]
 struct Row {
     pid: i32,
     uid: Option<u32>,
     user: Option<String>,
-    /// The name of the executable without its directory.
+    /// File name of the executable.
     program: String,
     exe: Option<String>,
-    /// The main package's path.
+    /// Import path of the main package, from the build information.
     package: Option<String>,
     go_version: Option<String>,
     goroutines: Option<u64>,
     container: Option<String>,
     can: Vec<Can>,
-    /// Why `can` is empty.
+    /// Why `can` is empty; `None` where it is not.
     why_not: Option<String>,
 }
 
-/// All that was found.
+/// The JSON document.
 #[derive(Debug, Serialize)]
 struct Host {
     schema: &'static str,
     processes: Vec<Row>,
-    /// Processes that could not be looked at.
+    /// Processes whose executable this user may not open: some may be Go programs.
     unreadable: u64,
-    /// Why nothing can be traced on this host by this user.
+    /// Why this user can trace nothing on this host; `None`: tracing works.
     #[serde(skip_serializing_if = "Option::is_none")]
     no_trace: Option<String>,
-    /// Programs that were not parsed, for lack of time.
+    /// Programs that were found after [`PATIENCE`], and so not parsed.
     #[serde(skip)]
     out_of_time: u64,
 }
 
-/// A Go executable, and those that run it.
+/// A Go executable and the processes that run it: parsed once for all of them.
 struct Program {
     file: File,
     size: u64,
-    /// What its sections say; `None`: only the whole file tells whether it is a Go program.
+    /// Build information from the sections; `None`: only the whole file can tell whether it is a Go program.
     info: Option<BuildInfo>,
     processes: Vec<Process>,
 }
@@ -179,6 +178,7 @@ impl Host {
         let Program { file, size, info, processes } = program;
         let late = Instant::now() >= deadline;
         let parsed = if late || size > MAX_BINARY { None } else { Some(GoBinary::read_to_keep(file)) };
+        // The sections left it open, and the whole file says no or was not read: such a file is not listed.
         if info.is_none() && matches!(parsed, None | Some(Err(BinaryError::NotGo | BinaryError::Elf(_)))) {
             return;
         }
@@ -206,7 +206,7 @@ impl Host {
         }
     }
 
-    /// A line a process.
+    /// One line for each process, below a line of titles.
     fn table(&self) -> String {
         if self.processes.is_empty() {
             return "no Go process was found\n".to_owned();
@@ -226,7 +226,7 @@ impl Host {
         text
     }
 
-    /// What the table does not show.
+    /// Sentences for standard error about what the table leaves out.
     fn notes(&self) -> Vec<String> {
         let things = |number: u64, one: &str, many: &str| match number {
             1 => one.to_owned(),
@@ -273,6 +273,7 @@ impl Row {
         let none = || "-".to_owned();
         let uid = || self.uid.map_or_else(none, |uid| uid.to_string());
         let can: Vec<&str> = self.can.iter().map(|can| can.word()).collect();
+        // `go1.26.6 X:jsonv2` names experiments of the build, too; the table has room for the version.
         let go = self.go_version.as_deref().and_then(|version| version.split(' ').next());
         [
             self.pid.to_string(),
@@ -285,7 +286,8 @@ impl Row {
         ]
     }
 
-    /// The main package's path; the executable's name where the package was given by its files.
+    /// The main package's path. For a build that was given files, Go records `command-line-arguments`: then the name of
+    /// the executable says more.
     fn name(&self) -> &str {
         let package = self.package.as_deref();
         let told = package.filter(|path| !path.is_empty() && *path != "command-line-arguments");
@@ -293,7 +295,7 @@ impl Row {
     }
 }
 
-/// The end of a name that is too long: there the paths of packages differ.
+/// Keeps the end of a long name: package paths differ there.
 fn short(name: &str) -> String {
     let length = name.chars().count();
     if length <= MAX_NAME {
@@ -303,13 +305,13 @@ fn short(name: &str) -> String {
     format!("…{end}")
 }
 
-/// The Go programs that run, and how many processes may not be looked at.
+/// The Go programs that run, and the number of processes that this user may not look at.
 fn programs() -> io::Result<(Vec<Program>, u64)> {
     let mut unreadable = 0;
     let mut seen: BTreeMap<(u64, u64), Option<Program>> = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // What has ended meanwhile, and what is the kernel's, is nothing to tell of.
+        // Processes that have ended meanwhile and kernel threads are skipped.
         let Ok(process) = Process::open(pid) else { continue };
         let file = match process.exe() {
             Ok(file) => file,
@@ -320,6 +322,7 @@ fn programs() -> io::Result<(Vec<Program>, u64)> {
             Err(_) => continue,
         };
         let Ok(metadata) = file.metadata() else { continue };
+        // A file is known by device and inode: the same path may be another file in another mount namespace.
         let program = seen.entry((metadata.dev(), metadata.ino())).or_insert_with(|| {
             let info = match identify(&file) {
                 Err(_) | Ok(Identified::NotGo) => return None,
@@ -335,7 +338,7 @@ fn programs() -> io::Result<(Vec<Program>, u64)> {
     Ok((seen.into_values().flatten().collect(), unreadable))
 }
 
-/// How many goroutines of its program a process has; `None`: there was no time to count them.
+/// Counts the goroutines of a process without the runtime's own; `None`: the time was up.
 fn goroutines(process: &Process, binary: &GoBinary, deadline: Instant) -> Result<Option<u64>> {
     let bias = process.load_bias(binary.image().entry())?;
     let memory = Live::of(process);
@@ -353,10 +356,10 @@ fn goroutines(process: &Process, binary: &GoBinary, deadline: Instant) -> Result
     Ok(Some(snapshot.goroutines.iter().filter(|goroutine| !goroutine.system).count() as u64))
 }
 
-/// The names of the users of this host, by uid. Those that another service knows are shown as numbers.
+/// User names of this host by uid. Users of another service (LDAP and the like) are shown as numbers.
 fn users() -> HashMap<u32, String> {
     let mut text = String::new();
-    // Without the file, or with one that is no text, there are the numbers.
+    // Without the file, or if it is not UTF-8, the table shows numbers.
     let read = File::open("/etc/passwd").and_then(|file| file.take(MAX_PASSWD).read_to_string(&mut text));
     if read.is_err() { HashMap::new() } else { named(&text) }
 }
@@ -367,7 +370,7 @@ fn named(passwd: &str) -> HashMap<u32, String> {
         let mut fields = line.split(':');
         let (name, uid) = (fields.next(), fields.nth(1).and_then(|uid| uid.parse().ok()));
         if let (Some(name), Some(uid)) = (name, uid) {
-            // The first line of a uid counts, as getpwuid has it.
+            // The first line of a uid counts, as in getpwuid(3).
             users.entry(uid).or_insert_with(|| name.to_owned());
         }
     }

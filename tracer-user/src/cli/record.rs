@@ -31,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(ClapArgs)]
 #[command(
-    // Only with a target: a call with nothing at all lists the processes.
+    // -o is required only with a target: a call without any argument lists the processes.
     group = ArgGroup::new("target").args(["pid", "command"]).multiple(true).requires("output"),
     override_usage = "sfgi record [OPTIONS] -o FILE (-p PID... | -- CMD...)",
     after_help = "\
@@ -86,7 +86,7 @@ impl Args {
     }
 }
 
-/// `30s`, `64MiB`. A number alone could be either.
+/// Parses `--last`: `30s` or `64MiB`. A number alone could be either, so it is refused.
 fn keep(text: &str) -> Result<Keep> {
     let keep = match (parse::time_with_unit(text), parse::size_with_unit(text)) {
         (Ok(time), _) => Keep::Last(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
@@ -100,7 +100,7 @@ fn keep(text: &str) -> Result<Keep> {
 pub(super) fn run(args: &Args) -> Result<()> {
     let path = args.output.as_deref().context("a recording needs -o FILE")?;
     probe::check_host()?;
-    // An output that cannot be written is refused before anything is touched.
+    // An output that cannot be written is refused before anything is attached.
     let output = Output::create(path)?;
     let trigger = Trigger { asked: Arc::default(), on_finding: args.on_finding };
     if args.last.is_some() {
@@ -112,6 +112,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let keep = args.last.unwrap_or(Keep::All);
     let recorder = output.recorder(session.start_ts(), args.sched, keep, trigger)?;
     let observers: Observers = vec![Box::new(recorder), Box::new(Status::new(Arc::clone(&counts)))];
+    // The leaks are searched while the target still runs, but appended only when the recorder has written its end.
     let mut found = Vec::new();
     let result = session.follow(observers, &mut |pid| {
         if args.leaks {
@@ -124,19 +125,20 @@ pub(super) fn run(args: &Args) -> Result<()> {
     for (pid, documents) in &found {
         output.append(*pid, documents)?;
     }
+    // An error of the trace comes last: what was recorded until then is in the file, and this line says so.
     eprintln!("sfgi: {}", counts.closing(path, output.bytes()));
     result
 }
 
-/// Where a recording goes.
+/// The file of `-o`, and the files beside it that a flight recorder writes.
 pub(super) struct Output {
     path: PathBuf,
-    /// The file, or standard output.
+    /// The file of `-o`; `None`: standard output.
     first: Option<File>,
 }
 
 impl Output {
-    /// Creates the file of `-o`.
+    /// Creates the file. A recording is binary, so a terminal is refused.
     pub(super) fn create(path: &Path) -> Result<Output> {
         let first = if path.as_os_str() == "-" {
             session::no_text("a recording", io::stdout().is_terminal())?;
@@ -147,7 +149,7 @@ impl Output {
         Ok(Output { path: path.to_owned(), first })
     }
 
-    /// Records a trace that begins at `start_ts`.
+    /// The observer that records a trace which begins at `start_ts`, `CLOCK_MONOTONIC` nanoseconds.
     pub(super) fn recorder(
         &self,
         start_ts: u64,
@@ -155,13 +157,16 @@ impl Output {
         keep: Keep,
         trigger: Trigger,
     ) -> Result<Recorder> {
+        // Events have only `CLOCK_MONOTONIC`. Both clocks are read now, and the difference dates the beginning.
         let ago_ns = clock::now().saturating_sub(start_ts).cast_signed();
         let head = Head::new(start_ts, session::wall_clock_ns().saturating_sub(ago_ns), threads);
         let mut first = Some(match &self.first {
+            // The clone shares the file's offset, so `append` writes behind the end that the recorder writes.
             Some(file) => Box::new(file.try_clone()?) as Box<dyn Write + Send>,
             None => Box::new(io::stdout()),
         });
         let (path, mut number) = (self.path.clone(), 1);
+        // A flight recorder asks for one output for each time it writes: FILE, then FILE.2, FILE.3 and so on.
         let outputs = move || {
             if let Some(first) = first.take() {
                 return Ok(first);
@@ -187,21 +192,24 @@ impl Output {
         Ok(())
     }
 
-    /// How large the file is; `None`: it is none.
+    /// Size of the file; `None` for standard output.
     fn bytes(&self) -> Option<u64> {
         Some(self.first.as_ref()?.metadata().ok()?.len())
     }
 }
 
-/// Sets `asked` on SIGUSR2 from now on.
+/// Sets `asked` at every SIGUSR2 from now on.
 fn on_usr2(asked: Arc<AtomicBool>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // `signal` needs a runtime in whose context it registers. It is called here, so that no signal after this function
+    // returns meets the default action, which is the end of the process.
     let guard = runtime.enter();
     let mut signals = signal(SignalKind::user_defined2())?;
     drop(guard);
     std::thread::Builder::new().name("SIGUSR2".to_owned()).spawn(move || {
         runtime.block_on(async {
             while signals.recv().await.is_some() {
+                // Relaxed: the flag stands for nothing but itself.
                 asked.store(true, Ordering::Relaxed);
             }
         });
@@ -209,7 +217,7 @@ fn on_usr2(asked: Arc<AtomicBool>) -> Result<()> {
     Ok(())
 }
 
-/// Events that came in and those that were lost.
+/// Events received and lost. The tracing thread counts, the main thread reads at the end.
 #[derive(Default)]
 struct Counts {
     events: AtomicU64,
@@ -217,7 +225,7 @@ struct Counts {
 }
 
 impl Counts {
-    /// The last words about the file.
+    /// The closing sentence about the file.
     fn closing(&self, path: &Path, size: Option<u64>) -> String {
         let events = self.events.load(Ordering::Relaxed);
         let mut text = format!("{}: {} events", path.display(), count(events));
@@ -231,7 +239,7 @@ impl Counts {
     }
 }
 
-/// Counts, and shows the count on a terminal.
+/// Counts events, and shows the count on a terminal.
 struct Status {
     counts: Arc<Counts>,
     line: Progress,

@@ -1,4 +1,4 @@
-//! `sfgi report`: a recording, shown as if it were live.
+//! `sfgi report`: shows a recording by the code that shows a live trace.
 
 use super::{
     args::{Layout, LineArgs},
@@ -24,8 +24,9 @@ use std::{
     time::Duration,
 };
 
-/// Intervals of `--top`, as `sfgi top` has them; the size of a page of it.
+/// An interval of `--top`: the default of `sfgi top --every`.
 const TOP_EVERY_NS: u64 = 1_000_000_000;
+/// Columns and lines of a page of `--top`, which does not depend on the terminal: the same file gives the same text.
 const TOP_PAGE: (u16, u16) = (120, 40);
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -123,13 +124,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A time after the beginning, as events have it.
+/// The time `offset` after the beginning, on the clock of the events; `None` where none was given.
 pub(super) fn after(head: &Head, offset: Option<Duration>) -> Option<u64> {
     let ns = u64::try_from(offset?.as_nanos()).unwrap_or(u64::MAX);
     Some(head.start_ts.saturating_add(ns))
 }
 
-/// The four tables of `sfgi top`, and what it found.
+/// Writes the four tables of `sfgi top`.
 fn top(mut out: Box<dyn Write + Send>, player: Player, args: &Args) -> Result<()> {
     let head = player.head().clone();
     let at_ts = after(&head, args.at.or(args.until)).unwrap_or(u64::MAX);
@@ -143,7 +144,8 @@ fn top(mut out: Box<dyn Write + Send>, player: Player, args: &Args) -> Result<()
     Ok(out.flush()?)
 }
 
-/// Opens the file of `-o`, which must not be the recording. Says also whether it is a terminal.
+/// Opens the file of `-o`. The second value says whether it is a terminal. The recording itself is refused: creating it
+/// would empty it before it is read.
 pub(super) fn output(path: Option<&Path>, recording: &Path) -> Result<(Box<dyn Write + Send>, bool)> {
     if path.is_some_and(|path| is_same(path, recording)) {
         bail!("{}: that is the recording itself: write to another file", recording.display());
@@ -151,18 +153,17 @@ pub(super) fn output(path: Option<&Path>, recording: &Path) -> Result<(Box<dyn W
     session::output(path)
 }
 
-/// Whether both names are of one file; one that is not there yet is another.
+/// Whether both paths lead to one file. A file that does not exist yet is another one.
 fn is_same(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
     id(one).is_some_and(|one| Some(one) == id(other))
 }
 
-/// Opens a recording.
 pub(super) fn open(path: &Path) -> Result<Player> {
     Player::open(path).with_context(|| path.display().to_string())
 }
 
-/// Plays a recording up to `until_ts`, shows how far it is, and says where it is damaged.
+/// Plays a recording up to `until_ts`, shows the progress, and says where the file is damaged.
 pub(super) fn play(
     player: Player,
     path: &Path,
@@ -175,6 +176,7 @@ pub(super) fn play(
     });
     line.clear();
     let played = match played {
+        // An observer's error is of the output, not of the recording, so it gets no file name; a closed pipe stays one.
         Err(PlayError::Observer(error)) => return Err(error.into()),
         played => played.with_context(|| path.display().to_string())?,
     };
@@ -202,6 +204,7 @@ fn leaks(out: Box<dyn Write + Send>, path: &Path, format: LeakFormat, terminal: 
 }
 
 fn info(mut out: Box<dyn Write + Send>, head: &Head, path: &Path) -> Result<()> {
+    // Numbers of events are not in the head: a recording that was cut off would have none. So the whole file is read.
     let mut counter = Counter::default();
     let played = play(open(path)?, path, &mut [&mut counter], u64::MAX)?;
     writeln!(out, "recorded by    sfgi {} on Linux {}", head.sfgi, head.kernel)?;
@@ -220,7 +223,7 @@ fn info(mut out: Box<dyn Write + Send>, head: &Head, path: &Path) -> Result<()> 
     Ok(out.flush()?)
 }
 
-/// How much of what came in.
+/// Counts the inputs of a recording.
 #[derive(Debug, Default)]
 struct Counter {
     events: u64,
@@ -230,6 +233,7 @@ struct Counter {
 }
 
 impl Observer for Counter {
+    // No kind of step is needed, which makes reading a matter of decoding.
     fn wants(&self) -> Whats {
         Whats::default()
     }

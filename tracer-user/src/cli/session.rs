@@ -1,5 +1,5 @@
-//! A command while it runs: its targets under trace, the line that says how far it is, how it is asked to stop,
-//! and where its results go.
+//! What a command needs while it runs: its targets under trace, the progress line, the signals that stop it, and its
+//! output.
 
 use super::source::{self, Attached, Launched};
 use crate::live::{Ending, Engine, Observers};
@@ -20,13 +20,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// How often it is shown, and how long a command may take without.
+/// The progress line appears after this time, and is refreshed as often.
 const EVERY: Duration = Duration::from_millis(200);
 
-/// Targets under trace until the user, the clock or the targets end it.
+/// Targets under trace until the user, the time limit or the targets end it.
 pub(super) struct Session {
     attached: Attached,
-    /// How often the rings are read.
+    /// Pause between two drains of the rings.
     every: Duration,
     limit: Option<Duration>,
 }
@@ -37,22 +37,23 @@ impl Session {
         Session { attached, every, limit }
     }
 
-    /// How many targets there are.
     pub(super) fn targets(&self) -> usize {
         self.attached.targets.len()
     }
 
-    /// When the trace begins (`CLOCK_MONOTONIC`, ns): no event of it is older.
+    /// When the trace began, `CLOCK_MONOTONIC` nanoseconds: no event is older.
     pub(super) fn start_ts(&self) -> u64 {
         self.attached.targets.iter().map(|(live, _)| live.since()).min().unwrap_or(0)
     }
 
-    /// Follows the targets; a command that was launched begins now, and is ended with the trace. `last_look` is told
-    /// the processes that still run then, before that.
+    /// Traces until the end. A launched command begins here and is stopped at the end. Before that, if any target still
+    /// runs, `last_look` gets the PIDs.
     pub(super) fn follow(self, observers: Observers, last_look: &mut dyn FnMut(u32)) -> Result<()> {
         let Session { attached, every, limit } = self;
+        // The engine takes the targets, so what else is needed of them is taken first.
         let (pidfds, pids) = (attached.pidfds()?, attached.pids());
         let engine = Engine::new(attached.targets, observers, attached.calibration, every);
+        // The command executes only now: probes stand and the engine exists, so that its first goroutine is seen.
         let mut child = attached.launched.map(Launched::go).transpose()?;
         if drive(engine, pidfds, limit)? == Ending::TargetsGone {
             return Ok(());
@@ -62,7 +63,7 @@ impl Session {
     }
 }
 
-/// Runs the engine on a thread of its own until the user, the clock or the targets end it.
+/// Runs the engine on a thread of its own until the user, the time limit or the targets end it.
 fn drive(engine: Engine, pidfds: Vec<OwnedFd>, limit: Option<Duration>) -> Result<Ending> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -78,18 +79,19 @@ fn drive(engine: Engine, pidfds: Vec<OwnedFd>, limit: Option<Duration>) -> Resul
             _ = hangup.recv() => Ending::Asked,
             () = sleep(limit) => Ending::Asked,
             result = all_gone(pidfds) => { result?; Ending::TargetsGone }
-            // Output closed, or every target replaced its program.
+            // The engine ended by itself: its output was closed, or every target has replaced its program.
             result = &mut work => return result?.map(|()| Ending::TargetsGone),
         };
+        // The engine drains what the rings still hold before it returns.
         stop.store(true, Ordering::Relaxed);
         tokio::select! {
             result = work => result??,
-            // The user insists.
+            // A second Ctrl-C: the user does not want to wait for the rings.
             _ = interrupt.recv() => bail!("interrupted while the rings were drained: the end is missing"),
         }
         Ok(ending)
     });
-    // If the user insisted, the engine is not waited for.
+    // Dropping the runtime would wait for the engine's thread, which a second Ctrl-C is to prevent.
     runtime.shutdown_background();
     ending
 }
@@ -101,7 +103,7 @@ async fn sleep(limit: Option<Duration>) {
     }
 }
 
-/// Waits until every process has ended.
+/// Waits until every process has ended. One after the other is enough, since all must.
 async fn all_gone(pidfds: Vec<OwnedFd>) -> io::Result<()> {
     for pidfd in pidfds {
         // SAFETY: the descriptor is owned, and lives in the AsyncFd until that is dropped.
@@ -111,19 +113,19 @@ async fn all_gone(pidfds: Vec<OwnedFd>) -> io::Result<()> {
     Ok(())
 }
 
-/// A line on the terminal that says how far a command is.
+/// The progress line on a terminal.
 pub(super) struct Progress {
     next: Option<Instant>,
     shown: bool,
 }
 
 impl Progress {
-    /// Nothing is shown before [`EVERY`] is over, nor where standard error is no terminal.
+    /// Shows nothing before [`EVERY`] is over, and nothing at all where standard error is not a terminal.
     pub(super) fn new() -> Progress {
         Progress { next: io::stderr().is_terminal().then(|| Instant::now() + EVERY), shown: false }
     }
 
-    /// Shows what `text` says, if it is time.
+    /// Shows `text`, which is only made if [`EVERY`] has passed since the last time.
     pub(super) fn show(&mut self, text: impl FnOnce() -> String) {
         if let Some(next) = &mut self.next
             && Instant::now() >= *next
@@ -134,7 +136,7 @@ impl Progress {
         }
     }
 
-    /// Takes the line away.
+    /// Removes the line, so that the next output begins in the first column.
     pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
             eprint!("\r\x1b[K");
@@ -142,15 +144,16 @@ impl Progress {
     }
 }
 
-/// Whether the user has asked to stop.
+/// Whether a signal has asked the command to stop. Clones share the flag.
 #[derive(Clone, Default)]
 pub(super) struct Stop(Arc<(Mutex<bool>, Condvar)>);
 
 impl Stop {
-    /// Listens for SIGINT, SIGTERM and SIGHUP from now on. A second one ends the process at once.
+    /// Listens for SIGINT, SIGTERM and SIGHUP from now on. A second signal ends the process at once.
     pub(super) fn on_signals() -> Result<Stop> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let guard = runtime.enter();
+        // Handlers are installed here and not on the thread, so that no later signal meets the default action.
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -179,7 +182,7 @@ impl Stop {
         changed.notify_all();
     }
 
-    /// Waits for so long, or until it was asked; says whether it was.
+    /// Waits for `time`, or until a signal came; returns whether one has.
     pub(super) fn wait(&self, time: Duration) -> bool {
         let (asked, changed) = &*self.0;
         let guard = asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,7 +192,7 @@ impl Stop {
     }
 }
 
-/// Opens the file of `-o` (`-` and none: standard output). Says also whether it is a terminal.
+/// Opens the file of `-o`; `-` or none is standard output. The second value says whether it is a terminal.
 pub(super) fn output(path: Option<&Path>) -> Result<(Box<dyn Write + Send>, bool)> {
     Ok(match path {
         Some(path) if path.as_os_str() != "-" => {
@@ -200,13 +203,13 @@ pub(super) fn output(path: Option<&Path>) -> Result<(Box<dyn Write + Send>, bool
     })
 }
 
-/// Refuses to write what is no text to a terminal.
+/// Refuses to write a binary format to a terminal.
 pub(super) fn no_text(what: &str, terminal: bool) -> Result<()> {
     ensure!(!terminal, "{what} is not for a terminal: write it to a file with -o FILE");
     Ok(())
 }
 
-/// What the wall clock says, nanoseconds since 1970.
+/// The wall clock, nanoseconds since 1970; 0 where the clock is set before that.
 pub(super) fn wall_clock_ns() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_nanos()).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! What a command looks at: a process, an executable, or a command that is started for it.
+//! The target of a command: a process, an executable file, or a command that sfgi starts.
 
 use super::args::LayoutArg;
 pub(super) use crate::live::Opened;
@@ -24,7 +24,7 @@ use std::{
 };
 
 impl Opened {
-    /// What a process runs, or the executable of a core file, whichever was given.
+    /// Opens the executable of a process, or that of a core file, whichever was given.
     pub(super) fn either(pid: Option<u32>, exe: Option<&Path>, layout: &LayoutArg) -> Result<Opened> {
         match (pid, exe) {
             (Some(pid), _) => Opened::process(pid, layout),
@@ -35,7 +35,8 @@ impl Opened {
         }
     }
 
-    /// What a process runs.
+    /// Opens a process and its executable through `/proc/PID/exe`, which also reaches a deleted file and one in a
+    /// container.
     pub(super) fn process(pid: u32, layout: &LayoutArg) -> Result<Opened> {
         let process = Process::open(pid.cast_signed())?;
         let (exe, name) = (process.exe()?, process.exe_name()?);
@@ -44,7 +45,7 @@ impl Opened {
         Ok(Opened { process: Some(process), exe, name, binary: Arc::new(binary) })
     }
 
-    /// What a command would run, or what a core file was made of.
+    /// Opens an executable file: of a command to start, or of a core file.
     pub(super) fn file(path: &Path, layout: &LayoutArg) -> Result<Opened> {
         let exe = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let binary = GoBinary::read_with(exe.try_clone()?, layout.load()?)
@@ -53,29 +54,30 @@ impl Opened {
     }
 }
 
-/// Looks at processes; nothing is attached yet.
+/// Opens processes without attaching anything.
 pub(super) fn open(pids: &[u32], layout: &LayoutArg) -> Result<Vec<Opened>> {
     pids.iter().map(|pid| Opened::process(*pid, layout)).collect()
 }
 
-/// Targets with their probes.
+/// Targets with attached probes.
 pub(super) struct Attached {
     pub(super) calibration: Calibration,
     pub(super) targets: Targets,
-    /// The command that waits to be started, where it is the target.
+    /// The launched command, which is the only target then.
     pub(super) launched: Option<Launched>,
 }
 
 impl Attached {
-    /// Measures what a probe costs here, and attaches to processes.
+    /// Measures what a probe costs on this host, and attaches to processes.
     pub(super) fn processes(pids: &[u32], opened: Vec<Opened>, probes: &Attach) -> Result<Attached> {
+        // Calibration places probes on sfgi itself, so it comes after the targets were opened and found good.
         let calibration = calibrate()?;
         let attach_one = |(pid, opened): (&u32, Opened)| LiveTarget::attach(*pid, opened, probes);
         let targets = pids.iter().zip(opened).map(attach_one).collect::<Result<Vec<_>>>()?;
         Ok(Attached { calibration, targets, launched: None })
     }
 
-    /// The same for a command, which waits to be started; `silent` as [`Launched::fork`] has it.
+    /// Forks a command that waits before `exec`, and attaches to it; `silent` as in [`Launched::fork`].
     pub(super) fn command(
         command: &[OsString],
         layout: &LayoutArg,
@@ -91,7 +93,7 @@ impl Attached {
         Ok(Attached { calibration, targets, launched: Some(launched) })
     }
 
-    /// Says what is attached, and at what price.
+    /// Prints one line for each target: its probes and their price.
     pub(super) fn describe(&self) {
         for (live, _) in &self.targets {
             eprintln!("sfgi: {}", live.describe(&self.calibration));
@@ -102,7 +104,7 @@ impl Attached {
         self.targets.iter().map(|(live, _)| live.pid).collect()
     }
 
-    /// Descriptors that become readable when the targets end.
+    /// One pidfd for each target, readable when it has ended.
     pub(super) fn pidfds(&self) -> io::Result<Vec<OwnedFd>> {
         self.targets.iter().map(|(live, _)| live.pidfd()).collect()
     }
@@ -112,7 +114,7 @@ fn calibrate() -> Result<Calibration> {
     probe::calibrate().context("cannot measure what a probe costs here")
 }
 
-/// Asks a command to end that was started for this session, if it still runs.
+/// Sends SIGTERM to the launched command, if it still runs.
 pub(super) fn stop(child: &mut Child) -> Result<()> {
     if child.try_wait()?.is_none() {
         eprintln!("sfgi: stopping the command (PID {})", child.id());
@@ -124,13 +126,15 @@ pub(super) fn stop(child: &mut Child) -> Result<()> {
 
 /// A child between `fork` and `exec`.
 pub(super) struct Launched {
-    /// Its process id, which stays the same through `exec`.
+    /// The child's process id. `exec` keeps it, so probes can be attached for it before.
     pid: u32,
+    /// The write end of the pipe that the child waits at.
     go: File,
+    /// The thread that is in `Command::spawn` until the child executes.
     spawner: JoinHandle<io::Result<Child>>,
 }
 
-/// The file that running `name` would execute, found as a shell finds it.
+/// The file that `name` would execute: `name` itself if it has a slash, else the first file of that name on the PATH.
 pub(super) fn resolve(name: &OsString) -> Result<PathBuf> {
     let path = Path::new(name);
     if path.components().count() > 1 || name.as_encoded_bytes().contains(&b'/') {
@@ -144,8 +148,8 @@ pub(super) fn resolve(name: &OsString) -> Result<PathBuf> {
 }
 
 impl Launched {
-    /// Forks. The child waits until [`Launched::go`]; it ends by itself if we die before that. `silent`: it has no
-    /// standard streams, because the terminal is ours.
+    /// Forks. The child waits until [`Launched::go`], and ends if sfgi dies before. `silent` gives it no standard
+    /// streams, because `sfgi top` draws on the terminal.
     pub(super) fn fork(program: &Path, args: &[OsString], silent: bool) -> Result<Launched> {
         let (pid_read, pid_write) = pipe()?;
         let (go_read, go_write) = pipe()?;
@@ -157,14 +161,15 @@ impl Launched {
         let (pid_fd, go_fd, other_end) = (pid_write.as_raw_fd(), go_read.as_raw_fd(), go_write.as_raw_fd());
         // SAFETY: between fork and exec the closure makes system calls only.
         unsafe { command.pre_exec(move || wait_for_go(pid_fd, go_fd, other_end)) };
-        // `spawn` returns after `exec`, so it needs a thread of its own; the child's ends of the
-        // pipes live as long as that.
+        // `Command::spawn` returns after `exec`, so it needs a thread of its own. The child's ends of the pipes stay
+        // open in the parent until then.
         let spawner = std::thread::spawn(move || {
             let result = command.spawn();
             drop((pid_write, go_read));
             result
         });
         let mut pid = [0; 4];
+        // No PID came: `fork` failed, or the child died before its first write. `spawn` knows which.
         if File::from(pid_read).read_exact(&mut pid).is_err() {
             return match spawner.join() {
                 Ok(Err(err)) => Err(err).with_context(|| format!("cannot run {}", program.display())),
@@ -174,7 +179,7 @@ impl Launched {
         Ok(Launched { pid: u32::from_ne_bytes(pid), go: File::from(go_write), spawner })
     }
 
-    /// Lets it execute its program.
+    /// Lets the child execute its program, and waits until `exec` has succeeded or failed.
     pub(super) fn go(mut self) -> Result<Child> {
         self.go.write_all(&[1]).context("the command ended before it began")?;
         match self.spawner.join() {
@@ -188,12 +193,15 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
 }
 
-/// In the child: says its pid, then waits for a byte. No byte means that the parent is gone.
+/// In the child, between `fork` and `exec`: writes its PID, then waits for a byte. The end of the pipe instead of a
+/// byte means that the parent is gone.
 fn wait_for_go(pid_fd: RawFd, go_fd: RawFd, other_end: RawFd) -> io::Result<()> {
     let pid = std::process::id().to_ne_bytes();
     let mut byte = 0u8;
     // SAFETY: plain system calls on descriptors that are open, with buffers of the sizes given.
     let got = unsafe {
+        // The child has a copy of the write end; CLOEXEC closes it only at exec. With it the child would never see the
+        // parent die.
         libc::close(other_end);
         libc::write(pid_fd, pid.as_ptr().cast(), pid.len());
         libc::read(go_fd, (&raw mut byte).cast(), 1)

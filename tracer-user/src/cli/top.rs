@@ -23,9 +23,9 @@ use std::{
     time::Duration,
 };
 
-/// How often is looked whether there is another picture.
+/// Pause between two checks for a new picture, and for the end.
 const TURN: Duration = Duration::from_millis(50);
-/// The size of a page where no terminal says one.
+/// Columns and lines of a page of `--batch` where COLUMNS and LINES do not say.
 const PAGE: (u16, u16) = (120, 40);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,7 +62,7 @@ pub(super) struct Args {
     /// How long an interval is
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
     every: Duration,
-    /// What the rows are
+    /// What each row stands for
     #[arg(long, value_enum, default_value = "wait")]
     by: ByArg,
     /// Only what matches: function, wait reason, state
@@ -84,7 +84,7 @@ pub(super) struct Args {
     command: Vec<OsString>,
 }
 
-/// A time that leaves the program room to run.
+/// Parses `--every`. The bounds leave the target and the tracing thread room between two pictures.
 fn interval(text: &str) -> Result<Duration> {
     let time = parse::time(text)?;
     let allowed = Duration::from_millis(100)..=Duration::from_secs(3600);
@@ -106,7 +106,7 @@ impl Args {
         }
     }
 
-    /// Puts the table in the order that was asked for.
+    /// Sorts the table by the column of `--sort`.
     fn sort(&self, screen: &mut Screen) -> Result<()> {
         let Some(title) = &self.sort else { return Ok(()) };
         let columns = screen.by.columns();
@@ -140,7 +140,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// So many pages, one an interval.
+/// Writes `pages` pages of text, one for each interval.
 fn batch(pages: u64, screen: &Screen, look: &Look, shared: &Shared, mut running: Running) -> Result<()> {
     let stop = Stop::on_signals()?;
     if let Some(notice) = &look.notice {
@@ -150,7 +150,9 @@ fn batch(pages: u64, screen: &Screen, look: &Look, shared: &Shared, mut running:
     let mut out = io::stdout().lock();
     let (mut shown, mut last_ts) = (0, 0);
     while shown < pages && !stop.wait(TURN) {
+        // Asked before the picture is taken: the last one is published before the thread ends, so none is missed.
         let ended = running.ended();
+        // A picture without an interval has no rates to show.
         let new = |picture: &Arc<Picture>| picture.interval_ns > 0 && picture.ts != last_ts;
         if let Some(picture) = shared.picture().filter(new) {
             let blank = if shown > 0 { "\n" } else { "" };

@@ -1,4 +1,4 @@
-//! `sfgi trace`: goroutine events live, a line each, or their summary.
+//! `sfgi trace`: goroutine events live, one line each, or their summary.
 
 use super::{
     args::{Layout, LineArgs, TargetArgs, Wants},
@@ -50,7 +50,7 @@ impl Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     probe::check_host()?;
-    // An output that cannot be written is refused before anything is touched.
+    // An output that cannot be written is refused before anything is attached.
     let (out, colour) = session::output(args.output.as_deref())?;
     let events = args.lines.events();
     let threads = events.contains(&What::ThreadOn);

@@ -1,4 +1,4 @@
-//! The loop of a trace: drain, digest, tell; and what is said when it ends.
+//! The loop of a trace: drain the rings, apply the events to the model, tell the observers; and the lines at its end.
 
 use super::target::{Feed, LiveTarget, Observers, Targets};
 use crate::probe::{Calibration, Cost};
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What ended a trace.
+/// Why a trace ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// Every target has ended, or replaced its program.
@@ -19,7 +19,7 @@ pub(crate) enum Ending {
     Asked,
 }
 
-/// Everything that runs on the tracing thread.
+/// The state of the tracing thread, which runs [`Engine::run`].
 pub(crate) struct Engine {
     live: Vec<LiveTarget>,
     targets: Vec<Target>,
@@ -28,11 +28,11 @@ pub(crate) struct Engine {
     every: Duration,
     round: Round,
     meter: Option<Meter>,
-    /// The end is not said on standard error.
+    /// The closing lines go to the log, not to standard error.
     quiet: bool,
 }
 
-/// Tells what the probes cost while they stand, every [`METER_EVERY`].
+/// Reports the cost of the probes every [`METER_EVERY`] while they stand.
 struct Meter {
     tell: Box<dyn FnMut(Vec<Cost>) + Send>,
     last: Option<Instant>,
@@ -60,40 +60,45 @@ impl Engine {
         }
     }
 
-    /// Calls `tell` with the cost of each target, in their order, every [`METER_EVERY`].
+    /// Has `tell` called every [`METER_EVERY`] with the cost of each target, in the order of the targets.
     pub(crate) fn metered(mut self, tell: impl FnMut(Vec<Cost>) + Send + 'static) -> Engine {
         self.meter = Some(Meter { tell: Box::new(tell), last: None });
         self
     }
 
-    /// What is to be said at the end goes to the log.
+    /// Sends the closing lines to the log in place of standard error.
     pub(crate) fn quiet(mut self) -> Engine {
         self.quiet = true;
         self
     }
 
-    /// Runs until `stop` is set or every target's trace has ended, then drains what is left and
-    /// reports.
+    /// Runs until `stop` is set or every target has ended, then removes the probes, drains the rest and reports. On
+    /// an error of an observer it reports, too, and returns the error.
     pub(crate) fn run(mut self, stop: &AtomicBool) -> Result<()> {
         for observer in &mut self.observers {
             observer.begin(&mut self.targets)?;
         }
         loop {
             let ended = |target: &Target| target.ended().is_some();
+            // Read once a round: the round that sees it removes the probes, and no round follows. Relaxed: the flag
+            // guards no data.
             let finish = stop.load(Ordering::Relaxed) || self.targets.iter().all(ended);
             let result = self.round(finish);
             if finish || result.is_err() {
-                // The report is owed also to a user whose output was closed.
+                // Also after an error: a user who closed the output (`| head`) still gets the summary on standard
+                // error.
                 self.report()?;
                 return result.map(|_| ());
             }
             if let Ok(false) = result {
+                // Rings are drained by the clock: a wake-up from the probe would double its price.
                 thread::sleep(self.every);
             }
         }
     }
 
-    /// Drains every target once. Says whether there is more to drain at once.
+    /// Drains every target once. Returns whether a ring still holds records, so that the next round must follow at
+    /// once.
     fn round(&mut self, finish: bool) -> Result<bool> {
         let mut more = false;
         self.round.clear(self.live.len());
@@ -123,6 +128,7 @@ impl Engine {
             ends.map(|(live, target)| live.end(target, &self.calibration)).collect::<Result<_>>()?;
         let mut result = Ok(());
         for observer in &mut self.observers {
+            // Every observer hears of the end, also behind one that failed; the first error is returned.
             result = result.and(observer.end(&mut self.targets, &ends));
         }
         for end in &ends {

@@ -1,5 +1,5 @@
-//! Live targets: their probes, what is read of their memory beside, and the loop that drains the one and looks at
-//! the other. What happens is told to observers.
+//! Live targets: their probes, the reads of their memory, and the loop that drains the rings, takes snapshots and tells
+//! observers. Commands and the agent use it alike.
 
 mod engine;
 mod outside;

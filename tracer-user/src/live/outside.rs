@@ -1,5 +1,5 @@
-//! What a trace learns by reading the target's memory, beside its probes: the goroutines that were
-//! there before, how things stand after a loss, and the stacks of long blocks.
+//! What a trace reads of the target's memory beside its probes: the goroutines that existed before the probes, the
+//! states of all goroutines after a loss, and the stacks of long blocks.
 
 use sfgi_core::{
     event::Stack,
@@ -14,24 +14,26 @@ use std::{
     sync::Arc,
 };
 
-/// Blocks that are waited for to become long.
+/// Blocks that are remembered until they have lasted long enough, a bound for our memory. Beyond it the oldest is
+/// dropped.
 const CAPACITY: usize = 1_000_000;
-/// How often a stack is tried to be read: the kernel may hold a thread up just where a probe stands, and then
-/// the goroutine that is said to wait is not off its thread yet.
+/// How often a stack is tried. The first try can fail although the block lasts: the kernel may hold up the thread
+/// right at the probe, and the goroutine that the event calls waiting has not left its thread yet.
 const TRIES: u8 = 5;
-/// Two snapshots after losses are at least `PAUSE_NS` apart, and `PAUSE_TIMES` × what the last one took: a target that
-/// loses events all the time is not read all the time.
+/// The pause between two snapshots after losses: at least `PAUSE_NS`, and `PAUSE_TIMES` × the duration of the last
+/// one. Under permanent loss the reads then take at most a twentieth of the time.
 const PAUSE_NS: u64 = 1_000_000_000;
 const PAUSE_TIMES: u64 = 20;
 
-/// What is to be read next.
+/// Decides what is to be read next, and when.
 pub(crate) struct Outside {
     /// How long a block must last for its stack to be read, nanoseconds; `None`: no stacks.
     threshold_ns: Option<u64>,
+    /// A snapshot is due: at the start, and after a loss.
     wanted: bool,
-    /// When the next snapshot may be taken.
+    /// Before this time no snapshot is taken; `u64::MAX` after [`Outside::give_up`] (`CLOCK_MONOTONIC`, ns).
     not_before_ts: u64,
-    /// Blocks that are not yet long, by when they will be.
+    /// Blocks that have not lasted `threshold_ns` yet, ordered by `due_ts`.
     young: VecDeque<Young>,
 }
 
@@ -45,28 +47,26 @@ struct Young {
 }
 
 impl Outside {
-    /// `threshold_ns`: how long a block must last for its stack to be read. `running`: the target
-    /// has goroutines already.
+    /// `threshold_ns`: how long a block must last for its stack to be read. `running`: the target already has
+    /// goroutines, so a first snapshot is due.
     pub(crate) fn new(threshold_ns: Option<u64>, running: bool) -> Outside {
         Outside { threshold_ns, wanted: running, not_before_ts: 0, young: VecDeque::new() }
     }
 
-    /// Events were lost: only a snapshot can say how things stand.
+    /// Notes that events were lost: only a snapshot can say which state each goroutine is in.
     pub(crate) fn lost(&mut self) {
         self.wanted = true;
     }
 
-    /// Whether a snapshot is to be taken now.
     pub(crate) fn wants_snapshot(&self, now_ts: u64) -> bool {
         self.wanted && now_ts >= self.not_before_ts
     }
 
-    /// What to read of the goroutines.
     pub(crate) fn options() -> Options {
         Options { stacks: true, ..Options::default() }
     }
 
-    /// Takes a finished reading: what it tells, and the stacks of what waits.
+    /// Turns a snapshot into inputs: the goroutines that were seen, and the whole stacks of those that wait.
     pub(crate) fn take(&mut self, snapshot: &Snapshot) -> (Input, Input) {
         let (began_ts, ended_ts) = snapshot.taken_ns;
         self.wanted = false;
@@ -77,15 +77,18 @@ impl Outside {
         (Input::Snapshot(SnapshotInput { seen, began_ts, ended_ts, complete }), Input::Stacks(stacks))
     }
 
-    /// There will be no snapshot, for a reason that was said.
+    /// Asks for no more snapshots. The caller has reported the reason.
     pub(crate) fn give_up(&mut self) {
         self.wanted = false;
         self.not_before_ts = u64::MAX;
     }
 
+    /// Remembers the blocks that began in these steps.
     pub(crate) fn note(&mut self, steps: &[Step]) {
         let Some(threshold_ns) = self.threshold_ns else { return };
         for step in steps.iter().filter(|step| matches!(step.what, What::Block | What::SyscallEnter)) {
+            // The threshold is the same for all and steps come in order of time, so pushing at the back keeps the
+            // order.
             if self.young.len() >= CAPACITY {
                 self.young.pop_front();
             }
@@ -94,7 +97,8 @@ impl Outside {
         }
     }
 
-    /// Reads the stacks of blocks that have become long by `now_ts`.
+    /// Reads the stacks of the blocks that have lasted long enough at `now_ts`. `None`: no block has, or the memory
+    /// cannot be read.
     pub(crate) fn read_long(
         &mut self,
         view: &View<'_>,
@@ -105,6 +109,7 @@ impl Outside {
         let mut due = HashMap::new();
         while let Some(block) = self.young.pop_front_if(|block| block.due_ts <= now_ts) {
             if let Some(known) = goroutines.get(block.goid)
+                // The same block still: another start means that this one has ended, and a later one is noted itself.
                 && known.since_ts == block.since_ts
                 && known.state.stays()
             {
@@ -121,7 +126,7 @@ impl Outside {
         for stack in &stacks {
             due.remove(&stack.goid);
         }
-        // All that comes later is due later, so the order is kept.
+        // `due_ts` is later than that of every block noted so far, so the order is kept.
         let due_ts = now_ts.saturating_add(threshold_ns);
         let again = due.into_values().map(|(block, _)| Young { due_ts, tries: block.tries + 1, ..block });
         self.young.extend(again.filter(|block| block.tries < TRIES));
@@ -129,7 +134,8 @@ impl Outside {
     }
 }
 
-/// The stacks of those that wait, and did not move while they were read.
+/// The whole stacks of the goroutines that wait and did not move during the read. Goroutines with one stack share one
+/// list.
 fn whole_stacks(snapshot: &Snapshot, since_ts: impl Fn(u64) -> Option<u64>) -> Vec<WholeStack> {
     let mut shared: HashMap<_, Arc<[u64]>> = HashMap::new();
     let still = |goroutine: &&Goroutine| goroutine.trust == Trust::Still && goroutine.state.stays();
@@ -144,9 +150,10 @@ fn whole_stacks(snapshot: &Snapshot, since_ts: impl Fn(u64) -> Option<u64>) -> V
 }
 
 fn seen(goroutine: &Goroutine, snapshot: &Snapshot) -> Seen {
-    // Where the probes walk a stack, every address is a return address.
+    // The model compares this with what the probes walk, and there every address is a return address: hence the 1.
     let pcs = snapshot.stacks.get(goroutine.stack).iter().take(tracer_common::MAX_FRAMES);
     let site: Vec<u64> = pcs.map(|pc| pc.lookup().wrapping_add(1)).collect();
+    // The state of a goroutine that moved during the read may be none that it ever had.
     let still = matches!(goroutine.trust, Trust::Still | Trust::Running | Trust::Broken);
     Seen {
         g: goroutine.g,
@@ -160,8 +167,8 @@ fn seen(goroutine: &Goroutine, snapshot: &Snapshot) -> Seen {
     }
 }
 
-/// Reads all goroutines; `between` is called now and then, so that the rings do not overflow
-/// meanwhile.
+/// Reads all goroutines, with the stacks. Calls `between` after each chunk, so that the caller can drain the rings
+/// before they overflow. The outer error is that of `between`, the inner one that of the reading.
 pub(crate) fn read_all(
     view: &View<'_>,
     mut between: impl FnMut() -> anyhow::Result<()>,

@@ -1,4 +1,4 @@
-//! One live target: its binary, its process with the probes, and what is read of its memory beside.
+//! One live target: its binary, its process with the probes, and the reads of its memory.
 
 use super::outside::{self, Outside};
 use crate::probe::{Calibration, Cost, Options, Session, Totals};
@@ -24,19 +24,18 @@ use std::{
     time::Duration,
 };
 
-/// A Go program, running or not.
+/// A Go program that a process executes or is about to.
 pub(crate) struct Opened {
-    /// The process that runs it; `None` for a file.
+    /// The process that runs it; `None` for a file that no process runs yet.
     pub(crate) process: Option<Process>,
-    /// Its executable.
     pub(crate) exe: File,
-    /// The name of that, as the process sees it.
+    /// The path of the executable in the mount namespace of the process.
     pub(crate) name: PathBuf,
     pub(crate) binary: Arc<GoBinary>,
 }
 
 impl Opened {
-    /// What the kernel added to its link-time addresses; 0 where nothing runs it.
+    /// The load bias: what the kernel added to the link-time addresses; 0 where no process runs it.
     ///
     /// # Errors
     /// The process has ended.
@@ -46,26 +45,29 @@ impl Opened {
     }
 }
 
+/// What to trace of a target.
 pub(crate) struct Attach {
     pub(crate) mode: Mode,
+    /// `None`: the binary decides ([`Plan::choose`]).
     pub(crate) set: Option<Set>,
+    /// Also report begin and end of garbage collections.
     pub(crate) gc: bool,
     pub(crate) threads: bool,
     pub(crate) goids: Vec<u64>,
+    /// Bytes of one event ring, a power of two.
     pub(crate) ring_bytes: u32,
     /// How long a block must last for its stack to be read, nanoseconds; `None`: no stacks.
     pub(crate) stacks_ns: Option<u64>,
-    /// Callers with each block, also where the place is found.
+    /// Walk each stack to its twelve frames, see [`Options::callers`].
     pub(crate) callers: bool,
 }
 
-/// Everyone who is told.
 pub(crate) type Observers = Vec<Box<dyn Observer + Send>>;
 
-/// Each target's process with its probes, and what a session knows of it.
+/// For each target the live side (process, probes) and the session's side (model, names).
 pub(crate) type Targets = Vec<(LiveTarget, Target)>;
 
-/// Where a target's inputs go: the model, then everyone who is told.
+/// Where the inputs of a target go: first to the model, then to the observers.
 pub(crate) struct Feed<'a> {
     pub(crate) index: usize,
     pub(crate) target: &'a mut Target,
@@ -74,9 +76,10 @@ pub(crate) struct Feed<'a> {
 }
 
 impl Feed<'_> {
-    /// Says whether the process began to run the binary.
+    /// Applies an input. Returns whether the process has begun to run the binary (its `exec` was seen).
     fn take(&mut self, input: &Input) -> io::Result<bool> {
         let taken = self.target.take(input, self.news);
+        // An input that changed nothing is not recorded.
         if taken.changed {
             for observer in &mut *self.observers {
                 observer.input(self.index, input, self.target)?;
@@ -86,27 +89,31 @@ impl Feed<'_> {
     }
 }
 
-/// A process with its probes, and what is read of its memory beside.
+/// The live side of a target: its process, its probes, and the decisions what to read of its memory.
 pub(crate) struct LiveTarget {
     pub(crate) pid: u32,
+    /// `None` until a launched command has executed: until then the process is a fork of ours.
     process: Option<Arc<Process>>,
     binary: Arc<GoBinary>,
     plan: Plan,
     session: Session,
     outside: Outside,
     mode: Mode,
-    /// The user chose the probe set.
+    /// The user chose the probe set; only the wording of [`in_words`] depends on it.
     forced: bool,
     batch: Batch,
+    /// CPU time of the target: when the probes were attached, and at the last drain.
     cpu: (Duration, Duration),
 }
 
 impl LiveTarget {
-    /// Attaches to process `pid`, which runs `opened`, or is about to.
+    /// Attaches to process `pid`, which runs `opened` or is about to.
     pub(crate) fn attach(pid: u32, opened: Opened, attach: &Attach) -> Result<(LiveTarget, Target)> {
         let bias = opened.bias()?;
         let Opened { process, exe, binary, name } = opened;
         let mut live = Self::start(pid, &exe, binary, attach, process.is_none())?;
+        // After the probes stand: attaching takes up to some hundred milliseconds, which must not dilute the share of
+        // the cost.
         live.cpu.0 = process.as_ref().and_then(|process| process.cpu_time().ok()).unwrap_or_default();
         let about = live.about(&name, process.is_none());
         let target = Target::new(about, Symbols::new(Arc::clone(&live.binary), bias));
@@ -160,18 +167,19 @@ impl LiveTarget {
         }
     }
 
-    /// Since when its probes stand (`CLOCK_MONOTONIC`, ns).
+    /// See [`Session::since`].
     pub(crate) fn since(&self) -> u64 {
         self.session.since()
     }
 
-    /// A descriptor that becomes readable when the process ends.
+    /// A pidfd of its own, which becomes readable when the process ends.
     pub(crate) fn pidfd(&self) -> io::Result<OwnedFd> {
         let pid = rustix::process::Pid::from_raw(self.pid.cast_signed()).ok_or(io::ErrorKind::NotFound)?;
         Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
     }
 
-    /// One line at the start: the target, its probes, their price, and what could not be placed well.
+    /// The text at the start of a trace: the target, its probes and their price; then a line for each probe that is
+    /// single-stepped and each function without a probe.
     pub(crate) fn describe(&self, calibration: &Calibration) -> String {
         let mut text = format!(
             "attached to PID {}: {}, {}, {} probes ({}), about {:.0} ns a hit",
@@ -198,11 +206,12 @@ impl LiveTarget {
         text
     }
 
-    /// Drains the rings and lets the model digest what came; looks at the target's memory where
-    /// that is needed. `finish` removes the probes first. Says whether there is more to drain at once.
+    /// Drains the rings into the model, and reads the target's memory where a snapshot or a stack is due. `finish`
+    /// removes the probes first. Returns whether a ring still holds records.
     pub(crate) fn collect(&mut self, finish: bool, feed: &mut Feed<'_>) -> Result<bool> {
         let mut more = self.drain(finish, feed)?;
         let looks = !finish && feed.target.runs();
+        // One snapshot at a time: a pending one waits until the events of its time have been applied.
         if looks && !feed.target.has_pending() && self.outside.wants_snapshot(clock::now()) {
             more = self.take_snapshot(feed)?;
         }
@@ -212,6 +221,8 @@ impl LiveTarget {
         {
             let (memory, binary) = (Live::of(&process), Arc::clone(&self.binary));
             let view = view(&memory, &binary, feed.target.bias());
+            // By the time up to which events are complete, not by the clock: a block may have ended in an event not
+            // drained yet.
             let until = self.batch.complete_until;
             if let Some(stacks) = self.outside.read_long(&view, feed.target.goroutines(), until) {
                 feed.take(&stacks)?;
@@ -221,6 +232,7 @@ impl LiveTarget {
     }
 
     fn drain(&mut self, finish: bool, feed: &mut Feed<'_>) -> Result<bool> {
+        // The batch moves into the input and back, so that its buffer is allocated once.
         let mut batch = std::mem::take(&mut self.batch);
         let more = if finish {
             self.session.stop(&mut batch)?;
@@ -229,6 +241,7 @@ impl LiveTarget {
             self.session.drain(&mut batch)?
         };
         if let Some(cpu) = self.process.as_ref().and_then(|process| process.cpu_time().ok()) {
+            // Kept at each drain: once the process has ended its CPU time cannot be read any more.
             self.cpu.1 = cpu;
         }
         if batch.lost != 0 {
@@ -244,7 +257,7 @@ impl LiveTarget {
         Ok(more)
     }
 
-    /// Reads all goroutines, and goes on draining meanwhile.
+    /// Reads all goroutines and drains the rings meanwhile.
     fn take_snapshot(&mut self, feed: &mut Feed<'_>) -> Result<bool> {
         let Some(process) = self.process.clone() else { return Ok(false) };
         let (memory, binary) = (Live::of(&process), Arc::clone(&self.binary));
@@ -261,6 +274,7 @@ impl LiveTarget {
                 feed.take(&stacks)?;
             }
             Err(error) => {
+                // Said once, and no error: the events alone are still a trace.
                 eprintln!("sfgi: PID {}: goroutines are only known once they move: {error}", self.pid);
                 self.outside.give_up();
             }
@@ -268,8 +282,8 @@ impl LiveTarget {
         Ok(more)
     }
 
-    /// The launched command begins. If it was a short one, it may have ended by now: then only what its
-    /// file says is known.
+    /// Opens the process of a launched command once it has executed. A short command may have ended by now; then
+    /// `process` stays `None` and names come from the file alone.
     fn executed(&mut self, target: &mut Target) {
         if let Ok(process) = Process::open(self.pid.cast_signed()) {
             target.symbols().set_bias(process.load_bias(self.binary.image().entry()).unwrap_or(0));
@@ -277,7 +291,7 @@ impl LiveTarget {
         }
     }
 
-    /// What the probes have cost up to now.
+    /// The cost of the probes since they were attached.
     pub(crate) fn cost(&self, calibration: &Calibration) -> Result<Cost> {
         let totals = self.session.totals()?;
         Ok(Cost {
@@ -290,7 +304,7 @@ impl LiveTarget {
         })
     }
 
-    /// How the trace ended; to be asked when the probes are removed.
+    /// How the trace ended. Valid after the last [`LiveTarget::collect`], which removes the probes.
     pub(crate) fn end(&self, target: &Target, calibration: &Calibration) -> Result<End> {
         Ok(End {
             until_ts: self.session.until(),
@@ -310,6 +324,7 @@ impl LiveTarget {
         let mut text = format!(
             "PID {}: {hits} probe hits in {seconds:.1} s ({:.0}/s), {} of the target's time",
             self.pid,
+            // A trace that ended at once has no meaningful rate; it must not divide by zero either.
             hits as f64 / seconds.max(1e-3),
             duration(cost_ns as u64),
         );
@@ -340,11 +355,12 @@ impl LiveTarget {
         Ok(text)
     }
 
-    /// Hits of the probes that the target pays for with a trap.
+    /// Hits of uprobes. The kinds from `ThreadOff` on come from tracepoints, which cost no trap.
     fn uprobe_hits<'t>(&self, totals: &'t Totals) -> impl Iterator<Item = (Kind, u64)> + 't {
         totals.hits.iter().map(|(kind, n)| (*kind, *n)).filter(|(kind, _)| *kind < Kind::ThreadOff)
     }
 
+    /// Hits times the calibrated price of the place of each probe, nanoseconds.
     fn cost_ns(&self, totals: &Totals, calibration: &Calibration) -> f64 {
         self.uprobe_hits(totals)
             .map(|(kind, hits)| {
@@ -363,7 +379,7 @@ fn view<'v>(memory: &'v Live<'_>, binary: &'v GoBinary, bias: u64) -> View<'v> {
     View { memory, binary, bias, clock: Clock::Live }
 }
 
-/// What is probed, and why that.
+/// The probes of a plan in words, with the reason for the set.
 pub(crate) fn in_words(plan: &Plan, mode: Mode, forced: bool) -> &'static str {
     match (mode, plan.set, forced) {
         (Mode::Full, Set::B, _) => "set B: casgstatus, which is whole in this binary",

@@ -1,4 +1,4 @@
-//! Events as a table: RFC 4180, one row an event.
+//! Events as a table in CSV (RFC 4180), one row for each event.
 
 use crate::output::Sink;
 use sfgi_core::{
@@ -7,8 +7,8 @@ use sfgi_core::{
 };
 use std::io::{self, Write};
 
-/// The columns, in order. Times are `CLOCK_MONOTONIC`, nanoseconds; `measure` is empty for a duration that was
-/// seen from beginning to end; `count` is of `lost`.
+/// The columns, in order. Times are `CLOCK_MONOTONIC`, nanoseconds. `measure` is empty for a duration that was seen
+/// from beginning to end. Only rows of `lost` events have a `count`.
 const COLUMNS: [&str; 20] = [
     "ts_ns",
     "pid",
@@ -32,13 +32,12 @@ const COLUMNS: [&str; 20] = [
     "count",
 ];
 
-/// Writes a row for each event.
+/// The [`Sink`] of `sfgi export --to csv`.
 pub struct Csv<W> {
     out: W,
 }
 
 impl<W: Write> Csv<W> {
-    /// Into `out`.
     pub fn new(out: W) -> Csv<W> {
         Csv { out }
     }
@@ -57,7 +56,7 @@ impl<W: Write> Csv<W> {
         self.out.write_all(b"\r\n")
     }
 
-    /// A row about no goroutine.
+    /// Writes a row that is about no goroutine: a loss, or what a snapshot corrected.
     fn remark(&mut self, ts: u64, pid: u32, event: &str, note: String, count: String) -> io::Result<()> {
         let mut row = [const { String::new() }; COLUMNS.len()];
         (row[0], row[1], row[3]) = (ts.to_string(), pid.to_string(), event.to_owned());

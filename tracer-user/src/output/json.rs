@@ -1,4 +1,4 @@
-//! JSON lines: one object an event, schema `sfgi.trace/1`.
+//! JSON lines, schema `sfgi.trace/1`: one object for each event.
 
 use super::{SCHEMA, Sink, is_false};
 use serde::{Serialize, Serializer};
@@ -9,13 +9,12 @@ use sfgi_core::{
 };
 use std::io::{self, Write};
 
-/// Writes JSON lines.
+/// The [`Sink`] of `--format json`.
 pub struct Json<W> {
     out: W,
 }
 
 impl<W: Write> Json<W> {
-    /// Into `out`.
     pub fn new(out: W) -> Self {
         Json { out }
     }
@@ -26,7 +25,7 @@ impl<W: Write> Json<W> {
     }
 }
 
-/// The summary as an object of the stream.
+/// The summary as one more object of the stream.
 #[derive(Serialize)]
 struct Summed<'a> {
     schema: &'static str,

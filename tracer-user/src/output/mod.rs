@@ -1,7 +1,8 @@
-//! What a person or a program gets to read, by format: events as text, JSON lines or CSV and the summary; profiles by
-//! stack; traces for `go tool trace` and Perfetto; snapshots as documents; leaks.
+//! The output formats: events as text, JSON lines, CSV and a summary; profiles by stack; traces for `go tool trace` and
+//! Perfetto; snapshots and leaks as documents.
 //!
-//! What is made of events is an [`Observer`](sfgi_core::session::Observer): it knows neither probes nor files.
+//! Formats made of events are [`Observer`](sfgi_core::session::Observer)s, which know neither probes nor files: a live
+//! trace and a recording give the same output.
 
 mod csv;
 pub mod dump;
@@ -41,24 +42,23 @@ pub(crate) use traceback::{clean, printed};
 /// The schema name in every JSON line of a trace.
 pub const SCHEMA: &str = "sfgi.trace/1";
 
-/// Whether a field of JSON is left out.
+/// For `skip_serializing_if`: false is left out of JSON.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks about by reference")]
 fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-/// Where lines go.
+/// A format of one line for each event. [`Printer`] calls it.
 pub trait Sink {
-    /// Before the first line.
+    /// Called once before the first line, for a heading.
     fn begin(&mut self) -> io::Result<()>;
-    /// One event.
     fn line(&mut self, line: &Line<'_>) -> io::Result<()>;
-    /// Events were lost just before the next line.
+    /// `count` events were lost just before the next line; `ts` is when that was noticed.
     fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()>;
-    /// After a loss a snapshot told how things really stand.
+    /// A snapshot after a loss corrected what the model knew.
     fn resync(&mut self, pid: u32, merged: &Merged, ts: u64) -> io::Result<()>;
-    /// What the trace came to, at its end.
+    /// The summary of one target, at the end of the trace, instead of lines.
     fn summary(&mut self, report: &Report) -> io::Result<()>;
-    /// Hands on everything written so far.
+    /// Hands on everything written so far. It is called after each round, so that lines appear as things happen.
     fn flush(&mut self) -> io::Result<()>;
 }

@@ -1,6 +1,6 @@
-//! Numbers in words.
+//! Numbers and sizes for people.
 
-/// `1,000,000`.
+/// A number with a comma at every third digit: `1,000,000`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! Shows what happens as it happens, a line each, or a summary at the end.
+//! Events as they happen, or a summary at the end.
 
 use super::Sink;
 use sfgi_core::names::Filter;
@@ -8,16 +8,16 @@ use sfgi_core::{
 };
 use std::io;
 
-/// Writes lines or summaries to a [`Sink`].
+/// The observer that filters events and writes lines, or a summary, to a [`Sink`].
 pub struct Printer {
     sink: Box<dyn Sink + Send>,
     filter: Filter,
-    /// One a target; `None`: lines are wanted.
+    /// One for each target; `None`: lines are wanted.
     summaries: Option<Vec<Summary>>,
 }
 
 impl Printer {
-    /// `summary_only`: a summary at the end instead of events.
+    /// `summary_only`: a summary at the end instead of lines.
     pub fn new(sink: Box<dyn Sink + Send>, filter: Filter, summary_only: bool) -> Printer {
         Printer { sink, filter, summaries: summary_only.then(Vec::new) }
     }
@@ -25,6 +25,7 @@ impl Printer {
 
 impl Observer for Printer {
     fn wants(&self) -> Whats {
+        // A summary needs some kinds only; a recording then makes no steps of the others.
         let counted = if self.summaries.is_some() { Summary::counts() } else { Whats::ALL };
         self.filter.events.and(counted)
     }
@@ -52,6 +53,7 @@ impl Observer for Printer {
             if !self.filter.wants_step(step) {
                 continue;
             }
+            // A line looks up names, which is the dear part: a summary without --func goes without.
             if self.filter.func.is_some() || self.summaries.is_none() {
                 let mut line = targets[index].line(step);
                 if !self.filter.wants_stack(step) {

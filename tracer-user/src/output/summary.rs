@@ -1,13 +1,12 @@
-//! The summary of a trace (`-c`) as tables.
+//! The summary of a trace (`-c`) as tables of text.
 
 use super::duration;
 use sfgi_core::names::{CreationRow, Report, WaitRow};
 use std::io::{self, Write};
 
-/// Rows of each table in text; JSON has all.
+/// Rows of each table in text. JSON has all.
 const TEXT_ROWS: usize = 40;
 
-/// Writes a summary as tables.
 pub(super) fn write_text(report: &Report, out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,

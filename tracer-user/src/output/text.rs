@@ -1,11 +1,11 @@
-//! Text: one aligned line an event.
+//! Events as text, one aligned line for each.
 
 use super::{Sink, duration, summary};
 use sfgi_core::model::{Measure, Merged, What};
 use sfgi_core::names::{Line, Report, Site};
 use std::io::{self, Write};
 
-/// Writes text lines.
+/// The [`Sink`] of `--format text`.
 pub struct Text<W> {
     out: W,
     start_ts: u64,
@@ -14,8 +14,8 @@ pub struct Text<W> {
 }
 
 impl<W: Write> Text<W> {
-    /// Into `out`. Times count from `start_ts` (`CLOCK_MONOTONIC`, ns); with `several` processes
-    /// each line names its own; `colour` only for a terminal.
+    /// `start_ts` is the zero of the TIME column, `CLOCK_MONOTONIC` nanoseconds. With `several` processes each line
+    /// names its own. `colour` is for a terminal only.
     pub fn new(out: W, start_ts: u64, several: bool, colour: bool) -> Self {
         Text { out, start_ts, colour, several }
     }
@@ -24,7 +24,7 @@ impl<W: Write> Text<W> {
         if self.several { format!("{pid:>8} ") } else { String::new() }
     }
 
-    /// SGR codes around a line, for those that must not be overlooked.
+    /// SGR codes around a line. Illegal transitions stand out; births and deaths are easy to find.
     fn paint(&self, what: What) -> (&'static str, &'static str) {
         match what {
             What::Illegal if self.colour => ("\x1b[1;31m", "\x1b[0m"),
@@ -99,7 +99,7 @@ impl<W: Write> Sink for Text<W> {
     }
 }
 
-/// The event column. An arrow says where a system call goes.
+/// The event column. The arrow says whether a system call begins or ends.
 fn word(what: What) -> &'static str {
     match what {
         What::SyscallEnter => "syscall →",
@@ -114,7 +114,7 @@ fn word(what: What) -> &'static str {
     }
 }
 
-/// The reason column: why it waits, who woke it, who made it.
+/// The reason column: why the goroutine waits, who woke it, what it runs, or what is illegal.
 fn detail(line: &Line<'_>) -> String {
     let step = line.step;
     match step.what {
@@ -135,7 +135,7 @@ fn by(goid: u64) -> String {
     if goid == 0 { String::new() } else { format!(" by g{goid}") }
 }
 
-/// `main.worker  worker.go:33`, the file without its directory.
+/// A place without the file's directory: `main.worker  worker.go:33`.
 fn place(site: &Site) -> String {
     let file = site.file.rsplit('/').next().unwrap_or_default();
     if file.is_empty() { site.func.to_string() } else { format!("{}  {file}:{}", site.func, site.line) }

@@ -1,9 +1,9 @@
-//! Goroutines in the form in which the program's own runtime prints them, to the letter:
-//! `runtime.Stack(buf, true)`, `pprof.Lookup("goroutine").WriteTo(w, 2)`, a crash. Existing tools
-//! read that. Source: `src/runtime/traceback.go` of 1.19 and 1.21–1.27.
+//! Goroutines exactly as the target's own runtime prints them in a crash, by `runtime.Stack(buf, true)` and by
+//! `pprof.Lookup("goroutine").WriteTo(w, 2)`, so that existing tools read the text. Source: `src/runtime/traceback.go`
+//! of Go 1.19 and 1.21 to 1.27.
 //!
-//! What is said in addition stands in the brackets behind the state, in parentheses: that a
-//! goroutine moved while it was read, runs, or has a stack that makes no sense.
+//! What sfgi adds stands in parentheses within the brackets of the first line: a goroutine that moved while it was read
+//! or that runs, and a stack that makes no sense.
 
 mod header;
 mod names;
@@ -19,29 +19,29 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::rc::Rc;
 
-/// Rendered stacks and `go` statements that are kept.
+/// Rendered stacks and `go` statements kept, of each; a full map is cleared.
 const CAPACITY: usize = 1 << 14;
-/// What the runtime prints of a goroutine whose stack it cannot walk; what we print where there is
-/// no stack. Readers of tracebacks expect it or a function.
+/// The runtime's text for a stack that it cannot walk, written where there is no stack: readers of tracebacks expect
+/// this line or a function.
 const UNAVAILABLE: &str = "\tgoroutine running on other thread; stack unavailable\n";
 
-/// Writes the goroutines of a snapshot.
+/// Writes goroutines of one snapshot. Stacks and `go` statements are rendered once.
 pub struct Traceback<'a> {
     snapshot: &'a Snapshot,
     header: Header<'a>,
     renderer: Renderer<'a>,
-    /// By `StackId`.
+    /// By the number of [`sfgi_core::snapshot::StackId`].
     stacks: HashMap<u32, Rc<Rendered>>,
-    /// By `g.gopc`.
+    /// By `g.gopc`; `None`: the runtime would print no creator.
     creators: HashMap<u64, Option<Creator>>,
 }
 
-/// A `go` statement: `created by FUNC`, and the line with the place.
+/// A `go` statement: the name behind `created by`, and the line with the place.
 type Creator = (Rc<str>, Rc<str>);
 
 impl<'a> Traceback<'a> {
-    /// Of a program that runs `binary`; `bias` is what the kernel added to its link addresses.
-    /// `now_ns` is the time that waits are counted to, `CLOCK_MONOTONIC` nanoseconds.
+    /// `bias` is what the kernel added to the link addresses of `binary`. Waits are counted up to `now_ns`,
+    /// `CLOCK_MONOTONIC` nanoseconds.
     pub fn new(binary: &'a GoBinary, bias: u64, snapshot: &'a Snapshot, now_ns: u64) -> Traceback<'a> {
         Traceback {
             snapshot,
@@ -52,11 +52,8 @@ impl<'a> Traceback<'a> {
         }
     }
 
-    /// Writes one goroutine of the snapshot. Between two of them the runtime writes an empty line;
-    /// it leaves out those that are its own.
-    ///
-    /// # Errors
-    /// Those of `out`.
+    /// Writes one goroutine. The caller puts an empty line between two and leaves out the runtime's own, as the
+    /// runtime does.
     pub fn write(&mut self, out: &mut dyn Write, goroutine: &Goroutine) -> io::Result<()> {
         self.header.write(out, goroutine, self.snapshot)?;
         let stack = self.stack(goroutine);
@@ -89,6 +86,7 @@ impl<'a> Traceback<'a> {
     }
 
     fn creator(&mut self, goroutine: &Goroutine) -> Option<Creator> {
+        // `printcreatedby` skips goroutine 1, which the runtime's start-up code made.
         if goroutine.goid == 1 {
             return None;
         }
@@ -103,7 +101,7 @@ impl<'a> Traceback<'a> {
         creator
     }
 
-    /// `printcreatedby`: the function that the code lies in, with the innermost place in the source.
+    /// What `printcreatedby` prints: the function that holds the code, with the innermost place in the source.
     fn look_up_creator(&self, gopc: u64) -> Option<Creator> {
         let Renderer { binary, bias, release, .. } = self.renderer;
         let functions = binary.functions();
@@ -113,6 +111,7 @@ impl<'a> Traceback<'a> {
         if !shown || functions.is_wrapper(&function) {
             return None;
         }
+        // `gopc` is a return address: the `go` statement is before it (`printcreatedby1` does the same).
         let frames = functions.symbolize(if pc > function.entry { pc - 1 } else { pc });
         let innermost = frames.first()?;
         let place = place(innermost.file, innermost.line, pc - function.entry);

@@ -1,5 +1,6 @@
-//! What a probe costs on this host: measured before a trace on this process itself (a real uprobe, with the real
-//! program, on a function of ours that calls itself a goroutine), and counted by the kernel while someone has asked it to.
+//! What a probe costs on this host. [`calibrate`] measures it before a trace, on this process itself: a real uprobe
+//! with the real program, on a function of ours, with registers and memory that look like a goroutine's.
+//! [`count_runs`] has the kernel count how long the programs run.
 
 use super::{
     object::{self, Options, ProbeError},
@@ -25,29 +26,30 @@ use tracer_common::{Config, ProbeOffsets};
 /// What the probes of a target have cost up to some moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// That moment, `CLOCK_MONOTONIC` nanoseconds; 0: nothing is known.
+    /// The moment of the reading, `CLOCK_MONOTONIC` nanoseconds; 0: no reading yet.
     pub ts: u64,
     pub hits: u64,
-    /// What that took of the target's time, nanoseconds.
+    /// What the hits took of the target's time: hits times the calibrated price, nanoseconds.
     pub ns: f64,
-    /// CPU time that the target used, nanoseconds.
+    /// CPU time that the target used since the probes were attached, nanoseconds.
     pub cpu_ns: u64,
     pub lost: u64,
-    /// What the kernel counts of the programs, where it counts.
+    /// Runs as the kernel counts them; `None`: nobody has it count.
     pub programs: Option<Programs>,
 }
 
 /// Nanoseconds a hit costs the target, median of several batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Calibration {
-    /// On an instruction that the kernel emulates, event included.
+    /// A hit on an instruction that the kernel emulates, sending the event included.
     pub emulated_ns: f64,
-    /// On one that it must single-step.
+    /// A hit on an instruction that the kernel single-steps.
     pub single_stepped_ns: f64,
-    /// The part of either that is the program, if the kernel counted meanwhile (see [`count_runs`]).
+    /// The program's part of either price; `None` unless the kernel counted meanwhile ([`count_runs`]).
     pub program_ns: Option<f64>,
 }
 
+/// Batches, of which the median counts, and calls in a batch. Odd, so that there is a middle one.
 const BATCHES: usize = 7;
 const CALLS: usize = 600;
 
@@ -55,6 +57,7 @@ const CALLS: usize = 600;
 /// probes in place and taking them away.
 pub fn calibrate() -> Result<Calibration, ProbeError> {
     let fake = Fake::new();
+    // The same calls without a probe: their price is subtracted.
     let plain = median(|| fake.call(emulated_target as *const () as usize));
     let program_ns = Cell::new(None);
     let cost = |target: usize| -> Result<f64, ProbeError> {
@@ -70,7 +73,7 @@ pub fn calibrate() -> Result<Calibration, ProbeError> {
     })
 }
 
-/// Nanoseconds a call, the median of [`BATCHES`] batches.
+/// CPU nanoseconds of one hit: the median of [`BATCHES`] batches, divided by calls and transitions.
 fn median(mut call: impl FnMut()) -> f64 {
     let mut batches: Vec<u64> = (0..BATCHES)
         .map(|_| {
@@ -85,16 +88,17 @@ fn median(mut call: impl FnMut()) -> f64 {
     batches[BATCHES / 2] as f64 / (CALLS * TRANSITIONS.len()) as f64
 }
 
-/// CPU time of this thread, nanoseconds: what else the machine does must not count.
+/// CPU time of this thread, nanoseconds. Not the wall clock: what else the machine does must not count.
 fn cpu_time() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// The life of a busy goroutine: it parks, is woken, runs.
+/// The transitions of a busy goroutine, by state: running → waiting → runnable → running. Park walks a stack, wake
+/// reads the waker, so a hit costs what an average one of a real trace costs.
 const TRANSITIONS: [(u64, u64); 3] = [(2, 4), (4, 1), (1, 2)];
 
-/// Words of memory that look like a `g` on a thread with a stack of three frames.
+/// Words of memory that look like a `g`, its g0 and its m, with a stack of three frames.
 struct Fake {
     words: Box<[u64; 64]>,
 }
@@ -117,10 +121,12 @@ impl Fake {
     fn new() -> Self {
         let mut words = Box::new([0u64; 64]);
         let at = |index: usize, words: &[u64; 64]| words.as_ptr() as u64 + 8 * index as u64;
+        // The goid: 0 would mean that it is not known yet.
         words[G + 1] = 1;
         words[G + SCHED_BP as usize / 8] = at(FRAMES, &words);
         words[G0 + G_M as usize / 8] = at(M, &words);
         words[M + M_CURG as usize / 8] = at(G, &words);
+        // The third frame has no caller (0), which ends the walk of the program.
         for frame in [FRAMES, FRAMES + 2] {
             words[frame] = at(frame + 2, &words);
         }
@@ -144,7 +150,7 @@ impl Fake {
         }
     }
 
-    /// One call of `target` a transition, with the registers of `casgstatus(gp, old, new)`.
+    /// Calls `target` once for each transition, with the registers of `casgstatus(gp, old, new)`.
     fn call(&self, target: usize) {
         let (g, g0) = (&raw const self.words[G], &raw const self.words[G0]);
         for (old, new) in TRANSITIONS {
@@ -168,7 +174,7 @@ impl Fake {
     }
 }
 
-/// Begins with `push %rbp`, as a Go function does.
+/// Begins with `push %rbp`, which the kernel emulates and on which most probes of a real trace stand.
 #[unsafe(naked)]
 extern "C" fn emulated_target() {
     core::arch::naked_asm!("push rbp", "pop rbp", "ret")
@@ -180,9 +186,10 @@ extern "C" fn single_stepped_target() {
     core::arch::naked_asm!("sub rsp, 8", "add rsp, 8", "ret")
 }
 
-/// The status program on `target`, for this process only.
+/// Attaches the program of set B to `target`, for this process only.
 fn attach_to_self(target: usize, fake: &Fake) -> Result<(aya::Ebpf, Session), ProbeError> {
     let options =
+        // 4 MiB hold all events of the measurement, during which nobody drains.
         Options { ring_bytes: 1 << 22, goids: Vec::new(), threads: false, callers: false, from_birth: true };
     let (mut ebpf, session) = Session::load(&fake.config(), &options)?;
     let exe = File::open("/proc/self/exe").map_err(|err| ProbeError::Load(err.into()))?;
@@ -199,7 +206,7 @@ fn attach_to_self(target: usize, fake: &Fake) -> Result<(aya::Ebpf, Session), Pr
     Ok((ebpf, session))
 }
 
-/// Where in our own executable the code at `addr` comes from.
+/// The offset in our own executable of the code that is mapped at `addr`; a uprobe is attached to a file offset.
 fn file_offset(addr: usize) -> Option<u64> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     maps.lines().find_map(|line| {
@@ -212,31 +219,33 @@ fn file_offset(addr: usize) -> Option<u64> {
     })
 }
 
-/// How often the programs of a session ran, and for how long all in all, as the kernel counts it while someone
-/// has asked it to ([`count_runs`]).
+/// How often the programs of a session ran, and for how many nanoseconds in all. The kernel counts it while a
+/// [`Counting`] exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Programs {
     pub runs: u64,
     pub ns: u64,
 }
 
-/// The kernel counts as long as there is one of these. It stops, too, when this process ends, however it does: it
-/// belongs to a file descriptor.
+/// The kernel counts runs as long as one of these exists. The setting belongs to a file descriptor, so it also ends
+/// with this process, even with `kill -9`.
 #[derive(Clone, Debug)]
 pub struct Counting {
     _open: Arc<OwnedFd>,
 }
 
-/// All who want it share a descriptor.
+/// The one descriptor of this process, shared by all [`Counting`]s.
 static OPEN: Mutex<Weak<OwnedFd>> = Mutex::new(Weak::new());
-/// What all sessions of this process ran, as far as they were asked, and whether the kernel ever counted.
+/// Run time of all sessions of this process up to their last [`Session::programs`], nanoseconds; and whether the
+/// kernel ever counted. Both are statistics on their own, so relaxed order is enough.
 static RAN_NS: AtomicU64 = AtomicU64::new(0);
 static COUNTED: AtomicBool = AtomicBool::new(false);
 
-/// Has the kernel count how often eBPF programs run, all on the host, and for how long. It costs each run some 20 ns.
+/// Has the kernel count runs and run time of all eBPF programs on the host (`BPF_ENABLE_STATS`). It makes each run
+/// some 20 ns dearer.
 ///
 /// # Errors
-/// It needs `CAP_SYS_ADMIN`.
+/// The kernel refuses it without `CAP_SYS_ADMIN`.
 pub fn count_runs() -> io::Result<Counting> {
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(open) = open.upgrade() {
@@ -248,16 +257,16 @@ pub fn count_runs() -> io::Result<Counting> {
     Ok(Counting { _open: opened })
 }
 
-/// How long the programs of all sessions of this process have run, those that are over included, nanoseconds. What runs
-/// is as of when [`Session::programs`] was asked last. `None`: nobody has had the kernel count.
+/// Run time of the programs of all sessions of this process, ended ones included, nanoseconds. For a live session the
+/// figure is that of its last [`Session::programs`]. `None`: nobody has had the kernel count.
 pub fn ran_ns() -> Option<u64> {
     COUNTED.load(Ordering::Relaxed).then(|| RAN_NS.load(Ordering::Relaxed))
 }
 
-/// Loaded programs, whose runs are added to those of this process.
+/// Loaded programs whose run time is added to `RAN_NS`.
 pub(super) struct Counted {
     ebpf: Ebpf,
-    /// What of its time `RAN_NS` has already.
+    /// The part of its run time that `RAN_NS` already contains.
     added_ns: AtomicU64,
 }
 
@@ -268,6 +277,7 @@ impl Counted {
 
     pub(super) fn programs(&self) -> Option<Programs> {
         let programs = Programs::of(&self.ebpf)?;
+        // `fetch_max`: two readings at once must not add the same nanoseconds twice.
         let before = self.added_ns.fetch_max(programs.ns, Ordering::Relaxed);
         RAN_NS.fetch_add(programs.ns.saturating_sub(before), Ordering::Relaxed);
         Some(programs)
@@ -284,6 +294,7 @@ impl ops::Deref for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        // The last runs: once the programs are unloaded the kernel forgets their counts.
         self.programs();
     }
 }
@@ -292,7 +303,7 @@ impl Programs {
     fn of(ebpf: &Ebpf) -> Option<Programs> {
         let mut all = Programs::default();
         for (_, program) in ebpf.programs() {
-            // Those that are not loaded have none.
+            // The object has a program for every probe of every mode; those that were not loaded have no counts.
             let Ok(info) = program.info() else { continue };
             all.runs += info.run_count();
             all.ns += u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);

@@ -1,11 +1,11 @@
-//! What this host allows and what its kernel looks like: in one sentence what it lacks for a trace, how many CPUs write
-//! events, and the few structure offsets the programs need, from the kernel's own BTF (`/sys/kernel/btf/vmlinux`;
-//! format: `include/uapi/linux/btf.h`).
+//! The host: what it lacks for a trace, how many CPUs can write events, and the offsets in `task_struct` that the
+//! programs need. The offsets come from the kernel's own BTF (`/sys/kernel/btf/vmlinux`; format:
+//! `include/uapi/linux/btf.h`).
 
 use bytes::Buf;
 use std::{fs, io, path::Path};
 
-/// What this host lacks.
+/// What this host lacks for a trace; the text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// The user may not load and attach eBPF.
@@ -31,6 +31,7 @@ const CAP_SYS_ADMIN: u32 = 21;
 pub fn check() -> Result<(), HostError> {
     let missing: Vec<&str> = NEEDED
         .iter()
+        // `CAP_SYS_ADMIN` implies the first two for BPF and perf, but never `CAP_SYS_PTRACE`.
         .filter(|(name, bit)| !has(*bit) && (*name == "CAP_SYS_PTRACE" || !is_administrator()))
         .map(|(name, _)| *name)
         .collect();
@@ -46,7 +47,8 @@ pub fn check() -> Result<(), HostError> {
     Ok(())
 }
 
-/// Whether this process may do what most of the kernel asks for.
+/// Whether this process has `CAP_SYS_ADMIN`, which stands for `CAP_BPF` and `CAP_PERFMON`, and which newer kernels
+/// ask for at each uprobe ([`ProbeError::AdministratorsOnly`](super::ProbeError)).
 pub(super) fn is_administrator() -> bool {
     has(CAP_SYS_ADMIN)
 }
@@ -64,15 +66,16 @@ fn effective_capabilities() -> u64 {
         .unwrap_or(0)
 }
 
-/// CPUs that may hit a probe. Our own quota and affinity (`std::thread::available_parallelism`) say nothing of the
-/// target's. Those that are online count, not those that are possible: each ring takes its memory at once, and virtual
-/// machines reserve a hundred CPUs that never come. A CPU that comes online later shares a ring.
+/// The number of CPUs that may hit a probe. `std::thread::available_parallelism` would give our own quota and
+/// affinity, which say nothing of the target's. Online CPUs count, not possible ones: a ring takes its memory at
+/// once, and virtual machines reserve a hundred CPUs that never come online. A CPU that comes online later shares a
+/// ring.
 pub(super) fn cpus() -> u32 {
-    // One ring is right for any number of CPUs, only slower.
+    // Where the number cannot be read, one ring is correct for any number of CPUs, only slower.
     aya::util::online_cpus().map_or(1, |cpus| cpus.len() as u32)
 }
 
-/// Where the running kernel describes its types.
+/// The BTF of the running kernel.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Offsets in `struct task_struct`, in bytes.
@@ -104,6 +107,7 @@ impl TaskLayout {
             }
         }
         let (pid, state) = (pid?, state?);
+        // The program reads both ids at once (`tracer-ebpf/src/thread.rs`).
         (tgid? == pid + 4).then_some(TaskLayout { pid, state })
     }
 }
@@ -122,6 +126,7 @@ fn sections(raw: &[u8]) -> Option<(&[u8], &[u8])> {
     }
     header.advance(2);
     let len = header.get_u32_le() as usize;
+    // `hdr_len` as the header says it: a newer kernel may write a longer header.
     let body = raw.get(len..)?;
     let mut section = || {
         let (off, len) = (header.get_u32_le() as usize, header.get_u32_le() as usize);
@@ -148,7 +153,8 @@ fn struct_members(mut types: &[u8], strings: &[u8], wanted: &str) -> Option<Vec<
                 (0..count)
                     .map(|_| {
                         let (name, _, bits) = (body.get_u32_le(), body.get_u32_le(), body.get_u32_le());
-                        // With the kind flag the upper byte is the width of a bit field.
+                        // With the kind flag the upper byte is the width of a bit field; without it all 32 bits are
+                        // the offset.
                         Member { name, offset: if bitfields { bits & 0x00ff_ffff } else { bits } / 8 }
                     })
                     .collect(),
@@ -159,7 +165,8 @@ fn struct_members(mut types: &[u8], strings: &[u8], wanted: &str) -> Option<Vec<
     None
 }
 
-/// Bytes behind the 12 of a type, by its kind (`BTF_KIND_*`).
+/// Bytes that follow the 12 of a type, by its kind (`BTF_KIND_*`). `None` for an unknown kind: without its length
+/// nothing behind it can be found.
 fn trailing_bytes(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
         1 | 14 | 17 => 4,              // int, var, decl tag

@@ -1,5 +1,5 @@
-//! The kernel side of a trace: loads the eBPF programs for one target, puts them on the
-//! instructions that [`sfgi_core::plan`] chose, and drains what they send.
+//! The kernel side of a trace: loads the eBPF programs for one target, attaches them to the instructions that
+//! [`sfgi_core::plan`] chose, drains their events in order, and measures what a probe costs.
 
 mod calibrate;
 mod host;

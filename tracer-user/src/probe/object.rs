@@ -1,5 +1,5 @@
-//! The compiled eBPF object: what its programs must know of one target (offsets, addresses, which wait reasons are
-//! fake), loading one copy of it, and why that fails.
+//! The compiled eBPF object: the configuration of its programs for one target (offsets, addresses, fake wait reasons),
+//! loading one copy of it, and the errors of that.
 
 use super::{
     host::{self, TaskLayout},
@@ -24,7 +24,7 @@ pub enum ProbeError {
     /// The object's maps could not be created.
     #[error("the kernel refused the eBPF object: {0:#}")]
     Load(anyhow::Error),
-    /// The build is broken.
+    /// A map or a program is not in the object that was built into this sfgi.
     #[error("the eBPF object has no {0}: this sfgi was built wrongly")]
     Object(&'static str),
     /// The verifier or the attach point refused a program.
@@ -33,8 +33,8 @@ pub enum ProbeError {
     /// A uprobe could not be placed.
     #[error("cannot put a uprobe on {function} (file offset {offset:#x})")]
     Attach { function: String, offset: u64, source: ProgramError },
-    /// The kernel puts uprobes for administrators only: all do since July 2025 (CVE-2025-38466), which went into 6.16, 6.12.39,
-    /// 6.6.99, 6.1.146, 5.15.189 and 5.10.240.
+    /// The kernel lets only `CAP_SYS_ADMIN` place uprobes. All kernels do since July 2025 (CVE-2025-38466; in 6.16,
+    /// 6.12.39, 6.6.99, 6.1.146, 5.15.189 and 5.10.240).
     #[error("this kernel lets only CAP_SYS_ADMIN put uprobes, not CAP_PERFMON: run with sudo, or add it")]
     AdministratorsOnly,
     /// The rings could not be made.
@@ -52,7 +52,8 @@ pub enum ProbeError {
 }
 
 impl ProbeError {
-    /// Why the kernel put no uprobe there.
+    /// The error of an attachment that failed with `source`. Aya wraps the `io::Error` that tells a refusal, so the
+    /// whole chain of sources is searched for it.
     pub(super) fn of_attaching(function: &str, offset: u64, source: ProgramError) -> ProbeError {
         let mut cause: Option<&(dyn Error + 'static)> = Some(&source);
         while let Some(error) = cause {
@@ -73,13 +74,15 @@ const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 pub struct Options {
     /// Bytes of one event ring, a power of two.
     pub ring_bytes: u32,
-    /// Only these goroutines; empty: all.
+    /// The goids to report; empty: all. At most 1,024, the size of the map `GOIDS`.
     pub goids: Vec<u64>,
-    /// Also the threads' on/off-CPU times (`sched_switch`, `sched_wakeup`).
+    /// Also report when the target's threads get and leave a CPU (`sched_switch`, `sched_wakeup`). Without effect
+    /// where sfgi runs in a nested PID namespace.
     pub threads: bool,
-    /// Walk a stack on beyond the frame that tells the place: callers, up to twelve frames.
+    /// Walk each stack to twelve frames, beyond the first frame of the program's own code.
     pub callers: bool,
-    /// The process does not run the binary yet: nothing that comes is to be dropped.
+    /// The process does not execute the binary yet, so events from before the last probe stood are complete, too, and
+    /// are kept.
     pub from_birth: bool,
 }
 
@@ -107,12 +110,15 @@ pub(super) fn configure(
         fake_reasons: fake_reasons(binary.wait_reasons()),
         flags_test: 0,
         probes: [0; KINDS],
+        // Without the function the bounds are empty, and no `sched.pc` lies within.
         systemstack_switch: switch.as_ref().map_or(0, |f| f.entry),
         systemstack_switch_end: switch.as_ref().map_or(0, |f| f.end),
         plumbing_end: if options.callers { 0 } else { binary.plumbing_end() },
+        // 255 is no wait reason.
         io_wait: binary.wait_reasons().number(WaitReason::IoWait).map_or(255, u32::from),
         tgid: if in_initial_pid_namespace() { pid.get() } else { 0 },
-        // One ring is enough, and in order by itself, where at most two CPUs write to it.
+        // One ring carries what two CPUs send and is in order by itself. 256 is `MAX_RINGS` of
+        // `tracer-ebpf/src/emit.rs`.
         rings: if cpus > 2 { cpus.min(256) } else { 1 },
         flags,
         offsets: binary.layout().probe_offsets()?,
@@ -130,16 +136,19 @@ pub(super) fn configure(
 }
 
 fn fake_reasons(reasons: &WaitReasons) -> u64 {
+    // The mask has 64 bits; the runtime has about forty reasons.
     let bits = reasons.iter().take(64).enumerate().filter(|(_, reason)| reason.is_fake());
     bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
 }
 
-/// In another PID namespace the ids that the kernel gives to a program are not the ones we know.
+/// Whether the ids that `bpf_get_current_pid_tgid` gives are the ones that we know: it numbers processes as the
+/// initial PID namespace does.
 fn in_initial_pid_namespace() -> bool {
     fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == INITIAL_PID_NAMESPACE)
 }
 
-/// The eBPF program for a Go function; `None` for one that no program is written for.
+/// The name of the eBPF program for a Go function; `None`: no program is written for it. Functions that say the same
+/// of the goroutine in their first argument share a program.
 pub(super) fn program(function: &str) -> Option<&'static str> {
     Some(match function.strip_prefix("runtime.")? {
         "casgstatus" => "casgstatus",
@@ -172,10 +181,11 @@ pub(super) fn program(function: &str) -> Option<&'static str> {
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-ebpf"));
 
-/// `BPF_MAP_TYPE_RINGBUF` (`include/uapi/linux/bpf.h`).
+/// `BPF_MAP_TYPE_RINGBUF` in `enum bpf_map_type` (`include/uapi/linux/bpf.h`).
 const RINGBUF: u32 = 27;
 
-/// Creates the maps with `config` in the object's read-only data. No program is loaded yet.
+/// Parses the object, patches `config` into its read-only data and creates its maps. Loads no program: of two dozen
+/// only those of the plan are needed.
 pub(super) fn load(config: &Config) -> Result<Ebpf, ProbeError> {
     EbpfLoader::new()
         .override_global("CONFIG", config, true)
@@ -183,13 +193,14 @@ pub(super) fn load(config: &Config) -> Result<Ebpf, ProbeError> {
         .map_err(|source| ProbeError::Load(source.into()))
 }
 
-/// Creates `count` event rings of `bytes` each and hands them to the programs.
+/// Creates `count` event rings of `bytes` each and puts them into the array that the programs send through.
 pub(super) fn create_rings(ebpf: &mut Ebpf, count: u32, bytes: u32) -> Result<Vec<Ring>, ProbeError> {
     let fail = |source: MapError| ProbeError::Ring { bytes, source };
     let map = ebpf.map_mut("RINGS").ok_or(ProbeError::Object("map RINGS"))?;
     let mut rings: ArrayOfMaps<&mut MapData, MapData> = ArrayOfMaps::try_from(map).map_err(fail)?;
     (0..count)
         .map(|index| {
+            // Made here and not by the loader, which takes the size from the object: `--ring-size` decides it.
             let object = aya_obj::Map::new_from_params(RINGBUF, 0, 0, bytes, 0);
             let ring = MapData::create(object, "events", None)?;
             rings.set(index, &ring, 0)?;
@@ -200,7 +211,7 @@ pub(super) fn create_rings(ebpf: &mut Ebpf, count: u32, bytes: u32) -> Result<Ve
         .map_err(fail)
 }
 
-/// A uprobe program, loaded.
+/// The uprobe program `name`, loaded into the kernel at its first use: several probes may share it.
 pub(super) fn uprobe<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut UProbe, ProbeError> {
     let program: &mut UProbe = ebpf
         .program_mut(name)

@@ -1,9 +1,10 @@
-//! Rings of events: the records of one, up to when everything that was put into it has been read, and the order of
-//! several.
+//! Rings of events: draining one, the time up to which a ring has been read completely, and the order of events across
+//! rings.
 //!
-//! A program takes its place in the ring first and reads the clock then (`tracer-ebpf/src/emit.rs`), and the ring gives
-//! records only in the order of their places. So whatever comes into a ring that was empty is younger than that
-//! moment, however long the program's processor was taken away from it (by an interrupt, the scheduler, a hypervisor).
+//! A program reserves its place in the ring first and reads the clock then (`tracer-ebpf/src/emit.rs`), and a ring
+//! hands out records only in the order of their places. So every record that enters a ring after it was found empty
+//! is younger than that look, however long an interrupt, the scheduler or a hypervisor held up the CPU of the
+//! program.
 
 use aya::maps::{MapData, RingBuf};
 use rustix::{
@@ -17,13 +18,16 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-/// In a ring that is never empty: how much older a record may be than one that has an earlier place, nanoseconds.
+/// For a ring that was not found empty: how much older than a record the next ones are taken to be at most,
+/// nanoseconds. Two CPUs can reserve in one order and read the clock in the other; 1 ms is far above such a race, but
+/// no proof, so a CPU that is held up longer in that instant can bring an event out of order.
 const SLACK_NS: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// How a drain left a ring; the greatest of several rings counts.
 pub(super) enum Left {
     Empty,
-    /// The next record has its place and is not complete.
+    /// The next record is reserved and not submitted yet: a program is at work on it.
     Busy,
     More,
 }
@@ -32,19 +36,20 @@ pub(super) enum Left {
 pub(super) struct Ring {
     records: RingBuf<MapData>,
     positions: Positions,
-    /// The latest time of a record.
+    /// The latest time stamp that was read, nanoseconds.
     last: u64,
 }
 
 impl Ring {
-    /// Of a map of type `BPF_MAP_TYPE_RINGBUF`.
+    /// Maps the positions of a `BPF_MAP_TYPE_RINGBUF`.
     pub(super) fn new(records: RingBuf<MapData>) -> Result<Ring, Errno> {
         let positions = Positions::map(&records)?;
         Ok(Ring { records, positions, last: 0 })
     }
 
-    /// Hands over at most so many records; `read` gives the time of each. Says how it left the ring, and
-    /// up to when nothing will come any more, if this began at `began_ts`.
+    /// Hands at most `most` records to `read`, which returns the time stamp of each (`None`: not decodable).
+    /// `began_ts` is a time before the call. Returns how the ring was left, and the time up to which no record will
+    /// come any more.
     pub(super) fn drain(
         &mut self,
         began_ts: u64,
@@ -54,6 +59,8 @@ impl Ring {
         let mut left = Left::More;
         for _ in 0..most {
             let Some(record) = self.records.next() else {
+                // `next` returns nothing for an empty ring and for one whose next record is not submitted; only the
+                // positions tell them apart.
                 left = if self.positions.are_equal() { Left::Empty } else { Left::Busy };
                 break;
             };
@@ -67,7 +74,8 @@ impl Ring {
     }
 }
 
-/// How far the reader and the writers are: the first two pages of the map (`kernel/bpf/ringbuf.c: struct bpf_ringbuf`).
+/// The positions of the reader and of the writers: the first words of the first two pages of the map
+/// (`kernel/bpf/ringbuf.c: struct bpf_ringbuf`). Aya does not show them, so they are mapped a second time.
 struct Positions {
     start: *mut c_void,
     page: usize,
@@ -84,7 +92,7 @@ impl Positions {
         Ok(Positions { start, page })
     }
 
-    /// Whether every place that was taken has been read.
+    /// Whether every reserved place has been read.
     fn are_equal(&self) -> bool {
         // SAFETY: the first word of each page, aligned, within the mapping, and only read.
         let at = |page: usize| unsafe {
@@ -103,21 +111,21 @@ impl Drop for Positions {
     }
 }
 
-/// Sorts events by time across rings and drains.
+/// Sorts events by time, across rings and across drains.
 #[derive(Default)]
 pub(super) struct Merger {
     held: Vec<Event>,
 }
 
 impl Merger {
-    /// Adds one event, in the order of its ring.
+    /// Adds one event. Events of one ring must come in the order of the ring.
     pub(super) fn push(&mut self, event: Event) {
         self.held.push(event);
     }
 
-    /// Moves everything up to `watermark` (time stamps, inclusive) to `out`, oldest first.
+    /// Moves every event with a time stamp up to and including `watermark` to `out`, oldest first.
     pub(super) fn release(&mut self, watermark: u64, out: &mut Vec<Event>) {
-        // Stable: events of one ring with the same time stamp keep their order.
+        // A stable sort: events of one ring with the same time stamp keep their order.
         self.held.sort_by_key(|event| event.ts);
         let ready = self.held.partition_point(|event| event.ts <= watermark);
         out.extend(self.held.drain(..ready));

@@ -27,22 +27,22 @@ use tracer_common::{Config, Counters, Kind};
 /// Counts since the start of the session, by [`Kind`].
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
-    /// Times each probe ran.
+    /// Hits in the target, by the kind that the probe usually sends, whether an event was sent or not.
     pub hits: BTreeMap<Kind, u64>,
-    /// Events that found their ring full.
+    /// Events that found their ring full and were dropped.
     pub lost: BTreeMap<Kind, u64>,
-    /// Reads of the target's memory that failed; what they would have told is missing.
+    /// Reads of the target's memory that failed; the events were sent without these fields.
     pub blurred: BTreeMap<Kind, u64>,
     /// Records that could not be decoded. Anything but 0 is a bug in sfgi.
     pub undecodable: u64,
 }
 
-/// Events one ring may deliver in one drain, so that a busy target cannot keep the reader from
-/// handing on what it has, or from noticing that it is to stop.
+/// The most events that one drain takes from one ring. Without a bound a busy target could keep the reader from
+/// handing on what it has, and from noticing that it is to stop.
 const BATCH: usize = 1 << 13;
 
-/// After the probes were removed, a program may still be at work: wait at most `LAST_WORD_NS` for its record, and look
-/// every `MOMENT`.
+/// After the probes were removed, a program may still be running with a reserved record. `stop` looks every `MOMENT`,
+/// at most for `LAST_WORD_NS`, whether the record has been submitted.
 const LAST_WORD_NS: u64 = 1_000_000_000;
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -50,26 +50,27 @@ const MOMENT: Duration = Duration::from_millis(1);
 pub struct Session {
     ebpf: Option<Counted>,
     rings: Vec<Ring>,
-    /// What the programs have to say for themselves goes to this process's log.
+    /// Forwards the programs' own log messages to this process's log.
     log: EbpfLogger<&'static dyn log::Log>,
     counters: PerCpuArray<MapData, Counters>,
     merger: Merger,
     attached_ts: u64,
-    /// Events from before, or after, do not count: not all probes stood.
+    /// Events outside of this span are dropped, because not all probes stood; `start_ts` is 0 for a launched command.
     start_ts: u64,
     stop_ts: u64,
-    /// Lost and blurred, when they were last looked at.
+    /// The sums of lost and of blurred at the last drain; the counters themselves only rise.
     before: (u64, u64),
     undecodable: u64,
-    /// How the last drain left the rings: as the one that was left fullest.
+    /// How the last drain left the rings: the greatest [`Left`] of all.
     left: Left,
-    /// Up to when nothing will come any more.
+    /// The time up to which no event will come any more; it never goes back.
     complete: u64,
 }
 
 impl Session {
-    /// Loads the programs of `plan` and attaches them to process `pid`, which runs `binary` out
-    /// of `exe`. Takes 10–20 ms a probe. The process is not stopped and not written to.
+    /// Loads the programs of `plan` and attaches them to process `pid`, which runs `binary` out of the file `exe`.
+    /// Attaching takes 10–20 ms a probe. The process is not stopped, and its memory is not written to but for the
+    /// kernel's own breakpoints.
     pub fn start(
         pid: NonZeroU32,
         exe: &File,
@@ -83,6 +84,7 @@ impl Session {
         for probe in &plan.probes {
             attach(&mut ebpf, probe, pid, exe)?;
         }
+        // Tracepoints see the whole host: without an id that the kernel knows they could not tell whose thread it is.
         if config.tgid != 0 {
             let btf = Btf::from_sys_fs().map_err(|err| ProbeError::Btf(err.to_string()))?;
             object::attach_tracepoint(&mut ebpf, "sched_process_exec", &btf)?;
@@ -92,13 +94,14 @@ impl Session {
             }
         }
         session.ebpf = Some(Counted::new(ebpf));
-        // Before the last probe stood, what the others saw was not the whole.
+        // Events from before the last probe stood are not the whole story and would look like illegal transitions.
         session.attached_ts = now();
         session.start_ts = if options.from_birth { 0 } else { session.attached_ts };
         Ok(session)
     }
 
-    /// Maps and rings, nothing attached.
+    /// Creates maps and rings and attaches nothing. The caller attaches to the returned object and puts it into the
+    /// session.
     pub(super) fn load(config: &Config, options: &Options) -> Result<(Ebpf, Session), ProbeError> {
         let mut ebpf = object::load(config)?;
         let rings = object::create_rings(&mut ebpf, config.rings, options.ring_bytes)?;
@@ -129,9 +132,10 @@ impl Session {
         Ok((ebpf, session))
     }
 
-    /// Takes what the rings hold. Replaces the contents of `batch`. Says whether a ring was left with something
-    /// in it: then drain again at once.
+    /// Drains the rings and replaces the contents of `batch` by the events that no older event can follow any more.
+    /// Returns whether a ring still holds records; the caller then drains again at once.
     pub fn drain(&mut self, batch: &mut Batch) -> Result<bool, ProbeError> {
+        // Before the first ring is looked at: a ring that is then found empty is complete up to here.
         let began = now();
         let (mut complete, mut left) = (began, Left::Empty);
         self.log.flush();
@@ -158,8 +162,10 @@ impl Session {
         Ok(left == Left::More)
     }
 
-    /// Removes the probes, then delivers everything that is left.
+    /// Removes the probes, then delivers every event that is left. Detaching takes up to two seconds with many
+    /// probes; what finds its ring full meanwhile counts as lost.
     pub fn stop(&mut self, batch: &mut Batch) -> Result<(), ProbeError> {
+        // Before the first probe goes: afterwards not all of them stand.
         self.stop_ts = now();
         self.ebpf = None;
         let (mut events, mut lost) = (Vec::new(), 0);
@@ -169,7 +175,7 @@ impl Session {
             lost += batch.lost;
             match self.left {
                 Left::More => {}
-                // A program that was at work when its probe was removed.
+                // A program was at work when its probe was removed.
                 Left::Busy if now().saturating_sub(self.stop_ts) < LAST_WORD_NS => thread::sleep(MOMENT),
                 Left::Busy | Left::Empty => break,
             }
@@ -180,23 +186,23 @@ impl Session {
         Ok(())
     }
 
-    /// Since when all probes stand: nothing older is delivered, but of a target that is watched from birth
-    /// (`CLOCK_MONOTONIC`, ns).
+    /// When the last probe was attached (`CLOCK_MONOTONIC`, ns). No older event is delivered, except of a launched
+    /// command ([`Options::from_birth`]).
     pub fn since(&self) -> u64 {
         self.attached_ts
     }
 
-    /// How long all probes have stood, or stood, in seconds.
+    /// How long all probes have stood, seconds; after [`Session::stop`] how long they stood.
     pub fn seconds(&self) -> f64 {
         self.until().saturating_sub(self.attached_ts) as f64 / 1e9
     }
 
-    /// Up to when events count: now, or when the probes were removed (`CLOCK_MONOTONIC`, ns).
+    /// The time up to which events count: now, or the start of [`Session::stop`] (`CLOCK_MONOTONIC`, ns).
     pub fn until(&self) -> u64 {
         self.stop_ts.min(now())
     }
 
-    /// What the probes counted so far.
+    /// The counters of all CPUs added up; kinds with 0 are left out.
     pub fn totals(&self) -> Result<Totals, ProbeError> {
         let mut totals = Totals { undecodable: self.undecodable, ..Totals::default() };
         for cpu in self.read_counters()?.iter() {
@@ -212,7 +218,8 @@ impl Session {
         Ok(totals)
     }
 
-    /// What the kernel counts of the programs; `None`: it does not count, or the probes are removed.
+    /// Runs of the programs; `None`: the kernel does not count ([`count_runs`](super::count_runs)), or the probes are
+    /// removed.
     pub fn programs(&self) -> Option<Programs> {
         self.ebpf.as_ref()?.programs()
     }
@@ -230,6 +237,7 @@ impl Session {
         batch.lost = lost - self.before.0;
         batch.blurred = blurred - self.before.1;
         self.before = (lost, blurred);
+        // Read after the counters: whatever was lost so far happened before this moment.
         batch.doubt_until = now();
         batch.complete_until = complete;
         batch.events.clear();
@@ -243,7 +251,7 @@ fn attach(ebpf: &mut Ebpf, probe: &ProbeSite, pid: NonZeroU32, exe: &File) -> Re
         ebpf,
         object::program(probe.function).ok_or(ProbeError::Object("program for this function"))?,
     )?;
-    // The open file, not its name: it may have been deleted, replaced, or be in another mount
+    // Through the open file, not by its name: the file may have been deleted or replaced, or lie in another mount
     // namespace.
     let path = PathBuf::from(format!("/proc/self/fd/{}", exe.as_raw_fd()));
     program

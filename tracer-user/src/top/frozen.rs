@@ -1,11 +1,11 @@
-//! How things stood at a time of a recording.
+//! The picture of one moment of a recording: what `sfgi report --top` shows.
 
 use super::{Look, Picture, Query, Screen, Source, Top, text};
 use sfgi_core::session::{End, Input, Observer, Round, Target};
 use std::io;
 
-/// Looks on up to a time, and keeps the picture of that moment. What began between that and the next event of a
-/// recording may be in it already.
+/// Adds up a recording until a time, and keeps the picture of that moment. Inputs reach a target before their round,
+/// so the picture may already show changes between that time and the next event of the recording.
 pub struct Frozen {
     top: Top,
     query: Query,
@@ -15,18 +15,18 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// `at_ts`: the time, `CLOCK_MONOTONIC` nanoseconds as the events have it (`u64::MAX`: the end); `every_ns`: how
-    /// long an interval is.
+    /// `at_ts`: the time, `CLOCK_MONOTONIC` nanoseconds as the events have it (`u64::MAX`: the end). `every_ns`: length
+    /// of an interval.
     pub fn new(source: Source, query: Query, every_ns: u64, at_ts: u64) -> Frozen {
         Frozen { top: Top::new(source), query, every_ns: every_ns.max(1), at_ts, picture: None }
     }
 
-    /// The picture; `None` as long as the time has not come.
+    /// The picture; `None` until `at_ts` has passed or the recording has ended.
     pub fn picture(&self) -> Option<&Picture> {
         self.picture.as_ref()
     }
 
-    /// The picture as a screen of this size would show it, in lines.
+    /// The picture as lines of text, as a terminal of this size would show it.
     pub fn text(&self, screen: &Screen, width: u16, height: u16) -> Option<String> {
         Some(text(self.picture()?, screen, &Look::default(), width, height))
     }
@@ -51,6 +51,8 @@ impl Observer for Frozen {
             return Ok(());
         }
         let ts = round.news.iter().map(|news| news.ts).max().unwrap_or(0);
+        // This round is the first behind `at_ts`: its steps must not be added up. Before the first round there is no
+        // interval to close, so that one is taken in any case.
         if ts > self.at_ts && self.top.interval_ts() != 0 {
             self.freeze(targets, self.at_ts.max(self.top.interval_ts()));
             return Ok(());

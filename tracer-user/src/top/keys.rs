@@ -1,4 +1,4 @@
-//! What the user makes of a picture: keys and mouse in, what is shown out.
+//! What the user does with a picture: keys and mouse in, the state of the screen out. No terminal and no clock.
 
 use super::{
     By, Key, Picture, Query, Sort, Table,
@@ -9,59 +9,57 @@ use ratatui::crossterm::event::{
 };
 use regex::Regex;
 
-/// Lines of a turn of the wheel.
+/// Lines that one turn of the wheel scrolls.
 const WHEEL: isize = 3;
-/// Characters of a filter.
+/// Longest filter that can be typed, bytes; more characters are ignored.
 const MAX_PROMPT: usize = 200;
 
 /// What is shown below the head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pane {
-    /// The table of [`Screen::by`].
+    /// The table of [`Screen::by`], which all other panes return to.
     #[default]
     Table,
     Detail,
-    /// What is wrong.
     Findings,
-    /// What is leaked.
     Leaks,
     Help,
 }
 
-/// What is to be done about a key.
+/// What the caller must do about a key or the mouse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Draw,
-    /// Another [`Screen::query`] is wanted of pictures from now on.
+    /// Draw, and ask for pictures of the new [`Screen::query`].
     Ask,
-    /// Look for leaks in this target.
+    /// Search this target (its number) for leaks.
     FindLeaks(usize),
     Quit,
 }
 
-/// What is shown, and how.
+/// The state of the screen, beside the picture.
 #[derive(Clone, Debug)]
 pub struct Screen {
     pub by: By,
-    /// What is wanted of pictures.
+    /// What pictures are asked for: order, filter, target, goroutine.
     pub query: Query,
     pub pane: Pane,
-    /// The filter that is being typed.
+    /// The filter while it is typed; `None`: keys are commands.
     pub prompt: Option<String>,
-    /// Why what was typed is no filter.
+    /// Why the last filter was refused; shown until the next one or Esc.
     pub refused: Option<String>,
-    /// The picture stands still.
+    /// The shown picture is held. Tracing goes on.
     pub paused: bool,
-    /// The row that is chosen, and where it was last.
+    /// The chosen row, and its index when it was chosen: the place to stay at if the row vanishes.
     pub(super) chosen: Option<Key>,
     cursor: usize,
-    /// The first line that is shown of a pane that is longer.
+    /// First shown line of a pane that is longer than the screen.
     pub(super) scroll: usize,
     max_scroll: usize,
 }
 
 impl Screen {
-    /// The table of `by`, in its usual order.
+    /// Shows the table of `by` in its usual order.
     pub fn new(by: By) -> Screen {
         Screen {
             by,
@@ -77,33 +75,34 @@ impl Screen {
         }
     }
 
-    /// The order of the table that is shown.
     pub fn sort(&self) -> Sort {
         self.query.sort[self.by as usize]
     }
 
-    /// The rows that are shown, in order.
+    /// The rows of the shown table, filtered and in order.
     pub fn table(&self, picture: &Picture) -> Table {
         picture.table(self.by).chosen(&self.query, self.sort())
     }
 
-    /// The index of the row that is chosen: it keeps to its row, wherever that goes.
+    /// Index of the chosen row. The choice follows its row when the order changes.
     pub(super) fn row(&self, table: &Table) -> usize {
         let kept = self.chosen.and_then(|key| table.rows.iter().position(|row| row.key == key));
         kept.unwrap_or(self.cursor).min(table.rows.len().saturating_sub(1))
     }
 
-    /// To be called with what drawing said.
+    /// Takes what drawing returned: how far the pane can be scrolled. Only drawing knows how lines were wrapped.
     pub fn drawn(&mut self, max_scroll: usize) {
         self.max_scroll = max_scroll;
         self.scroll = self.scroll.min(max_scroll);
     }
 
-    /// A key was pressed. `height`: lines of the terminal.
+    /// Handles a key. `height`: lines of the terminal.
     pub fn key(&mut self, key: KeyEvent, picture: Option<&Picture>, height: u16) -> Action {
+        // Terminals with an extended keyboard protocol report releases, too.
         if key.kind == KeyEventKind::Release {
             return Action::Draw;
         }
+        // Ctrl-C comes before the prompt: it must end sfgi also while a filter is typed.
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
                 KeyCode::Char('c') => Action::Quit,
@@ -113,6 +112,7 @@ impl Screen {
         if self.prompt.is_some() {
             return self.type_filter(key.code);
         }
+        // Six lines are head, tabs, titles and footer (`Areas::of`, one target), and one counts the rows that follow.
         let page = isize::try_from(height.saturating_sub(7)).unwrap_or(0).max(1);
         match key.code {
             KeyCode::Char('q') => return Action::Quit,
@@ -142,7 +142,7 @@ impl Screen {
         Action::Draw
     }
 
-    /// Keys that change what is wanted of pictures.
+    /// Handles keys that change what pictures are asked for.
     fn arrange(&mut self, code: char, picture: Option<&Picture>) -> Action {
         match code {
             '<' | ',' => self.sort_beside(-1, picture),
@@ -159,7 +159,7 @@ impl Screen {
         Action::Ask
     }
 
-    /// The mouse did something on a terminal of this size.
+    /// Handles the mouse on a terminal of this size.
     pub fn mouse(
         &mut self,
         mouse: MouseEvent,
@@ -181,7 +181,9 @@ impl Screen {
                     }
                 } else if areas.body.contains(&mouse.row) {
                     let line = usize::from(mouse.row - areas.body.start);
+                    // `Areas::first` is what `draw_table` scrolls by, so that a click hits the row that is drawn there.
                     let index = areas.first(self.row(&table), table.rows.len()) + line;
+                    // A click on the chosen row enters it. Terminals report no double clicks.
                     let again = self.chosen.is_some() && index == self.row(&table);
                     if index < table.rows.len() {
                         self.choose(&table, index);
@@ -241,7 +243,7 @@ impl Screen {
         Action::Ask
     }
 
-    /// Goes into a row: a goroutine is looked at closely, of anything else the goroutines are shown.
+    /// Enters a row: shows a goroutine closely, or the goroutines of anything else.
     fn enter(&mut self, picture: Option<&Picture>) -> Action {
         let Some(picture) = picture.filter(|_| self.pane == Pane::Table) else { return Action::Draw };
         let table = self.table(picture);
@@ -252,6 +254,7 @@ impl Screen {
             self.open(Pane::Detail);
             return Action::Ask;
         }
+        // The first word names the function or the state. Goroutines have the same words, so a filter selects them.
         let word = row.words.iter().find(|word| !word.is_empty());
         let Some(filter) = word.and_then(|word| Regex::new(&format!("^{}$", regex::escape(word))).ok())
         else {

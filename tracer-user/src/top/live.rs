@@ -1,4 +1,4 @@
-//! Pictures for someone on another thread, as things happen.
+//! Makes pictures on the tracing thread for the user's thread.
 
 use super::{Picture, Query, Source, Top};
 use crate::probe::Cost;
@@ -11,18 +11,20 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Making a picture may take at most one of so many parts of the time: the rings fill up meanwhile.
+/// Pictures take at most one part in so many of the time: the thread that makes them also drains the rings, which fill
+/// up meanwhile.
 const SHARE: u64 = 20;
 
-/// What the two threads share.
+/// What the tracing thread and the user's thread share. Each mutex is held for a copy only.
 #[derive(Default)]
 pub struct Shared {
     picture: Mutex<Option<Arc<Picture>>>,
-    /// What is wanted, and how often that was changed.
+    /// How often the query was changed, and the query. The number tells the tracing thread that it is a new one.
     query: Mutex<(u64, Query)>,
     costs: Mutex<Vec<Cost>>,
 }
 
+// A panic of the other thread leaves no half-made value: each is replaced as a whole under its lock.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -32,31 +34,31 @@ impl Shared {
         lock(&self.picture).clone()
     }
 
-    /// What is wanted from now on.
+    /// Asks for pictures of this query from now on.
     pub fn ask(&self, query: &Query) {
         let mut asked = lock(&self.query);
         *asked = (asked.0 + 1, query.clone());
     }
 
-    /// What the probes have cost, by target.
+    /// Takes what the probes have cost since they stand, one for each target.
     pub fn tell_costs(&self, costs: Vec<Cost>) {
         *lock(&self.costs) = costs;
     }
 }
 
-/// Makes a picture each interval, and when something else is wanted.
+/// The observer that makes a picture for each interval, and another one when the query changes.
 pub struct Publisher {
     top: Top,
     shared: Arc<Shared>,
     every_ns: u64,
     asked: u64,
     not_before_ts: u64,
-    /// The costs at the beginning are known, so that those of the first interval can be told.
+    /// Whether first costs were taken. A cost is a sum since the probes stand, so the first interval subtracts one.
     metered: bool,
 }
 
 impl Publisher {
-    /// Intervals are at least `every_ns` long.
+    /// Intervals are at least `every_ns` long: they end with the first round after that.
     pub fn new(source: Source, shared: Arc<Shared>, every_ns: u64) -> Publisher {
         Publisher {
             top: Top::new(source),
@@ -82,6 +84,7 @@ impl Publisher {
             self.take_costs();
             self.top.tick(targets, ts);
         }
+        // Number and query are taken under one lock, so that a change in between is seen at the next round.
         let query;
         (self.asked, query) = lock(&self.shared.query).clone();
         *lock(&self.shared.picture) = Some(Arc::new(self.top.picture(targets, &query)));
@@ -107,6 +110,7 @@ impl Observer for Publisher {
         let ts = round.news.iter().map(|news| news.ts).max().unwrap_or(0);
         let over = ts >= self.top.interval_ts().saturating_add(self.every_ns);
         let asked = lock(&self.shared.query).0 != self.asked;
+        // A new query waits, too: many keys in a row must not stop the draining.
         if ts >= self.not_before_ts && (over || asked) {
             self.publish(targets, ts, over);
         }
@@ -118,6 +122,7 @@ impl Observer for Publisher {
         let ts = ends.iter().map(|end| end.until_ts).max().unwrap_or(0);
         self.take_costs();
         self.top.close(targets, ts.max(self.top.interval_ts()), self.every_ns);
+        // `close` has ended the last interval already.
         self.publish(targets, ts, false);
         Ok(())
     }

@@ -1,9 +1,9 @@
-//! The goroutines of programs at a glance, refreshed by the second: what `sfgi top` shows.
+//! What `sfgi top` shows: the goroutines of its targets at a glance, refreshed each second.
 //!
-//! [`Top`] is an [`Observer`](sfgi_core::session::Observer) that adds up what happens, in intervals of the events' own
-//! time; [`Top::picture`] is how things stand, with names, in plain data ([`Picture`]). [`Screen`] is what the user
-//! makes of it by keys and mouse, and [`draw`] puts both on a grid of characters. None of these knows where events come
-//! from, whether there is a terminal, or what time it is: a recording gives the same pictures ([`Frozen`]).
+//! [`Top`] is an [`Observer`](sfgi_core::session::Observer) that adds up steps in intervals of the events' own time.
+//! [`Top::picture`] makes plain data with names of that ([`Picture`]). [`Screen`] holds what the user chose by keys and
+//! mouse, and [`draw`] puts both on a grid of characters. None of these knows where events come from, whether there is
+//! a terminal, or what time it is, so a recording gives the same pictures ([`Frozen`]).
 
 mod frozen;
 mod keys;

@@ -1,5 +1,5 @@
-//! What `sfgi agent` costs: two hundred programs with a thousand goroutines each, at its usual budget; and what a
-//! program loses that switches as fast as it can, while it should be watched in full.
+//! What `sfgi agent` costs: with two hundred programs of a thousand goroutines each, at its usual budget; and for one
+//! program that switches as fast as it can, which it is told to watch in full.
 
 use super::{Row, Setting, fixture::Fixture};
 use crate::{setup::go, sh};
@@ -11,16 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Programs, and goroutines of each.
+/// Programs, and goroutines in each.
 const PROGRAMS: usize = 200;
 const GOROUTINES: usize = 1000;
-/// How long the agent is watched; the first scans of all are part of it.
+/// How long the agent is measured; the first scans of all programs are part of it.
 const WATCHED: Duration = Duration::from_secs(600);
-/// What it may use: its usual budget in percent of a core, and memory in MiB.
+/// The goals: the usual budget in percent of a core, and memory in MiB.
 const CPU: f64 = 2.0;
 const MEMORY: f64 = 150.0;
 
-/// How long the program that switches runs, and how often with and without an agent.
+/// How long the switching program runs, and how often with and without an agent.
 const RUN: &str = "60s";
 const ROUNDS: usize = 3;
 /// The largest good ratio of a round trip with an agent to one without.
@@ -32,7 +32,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A running agent; its pictures are read by whoever wants them.
+/// A running agent, whose pictures come on stdout: a full pipe would stop it, so the caller reads them.
 fn agent(setting: &Setting, args: &[&str]) -> Result<sh::Child> {
     let mut command = sh::root_command(&setting.sfgi)?;
     command
@@ -94,7 +94,7 @@ fn busy(setting: &Setting) -> Result<Vec<Row>> {
     Ok(vec![alone, watched])
 }
 
-/// Nanoseconds that one takes, as the program says.
+/// Nanoseconds of a round trip, as the program prints them.
 fn round_trip(program: &std::path::Path) -> Result<f64> {
     let text = sh::output(Command::new(program).args(["-d", RUN]))?;
     let told = text.split_once("round trips, ").and_then(|(_, rest)| rest.split_once(" ns"));

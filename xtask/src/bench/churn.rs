@@ -16,16 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Programs a second, and for how long.
+/// Programs that start in a second, and for how long they do.
 const A_SECOND: u32 = 50;
 const LONG: Duration = Duration::from_secs(300);
-/// When the agent is used to it: from then on nothing may grow.
+/// Time until the agent is used to it: from then on nothing may grow.
 const USED_TO: Duration = Duration::from_secs(60);
-/// What a program does: goroutines that end at once.
+/// What a program does: it makes so many goroutines that end at once.
 const WORK: &str = "1000";
-/// Every other one then ends; those between stay so long, which is long enough to be watched.
+/// Every other program ends after its work; those between stay for this long, which is enough to be watched.
 const STAYS: Duration = Duration::from_secs(3);
-/// What the agent may take at the end to what it took when it was used to it.
+/// The largest good ratio of the agent's memory at the end to its memory when it was used to it.
 const GROWTH: f64 = 1.1;
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
@@ -82,7 +82,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     for mut child in ending.into_iter().chain(staying.into_iter().map(|(_, child)| child)) {
         child.wait()?;
     }
-    // Long enough for it to see that all have ended, and to forget them.
+    // Long enough for the agent to see that all have ended, and to forget them.
     thread::sleep(Duration::from_secs(30));
     let after = series(&address)?;
     let stale: Vec<&String> =
@@ -115,19 +115,19 @@ fn number(latest: &Mutex<Value>, name: &str) -> Result<f64> {
     number.with_context(|| format!("the picture has no {name}"))
 }
 
-/// Processes that have ended and that the agent still holds on to: a pidfd of one says `Pid: -1` (`fs/pidfs.c`). Other
-/// programs of this machine may have ended a moment ago, so their number alone says nothing.
+/// Processes that have ended and that the agent still holds on to: a pidfd of such a process says `Pid: -1`
+/// (`fs/pidfs.c`). Other programs of this machine may have ended a moment ago, so the caller allows for one.
 fn dead(pid: u32) -> Result<usize> {
     let mut dead = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // What is closed meanwhile is not held any more.
+        // A descriptor that was closed meanwhile is not held any more.
         let info = fs::read_to_string(entry?.path()).unwrap_or_default();
         dead += usize::from(info.lines().any(|line| line.starts_with("Pid:") && line.ends_with("-1")));
     }
     Ok(dead)
 }
 
-/// The names of all series, with their labels.
+/// The names of all series of `/metrics`, with their labels.
 fn series(address: &str) -> Result<BTreeSet<String>> {
     let mut stream = TcpStream::connect(address)?;
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;

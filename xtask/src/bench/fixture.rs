@@ -1,4 +1,4 @@
-//! A Go program of the tests that stands, and does what it is told.
+//! A running Go program of `tests/fixtures` that a bench gives commands to.
 
 use crate::{setup::go, sh};
 use anyhow::{Context as _, Result};
@@ -9,19 +9,18 @@ use std::{
     str::FromStr,
 };
 
-/// The running program.
 pub(super) struct Fixture {
-    // Dropped first, which ends it.
+    // First, so that it is dropped first: that ends the program.
     _child: sh::Child,
     pid: String,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
-    /// What it printed before it was ready.
+    /// The lines that it printed before it was ready.
     first: Vec<String>,
 }
 
 impl Fixture {
-    /// Builds the fixture of this name with a version of Go and these further flags.
+    /// Builds the fixture of this name by a version of Go, with these further flags.
     pub(super) fn build(name: &str, version: &str, flags: &[&str]) -> Result<PathBuf> {
         let binary = sh::target_dir().join("bench").join(name);
         let mut go = go::command(version)?;
@@ -30,10 +29,10 @@ impl Fixture {
         Ok(binary)
     }
 
-    /// Starts it; returns when it is ready.
+    /// Starts the program and returns when it is ready.
     pub(super) fn start(program: &Path, args: &[String]) -> Result<Self> {
         let mut command = sh::command(program)?;
-        // Those that do not wait for commands are to wait for a line at least.
+        // A fixture that takes no commands is to wait for a line at least.
         command.args(args).env("FIXTURE_WAIT", "1");
         let mut child = sh::Child::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
         let stdin = child.0.stdin.take().context("no stdin")?;
@@ -48,24 +47,23 @@ impl Fixture {
         }
     }
 
-    /// Its process id.
     pub(super) fn pid(&self) -> &str {
         &self.pid
     }
 
-    /// What it said of this before it was ready.
+    /// The value that the program printed behind `name` before it was ready.
     pub(super) fn said<T: FromStr>(&self, name: &str) -> Result<T> {
         let said = self.first.iter().find_map(|line| line.strip_prefix(name)?.parse().ok());
         said.with_context(|| format!("it has not said {name}"))
     }
 
-    /// Has it work, and gives all that it prints until it ends.
+    /// Lets the program work and returns everything that it prints until it ends.
     pub(super) fn work(mut self) -> Result<Vec<String>> {
         writeln!(self.stdin)?;
         Ok(self.lines.collect::<Result<_, _>>()?)
     }
 
-    /// Has it do this, and gives the last line that it printed meanwhile.
+    /// Gives the program a command and returns the last line that it printed before it was done.
     pub(super) fn command(&mut self, command: &str) -> Result<String> {
         writeln!(self.stdin, "{command}")?;
         let mut last = String::new();

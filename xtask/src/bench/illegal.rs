@@ -1,5 +1,5 @@
-//! How soon an illegal transition is on the screen. A program makes some, and says when; beside it a thread that only
-//! sleeps and wakes says how late this machine lets anybody be.
+//! How soon an illegal transition is on the screen. A program makes some and prints when; a thread that only sleeps
+//! and wakes tells how late this machine lets any program be.
 
 use super::{Row, Setting, fixture::Fixture};
 use crate::{setup::go, sh};
@@ -15,20 +15,21 @@ use std::{
 
 const ROUNDS: usize = 5;
 
-/// Pairs of illegal transitions in a round, twenty milliseconds apart: two of them are slower than 99 of 100.
+/// Pairs of illegal transitions in a round, twenty milliseconds apart: the 99th percentile leaves out the slowest
+/// two.
 const PAIRS: usize = 200;
 
-/// 99 of 100 are to be on the screen within this time, milliseconds.
+/// The goal for the 99th percentile, milliseconds.
 const GOAL: f64 = 5.0;
 
-/// How long the thread sleeps that tells how late one is woken here.
+/// How long the thread sleeps that tells how late a thread is woken here.
 const NAP: Duration = Duration::from_millis(1);
 
-/// What one round told, milliseconds.
+/// The figures of one round, milliseconds.
 struct Round {
     median: f64,
     p99: f64,
-    /// The 99 of 100 of the thread that only sleeps.
+    /// The 99th percentile of the thread that only sleeps.
     asleep: f64,
 }
 
@@ -95,7 +96,7 @@ fn is_first(line: &str) -> bool {
         .is_ok_and(|event| event["event"] == "illegal" && event["from"] == "waiting")
 }
 
-/// By how many milliseconds each sleep was too long, until it is told to end.
+/// By how many milliseconds each sleep was too long, until `done` is set.
 fn lateness(done: &AtomicBool) -> Vec<f64> {
     let mut late = Vec::new();
     while !done.load(Ordering::Relaxed) {
@@ -106,7 +107,7 @@ fn lateness(done: &AtomicBool) -> Vec<f64> {
     late
 }
 
-/// What so many of a hundred are not above; there must be one at least.
+/// The percentile `percent` of the samples, of which there must be one at least.
 fn part(samples: &mut [f64], percent: usize) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples[(samples.len() * percent).div_ceil(100).saturating_sub(1)]

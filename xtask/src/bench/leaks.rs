@@ -1,6 +1,6 @@
-//! What `sfgi leaks` costs, and what it costs the program: heaps and goroutines of many sizes, and one
-//! goroutine that is answered a thousand times a second. Held against the runtime's own goroutineleak profile
-//! in the same process.
+//! What `sfgi leaks` costs, and what it costs the program: heaps and goroutines of many sizes, and a goroutine that
+//! answers a request a thousand times a second. Held against the runtime's own goroutineleak profile in the same
+//! process.
 
 use super::{Row, Setting, fixture::Fixture, process};
 use crate::{setup::go, sh};
@@ -13,23 +13,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The sizes: MiB of heap, and goroutines.
+/// MiB of heap, and goroutines.
 const SIZES: [(u64, u64); 7] =
     [(10, 1000), (100, 1000), (1024, 1000), (4096, 1000), (100, 10_000), (100, 100_000), (100, 1_000_000)];
 
-/// How often everything is measured for each size, in turn.
+/// How often everything is measured for each size; the cases take turns.
 const ROUNDS: usize = 3;
 
-/// How long requests are looked at, at least: a percentile needs many.
+/// How long requests are measured at least: a percentile needs many.
 const LOOK: Duration = Duration::from_secs(3);
 
-/// Seconds for each GiB of heap on one thread: 1 GiB/s.
+/// The goal: seconds for each GiB of heap on one thread, 1 GiB/s.
 const SCAN_GOAL: f64 = 1.0;
 
-/// How much memory sfgi may need: a share of the heap, and MiB besides.
+/// The goal for the memory of sfgi: a share of the heap, and MiB on top.
 const MEMORY_GOAL: (f64, f64) = (0.05, 100.0);
 
-/// One figure a round, for one size.
+/// The figures of one size, one of each a round.
 #[derive(Default)]
 struct Samples {
     /// The scan of the heap on one thread and on all, seconds.
@@ -41,7 +41,7 @@ struct Samples {
     /// The runtime's own profile, and its pauses, seconds.
     own: Vec<f64>,
     paused: Vec<f64>,
-    /// The 99th percentile of a request, milliseconds: alone, while another process is busy, while sfgi
+    /// The 99th percentile of a request, milliseconds: with nothing else, with another process busy, while sfgi
     /// scans, while the runtime makes its profile.
     alone: Vec<f64>,
     busy: Vec<f64>,
@@ -49,7 +49,7 @@ struct Samples {
     profiling: Vec<f64>,
 }
 
-/// What one run of sfgi told.
+/// The figures of one run of sfgi.
 struct Scan {
     secs: f64,
     command: f64,
@@ -64,7 +64,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (mib, goroutines) in SIZES {
         let name = format!("{}, {} goroutines", size_name(mib), count_name(goroutines));
-        // While it is built up, and while it collects garbage, it has twice its heap.
+        // The program has twice its heap while it builds it up and while it collects garbage.
         let needed = 2 * mib + goroutines * 5 / 1024;
         let room = available_mib()? * 2 / 3;
         if needed > room {
@@ -167,7 +167,7 @@ fn left_alone() -> Result<()> {
     Ok(())
 }
 
-/// Does something again and again, for as long as requests are looked at.
+/// Repeats `work` for as long as requests are measured.
 fn repeat(mut work: impl FnMut() -> Result<()>) -> Result<()> {
     let started = Instant::now();
     while started.elapsed() < LOOK {
@@ -176,7 +176,7 @@ fn repeat(mut work: impl FnMut() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// The 99th percentile of the requests while that is done, milliseconds.
+/// The 99th percentile of the requests while `work` runs, milliseconds.
 fn p99(target: &mut Fixture, work: impl FnOnce(&mut Fixture) -> Result<()>) -> Result<f64> {
     target.command("latency")?;
     work(target)?;

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: measured figures beside what they are held against. A bench is one file that gives rows;
-//! here they become a table and JSON.
+//! `cargo xtask bench`: measured figures beside what they are held against. Each bench is a file that returns rows;
+//! this file makes a table and JSON of them.
 
 mod agent;
 mod churn;
@@ -22,11 +22,11 @@ use std::{
 };
 pub(crate) use table::Row;
 
-/// What a bench gets.
+/// What a bench is given.
 pub(crate) struct Setting {
     /// The release build of sfgi.
     pub(crate) sfgi: PathBuf,
-    /// What builds it.
+    /// The compiler of the eBPF side, for benches that build more.
     pub(crate) compiler: setup::Compiler,
 }
 
@@ -43,13 +43,13 @@ const BENCHES: &[Bench] = &[
     ("churn", churn::run),
 ];
 
-/// What may be named on the command line.
+/// The names that the command line accepts.
 pub(crate) fn names() -> Vec<&'static str> {
     BENCHES.iter().map(|(name, _)| *name).collect()
 }
 
-/// Runs the benches called `names` (all if none is named), prints their rows, and writes them to `json`.
-/// A goal that is not met is shown, and is no error: how fast a machine is depends on the machine.
+/// Runs the benches called `names` (all if none is named), prints their rows and writes them to `json`. A goal that
+/// is not met is shown and is no error: speed depends on the machine.
 pub(crate) fn run(names: &[String], json: Option<&Path>) -> Result<()> {
     let compiler = setup::run(&setup::BENCH)?;
     let setting = Setting { sfgi: build::sfgi(compiler, true)?, compiler };
@@ -71,7 +71,7 @@ pub(crate) fn run(names: &[String], json: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// What the processor calls itself; empty where it does not say.
+/// The processor's name; empty where `/proc/cpuinfo` has none.
 fn cpu() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

@@ -1,5 +1,5 @@
-//! What a probe costs the program it stands in. Two goroutines pass a number to and fro on one processor; the
-//! program itself says how long a round trip takes, the tracer how often its probes were hit.
+//! What a probe costs the program that it stands in. Two goroutines pass a number to and fro on one processor; the
+//! program prints how long a round trip takes, the tracer how often its probes were hit.
 
 use super::{
     Row, Setting,
@@ -14,10 +14,10 @@ use std::{
     process::Stdio,
 };
 
-/// How often everything is measured; the cases take turns, so that a busy moment hurts no single one.
+/// How often everything is measured; the cases take turns, so that a busy moment does not hurt a single one.
 const ROUNDS: usize = 5;
 
-/// How long the program works in one measurement, in its own notation.
+/// How long the program works in one measurement, as the program's flag takes it.
 const WORK: &str = "2s";
 
 const AT_SYMBOL: usize = 0;
@@ -70,7 +70,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     Ok(rows(alone, samples))
 }
 
-/// The table: first the program's speed, then what a tracer adds, then why: how many hits and what one costs.
+/// The rows: first the program's speed, then what a tracer adds, then its parts: how many hits, and what one costs.
 fn rows(alone: Vec<f64>, samples: [Samples; TRACERS.len()]) -> Vec<Row> {
     let mut speed = vec![Row::new("no probe: round trip", "ns", alone)];
     let (mut added, mut hits, mut per_hit) = (Vec::<Row>::new(), Vec::new(), Vec::<Row>::new());
@@ -86,7 +86,7 @@ fn rows(alone: Vec<f64>, samples: [Samples; TRACERS.len()]) -> Vec<Row> {
     [speed, added, hits, per_hit].into_iter().flatten().collect()
 }
 
-/// One run of the program: ns for a round trip, and the tracer's hits per round trip.
+/// Runs the program once: nanoseconds of a round trip, and the tracer's hits in one.
 fn measure(program: &Path, tracer: Option<(&Tracer, &Setting)>) -> Result<(f64, f64)> {
     let mut command = sh::command(program)?;
     command.args(["-d", WORK]).env("GOMAXPROCS", "1").env("FIXTURE_WAIT", "1");

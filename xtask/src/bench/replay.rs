@@ -1,5 +1,5 @@
 //! What a recording takes on disk, and how fast it is read: two goroutines that pass a number to and fro, recorded by
-//! sfgi and, in another run, by Go's own tracer; and a made-up recording of an hour, for the memory that reading takes.
+//! sfgi and, in another run, by Go's own tracer. A made-up recording of an hour shows the memory that reading takes.
 
 use super::{Row, Setting, fixture::Fixture, process};
 use crate::{setup::go, sh};
@@ -12,28 +12,28 @@ use std::{
     time::Instant,
 };
 
-/// How long the program works while it is recorded, in its own notation.
+/// How long the program works while it is recorded, as the program's flag takes it.
 const WORK: &str = "5s";
 
-/// The same under Go's own tracer, whose reader is slow.
+/// The same for Go's own tracer; shorter, because its reader is slow.
 const OWN_WORK: &str = "200ms";
 
-/// How often what was recorded is read.
+/// How often each recording is read.
 const ROUNDS: usize = 5;
 
-/// Bytes on disk an event at most.
+/// The goal: bytes on disk an event.
 const BYTES_GOAL: f64 = 8.0;
 
-/// Nanoseconds of one processor an event at most: ten million a second.
+/// The goal: nanoseconds of one processor an event, ten million events a second.
 const NS_GOAL: f64 = 100.0;
 
-/// Mebibytes of memory at most, however long the recording is.
+/// The goal: MiB of memory, however long the recording is.
 const MIB_GOAL: f64 = 100.0;
 
-/// Events of the hour.
+/// Events in the recording of an hour.
 const HOUR_EVENTS: &str = "100000000";
 
-/// Records with both, then reads both in turn.
+/// Records with both tracers, then reads both recordings in turn.
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let directory = sh::target_dir().join("bench");
     let program = Fixture::build("pingpong", go::BENCH, &[])?;
@@ -86,7 +86,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Records the program with sfgi; how many events that are.
+/// Records the program with sfgi; returns the number of events.
 fn record(program: &Path, file: &Path, setting: &Setting) -> Result<f64> {
     let target = Fixture::start(program, &["-d".to_owned(), WORK.to_owned()])?;
     let mut command = sh::root_command(&setting.sfgi)?;
@@ -104,13 +104,13 @@ fn record(program: &Path, file: &Path, setting: &Setting) -> Result<f64> {
     count.filter(|count| *count > 0.0).with_context(|| format!("no count of events: {last}"))
 }
 
-/// Has the program trace itself.
+/// Lets the program trace itself.
 fn trace(program: &Path, file: &Path) -> Result<()> {
     sh::output(sh::command(program)?.args(["-d", OWN_WORK]).env("FIXTURE_TRACE", file).stdin(Stdio::null()))?;
     Ok(())
 }
 
-/// Makes up the recording of an hour; how many events that are.
+/// Makes up the recording of an hour; returns the number of its events.
 fn make_up(file: &Path, setting: &Setting) -> Result<f64> {
     let mut cargo = sh::cargo()?;
     setting.compiler.tell(&mut cargo);
@@ -119,7 +119,7 @@ fn make_up(file: &Path, setting: &Setting) -> Result<f64> {
     count.trim().parse().context("it did not say how many")
 }
 
-/// Reads our recording into a summary: nanoseconds that passed, and what was needed.
+/// Reads our recording into a summary; returns the nanoseconds that passed, and what it used.
 fn report(file: &Path, setting: &Setting) -> Result<(f64, process::Used)> {
     let mut command = sh::command(&setting.sfgi)?;
     command.args(["report", "-c"]).arg(file);
@@ -129,7 +129,7 @@ fn report(file: &Path, setting: &Setting) -> Result<(f64, process::Used)> {
     Ok((started.elapsed().as_nanos() as f64, used))
 }
 
-/// Reads Go's: nanoseconds, and how many events there are.
+/// Reads Go's recording; returns the nanoseconds that passed, and the number of events.
 fn parse(file: &Path) -> Result<(f64, f64)> {
     let tool: PathBuf = go::home(go::BENCH)?.join("bin/go");
     let started = Instant::now();

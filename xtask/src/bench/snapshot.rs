@@ -1,5 +1,5 @@
-//! What `sfgi dump` costs, and what it costs the program: a million goroutines that wait, and one that looks at
-//! the clock a thousand times a second. Held against the program's own ways to say the same.
+//! What `sfgi dump` costs, and what it costs the program: a million goroutines that wait, and one that looks at the
+//! clock a thousand times a second. Held against the program's own ways to print its goroutines.
 
 use super::{Row, Setting, fixture::Fixture, process};
 use crate::{setup::go, sh};
@@ -13,26 +13,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many goroutines there are.
 const GOROUTINES: usize = 1_000_000;
 
-/// How often everything is measured, in turn; but the program's own ways once: they take minutes.
+/// How often everything is measured, in turn. The program's own ways are measured once: they take minutes.
 const ROUNDS: usize = 5;
 
-/// How long the program is left alone to see what gap is usual.
+/// How long the program is left alone to measure its usual gap.
 const ALONE: Duration = Duration::from_secs(3);
 
-/// The largest good ratio of a gap to the usual one while another process is busy.
+/// The largest good ratio of a gap to the one while another process is busy.
 const GAP_GOAL: f64 = 1.5;
 
-/// What sfgi is asked for, with its limits in seconds and MiB.
+/// What sfgi is asked for, with the goals in seconds and MiB.
 const DUMPS: [Dump; 3] = [
     Dump { name: "sfgi dump", args: &[], header: "goroutine ", secs: Some(5.0), mib: Some(1024.0) },
     Dump { name: "sfgi dump --group", args: &["--group"], header: "", secs: None, mib: Some(300.0) },
     Dump { name: "sfgi dump --format json", args: &["--format", "json"], header: "", secs: None, mib: None },
 ];
 
-/// The program's own ways: its command, and what that is.
+/// The program's own ways: the fixture's command, and what that is.
 const OWN: [(&str, &str); 2] = [
     ("profile", "the program's own debug=2, which ends after 64 MB"),
     ("stack", "the program's own runtime.Stack"),
@@ -41,13 +40,13 @@ const OWN: [(&str, &str); 2] = [
 struct Dump {
     name: &'static str,
     args: &'static [&'static str],
-    /// How a line begins that there must be for every goroutine; empty for other forms.
+    /// The beginning of a line that every goroutine must have; empty for forms without one.
     header: &'static str,
     secs: Option<f64>,
     mib: Option<f64>,
 }
 
-/// What was measured of one way, one figure a round.
+/// The figures of one way, one of each a round.
 #[derive(Default)]
 struct Samples {
     secs: Vec<f64>,
@@ -125,7 +124,7 @@ impl Samples {
 }
 
 impl Dump {
-    /// Runs it into `file`: seconds and MiB.
+    /// Runs the dump into `file`; returns seconds and MiB.
     fn measure(&self, pid: &str, file: &Path, setting: &Setting) -> Result<(f64, f64)> {
         let mut command = sh::root_command(&setting.sfgi)?;
         command.args(["dump", "-p", pid]).args(self.args);
@@ -148,11 +147,11 @@ fn left_alone() -> Result<()> {
     Ok(())
 }
 
-/// Does `work` and gives the longest gap that the program's clock watcher felt meanwhile, in milliseconds.
+/// Runs `work` and returns the longest gap that the program's clock watcher noticed meanwhile, milliseconds.
 fn gap<T>(target: &mut Fixture, work: impl FnOnce(&mut Fixture) -> Result<T>) -> Result<(f64, T)> {
     target.command("gap")?;
     let result = work(target)?;
-    // A gap that has not ended yet is seen by the next look.
+    // The watcher sees a gap that has not ended at its next look only.
     thread::sleep(Duration::from_millis(50));
     let line = target.command("gap")?;
     let ns = line.split(' ').nth(1).with_context(|| format!("not a gap: {line}"))?;

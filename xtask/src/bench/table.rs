@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// One measured quantity.
+/// One measured quantity; its value is the median of the samples.
 pub(crate) struct Row {
     name: String,
     unit: &'static str,
@@ -14,12 +14,12 @@ pub(crate) struct Row {
 struct Against {
     name: String,
     value: f64,
-    /// The largest ratio to it that is good.
+    /// The largest good ratio of the row to `value`; `None`: the ratio is only shown.
     goal: Option<f64>,
 }
 
 impl Row {
-    /// A quantity measured several times; there must be one sample at least.
+    /// A quantity that was measured several times; there must be one sample at least.
     pub(crate) fn new(name: impl Into<String>, unit: &'static str, samples: Vec<f64>) -> Self {
         Self { name: name.into(), unit, samples, against: None }
     }
@@ -37,7 +37,6 @@ impl Row {
         self
     }
 
-    /// The median of the samples.
     fn value(&self) -> f64 {
         let mut sorted = self.samples.clone();
         sorted.sort_by(f64::total_cmp);
@@ -92,7 +91,6 @@ impl Row {
     }
 }
 
-/// The rows as a table, a line each.
 pub(super) fn text(rows: &[Row]) -> String {
     let head = ["name", "value", "spread", "unit", "against", "ratio", "goal", ""].map(str::to_owned);
     let lines: Vec<[String; 8]> = [head].into_iter().chain(rows.iter().map(Row::cells)).collect();

@@ -10,18 +10,18 @@ use std::{
     process::Stdio,
 };
 
-/// Seconds after which a tracer is told to end, should it not see that its target has gone.
+/// Seconds after which a tracer is told to end if it does not see that its target has gone.
 const LIMIT: &str = "60";
 
-/// What watches a program.
+/// What is attached to a program.
 pub(super) enum Tracer {
-    /// Counts the hits at a symbol, nothing else: what a uprobe costs there at the least.
+    /// Counts the hits at a symbol and does nothing else: the floor of what a uprobe costs there.
     Bpftrace(&'static str),
     /// `sfgi trace` with these arguments.
     Sfgi(&'static [&'static str]),
 }
 
-/// A tracer that is attached.
+/// An attached tracer.
 pub(super) struct Watcher<'a> {
     tracer: &'a Tracer,
     child: sh::Child,
@@ -32,7 +32,7 @@ impl Tracer {
     /// Attaches to the process `pid`, which runs `program`, and returns once the probes stand.
     pub(super) fn attach(&self, program: &Path, pid: &str, setting: &Setting) -> Result<Watcher<'_>> {
         let mut command = sh::root_command("timeout")?;
-        // --foreground: Ctrl-C is to reach the tracer too.
+        // --foreground: Ctrl-C must reach the tracer, too.
         command.args(["--foreground", "-s", "INT", LIMIT]).args(self.words(program, pid, setting));
         let (stdout, stderr) = match self {
             Self::Bpftrace(_) => (Stdio::piped(), Stdio::null()),
@@ -65,14 +65,14 @@ impl Tracer {
 
     fn is_attached(&self, line: &str) -> bool {
         match self {
-            // Its own message comes before it attaches; output of BEGIN is printed once everything stands.
+            // bpftrace's own message comes before it attaches; the output of BEGIN is printed once all probes stand.
             Self::Bpftrace(_) => line.contains("\"printf\""),
             Self::Sfgi(_) => line.starts_with("sfgi: attached to PID "),
         }
     }
 
-    /// The count in a line of the tracer's last words: `{"type": "map", "data": {"@hits": N}}` from bpftrace,
-    /// "N probe hits in …" from sfgi.
+    /// The count of hits in a line of the tracer's last output: `{"type": "map", "data": {"@hits": N}}` from
+    /// bpftrace, "N probe hits in …" from sfgi.
     fn hits(&self, line: &str) -> Option<u64> {
         match self {
             Self::Bpftrace(_) => {
@@ -83,14 +83,14 @@ impl Tracer {
         }
     }
 
-    /// Whether that line tells of lost events: then hits were cheaper than they are in use.
+    /// Whether that line tells of lost events, which make a hit look cheaper than it is.
     fn has_lost(&self, line: &str) -> bool {
         matches!(self, Self::Sfgi(_)) && !line.contains("; 0 events lost")
     }
 }
 
 impl Watcher<'_> {
-    /// How often the probes were hit, all in all; to be called when the target has ended.
+    /// How often the probes were hit in all; call it when the target has ended.
     pub(super) fn hits(mut self) -> Result<u64> {
         let tracer = self.tracer;
         let counted = self.find(|line| Some((tracer.hits(line)?, tracer.has_lost(line))));
@@ -104,7 +104,7 @@ impl Watcher<'_> {
         Ok(hits)
     }
 
-    /// Reads up to the first line from which `pick` gets something.
+    /// Reads up to the first line of which `pick` makes something.
     fn find<T>(&mut self, pick: impl Fn(&str) -> Option<T>) -> Result<T> {
         let mut seen = String::new();
         for line in &mut self.lines {

@@ -4,23 +4,23 @@ use crate::sh;
 use anyhow::{Result, ensure};
 use std::sync::{Mutex, Once, PoisonError};
 
-/// A program and the package that has it.
+/// A program and the package that contains it.
 #[derive(Clone, Copy)]
 pub(crate) struct Tool {
-    /// Its name, or the full path of a file of the package where the program is not on the search path.
+    /// Its name, or the full path of a file of the package if the program is not on the search path.
     pub(crate) program: &'static str,
     /// The package's name in Debian.
     pub(crate) package: &'static str,
 }
 
-/// Installs the packages of those `tools` that are not there.
+/// Installs the packages of those `tools` that are missing.
 pub(super) fn install(tools: &[Tool]) -> Result<()> {
     let missing = tools.iter().filter(|tool| sh::find(tool.program).is_none());
     install_packages(&missing.map(|tool| tool.package).collect::<Vec<_>>())
 }
 
-/// Installs packages, or their newest versions. One that this distribution does not have is named and left out:
-/// whoever needs it says so then.
+/// Installs packages, or their newest versions. A package that this distribution lacks is named and left out; the
+/// command that needs it fails by itself.
 pub(super) fn install_packages(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
@@ -41,8 +41,8 @@ pub(super) fn install_packages(packages: &[&str]) -> Result<()> {
     sh::step(&format!("apt-get install {}", known.join(" ")), || apt_get("install", &known))
 }
 
-/// Fetches the lists of packages, once: old lists name files that are gone, and compilers that are too old. If
-/// one of several sources cannot be reached, the others may still do.
+/// Fetches the lists of packages, once: old lists name files that are gone and compilers that are too old. A failure
+/// is only reported: if one of several sources cannot be reached, the others may do.
 pub(super) fn update() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -56,7 +56,8 @@ fn is_known(package: &str) -> bool {
     sh::command("apt-cache").is_ok_and(|mut apt| sh::succeeds(apt.args(["show", package])))
 }
 
-/// One at a time: the steps of the setup run beside each other, and apt-get does not wait for all of its own locks.
+/// Runs apt-get, one at a time: the steps of the setup run beside each other, and apt-get does not wait for all of
+/// its own locks.
 fn apt_get(action: &str, packages: &[&str]) -> Result<()> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

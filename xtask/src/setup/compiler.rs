@@ -1,7 +1,7 @@
 //! The compiler for the eBPF side: a rustc that takes `-Z build-std`, the sources of `core` for it, and a
 //! bpf-linker whose LLVM can read that rustc's bitcode.
 //!
-//! There are two ways to one. The usual one is rustup's nightly with the published bpf-linker. A machine that
+//! There are two ways to get one. The usual one is rustup's nightly with the published bpf-linker. A machine that
 //! reaches only package registries takes Debian's rustc, whose sources and LLVM are packages too, and builds the
 //! linker against that LLVM.
 
@@ -17,24 +17,24 @@ use std::{
 
 const LINKER_VERSION: &str = "0.13.0";
 
-/// The versions of LLVM with which this bpf-linker can be built (its features `llvm-21` …). It reads the bitcode
-/// of its own and of older ones.
+/// The LLVM versions that this bpf-linker can be built with (its features `llvm-21` …). It reads the bitcode of its
+/// own LLVM and of older ones.
 const LINKER_LLVM: RangeInclusive<u32> = 21..=23;
 
-/// Seconds that rustup gets to install a nightly.
+/// Seconds that rustup gets to install a nightly; after that the distribution's compiler is tried.
 const NIGHTLY_LIMIT: &str = "300";
 
 const NIGHTLY: &str = "nightly";
 
-/// The name under which the distribution's compiler is made known to rustup.
+/// The name under which rustup knows the distribution's compiler.
 const LINKED: &str = "bpf";
 
-/// What the published linker takes to download and unpack.
+/// What it takes to download and unpack the published linker.
 const DOWNLOADER: [Tool; 2] =
     [Tool { program: "curl", package: "curl" }, Tool { program: "zstd", package: "zstd" }];
 
-/// Debian's compiler, its cargo (the same version, for `-Z build-std`), the sources of `core`. Those called
-/// `-web` follow the newest Firefox, others are years old.
+/// Debian's compiler, its cargo (of the same version, for `-Z build-std`) and the sources of `core`. The `-web`
+/// packages follow the newest Firefox; the others are years old.
 const DISTRIBUTION: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 /// A compiler for eBPF, by its name in rustup.
@@ -47,14 +47,14 @@ impl Compiler {
         cargo.env("SFGI_EBPF_TOOLCHAIN", self.0)
     }
 
-    /// The compiler that is complete already. The linked one comes first: it is only there because this setup
-    /// or a person put it there. The build script has the same order.
+    /// A compiler that is complete already. The linked one comes first: it exists only because this setup or a person
+    /// linked it. The build script goes by the same order.
     pub(super) fn installed() -> Option<Self> {
         [LINKED, NIGHTLY].into_iter().find(|name| sources(name).is_ok() && can_link(name).is_ok()).map(Self)
     }
 
-    /// Installs the published linker and rustup's nightly. The linker comes first: where it cannot be had, a
-    /// nightly is of no use.
+    /// Installs the published linker and rustup's nightly. The linker comes first, because a nightly is of no use
+    /// without it.
     pub(super) fn install_nightly() -> Result<Self> {
         if linker_llvm().is_none() {
             apt::install(&DOWNLOADER)?;
@@ -94,7 +94,7 @@ impl Compiler {
     }
 }
 
-/// Where the sources of `core` for a toolchain are; fails where the toolchain or they are missing.
+/// The directory of the sources of `core` for a toolchain; fails if the toolchain or the sources are missing.
 fn sources(toolchain: &str) -> Result<PathBuf> {
     let sysroot = sh::output(sh::rustup()?.args(["run", toolchain, "rustc", "--print", "sysroot"]))?;
     let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core");
@@ -110,7 +110,7 @@ fn llvm(toolchain: &str) -> Result<u32> {
     major.with_context(|| format!("toolchain {toolchain} does not say which LLVM it has"))
 }
 
-/// Fails if the bpf-linker that is there cannot read what this toolchain emits.
+/// Fails if the installed bpf-linker cannot read what this toolchain emits.
 fn can_link(toolchain: &str) -> Result<()> {
     let (theirs, ours) =
         (llvm(toolchain)?, linker_llvm().context("there is no bpf-linker of the right version")?);
@@ -118,8 +118,8 @@ fn can_link(toolchain: &str) -> Result<()> {
     Ok(())
 }
 
-/// The major version of the LLVM in the bpf-linker, if there is one of the right version: that of the library
-/// which it loads; the published one loads none and has the newest.
+/// The major LLVM version of the installed bpf-linker, if that is the right version: the one of the library that it
+/// loads. The published linker loads none and has the newest.
 fn linker_llvm() -> Option<u32> {
     let version = sh::output(sh::command("bpf-linker").ok()?.arg("--version")).ok()?;
     if version.trim() != format!("bpf-linker {LINKER_VERSION}") {
@@ -163,7 +163,7 @@ fn build_linker(llvm: u32) -> Result<()> {
     sh::step(&format!("bpf-linker {LINKER_VERSION}, built for LLVM {llvm}"), || {
         let mut cargo = sh::cargo()?;
         cargo.env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}"));
-        // Unoptimised: LLVM does the work, and is not compiled here.
+        // Without optimisation: LLVM does the work, and is not compiled here.
         cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
         cargo.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force", "--debug"]);
         cargo.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);

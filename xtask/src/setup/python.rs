@@ -1,34 +1,33 @@
-//! Programs and messages from PyPI that tests hold sfgi against, each in a directory of its own: nothing of this machine's Python
-//! changes.
+//! Programs and messages from PyPI that tests hold sfgi against. Each has a directory of its own, so that this
+//! machine's Python stays as it is.
 
 use crate::sh;
 use anyhow::{Context as _, Result};
 use std::{fs, path::PathBuf};
 
-/// Some wheels that belong together.
+/// Wheels that belong together.
 #[derive(Clone, Copy)]
 pub(super) struct Wheels {
-    /// The directory's name.
     name: &'static str,
-    /// What is installed, as pip names it.
+    /// What is installed, in pip's notation.
     wheels: &'static [&'static str],
-    /// Without what these need; the list is complete then.
+    /// Whether pip leaves out dependencies: then `wheels` names all that is needed.
     alone: bool,
-    /// A file that is there when all is.
+    /// A file that exists when the installation is complete.
     mark: &'static str,
 }
 
 /// All that tests need.
 pub(super) const ALL: [Wheels; 3] = [
-    // Perfetto's published messages and a reader of them that is not ours. What reads whole traces, `trace_processor`, is not
-    // on PyPI.
+    // Perfetto's published messages, and a reader of them that is not ours. `trace_processor`, which reads whole
+    // traces, is not on PyPI.
     Wheels {
         name: "perfetto",
         wheels: &["perfetto==0.59.1", "protobuf==7.36.2"],
         alone: true,
         mark: "perfetto/protos/perfetto/trace/perfetto_trace_pb2.py",
     },
-    // Asks an HTTP interface whatever its OpenAPI document allows, and does not.
+    // Asks an HTTP interface what its OpenAPI document allows, and what it does not.
     Wheels {
         name: "schemathesis",
         wheels: &["schemathesis==4.32.5"],
@@ -45,12 +44,10 @@ pub(super) const ALL: [Wheels; 3] = [
 ];
 
 impl Wheels {
-    /// Whether they are there, complete.
     pub(super) fn installed(&self) -> bool {
         self.directory().is_ok_and(|dir| dir.join(self.mark).is_file())
     }
 
-    /// Installs them into the cache.
     pub(super) fn install(&self) -> Result<()> {
         sh::step(&format!("{} from PyPI", self.name), || {
             let dir = self.directory()?;

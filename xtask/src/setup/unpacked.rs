@@ -1,17 +1,18 @@
-//! Programs out of packages that are not installed: an installed prometheus would run as a service.
+//! Programs from packages that are not installed, because an installed prometheus would run as a service.
 
 use super::apt;
 use crate::sh;
 use anyhow::{Context as _, Result};
 use std::{fs, path::PathBuf};
 
-/// A program of that name in `/usr/bin` of the package.
+/// A program in `/usr/bin` of a package.
 pub(super) struct Program {
     pub(super) name: &'static str,
     pub(super) package: &'static str,
 }
 
-/// Real Go programs, what checks metrics and alerting rules, and what runs arm64 programs.
+/// Real Go programs as targets, the checkers of metrics and alerting rules, and the emulator that runs arm64
+/// programs.
 pub(super) const PROGRAMS: [Program; 4] = [
     Program { name: "prometheus", package: "prometheus" },
     Program { name: "promtool", package: "prometheus" },
@@ -19,8 +20,7 @@ pub(super) const PROGRAMS: [Program; 4] = [
     Program { name: "qemu-aarch64-static", package: "qemu-user-static" },
 ];
 
-/// Puts those that are missing into the cache. Where that cannot be done it is said, and whoever needs one says
-/// so again.
+/// Puts the missing ones into the cache. A failure is only reported; a test that needs the program fails by itself.
 pub(super) fn install(programs: &[Program]) -> Result<()> {
     for program in programs {
         let home = directory()?.join(program.name);

@@ -1,7 +1,7 @@
-//! What `go build` wrote about the build into `.go.buildinfo`: the Go version, the main module and
-//! the build settings. It survives `-ldflags=-s -w` and `strip`.
+//! `.go.buildinfo`, which `go build` writes: the Go version, the main module and the build settings. It survives
+//! `-ldflags=-s -w` and `strip`.
 //!
-//! The format is `debug/buildinfo`'s (Go 1.18 and newer: both texts inline).
+//! The format is that of `debug/buildinfo`, Go 1.18 and newer: both texts inline.
 
 use super::bytes::uvarint;
 use super::elf::{Image, Segment};
@@ -10,33 +10,32 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 const MAGIC: &[u8] = b"\xff Go buildinf:";
-/// Where the inline version string begins.
+/// Offset of the inline version string in the blob.
 const INLINE: usize = 32;
 /// Byte 15, bit 1: the strings follow inline (since 1.18).
 const FLAG_INLINE: u8 = 2;
-/// Either text is longer only in a file that is no Go program; a real module list has a line of
-/// about a hundred bytes for each dependency.
+/// Largest of either text. A module list has about a hundred bytes for each dependency, so a longer text is not real.
 const MAX_TEXT: u64 = 8 << 20;
-/// `runtime.modinfo` is framed by two random marks (`cmd/go/internal/modload/build.go`).
+/// Bytes of each of the two random marks around `runtime.modinfo` (`cmd/go/internal/modload/build.go`).
 const MARK: usize = 16;
 
-/// A version of Go. Ordered by minor version and patch.
+/// A version of Go. Ordered by series, then patch (none first), then text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoVersion {
     /// The series, Go 1.26 of `go1.26.6`.
     pub release: Release,
-    /// The 6 of `go1.26.6`; `None` for the first release of a series before 1.21, for betas,
-    /// release candidates and development versions.
+    /// The 6 of `go1.26.6`. `None`: the first release of a series before 1.21, a beta, a release candidate or a
+    /// development version.
     pub patch: Option<u32>,
     /// The whole text as the toolchain wrote it.
     pub raw: String,
-    /// `GOEXPERIMENT`s that differ from the toolchain's default (behind `X:`).
+    /// `GOEXPERIMENT`s that differ from the toolchain's default: the list behind `X:`.
     pub experiments: Vec<String>,
 }
 
 impl GoVersion {
-    /// Reads `go1.26.6`, `go1.23rc1`, `go1.26.6 X:goroutineleakprofile`, `devel go1.28-0f3a…`, and
-    /// the same with a vendor's suffix. `None` when no `go1.N` is in the text.
+    /// Reads `go1.26.6`, `go1.23rc1`, `go1.26.6 X:goroutineleakprofile`, `devel go1.28-0f3a…`, and the same with a
+    /// vendor's suffix. `None`: no word of the text begins with `go1.N`.
     pub(crate) fn parse(raw: &str) -> Option<GoVersion> {
         let number = raw.split_ascii_whitespace().find_map(|word| word.strip_prefix("go1."))?;
         let (minor, rest) = leading_number(number)?;
@@ -50,8 +49,8 @@ impl GoVersion {
         Some(GoVersion { release: Release::new(minor), patch, raw: raw.to_owned(), experiments })
     }
 
-    /// Whether it is a release of the Go project: no beta, no release candidate, no development version and no
-    /// vendor's.
+    /// Whether it is a release of the Go project, not a beta, a release candidate, a development version or a vendor's.
+    /// Only then is the layout that `layouts.json` has for the version sure.
     pub(crate) fn is_release(&self) -> bool {
         let minor = self.release.minor();
         let number = match self.patch {
@@ -88,30 +87,33 @@ fn leading_number(text: &str) -> Option<(u32, &str)> {
     Some((digits.parse().ok()?, rest))
 }
 
-/// The build information of a binary.
+/// The build information of a binary. Everything but the version is absent if the text around it is damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildInfo {
+    /// The toolchain that built the binary.
     pub version: GoVersion,
-    /// Import path of the main package, if it was built in module mode.
+    /// Import path of the main package. `None`: not built in module mode.
     pub path: Option<String>,
+    /// Path of the main module.
     pub module: Option<String>,
-    /// Its version; `(devel)` for a build out of a work tree.
+    /// Version of the main module; `(devel)` for a build from a work tree.
     pub module_version: Option<String>,
-    /// Paths of all modules it was built from, without the main module.
+    /// Paths of the modules it depends on, without the main module.
     pub deps: Vec<String>,
     /// Build settings such as `-buildmode`, `CGO_ENABLED`, `-pgo`.
     pub settings: BTreeMap<String, String>,
 }
 
 impl BuildInfo {
-    /// Finds and reads the build information. `None`: there is none that names a version; so this is
-    /// no Go program, or one older than Go 1.18.
+    /// Finds and reads the build information. `None`: none names a version, so the file is no Go program, one older
+    /// than Go 1.18, or its build information was removed.
     pub(crate) fn find(image: &Image) -> Option<BuildInfo> {
         let section = image.section(".go.buildinfo").and_then(|vaddr| image.tail(vaddr));
         if let Some(found) = section.and_then(|blob| parse(&blob)) {
             return Some(found);
         }
-        // The linker puts it at the start of the writable data, aligned to 16.
+        // Without sections: the linker puts it at the start of the writable data, aligned to 16, so that data goes
+        // first.
         let (writable, other): (Vec<&Segment>, Vec<_>) =
             image.segments().iter().partition(|segment| segment.writable);
         writable.into_iter().chain(other).find_map(|segment| {
@@ -130,7 +132,7 @@ impl BuildInfo {
     }
 }
 
-/// Reads the blob that begins with the magic.
+/// Reads the contents of `.go.buildinfo`. `None`: other contents, or the format before Go 1.18.
 pub(super) fn parse(blob: &[u8]) -> Option<BuildInfo> {
     if !blob.starts_with(MAGIC) || blob.get(15)? & FLAG_INLINE == 0 {
         return None;
@@ -146,7 +148,7 @@ pub(super) fn parse(blob: &[u8]) -> Option<BuildInfo> {
         deps: Vec::new(),
         settings: BTreeMap::new(),
     };
-    // As in debug/buildinfo: without both marks and the final newline there is no module text.
+    // As in debug/buildinfo: without both marks and the final newline the module text does not count.
     if let Some(body) = module.get(MARK..module.len().saturating_sub(MARK))
         && body.last() == Some(&b'\n')
     {
@@ -185,7 +187,7 @@ fn read_modules(text: &str, info: &mut BuildInfo) {
     }
 }
 
-/// A key or value is quoted as a Go string where it has spaces, quotes or control characters.
+/// Undoes Go's quoting, which a key or value has if it contains spaces, quotes or control characters.
 fn unquote(text: &str) -> String {
     let Some(inner) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return text.trim_matches('`').to_owned();

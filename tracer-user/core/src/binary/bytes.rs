@@ -1,6 +1,5 @@
-//! Reading little-endian integers from bytes that may end anywhere.
+//! Little-endian integers and strings from bytes that may end anywhere: `None` instead of a panic.
 
-/// The `N` bytes at `at`, if they are there.
 pub(crate) fn array<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
     data.get(at..at.checked_add(N)?)?.try_into().ok()
 }
@@ -17,7 +16,8 @@ pub(crate) fn u64_at(data: &[u8], at: usize) -> Option<u64> {
     array(data, at).map(u64::from_le_bytes)
 }
 
-/// The longest string that is read. Names with many type arguments have some thousand bytes.
+/// Bytes up to which a terminating NUL is looked for. Function names with many type arguments have some thousand
+/// bytes; without a bound a hostile table would make each name a scan of the whole file.
 const MAX_STRING: usize = 16 << 10;
 
 /// The bytes of the NUL-terminated string at `at`, without the NUL.
@@ -26,14 +26,15 @@ pub(crate) fn c_string(data: &[u8], at: usize) -> Option<&[u8]> {
     rest.get(..rest.iter().take(MAX_STRING).position(|byte| *byte == 0)?)
 }
 
-/// An unsigned LEB128 number (`encoding/binary.Uvarint`) at `*at`, which moves behind it. `None`
-/// when the bytes end or the number does not fit 64 bits.
+/// Reads an unsigned LEB128 number (`encoding/binary.Uvarint`) at `*at` and moves `*at` behind it. `None`: the bytes
+/// end, or the number does not fit 64 bits.
 pub(crate) fn uvarint(data: &[u8], at: &mut usize) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let byte = *data.get(*at)?;
         *at += 1;
         let bits = u64::from(byte & 0x7f);
+        // The tenth byte has room for one bit only: 9 × 7 bits lie below it.
         if shift == 63 && bits > 1 {
             return None;
         }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
 
-/// Structs a goroutine tracer reads, without the package.
+/// Structs of package runtime whose fields the snapshot, the heap and the probes read.
 const STRUCTS: &[&str] = &[
     "g",
     "m",
@@ -31,19 +31,19 @@ const STRUCTS: &[&str] = &[
     "heapArena",
     "pollDesc",
 ];
-/// Array types that it reads: `_size` is in bytes, `_count` in elements.
+/// Array types that are read: `NAME._size` is in bytes, `NAME._count` in elements.
 const ARRAYS: &[&str] = &["semTable"];
-/// How deep structs within structs are followed: `g.sched.pc` is two.
+/// Levels of structs within structs that are flattened: `g.sched.pc` has two.
 const MAX_DEPTH: usize = 3;
-/// Uncompressed size up to which a section is read: several times what a very large Go program has.
+/// Largest uncompressed section: several times that of a very large Go program. A compressed section states its own
+/// uncompressed size, which a hostile file can set to anything.
 const MAX_SECTION: u64 = 512 << 20;
-/// Fields that are collected; Go 1.27 has 700.
+/// Most fields that are collected. `layouts.json` has 910 for Go 1.27.
 const MAX_FIELDS: usize = 10_000;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Entry<'a> = DebuggingInformationEntry<Slice<'a>>;
 
-/// A struct type as DWARF describes it.
 struct Struct {
     name: String,
     size: Option<u32>,
@@ -53,29 +53,28 @@ struct Struct {
 struct Field {
     name: String,
     offset: u32,
-    /// Offset in `.debug_info` of its type.
+    /// Offset in `.debug_info` of the field's type.
     of: Option<usize>,
 }
 
-/// What a unit says: structs, and type names that stand for another type, by their offset in
-/// `.debug_info`.
+/// The types of one unit. Structs and aliases (typedefs) are keyed by their offset in `.debug_info`.
 #[derive(Default)]
 struct Types {
     structs: HashMap<usize, Struct>,
-    /// By `array._size` and `array._count`, those of [`ARRAYS`].
+    /// `NAME._size` and `NAME._count` of the arrays in [`ARRAYS`].
     arrays: HashMap<String, u32>,
     aliases: HashMap<usize, usize>,
 }
 
-/// Where debug information that was split off a program lies, by the build id that both carry
-/// (`objcopy --only-keep-debug`, Debian's `-dbgsym` packages).
+/// Directory of separate debug files, which are named by build id (`objcopy --only-keep-debug`, Debian's `-dbgsym`
+/// packages).
 const DEBUG_DIR: &str = "/usr/lib/debug/.build-id";
-/// Largest separate debug file that is read.
+/// Largest separate debug file, the same bound as for an executable (`MAX_FILE` in `go_binary.rs`).
 const MAX_DEBUG_FILE: u64 = 2 << 30;
 
-/// The offsets from the separate debug file of a binary, and its path. `None`: there is none with
-/// the same build id, or it does not describe `runtime.g`. (Go's own linker never splits its DWARF;
-/// `-gsplit-dwarf` concerns only the C code of a cgo program.)
+/// The path of the binary's separate debug file, and the offsets in it. `None`: no file has the same build id, or the
+/// file does not describe `runtime.g`. (Go's linker never splits its DWARF; `-gsplit-dwarf` concerns only the C code of
+/// a cgo program.)
 pub(super) fn separate(image: &Image) -> Option<(String, HashMap<String, u32>)> {
     let id = image.build_id()?;
     let path = format!("{DEBUG_DIR}/{}/{}.debug", id.get(..2)?, id.get(2..).filter(|rest| !rest.is_empty())?);
@@ -85,12 +84,13 @@ pub(super) fn separate(image: &Image) -> Option<(String, HashMap<String, u32>)> 
     let mut data = Vec::new();
     file.take(MAX_DEBUG_FILE).read_to_end(&mut data).ok()?;
     let debug = Image::debug_file(data.into(), image.arch())?;
+    // The file's name is only a claim: a file left over from another build would give wrong offsets.
     let same = debug.build_id() == Some(id);
     Some((path, same.then(|| offsets(&debug))??))
 }
 
-/// Offsets by `struct.field`, as in `Layout`. `None`: the binary has no DWARF, or it does not
-/// describe `runtime.g`.
+/// Offsets by `struct.field`, as in `Layout`. `None`: the binary has no DWARF, or its DWARF does not describe
+/// `runtime.g`.
 pub(super) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
     let section = |name| image.contents(name, MAX_SECTION).unwrap_or_default();
     let (info, abbrev, strings) = (section(".debug_info"), section(".debug_abbrev"), section(".debug_str"));
@@ -110,12 +110,12 @@ pub(super) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
     Some(found)
 }
 
-/// The name without its package, if it is one of these.
+/// The name without `runtime.`, if `of` contains it.
 fn wanted(name: &str, of: &[&str]) -> Option<String> {
     name.strip_prefix("runtime.").filter(|name| of.contains(name)).map(str::to_owned)
 }
 
-/// The type whose members or bounds follow.
+/// The type that the next `DW_TAG_member` or `DW_TAG_subrange_type` entries belong to.
 enum Open {
     Nothing,
     Struct(usize),
@@ -141,11 +141,13 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The types of a unit; `None` for a unit without `runtime.g`.
+    /// The types of a unit. `None`: the unit does not describe `runtime.g`.
     fn types(&self, unit: &UnitHeader<Slice<'a>>, abbreviations: &Abbreviations) -> Option<Types> {
         let mut types = Types::default();
         let mut entries = unit.entries(abbreviations);
+        // Depth is not tracked: Go's linker writes the members of a type directly behind it.
         let mut open = Open::Nothing;
+        // A broken entry ends the walk; the types before it still count.
         while let Ok(Some(entry)) = entries.next_dfs() {
             let place = entry.offset().to_debug_info_offset(unit)?.0;
             let name = || self.text(entry, dw::DW_AT_name);
@@ -193,7 +195,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Types {
-    /// Adds the fields of a struct, and of the structs in it, under `prefix`.
+    /// Adds the fields of a struct and of its inner structs as `prefix.field`.
     fn flatten(&self, of: &Struct, prefix: &str, base: u32, depth: usize, found: &mut HashMap<String, u32>) {
         for field in &of.fields {
             let name = format!("{prefix}.{}", field.name);
@@ -207,6 +209,7 @@ impl Types {
             {
                 self.flatten(inner, &name, offset, depth + 1, found);
             }
+            // Blank fields and `noCopy` markers hold nothing, and a struct may have several blank ones.
             if !matches!(field.name.as_str(), "_" | "noCopy") {
                 found.insert(name, offset);
             }
@@ -215,7 +218,7 @@ impl Types {
 }
 
 impl Struct {
-    /// A slice, a string or an atomic: always laid out alike, so their parts need no names.
+    /// Whether the type is a slice, a string or an atomic: the same in every version, so its parts need no offsets.
     fn is_plain(&self) -> bool {
         self.name.starts_with("[]") || self.name == "string" || self.name.contains("/atomic.")
     }

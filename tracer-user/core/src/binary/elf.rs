@@ -1,8 +1,8 @@
 //! The ELF image: which bytes of the file the kernel maps at which address.
 //!
-//! Only what the program headers say is trusted to exist, because that is all the kernel needs;
-//! sections are a hint that may be missing. Relative relocations are applied on reading, because
-//! in a position-independent executable the pointers of the data lie only there.
+//! Program headers are required, because the kernel needs them; sections are a hint that `strip` or a packer may have
+//! removed. [`Image::read_ptr`] applies relative relocations, because in a position-independent executable the pointers
+//! of the data are only in the relocation table.
 
 use super::bytes::{array, u32_at, u64_at};
 use bytes::Bytes;
@@ -17,28 +17,31 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Segments to load that are looked at; linkers make fewer than ten.
+/// Most `PT_LOAD` segments; linkers make fewer than ten. Every lookup by address goes through all of them.
 const MAX_SEGMENTS: usize = 64;
-/// Mappings begin and end at multiples of this, on every processor.
+/// Granularity to which [`Image::code`] rounds. Kernels with larger pages map at multiples of it, too.
 const PAGE: u64 = 4096;
-/// Sections that are looked at; a Go executable has about forty.
+/// Most sections that are searched for a name; a Go executable has about forty.
 const MAX_SECTIONS: usize = 1024;
-/// Bytes of the section with the GNU build id, and of the id; linkers make 20 or fewer.
+/// Bytes of the GNU build id's section, and of the id itself; linkers write 20 or fewer.
 const MAX_NOTE: u64 = 4096;
 const MAX_BUILD_ID: u32 = 64;
-/// Bytes of one `Elf64_Rela`.
+/// `sizeof(Elf64_Rela)`: offset, info, addend.
 const RELA: usize = 24;
-/// Bytes of one `Elf64_Dyn`.
+/// `sizeof(Elf64_Dyn)`: tag, value.
 const DYN: usize = 16;
 
+/// The processors that sfgi supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arch {
+    /// x86-64.
     Amd64,
+    /// AArch64.
     Arm64,
 }
 
 impl Arch {
-    /// Go's name, as in `GOARCH`.
+    /// The value of `GOARCH`.
     pub fn go_name(self) -> &'static str {
         match self {
             Arch::Amd64 => "amd64",
@@ -50,13 +53,13 @@ impl Arch {
 /// Why a file is no usable ELF image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
-    /// The magic number is not there.
+    /// The file does not begin with `\x7fELF`.
     #[error("it is not an ELF file")]
     NotElf,
-    /// `ELFCLASS32`.
+    /// `e_ident` says `ELFCLASS32`.
     #[error("it is a 32-bit program; only 64-bit programs are supported")]
     ThirtyTwoBit,
-    /// `ELFDATA2MSB`.
+    /// `e_ident` says `ELFDATA2MSB`.
     #[error("it is a big-endian program; only little-endian programs are supported")]
     BigEndian,
     /// Neither x86-64 nor AArch64; the number is `e_machine`.
@@ -65,19 +68,21 @@ pub enum ElfError {
     /// Neither `ET_EXEC` nor `ET_DYN`; the number is `e_type`.
     #[error("it is not an executable (ELF type {0})")]
     Type(u16),
-    /// The file ends before what its headers announce.
+    /// The file ends before the named part, which its headers announce.
     #[error("it is a truncated ELF file: {0} lies behind its end")]
     Truncated(&'static str),
+    /// The headers contradict themselves; the text says how.
     #[error("it is a corrupt ELF file: {0}")]
     Corrupt(&'static str),
 }
 
-/// A `PT_LOAD` program header: one stretch of the file in memory.
+/// A `PT_LOAD` program header: one range of the file that the kernel maps. [`Image::parse`] has checked that neither
+/// `offset + file_size` nor `vaddr + file_size` overflows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
     pub vaddr: u64,
     pub offset: u64,
-    /// Bytes that come from the file; what memory has beyond is zero.
+    /// Bytes that come from the file; the rest of `memory_size` is zero (`.bss`).
     pub file_size: u64,
     pub memory_size: u64,
     pub executable: bool,
@@ -90,18 +95,19 @@ impl Segment {
     }
 }
 
-/// An executable file, as the kernel will map it.
+/// An executable file, as the kernel maps it.
 pub struct Image {
-    /// What is mapped, and more: offsets into it are those of the file.
+    /// The file from its first byte to at least the end of the last segment: indices are file offsets.
     data: Bytes,
-    /// The whole file, for what only its section table leads to; empty once [`Image::forget_file`] was called.
+    /// The whole file, for sections; empty after [`Image::forget_file`].
     file: Bytes,
-    /// The GNU build id, if it was looked for.
+    /// The GNU build id, read on first use and before [`Image::forget_file`] drops the section that holds it.
     build_id: OnceLock<Option<String>>,
     arch: Arch,
     pie: bool,
     entry: u64,
     segments: Vec<Segment>,
+    /// File offset and size of `PT_DYNAMIC`.
     dynamic: Option<(u64, u64)>,
     relocations: OnceLock<Vec<(u64, u64)>>,
 }
@@ -110,8 +116,7 @@ impl Image {
     /// Reads the headers of a whole ELF file.
     ///
     /// # Errors
-    /// [`ElfError`] says what is wrong with the file. A section table that is missing or broken is
-    /// no error.
+    /// [`ElfError`] says what is wrong with the file. A missing or broken section table is no error.
     pub fn parse(data: Bytes) -> Result<Image, ElfError> {
         let header = file_header(&data)?;
         let arch = match header.e_machine(LittleEndian) {
@@ -164,8 +169,8 @@ impl Image {
         Ok(Image { arch, pie, entry, segments, dynamic, relocations, data, file, build_id })
     }
 
-    /// A separate debug file: sections that are only in the file. It has program headers as well,
-    /// but they describe the program it was made from.
+    /// A separate debug file, of which only the sections count: its program headers describe the executable that it was
+    /// split from, not the bytes in it.
     pub(super) fn debug_file(data: Bytes, arch: Arch) -> Option<Image> {
         file_header(&data).ok()?;
         let (segments, relocations, build_id) = (Vec::new(), OnceLock::new(), OnceLock::new());
@@ -173,25 +178,26 @@ impl Image {
         Some(Image { data, file, arch, pie: false, entry: 0, segments, dynamic: None, relocations, build_id })
     }
 
-    /// Keeps a copy of what is mapped, so that [`Image::forget_file`] frees the rest: a third of a Go program
-    /// is debug information.
+    /// Copies what is mapped, so that [`Image::forget_file`] frees the rest. Before anything takes slices of `data`
+    /// ([`Image::tail`]): a slice keeps its whole buffer alive. A third of a Go executable is debug information.
     pub(super) fn keep_mapped(&mut self) {
         let end = self.segments.iter().map(|segment| segment.offset + segment.file_size).max().unwrap_or(0);
         let end = usize::try_from(end).unwrap_or(usize::MAX).min(self.data.len());
         self.data = Bytes::copy_from_slice(self.data.get(..end).unwrap_or_default());
     }
 
-    /// Lets go of what is only in the file. Sections are not found any more.
+    /// Drops the whole file. From then on no section is found; the build id stays known.
     pub(super) fn forget_file(&mut self) {
         let _ = self.build_id();
         self.file = Bytes::new();
     }
 
+    /// The processor that `e_machine` names.
     pub fn arch(&self) -> Arch {
         self.arch
     }
 
-    /// Whether the kernel may load it anywhere (`ET_DYN`).
+    /// Whether the kernel may load it at any address (`ET_DYN`).
     pub fn pie(&self) -> bool {
         self.pie
     }
@@ -205,7 +211,8 @@ impl Image {
         &self.segments
     }
 
-    /// Whether the program may write the `len` bytes at a link-time address: where its variables are.
+    /// Whether all `len` bytes at a link-time address lie in one writable segment, `.bss` included: where variables
+    /// are.
     pub(super) fn is_writable(&self, vaddr: u64, len: u64) -> bool {
         self.segments.iter().filter(|segment| segment.writable).any(|segment| {
             let room =
@@ -218,18 +225,18 @@ impl Image {
         self.segments.iter().find(|segment| segment.contains(vaddr))
     }
 
-    /// Where in the file the byte at a link-time address lies: what a uprobe is attached to.
+    /// The file offset of a link-time address, which is what a uprobe is attached to. `None`: not mapped from the file.
     pub fn file_offset(&self, vaddr: u64) -> Option<u64> {
         let segment = self.segment_at(vaddr)?;
         segment.offset.checked_add(vaddr - segment.vaddr)
     }
 
-    /// Its GNU build id in hexadecimal. Go's linker writes one since 1.24, C linkers mostly do.
+    /// The GNU build id in hexadecimal. Go's linker writes one since 1.24, C linkers usually do.
     pub fn build_id(&self) -> Option<String> {
         self.build_id.get_or_init(|| self.read_build_id()).clone()
     }
 
-    /// Everything the file has from a link-time address to the end of its segment.
+    /// The bytes from a link-time address to the end of its segment in the file, without a copy.
     pub(crate) fn tail(&self, vaddr: u64) -> Option<Bytes> {
         let segment = self.segment_at(vaddr)?;
         let end = segment.offset + segment.file_size;
@@ -238,25 +245,25 @@ impl Image {
         (range.end <= self.data.len()).then(|| self.data.slice(range))
     }
 
-    /// Link-time address of the first byte of the file, if that is in memory.
+    /// Link-time address of the first byte of the file. `None`: no segment maps it.
     pub(crate) fn at_file_start(&self) -> Option<u64> {
         self.segments.iter().find(|segment| segment.offset == 0).map(|segment| segment.vaddr)
     }
 
-    /// The code: link-time addresses, and where in the file they begin, all in whole pages as the
-    /// kernel maps them.
+    /// The first executable segment: its link-time addresses and its file offset, rounded to pages of 4 KiB as a
+    /// mapping is. `None`: there is none.
     pub fn code(&self) -> Option<(Range<u64>, u64)> {
         let segment = self.segments.iter().find(|segment| segment.executable)?;
         let end = (segment.vaddr + segment.file_size).checked_next_multiple_of(PAGE)?;
         Some((segment.vaddr / PAGE * PAGE..end, segment.offset / PAGE * PAGE))
     }
 
-    /// Whether the program may write to this link-time address.
+    /// Whether a link-time address that comes from the file lies in a writable segment (`.bss` does not count).
     pub(crate) fn writable(&self, vaddr: u64) -> bool {
         self.segment_at(vaddr).is_some_and(|segment| segment.writable)
     }
 
-    /// `len` bytes at a link-time address, before relocation.
+    /// The `len` bytes at a link-time address, before relocation. `None`: not all lie in one segment of the file.
     pub(crate) fn read(&self, vaddr: u64, len: u64) -> Option<&[u8]> {
         let segment = self.segment_at(vaddr)?;
         let into = vaddr - segment.vaddr;
@@ -267,8 +274,7 @@ impl Image {
         self.data.get(start..start.checked_add(usize::try_from(len).ok()?)?)
     }
 
-    /// The pointer at a link-time address, with its relative relocation applied: a link-time
-    /// address again.
+    /// The pointer at a link-time address, with its relative relocation applied: again a link-time address.
     pub(crate) fn read_ptr(&self, vaddr: u64) -> Option<u64> {
         let relocations = self.relocations();
         if let Ok(index) = relocations.binary_search_by_key(&vaddr, |(place, _)| *place) {
@@ -277,19 +283,19 @@ impl Image {
         array(self.read(vaddr, 8)?, 0).map(u64::from_le_bytes)
     }
 
-    /// Relative relocations, (place, target), ordered by place.
+    /// Relative relocations as (place, target), ordered by place; empty if there are none or they cannot be read.
     pub(super) fn relocations(&self) -> &[(u64, u64)] {
         self.relocations.get_or_init(|| self.read_relocations().unwrap_or_default())
     }
 
-    /// Link-time address of a section, if there is a section table and it has this one in memory.
+    /// Link-time address of a section. `None`: no such section, or it is not mapped.
     pub(super) fn section(&self, name: &str) -> Option<u64> {
         let vaddr = self.section_header(name)?.sh_addr(LittleEndian);
         (vaddr != 0).then_some(vaddr)
     }
 
-    /// What a section that is only in the file holds, uncompressed, if that is no more than
-    /// `limit` bytes.
+    /// The contents of a section, uncompressed. `None`: no such section, or a compressed one with more than `limit`
+    /// bytes. `limit` need not bound an uncompressed section, which cannot be larger than the file.
     pub(super) fn contents(&self, name: &str, limit: u64) -> Option<Cow<'_, [u8]>> {
         let header = self.section_header(name)?;
         let Some((compression, offset, size)) = header.compression(LittleEndian, &*self.file).ok()? else {
@@ -321,7 +327,8 @@ impl Image {
         parse_build_id(&self.contents(".note.gnu.build-id", MAX_NOTE)?)
     }
 
-    /// Reads the table that `DT_RELA` of the dynamic section names, as the loader will.
+    /// Reads the table that `DT_RELA` of the dynamic section names, as the dynamic loader does: sections may be
+    /// missing.
     fn read_relocations(&self) -> Option<Vec<(u64, u64)>> {
         let relative = match self.arch {
             Arch::Amd64 => R_X86_64_RELATIVE.0,
@@ -345,7 +352,7 @@ impl Image {
     }
 }
 
-/// The id in a note of the GNU build id, in hexadecimal.
+/// The id in the contents of `.note.gnu.build-id`, in hexadecimal.
 pub(super) fn parse_build_id(note: &[u8]) -> Option<String> {
     let (name_len, len, kind) = (u32_at(note, 0)?, u32_at(note, 4)?, u32_at(note, 8)?);
     if name_len != 4 || note.get(12..16)? != b"GNU\0" || kind != NT_GNU_BUILD_ID.0 || len > MAX_BUILD_ID {
@@ -355,8 +362,9 @@ pub(super) fn parse_build_id(note: &[u8]) -> Option<String> {
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The file header, once it is sure that it is one sfgi can read.
+/// The file header of a 64-bit little-endian ELF file of any type and processor.
 pub(crate) fn file_header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> {
+    // `FileHeader64::parse` only says that it failed; class and byte order are errors the user can understand.
     let ident: [u8; 6] = array(data, 0).ok_or(ElfError::NotElf)?;
     if !ident.starts_with(&ELFMAG) {
         return Err(ElfError::NotElf);

@@ -1,8 +1,8 @@
-//! Where the runtime keeps its own tables: link-time addresses of its variables.
+//! Link-time addresses of the runtime's variables.
 //!
-//! A stripped binary has no symbols for them, but functions that refer to them, and the pclntab
-//! has the names of those. Which function refers to what, and in which order, is the same from Go
-//! 1.19 to 1.27 on both processors (`src/runtime/proc.go`, `sema.go`, `symtab.go`, `mgcwork.go`).
+//! A stripped binary has no symbols for variables, but the pclntab names the functions that refer to them. Which
+//! function refers to which variable, and in which order, is the same from Go 1.19 to 1.27 on both processors
+//! (`src/runtime/proc.go`, `sema.go`, `symtab.go`, `mgcwork.go`).
 
 use super::bytes::u64_at;
 use super::code::{Access, Step, steps};
@@ -11,12 +11,12 @@ use super::layout::Layout;
 use super::pclntab::Pclntab;
 
 const WAIT_REASON_STRING: &str = "runtime.waitReason.String";
-/// The longest text up to 1.27 has 28 bytes.
+/// Longest wait reason that is believed; the longest up to 1.27, `sync.WaitGroup.Wait (durable)`, has 29 bytes.
 const MAX_TEXT: u64 = 64;
-/// The number is a byte.
+/// Most wait reasons: `g.waitreason` is one byte.
 const MAX_COUNT: u64 = 256;
 
-/// Why the goroutines of a binary cannot be listed from outside.
+/// The code does not show `runtime.allglen` and `runtime.allgptr`, so goroutines cannot be listed from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the list of all goroutines (runtime.allgs) cannot be found in its code: runtime.forEachGRace is missing or \
@@ -24,11 +24,12 @@ const MAX_COUNT: u64 = 256;
 )]
 pub struct GlobalsError;
 
-/// Link-time addresses of the runtime's variables; the load bias is to be added. `None`: the
-/// binary does not show it.
+/// Link-time addresses of the runtime's variables; the reader adds the load bias. `None`: the code does not show the
+/// variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Globals {
-    /// `allglen`, a word. To be read before `allgptr`.
+    /// `allglen`, a word. Read it before `allgptr`: the runtime publishes a new array before the new length
+    /// (`allgadd`), so this order never indexes behind the array.
     pub allglen: u64,
     /// `allgptr`, the address of an array of at least `allglen` pointers to `g`.
     pub allgptr: u64,
@@ -36,30 +37,32 @@ pub struct Globals {
     pub allm: Option<u64>,
     /// `allp`, a slice of pointers to `p`.
     pub allp: Option<u64>,
+    /// `sched`, the `schedt`.
     pub sched: Option<u64>,
-    /// `semtable`, the table of those that wait for semaphores.
+    /// `semtable`, the hash table of goroutines that wait for semaphores.
     pub semtable: Option<SemTable>,
     /// `firstmoduledata`, the `moduledata` of the executable.
     pub first_module: Option<u64>,
+    /// `mheap_`, the `mheap`.
     pub mheap: Option<u64>,
 }
 
-/// An array of `semaRoot`, each with padding behind it.
+/// `runtime.semtable`: an array of `semaRoot`, each padded to a cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SemTable {
-    /// Link-time address of the first.
+    /// Link-time address of the first `semaRoot`.
     pub addr: u64,
-    /// Bytes from one to the next.
+    /// Bytes from one `semaRoot` to the next.
     pub stride: u64,
-    /// How many there are. A semaphore at `addr` belongs to number `(addr >> 3) % count`.
+    /// Number of `semaRoot`s. A semaphore at `addr` belongs to number `(addr >> 3) % count`.
     pub count: u64,
 }
 
 impl Globals {
-    /// Finds them.
+    /// Finds them in the code.
     ///
     /// # Errors
-    /// [`GlobalsError`] where `allglen` or `allgptr` is not to be found.
+    /// [`GlobalsError`]: `allglen` or `allgptr` is not found. The others are optional.
     pub(super) fn find(image: &Image, functions: &Pclntab, layout: &Layout) -> Result<Globals, GlobalsError> {
         let code = Code { image, functions };
         let (allglen, allgptr) = code.all_goroutines().ok_or(GlobalsError)?;
@@ -68,7 +71,7 @@ impl Globals {
             allgptr,
             allm: code.threads(),
             allp: code.first("runtime.preemptall", |_| true),
-            // mput begins with sched.midle.
+            // mput refers to sched.midle first, not to sched itself.
             sched: code.first("runtime.mput", |_| true).and_then(|midle| {
                 let sched = midle.checked_sub(layout.field("schedt", "midle")?.into())?;
                 image.is_writable(sched, 1).then_some(sched)
@@ -86,7 +89,7 @@ impl Globals {
 }
 
 /// The wait reasons of a binary, in its own numbering: `runtime.waitReasonStrings` (`src/runtime/runtime2.go`).
-/// `None` where they cannot be found.
+/// `None`: the code of `waitReason.String` does not show the array.
 ///
 /// `waitReason.String` compares its number with the length of the array, and then refers to it.
 pub(super) fn wait_reasons(image: &Image, functions: &Pclntab) -> Option<Vec<String>> {
@@ -94,7 +97,7 @@ pub(super) fn wait_reasons(image: &Image, functions: &Pclntab) -> Option<Vec<Str
     for step in steps(image, functions, WAIT_REASON_STRING) {
         match step {
             Step::Compare(bound) => count = Some(bound).filter(|count| *count <= MAX_COUNT),
-            // It also refers to the text "unknown wait reason", which is no array of strings.
+            // The function also refers to the text "unknown wait reason", which `strings` refuses.
             Step::Global(addr, Access::Address) => {
                 if let Some(found) = strings(image, addr, count?) {
                     return Some(found);
@@ -106,7 +109,7 @@ pub(super) fn wait_reasons(image: &Image, functions: &Pclntab) -> Option<Vec<Str
     None
 }
 
-/// The array of Go strings (pointer and length) at `vaddr`, if it looks like the wait reasons.
+/// The array of `count` Go strings (pointer and length) at `vaddr`. `None`: the bytes do not look like wait reasons.
 fn strings(image: &Image, vaddr: u64, count: u64) -> Option<Vec<String>> {
     let one = |index| {
         let at = vaddr.checked_add(index * 16)?;
@@ -119,7 +122,7 @@ fn strings(image: &Image, vaddr: u64, count: u64) -> Option<Vec<String>> {
         printable.then(|| String::from_utf8_lossy(text).into_owned())
     };
     let found: Vec<_> = (0..count).map(one).collect::<Option<_>>()?;
-    // The first is the zero value, "".
+    // Only `waitReasonZero` has the empty text.
     (found.len() > 1 && found.iter().skip(1).all(|text| !text.is_empty())).then_some(found)
 }
 
@@ -129,7 +132,7 @@ struct Code<'a> {
 }
 
 impl Code<'_> {
-    /// The variables that a function refers to; texts and other constants are left out.
+    /// The variables that a function refers to, in the order of its code; constants in read-only data are left out.
     fn variables(&self, function: &str) -> impl Iterator<Item = (u64, Access)> {
         steps(self.image, self.functions, function).into_iter().filter_map(|step| match step {
             Step::Global(addr, access) if self.image.is_writable(addr, 8) => Some((addr, access)),
@@ -142,7 +145,8 @@ impl Code<'_> {
         self.variables(function).find(|(_, access)| how(*access)).map(|(addr, _)| addr)
     }
 
-    /// `forEachGRace` loads `allglen` and then `allgptr`, and nothing else.
+    /// `allglen` and `allgptr`: `forEachGRace` loads them in this order and refers to no other variable. (Built with
+    /// `-N -l` it refers to none, and nothing is found.)
     fn all_goroutines(&self) -> Option<(u64, u64)> {
         let mut found = self.variables("runtime.forEachGRace");
         let (len, array, more) = (found.next()?, found.next()?, found.next());
@@ -150,8 +154,8 @@ impl Code<'_> {
         (loads && len.0 != array.0 && more.is_none()).then_some((len.0, array.0))
     }
 
-    /// `mcommoninit` puts a thread in front of `allm`, `mexit` takes it out: it is the only word
-    /// that one loads and the other refers to as well.
+    /// `allm`: `mcommoninit` puts an `m` in front of the list and `mexit` takes it out, so `allm` is the only word that
+    /// `mcommoninit` loads and `mexit` refers to.
     fn threads(&self) -> Option<u64> {
         let removed: Vec<_> = self.variables("runtime.mexit").map(|(addr, _)| addr).collect();
         let mut loaded = self.variables("runtime.mcommoninit").filter(|(_, how)| *how == Access::Load(8));

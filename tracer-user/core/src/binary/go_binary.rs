@@ -1,4 +1,4 @@
-//! A Go binary: everything a trace needs to know of the executable file.
+//! [`GoBinary`]: the parsed executable, with everything that probes, snapshots and names need of it.
 
 use super::buildinfo::{BuildInfo, GoVersion};
 use super::elf::{Arch, ElfError, Image};
@@ -11,23 +11,22 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
 
-/// Largest file that is read. The largest Go programs have a few hundred megabytes.
+/// Largest file that is read into memory. The largest Go programs have a few hundred megabytes.
 const MAX_FILE: u64 = 2 << 30;
 
-/// Why a file is no binary that can be traced.
+/// Why a file is no binary that sfgi can work with. Each message is a sentence whose subject is the program.
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
     #[error("its executable cannot be read")]
     Io(#[from] io::Error),
     #[error("its executable has {0} bytes; files of more than 2 GiB are not read")]
     TooLarge(u64),
-    /// The file is no usable ELF image.
     #[error(transparent)]
     Elf(#[from] ElfError),
-    /// Nothing in the file is Go's.
+    /// The file has neither Go build information nor a pclntab.
     #[error("it is not a Go program: the executable has neither Go build information nor a pclntab")]
     NotGo,
-    /// Go's tables are there, the build information is not.
+    /// The file has a pclntab but no build information.
     #[error(
         "it is a Go program without build information that can be read: older than go1.18 (go1.{oldest} is the \
          oldest version supported), or .go.buildinfo was removed",
@@ -36,18 +35,17 @@ pub enum BinaryError {
     NoBuildInfo,
     #[error(transparent)]
     Unsupported(LayoutError),
-    /// A build mode that sfgi does not know how to read.
+    /// A `-buildmode` other than `exe` and `pie`.
     #[error("it was built with -buildmode={0}, which is not supported yet; exe and pie are")]
     BuildMode(String),
-    /// The Go runtime is in another file.
+    /// The pclntab has no `runtime.main`: the runtime is in a shared library.
     #[error("its Go runtime lies in a shared library (built with -linkshared), which is not supported yet")]
     LinkShared,
-    /// The function table cannot be used.
     #[error(transparent)]
     Pclntab(#[from] PclntabError),
 }
 
-/// A Go executable.
+/// A Go executable, read once and never changed: facts of the file, addresses before the load bias.
 pub struct GoBinary {
     image: Image,
     info: BuildInfo,
@@ -58,21 +56,23 @@ pub struct GoBinary {
     plumbing_end: u64,
 }
 
-/// What is kept of the file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keep {
+    /// The whole file, so that sections which are not mapped can still be read.
     File,
+    /// Only what the kernel maps, for binaries that the agent keeps for hours.
     Mapped,
 }
 
 fn whole(mut file: File) -> Result<Bytes, BinaryError> {
-    // `identify` moves the position of the same open file.
+    // `identify` may have moved the position of the same open file.
     file.rewind()?;
     let size = file.metadata()?.len();
     if size > MAX_FILE {
         return Err(BinaryError::TooLarge(size));
     }
     let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+    // The size may change after it was asked: `take` bounds the memory whatever the file does.
     file.take(MAX_FILE).read_to_end(&mut data)?;
     Ok(data.into())
 }
@@ -81,12 +81,12 @@ impl GoBinary {
     /// Reads the executable at `path`; for a running process use `Process::exe`.
     ///
     /// # Errors
-    /// [`BinaryError`], one sentence to be put behind the name of the program.
+    /// [`BinaryError`]; its message follows the name of the program.
     pub fn open(path: &Path) -> Result<GoBinary, BinaryError> {
         GoBinary::read(File::open(path)?)
     }
 
-    /// Reads the executable from an open file, from its start.
+    /// Reads the executable from an open file, from its first byte, wherever the file's position is.
     ///
     /// # Errors
     /// As [`GoBinary::open`].
@@ -94,17 +94,17 @@ impl GoBinary {
         GoBinary::read_with(file, None)
     }
 
-    /// Reads the executable from an open file; `layout`: what the user supplied
-    /// ([`Layout::from_file`]), which then holds without question.
+    /// Reads the executable from an open file. A `layout` that the user supplied ([`Layout::from_file`]) goes before
+    /// DWARF and the table, and is not checked against the code.
     ///
     /// # Errors
-    /// As [`GoBinary::open`]; also where the layout is of another version or processor.
+    /// As [`GoBinary::open`]; also if the layout is of another series or processor.
     pub fn read_with(file: File, layout: Option<Layout>) -> Result<GoBinary, BinaryError> {
         GoBinary::parse_with(whole(file)?, layout, Keep::File)
     }
 
-    /// As [`GoBinary::read`], to be kept for long: what is not mapped of the file (debug information, mostly) is
-    /// let go of once it has been read. The separate sections are not found any more.
+    /// As [`GoBinary::read`], for a binary that is kept for long: what the kernel does not map (mostly debug
+    /// information) is freed after parsing. [`Image`] finds no sections in such a binary.
     ///
     /// # Errors
     /// As [`GoBinary::open`].
@@ -132,9 +132,11 @@ impl GoBinary {
             return Err(BinaryError::BuildMode(mode.to_owned()));
         }
         let (layout, functions) = layout_and_functions(&image, &info.version, layout)?;
+        // A `-linkshared` executable has a pclntab of its own, but the runtime's functions are in the shared library's.
         if functions.find("runtime.main").is_none() {
             return Err(BinaryError::LinkShared);
         }
+        // Kept as a result: without `allgs` there are no snapshots, but probes still work.
         let globals = Globals::find(&image, &functions, &layout);
         let wait_reasons = globals::wait_reasons(&image, &functions).unwrap_or_default().into();
         let plumbing_end = plumbing_end(&functions, &info);
@@ -144,81 +146,85 @@ impl GoBinary {
         Ok(GoBinary { image, info, layout, functions, globals, wait_reasons, plumbing_end })
     }
 
-    /// The version of Go it was built with.
+    /// The version of Go that built it, as `.go.buildinfo` says.
     pub fn version(&self) -> &GoVersion {
         &self.info.version
     }
 
+    /// The processor it was built for.
     pub fn arch(&self) -> Arch {
         self.image.arch()
     }
 
-    /// Whether the kernel may load it anywhere.
+    /// Whether the kernel may load it at any address (`-buildmode=pie`), so that addresses need a load bias.
     pub fn pie(&self) -> bool {
         self.image.pie()
     }
 
-    /// The file as it is mapped.
+    /// The ELF image, for bytes and file offsets by link-time address.
     pub fn image(&self) -> &Image {
         &self.image
     }
 
-    /// Main module, modules and build settings.
+    /// The build information: version, main module, dependencies and settings.
     pub fn info(&self) -> &BuildInfo {
         &self.info
     }
 
-    /// Where the runtime's fields lie.
+    /// Offsets of the runtime's fields in this binary.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
+    /// The table of all functions.
     pub fn functions(&self) -> &Pclntab {
         &self.functions
     }
 
-    /// Where the runtime's variables are.
+    /// Link-time addresses of the runtime's variables.
     ///
     /// # Errors
-    /// The goroutines of this binary cannot be found from outside.
+    /// The code does not show `runtime.allgs`, so goroutines cannot be read from memory.
     pub fn globals(&self) -> Result<&Globals, GlobalsError> {
         self.globals.as_ref().map_err(|error| *error)
     }
 
+    /// As [`Pclntab::symbolize`]; `pc` is a link-time address.
     pub fn symbolize(&self, pc: u64) -> Vec<Frame<'_>> {
         self.functions.symbolize(pc)
     }
 
-    /// The entry of the function that a goroutine runs which starts at `startpc`: that itself, or
-    /// what the wrapper of its `go` statement stands for.
+    /// The entry of the function that a goroutine with this `g.startpc` (link-time) runs: `startpc` itself, or the
+    /// function that the `go` statement's wrapper calls.
     pub(crate) fn goroutine_entry(&self, startpc: u64) -> u64 {
         self.functions.wrapped(startpc).unwrap_or(startpc)
     }
 
-    /// Whether C code is linked in, which may call back into Go (`crosscall2` is the way).
+    /// Whether C code is linked in that may call Go: such calls go through `crosscall2`.
     pub fn cgo(&self) -> bool {
         self.functions.find("crosscall2").is_some()
     }
 
-    /// Empty where the binary does not show them.
+    /// The binary's own table of wait reasons; empty if its code does not show the table.
     pub fn wait_reasons(&self) -> &WaitReasons {
         &self.wait_reasons
     }
 
-    /// The text of a wait reason; empty for 0 and for numbers that the binary does not have.
+    /// The text of a wait reason by `g.waitreason`; empty for 0 and for numbers that the table lacks.
     pub fn wait_reason(&self, reason: u8) -> &str {
         self.wait_reasons.text(reason)
     }
 
-    /// Link-time address behind the functions that only pass a wait on (runtime, sync, net, …): a
-    /// stack walk may end at the first frame from here on. 0: there is no such border, because the
-    /// program's own functions lie among them.
+    /// Link-time address behind the plumbing: functions of runtime, sync, net and so on, which only pass a wait on. A
+    /// probe's stack walk ends at the first frame at or above this address. 0: functions of the target itself lie
+    /// among the plumbing, so there is no such border.
     pub fn plumbing_end(&self) -> u64 {
         self.plumbing_end
     }
 }
 
-/// The pclntab needs the layout of the module data, and a layout that is a guess needs the pclntab.
+/// Finds the layout and the pclntab together: the pclntab needs the offset of `moduledata.gofunc`, and a guessed layout
+/// is confirmed against code that only the pclntab finds.
 fn layout_and_functions(
     image: &Image,
     version: &GoVersion,
@@ -254,8 +260,8 @@ fn layout_and_functions(
     Err(verdict)
 }
 
-/// The linker lays packages out in the order of their dependencies, so the plumbing comes early;
-/// packages of the program that import little may come earlier.
+/// Finds the border for [`GoBinary::plumbing_end`]. The linker lays packages out in the order of their dependencies, so
+/// plumbing comes first; only a package of the target that imports little can precede it.
 fn plumbing_end(functions: &Pclntab, info: &BuildInfo) -> u64 {
     let own = |name: &str| {
         let package = package(name);
@@ -264,6 +270,7 @@ fn plumbing_end(functions: &Pclntab, info: &BuildInfo) -> u64 {
     };
     let (mut end, mut runtime_end) = (0, 0);
     for function in functions.functions() {
+        // A walk that passed over a function of the target would lose the very place it looks for.
         if own(function.name) {
             break;
         }
@@ -274,11 +281,12 @@ fn plumbing_end(functions: &Pclntab, info: &BuildInfo) -> u64 {
             runtime_end = function.end;
         }
     }
+    // A border below the runtime would end every walk in `gopark`: worse than no border.
     if runtime_end == 0 { 0 } else { end }
 }
 
-/// The import path of a function's package. In the linker's names a dot in the last element of the
-/// path is written `%2e`, so the path ends at the first dot behind the last slash.
+/// The import path of a function's package. The linker writes a dot in the last element of the path as `%2e`, so the
+/// path ends at the first dot behind the last slash.
 fn package(function: &str) -> &str {
     // Type arguments may hold slashes of other packages.
     let plain = function.split('[').next().unwrap_or(function);

@@ -1,5 +1,5 @@
-//! Whether a file is a Go program, and which, from a few kilobytes of it. The agent and `sfgi ps` look at every
-//! program of a host, and programs of hundreds of megabytes are usual.
+//! Tells whether a file is a Go program, and which, from a few kilobytes of it. The agent and `sfgi ps` look at every
+//! program of a host, and executables of hundreds of megabytes are common, so the file is not read whole.
 
 use super::{buildinfo, buildinfo::BuildInfo, elf::parse_build_id};
 use object::{
@@ -8,40 +8,44 @@ use object::{
 };
 use std::{fs::File, io};
 
-/// Bytes of a note with a build id that are read.
+/// Bytes that are read of each build id note.
 const MAX_NOTE: u64 = 256;
-/// Bytes of build information that are read: the module list of the largest programs has some hundred kilobytes.
+/// Bytes of build information that are read. The module list of the largest programs has some hundred kilobytes.
 const MAX_INFO: u64 = 8 << 20;
-/// Bytes of the names of sections.
+/// Bytes of the section name table that are read.
 const MAX_NAMES: u64 = 1 << 20;
 /// Sections that are looked at; a Go executable has about forty.
 const MAX_SECTIONS: u16 = 1024;
 
+/// What the section table says of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identified {
+    /// No Go program.
     NotGo,
+    /// A Go program with build information.
     Go {
+        /// The build information; boxed because the other variants are small.
         info: Box<BuildInfo>,
-        /// Its GNU build id in hexadecimal.
+        /// The GNU build id in hexadecimal. Go's linker writes one since 1.24.
         build_id: Option<String>,
-        /// Go's own id of the build, which depends on its contents.
+        /// Go's own build id, which depends on the contents of the build.
         go_build_id: Option<String>,
     },
-    /// Go's tables are there, or it has no sections: only the whole file tells.
+    /// The file has a pclntab but no build information, or no sections: only [`GoBinary`](super::GoBinary) can tell.
     Unsure,
 }
 
-/// Looks at the sections of a file.
+/// Looks at the section table of a file.
 ///
 /// # Errors
-/// It cannot be read.
+/// The file's size cannot be read. A file that is no ELF is [`Identified::NotGo`].
 pub fn identify(file: &File) -> io::Result<Identified> {
     let size = file.metadata()?.len();
     let cache = ReadCache::new(file);
     Ok(look(&cache, size).unwrap_or(Identified::NotGo))
 }
 
-/// `None`: it is no ELF file that could be run.
+/// `None`: no ELF file that the kernel would run, or one with a broken section table.
 fn look<'d, R: ReadRef<'d>>(data: R, size: u64) -> Option<Identified> {
     let header = FileHeader64::<LittleEndian>::parse(data).ok()?;
     let sections = header.e_shnum(LittleEndian);
@@ -64,7 +68,7 @@ fn look<'d, R: ReadRef<'d>>(data: R, size: u64) -> Option<Identified> {
         data.read_bytes_at(at, len.min(most).min(size.saturating_sub(at))).ok()
     };
     let Some(blob) = section(".go.buildinfo", MAX_INFO) else {
-        // In a file that C linked, the tables are there before the linker gave the section its name.
+        // The build information may lie in the data without a section of its own; `BuildInfo::find` searches there.
         let tables = section(".gopclntab", 0).is_some();
         return Some(if tables { Identified::Unsure } else { Identified::NotGo });
     };
@@ -74,7 +78,8 @@ fn look<'d, R: ReadRef<'d>>(data: R, size: u64) -> Option<Identified> {
     Some(Identified::Go { info: Box::new(info), build_id, go_build_id })
 }
 
-/// The text of a note of Go's (`src/cmd/internal/buildid`): the name `Go`, padded to four bytes.
+/// The text of Go's build id note (`src/cmd/internal/buildid`). It begins at 16: three words, and the name `Go` padded
+/// to four bytes.
 fn go_note(note: &[u8]) -> Option<String> {
     let len = usize::try_from(super::bytes::u32_at(note, 4)?).ok()?;
     Some(String::from_utf8_lossy(note.get(16..)?.get(..len)?).into_owned())

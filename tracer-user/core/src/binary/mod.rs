@@ -1,6 +1,6 @@
-//! The target's executable file: what the ELF headers, Go's build information, the pclntab and DWARF say.
+//! The target's executable file: ELF headers, Go's build information, pclntab and DWARF.
 //!
-//! Everything that comes from the file is hostile: each read is checked against the bytes there are.
+//! The file is hostile: every offset and length in it is checked against the bytes that exist before it is used.
 
 mod buildinfo;
 pub(crate) mod bytes;

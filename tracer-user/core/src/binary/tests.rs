@@ -1,4 +1,4 @@
-//! What the readers make of a whole binary, and of one that was cut off or changed.
+//! The readers on a whole made-up binary, and on one that was cut off or changed.
 
 use super::*;
 use crate::testing::binary::{self as synthetic, FUNCTION, FUNCTIONS, REASONS, RECIPES, entry, use_all};

@@ -1,10 +1,11 @@
-//! What stays the same of a leak from run to run, and the file of those that are accepted (`--write-baseline`).
+//! Fingerprints, which stay the same for a leak from run to run, and the file of those that are accepted
+//! (`--write-baseline`).
 
 use super::rules::Rule;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{collections::HashSet, fmt, str::FromStr, sync::Arc};
 
-/// A hash of the class and of the functions that a leak is made of: without addresses, lines and counts.
+/// A hash of the class and the functions that a leak is made of, without addresses, lines and counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint(u64);
 
@@ -14,20 +15,20 @@ const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0100_0000_01b3;
 
 impl Fingerprint {
-    /// Of goroutines: their class, who made them, and their stack, innermost first. The runtime's own frames
-    /// do not count, they change from release to release.
+    /// The fingerprint of goroutines: their class, creator and stack, innermost first. The runtime's own frames are
+    /// left out, because they change from release to release.
     pub(super) fn of(class: &str, creator: Option<&str>, functions: &[Arc<str>]) -> Fingerprint {
         let own = |name: &str| !name.starts_with("runtime.") && !name.starts_with("internal/");
         let stack = functions.iter().map(|name| &**name).filter(|name| own(name));
         Fingerprint::of_all([class, creator.unwrap_or("")].into_iter().chain(stack))
     }
 
-    /// Of timers: their class and what they run.
+    /// The fingerprint of timers: their class and the function that they run.
     pub(super) fn of_timers(class: &str, function: &str) -> Fingerprint {
         Fingerprint::of_all([class, "timer", function])
     }
 
-    /// The id of the n-th of several leaks of the same functions; of the first it is this one.
+    /// The id of one of several leaks with the same functions; the first (0) keeps this one.
     pub(super) fn numbered(self, number: u64) -> Fingerprint {
         if number == 0 { self } else { Fingerprint((self.0 ^ number).wrapping_mul(PRIME)) }
     }
@@ -35,7 +36,7 @@ impl Fingerprint {
     fn of_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> Fingerprint {
         let mut hash = BASIS;
         for text in texts {
-            // A byte that no name has ends each.
+            // A byte that no name contains ends each text.
             for byte in text.bytes().chain([0]) {
                 hash = (hash ^ u64::from(byte)).wrapping_mul(PRIME);
             }
@@ -75,7 +76,6 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// The schema name in a baseline.
 const SCHEMA: &str = "sfgi.leaks-baseline/1";
 
 /// Why a text is no baseline.
@@ -100,7 +100,7 @@ struct Document {
     accepted: Vec<Accepted>,
 }
 
-/// The id decides; the rest tells people what it stands for.
+/// The id decides; class and title tell people what it stands for.
 #[derive(Deserialize, Serialize)]
 struct Accepted {
     id: String,

@@ -1,4 +1,4 @@
-//! What a rule asks of a goroutine, as it stands in a rule file under `match`, and whether that holds.
+//! What a rule asks of a goroutine (`match` in a rule file), and whether it holds.
 
 use super::{
     cycles::Cycle,
@@ -13,12 +13,12 @@ use regex::Regex;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::sync::Arc;
 
-/// What a rule asks. What is left out is not asked.
+/// What a rule asks. A key that is left out asks nothing.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Condition {
-    /// Whether it must be proven that nothing can end the wait. A goroutine that waits like this and of which
-    /// it is not proven can still be a suspect.
+    /// Whether the rule needs the proof that nothing can end the wait. A goroutine that fits such a rule without the
+    /// proof can still be a suspect.
     pub(super) verdict: Need,
     /// Its state is one of these; none: it waits.
     state: Vec<StateName>,
@@ -44,32 +44,32 @@ pub(super) struct Condition {
     set: Option<bool>,
     /// At least so many are alike.
     pub(super) count: Count,
-    /// Its creation site grows.
+    /// Its creation site grows for certain (`growth.rs`).
     pub(super) growth: bool,
-    /// It has been waiting for so long.
+    /// It has been waiting for at least this long.
     age: Option<Age>,
     /// Every look found it, and none found that it had run.
     stable: bool,
     /// Every look found it, whatever it did meanwhile.
     lived: bool,
-    /// So many looks found it, at least.
+    /// At least so many looks found it.
     looks: Option<u32>,
-    /// In this part of the looks, at least, it was running or runnable.
+    /// It was running or runnable in at least this part of the looks (0 to 1).
     pub(super) busy: Option<f64>,
-    /// In this part of the looks, at least, it was in a function that only yields.
+    /// It was in a function that only yields in at least this part of the looks.
     pub(super) yielding: Option<f64>,
-    /// In this part of the looks, at least, it had run since the look before.
+    /// It had run since the look before in at least this part of the looks.
     pub(super) moved: Option<f64>,
     /// At least so many of them were started at different times by goroutines that have ended.
     pub(super) orphans: Option<Count>,
-    /// Each of them waits for something of its own.
+    /// Each of them waits for an object of its own.
     own: bool,
     /// It is about timers, not goroutines.
     pub(super) timer: Option<Timer>,
 }
 
 impl Condition {
-    /// What all goroutines of a shape have in common.
+    /// Whether that fits which all goroutines of a shape have in common.
     pub(super) fn holds_of_shape(&self, shape: &Shape) -> bool {
         let state = match &*self.state {
             [] => StateName::Waiting.holds(shape.state),
@@ -89,6 +89,7 @@ impl Condition {
         if self.not_frames.iter().any(|pattern| functions.iter().any(|name| pattern.0.is_match(name))) {
             return false;
         }
+        // `from` moves only with `in_order`; otherwise each pattern may match any function.
         let mut from = 0;
         self.frames.iter().all(|pattern| {
             let rest = functions.get(from..).unwrap_or_default();
@@ -100,13 +101,14 @@ impl Condition {
         })
     }
 
-    /// What must hold of each goroutine, but for its age; `waived`: the proof is not asked for.
+    /// Whether one goroutine fits, but for its age; `waived`: without the proof.
     pub(super) fn holds_of_one(&self, known: &Known<'_>, shape: &Shape, index: u32, waived: bool) -> bool {
         let Some(goroutine) = known.goroutine(index) else { return false };
         let facts = known.facts(index);
         let part = |wanted: Option<f64>, looks: u32| {
             wanted.is_none_or(|wanted| facts.looks > 0 && f64::from(looks) / f64::from(facts.looks) >= wanted)
         };
+        // A single look shows neither stability nor a life.
         (waived || self.verdict == Need::Any || facts.unreachable)
             && self.set.is_none_or(|set| set == facts.set.is_some())
             && self.cycle.is_none_or(|cycles| cycles.hold(known.cycles.get(&index).copied()))
@@ -139,13 +141,12 @@ impl Condition {
         (self.object.is_empty() || self.object.iter().any(kind)) && self.channel.as_ref().is_none_or(channel)
     }
 
-    /// Whether one has been waiting long enough.
     pub(super) fn old_enough(&self, known: &Known<'_>, index: u32) -> bool {
         let Some(age) = self.age else { return true };
         known.age(index).is_some_and(|one| one.ns >= age.of(known.thresholds.min_age_ns()))
     }
 
-    /// What must hold of those that are left. (Of what is proven it is not asked: that needs no second sign.)
+    /// Whether the goroutines that fit are enough. What is proven is not asked this: it needs no second sign.
     pub(super) fn holds_of_all(&self, known: &Known<'_>, members: &[u32], grows: bool) -> bool {
         let min_count = known.thresholds.min_count;
         !members.is_empty()
@@ -156,7 +157,6 @@ impl Condition {
     }
 }
 
-/// Whether a rule needs the proof.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Need {
@@ -165,7 +165,6 @@ pub(super) enum Need {
     Any,
 }
 
-/// States that a rule can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum StateName {
@@ -186,7 +185,7 @@ impl StateName {
     }
 }
 
-/// Some texts, or a pattern.
+/// Wait reasons, or a pattern for them.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a list of wait reasons, or a regular expression")]
 enum Words {
@@ -206,14 +205,14 @@ impl Words {
     }
 }
 
-/// A regular expression.
+/// A regular expression; one that does not compile is an error of the rule file.
 #[derive(Debug)]
 pub(super) struct Pattern(Regex);
 
 impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Pattern, D::Error> {
         let text = String::deserialize(from)?;
-        // Its own message is of several lines, the last of which says what is wrong.
+        // The error's text has several lines, the last of which says what is wrong.
         Regex::new(&text).map(Pattern).map_err(|err| {
             let all = err.to_string();
             let what = all.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
@@ -227,7 +226,7 @@ impl<'de> Deserialize<'de> for Pattern {
 #[serde(rename_all = "lowercase")]
 enum Kind {
     Channel,
-    /// A nil channel.
+    /// A nil channel, for which there is no object: the wait reason tells it.
     Nil,
     /// No object: `select {}`, sleep, the network; or none was found.
     None,
@@ -246,12 +245,14 @@ enum Kind {
 const TIME_BYTES: u16 = 24;
 
 impl Kind {
-    /// Whether an object of a program of this release is of this kind.
+    /// Whether an object is of this kind; `release` is that of the program.
     fn is(self, object: &Object, release: Release) -> bool {
         match object.kind {
             ObjectKind::Channel { timer, cap, element_size, .. } => match self {
                 Kind::Channel => true,
                 Kind::Timer => {
+                    // A channel that does not know its timer: a buffer for one `time.Time` is taken for that of a
+                    // timer.
                     let guessed = !release.channels_know_their_timer() && cap == 1;
                     timer || guessed && element_size == TIME_BYTES
                 }
@@ -266,7 +267,7 @@ impl Kind {
     }
 }
 
-/// How a channel stands.
+/// What a rule asks of a channel's state.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Channel {
@@ -370,8 +371,7 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
-/// `"min"`: that of `--min-age`; or a time, which `--min-age` can only make shorter: who asks for young leaks gets
-/// them.
+/// `"min"`: that of `--min-age`; or a time, which `--min-age` can only shorten, so that young leaks can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Age {
     Min,
@@ -415,16 +415,16 @@ impl<'de> Deserialize<'de> for Age {
 #[serde(deny_unknown_fields)]
 pub(super) struct Timer {
     kind: TimerName,
-    /// The function that they run matches.
+    /// Matches the function that they run.
     #[serde(default)]
     func: Option<Pattern>,
-    /// It does not match.
+    /// Does not match it.
     #[serde(default)]
     not_func: Option<Pattern>,
-    /// No root reaches their channel.
+    /// Whether no root reaches their channel.
     #[serde(default)]
     unreachable: Option<bool>,
-    /// The last of them fires not before this.
+    /// The last of them fires in this time at the earliest.
     #[serde(default)]
     fires_in: Option<Age>,
 }

@@ -1,7 +1,7 @@
 //! Which goroutines wait in a cycle, and over what.
 //!
-//! Who waits for whom is a graph; its strongly connected parts of two or more are what cannot end by itself,
-//! each with a cycle through every member. A set can have several.
+//! A waiter's edges lead to the goroutines that have what it waits for. Each strongly connected part of two or more
+//! goroutines cannot end by itself, and has a cycle through every member. A set can have several parts.
 
 use crate::{
     heap::{DeadSet, Observed},
@@ -19,11 +19,11 @@ pub enum Cycle {
     Other,
 }
 
-/// From a waiter to those that have what it waits for, by index into [`Snapshot::goroutines`].
+/// From a waiter to the goroutines that have what it waits for, by index into [`Snapshot::goroutines`].
 type Graph = BTreeMap<u32, Vec<u32>>;
 
-/// The goroutines that wait in a cycle, by index into [`Snapshot::goroutines`]. (A member of a set that only
-/// waits for one that is in a cycle is not in it.)
+/// The goroutines that wait in a cycle, by index into [`Snapshot::goroutines`]. A member of a set that only waits for
+/// one in a cycle is left out.
 pub(super) fn find(observed: &Observed) -> HashMap<u32, Cycle> {
     let mut found = HashMap::new();
     for set in &observed.sets {
@@ -37,16 +37,16 @@ pub(super) fn find(observed: &Observed) -> HashMap<u32, Cycle> {
     found
 }
 
-/// A shortest cycle of a set: each member waits for something that the next one has; empty where there is
-/// none. Only the first members of a large set are tried.
+/// A shortest cycle of a set, in the order waiter → holder; empty where there is none. Only the first members of a
+/// large set are tried.
 pub fn shortest(set: &DeadSet) -> Vec<u32> {
+    // Each try walks the whole set.
     const TRIED: usize = 1000;
     let rounds = set.members.iter().take(TRIED).map(|member| round(set, *member));
     rounds.filter(|round| !round.is_empty()).min_by_key(Vec::len).unwrap_or_default()
 }
 
-/// The shortest way from a goroutine over those that have what the one before waits for back to it, each
-/// once; empty where there is none.
+/// The shortest cycle through `start`, in the order waiter → holder, each goroutine once; empty where there is none.
 pub(super) fn round(set: &DeadSet, start: u32) -> Vec<u32> {
     let graph = graph(set);
     let mut came_from: HashMap<u32, u32> = HashMap::new();
@@ -72,6 +72,7 @@ pub(super) fn round(set: &DeadSet, start: u32) -> Vec<u32> {
 
 fn graph(set: &DeadSet) -> Graph {
     let mut graph = Graph::new();
+    // A goroutine that has what it waits for itself makes no part of two.
     for edge in set.edges.iter().filter(|edge| edge.waiter != edge.holder) {
         graph.entry(edge.waiter).or_default().push(edge.holder);
     }
@@ -104,8 +105,8 @@ fn parts(graph: &Graph) -> Vec<Vec<u32>> {
     parts
 }
 
-/// Goes wherever the edges lead from `start`, and notes each goroutine when all that it leads to has been.
-/// Without recursion: a chain can be as long as there are goroutines.
+/// Follows the edges from `start` and appends each goroutine after all that it leads to. Iterative, because a chain
+/// can be as long as there are goroutines.
 fn walk(graph: &Graph, start: u32, seen: &mut HashSet<u32>, left: &mut Vec<u32>) {
     let next = |at: u32, edge: usize| graph.get(&at).and_then(|holders| holders.get(edge)).copied();
     let mut way = if seen.insert(start) { vec![(start, 0)] } else { return };
@@ -123,7 +124,7 @@ fn walk(graph: &Graph, start: u32, seen: &mut HashSet<u32>, left: &mut Vec<u32>)
     }
 }
 
-/// Over what the waits within a part go.
+/// What the waits within a part are for; `None` where it has none, or an object is unknown.
 fn kind(snapshot: &Snapshot, set: &DeadSet, part: &HashSet<u32>) -> Option<Cycle> {
     let (mut locks, mut others) = (0, 0);
     for edge in set.edges.iter().filter(|edge| part.contains(&edge.waiter) && part.contains(&edge.holder)) {

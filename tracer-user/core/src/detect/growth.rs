@@ -1,9 +1,9 @@
 //! Whether a creation site makes goroutines faster than they end.
 //!
-//! The slope over the looks is that of least squares, with a t-test. Counts that merely wander look like a
-//! slope to that, so the steps from look to look are tested too, and the less sure of both counts. And a site
-//! whose goroutines come and go under a load that rises is not one that leaks: nearly all that any look found
-//! must still be there.
+//! The slope over the looks is that of least squares, with a t-test. Counts that wander look like a slope to that
+//! test, so the steps from look to look are tested as well, and the lower of both confidences counts. A site whose
+//! goroutines come and go under a rising load does not leak: nearly all goroutines that any look found must still be
+//! there.
 
 use crate::heap::{Look, Observed};
 use std::collections::HashMap;
@@ -21,17 +21,16 @@ pub struct Growth {
 
 /// Looks that a slope needs: three points leave the t-test one degree of freedom, and chance makes lines of them.
 const MIN_LOOKS: usize = 4;
-/// Goroutines that must have come.
+/// How many goroutines the last look must have more than the first.
 const MIN_GAIN: u64 = 3;
-/// How sure it must be.
+/// The confidence from which on a site counts as growing.
 const MIN_CONFIDENCE: f64 = 0.99;
-/// The part of what all looks found that must still be there.
+/// The part of all sightings, over all looks, that must be of goroutines that are still there.
 const MIN_SURVIVAL: f64 = 0.9;
 
 /// A creation site: `gopc` and `startpc`.
 pub(super) type Site = (u64, u64);
 
-/// The sites that grow.
 pub(super) fn find(observed: &Observed) -> HashMap<Site, Growth> {
     let mut stayed: HashMap<Site, u64> = HashMap::new();
     for (goroutine, facts) in observed.snapshot.goroutines.iter().zip(&observed.facts) {
@@ -101,7 +100,8 @@ fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     Some((slope, student_below(ratio(slope, error), n - 2.0)))
 }
 
-/// The probability that the steps between the points rise in the mean. What came in a gap may have come at once.
+/// The probability that the steps between the points rise in the mean. A step over a gap is left out: what came in it
+/// may have come at once.
 fn of_steps(points: &[Point]) -> f64 {
     let pairs = points.iter().zip(points.iter().skip(1)).filter(|(_, next)| !next.after_gap);
     let steps: Vec<f64> = pairs.map(|(one, next)| next.count as f64 - one.count as f64).collect();
@@ -111,7 +111,7 @@ fn of_steps(points: &[Point]) -> f64 {
     student_below(ratio(mean, (variance / n).sqrt()), n - 1.0)
 }
 
-/// A line without any error is certain.
+/// `value / error`; a line without any error is certain, so its ratio is infinite.
 fn ratio(value: f64, error: f64) -> f64 {
     if error > 0.0 { value / error } else { value * f64::INFINITY }
 }

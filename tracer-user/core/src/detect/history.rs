@@ -7,7 +7,7 @@ use crate::{
 };
 use std::collections::HashMap;
 
-/// Looks that are kept where nobody says otherwise.
+/// Looks that are kept unless the caller says otherwise.
 const LOOKS: usize = 240;
 
 /// Earlier looks at one target.
@@ -16,9 +16,9 @@ pub struct History {
     /// How many looks are kept.
     most: usize,
     looks: Vec<Look>,
-    /// What all looks together told of each goroutine that was there last time.
+    /// What all looks together told of each goroutine of the last look, by goid.
     facts: HashMap<u64, Counts>,
-    /// Nobody looked between those and the next.
+    /// Whether nobody looked between `looks` and the next one.
     gap: bool,
 }
 
@@ -38,12 +38,12 @@ impl Default for History {
 }
 
 impl History {
-    /// Keeps so many looks; of more than that, every second one goes.
+    /// Keeps at most `most` looks; beyond that, every second one goes.
     pub fn keeping(most: usize) -> History {
         History { most, looks: Vec::new(), facts: HashMap::new(), gap: false }
     }
 
-    /// Goes on with what another one has told, after a time in which nobody looked.
+    /// Goes on with the looks and counts of an earlier [`History`]; the time since its last look is a gap.
     pub fn resume(&mut self, looks: Vec<Look>, facts: impl IntoIterator<Item = (u64, Counts)>) {
         self.gap = !looks.is_empty();
         (self.looks, self.facts) = (looks, facts.into_iter().collect());
@@ -54,12 +54,12 @@ impl History {
         &self.looks
     }
 
-    /// What all looks together told of a goroutine that was there last time.
+    /// What all looks together told of a goroutine; `None`: the last look did not find it.
     pub fn counts(&self, goid: u64) -> Option<Counts> {
         self.facts.get(&goid).copied()
     }
 
-    /// Puts what was seen before in front of what was seen now, and keeps both.
+    /// Puts the earlier looks in front of those of `observed`, adds up the counts, and keeps both.
     pub fn extend(&mut self, observed: &mut Observed) {
         let mut kept = HashMap::with_capacity(observed.facts.len());
         for (goroutine, facts) in observed.snapshot.goroutines.iter().zip(&mut observed.facts) {
@@ -80,12 +80,13 @@ impl History {
         }
     }
 
-    /// The slope over all the time needs no more than this. What a goroutine's looks are counted against must
-    /// fit them, so those are halved too.
+    /// Lets every second look go: the slope over the whole time needs no more. The counts of each goroutine are
+    /// halved, too, because they are held against the number of looks.
     fn thin(&mut self) {
         let (mut number, mut gap) = (0, false);
         self.looks.retain_mut(|look| {
             number += 1;
+            // A gap before a look that goes is one before the look that follows it.
             gap |= look.after_gap;
             let stays = number % 2 == 0;
             if stays {
@@ -120,10 +121,11 @@ pub struct Age {
 /// How far to trust an age.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Measure {
-    /// It was watched for so long: it may be more.
+    /// Our looks saw it wait for so long; it may have begun earlier.
     #[default]
     AtLeast,
-    /// The runtime's own count, which begins with the collection before the one that found it waiting.
+    /// The runtime's own count (`g.waitsince`), which begins with the collection before the one that found it
+    /// waiting.
     About,
 }
 

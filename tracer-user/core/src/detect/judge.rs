@@ -1,4 +1,4 @@
-//! From what was observed to what is said of it.
+//! From what was observed to groups of leaked goroutines and timers.
 
 use super::{
     baseline::Fingerprint,
@@ -15,7 +15,8 @@ use crate::{
 };
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
-/// Judges what was observed.
+/// Judges the goroutines and timers in scope. The groups come the surest first, of those the most severe, of those
+/// the largest.
 pub fn detect(
     observed: &Observed,
     rules: &Rules,
@@ -31,7 +32,7 @@ pub fn detect(
         judge.shape(shape);
     }
     let mut groups = judge.close();
-    // Who asks for goroutines gets no timers.
+    // A question for certain goroutines is none for timers.
     if scope.goids.is_empty() {
         groups.extend(timers(observed, rules, scope, thresholds, lookup));
     }
@@ -39,7 +40,7 @@ pub fn detect(
     Report { groups, scanned }
 }
 
-/// What makes a group: its id, its verdict, its rule, the `go` statement and the line it waits in.
+/// What makes a group: its id, its verdict, its rule, its `go` statement and the line that it waits in.
 type Key = (Fingerprint, Verdict, String, u64, u32);
 
 struct Judge<'a> {
@@ -56,17 +57,19 @@ impl Judge<'_> {
             shape.members.iter().partition(|index| self.known.unreachable(**index));
         let sure = if self.known.observed.doubt.is_none() { Verdict::Proven } else { Verdict::Likely };
         self.by_rules(shape, unreachable, Some(sure));
+        // A service that can still be woken is no leak; an unreachable one has been added.
         if shape.serves() {
             return;
         }
         let rest = self.by_rules(shape, reachable, None);
+        // An idle pool is old and many by design.
         if !shape.pools() {
             self.suspects(shape, rest);
         }
     }
 
-    /// Takes those out that a rule holds for; `sure`: the verdict where the proof has been made. Returns the
-    /// others.
+    /// Takes out the goroutines that a rule fits and returns the others. `sure`: the verdict of goroutines with a
+    /// proof; `None`: they have none.
     fn by_rules(&mut self, shape: &Shape, mut rest: Vec<u32>, sure: Option<Verdict>) -> Vec<u32> {
         let rules = self.rules;
         let grows = self.growth_of(shape).is_some();
@@ -84,6 +87,7 @@ impl Judge<'_> {
                 condition.holds_of_one(&self.known, shape, **index, false)
                     && (sure.is_some() || condition.old_enough(&self.known, **index))
             });
+            // A rule that goes by growth does not say why a goroutine is unreachable.
             let enough = if sure.is_some() {
                 !condition.growth && !chosen.is_empty()
             } else {
@@ -97,8 +101,8 @@ impl Judge<'_> {
         rest
     }
 
-    /// Those for which a rule asks for no more than suspicion; and those that wait like what is a class where
-    /// it is proven, if they are old and many, or their creation site grows.
+    /// Adds suspects: goroutines that fit a rule which gives no more than suspicion, and goroutines that fit a rule
+    /// which needs the proof, if they are old and many or their creation site grows.
     fn suspects(&mut self, shape: &Shape, mut rest: Vec<u32>) {
         let (min_age_ns, min_count) = (self.known.thresholds.min_age_ns(), self.known.thresholds.min_count);
         let grows = self.growth_of(shape).is_some();
@@ -124,7 +128,8 @@ impl Judge<'_> {
         }
     }
 
-    /// How its creation site grows, where these are most of what the site has made.
+    /// How the creation site grows, where these are at least half of what the site has now: a smaller part need not
+    /// be what grows.
     fn growth_of(&self, shape: &Shape) -> Option<Growth> {
         let growth = self.growth.get(&shape.site)?;
         let last = self.known.observed.looks.last()?;
@@ -159,8 +164,8 @@ impl Judge<'_> {
         group.members.extend(members);
     }
 
-    /// Several groups whose functions are the same, in different lines: the later ones in the code get ids of
-    /// their own.
+    /// Groups with the same functions in different lines: the later ones, in the order of the code, get ids of their
+    /// own.
     fn ids(&self) -> HashMap<(Fingerprint, u64, u32), Fingerprint> {
         let mut places: Vec<_> =
             self.order.iter().map(|(id, _, _, site, line)| (*id, *site, *line)).collect();

@@ -1,4 +1,4 @@
-//! What is judged: the goroutines in scope, gathered into shapes, and all that is known of them together.
+//! What is judged: the goroutines in scope, gathered into shapes, and what is known of all of them together.
 //!
 //! Names are asked for once a shape: a million goroutines have few different stacks.
 
@@ -19,8 +19,8 @@ use std::{
     time::Duration,
 };
 
-/// Gaps between goids from which on two goroutines were not made by one loop: a P takes 16 ids at a time
-/// (`runtime.newproc1`, `_GoidCacheBatch`).
+/// The gap between goids from which on two goroutines count as made by different loops. A P takes 16 ids at a time
+/// (`runtime.newproc1`, `_GoidCacheBatch`), so the ids of one loop may jump.
 const GOID_GAP: u64 = 32;
 
 /// Functions of goroutines that wait by design for as long as the program runs.
@@ -35,8 +35,7 @@ const SERVICES: [&str; 8] = [
     "database/sql.(*DB).connectionCleaner",
 ];
 
-/// Functions of pools that belong to a running client or server: idle connections, one opener for each
-/// database.
+/// Functions of pools that belong to a running client or server: idle connections, and one opener for each database.
 const POOLS: [&str; 9] = [
     "net/http.(*persistConn).readLoop",
     "net/http.(*persistConn).writeLoop",
@@ -68,12 +67,12 @@ pub trait Lookup {
     fn reason(&self, goroutine: &Goroutine) -> &str;
 }
 
-/// From when on age and number count.
+/// From when on age and number are signs of a leak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// How long one must have been waiting.
+    /// How long a goroutine must have been waiting.
     pub min_age: Duration,
-    /// How many must be alike.
+    /// How many goroutines must be alike.
     pub min_count: u64,
 }
 
@@ -89,14 +88,14 @@ impl Thresholds {
     }
 }
 
-/// Which goroutines are judged.
+/// What limits the judgement to some goroutines.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
-    /// These only; empty: all.
+    /// Only these are judged, and no timers; empty: all.
     pub goids: HashSet<u64>,
-    /// None with such a function on its stack.
+    /// Goroutines with a matching function on their stack are left out, and timers that run one.
     pub ignore_func: Vec<Regex>,
-    /// None that such a function made.
+    /// Goroutines that a matching function made are left out.
     pub ignore_created_by: Vec<Regex>,
 }
 
@@ -119,12 +118,12 @@ impl Scope {
 
 /// Goroutines with the same creation site, stack, state and wait reason.
 pub(super) struct Shape {
-    /// Indices into `Snapshot::goroutines`.
+    /// Indices into `Snapshot::goroutines`, ascending.
     pub(super) members: Vec<u32>,
     /// All functions on the stack, innermost first.
     pub(super) functions: Vec<Arc<str>>,
     pub(super) creator: Option<Arc<str>>,
-    /// Where it waits.
+    /// Function and line of the wait, behind what only passes it on; `None` for an empty stack.
     pub(super) wait_site: Option<(Arc<str>, u32)>,
     pub(super) reason: String,
     pub(super) state: State,
@@ -164,6 +163,7 @@ pub(super) fn shapes(observed: &Observed, scope: &Scope, lookup: &mut dyn Lookup
             continue;
         }
         judged += 1;
+        // Names are asked for and the scope applied once a shape; `None` is a shape that the scope leaves out.
         let place = *places.entry(Key::of(goroutine)).or_insert_with(|| {
             let shape = Shape::of(observed, goroutine, lookup);
             (!scope.ignores(&shape)).then(|| {
@@ -193,12 +193,13 @@ impl Shape {
         }
     }
 
-    /// Whether they are of a service that runs as long as the program: one that can still be woken is none that leaks.
+    /// Whether they belong to a service that runs as long as the program: a goroutine of it that can still be woken
+    /// does not leak.
     pub(super) fn serves(&self) -> bool {
         self.functions.iter().any(|name| SERVICES.contains(&&**name))
     }
 
-    /// Whether they belong to an idle pool: age and number say nothing then.
+    /// Whether they belong to an idle pool, of which age and number say nothing.
     pub(super) fn pools(&self) -> bool {
         let mut names = self.functions.iter().map(|name| &**name);
         if names.any(|name| POOLS.contains(&name)) {
@@ -211,10 +212,10 @@ impl Shape {
     }
 }
 
-/// Whether a goroutine is none that could leak: the runtime's own, the main one parked for good, one that
-/// cannot be judged because it was in motion or makes no sense.
+/// Whether a goroutine cannot leak or cannot be judged: the runtime's own, the main one parked for good, one that was
+/// in motion or makes no sense.
 fn never(goroutine: &Goroutine, reason: WaitReason) -> bool {
-    // One that moves on and on can still be said to spin.
+    // A goroutine that keeps moving can still be said to spin.
     let unjudged = match goroutine.trust {
         Trust::InMotion => goroutine.state.stays(),
         Trust::Broken => true,
@@ -237,7 +238,7 @@ pub(super) struct Known<'a> {
     /// The program's release of Go.
     pub(super) release: Release,
     goids: HashSet<u64>,
-    /// Facts of a goroutine of which nothing is known.
+    /// Stands in for the facts of an index without any.
     unknown: Facts,
 }
 
@@ -274,14 +275,14 @@ impl<'a> Known<'a> {
         goroutine.waits.iter().filter_map(|wait| objects.get(wait.object as usize))
     }
 
-    /// How many different objects these wait for, counting the first of each.
+    /// How many different objects these wait for, by the first that each waits for.
     pub(super) fn different(&self, members: &[u32]) -> usize {
         let first = |index: &u32| self.goroutine(*index)?.waits.first().map(|wait| wait.object);
         members.iter().filter_map(first).collect::<HashSet<u32>>().len()
     }
 
-    /// How many different goroutines, which have ended, made these; where the program does not say who made
-    /// them (up to Go 1.20), in how many different goes they were made.
+    /// How many different goroutines that have ended made these. Where the program does not record who made them (up
+    /// to Go 1.20): in how many separate runs of goids they were made.
     pub(super) fn orphans(&self, members: &[u32]) -> u64 {
         let of = |index: &u32| self.goroutine(*index);
         let parents: HashSet<u64> = members.iter().filter_map(of).map(|one| one.parent_goid).collect();

@@ -17,7 +17,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Goroutines that a sentence names.
+/// Goroutines that a sentence names at most.
 const NAMED: usize = 5;
 
 /// What was found in one observation.
@@ -25,7 +25,7 @@ const NAMED: usize = 5;
 pub struct Report {
     /// The surest first, of those the most severe, of those the largest.
     pub groups: Vec<Group>,
-    /// Goroutines that were judged.
+    /// Goroutines in scope that could be judged, leaked or not.
     pub scanned: u64,
 }
 
@@ -41,7 +41,7 @@ pub struct Group {
     /// The goroutines, by index into [`Snapshot::goroutines`](crate::snapshot::Snapshot::goroutines), in the
     /// order of their goids; none for timers.
     pub members: Vec<u32>,
-    /// Goroutines or timers.
+    /// How many goroutines, or timers.
     pub count: u64,
     /// The shortest and the longest time that one of them is known to have been waiting.
     pub age: Option<(Age, Age)>,
@@ -64,6 +64,7 @@ impl Group {
 
 /// Sentences without a full stop, the strongest first. `reason` is the wait reason of all of them.
 pub(super) fn evidence(known: &Known<'_>, group: &Group, reason: &str) -> Vec<String> {
+    // Members share stack, state and wait reason: the first speaks for all.
     let Some(first) = group.members.first().copied() else { return Vec::new() };
     let mut said = Vec::new();
     said.push(proof(known, first, reason));
@@ -108,7 +109,7 @@ fn proof(known: &Known<'_>, first: u32, reason: &str) -> String {
     }
 }
 
-/// What still refers to the object that it waits for.
+/// What still leads to the object that the goroutine waits for.
 fn holders(known: &Known<'_>, first: u32) -> Option<String> {
     let wait = known.goroutine(first)?.waits.first()?;
     let Holders { goroutines, global, heap } = known.observed.holders.get(wait.object as usize)?;
@@ -173,7 +174,7 @@ fn words(age: Age) -> String {
     format!("{how} {}", duration(age.ns))
 }
 
-/// What several looks told.
+/// How often the looks found them running or moved; `None` after a single look.
 fn watched(known: &Known<'_>, group: &Group) -> Option<String> {
     let (mut sum, mut longest) = (Facts::default(), 0);
     for index in &group.members {
@@ -209,7 +210,7 @@ fn orphans(known: &Known<'_>, group: &Group) -> Option<String> {
     Some(format!("started {number} times, by goroutines that have ended or long before one another"))
 }
 
-/// Who waits at the channel.
+/// How many senders and receivers wait at the channel.
 fn queue(object: &Object) -> Option<String> {
     let ObjectKind::Channel { receivers, senders, closed, .. } = object.kind else { return None };
     let who = |number: u32, what: &str| match number {

@@ -1,4 +1,4 @@
-//! Rules, and what they say: those that are built in, and those of a directory.
+//! Rules and what they say: the built-in ones and those of a directory.
 
 use super::condition::Condition;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-/// The built-in catalogue.
+/// The built-in catalogue: the files' names, for messages, and their texts.
 const BUILT_IN: [(&str, &str); 8] = [
     ("channels.toml", include_str!("rules/channels.toml")),
     ("sync.toml", include_str!("rules/sync.toml")),
@@ -44,7 +44,7 @@ pub enum Severity {
     Error,
     /// It holds on to more than it needs.
     Warning,
-    /// Worth a look.
+    /// Worth a look; nothing need be wrong.
     Note,
 }
 
@@ -100,9 +100,9 @@ words!(Failure, "type of failure", BlockedForever => "blocked_forever", Deadlock
 /// A rule of the catalogue.
 #[derive(Debug)]
 pub struct Rule {
-    /// Unique among the rules.
+    /// Small letters, digits and hyphens; unique among the rules, and what a rule of a directory replaces.
     pub id: String,
-    /// Several rules may find the same class.
+    /// The mistake that it finds; several rules may find the same one.
     pub class: String,
     /// What it finds, in a line.
     pub title: String,
@@ -151,7 +151,7 @@ pub struct Formal {
     pub precondition: String,
     /// The change of state that it waits for.
     pub change: String,
-    /// What can be observed.
+    /// What an observer sees: `waiting (chan receive)`.
     pub label: String,
 }
 
@@ -211,10 +211,10 @@ enum Gives {
 }
 
 impl Rules {
-    /// The built-in ones.
+    /// The built-in rules.
     ///
     /// # Errors
-    /// None of those that are released: a test reads them.
+    /// A built-in file is malformed; a unit test reads all of them.
     pub fn built_in() -> Result<Rules, RulesError> {
         let mut rules = Vec::new();
         for (file, text) in BUILT_IN {
@@ -223,8 +223,7 @@ impl Rules {
         Ok(Rules::in_order(rules))
     }
 
-    /// These, and those of all `.toml` files of a directory: a rule with the id of one of these takes its
-    /// place.
+    /// These rules and those of all `.toml` files of a directory; a rule with the id of one of these takes its place.
     ///
     /// # Errors
     /// The directory or one of its files cannot be read, or holds what is no rule.
@@ -240,6 +239,7 @@ impl Rules {
                 files.push(path);
             }
         }
+        // `read_dir` has no order, and rules of the same priority are asked in the order of their files.
         files.sort();
         let mut added = Vec::new();
         for path in files {
@@ -262,13 +262,14 @@ impl Rules {
         Rules(rules)
     }
 
-    /// The first one first.
+    /// The highest priority first; rules of the same priority in the order of their files.
     pub fn iter(&self) -> std::slice::Iter<'_, Arc<Rule>> {
         self.0.iter()
     }
 }
 
-/// Adds the rules of a file. `class_fails`: the failure of a rule that names none, by its class; `None`: it must.
+/// Adds the rules of a file. `class_fails` gives the failure of a rule that names none, by its class; where it gives
+/// `None`, the rule must name one.
 fn add(
     rules: &mut Vec<Arc<Rule>>,
     file: &str,
@@ -285,6 +286,7 @@ fn add(
             return Err(RulesError::Twice { file: file.to_owned(), id: entry.id });
         }
         let bad = |what| {
+            // A parsed rule has no position: the line of its id stands for it.
             let at = text.find(&format!("\"{}\"", entry.id)).unwrap_or(0);
             RulesError::Bad { file: file.to_owned(), line: line_of(text, at), what }
         };
@@ -303,7 +305,7 @@ fn line_of(text: &str, at: usize) -> usize {
 }
 
 impl Entry {
-    /// What the form allows and makes no sense.
+    /// What the form allows but makes no sense.
     fn objection(&self) -> Option<String> {
         let name = |text: &str| {
             !text.is_empty()
@@ -346,7 +348,7 @@ impl Entry {
     }
 }
 
-/// Texts are broken in the file where it reads best.
+/// Joins a text that is broken into lines in the file, where it reads best.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -15,7 +15,7 @@ pub enum DecodeError {
     UnknownKind(u8),
 }
 
-/// Decodes one record. Bytes behind it are ignored (the ring pads records to eight).
+/// Decodes one record. Bytes behind it are ignored, because the ring pads records to eight.
 pub fn decode(mut raw: &[u8]) -> Result<Event, DecodeError> {
     let have = raw.len();
     let need = |payload: usize| DecodeError::Truncated { have, need: size_of::<Header>() + payload };
@@ -32,6 +32,7 @@ pub fn decode(mut raw: &[u8]) -> Result<Event, DecodeError> {
     let payload = match kind {
         Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: raw.get_u64_ne() }),
         Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
+            // The length comes from outside: cut, so that the slice below cannot panic.
             let len = raw.get_u64_ne().min(MAX_FRAMES as u64) as usize;
             let pcs: [u64; MAX_FRAMES] = std::array::from_fn(|_| raw.get_u64_ne());
             Payload::Stack(Stack::of(&pcs[..len]))

@@ -14,7 +14,7 @@ pub use tracer_common::{Birth, By, Kind, NewProc, Switch, status};
 /// What a probe saw: the decoded form of one ring-buffer record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `CLOCK_MONOTONIC`, nanoseconds.
+    /// When the probe read the clock, `CLOCK_MONOTONIC` nanoseconds.
     pub ts: u64,
     /// Address of the goroutine's `runtime.g`, 0 where there is none.
     pub g: u64,
@@ -27,7 +27,7 @@ pub struct Event {
     pub from: u8,
     /// State after ([`status`]), or [`status::UNSAID`].
     pub to: u8,
-    /// Index into the binary's wait reasons; only means something for a goroutine that waits.
+    /// Index into the binary's wait reasons; stale for a goroutine that does not wait.
     pub reason: u8,
     pub payload: Payload,
 }

@@ -7,22 +7,22 @@ use std::{fmt, str::FromStr};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// No probes: its memory is read now and then.
+    /// No probes: the target's memory is read now and then.
     #[default]
     Poll,
     /// Creation and end of goroutines.
     Life,
-    /// Also blocking and waking.
+    /// As [`Mode::Life`], and blocking and waking.
     Wait,
-    /// Every transition.
+    /// Every transition that a probe can see.
     Full,
 }
 
 impl Mode {
-    /// All of them, the cheapest first.
+    /// The cheapest first.
     pub const ALL: [Mode; 4] = [Mode::Poll, Mode::Life, Mode::Wait, Mode::Full];
 
-    /// The word for it.
+    /// The mode in flags, files, recordings and the API.
     pub const fn word(self) -> &'static str {
         match self {
             Mode::Poll => "poll",
@@ -45,10 +45,9 @@ pub enum Set {
 }
 
 impl Set {
-    /// Both.
     pub const ALL: [Set; 2] = [Set::A, Set::B];
 
-    /// The word for it.
+    /// The set in flags, files, recordings and the API.
     pub const fn word(self) -> &'static str {
         match self {
             Set::A => "a",
@@ -75,7 +74,7 @@ impl FromStr for Mode {
     }
 }
 
-/// Capitals are taken, too: `--set A` is how the documents write it.
+/// Capitals are accepted, because the documents write `--set A`.
 impl FromStr for Set {
     type Err = UnknownWord;
 

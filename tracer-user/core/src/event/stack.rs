@@ -10,15 +10,15 @@ use std::{
 };
 use tracer_common::MAX_FRAMES;
 
-/// Different stacks that are kept, about 130 bytes each. A program has some thousands; many programs over a long time,
-/// or a hostile one, have any number.
+/// Different stacks that are kept, about 130 bytes each. A program has some thousands; the bound is for a hostile
+/// target, and for many targets over a long time.
 const CAPACITY: u64 = 1 << 20;
 
-/// Return addresses as the process sees them, innermost first, [`MAX_FRAMES`] at most; empty: not known.
+/// Return addresses as the target sees them, innermost first, [`MAX_FRAMES`] at most; empty: not known.
 ///
-/// A program blocks millions of times a second, but at few places: a stack is a number of eight bytes, which is
-/// copied, compared and hashed as such. Its addresses are in `TABLE`, one for this process. When that is
-/// full, the oldest goes: it has no addresses any more, and another number when it comes again.
+/// A program blocks millions of times a second, but at few places: so a stack is a number of eight bytes, which is
+/// copied, compared and hashed as such. Its addresses are in `TABLE`, one for this process. When the table is full,
+/// the oldest stack goes: its number has no addresses any more, and when it comes again it gets another number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stack(NonZeroU64);
 
@@ -130,7 +130,7 @@ impl Table {
         }
     }
 
-    /// The addresses of a number; empty if its place was given to another stack.
+    /// The addresses of a number; empty if its place has been given to another stack.
     fn get(&self, number: NonZeroU64) -> Pcs {
         let kept = self.kept.get(self.place(number)).filter(|(kept, _)| *kept == number);
         kept.map_or_else(|| Pcs::of(&[]), |(_, pcs)| *pcs)

@@ -1,18 +1,18 @@
-//! What changed between the releases of Go, as predicates with a name and a source. Files are below
-//! `src/runtime` where nothing else is said; the release is the first one with the change.
+//! Differences between the releases of Go, as predicates. Each names its source: a file below `src/runtime` (unless the
+//! path begins with `src/`) and the first release with the change.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A series of releases, Go 1.`minor`. Everything that the runtime may do differently is asked here, so that no
-/// other module compares release numbers.
+/// A series of releases, Go 1.`minor`. Other modules ask the predicates of this type and never compare numbers, so a
+/// new release changes this file only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Release {
     minor: u32,
 }
 
-/// The kinds of a `special` that matter to a search for leaks.
+/// Values of `special.kind` (`mheap.go`) that the heap search tells apart. `weak` is `None` before weak pointers exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SpecialKinds {
     pub(crate) finalizer: u8,
@@ -20,12 +20,13 @@ pub(crate) struct SpecialKinds {
 }
 
 impl Release {
-    /// The oldest release that is supported.
+    /// The oldest supported release.
     pub const OLDEST: Release = Release::new(19);
-    /// The newest release whose runtime was read and whose layouts are in the table. A newer one is taken for it
-    /// until its code shows otherwise.
+    /// The newest release whose runtime was read and whose layouts are in `layouts.json`. A newer one is treated like
+    /// it, and its layout is checked against the binary's code.
     pub const NEWEST: Release = Release::new(27);
 
+    /// Go 1.`minor`. Any number is allowed: of a target, it is what the target's build information says.
     pub const fn new(minor: u32) -> Release {
         Release { minor }
     }
@@ -40,9 +41,9 @@ impl Release {
     }
 }
 
-/// Names of releases.
+/// Version numbers.
 impl Release {
-    /// The first release of a series is called `go1.21.0`, not `go1.21` (the file `VERSION` of a release, 1.21).
+    /// The first release of a series is `go1.21.0`, not `go1.21` (the file `VERSION` of the release, 1.21).
     pub const fn numbers_its_first_patch(self) -> bool {
         self.since(21)
     }
@@ -50,7 +51,7 @@ impl Release {
 
 /// How goroutines begin and end.
 impl Release {
-    /// A goroutine knows who made it: `g.parentGoid` (`runtime2.go`, 1.21).
+    /// A `g` has the goid of its creator: `g.parentGoid` (`runtime2.go`, 1.21).
     pub const fn records_parent(self) -> bool {
         self.since(21)
     }
@@ -66,7 +67,7 @@ impl Release {
         self.since(24)
     }
 
-    /// Every end of a goroutine passes `gdestroy`; until then `goexit0` (`proc.go`, 1.22).
+    /// Every goroutine ends in `gdestroy`; until then in `goexit0` (`proc.go`, 1.22).
     pub const fn has_gdestroy(self) -> bool {
         self.since(22)
     }
@@ -87,36 +88,36 @@ impl Release {
     }
 }
 
-/// System calls.
+/// System calls and the scheduler.
 impl Release {
     /// `reentersyscall` and `exitsyscall` swap the status word themselves, without `casgstatus` (`proc.go`, 1.26).
     pub const fn syscalls_pass_casgstatus_by(self) -> bool {
         self.since(26)
     }
 
-    /// `exitsyscall` makes the goroutine running before it looks for a P, and `exitsyscallNoP` takes that back;
-    /// until then `exitsyscall0` goes from syscall to runnable (`proc.go`, 1.26).
+    /// `exitsyscall` makes the goroutine running before it looks for a P, and `exitsyscallNoP` then makes it runnable.
+    /// Until then `exitsyscall0` goes from syscall to runnable at once (`proc.go`, 1.26).
     pub const fn runs_before_it_has_a_p(self) -> bool {
         self.since(26)
     }
 }
 
-/// What tracebacks show.
+/// Tracebacks: which frames and texts they print.
 impl Release {
-    /// Of a long stack both ends are printed, 50 frames each; until then the first 100 (`traceback.go`:
+    /// A traceback prints both ends of a long stack, 50 frames each; until then the innermost 100 (`traceback.go`:
     /// `traceback2`, 1.21).
     pub const fn prints_both_ends(self) -> bool {
         self.since(21)
     }
 
-    /// An `unwinder` with a PC for each inlined call takes the place of `gentraceback`, which asked for the
-    /// arguments where the outermost call lies (`traceback.go`, 1.21).
+    /// An `unwinder` has a pc for each inlined call. `gentraceback`, which it replaced, looked the arguments up at the
+    /// pc of the outermost call (`traceback.go`, 1.21).
     pub const fn unwinds_inlined_calls(self) -> bool {
         self.since(21)
     }
 
-    /// Type arguments are shortened to `[...]` when a name is printed (`symtab.go`: `funcNamePiecesForPrint`,
-    /// 1.21); until then the linker did so.
+    /// A traceback shortens type arguments to `[...]` when it prints a name (`symtab.go`: `funcNamePiecesForPrint`,
+    /// 1.21); until then the linker did.
     pub const fn shortens_type_arguments(self) -> bool {
         self.since(21)
     }
@@ -132,7 +133,7 @@ impl Release {
         self.since(23)
     }
 
-    /// Shows `runFinalizers` and `runCleanups`, which say what the goroutine does (`traceback.go`:
+    /// A traceback shows `runFinalizers` and `runCleanups`, which say what the goroutine does (`traceback.go`:
     /// `showfuncinfo`, 1.25).
     pub const fn shows_finalizers(self) -> bool {
         self.since(25)
@@ -144,14 +145,14 @@ impl Release {
     }
 }
 
-/// Structures.
+/// Structs in memory.
 impl Release {
     /// A goroutine's labels are a slice of pairs, no longer a map (`src/runtime/pprof/label.go`, 1.24).
     pub const fn labels_are_a_slice(self) -> bool {
         self.since(24)
     }
 
-    /// `hchan.timer` says that a timer sends to a channel (`chan.go`, 1.23).
+    /// `hchan.timer` points to the timer that sends to the channel (`chan.go`, 1.23).
     pub const fn channels_know_their_timer(self) -> bool {
         self.since(23)
     }

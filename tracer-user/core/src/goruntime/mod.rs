@@ -1,5 +1,5 @@
-//! Everything that depends on the version of Go: states, transitions, wait reasons, which goroutines and frames
-//! are the runtime's own.
+//! Everything that depends on the version of Go: states, transitions, wait reasons, layouts, and which goroutines and
+//! frames are the runtime's own. Each fact names the file, the function and the release it was read in.
 
 mod facts;
 mod functions;

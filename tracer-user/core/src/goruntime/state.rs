@@ -6,34 +6,35 @@ use tracer_common::status;
 /// What a goroutine is doing: `g.atomicstatus` without the scan bit (`src/runtime/runtime2.go`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Not told yet: first seen in mid-life, or by a probe that does not say.
+    /// Not known yet: the first event came in mid-life, or from a probe that does not see the state.
     #[default]
     Unknown,
     /// The `g` is being allocated.
     Idle,
-    /// On a run queue.
+    /// On a run queue, waiting for a P.
     Runnable,
-    /// Executes on a thread (since Go 1.26 for a moment without a P, at the edges of a syscall).
+    /// Executes Go code on a thread. Since Go 1.26 it has no P for a moment at either edge of a system call.
     Running,
-    /// In a system call or in C.
+    /// Between `entersyscall` and `exitsyscall`: in a system call or in C code.
     Syscall,
-    /// Blocked; the wait reason says on what.
+    /// Blocked on what the wait reason names, unless the wait is fake
+    /// ([`WaitReason::is_fake`](super::WaitReason::is_fake)).
     Waiting,
-    /// Ended; the `g` lies on a free list.
+    /// Ended, or not begun: the `g` is on a free list or being set up.
     Dead,
-    /// Its stack is being moved; it is running otherwise.
+    /// Running, while its stack is being moved to a larger or smaller one.
     CopyStack,
-    /// Stopped by the garbage collector or the tracer.
+    /// Stopped by `suspendG`, for the garbage collector or Go's own tracer.
     Preempted,
-    /// Waiting, and found leaked by the runtime's own collector (Go 1.26+).
+    /// Waiting, and judged leaked by the runtime's own leak detection (Go 1.26+).
     Leaked,
-    /// The spare goroutine of a C thread, not in use (Go 1.26+; `Dead` before).
+    /// The spare goroutine of a C thread that is not in Go code (Go 1.26+; `Dead` before).
     DeadExtra,
-    /// A number no version of the runtime uses.
+    /// A number that no version of the runtime uses.
     Invalid(u8),
 }
 
-/// By number: two of them are looked up for every event.
+/// States by their number. A table, because the model converts two numbers for every event.
 static BY_STATUS: [State; 256] = {
     let mut all = [State::Unknown; 256];
     let mut raw = 0;
@@ -45,6 +46,7 @@ static BY_STATUS: [State; 256] = {
 };
 
 impl State {
+    /// The state for a status word without the scan bit, or for `status::UNSAID`.
     #[inline]
     pub fn from_status(raw: u8) -> State {
         BY_STATUS[usize::from(raw)]
@@ -67,7 +69,7 @@ impl State {
         }
     }
 
-    /// The runtime's number for it; `None` for [`State::Unknown`] and [`State::Invalid`].
+    /// The runtime's number of the state; `None` for [`State::Unknown`] and [`State::Invalid`].
     pub fn status(self) -> Option<u8> {
         Some(match self {
             State::Idle => status::IDLE,
@@ -84,7 +86,7 @@ impl State {
         })
     }
 
-    /// One of each kind, each at its [`State::ordinal`].
+    /// One state of each kind, at the index [`State::ordinal`].
     pub(crate) const KINDS: [State; 12] = [
         State::Unknown,
         State::Idle,
@@ -100,7 +102,7 @@ impl State {
         State::Invalid(0),
     ];
 
-    /// Which of [`State::KINDS`] it is.
+    /// The state's index in [`State::KINDS`]. Not the runtime's number: those have gaps.
     #[inline]
     pub(crate) const fn ordinal(self) -> usize {
         match self {
@@ -119,18 +121,18 @@ impl State {
         }
     }
 
-    /// Whether a goroutine in this state is blocked on something that its wait reason names.
+    /// Whether `g.waitreason` means something in this state.
     pub fn waits(self) -> bool {
         matches!(self, State::Waiting | State::Leaked)
     }
 
-    /// Whether it stays where it is until something outside ends that: it waits, or is in a system call or in
-    /// C.
+    /// Whether a goroutine in this state keeps its stack until something else moves it: it waits, or is in a system
+    /// call or in C code.
     pub fn stays(self) -> bool {
         self.waits() || self == State::Syscall
     }
 
-    /// Whether a goroutine in this state has ended.
+    /// Whether the `g` belongs to no goroutine: it stays in `allgs` for the next one.
     pub fn is_dead(self) -> bool {
         matches!(self, State::Dead | State::DeadExtra)
     }

@@ -1,30 +1,32 @@
-//! Which functions the runtime's tracebacks show: `showfuncinfo` and `isExportedRuntime` of
+//! Which functions the runtime's tracebacks show: `showfuncinfo`, `isExportedRuntime` and `elideWrapperCalling` of
 //! `src/runtime/traceback.go`.
 
 use super::Release;
 
-/// Shown within a stack, where it tells the code that panicked from the deferred functions.
+/// Shown within a stack but not as its innermost frame: there it separates the deferred functions from the code that
+/// panicked.
 pub const PANIC: &str = "runtime.gopanic";
 
-/// Whether a traceback of this release shows a function of this name wherever it stands; the
-/// frames around it decide about wrappers and about [`PANIC`].
+/// Whether a traceback of this release shows a function of this name wherever it stands. Wrappers and [`PANIC`] depend
+/// on the frames around them, which the caller knows.
 pub fn shows(name: &str, release: Release) -> bool {
     if release.shows_finalizers() && matches!(name, "runtime.runFinalizers" | "runtime.runCleanups") {
         return true;
     }
     match name.strip_prefix("runtime.") {
         Some(name) => is_exported(name, release),
+        // `showfuncinfo` hides names without a dot: assembly and C, such as `crosscall2`.
         None => name.contains('.'),
     }
 }
 
-/// Whether a wrapper is shown that called this function instead of what it is for
-/// (`elideWrapperCalling`).
+/// Whether a traceback shows a wrapper that called this function: a wrapper that panicked itself did not reach the
+/// method it was made for (`elideWrapperCalling`).
 pub fn shows_its_wrapper(name: &str) -> bool {
     matches!(name, PANIC | "runtime.sigpanic" | "runtime.panicwrap")
 }
 
-/// Whether a function of the runtime can be called from elsewhere.
+/// `isExportedRuntime`, for a name without `runtime.`.
 fn is_exported(name: &str, release: Release) -> bool {
     let upper = |name: &str| name.starts_with(|first: char| first.is_ascii_uppercase());
     match name.rsplit_once('.').filter(|_| release.shows_exported_methods()) {

@@ -1,9 +1,9 @@
-//! The runtime's own state machine, as data: every place where some version of Go changes
-//! `g.atomicstatus` without the scan bit. A change that is not in the table for the target's
-//! version is illegal.
+//! The runtime's own state machine, as data: every place where some version of Go changes `g.atomicstatus`, apart from
+//! the scan bit. The model calls a change illegal that is neither here, for the target's version, nor a named bypass
+//! (`model/bypass.rs`).
 //!
-//! Read in `src/runtime` of Go 1.19.8, 1.21.13, 1.22.10, 1.23.9, 1.24.11, 1.25.5, 1.26.6 and
-//! 1.27.3; 1.20 has no edge that its neighbours lack.
+//! Read in `src/runtime` of Go 1.19.8, 1.21.13, 1.22.10, 1.23.9, 1.24.11, 1.25.5, 1.26.6 and 1.27.3. 1.20 has no edge
+//! that its neighbours lack.
 
 use super::Release;
 use super::State::{
@@ -15,13 +15,13 @@ use super::State::{
 pub(crate) struct Edge {
     pub from: State,
     pub to: State,
-    /// First Go 1.minor that does it; that of [`Release::OLDEST`] also stands for "and before".
+    /// First Go 1.minor with the edge; the minor of [`Release::OLDEST`] also stands for all before.
     pub since: u32,
-    /// Last Go 1.minor that does it; `None`: the newest known still does.
+    /// Last Go 1.minor with the edge; `None`: [`Release::NEWEST`] still has it.
     pub until: Option<u32>,
-    /// How it is done, and so which probe can see it.
+    /// How the runtime writes the status word, which decides which probe sees it.
     pub by: By,
-    /// File and function in `src/runtime`, and what it does it for.
+    /// File and function in `src/runtime`, and the occasion.
     pub source: &'static str,
 }
 
@@ -29,13 +29,13 @@ pub(crate) struct Edge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
     Casgstatus,
-    /// Compares and swaps the word itself; a probe on `casgstatus` does not see it.
+    /// The function compares and swaps the word itself, so a probe on `casgstatus` misses it.
     OwnCas,
 }
 
 const OLDEST: u32 = Release::OLDEST.minor();
 
-/// Every edge of every known version.
+/// One row for each place in the runtime's source, so several rows may have the same two states.
 pub(crate) const EDGES: &[Edge] = &[
     // The life of a g.
     edge(Idle, Dead, 19, None, "proc.go: newproc1 (a new g)"),
@@ -119,19 +119,20 @@ const fn own(from: State, to: State, since: u32, until: Option<u32>, source: &'s
 }
 
 impl Edge {
-    /// Whether a release has it. One newer than the newest known is taken for that one.
+    /// Whether a release has the edge. A release after [`Release::NEWEST`] has what that one has.
     pub(crate) fn holds_in(&self, release: Release) -> bool {
         let minor = release.minor();
         (self.since == OLDEST || self.since <= minor) && self.until.is_none_or(|last| minor <= last)
     }
 }
 
-/// The edges of one version, ready to be asked: a bit for each state after, a row for each before.
+/// The edges of one release as bits: a row for each state before, a bit for each state after. The model asks once for
+/// every event.
 #[derive(Clone, Debug)]
 pub(crate) struct Graph([u16; State::KINDS.len()]);
 
 impl Graph {
-    /// What `casgstatus` may be asked for in a release.
+    /// The edges of a release that go through `casgstatus`.
     pub(crate) fn of_casgstatus(release: Release) -> Graph {
         let mut rows = [0; State::KINDS.len()];
         for edge in EDGES.iter().filter(|edge| edge.by == By::Casgstatus && edge.holds_in(release)) {

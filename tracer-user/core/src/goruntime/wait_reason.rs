@@ -1,13 +1,14 @@
-//! Why a goroutine waits. The runtime's numbers for its reasons change between versions, even within a series;
-//! the texts do not. So a binary's own texts are looked up once, and its numbers stand for a [`WaitReason`] from
-//! then on.
+//! Why a goroutine waits. The runtime renumbers its wait reasons between versions, even within a series, but keeps
+//! their texts. So each text of a binary is looked up once ([`WaitReason::parse`]), and the binary's numbers then stand
+//! for [`WaitReason`]s.
 
 use serde::{Deserialize, Serialize};
 
-/// `waitReason` (`src/runtime/runtime2.go`) of Go 1.19 to 1.27.
+/// `waitReason` (`src/runtime/runtime2.go`) of Go 1.19 to 1.27. Variants carry the runtime's names;
+/// [`WaitReason::parse`] has their texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WaitReason {
-    /// `waitReasonZero`, of a goroutine that never waited.
+    /// `waitReasonZero`: the goroutine never waited.
     Zero,
     GcAssistMarking,
     IoWait,
@@ -51,18 +52,18 @@ pub enum WaitReason {
     SyncWaitGroupWait,
     SynctestRun,
     SynctestWait,
-    /// The waits of goroutines within a synctest bubble.
+    // Go has own reasons for waits within a synctest bubble: `outside_of_bubbles` gives the ordinary ones.
     SynctestChanReceive,
     SynctestChanSend,
     SynctestSelect,
     SynctestWaitGroupWait,
     CleanupWait,
-    /// A text that no known version has.
+    /// A text or a number that no version up to [`Release::NEWEST`](super::Release::NEWEST) has.
     Unknown,
 }
 
 impl WaitReason {
-    /// Reads an element of `runtime.waitReasonStrings`.
+    /// The reason with this text, an element of `runtime.waitReasonStrings`.
     pub fn parse(text: &str) -> WaitReason {
         use WaitReason::*;
         match text {
@@ -109,7 +110,7 @@ impl WaitReason {
             "sync.WaitGroup.Wait" => SyncWaitGroupWait,
             "synctest.Run" => SynctestRun,
             "synctest.Wait" => SynctestWait,
-            // In 1.24 these texts end in "(synctest)".
+            // 1.24 writes "(synctest)", later releases "(durable)".
             "chan receive (synctest)" | "chan receive (durable)" => SynctestChanReceive,
             "chan send (synctest)" | "chan send (durable)" => SynctestChanSend,
             "select (synctest)" | "select (durable)" => SynctestSelect,
@@ -119,9 +120,9 @@ impl WaitReason {
         }
     }
 
-    /// Whether the goroutine only looks as if it waited, and goes on executing on the system stack. The runtime
-    /// lists these reasons itself since 1.23 (`runtime2.go`: `isWaitingForSuspendG`, at first `isWaitingForGC`).
-    /// The heap dump is not in its list, but does the same (`heapdump.go`).
+    /// Whether the goroutine executes on the system stack while its status says waiting. The runtime has this list
+    /// since 1.23 (`runtime2.go`: `isWaitingForSuspendG`, at first `isWaitingForGC`). `DumpingHeap` is not in the
+    /// runtime's list but behaves the same (`heapdump.go`).
     pub fn is_fake(self) -> bool {
         use WaitReason::*;
         matches!(
@@ -140,12 +141,12 @@ impl WaitReason {
         )
     }
 
-    /// Whether it waits for a lock of package `sync`, as far as the reason says so: since Go 1.20.
+    /// Whether the reason names a lock of package `sync`. Up to Go 1.19 locks wait as `Semacquire`.
     pub fn is_lock(self) -> bool {
         matches!(self, WaitReason::SyncMutexLock | WaitReason::SyncRwMutexLock | WaitReason::SyncRwMutexRLock)
     }
 
-    /// The same wait outside of a synctest bubble.
+    /// The reason that the same wait has outside of a synctest bubble.
     pub fn outside_of_bubbles(self) -> WaitReason {
         match self {
             WaitReason::SynctestChanReceive => WaitReason::ChanReceive,
@@ -157,7 +158,7 @@ impl WaitReason {
     }
 }
 
-/// The wait reasons of one binary (`runtime.waitReasonStrings`), by `g.waitreason`. Serialized as its texts.
+/// The wait reasons of one binary (`runtime.waitReasonStrings`), by `g.waitreason`. Serialised as the list of texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<String>", into = "Vec<String>")]
 pub struct WaitReasons {
@@ -166,28 +167,29 @@ pub struct WaitReasons {
 }
 
 impl WaitReasons {
-    /// The runtime's words; empty for 0 and for a number that the binary does not have.
+    /// The runtime's text of a number; empty for 0 and for a number that the binary lacks.
     pub fn text(&self, number: u8) -> &str {
         self.texts.get(usize::from(number)).map_or("", String::as_str)
     }
 
+    /// The reason of a number; [`WaitReason::Unknown`] for a number that the binary lacks.
     #[inline]
     pub fn get(&self, number: u8) -> WaitReason {
         let unknown = if number == 0 { WaitReason::Zero } else { WaitReason::Unknown };
         self.reasons.get(usize::from(number)).copied().unwrap_or(unknown)
     }
 
-    /// All of them, each at its number.
+    /// All texts; the index is the number.
     pub fn texts(&self) -> &[String] {
         &self.texts
     }
 
-    /// All of them, each at its number.
+    /// All reasons in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = WaitReason> {
         self.reasons.iter().copied()
     }
 
-    /// The number of a reason; `None` where the version has no such reason.
+    /// The number of a reason. `None`: the binary has no such reason.
     pub fn number(&self, reason: WaitReason) -> Option<u8> {
         self.reasons.iter().position(|one| *one == reason).and_then(|number| number.try_into().ok())
     }

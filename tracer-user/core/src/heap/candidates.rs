@@ -57,8 +57,8 @@ impl Candidates {
             Candidates { dead: vec![false; snapshot.goroutines.len()], ..Candidates::default() };
         for (goroutine, index) in snapshot.goroutines.iter().zip(0u32..) {
             let sort = sort(view.binary.wait_reasons().get(goroutine.reason));
-            // What moved while it was read may have been woken already. The runtime's own goroutines wait for what cannot be
-            // seen here.
+            // What moved while it was read may have been woken already. The runtime's own goroutines wait for what
+            // cannot be seen here.
             let can = goroutine.trust == Trust::Still && goroutine.state.waits() && !goroutine.system;
             let Some(sort) = sort.filter(|_| can) else { continue };
             if let Some(awaited) = awaited(sort, goroutine, snapshot, marker, &hosts) {

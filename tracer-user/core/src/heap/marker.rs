@@ -291,8 +291,8 @@ impl<'a> Marker<'a> {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.busy -= 1;
             if result.is_err() {
-                // The target is gone or unreadable: no other thread shall begin anything. The flags of these spans stay set, so
-                // this marker must not be marked with again.
+                // The target is gone or unreadable: no other thread shall begin anything. The flags of these spans stay
+                // set, so this marker must not be marked with again.
                 queue.spans.clear();
             }
             self.wake.notify_all();

@@ -12,15 +12,15 @@
 //!   pass **catches up** in the end: it marks from what has moved since it was marked from.
 //! - An **observation** is all looks and passes over one stretch of time. A goroutine is *unreachable* if no pass of
 //!   the observation reached what could wake it, and it has not run from the first pass to the last.
-//! - A **candidate** is a goroutine that may be unreachable, by its wait reason (`candidates.rs`). Until something makes
-//!   it live it is no root; then it is one like any other goroutine.
-//! - An **awaited object** is what a candidate waits for: a channel, or something of package `sync`. Where a pass reaches
-//!   it, its waiters become live.
+//! - A **candidate** is a goroutine that may be unreachable, by its wait reason (`candidates.rs`). Until something
+//!   makes it live it is no root; then it is one like any other goroutine.
+//! - An **awaited object** is what a candidate waits for: a channel, or something of package `sync`. Where a pass
+//!   reaches it, its waiters become live.
 //! - A **doubt** is why nothing counts as proven, whatever the passes left: a part of the heap that cannot be read, a
 //!   finalizer that is stuck, a goroutine that runs at every look and whose registers cannot be seen.
 //!
-//! A *blur* is none of these: it is a failed read in a probe ([`crate::event::Batch::blurred`]) and concerns events. Here
-//! a failed read means that something moved; it is repeated, or becomes a doubt.
+//! A *blur* is none of these: it is a failed read in a probe ([`crate::event::Batch::blurred`]) and concerns events.
+//! Here a failed read means that something moved; it is repeated, or becomes a doubt.
 
 mod candidates;
 mod marker;

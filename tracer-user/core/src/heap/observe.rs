@@ -224,8 +224,8 @@ impl<'s, 'a> Looks<'s, 'a> {
         let (lo, hi) = goroutine.stack_bounds;
         let sampled =
             self.yielded.get(self.yielded.partition_point(|sp| *sp < lo)).is_some_and(|sp| *sp < hi);
-        // A goroutine that yields is runnable when it is looked at, with its stack in `runtime.Gosched`, or its thread was
-        // sampled in it.
+        // A goroutine that yields is runnable when it is looked at, with its stack in `runtime.Gosched`, or its thread
+        // was sampled in it.
         let yields = sampled || runnable && self.yields(goroutine.resume_pc.wrapping_sub(1));
         let busy =
             matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);

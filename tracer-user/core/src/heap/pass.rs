@@ -1,9 +1,9 @@
 //! A pass over the heap, and what several of them prove.
 //!
-//! Registers come first, then variables and specials, then the goroutines that are no candidates. Timers that no goroutine
-//! waits for come last, so that it shows whether anything else leads to their channels. While all this is read a
-//! reference may move to where the pass has been already. So the pass catches up: it reads the registers again, and
-//! what has run, until nothing has or its time is over.
+//! Registers come first, then variables and specials, then the goroutines that are no candidates. Timers that no
+//! goroutine waits for come last, so that it shows whether anything else leads to their channels. While all this is
+//! read a reference may move to where the pass has been already. So the pass catches up: it reads the registers again,
+//! and what has run, until nothing has or its time is over.
 
 use super::candidates::Candidates;
 use super::marker::{Found, Marker, Source};

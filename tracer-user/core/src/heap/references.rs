@@ -204,8 +204,8 @@ impl<'a> References<'a> {
         }
         let mut next = self.defer.and_then(|at| u64_at(g, at)).unwrap_or(0);
         let link = self.view.binary.version().release.defer_link();
-        // `scanstack` (`src/runtime/mgcmark.go`) takes these for roots, too: they point into the stack, and no map of a frame
-        // has them.
+        // `scanstack` (`src/runtime/mgcmark.go`) takes these for roots, too: they point into the stack, and no map of a
+        // frame has them.
         for _ in 0..MAX_DEFERS {
             let mut bytes = [0; DEFER];
             if next == 0 || memory.read(next, &mut bytes).is_err() {

@@ -249,8 +249,8 @@ impl Search<'_> {
         words.array_windows().any(|[of, data]| channels.contains(data) && self.is_chan_of_nothing(*of))
     }
 
-    /// Whether the type `chan struct{}` lies at an address (`src/internal/abi/type.go`: `Type.Kind_` at 23, `ChanType.Elem` at 48,
-    /// `Type.Size_` at 0, the same in every version).
+    /// Whether the type `chan struct{}` lies at an address (`src/internal/abi/type.go`: `Type.Kind_` at 23,
+    /// `ChanType.Elem` at 48, `Type.Size_` at 0, the same in every version).
     fn is_chan_of_nothing(&self, addr: u64) -> bool {
         const CHAN: u8 = 18;
         const KIND_MASK: u8 = 31;

@@ -99,8 +99,8 @@ pub(super) struct Spans {
     /// By arena: its table of pages, + 1. The kernel gives memory only for the parts of this that are written
     /// to.
     arenas: Vec<u32>,
-    /// Arenas from the first that has a table to [`GROWTH`] behind the last: a pointer to one of these may lead to a span
-    /// that came into use meanwhile.
+    /// Arenas from the first that has a table to [`GROWTH`] behind the last: a pointer to one of these may lead to a
+    /// span that came into use meanwhile.
     near: std::ops::Range<u64>,
     tables: Vec<u32>,
     scannable: u64,
@@ -185,8 +185,8 @@ impl Spans {
             && base >> ARENA_SHIFT > 0
             && base.checked_add(pages << PAGE_SHIFT).is_some_and(|end| end >> 48 == 0)
             && pages <= MAX_PAGES;
-        // A place that is taken stays as it is. `extend` reads the whole list again, and a span may have been freed and its
-        // pages given to another one while the list was read.
+        // A place that is taken stays as it is. `extend` reads the whole list again, and a span may have been freed and
+        // its pages given to another one while the list was read.
         if !plausible || !matches!(state, IN_USE | MANUAL) || self.at(base) != NONE {
             return Ok(());
         }
@@ -218,8 +218,8 @@ impl Spans {
             u64_at(record, fields.nelems)?
         };
         let bytes = pages << PAGE_SHIFT;
-        // A `magic` is exact for small spans only, and the bitmaps grow with `count`: a hostile span could make us keep a
-        // bit for every eight bytes of a terabyte.
+        // A `magic` is exact for small spans only, and the bitmaps grow with `count`: a hostile span could make us keep
+        // a bit for every eight bytes of a terabyte.
         let fits = size >= 8 && count > 0 && count.checked_mul(size).is_some_and(|all| all <= bytes);
         if !fits || count > 1 && pages > MAX_SHARED_PAGES {
             return None;

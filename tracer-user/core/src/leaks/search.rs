@@ -11,7 +11,7 @@ use crate::{
 };
 use std::{mem, sync::Arc, time::Duration};
 
-/// How a heap is looked at where the user says nothing else: with one thread.
+/// The defaults for looking at a heap: four passes over a second, which `proven` takes at least, by one thread.
 pub const OPTIONS: Options = Options { window: Duration::from_secs(1), passes: 4, threads: 1, heap: true };
 
 /// What to search for, and how.
@@ -22,7 +22,7 @@ pub struct Search<'a> {
     pub thresholds: Thresholds,
     /// Groups with a lesser verdict are left out.
     pub least: Verdict,
-    /// Groups that are accepted, and left out.
+    /// Groups that are accepted: they are reported apart.
     pub baseline: Option<&'a Baseline>,
     pub options: Options,
     /// Measure the heap that each group pins: another mark phase over what the groups reach.
@@ -43,12 +43,12 @@ pub struct Leaks {
     pub groups: Vec<LeakView>,
     /// Groups that the baseline accepts.
     pub accepted: Vec<Group>,
-    /// Goroutines that were judged.
+    /// Goroutines in scope that could be judged, leaked or not.
     pub scanned: u64,
 }
 
 impl<'a> Search<'a> {
-    /// With the defaults of `sfgi leaks`, for what has no options of its own.
+    /// A search with the defaults of `sfgi leaks`, for a caller without options of its own.
     pub fn new(rules: &'a Rules, scope: &'a Scope) -> Search<'a> {
         Search {
             rules,
@@ -74,6 +74,7 @@ impl<'a> Search<'a> {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Found, ObserveError> {
         let mut observation = heap::observe(view, &self.options, registers, progress)?;
+        // Before the judgement: age, growth and repetition come from all looks.
         if let Some(history) = history {
             history.extend(&mut observation.observed);
         }
@@ -92,7 +93,7 @@ impl<'a> Search<'a> {
         Ok(Found { leaks: Leaks { observed: observation.observed, groups, accepted, scanned }, names })
     }
 
-    /// Takes out what is not wanted; returns what the baseline accepts of the rest.
+    /// Takes out the groups that are not wanted; returns those that the baseline accepts.
     fn sift(&self, report: &mut Report) -> Vec<Group> {
         report.groups.retain(|group| group.verdict >= self.least);
         let Some(baseline) = self.baseline else { return Vec::new() };
@@ -104,12 +105,12 @@ impl<'a> Search<'a> {
 }
 
 impl Leaks {
-    /// Goroutines and timers with a verdict.
+    /// Goroutines and timers with this verdict.
     pub fn count_of(&self, verdict: Verdict) -> u64 {
         self.groups.iter().filter(|group| group.verdict == verdict).map(|group| group.count).sum()
     }
 
-    /// Goroutines with a verdict.
+    /// Goroutines with this verdict, without timers.
     pub fn goroutines_of(&self, verdict: Verdict) -> u64 {
         let groups = self.groups.iter().filter(|group| group.verdict == verdict && !group.is_of_timers());
         groups.map(|group| group.count).sum()
@@ -120,13 +121,13 @@ impl Leaks {
         self.accepted.iter().map(|group| group.count).sum()
     }
 
-    /// A baseline that accepts all of this, and what the present one accepts of it.
+    /// A baseline that accepts everything that was found, and what the present one accepts.
     pub fn baseline(&self) -> String {
         let found = self.groups.iter().map(|group| (group.id, &*group.rule));
         Baseline::text(found.chain(self.accepted.iter().map(|group| (group.id, &*group.rule))))
     }
 
-    /// Why goroutines are missing.
+    /// Why the snapshot lacks goroutines; `None`: it is complete.
     pub fn incomplete(&self) -> Option<String> {
         self.observed.snapshot.incomplete.map(|fault| fault.to_string())
     }
@@ -154,6 +155,7 @@ impl Lookup for Names {
     }
 
     fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason {
+        // `g.waitreason` keeps its last value after the wait.
         let number = if goroutine.state.waits() { goroutine.reason } else { 0 };
         self.binary().wait_reasons().get(number)
     }

@@ -1,4 +1,4 @@
-//! What there is to show of goroutines that are leaked in the same way.
+//! [`LeakView`]: what there is to show of goroutines that are leaked in the same way.
 
 use crate::{
     detect::{Age, Fingerprint, Group, Growth, Lookup as _, Report, Rule, Verdict},
@@ -39,14 +39,14 @@ pub struct LeakView {
     pub reason: String,
     /// The stack of the first member as a traceback has it, innermost first; of timers the function that they run.
     pub stack: Vec<Site>,
-    /// Where they wait.
+    /// Where the first member waits, behind what only passes the wait on; `None` for timers.
     pub wait_site: Option<Site>,
-    /// The `go` statement.
+    /// The `go` statement that made the first member; `None` for the main goroutine and for timers.
     pub created_by: Option<Site>,
-    /// The same as a traceback has it: the physical function, and the offset of the return address in it.
+    /// That `go` statement as a traceback has it: the physical function, and the offset of the return address in it.
     pub created_at: Option<(Arc<str>, u64)>,
     pub awaited: Option<Awaited>,
-    /// Index into [`Observed::sets`]: they wait for each other.
+    /// Index into [`Observed::sets`], if they wait for each other.
     pub set: Option<u32>,
     pub timers: Option<Timers>,
     /// Why, in sentences without a full stop, the strongest first.
@@ -68,7 +68,7 @@ pub struct Awaited {
     pub cases: usize,
 }
 
-/// What timers do.
+/// What the timers of a group run, and of which kind they are.
 #[derive(Clone, Debug, Serialize)]
 pub struct Timers {
     /// The function that they run; `?` where it has no name.
@@ -145,28 +145,28 @@ fn awaited(snapshot: &Snapshot, members: &[u32]) -> Option<Awaited> {
     let wait = *first.first()?;
     let different: HashSet<u32> = members.iter().flat_map(waits).map(|wait| wait.object).collect();
     let Object { addr, kind, .. } = snapshot.objects.get(wait.object as usize)?;
+    // Its waiters, who may be many, are in the observation.
     let object = Object { addr: *addr, kind: kind.clone(), waiters: Vec::new() };
     Some(Awaited { wants: wait.wants, object, different: different.len(), cases: first.len() })
 }
 
 impl LeakView {
-    /// Timers, not goroutines.
     pub fn is_of_timers(&self) -> bool {
         self.timers.is_some()
     }
 
-    /// Goroutines that the creation site makes more than end, a second.
+    /// How many more goroutines the creation site makes than end, a second.
     pub fn growth_per_s(&self) -> Option<f64> {
         self.growth.map(|growth| growth.per_s)
     }
 
-    /// The longest time that one is known to have been waiting, seconds.
+    /// The longest time that one is known to have been waiting, in seconds.
     pub fn oldest_seconds(&self) -> Option<f64> {
         self.age.map(|(_, max)| max.ns as f64 / 1e9)
     }
 
-    /// Cuts what has the size of the target, for what keeps many views: only so many ids and lines of the stack stay,
-    /// and no members, whose snapshot is gone then.
+    /// Cuts the lists whose size is the target's, for a holder of many views: so many `goids` and `lines` of the
+    /// stack stay. The members go, since they are indices into a snapshot that is gone then.
     pub fn shorten(&mut self, goids: usize, lines: usize) {
         self.members = Vec::new();
         self.goids.truncate(goids);

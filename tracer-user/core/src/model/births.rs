@@ -1,11 +1,14 @@
-//! Set A: `go` statements whose goroutine has not run yet. `newproc1` is seen at its entry, where
-//! the new goroutine has no name; its first run tells the rest, and the two are joined in order.
+//! Set A only: joins a `go` statement with the goroutine that it made.
+//!
+//! The probe on `newproc1` stands at its entry, where the new goroutine has no `g` and no id yet; a probe on its
+//! return would be single-stepped, at ten times the price. The goroutine's first `execute` tells the rest. [`Births`]
+//! pairs the two by creator, `go` statement and closure, the oldest first.
 
 use crate::event::{Birth, Event, NewProc, status};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// A `go` statement that was seen.
+/// One `newproc1` event whose goroutine has not run yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected {
     pub(super) ts: u64,
@@ -13,8 +16,8 @@ pub(super) struct Expected {
     pub(super) birth: Birth,
 }
 
-/// What both ends know: the creator (0 up to 1.20, which does not record it), the `go` statement
-/// and the closure.
+/// What `newproc1` and the first `execute` both tell: the creator (0 up to Go 1.20, where `g` has no `parentGoid`),
+/// the return address of the `go` statement, and the closure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Join {
     parent_goid: u64,
@@ -22,7 +25,7 @@ struct Join {
     funcval: u64,
 }
 
-/// The waiting line of one [`Join`]: numbers of `go` statements, oldest first.
+/// The queue of one [`Join`]: the numbers of its oldest and its newest `go` statement.
 #[derive(Clone, Copy, Debug)]
 struct Line {
     first: u64,
@@ -32,27 +35,27 @@ struct Line {
 #[derive(Debug)]
 struct Entry {
     expected: Expected,
-    /// Number of the next one in the same line.
+    /// Number of the next entry with the same [`Join`].
     next: Option<u64>,
     claimed: bool,
 }
 
-/// All lines, in one ring: entry `n` is at `n - oldest`.
+/// All queues in one ring: entry `n` is at index `n - oldest`.
 #[derive(Debug)]
 pub(super) struct Births {
     entries: VecDeque<Entry>,
     oldest: u64,
     lines: HashMap<Join, Line>,
-    /// Goroutines that were created parked, for a coroutine (Go 1.23+): they never run by
-    /// `execute`, but are switched to.
+    /// Goroutines that were created parked, for a coroutine (Go 1.23+): `coroswitch_m` switches to them, so their
+    /// first run is no `execute`.
     parked: VecDeque<Expected>,
-    /// How many of `parked` must not be claimed any more.
+    /// The first so many of `parked` date from before a loss and are not claimed any more.
     doubtful: usize,
     records_parent: bool,
 }
 
 impl Births {
-    /// `records_parent`: the version keeps `g.parentGoid` (Go 1.21+).
+    /// `records_parent`: the release keeps `g.parentGoid` (Go 1.21+).
     pub(super) fn new(records_parent: bool) -> Births {
         Births {
             entries: VecDeque::new(),
@@ -73,7 +76,7 @@ impl Births {
         Join { parent_goid, gopc: birth.gopc, funcval: birth.funcval }
     }
 
-    /// A `go` statement, seen in `event`.
+    /// Remembers the `go` statement of `event` until its goroutine runs.
     pub(super) fn expect(&mut self, event: &Event, new: &NewProc) {
         let birth = birth_of(event.goid, new);
         let expected = Expected { ts: event.ts, tid: event.tid, birth };
@@ -83,7 +86,7 @@ impl Births {
         }
         let number = self.oldest + self.entries.len() as u64;
         let line = self.lines.entry(self.join(&birth)).or_insert(Line { first: number, last: number });
-        // A line that was there already: this one comes behind its last.
+        // The queue existed already: append behind its newest entry.
         if line.last != number {
             let behind = line.last.wrapping_sub(self.oldest) as usize;
             line.last = number;
@@ -94,10 +97,13 @@ impl Births {
         self.entries.push_back(Entry { expected, next: None, claimed: false });
     }
 
-    /// The `go` statement of a goroutine that runs for the first time.
+    /// Takes out the `go` statement of a goroutine that runs for the first time; `None` if it was lost or precedes
+    /// the trace.
     pub(super) fn claim(&mut self, birth: &Birth) -> Option<Expected> {
         let first = self.lines.get(&self.join(birth))?.first;
         let expected = self.take(first)?;
+        // Entries are claimed in any order but leave at the front only, so that `n - oldest` stays the index of entry
+        // `n`.
         while self.entries.front().is_some_and(|entry| entry.claimed) {
             self.entries.pop_front();
             self.oldest += 1;
@@ -105,16 +111,16 @@ impl Births {
         Some(expected)
     }
 
-    /// The creation of a coroutine's goroutine that is switched to for the first time: the oldest
-    /// that this goroutine made, because who makes an iterator usually asks it first. Another one
-    /// stays unnamed.
+    /// Takes out the creation of a goroutine that is switched to for the first time. A switch tells only who
+    /// switches, so the oldest one that this goroutine made is taken: who makes an iterator usually asks it first. A
+    /// goroutine that another one switches to first stays without its creation.
     pub(super) fn claim_parked(&mut self, creator: u64) -> Option<Expected> {
         let mut sure = self.parked.iter().enumerate().skip(self.doubtful);
         let (index, _) = sure.find(|(_, expected)| expected.birth.parent_goid == creator)?;
         self.parked.remove(index)
     }
 
-    /// An old `go` statement, one from before `before_ts`: its goroutine is long in coming.
+    /// Takes out the oldest `go` statement from before `before_ts` whose goroutine has not run.
     pub(super) fn overdue(&mut self, before_ts: u64) -> Option<Expected> {
         while let Some(entry) = self.entries.front() {
             if !entry.claimed && entry.expected.ts >= before_ts {
@@ -132,7 +138,7 @@ impl Births {
         Some(expected)
     }
 
-    /// Marks entry `number`, the first of its line, as claimed.
+    /// Marks entry `number`, which must be the oldest of its queue, as claimed.
     fn take(&mut self, number: u64) -> Option<Expected> {
         let entry = self.entries.get_mut(number.checked_sub(self.oldest)? as usize)?;
         entry.claimed = true;
@@ -147,7 +153,8 @@ impl Births {
         Some(expected)
     }
 
-    /// Events were lost: who belongs together cannot be told any more for what is here already.
+    /// Events were lost. One missing event would shift all later pairs of its queue, so nothing that is here already
+    /// is paired any more; `overdue` still announces it without an id.
     pub(super) fn doubt(&mut self) {
         self.lines.clear();
         self.doubtful = self.parked.len();
@@ -158,7 +165,7 @@ impl Births {
     }
 }
 
-/// What a `go` statement tells of the goroutine to come.
+/// The [`Birth`] of the goroutine that `creator` makes by this call of `newproc1`.
 pub(super) fn birth_of(creator: u64, new: &NewProc) -> Birth {
     Birth { parent_goid: creator, gopc: new.callerpc, startpc: new.startpc, funcval: new.funcval }
 }

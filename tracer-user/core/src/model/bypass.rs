@@ -1,19 +1,19 @@
-//! The ways around the probes: changes of state that no probe sees, or that two see. Each has a
-//! name and its conditions; everything else that contradicts is illegal.
+//! Bypasses: changes of state that no probe of the set sees, or that two probes report. Each has a name, a condition
+//! and its place in the runtime's source. A contradiction that no bypass explains is illegal.
 
 use super::Setup;
 use crate::event::{Kind, Mode, Set};
 use crate::goruntime::State;
 
-/// A known way around the probes.
+/// Why a reported change does not start from the state last seen although the runtime did nothing wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Bypass {
     /// Set A. waiting → runnable without `ready`: `findRunnable` (first result of the network
     /// poller, GC worker, trace reader) and `park_m` whose unlock function refused do it
     /// themselves and execute the goroutine at once (`proc.go`).
     DirectWake,
-    /// Set A. preempted → waiting by `suspendG`, before `resumeG` calls `ready` (`preempt.go`). In
-    /// mode wait this is a wake-up of a goroutine that did not block, and none.
+    /// Set A. preempted → waiting by `suspendG`, before `resumeG` calls `ready` (`preempt.go`). Mode `wait` does not
+    /// probe the stop, so it does not count the `ready` as a wake-up.
     ResumeG,
     /// Set A. running → runnable where `goschedImpl` is inlined: seen when it is executed again.
     GoschedInlined,
@@ -83,31 +83,29 @@ impl Bypass {
     }
 }
 
-/// A change that is told, next to what was seen before.
+/// A reported change, beside what was known of the goroutine before.
 pub(super) struct Told {
     pub(super) kind: Kind,
     pub(super) from: State,
     pub(super) to: State,
-    /// The state last seen.
     pub(super) seen: State,
-    /// The event it was seen by.
+    /// Kind of the event that told `seen`.
     pub(super) last: Kind,
-    /// Whether that was on the same thread.
+    /// Whether that event came from the same thread.
     pub(super) same_thread: bool,
-    /// Whether the thread has just switched between two coroutines of which this is one.
+    /// Whether this goroutine took part in the thread's last coroutine switch.
     pub(super) switched: bool,
 }
 
-/// How a change fits to what was seen before.
+/// How a reported change relates to the state last seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Told before, or not a change: nothing new.
+    /// Another event has reported it already, or it is no change.
     Counted,
     /// What led here is not probed in this mode.
     Unwatched,
     /// The goroutine went through these states unseen.
     Through(Bypass, &'static [State]),
-    /// Nothing explains it.
     Contradicts,
 }
 
@@ -123,13 +121,14 @@ pub(super) fn judge(told: &Told, setup: &Setup) -> Verdict {
     }
 }
 
-/// The change that was told before, by another function.
+/// The bypass by which another probe has reported this change already.
 fn counted(told: &Told, setup: &Setup) -> Option<Bypass> {
     use State::{Preempted, Runnable, Running, Syscall};
     let last = told.last;
     match told.kind {
+        // The probe stands at the entry, where the outcome of the CAS is not known yet.
         Kind::FromPreempted if told.seen != Preempted => Some(Bypass::FailedCas),
-        // resumeG, of a goroutine whose preemption is not probed.
+        // `resumeG` readies a goroutine whose stop this mode does not probe.
         Kind::Ready if setup.mode != Mode::Full => Some(Bypass::ResumeG),
         Kind::SyscallEnter if told.seen == Syscall && last == Kind::SyscallEnter && told.same_thread => {
             Some(Bypass::NestedEntry)
@@ -155,9 +154,10 @@ fn counted(told: &Told, setup: &Setup) -> Option<Bypass> {
     }
 }
 
-/// `coroswitch_m` has told that the one waits and the other runs.
+/// The fallback of `coroswitch_m`, whose own event has already told that one goroutine waits and the other runs.
 fn coro_fallback(told: &Told) -> Option<Bypass> {
     use State::{Runnable, Running, Waiting};
+    // The three `casgstatus` calls of the fallback, each beside the state that the switch event left.
     let again = matches!(
         (told.seen, told.from, told.to),
         (Waiting, Running, Waiting) | (Running, Waiting, Runnable) | (Running, Runnable, Running)
@@ -165,10 +165,11 @@ fn coro_fallback(told: &Told) -> Option<Bypass> {
     (told.switched && again && told.last == Kind::CoroSwitch).then_some(Bypass::CoroFallback)
 }
 
-/// What the probes passed over between the state seen and the state told.
+/// The states between the one seen and the one reported, where a bypass explains them.
 fn through(told: &Told, setup: &Setup) -> Option<(Bypass, &'static [State])> {
     use State::{Leaked, Preempted, Runnable, Running, Syscall, Waiting};
     let blind = |kind| setup.blind.contains(&kind);
+    // An event of set B tells the state before, too: only a plain CAS leaves a gap.
     if setup.set == Set::B {
         return (told.seen == Leaked && told.from == Waiting && setup.release.has_leaked())
             .then_some((Bypass::LeakReset, &[Waiting]));

@@ -1,5 +1,5 @@
-//! The model's face: events in, steps out. What each kind of event means is here, and which ones must wait for the next
-//! one of their goroutine to be understood; how a change is judged is in `machine`.
+//! Entry point of the model: events in, steps out. This file says what each kind of event means and which events must
+//! wait for the next one of their goroutine; `machine` judges the changes.
 
 use super::{
     Bypass, Goroutine, Merged, Note, Seen, Setup, Step, What, Whats,
@@ -13,14 +13,15 @@ use crate::{
 };
 use std::collections::VecDeque;
 
-/// How long a creation may be held back for its goid, nanoseconds of the target's time.
+/// How long a creation waits for its goid, nanoseconds of the target's time: up to Go 1.23, and always in set A, a later
+/// event tells it.
 const HOLD_CREATE_NS: u64 = 1_000_000_000;
 
-/// How long the return from a system call may be held back to see whether it found a P. Its next
-/// event releases it sooner; on a busy machine the kernel may take the thread's CPU in between.
+/// How long an `exitsyscall` is held back in case an `exitsyscall0` follows, which means that it found no P. The
+/// goroutine's next event releases it sooner; the span allows for the kernel taking the thread's CPU in between.
 const HOLD_EXIT_NS: u64 = 10_000_000;
 
-/// An event that is kept with its goroutine.
+/// An event that can only be reported with the next one of its goroutine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Held {
     kind: Kind,
@@ -29,7 +30,7 @@ pub(super) struct Held {
     to: State,
 }
 
-/// Goroutines whose events are kept, oldest first.
+/// Goroutines with a held event, by the event's time, oldest first.
 #[derive(Debug, Default)]
 struct Queues {
     creates: VecDeque<(u64, Key)>,
@@ -37,7 +38,7 @@ struct Queues {
 }
 
 impl Queues {
-    /// The next one whose time is over at `now_ts`.
+    /// Takes out the next entry whose span is over at `now_ts`.
     fn due(&mut self, now_ts: u64) -> Option<(u64, Key)> {
         [(&mut self.exits, HOLD_EXIT_NS), (&mut self.creates, HOLD_CREATE_NS)]
             .into_iter()
@@ -45,7 +46,7 @@ impl Queues {
     }
 }
 
-/// Every goroutine of the target, as the events tell.
+/// All goroutines of one target, rebuilt from its events.
 #[derive(Debug)]
 pub struct Goroutines {
     machine: Machine,
@@ -54,6 +55,7 @@ pub struct Goroutines {
     coroutine: u8,
     births: Births,
     held: Queues,
+    /// Time of the last `GcStart` without a `GcEnd`; 0: none.
     gc_since: u64,
     lost: u64,
 }
@@ -72,7 +74,7 @@ impl Goroutines {
         }
     }
 
-    /// Steps of other kinds may be left out from now on: most of the work is to make steps.
+    /// Lets the model leave out steps of other kinds: making steps is most of its work.
     pub fn want(&mut self, wanted: Whats) {
         self.machine.want(wanted);
     }
@@ -96,8 +98,8 @@ impl Goroutines {
         }
     }
 
-    /// Events were lost, the last of them not after `until_ts`. No state of before may contradict a later event, and
-    /// contradictions that wait are dropped. Call it before the events of the drain that found the loss are applied.
+    /// Events were lost, the last of them not after `until_ts`: no earlier state may contradict a later event, and
+    /// waiting contradictions are dropped. Call it before the events of the drain that found the loss are applied.
     pub fn lost(&mut self, count: u64, until_ts: u64) {
         if count != 0 {
             self.lost = self.lost.saturating_add(count);
@@ -106,9 +108,9 @@ impl Goroutines {
         }
     }
 
-    /// Call it after each batch of events, with a time before which every event has been applied;
-    /// with `u64::MAX` at the end. Says what was held back for something that did not come:
-    /// contradictions, creations without a goid, returns from system calls. Forgets the dead.
+    /// Reports what was held back for something that did not come (contradictions, creations without a goid, returns
+    /// from system calls) and forgets the dead. Call it after each batch with a time before which every event has
+    /// been applied, `u64::MAX` at the end.
     ///
     /// Returns whether it changed anything: if not, a replay of the events may leave the call out.
     pub fn settle(&mut self, up_to_ts: u64, out: &mut Vec<Step>) -> bool {
@@ -174,6 +176,7 @@ impl Goroutines {
     }
 
     fn exec(&mut self, event: &Event, out: &mut Vec<Step>) {
+        // The counts of lost and refused events stay: they are about the trace, not about the program.
         self.machine.clear();
         self.births.clear();
         self.held = Queues::default();
@@ -207,6 +210,7 @@ impl Goroutines {
             (step.goid, step.g) = (goroutine.goid, goroutine.g);
             (step.from, step.to) = (goroutine.state, goroutine.state);
             if what == What::ThreadOn && goroutine.state == State::Running {
+                // The thread may have lost its CPU before the goroutine came to it.
                 let running_ns = event.ts.saturating_sub(goroutine.since_ts);
                 goroutine.off_cpu_ns += duration_ns.unwrap_or(0).min(running_ns);
             }
@@ -218,7 +222,8 @@ impl Goroutines {
 /// Set B: what the events of `casgstatus` and of the two functions beside it mean; and coroutine switches, which both
 /// sets have.
 impl Goroutines {
-    /// `casgstatus`, `casGToPreemptScan`, `casGFromPreempted`.
+    /// Events of `casgstatus`, and of `casGToPreemptScan` and `casGFromPreempted`, which change the status by a CAS
+    /// of their own.
     fn status(&mut self, event: &Event, out: &mut Vec<Step>) {
         let at = self.whose(event, out);
         let (from, to) = match event.kind {
@@ -226,6 +231,7 @@ impl Goroutines {
             Kind::FromPreempted => (State::Preempted, State::Waiting),
             _ => (State::from_status(event.from), State::from_status(event.to)),
         };
+        // `graph` has the edges of `casgstatus`; the other two functions make one change each.
         let own_cas = matches!(event.kind, Kind::PreemptScan | Kind::FromPreempted);
         if !own_cas && !self.graph.has(from, to) {
             self.machine.condemn(at, event, from, to, out);
@@ -236,13 +242,14 @@ impl Goroutines {
         {
             // A fake wait begins: the goroutine goes on running.
         } else if !matches!((from, to), (State::Idle | State::CopyStack, _) | (_, State::CopyStack)) {
+            // All but the making of a `g` and the moving of a stack, during which the goroutine runs on.
             self.machine.change(at, event, Move::new(event, from, to), out);
         }
     }
 
-    /// `casgstatus` takes waiting to running only at the end of a fake wait. Its beginning was not
-    /// reported, so there is nothing to say; but where it was taken for a real one (up to 1.19
-    /// the reason can be stale), it ends here.
+    /// The end of a fake wait, the only case in which `casgstatus` takes waiting to running. Its beginning was not
+    /// reported, so neither is its end, unless it passed for a real wait (up to Go 1.19 the reason can be stale),
+    /// which ends here.
     fn fake_wait_ends(&mut self, at: usize, event: &Event, out: &mut Vec<Step>) {
         match self.machine.known(at) {
             Some(State::Running) => {}
@@ -278,6 +285,8 @@ impl Goroutines {
             let change = Move::new(event, from, to);
             self.machine.accuse(at, event, &change, seen, out);
         }
+        // Up to Go 1.23 the goid is missing where the P's cache of ids was used up; the goroutine's next event tells
+        // it.
         if event.goid != 0 {
             self.machine.change(at, event, Move::new(event, from, to), out);
             return;
@@ -289,8 +298,8 @@ impl Goroutines {
         self.hold(at, event, to, out);
     }
 
-    /// `coroswitch_m`: the one waits (or ends, which is told by its own event), the other runs on
-    /// the same thread at once.
+    /// `coroswitch_m`: one goroutine waits (or ends, which an event of its own tells), the other runs at once on the
+    /// same thread.
     fn coroutine_switch(&mut self, event: &Event, out: &mut Vec<Step>) {
         let Payload::Switch(Switch { next_g, next_goid, exit }) = event.payload else { return };
         if exit == 0 {
@@ -298,7 +307,7 @@ impl Goroutines {
             let waits = Event { reason: self.coroutine, ..*event };
             self.machine.change(at, &waits, Move::new(&waits, State::Running, State::Waiting), out);
         } else if self.machine.setup.set == Set::A {
-            // gdestroy, which it calls next, may be inlined.
+            // `gdestroy`, which comes next, may be inlined; where it is not, its event counts as `NestedEntry`.
             let at = self.whose(event, out);
             self.machine.change(at, event, Move::new(event, State::Running, State::Dead), out);
         }
@@ -310,10 +319,11 @@ impl Goroutines {
             self.first_switch(at, &next, event.goid, out);
             self.machine.change(at, &next, Move::new(&next, State::Waiting, State::Running), out);
         }
+        // In set B `casgstatus` may repeat these changes: `Bypass::CoroFallback` knows them by this.
         self.machine.threads.at(event.tid).switched = [event.g, next_g];
     }
 
-    /// Set A: names the goroutine that `newproc1` created parked, if it is one of these.
+    /// Set A: reports the creation of a goroutine that `newproc1` made parked, at the first switch to it.
     fn first_switch(&mut self, at: usize, next: &Event, by_goid: u64, out: &mut Vec<Step>) {
         if self.machine.store.at(at).last_ts != 0 {
             return;
@@ -327,7 +337,7 @@ impl Goroutines {
 
 /// Set A: what the entries of the scheduler's functions mean. They tell what is about to happen, not what was before.
 impl Goroutines {
-    /// Any event of a function that changes states.
+    /// An event of one of the scheduler's functions.
     fn function(&mut self, event: &Event, out: &mut Vec<Step>) {
         match event.kind {
             Kind::FirstRun => self.first_run(event, out),
@@ -357,19 +367,20 @@ impl Goroutines {
         })
     }
 
-    /// The state of a C thread's goroutine that is not in use.
+    /// The state of a C thread's goroutine that no thread uses.
     fn spare(&self) -> State {
         if self.machine.setup.release.has_dead_extra() { State::DeadExtra } else { State::Dead }
     }
 
-    /// `newproc1`: the goroutine to come has no name before it runs. Where its first run is not
-    /// probed, this is all there is.
+    /// `newproc1`. The goroutine has no id before it runs; a mode that does not probe its first run reports the
+    /// creation without one.
     fn new_proc(&mut self, event: &Event, out: &mut Vec<Step>) {
         let Payload::NewProc(new) = event.payload else { return };
         if self.machine.setup.mode != Mode::Full {
             out.push(unnamed_create(event.ts, event.tid, birth_of(event.goid, &new)));
             return;
         }
+        // The queue of `go` statements has the bound of the goroutines.
         if self.births.len() >= self.machine.setup.capacity {
             self.announce_oldest(out);
         }
@@ -397,8 +408,8 @@ impl Goroutines {
         self.machine.change(at, &run, Move::new(&run, State::Runnable, State::Running), out);
     }
 
-    /// `exitsyscall`. Up to 1.25 it may still fail to find a P, and then the goroutine never ran:
-    /// held back until its next event. A C thread's first one names the goroutine of `needm`.
+    /// `exitsyscall`. Up to Go 1.25 it may still find no P, and then the goroutine did not run: the event is held
+    /// back until the goroutine's next. A C thread's first `exitsyscall` names the goroutine that `needm` took.
     fn syscall_exit(&mut self, event: &Event, out: &mut Vec<Step>) {
         let at = self.whose(event, out);
         let needm_ts = std::mem::take(&mut self.machine.threads.at(event.tid).needm_ts);
@@ -420,6 +431,8 @@ impl Goroutines {
     fn syscall_exit_no_p(&mut self, event: &Event, out: &mut Vec<Step>) {
         let at = self.machine.store.resolve(event.g, event.goid);
         let goroutine = self.machine.store.at(at);
+        // A held `exitsyscall` was the first half of this: the goroutine never ran.
+        // If it was held for too long, it has been reported as running.
         goroutine.held = None;
         let said = goroutine.state == State::Running && goroutine.last == Kind::SyscallExit;
         let from = if self.machine.setup.release.runs_before_it_has_a_p() || said {
@@ -446,6 +459,7 @@ impl Goroutines {
         let goroutine = self.machine.store.at(at);
         goroutine.held = Some(held);
         goroutine.last_ts = goroutine.last_ts.max(event.ts);
+        // Only an `exitsyscall` is held with running as its target state; everything else held is a creation.
         let queue = if to == State::Running { &mut self.held.exits } else { &mut self.held.creates };
         queue.push_back((event.ts, key));
         if queue.len() > self.machine.setup.capacity
@@ -456,6 +470,7 @@ impl Goroutines {
     }
 
     fn release_key(&mut self, ts: u64, key: Key, out: &mut Vec<Step>) {
+        // The event of this entry may have been released since, and the goroutine may hold a younger one.
         if let Some(at) = self.machine.store.find(key)
             && self.machine.store.at(at).held.is_some_and(|held| held.ts == ts)
         {
@@ -463,7 +478,7 @@ impl Goroutines {
         }
     }
 
-    /// Takes what was kept of this goroutine.
+    /// Reports what is held of this goroutine.
     #[cold]
     fn release(&mut self, at: usize, out: &mut Vec<Step>) {
         if let Some(held) = self.machine.store.at(at).held.take() {
@@ -492,21 +507,21 @@ impl Goroutines {
         self.machine.change(at, &event, Move::new(&event, from, held.to), out);
     }
 
-    /// The goroutine of an event, with what was kept of it said first.
+    /// The place of an event's goroutine; reports first what is held of it and how a snapshot found it.
     #[inline]
     fn whose(&mut self, event: &Event, out: &mut Vec<Step>) -> usize {
         let at = self.machine.store.resolve(event.g, event.goid);
         if self.machine.store.at(at).held.is_some() {
             self.release(at, out);
         }
-        // The first run may turn out to be that of a goroutine whose `go` statement was seen.
+        // `first_run` introduces the goroutine itself: one whose `go` statement was seen is created, not found.
         if event.kind != Kind::FirstRun {
             self.introduce(at, event, out);
         }
         at
     }
 
-    /// Before the first event of a goroutine that a snapshot found: says how it was found.
+    /// Reports `Found` before the first event of a goroutine that only a snapshot has shown.
     #[inline]
     fn introduce(&mut self, at: usize, event: &Event, out: &mut Vec<Step>) {
         let goroutine = self.machine.store.at(at);
@@ -515,7 +530,7 @@ impl Goroutines {
         }
     }
 
-    /// Says what has been kept for too long, and whether there was any.
+    /// Reports what was held for longer than its span; returns whether there was any.
     fn release_due(&mut self, now_ts: u64, out: &mut Vec<Step>) -> bool {
         let mut any = false;
         while let Some((ts, key)) = self.held.due(now_ts) {
@@ -529,8 +544,8 @@ impl Goroutines {
         any
     }
 
-    /// Whether this version and set see the two halves of a return from a system call that found
-    /// no P apart, so that the first must be held back.
+    /// Whether a return from a system call and its failure to find a P come as two events, so that the first must be
+    /// held.
     fn exit_is_held(&self) -> bool {
         let late = !self.machine.setup.release.runs_before_it_has_a_p();
         late && self.machine.setup.set == Set::A && self.machine.setup.mode == Mode::Full

@@ -1,4 +1,4 @@
-//! The machine itself: takes one change of state, judges it against what was seen before, and says it as a [`Step`].
+//! Takes one change of state, judges it against the state last seen, and reports it as a [`Step`].
 
 use super::{
     Bypass, Goroutine, Measure, Note, Setup, Step, What, Whats,
@@ -10,7 +10,8 @@ use crate::{
     goruntime::State,
 };
 
-/// Contradictions that wait for a late event to explain them; more are said at once.
+/// Contradictions that may wait for a late event to explain them; further ones are reported at once, which bounds the
+/// list whatever a target does.
 const MAX_ACCUSED: usize = 1024;
 
 /// A contradiction that a late event may still explain.
@@ -44,7 +45,7 @@ pub(super) struct Machine {
     pub(super) store: Store,
     pub(super) threads: Threads,
     wanted: Whats,
-    /// Events up to this time may have been lost: what was told before is doubtful.
+    /// Events up to this time may have been lost: states that were told until then are doubtful.
     doubt_until: u64,
     accused: Vec<Accusation>,
 }
@@ -61,7 +62,6 @@ impl Machine {
         }
     }
 
-    /// Steps of other kinds may be left out from now on.
     pub(super) fn want(&mut self, wanted: Whats) {
         self.wanted = wanted;
     }
@@ -77,7 +77,7 @@ impl Machine {
         ts <= self.doubt_until
     }
 
-    /// Says the contradictions up to this time that nothing has explained; says whether there were any.
+    /// Reports the contradictions up to this time that nothing has explained; returns whether there were any.
     pub(super) fn convict(&mut self, up_to_ts: u64, out: &mut Vec<Step>) -> bool {
         let before = out.len();
         out.extend(
@@ -88,21 +88,22 @@ impl Machine {
         out.len() > before
     }
 
-    /// The process replaced its program: nothing of before exists any more.
+    /// The process replaced its program: no goroutine or thread of before exists any more.
     pub(super) fn clear(&mut self) {
         self.store.clear();
         self.threads.clear();
         self.accused.clear();
     }
 
-    /// The state of the goroutine at this place, if it can be held against an event.
+    /// The state of the goroutine at this place, if it may be held against an event: told by an event and not in
+    /// doubt.
     pub(super) fn known(&mut self, at: usize) -> Option<State> {
         let doubt_until = self.doubt_until;
         let goroutine = self.store.at(at);
         (goroutine.told_ts > doubt_until && goroutine.state != State::Unknown).then_some(goroutine.state)
     }
 
-    /// Takes a change: judges it, says what the probes passed over, and says it.
+    /// Judges a change and reports it, after the states that the probes passed over.
     #[inline]
     pub(super) fn change(&mut self, at: usize, event: &Event, mut change: Move, out: &mut Vec<Step>) {
         let goroutine = self.store.at(at);
@@ -110,6 +111,7 @@ impl Machine {
             self.late(at, event, &change, out);
             return;
         }
+        // A snapshot's state can be explained by a bypass, but `explain` never accuses on its ground.
         let seen = if goroutine.by_snapshot { Some(goroutine.state) } else { self.known(at) };
         match seen.filter(|seen| *seen != change.from) {
             Some(seen) if !self.explain(at, event, &mut change, seen, out) => {}
@@ -117,8 +119,8 @@ impl Machine {
         }
     }
 
-    /// The goroutine was last seen in another state than it is said to come from: finds out why, and says what the
-    /// probes passed over. Says whether the change still counts.
+    /// Finds out why a goroutine comes from another state than the one last seen, and reports the states that the
+    /// probes passed over. Returns whether the change still counts.
     #[inline(never)]
     fn explain(
         &mut self,
@@ -148,24 +150,25 @@ impl Machine {
         true
     }
 
-    /// Says the states that a goroutine went through unseen.
+    /// Reports the states that a goroutine passed unseen, at the time of the event that shows it.
     fn walk(&mut self, at: usize, e: &Event, seen: State, by: Bypass, path: &[State], out: &mut Vec<Step>) {
         let mut from = seen;
         for &to in path {
             let reason = self.store.at(at).reason;
+            // Stack, waker and birth belong to the change that was seen.
             let unseen = Event { payload: Payload::None, ..*e };
             self.advance(at, &unseen, &Move { from, to, reason, note: Note::Bypass(by) }, out);
             from = to;
         }
     }
 
-    /// Moves a goroutine on and says so.
+    /// Moves a goroutine on and reports it.
     #[inline]
     pub(super) fn advance(&mut self, at: usize, event: &Event, change: &Move, out: &mut Vec<Step>) {
         let &Move { from, to, reason, .. } = change;
         let (doubt_until, wanted) = (self.doubt_until, self.wanted);
         let goroutine = self.store.at(at);
-        // What is doubtful at its beginning (0: it was not seen) has no duration.
+        // A state whose beginning is doubtful or was not seen (0) has no duration.
         let seen = goroutine.since_ts > doubt_until || goroutine.since_is != Measure::Exact;
         let seen_whole = seen && goroutine.state == from;
         let lasted = seen_whole.then(|| event.ts.saturating_sub(goroutine.since_ts));
@@ -210,19 +213,22 @@ impl Machine {
             (thread.running, thread.running_ts) = (Some(key), event.ts);
         }
         if on_thread(from) && !(on_thread(to) && from_tid == event.tid) {
+            // Another goroutine may run on that thread by now.
             let thread = self.threads.at(from_tid);
             thread.running = thread.running.filter(|running| *running != key);
         }
     }
 
-    /// An event that came after younger ones of its goroutine: it is said, but changes nothing,
-    /// and may explain what the younger ones were accused of.
+    /// An event that came after younger ones of its goroutine. It is reported but changes nothing, and may explain
+    /// what the younger ones were accused of.
     #[cold]
     pub(super) fn late(&mut self, at: usize, event: &Event, change: &Move, out: &mut Vec<Step>) {
         let key = self.store.key(at);
         if let Some(what) = What::of(change.from, change.to) {
             out.push(say(self.store.at(at), event, change, what, None));
         }
+        // Late events lead on from the state last seen; a chain that arrives where the accused change begins explains
+        // it.
         self.accused.retain_mut(|accusation| {
             if accusation.key == key && accusation.seen == change.from {
                 accusation.seen = change.to;
@@ -231,7 +237,7 @@ impl Machine {
         });
     }
 
-    /// Nothing explains this change: it will be called illegal, unless a late event does.
+    /// Holds a change that nothing explains, to report it as illegal unless a late event explains it.
     pub(super) fn accuse(
         &mut self,
         at: usize,
@@ -251,8 +257,8 @@ impl Machine {
         }
     }
 
-    /// A change that no place in this version's runtime makes. It is said at once, also after a
-    /// loss, because the event alone proves it.
+    /// Reports a change that no place in this release's runtime makes: at once and also after a loss, because the
+    /// event alone proves it.
     pub(super) fn condemn(&mut self, at: usize, event: &Event, from: State, to: State, out: &mut Vec<Step>) {
         let note = Note::NotInGraph { release: self.setup.release };
         let goroutine = self.store.at(at);
@@ -284,7 +290,7 @@ pub(super) fn bare(event: &Event, what: What) -> Step {
     }
 }
 
-/// The creation of a goroutine that was not seen itself.
+/// The creation of a goroutine that has not been seen itself.
 pub(super) fn unnamed_create(ts: u64, tid: u32, birth: Birth) -> Step {
     Step {
         ts,
@@ -321,10 +327,11 @@ pub(super) fn found(of: &Goroutine, event: &Event) -> Step {
     }
 }
 
-/// What an event tells of the goroutine itself.
+/// Takes over what an event tells of the goroutine itself.
 #[inline]
 fn learn(of: &mut Goroutine, event: &Event, what: What) {
     if let Some(birth) = birth_of(event) {
+        // Up to Go 1.20 `g` has no parent: the one that `newproc1` told stays.
         let parent_goid = if birth.parent_goid != 0 { birth.parent_goid } else { parent_of(of) };
         of.birth = Some(Birth { parent_goid, ..birth });
     }
@@ -333,12 +340,13 @@ fn learn(of: &mut Goroutine, event: &Event, what: What) {
     }
 }
 
-/// Puts a change into words; `lasted` is how long the state before did.
+/// The step of a change; `lasted` is how long the state before did.
 #[inline]
 fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, lasted: Option<u64>) -> Step {
     let measure = if what == What::Exit || lasted.is_none() { Measure::Exact } else { of.since_is };
     let &Move { from, to, note, .. } = change;
     learn(of, event, what);
+    // Where the beginning of the wait was not seen, `of.reason` is that of an earlier wait.
     let reason = match (from, to) {
         (State::Waiting, _) if lasted.is_some() => of.reason,
         (State::Waiting, _) | (_, State::Waiting | State::Preempted) => change.reason,

@@ -4,9 +4,10 @@
 //! Events go in one by one ([`Goroutines::apply`]), [`Step`]s come out. Nothing here knows how
 //! events are made or shown, or what time it is: time is the events'.
 //!
-//! - [`transitions`]: what each Go version may do, with its place in the runtime's source.
-//! - [`Bypass`]: what a probe cannot see, each by its name. Whatever the table and these do not
-//!   explain is [`What::Illegal`].
+//! - [`transitions`](crate::goruntime::transitions): what each Go version may do, with its place in the runtime's
+//!   source.
+//! - [`Bypass`]: what a probe cannot see, each by its name. A change that neither the table nor a bypass explains is
+//!   [`What::Illegal`].
 //! - [`Summary`]: counts and times per wait reason and place, made from steps.
 
 mod births;
@@ -39,10 +40,10 @@ pub struct Setup {
     pub set: Set,
     pub mode: Mode,
     pub wait_reasons: WaitReasons,
-    /// Kinds whose function could not be probed, or is inlined in places: changes that only they
-    /// tell may be missing, and then are no contradiction.
+    /// Kinds whose function could not be probed, or is inlined in places: a change that only they report may be
+    /// missing, and its absence is no contradiction.
     pub blind: Vec<Kind>,
-    /// How many goroutines are remembered at most; one more is worked on but forgotten, and
-    /// [`Goroutines::refused`] counts it.
+    /// Goroutines that are remembered at most; a further one is worked on but forgotten, and [`Goroutines::refused`]
+    /// counts it.
     pub capacity: usize,
 }

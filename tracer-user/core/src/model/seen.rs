@@ -1,5 +1,5 @@
-//! What a snapshot tells the model: which goroutines there are, also those that did not move since
-//! the trace began, and after a loss how things really stand.
+//! Merging a snapshot into the model: goroutines that have not moved since the trace began, and the true states after
+//! a loss.
 
 use super::{Goroutine, Measure, machine::Machine};
 use crate::event::{Birth, Stack};
@@ -15,10 +15,10 @@ pub struct Seen {
     pub state: State,
     /// Why it waits; 0: it does not.
     pub reason: u8,
-    /// Since when the runtime says it is so (`g.waitsince`, which may be too early by one garbage collection
-    /// cycle), `CLOCK_MONOTONIC` nanoseconds; 0: it does not say.
+    /// Since when it is in that state by `g.waitsince`, `CLOCK_MONOTONIC` nanoseconds; too early by up to one garbage
+    /// collection cycle; 0: the runtime does not say.
     pub since_ts: u64,
-    /// Its thread; 0: none.
+    /// The thread that it runs on or calls from; 0: none.
     pub tid: u32,
     pub birth: Birth,
     /// Return addresses of where it waits or calls; empty: not read.
@@ -31,14 +31,13 @@ pub struct Merged {
     pub seen: u64,
     /// Of these, those the model did not know.
     pub new: u64,
-    /// Those whose state was doubtful, and turned out to be another one.
+    /// Goroutines whose doubtful state turned out to be another one.
     pub corrected: u64,
-    /// Those the model thought alive that had ended.
+    /// Goroutines that the model thought alive and that had ended.
     pub ended: u64,
 }
 
 impl Machine {
-    /// As [`super::Goroutines::merge`].
     pub(super) fn merge(&mut self, all: &[Seen], began_ts: u64, complete: bool) -> Merged {
         let mut merged = Merged { seen: all.len() as u64, ..Merged::default() };
         for seen in all {
@@ -63,6 +62,7 @@ impl Machine {
         let known = self.store.peek(seen.g).is_some_and(|at| same(self.store.at(at).goid));
         merged.new += u64::from(!known);
         let at = self.store.resolve(seen.g, seen.goid);
+        // What an event told is better than what the snapshot saw, unless it is in doubt.
         let told = self.known(at).is_some() || newer(at, self) || self.store.at(at).held.is_some();
         let goroutine = self.store.at(at);
         goroutine.birth.get_or_insert(seen.birth);
@@ -81,7 +81,8 @@ impl Machine {
         (goroutine.reason, goroutine.tid, goroutine.site) = (seen.reason, seen.tid, seen.site);
     }
 
-    /// Buries the living that a snapshot, begun at `began_ts`, did not find: their ends were lost.
+    /// Buries the goroutines that the model thought alive and a snapshot, begun at `began_ts`, did not find: the
+    /// events of their ends were lost.
     fn end_all_but(&mut self, alive: &HashSet<u64>, began_ts: u64) -> u64 {
         let gone = |goroutine: &&Goroutine| {
             goroutine.goid != 0
@@ -94,6 +95,7 @@ impl Machine {
         for g in &gone {
             let Some(at) = self.store.peek(*g) else { continue };
             let goroutine = self.store.at(at);
+            // No event told it (`told_ts` is 0), so it is never held against a later one.
             (goroutine.state, goroutine.since_ts, goroutine.told_ts) = (State::Dead, began_ts, 0);
             self.store.bury(at);
         }

@@ -12,7 +12,7 @@ pub struct Step {
     /// When, `CLOCK_MONOTONIC` nanoseconds. Steps come nearly, not strictly, in this order: one
     /// that had to be held back (see `Goroutines::settle`) or arrived late keeps its own time.
     pub ts: u64,
-    /// The goroutine; 0: not known (the go statement was seen, the goroutine was not).
+    /// The goroutine; 0: not known (the `go` statement was seen, the goroutine was not).
     pub goid: u64,
     /// Address of its `runtime.g`; 0: not known.
     pub g: u64,
@@ -21,7 +21,6 @@ pub struct Step {
     pub what: What,
     /// State before, as the runtime said it.
     pub from: State,
-    /// State after.
     pub to: State,
     /// Why it waits, or waited: an index into the binary's wait reasons; 0: none.
     pub reason: u8,
@@ -40,11 +39,10 @@ pub struct Step {
     pub stack: Option<Stack>,
     /// Where the goroutine comes from: with `Create`, `Found`, `Exit` and the first `Start`, if known.
     pub birth: Option<Birth>,
-    /// What else there is to say.
     pub note: Note,
 }
 
-/// How good a duration is.
+/// How far to trust a duration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Measure {
     /// Beginning and end were seen.
@@ -52,13 +50,13 @@ pub enum Measure {
     Exact,
     /// A snapshot found it so: it lasted at least so long.
     AtLeast,
-    /// The runtime's own word (`g.waitsince`). A garbage collection that finds a goroutine waiting stamps it
-    /// with the time of the collection before (`work.tstart`, which `gcMark` sets after the stacks were marked), so
-    /// it may be too long by the time between the two: two minutes at most in an idle program.
+    /// The runtime's own estimate (`g.waitsince`). A garbage collection that finds a goroutine waiting stamps it with
+    /// the time of the collection before (`work.tstart`, which `gcMark` sets after the stacks were marked). The
+    /// estimate is too long by up to the time between the two collections: two minutes at most in an idle program.
     About,
 }
 
-/// The kinds of steps.
+/// What happened: the kind of a [`Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum What {
     /// A goroutine begins to exist (a `go` statement, `iter.Pull`, a C thread that calls Go).
@@ -68,26 +66,25 @@ pub enum What {
     Found,
     /// It gets a thread: runnable → running.
     Start,
-    /// It waits.
+    /// It begins to wait: → waiting.
     Block,
-    /// Its wait is over.
+    /// Its wait is over: waiting → runnable, or → running where a coroutine is switched to.
     Unblock,
-    /// It enters a system call or C.
+    /// It enters a system call or C: → syscall.
     SyscallEnter,
-    /// It comes back.
+    /// It comes back from a system call or from C: syscall → running, or → runnable where it found no P.
     SyscallExit,
     /// It gives up its thread but could go on (`Gosched`, time slice over, no P after a system
     /// call), or is stopped by the garbage collector.
     Preempt,
-    /// It ends.
+    /// It ends: → dead. A C thread's goroutine ends when the thread leaves Go, and is created again by the next call.
     Exit,
     /// The runtime's own collector found it leaked, or takes that back (Go 1.26+).
     Leak,
-    /// What the runtime would never do; the note says why.
+    /// A change that the runtime would never make; the note says why.
     Illegal,
-    /// A garbage collection begins.
     GcStart,
-    /// Its marking ends.
+    /// The mark phase of a garbage collection ends.
     GcEnd,
     /// The goroutine's thread loses its CPU.
     ThreadOff,
@@ -167,7 +164,7 @@ impl What {
     }
 }
 
-/// By states before and after: looked up for every event.
+/// By the states before and after: a table, because it is looked up for every event.
 static BY_CHANGE: [[Option<What>; State::KINDS.len()]; State::KINDS.len()] = {
     let mut all = [[None; State::KINDS.len()]; State::KINDS.len()];
     let mut at = 0;
@@ -179,14 +176,13 @@ static BY_CHANGE: [[Option<What>; State::KINDS.len()]; State::KINDS.len()] = {
     all
 };
 
-/// Some of the kinds of steps.
+/// A set of step kinds, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Whats(u32);
 
 impl Whats {
     pub const ALL: Whats = Whats((1 << What::ALL.len()) - 1);
 
-    /// Whether this one is among them.
     #[inline]
     pub fn contains(self, what: What) -> bool {
         self.0 & (1 << what as u32) != 0
@@ -196,7 +192,6 @@ impl Whats {
         Whats(self.0 | other.0)
     }
 
-    /// Those of them that are among the others, too.
     pub fn and(self, other: Whats) -> Whats {
         Whats(self.0 & other.0)
     }
@@ -214,19 +209,18 @@ impl fmt::Display for What {
     }
 }
 
-/// What else there is to say about a step; its `Display` is one sentence, empty for nothing.
+/// What else there is to say about a step; its `Display` is one sentence, empty for [`Note::None`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Note {
     #[default]
     None,
-    /// Not seen itself, but known from what came after it.
+    /// No probe reported the step; it is known from what came after it.
     Bypass(Bypass),
     /// Illegal: no place in this Go version makes this change.
     NotInGraph { release: Release },
     /// Illegal: the runtime says that the goroutine was in `said`, but it was last seen in
     /// `seen`, and nothing explains how it got from there to here.
     Contradiction {
-        /// The last state seen.
         seen: State,
         /// The state before, as the runtime says.
         said: State,

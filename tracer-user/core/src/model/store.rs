@@ -1,7 +1,8 @@
-//! What is remembered: goroutines, found by `g` address or goid, and threads; never more than the capacity.
+//! What the model remembers: goroutines, found by `g` address or goid, and threads; never more than the capacity.
 //!
-//! Dead goroutines stay for [`RETAIN_NS`], so that a name can still be asked for, and go first when room
-//! is needed. When all remembered are alive, a new one is worked on in a scratch place, forgotten at once, and counted.
+//! Dead goroutines stay for [`RETAIN_NS`], so that their names can still be asked for, and are the first to go when
+//! room is needed. When all are alive, a further goroutine is worked on in a scratch place, forgotten at once, and
+//! counted.
 
 use super::{Measure, goroutines::Held};
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// One goroutine, as far as events told. Identity is (`g`, `goid`): `g` structs are reused.
+/// One goroutine as its events tell it. Identity is (`g`, `goid`), because the runtime reuses `g` structs.
 #[derive(Clone, Debug)]
 pub struct Goroutine {
     pub g: u64,
@@ -20,7 +21,7 @@ pub struct Goroutine {
     pub state: State,
     /// Since when it is in that state, `CLOCK_MONOTONIC` nanoseconds; 0: not known.
     pub since_ts: u64,
-    /// How good `since_ts` is.
+    /// Whether `since_ts` was seen, is a bound, or is the runtime's estimate.
     pub since_is: Measure,
     /// Why it waits, or waited last: an index into the binary's wait reasons.
     pub reason: u8,
@@ -38,19 +39,17 @@ pub struct Goroutine {
     pub off_cpu_ns: u64,
     /// Time of its last event, also one that is held back.
     pub(super) last_ts: u64,
-    /// When its state was last told.
+    /// When an event last told its state; 0: none did.
     pub(super) told_ts: u64,
-    /// Its state is what a snapshot saw: good to be shown, not to be held against an event.
+    /// Whether its state comes from a snapshot: good to be shown, not to be held against an event.
     pub(super) by_snapshot: bool,
-    /// The kind of its last event.
     pub(super) last: Kind,
-    /// What waits to be said about it.
+    /// The event that waits for the goroutine's next one to be reported.
     pub(super) held: Option<Held>,
     /// Changes when the place is given to another goroutine.
     generation: u32,
-    /// Whether the place is taken.
     used: bool,
-    /// Whether it stands in the queue of those to be forgotten.
+    /// Whether the place stands in [`Store::dead`], the queue of goroutines to be forgotten.
     queued: bool,
 }
 
@@ -81,10 +80,10 @@ impl Goroutine {
     }
 }
 
-/// How long a dead goroutine is remembered, nanoseconds of the target's time.
+/// How long a dead goroutine is remembered, nanoseconds of the target's time: its last steps are still being shown.
 const RETAIN_NS: u64 = 1_000_000_000;
 
-/// The place for a goroutine that there is no room for.
+/// The place of a goroutine that there is no room for. No `g` and no goid leads to it.
 const SCRATCH: usize = 0;
 
 /// A goroutine's place; it fails to resolve once the place is given to another one.
@@ -113,6 +112,7 @@ impl Store {
             by_g: ByG::new(),
             by_goid: HashMap::new(),
             dead: VecDeque::new(),
+            // A `Key` has 32 bits for the place.
             capacity: capacity.min(u32::MAX as usize - 1),
             refused: 0,
         }
@@ -127,6 +127,7 @@ impl Store {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Goroutine> {
+        // The first place is the scratch place.
         self.places.iter().skip(1).filter(|goroutine| goroutine.used)
     }
 
@@ -134,7 +135,7 @@ impl Store {
         self.by_goid.get(&goid).map(|&at| &self.places[at])
     }
 
-    /// The goroutine at a place that [`Store::resolve`], [`Store::renew`] or [`Store::find`] gave.
+    /// The goroutine at a place that [`Store::resolve`], [`Store::renew`] or [`Store::find`] has given.
     #[inline]
     pub(super) fn at(&mut self, at: usize) -> &mut Goroutine {
         &mut self.places[at]
@@ -196,6 +197,7 @@ impl Store {
             self.places[SCRATCH] = Goroutine::new(g, goid, 0);
             return SCRATCH;
         };
+        // The generation belongs to the place: keys of the goroutine before must not resolve.
         self.places[at] = Goroutine::new(g, goid, self.places[at].generation);
         self.by_g.insert(g, at);
         if goid != 0 {
@@ -222,7 +224,7 @@ impl Store {
         None
     }
 
-    /// A goroutine died: it is forgotten after a while.
+    /// Queues a dead goroutine, to be forgotten after [`RETAIN_NS`].
     #[inline(never)]
     pub(super) fn bury(&mut self, at: usize) {
         let place = &mut self.places[at];
@@ -233,7 +235,7 @@ impl Store {
         }
     }
 
-    /// Forgets those that were dead for [`RETAIN_NS`] at `now_ts`; says whether there were any.
+    /// Forgets the goroutines that have been dead for [`RETAIN_NS`] at `now_ts`; returns whether there were any.
     pub(super) fn forget_dead(&mut self, now_ts: u64) -> bool {
         let mut any = false;
         while let Some(&(since, key)) = self.dead.front() {
@@ -257,12 +259,14 @@ impl Store {
         let Some(at) = self.find(key) else { return };
         let place = &mut self.places[at];
         place.queued = false;
+        // A C thread's goroutine may live again; it is queued anew when it dies.
         if !place.state.is_dead() {
             return;
         }
         place.used = false;
         place.generation = place.generation.wrapping_add(1);
         let (g, goid) = (place.g, place.goid);
+        // Another goroutine may use the `g` by now.
         if self.by_g.get(g) == Some(at) {
             self.by_g.remove(g);
         }
@@ -272,24 +276,25 @@ impl Store {
         self.free.push(at);
     }
 
-    /// Forgets everything but what was counted.
+    /// Forgets all goroutines, after an `exec`; the count of refusals stays.
     pub(super) fn clear(&mut self) {
         *self = Store { refused: self.refused, ..Store::new(self.capacity) };
     }
 }
 
-/// Few goroutines make most of the events: the places of those are found without hashing.
+/// Few goroutines make most of the events; their places are found without hashing.
 const RECENT: usize = 64;
 
 /// Places in the store by `g`.
 #[derive(Debug)]
 struct ByG {
     all: HashMap<u64, usize>,
-    /// Some of `all`, each where its address says.
+    /// Some of `all`, each at the [`slot`] of its address.
     recent: [Option<(u64, usize)>; RECENT],
 }
 
-/// The runtime's `g` is some hundred bytes, in pages of its own size class.
+/// Where a `g` stands in `recent`. A `g` takes some hundred bytes, in pages of its own size class: the low six bits
+/// tell nothing.
 #[inline]
 fn slot(g: u64) -> usize {
     ((g >> 6) ^ (g >> 12)) as usize % RECENT
@@ -308,7 +313,8 @@ impl ByG {
         }
     }
 
-    /// As [`ByG::get`], for an event: more of this goroutine are likely to follow.
+    /// As [`ByG::get`], for an event: remembers the place, because more events of this goroutine are likely to
+    /// follow.
     #[inline]
     fn find(&mut self, g: u64) -> Option<usize> {
         let at = self.get(g)?;
@@ -339,7 +345,7 @@ pub(super) struct Thread {
     pub(super) off_ts: u64,
     /// The two `g` of the last coroutine switch.
     pub(super) switched: [u64; 2],
-    /// When `needm` was called, until its goroutine shows.
+    /// When `needm` was called; 0 once the goroutine that it took has shown itself.
     pub(super) needm_ts: u64,
 }
 
@@ -357,8 +363,8 @@ impl Threads {
         Threads { places: Vec::new(), by_tid: HashMap::new(), last: None, capacity }
     }
 
-    /// The thread, made if it is not known. Its end is not seen: when there are too many, those
-    /// that run nothing are forgotten, and if that does not help, all.
+    /// The thread's place, made if it is not known. No event tells of a thread's end: at the capacity, threads that
+    /// run nothing are forgotten, and if that frees no room, all.
     #[inline]
     pub(super) fn at(&mut self, tid: u32) -> &mut Thread {
         let at = match self.last {

@@ -7,10 +7,10 @@ use crate::goruntime::State;
 use hashbrown::HashMap;
 use std::hash::Hash;
 
-/// How many rows a table has at most, if its maker does not say otherwise.
+/// Rows of a table unless its maker says otherwise. The bound is for a target with any number of places.
 const ROWS: usize = 1024;
 
-/// A table with at most so many rows; what comes for a further key goes into the row `other`.
+/// A table with at most `limit` rows; what comes for a further key goes into the row `other`.
 #[derive(Clone, Debug)]
 pub struct Table<K, V> {
     rows: HashMap<K, V>,
@@ -50,12 +50,12 @@ pub struct WaitSite {
     pub stack: Stack,
 }
 
-/// Times of one kind.
+/// Durations of waits, or of system calls.
 #[derive(Clone, Debug, Default)]
 pub struct Times {
     /// Those that ended and whose beginning was seen, nanoseconds.
     pub ended: Histogram,
-    /// How many ended whose beginning was not seen.
+    /// How many ended whose beginning was not seen, or only by a snapshot.
     pub unmeasured: u64,
     /// How many have not ended (set by [`Summary::close`]).
     pub open: u64,
@@ -93,16 +93,16 @@ pub struct Creation {
     pub created: u64,
     /// Its goroutines that ended during the trace, also those made before.
     pub exited: u64,
-    /// Those of `created` that were not named, because they did not run at once or the mode does
-    /// not see them.
+    /// Those of `created` without a goid: they did not run soon enough, or the mode does not see them run.
     unnamed: u64,
-    /// Those of `exited` whose creation was not seen by name.
+    /// Those of `exited` whose creation was not seen under their goid.
     foundlings: u64,
 }
 
 impl Creation {
     /// How many of those made during the trace have not ended.
     pub fn alive(&self) -> u64 {
+        // Ends of foundlings are set against unnamed creations only; a surplus was created before the trace.
         let named = (self.created - self.unnamed).saturating_sub(self.exited - self.foundlings);
         named + self.unnamed.saturating_sub(self.foundlings)
     }
@@ -113,7 +113,7 @@ impl Creation {
 pub struct Summary {
     /// Waits by index of the wait reason.
     pub reasons: Table<u8, Times>,
-    /// Waits by place.
+    /// Waits by reason and stack.
     pub wait_sites: Table<WaitSite, Times>,
     /// System calls and cgo calls by place.
     pub syscall_sites: Table<Stack, Times>,
@@ -140,12 +140,13 @@ impl Summary {
         }
     }
 
-    /// The kinds of steps that count.
+    /// The kinds of steps that [`Summary::add`] uses.
     pub fn counts() -> Whats {
         Whats::from_iter([What::Unblock, What::SyscallExit, What::Create, What::Exit, What::Illegal])
     }
 
     pub fn add(&mut self, step: &Step) {
+        // What a snapshot or `g.waitsince` tells is a bound or an estimate, and would blur the histogram.
         let measured = step.duration_ns.filter(|_| step.measure == Measure::Exact);
         match step.what {
             What::Unblock => {
@@ -175,7 +176,7 @@ impl Summary {
         }
     }
 
-    /// Counts what has not ended at `now_ts` (the end of the trace). Call it once.
+    /// Counts what has not ended at `now_ts` (the end of the trace). Call it once: it adds.
     pub fn close(&mut self, goroutines: &Goroutines, now_ts: u64) {
         for goroutine in goroutines.iter().filter(|goroutine| goroutine.since_ts != 0) {
             let age_ns = now_ts.saturating_sub(goroutine.since_ts);

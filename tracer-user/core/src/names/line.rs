@@ -1,4 +1,4 @@
-//! One event ready to be shown, and whether it is to be shown.
+//! One event with its names, ready to be shown, and whether it is to be shown.
 
 use super::Site;
 use crate::{
@@ -17,7 +17,7 @@ pub struct Line<'a> {
     pub site: Option<Site>,
     /// The function the goroutine runs.
     pub function: Option<Site>,
-    /// The `go` statement that made it, with `found`.
+    /// The `go` statement that made it; only with `found`.
     pub creator: Option<Site>,
     /// The whole stack, innermost frame first, where it was read from outside; else empty.
     pub stack: Vec<Site>,
@@ -49,8 +49,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether to look at the step at all, before names are resolved. An illegal transition is
-    /// held back by no threshold.
+    /// Whether to look at the step at all, before names are resolved. No threshold holds back an illegal transition.
     pub fn wants_step(&self, step: &Step) -> bool {
         self.events.contains(step.what)
             && (self.goids.is_empty() || self.goids.contains(&step.goid))
@@ -59,7 +58,7 @@ impl Filter {
                 || step.duration_ns.is_some_and(|ns| measures_a_wait(step.what) && ns >= self.min_ns))
     }
 
-    /// Whether to show its whole stack.
+    /// Whether to show the whole stack: of what a snapshot found, and of what lasted long enough.
     pub fn wants_stack(&self, step: &Step) -> bool {
         let long = |least| step.what == What::Found || step.duration_ns.is_some_and(|ns| ns >= least);
         self.stacks_ns.is_some_and(long)
@@ -73,7 +72,7 @@ impl Filter {
     }
 }
 
-/// Whether the duration of this event is a time spent blocked: for `--min`.
+/// Whether `--min` applies to this event: its duration is a time spent blocked.
 fn measures_a_wait(what: What) -> bool {
     matches!(what, What::Found | What::Unblock | What::SyscallExit | What::ThreadOn)
 }

@@ -54,7 +54,7 @@ pub struct CreationRow {
 }
 
 impl Report {
-    /// Resolves the names of a closed [`Summary`]. Stacks that come to the same place are one row.
+    /// Resolves the names of a closed [`Summary`]. Stacks that wait at the same place become one row.
     pub fn new(
         pid: u32,
         summary: &Summary,

@@ -1,4 +1,4 @@
-//! What the numbers of a snapshot stand for.
+//! Names for what a snapshot holds as numbers.
 
 use super::{Site, Symbols};
 use crate::{
@@ -11,7 +11,6 @@ use std::{collections::HashMap, sync::Arc};
 /// One line of a stack: a function at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StackLine {
-    /// Function, file and line.
     pub site: Site,
     /// Link-time address of the instruction, for an inlining function of the call.
     pub pc: u64,
@@ -26,7 +25,7 @@ pub struct StackLine {
 /// How many addresses are remembered; a hostile target can invent any number of them.
 const CAPACITY: usize = 1 << 16;
 
-/// Resolves what a snapshot holds as numbers.
+/// Resolves the numbers of one snapshot.
 pub struct Names {
     binary: Arc<GoBinary>,
     bias: u64,
@@ -42,17 +41,16 @@ impl Names {
         Names { binary, bias, symbols, lines: HashMap::new(), now_ns: snapshot.taken_ns.1 }
     }
 
-    /// The binary.
     pub fn binary(&self) -> &GoBinary {
         &self.binary
     }
 
-    /// The same, to keep while names are asked for.
+    /// The binary, in a handle that does not borrow the names.
     pub fn shared_binary(&self) -> Arc<GoBinary> {
         Arc::clone(&self.binary)
     }
 
-    /// What the kernel added to its link-time addresses.
+    /// The load bias: what the kernel added to the binary's link-time addresses.
     pub fn bias(&self) -> u64 {
         self.bias
     }
@@ -73,7 +71,7 @@ impl Names {
             .then(|| self.now_ns.saturating_sub(goroutine.waiting_since_ns))
     }
 
-    /// The `go` statement that made it; none for the main goroutine, which the runtime made.
+    /// The `go` statement that made it; `None` for the main goroutine, which the runtime made.
     pub fn creator(&mut self, goroutine: &Goroutine) -> Option<Site> {
         if goroutine.goid == 1 || goroutine.gopc == 0 {
             return None;
@@ -96,7 +94,7 @@ impl Names {
         self.stack(stack).into_iter().take(most).map(|line| line.site).collect()
     }
 
-    /// The function it runs.
+    /// The function that the goroutine runs, by `g.startpc`; `None` where that is not set.
     pub fn start(&mut self, goroutine: &Goroutine) -> Option<Site> {
         if goroutine.startpc == 0 { None } else { self.symbols.function(goroutine.startpc) }
     }
@@ -109,6 +107,7 @@ impl Names {
             if !is_plumbing(&line.site.func) {
                 return Some(line.site);
             }
+            // Where all is plumbing, the outermost line outside the runtime says most.
             if last.is_none() || !line.site.func.starts_with("runtime.") {
                 last = Some(line.site);
             }
@@ -123,6 +122,8 @@ impl Names {
         let lines: Vec<StackLine> = self.frames(stack).into_iter().flatten().collect();
         let shows = |(index, line): &(usize, &StackLine)| {
             let func = &*line.site.func;
+            // `showfuncinfo` (`src/runtime/traceback.go`) shows gopanic in the middle of a stack: deferred code
+            // begins there.
             tracebacks::shows(func, release) || (func == tracebacks::PANIC && *index > 0)
         };
         let shown: Vec<StackLine> =
@@ -138,6 +139,7 @@ impl Names {
         for pc in stack {
             let mut lines = self.lines(*pc).to_vec();
             lines.retain(|line| {
+                // `elideWrapperCalling` (`src/runtime/traceback.go`): a wrapper that panicked itself is shown.
                 let panics = tracebacks::shows_its_wrapper(&line.site.func);
                 let called_for_panic = std::mem::replace(&mut callee_panics, panics);
                 !line.wrapper || called_for_panic

@@ -4,14 +4,14 @@ use crate::{binary::GoBinary, event::Stack, goruntime::is_plumbing};
 use serde::Serialize;
 use std::{collections::HashMap, sync::Arc};
 
-/// A place in the program's source. All JSON of sfgi has it like this.
+/// A place in the program's source, in the form of all JSON of sfgi.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Site {
     /// Full function name, as Go prints it.
     pub func: Arc<str>,
     /// File, as the compiler recorded it; empty when unknown.
     pub file: Arc<str>,
-    /// Line; 0 when unknown.
+    /// Counted from 1; 0 when unknown.
     pub line: u32,
 }
 
@@ -29,7 +29,7 @@ pub struct Symbols {
 
 enum Source {
     Binary(Arc<GoBinary>),
-    /// A recording: what is not in the cache has no name.
+    /// A recording: an address that is not in the cache has no name.
     Told,
 }
 
@@ -44,22 +44,22 @@ impl Symbols {
         Symbols { source: Source::Told, bias: 0, cache: HashMap::new(), entries: HashMap::new() }
     }
 
-    /// Says which frames [`Symbols::frames`] is to find at `pc`.
+    /// Sets what [`Symbols::frames`] finds at `pc`.
     pub fn tell_frames(&mut self, pc: u64, frames: Arc<[Site]>) {
         self.cache.insert(pc, frames);
     }
 
-    /// Says what [`Symbols::entry`] is to find for `startpc`.
+    /// Sets what [`Symbols::entry`] finds for `startpc`.
     pub fn tell_entry(&mut self, startpc: u64, entry: u64) {
         self.entries.insert(startpc, entry);
     }
 
-    /// What was added to the link addresses.
+    /// The load bias: what the kernel added to the link-time addresses.
     pub fn bias(&self) -> u64 {
         self.bias
     }
 
-    /// The load bias became known, or another one.
+    /// Sets the load bias, which was not known or has changed; forgets all names found with the old one.
     pub fn set_bias(&mut self, bias: u64) {
         self.bias = bias;
         self.cache.clear();
@@ -108,6 +108,7 @@ impl Symbols {
     /// The function a goroutine runs, by its `g.startpc`.
     pub fn function(&mut self, startpc: u64) -> Option<Site> {
         let entry = self.entry(startpc);
+        // At an entry, code that is inlined at the function's beginning comes first, the function itself last.
         self.frames(entry).last().cloned()
     }
 

@@ -1,7 +1,7 @@
 //! Numbers and text as bytes: LEB128, small numbers first; differences by zigzag. Reading is
 //! bounds-checked and never panics, whatever the bytes are.
 
-/// The bytes of a frame do not mean anything.
+/// The bytes of a frame mean nothing, although its checksum matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its contents make no sense")]
 pub struct Senseless;
@@ -68,7 +68,8 @@ impl<'a> Take<'a> {
         Ok(base.wrapping_add((zigzag >> 1) ^ (zigzag & 1).wrapping_neg()))
     }
 
-    /// A count of things of which each takes at least a byte: never more than there can be.
+    /// A count of things that take a byte each at least. A count beyond the bytes that are left is senseless, so none
+    /// makes a reader allocate more than a frame has.
     pub fn count(&mut self) -> Result<usize, Senseless> {
         let count = usize::try_from(self.number()?).map_err(|_| Senseless)?;
         if count <= self.0.len() { Ok(count) } else { Err(Senseless) }

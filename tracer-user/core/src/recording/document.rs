@@ -13,7 +13,7 @@ use std::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Document<'a> {
-    /// What it is, `leaks.json`.
+    /// Such as `leaks.json`; cut to 100 bytes when it is written.
     pub name: &'a str,
     /// The process it is about.
     pub pid: u32,
@@ -26,6 +26,7 @@ pub struct Document<'a> {
 /// Those of `out`.
 pub fn append(out: &mut impl Write, document: &Document<'_>) -> io::Result<()> {
     let Document { name, pid, body } = document;
+    // The rest of the frame is for name, PID and mark.
     let mut pieces = body.chunks(MAX_RAW - (1 << 10)).peekable();
     let mut first = true;
     while first || pieces.peek().is_some() {
@@ -51,7 +52,7 @@ pub fn copy_document(
     pid: Option<u32>,
     out: &mut impl Write,
 ) -> Result<bool, OpenError> {
-    // Which one is the last is only known at the end: the first pass counts, the second copies.
+    // Which document is the last is only known at the end: the first pass counts, the second copies.
     let mut documents = 0;
     each(path, name, pid, |first, _| {
         documents += usize::from(first);

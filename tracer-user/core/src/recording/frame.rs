@@ -1,4 +1,4 @@
-//! The file as such: a header, then frames, each whole in itself and checked, appended one by one.
+//! The form of the file: a header, then frames, each whole in itself and checked, appended one by one.
 //!
 //! ```text
 //! file:  "sfgi rec"  version:u32  0:u32                      16 bytes, little-endian like all of it
@@ -17,10 +17,10 @@ pub(crate) const MAGIC: [u8; 8] = *b"sfgi rec";
 /// The version that is written; a reader refuses younger ones.
 pub(crate) const VERSION: u32 = 1;
 
-/// Bytes of a frame's contents at most, before compression.
+/// Bytes of a frame's contents at most, before compression: what a reader must be ready to allocate.
 pub(crate) const MAX_RAW: usize = 16 << 20;
 
-/// zstd's level: 3 halves what 1 leaves at a small price.
+/// The level of zstd: 3 halves what 1 leaves at a small price.
 const LEVEL: i32 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,13 @@ pub(crate) enum Kind {
     /// The first: JSON of a [`Head`].
     Head,
     Names,
-    /// Inputs and rounds.
+    /// Inputs of targets and the ends of rounds (`items`).
     Data,
-    /// A document that was made when it was recorded.
+    /// A document that only the live program could give (`document`).
     Document,
     /// The last: JSON of a [`Tail`].
     Tail,
-    /// Of a later version that only adds: to be skipped.
+    /// A kind of a later version that only adds kinds: it is skipped.
     Other(u8),
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct Frames<R> {
 }
 
 impl<R: Read> Frames<R> {
-    /// Behind the file's header.
+    /// `input` must stand behind the file's header.
     pub(crate) fn new(input: R) -> io::Result<Self> {
         let decompressor = zstd::bulk::Decompressor::new()?;
         Ok(Frames { input, offset: 16, stored: Vec::new(), raw: Vec::new(), decompressor })
@@ -141,11 +141,12 @@ impl<R: Read> Frames<R> {
         }
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let (stored, raw, crc) = (word(0) as usize, word(4) as usize, word(12));
+        // Refused before anything is allocated: no writer makes such lengths.
         if raw > MAX_RAW || stored > zstd::zstd_safe::compress_bound(MAX_RAW) {
             return Ok(Next::Damaged(Damage::Checksum));
         }
         self.stored.clear();
-        // Grows with what is there, whatever the header says.
+        // Allocates as the bytes arrive, whatever length the header claims.
         let got = (&mut self.input).take(stored as u64).read_to_end(&mut self.stored)?;
         if got < stored {
             return Ok(Next::Damaged(Damage::CutOff));
@@ -181,7 +182,7 @@ pub(crate) fn fill(input: &mut impl Read, to: &mut [u8]) -> io::Result<usize> {
 /// The schema of [`Head`] and [`Tail`]: fields may be added, and are ignored by readers that do not know them.
 const SCHEMA: &str = "sfgi.recording/1";
 
-/// The first frame.
+/// The first frame: what was recorded, when, and on what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     pub schema: String,

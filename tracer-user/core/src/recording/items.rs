@@ -1,4 +1,4 @@
-//! What is in a data frame: inputs of targets, and where a round ends.
+//! The contents of a data frame: inputs of targets, and the ends of rounds.
 
 use super::bytes::{Put, Senseless, Take};
 use crate::{
@@ -22,16 +22,15 @@ const TAG_BITS: u32 = 2;
 /// Events, goroutines or stacks in one item; more are several items.
 pub(super) const CHUNK: usize = 1 << 12;
 
-/// Goroutines of one snapshot.
+/// Goroutines of one snapshot at most: a hostile file may go on with pieces forever.
 const MAX_SEEN: usize = 1 << 22;
 
-/// Frames of a whole stack.
+/// Frames of a whole stack at most; the writer cuts longer ones.
 const MAX_STACK: usize = 1 << 14;
 
 /// One thing in a data frame.
 #[derive(Debug)]
 pub(super) enum Item {
-    /// A round is over.
     Round,
     /// What came in of the target with this number.
     Input(usize, Input),
@@ -53,13 +52,12 @@ impl Writer {
         Writer { events: Encoder::new(), out: Vec::new() }
     }
 
-    /// A round is over.
     pub(super) fn round(&mut self) {
         self.out.number(ROUND);
     }
 
-    /// A piece of a batch: its first `events` are its own, the rest is said by the batch. What a loss casts doubt
-    /// on comes before the events, what is complete is known behind the last.
+    /// Writes a piece of a batch, with the events of its own. The first piece tells of losses, because their doubt
+    /// comes before the events; the last tells up to when the batch is complete.
     pub(super) fn events(&mut self, target: usize, batch: &Batch, events: &[Event], first: bool, last: bool) {
         let out = &mut self.out;
         out.number(tag(EVENTS, target));
@@ -134,9 +132,9 @@ fn state_byte(state: State) -> u8 {
 #[derive(Debug)]
 pub(super) struct Reader {
     events: Decoder,
-    /// By target: the pieces of a snapshot that came so far.
+    /// By target: the pieces so far of a snapshot that is not complete.
     pieces: Vec<Vec<Seen>>,
-    /// The events of the last batch, given back by the player to be filled again: no allocation for each batch.
+    /// The events of the last batch, given back by the player, so that not each batch allocates.
     pub(super) spare: Vec<Event>,
 }
 
@@ -145,12 +143,12 @@ impl Reader {
         Reader { events: Decoder::new(), pieces: vec![Vec::new(); targets], spare: Vec::new() }
     }
 
-    /// The next frame begins.
+    /// Begins a frame, which has tables of its own.
     pub(super) fn begin(&mut self) {
         self.events.clear();
     }
 
-    /// The next item of the frame; `None`: a piece of one.
+    /// The next item of the frame; `None`: it was a piece of one.
     pub(super) fn item(&mut self, take: &mut Take<'_>) -> Result<Option<Item>, Senseless> {
         let number = take.number()?;
         let target = usize::try_from(number >> TAG_BITS).map_err(|_| Senseless)?;
@@ -209,6 +207,7 @@ impl Reader {
             let goid = take.number()?;
             let since_ts = if take.number()? == 0 { None } else { Some(self.events.ts(take)?) };
             let read_ts = self.events.ts(take)?;
+            // 0: the stack before; else one more than the number of its frames.
             let pcs = match take.count()? {
                 0 => Arc::clone(&stacks.last().ok_or(Senseless)?.pcs),
                 len => {
@@ -226,10 +225,9 @@ impl Reader {
     }
 }
 
-/// What events of one probe have in common: kind, states, reason, and which payload.
+/// What the events of one probe have in common: kind, states, reason, and form of the payload.
 type Shape = [u8; 5];
 
-/// The number of a payload's form.
 fn form(payload: &Payload) -> u8 {
     match payload {
         Payload::None => 0,

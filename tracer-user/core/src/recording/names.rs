@@ -16,16 +16,17 @@ const STRING: u64 = 0;
 const FRAMES: u64 = 1;
 const ENTRY: u64 = 2;
 
-/// Names that a reader keeps at most.
+/// Names that a reader keeps at most; a writer leaves further addresses without one.
 const CAPACITY: usize = 1 << 22;
 
-/// Bytes of a frame from which on the next is begun: what one address adds fits behind.
+/// Bytes from which on a frame of names is finished. What one address adds at most (`MAX_INLINED` functions and files
+/// of `MAX_STRING` bytes) still fits below `MAX_RAW`.
 const FRAME: usize = MAX_RAW / 16;
 
 /// Frames at one address: inlined functions lie within each other.
 const MAX_INLINED: usize = 100;
 
-/// The addresses of one target that were named already, and those that wait for it.
+/// The addresses of one target that have names already, and those that still need them.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     known: HashSet<u64>,
@@ -107,7 +108,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// The contents of the frames to write.
+    /// Takes the contents of the frames to write.
     pub(super) fn take(&mut self) -> Vec<Vec<u8>> {
         if !self.out.is_empty() {
             self.frames.push(std::mem::take(&mut self.out));
@@ -164,7 +165,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Takes the contents of one frame; `symbols` gives those of a target.
+    /// Takes the contents of one frame and tells the names to the symbols of their targets.
     pub(super) fn read(&mut self, mut take: Take<'_>, targets: &mut [Target]) -> Result<(), Senseless> {
         while !take.is_empty() {
             let tag = take.number()?;

@@ -1,4 +1,4 @@
-//! Plays a recording: what came in goes through the same model and to the same observers as when it was live.
+//! Plays a recording: its inputs go through the same model and to the same observers as when they were live.
 
 use super::{
     bytes::{Senseless, Take},
@@ -34,7 +34,7 @@ pub enum OpenError {
 /// Why playing stopped before the end.
 #[derive(Debug, thiserror::Error)]
 pub enum PlayError {
-    /// The file cannot be read any more.
+    /// The file could be opened but cannot be read on.
     #[error("cannot be read")]
     Read(#[source] io::Error),
     #[error(transparent)]
@@ -46,7 +46,7 @@ pub struct Played {
     pub ends: Vec<End>,
     /// Why the file ends before the recording does, and after how many bytes.
     pub damage: Option<(u64, Damage)>,
-    /// The recording was stopped as it should be.
+    /// Whether the recording was stopped in order and has a [`Tail`].
     pub whole: bool,
 }
 
@@ -85,7 +85,7 @@ impl Player {
         Player::new(Box::new(BufReader::with_capacity(1 << 18, file)), bytes)
     }
 
-    /// The same of something that has so many bytes.
+    /// As [`Player::open`], of an input that has so many bytes; they are only told to `progress`.
     ///
     /// # Errors
     /// It cannot be played at all.
@@ -100,7 +100,6 @@ impl Player {
         Ok(Player { targets: head.targets.iter().map(target).collect(), head, frames, bytes })
     }
 
-    /// What it says of itself.
     pub fn head(&self) -> &Head {
         &self.head
     }
@@ -109,8 +108,8 @@ impl Player {
     /// clock). `progress` is told how many bytes of how many have been read.
     ///
     /// # Errors
-    /// The file cannot be read, or an observer not go on. That the file is damaged is no error: everything up to
-    /// there is played, and the result says so.
+    /// The file cannot be read, or an observer cannot go on. Damage is no error: everything before it is played, and
+    /// the result tells of it.
     pub fn play(
         self,
         observers: &mut [&mut dyn Observer],
@@ -150,13 +149,14 @@ impl Player {
                 Err(Stop::Failed(error)) => return Err(error),
             }
         }
+        // The tail is about the end of the recording, not about the time that was asked for.
         playing.finish(tail.filter(|_| !over), over, damage)
     }
 }
 
 /// Why a frame is not played to its end.
 enum Stop {
-    /// What was wanted is over.
+    /// The time that was asked for is over.
     Over,
     Senseless,
     Failed(PlayError),
@@ -250,6 +250,7 @@ impl<'a, 'o> Playing<'a, 'o> {
         over: bool,
         damage: Option<(u64, Damage)>,
     ) -> Result<Played, PlayError> {
+        // A recording that was cut off may end within a round.
         if self.round.news.iter().any(|news| news.ts != 0) {
             self.end_round()?;
         }

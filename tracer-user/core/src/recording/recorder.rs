@@ -1,4 +1,4 @@
-//! Writes a recording while it happens.
+//! Writes a recording while the trace runs.
 
 use super::{
     frame::{self, Head, Kind, Tail},
@@ -23,19 +23,19 @@ const FRAME_BYTES: usize = 1 << 20;
 /// … or so many nanoseconds: what a crash may cost.
 const FRAME_NS: u64 = 1_000_000_000;
 
-/// When a ring is written besides at the end.
+/// When a ring is written, apart from the end of the trace.
 #[derive(Clone, Default)]
 pub struct Trigger {
-    /// Somebody asks for it; it is reset when that was done.
+    /// Set to ask for a file; the next round resets it and writes one.
     pub asked: Arc<AtomicBool>,
-    /// An illegal transition, or a goroutine that the program's own collector found leaked.
+    /// An illegal transition, or a goroutine that the target's own collector found leaked, asks for a file, too.
     pub on_finding: bool,
 }
 
 /// Gives the outputs: the first for the recording, or the first writing of a ring, then one for each further.
 pub type Outputs = Box<dyn FnMut() -> io::Result<Box<dyn Write + Send>> + Send>;
 
-/// An [`Observer`] that records.
+/// An [`Observer`] that records: into a file, or into a ring in memory.
 pub struct Recorder {
     head: Head,
     outputs: Outputs,
@@ -58,7 +58,7 @@ enum Store {
     Ring {
         ring: Ring,
         trigger: Trigger,
-        /// Names are needed as long as anything is kept that has them.
+        /// All names since the beginning: anything that is kept may need any of them.
         names: Vec<u8>,
     },
 }
@@ -88,7 +88,7 @@ impl Recorder {
         })
     }
 
-    /// Writes what is collected as frames.
+    /// Packs what is collected into frames.
     fn cut(&mut self) -> io::Result<()> {
         for raw in self.names.take() {
             let frame = frame::pack(Kind::Names, &raw)?;
@@ -133,7 +133,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Cuts a frame that is large already: what a round brings has no bound.
+    /// Cuts a frame that is large already, because the size of a round has no bound.
     fn fit(&mut self) -> io::Result<()> {
         if self.data.out.len() > 4 * FRAME_BYTES { self.cut() } else { Ok(()) }
     }
@@ -190,6 +190,7 @@ fn standing(targets: &[Target], now_ts: u64) -> io::Result<Vec<u8>> {
             }
             Ok(())
         })?;
+        // A snapshot is merged when the events of its time are complete, so this makes it due.
         let complete = Batch { doubt_until: now_ts, complete_until: now_ts, ..Batch::default() };
         data.events(at, &complete, &[], true, true);
     }
@@ -198,7 +199,7 @@ fn standing(targets: &[Target], now_ts: u64) -> io::Result<Vec<u8>> {
     Ok(frames)
 }
 
-/// Gives the pieces that items are made of, and which is the first and the last; there is one at least.
+/// Gives the pieces that items are made of, and which is the first and the last; there is at least one.
 fn in_pieces<T>(all: &[T], mut each: impl FnMut(&[T], bool, bool) -> io::Result<()>) -> io::Result<()> {
     let mut pieces = all.chunks(items::CHUNK).peekable();
     let mut first = true;
@@ -221,6 +222,7 @@ fn known(target: &Target, now_ts: u64) -> SnapshotInput {
         goid: known.goid,
         state: known.state,
         reason: known.reason,
+        // 0: the reader measures from `now_ts` and says "at least", as the model does here.
         since_ts: if known.since_is == Measure::AtLeast { 0 } else { known.since_ts },
         tid: known.tid,
         birth: known.birth.unwrap_or_default(),
@@ -288,6 +290,7 @@ impl Observer for Recorder {
         self.segment(targets)?;
         let Store::Ring { trigger, .. } = &self.store else { return Ok(()) };
         let finding = |step: &crate::model::Step| matches!(step.what, What::Illegal | What::Leak);
+        // Relaxed: the flag carries no data.
         let why = if trigger.asked.swap(false, Ordering::Relaxed) {
             "it was asked for"
         } else if trigger.on_finding && round.steps().any(|(_, step)| finding(step)) {
@@ -309,7 +312,7 @@ impl Observer for Recorder {
     }
 }
 
-/// How much is kept.
+/// How much of a trace is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     All,
@@ -319,10 +322,10 @@ pub enum Keep {
     Bytes(u64),
 }
 
-/// A ring lets go of a segment as a whole: an eighth of what is kept.
+/// Segments of a ring, each an eighth of what is kept. A ring lets go of a segment as a whole.
 const SEGMENTS: u64 = 8;
 
-/// Frames that are let go of together.
+/// Frames that a ring lets go of together.
 #[derive(Debug)]
 struct Segment {
     began_ts: u64,
@@ -360,12 +363,14 @@ impl Ring {
         }
     }
 
-    /// Begins a segment with frames that tell how things stand, and lets go of what need not be kept any more.
+    /// Begins a segment with frames that tell the state of all goroutines, and lets go of segments that need not be
+    /// kept.
     fn begin(&mut self, now_ts: u64, standing: Vec<u8>) {
         while let Some(second) = self.segments.get(1) {
             let needed = match self.keep {
                 Keep::All => true,
                 Keep::Last(ns) => now_ts.saturating_sub(second.began_ts) < ns,
+                // An eighth is left for the segment that begins.
                 Keep::Bytes(bytes) => self.bytes <= bytes / SEGMENTS * (SEGMENTS - 1),
             };
             if needed {
@@ -378,7 +383,6 @@ impl Ring {
         self.segments.push_back(Segment { began_ts: now_ts, standing, frames: Vec::new() });
     }
 
-    /// Adds a packed frame.
     fn push(&mut self, frame: &[u8]) {
         if let Some(segment) = self.segments.back_mut() {
             segment.frames.extend_from_slice(frame);
@@ -392,7 +396,7 @@ impl Ring {
         first.into_iter().chain(self.segments.iter().map(|segment| &*segment.frames))
     }
 
-    /// Since when, nanoseconds.
+    /// When the oldest segment began; `None`: the ring is empty.
     fn began_ts(&self) -> Option<u64> {
         self.segments.front().map(|segment| segment.began_ts)
     }

@@ -22,7 +22,7 @@ pub struct SnapshotInput {
     pub complete: bool,
 }
 
-/// The stack of a block that lasts.
+/// The whole stack of a goroutine whose block has lasted long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WholeStack {
     pub goid: u64,

@@ -1,5 +1,5 @@
 //! The targets of a session, live or from a recording: what comes in ([`Input`]), the model and the names of each
-//! ([`Target`]), what happened in one go ([`Round`]), and who is told ([`Observer`]).
+//! target ([`Target`]), what happened between two drains ([`Round`]), and who is told ([`Observer`]).
 //!
 //! A live trace and a recording of it pass through the same code from here on, so that whatever one
 //! shows the other shows, too. No eBPF, no terminal and no clock here.

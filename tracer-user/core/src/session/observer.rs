@@ -1,11 +1,11 @@
-//! What happened in one go, and everything that is told of it: what shows, counts, converts.
+//! Rounds, and the observers that are told of them: what shows, counts, converts.
 
 use super::{Input, Target};
 use crate::model::{Merged, Step, Whats};
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// What happened in one go, by target.
+/// What happened in one round, by target.
 #[derive(Debug, Default)]
 pub struct Round {
     /// In the order of the targets.
@@ -21,7 +21,7 @@ pub struct News {
     pub lost: u64,
     /// What a snapshot changed, when it was taken to see how things stand after a loss.
     pub resync: Option<Merged>,
-    /// When this was known, `CLOCK_MONOTONIC` nanoseconds; 0: nothing came.
+    /// When this was known, `CLOCK_MONOTONIC` nanoseconds; 0: nothing came in.
     pub ts: u64,
 }
 
@@ -51,8 +51,8 @@ impl Round {
     }
 }
 
-/// Is told everything that happens, live or from a recording: `begin`, then again and again the inputs of a round and
-/// the `round` itself, then `end`.
+/// Receives everything that happens, live or from a recording: `begin`, then for each round its inputs and `round`,
+/// then `end`.
 pub trait Observer {
     /// The kinds of steps it uses; other kinds may come all the same.
     fn wants(&self) -> Whats {
@@ -68,8 +68,8 @@ pub trait Observer {
         Ok(())
     }
 
-    /// What came in of the target with this number; told when `target` has taken it, before the round it
-    /// belongs to, and only if it changed anything.
+    /// What came in of the target with this number, after `target` has taken it and before the round that it belongs
+    /// to; only if it changed anything.
     ///
     /// # Errors
     /// Those of its output.
@@ -78,7 +78,7 @@ pub trait Observer {
         Ok(())
     }
 
-    /// What happened in one go; the targets are as they were right behind it.
+    /// What happened in one round; the targets are in the state right behind it.
     ///
     /// # Errors
     /// Those of its output.

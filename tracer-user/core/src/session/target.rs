@@ -1,4 +1,4 @@
-//! A target as a session sees it: its model, its names, and what its memory told beside.
+//! A target as a session sees it: its model, its names, and what was read of its memory.
 
 use super::{End, Input, News, SnapshotInput, WholeStack};
 use crate::{
@@ -57,7 +57,7 @@ impl About {
 /// One target, live or from a recording.
 pub struct Target {
     about: About,
-    /// Whether it runs the binary already: a launched command does not before its `exec`.
+    /// Whether the target runs the binary already; a launched command does so after its `exec`.
     runs: bool,
     goroutines: Goroutines,
     symbols: Symbols,
@@ -69,10 +69,10 @@ pub struct Target {
     ended: Option<String>,
 }
 
-/// What an [`Input`] did.
+/// What an [`Input`] did to its [`Target`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// Without this input, things would stand otherwise.
+    /// Whether a replay needs the input: one that changed nothing is not recorded.
     pub changed: bool,
     /// The process began to run the binary.
     pub executed: bool,
@@ -110,7 +110,6 @@ impl Target {
         self.symbols.bias()
     }
 
-    /// Whether it runs its binary already.
     pub fn runs(&self) -> bool {
         self.runs
     }
@@ -149,6 +148,7 @@ impl Target {
     fn events(&mut self, batch: &Batch, news: &mut News) -> Taken {
         let mut taken = Taken { changed: !batch.events.is_empty(), executed: false };
         news.ts = batch.doubt_until;
+        // A read that failed within a probe leaves out a state just as a lost event does.
         if batch.lost + batch.blurred != 0 {
             self.goroutines.lost(batch.lost + batch.blurred, batch.doubt_until);
             news.lost += batch.lost;
@@ -161,9 +161,10 @@ impl Target {
                 self.goroutines.apply(event, &mut news.steps);
             }
         }
-        // Before the dead are forgotten: whom the snapshot saw alive may have ended since.
+        // Before the dead are forgotten: a goroutine that the snapshot saw alive may have ended since.
         if let Some(snapshot) = self.pending.take_if(|pending| pending.ended_ts <= batch.complete_until) {
             let merged = self.goroutines.merge(&snapshot.seen, snapshot.began_ts, snapshot.complete);
+            // The first snapshot is part of the beginning; only a later one answers a loss.
             news.resync = Some(merged).filter(|_| std::mem::replace(&mut self.joined, true));
             taken.changed = true;
         }
@@ -246,7 +247,7 @@ const MAX_STACKS: usize = 1_000_000;
 #[derive(Debug, Default)]
 struct WholeStacks {
     stacks: HashMap<u64, WholeStack>,
-    /// Whose block is over: theirs are let go of when the next events come.
+    /// Goroutines whose block is over: their stacks go when the next input comes.
     over: Vec<u64>,
 }
 
@@ -259,7 +260,7 @@ impl WholeStacks {
         }
     }
 
-    /// The steps that were made so far have been shown to everyone.
+    /// Lets the stacks of ended blocks go: every observer has seen the steps that were made before.
     fn forget_over(&mut self) {
         for goid in self.over.drain(..) {
             self.stacks.remove(&goid);
@@ -280,6 +281,7 @@ impl WholeStacks {
         let long = self.stacks.get(&step.goid)?;
         // A stack that was read after the end of the block is another block's.
         let exact = step.measure == Measure::Exact;
+        // A block whose beginning was seen is known by its time; one from before the trace has none.
         let same = long.since_ts.map_or(!exact, |since_ts| exact && since_ts == began_ts);
         let pcs = (same && long.read_ts < step.ts).then(|| Arc::clone(&long.pcs))?;
         self.over.push(step.goid);

@@ -1,20 +1,19 @@
-//! The arguments of a frame, as a traceback prints them: `printArgs` of `src/runtime/traceback.go`,
-//! the same from 1.19 to 1.27. What is to be printed is a little program that the compiler leaves
-//! for each function (`FUNCDATA_ArgInfo`, `cmd/compile/internal/ssagen.emitArgInfo`); it is
-//! translated once for each pc.
+//! The arguments of a frame, as a traceback prints them: `printArgs` of `src/runtime/traceback.go`, the same from 1.19
+//! to 1.27. The compiler leaves a small program for each function that says what to print (`FUNCDATA_ArgInfo`,
+//! `cmd/compile/internal/ssagen.emitArgInfo`). It is translated once for each pc, because liveness depends on the pc.
 
 use crate::binary::{FuncData, Function, PcData, Pclntab};
 use crate::memory::Memory;
 use std::fmt::Write;
 
-/// Operators of the program (`abi.TraceArgs…`; in 1.19 constants within `printArgs`); any other
-/// byte is an offset, and the next one a size.
+/// Operators of the program (`abi.TraceArgs…`; in 1.19 constants within `printArgs`). Any other byte is an offset,
+/// which a size follows.
 const END: u8 = 0xff;
 const START_AGGREGATE: u8 = 0xfe;
 const END_AGGREGATE: u8 = 0xfd;
 const DOTDOTDOT: u8 = 0xfc;
 const OFFSET_TOO_LARGE: u8 = 0xfb;
-/// `abi.TraceArgsMaxLen`: no program is longer.
+/// `abi.TraceArgsMaxLen`: longest program that the compiler emits.
 const MAX_PROGRAM: usize = 171;
 
 /// What is printed for the arguments of a function at one pc.
@@ -25,18 +24,19 @@ pub(super) struct ArgProgram(Box<[Piece]>);
 enum Piece {
     Text(&'static str),
     Value {
-        /// From the first argument.
+        /// Bytes from the first argument.
         offset: u8,
-        /// In bytes; eight at most are printed.
+        /// Bytes of the value; at most eight are printed.
         size: u8,
-        /// Whether the argument is what the caller passed: its register may not have been spilled.
+        /// Whether the memory holds the argument. If its register was not spilled it may not, and a traceback prints
+        /// `?`.
         live: bool,
     },
 }
 
 impl ArgProgram {
-    /// The program of `function` where `lookup` is the address whose liveness is meant (link-time;
-    /// for a frame that made a call, one within the call).
+    /// The program of `function`, with the liveness at the link-time address `lookup` (for a frame that made a call, an
+    /// address within the call).
     pub(super) fn compile(functions: &Pclntab, function: &Function<'_>, lookup: u64) -> ArgProgram {
         let Some(info) = functions.funcdata(function, FuncData::ArgInfo) else {
             return ArgProgram::default();
@@ -46,8 +46,8 @@ impl ArgProgram {
         ArgProgram(translate(info, &liveness))
     }
 
-    /// Appends the text that stands between the parentheses. `argp` is the address of the first
-    /// argument; nothing outside `stack` is read, and `_` stands for what cannot be.
+    /// Appends the text between the parentheses of a traceback. `argp` is the address of the first argument. Nothing
+    /// outside `stack` is read; `_` stands for a value that cannot be read.
     pub(super) fn print(&self, memory: &dyn Memory, argp: u64, stack: (u64, u64), out: &mut String) {
         for piece in &self.0 {
             match piece {
@@ -67,17 +67,17 @@ impl ArgProgram {
     }
 }
 
-/// The word at an address within the stack.
+/// The word at an address. `None`: it does not lie within `stack`, or cannot be read.
 pub(super) fn word(memory: &dyn Memory, addr: u64, stack: (u64, u64)) -> Option<u64> {
     let inside = addr >= stack.0 && addr.checked_add(8).is_some_and(|end| end <= stack.1);
     inside.then(|| memory.word(addr).ok())?
 }
 
-/// Which arguments have been spilled at a pc (`FUNCDATA_ArgLiveInfo`).
+/// Which arguments that came in registers have been spilled at a pc (`FUNCDATA_ArgLiveInfo`).
 struct Liveness<'a> {
-    /// Its first byte is the offset of the first argument that came in a register.
+    /// The table; its first byte is the offset of the first argument that came in a register.
     info: Option<&'a [u8]>,
-    /// Where in it the bits for the pc begin; 0 or less: all are live.
+    /// Offset in the table of the bits for the pc; 0 or less: all arguments are live.
     index: i32,
 }
 

@@ -1,22 +1,23 @@
-//! The labels of a goroutine (`runtime/pprof`: `Do`, `SetGoroutineLabels`): what `g.labels` points
-//! to, a `labelMap`. It is never changed once a goroutine has it.
+//! The labels of a goroutine (`runtime/pprof`: `Do`, `SetGoroutineLabels`): the `labelMap` that `g.labels` points to. A
+//! `labelMap` is never changed once a goroutine has it, so it can be read while the target runs.
 //!
-//! Up to Go 1.23 that is a `map[string]string` (`src/runtime/pprof/label.go`, `src/runtime/map.go`:
-//! `hmap`, `bmap`), from 1.24 a slice of pairs of strings.
+//! Up to Go 1.23 it is a `map[string]string` (`src/runtime/pprof/label.go`, `src/runtime/map.go`: `hmap`, `bmap`),
+//! since 1.24 a slice of pairs of strings.
 
 use super::View;
 use crate::binary::bytes::u64_at;
 use crate::memory::{Memory, Range};
 use std::collections::{BTreeMap, HashMap};
 
-/// Labels of one goroutine that are read; who sets them sets a few.
+/// Most labels of one goroutine that are read; programs set a few.
 const MAX_LABELS: usize = 64;
-/// What is kept of a target that makes up label sets without end; later ones are not read.
+/// Most bytes of all label sets that are kept; later ones are not read. A hostile target could give each goroutine its
+/// own.
 const MAX_BYTES: usize = 1 << 28;
-/// Bytes of a key or value that are read.
+/// Bytes of a key or value that are read; the rest is cut off.
 const MAX_TEXT: u64 = 1 << 10;
 
-/// Bytes of a pair of strings.
+/// Bytes of a pair of Go strings (pointer and length each).
 const PAIR: usize = 32;
 
 /// Slots of a bucket (`abi.MapBucketCount`).
@@ -27,33 +28,34 @@ const KEYS: usize = SLOTS;
 const VALUES: usize = KEYS + SLOTS * 16;
 const OVERFLOW: usize = VALUES + SLOTS * 16;
 const BUCKET: usize = OVERFLOW + 8;
-/// `minTopHash`: the byte of a slot that holds an entry, which has not been moved elsewhere.
+/// `minTopHash`: the least byte of a slot that holds an entry. Smaller ones mean empty, or moved to the new table.
 const FILLED: u8 = 5;
-/// In `hmap.flags`: the map is being moved to a table of the same size, else to one twice as large.
+/// `sameSizeGrow` in `hmap.flags`: the map is being moved to a table of the same size; without it, to one twice as
+/// large.
 const SAME_SIZE_GROW: u8 = 8;
-/// Buckets of a map that are read. At most 6.5 labels a bucket on average: these hold far more than
-/// [`MAX_LABELS`].
+/// Most buckets of a map that are read. A bucket holds 6.5 entries on average before the map grows, so these hold more
+/// than [`MAX_LABELS`].
 const MAX_BUCKETS: u64 = 64;
 
 type LabelSet = Vec<(String, String)>;
 
-/// Label sets by their ids (index + 1 into the list of all), each read and kept once: a million goroutines have few
-/// different ones.
+/// The label sets of a snapshot by id (index + 1 into [`Snapshot::labels`](super::Snapshot::labels)), each read and
+/// kept once: a million goroutines have few different ones.
 #[derive(Default)]
 pub(super) struct LabelSets {
-    /// Bytes of all of them.
+    /// Bytes of all texts that are kept, bounded by [`MAX_BYTES`].
     bytes: usize,
     by_addr: HashMap<u64, u32>,
     by_content: HashMap<LabelSet, u32>,
 }
 
 impl LabelSets {
-    /// The id of the set at `addr` (`g.labels`), which is added to `all` if it is new; 0: no labels.
+    /// The id of the set at `addr` (`g.labels`). A new set is added to `all`. 0: no labels, or none that can be read.
     pub(super) fn id(&mut self, view: &View<'_>, addr: u64, all: &mut Vec<LabelSet>) -> u32 {
         if addr == 0 {
             return 0;
         }
-        // Goroutines inherit the labels of their creator, so most share one address.
+        // Goroutines inherit the labels of their creator, so most share an address.
         if let Some(id) = self.by_addr.get(&addr) {
             return *id;
         }
@@ -71,11 +73,11 @@ impl LabelSets {
     }
 }
 
-/// A key and its value, as (address, length) each.
+/// A key and its value, each as (address, length).
 type Pair = [(u64, u64); 2];
 
-/// The labels at `labels`, the value of a `g.labels` that is not 0: keys in order, no more than 64,
-/// texts cut at 1 KiB. `None`: there are no labels that make sense.
+/// The labels at `labels`, the value of a `g.labels` that is not 0. Keys ascend; there are at most [`MAX_LABELS`], and
+/// texts have at most [`MAX_TEXT`] bytes. `None`: the memory cannot be read.
 fn read(view: &View, labels: u64) -> Option<Vec<(String, String)>> {
     if view.binary.version().release.labels_are_a_slice() {
         texts(view.memory, slice(view.memory, labels)?)
@@ -84,7 +86,7 @@ fn read(view: &View, labels: u64) -> Option<Vec<(String, String)>> {
     }
 }
 
-/// A `struct { list []struct { key, value string } }`.
+/// The pairs of a `struct { list []struct { key, value string } }`.
 fn slice(memory: &dyn Memory, labels: u64) -> Option<Vec<Pair>> {
     let mut head = [0; 16];
     memory.read(labels, &mut head).ok()?;
@@ -95,14 +97,14 @@ fn slice(memory: &dyn Memory, labels: u64) -> Option<Vec<Pair>> {
     (0..count).map(|index| Some([text(index * PAIR)?, text(index * PAIR + 16)?])).collect()
 }
 
-/// A `*hmap`: the pointer to the map is what the pointer in the `g` points to.
+/// The pairs of a map. `g.labels` points to a variable that holds the `*hmap`, so there is one pointer more to follow.
 fn map(memory: &dyn Memory, labels: u64) -> Option<Vec<Pair>> {
     let mut hmap = [0; 32];
     match memory.word(labels).ok()? {
         0 => return Some(Vec::new()),
         addr => memory.read(addr, &mut hmap).ok()?,
     }
-    // `hmap { count int; flags, B uint8; …; buckets, oldbuckets }`: while a map grows its entries are in either table.
+    // `hmap { count int; flags, B uint8; …; buckets, oldbuckets }`: entries of a map that grows are in either table.
     let [flags, log2, ..] = *hmap.get(8..)? else { return None };
     let count = 1u64.checked_shl(u32::from(log2)).unwrap_or(u64::MAX);
     let old_count = if flags & SAME_SIZE_GROW == 0 { count / 2 } else { count };
@@ -112,6 +114,7 @@ fn map(memory: &dyn Memory, labels: u64) -> Option<Vec<Pair>> {
         todo.extend((0..count.min(MAX_BUCKETS)).map(addr).filter(|_| table != 0));
     }
     let (mut pairs, mut bucket) = (Vec::new(), [0; BUCKET]);
+    // Chains of overflow buckets may be rings in hostile memory.
     for _ in 0..4 * MAX_BUCKETS {
         let Some(addr) = todo.pop() else { break };
         memory.read(addr, &mut bucket).ok()?;
@@ -121,7 +124,7 @@ fn map(memory: &dyn Memory, labels: u64) -> Option<Vec<Pair>> {
     Some(pairs)
 }
 
-/// The entries of a bucket that are filled, and have not moved to the new table of a growing map.
+/// The filled entries of a bucket, without those that moved to the new table of a growing map.
 fn entries(bucket: &[u8]) -> impl Iterator<Item = Pair> {
     let text = |at| Some((u64_at(bucket, at)?, u64_at(bucket, at + 8)?));
     let filled = move |slot: &usize| bucket.get(*slot).is_some_and(|top| *top >= FILLED);

@@ -1,6 +1,5 @@
-//! Goroutines read from outside: the runtime's own tables in the memory of a target that goes on
-//! running. Nothing is written, nothing is stopped; what moves while it is read is said to be in
-//! motion.
+//! Goroutines read from outside: the runtime's own tables in the memory of a running target. Nothing is written and
+//! nothing is stopped; a goroutine that moves while it is read is marked [`Trust::InMotion`].
 
 mod args;
 mod labels;
@@ -21,27 +20,30 @@ use crate::binary::GoBinary;
 use crate::clock;
 use crate::memory::Memory;
 
-/// A target's memory together with what its binary says about it: what every reader looks through.
+/// A target's memory with its binary: what every reader of runtime structs needs.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
+    /// The target's memory, live or from a core file.
     pub memory: &'a (dyn Memory + Sync),
+    /// The executable that the target runs.
     pub binary: &'a GoBinary,
-    /// What the kernel added to the binary's link-time addresses.
+    /// Load bias: an address in memory minus the link-time address.
     pub bias: u64,
+    /// Whether the target's time goes on.
     pub clock: Clock,
 }
 
-/// What time it is for the goroutines of a target.
+/// Whether a target's time goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// Now: it runs.
+    /// The target runs: its time is `CLOCK_MONOTONIC` now.
     Live,
-    /// When its memory was written to a core file.
+    /// The memory is a core file: time stopped when it was written.
     Stopped,
 }
 
 impl View<'_> {
-    /// What time it is for the target: `CLOCK_MONOTONIC`, nanoseconds; 0 for a core file.
+    /// The target's time: `CLOCK_MONOTONIC`, nanoseconds; 0 for a core file, which does not have it.
     pub fn now_ns(&self) -> u64 {
         match self.clock {
             Clock::Live => clock::now(),
@@ -49,18 +51,17 @@ impl View<'_> {
         }
     }
 
-    /// The word at `addr`; `None` where it cannot be read.
+    /// The word at `addr`. `None`: it cannot be read.
     pub fn word(&self, addr: u64) -> Option<u64> {
         self.memory.word(addr).ok()
     }
 
-    /// The address of a field of the runtime's struct `of` at `base`; `None` where this version has
-    /// none.
+    /// The address of a field of the runtime's struct `of` at `base`. `None`: this version has no such field.
     pub fn at(&self, base: u64, of: &str, field: &str) -> Option<u64> {
         base.checked_add(u64::from(self.binary.layout().field(of, field)?))
     }
 
-    /// The word in a field of the runtime's struct `of` at `base`.
+    /// The word in a field of the runtime's struct `of` at `base`. `None`: no such field, or unreadable memory.
     pub fn field(&self, base: u64, of: &str, field: &str) -> Option<u64> {
         self.word(self.at(base, of, field)?)
     }

@@ -1,4 +1,4 @@
-//! One `runtime.g`: where its fields are, and what its bytes say.
+//! One `runtime.g`: the offsets of its fields, and its bytes decoded.
 
 use super::unwind::Saved;
 use crate::binary::Layout;
@@ -6,12 +6,12 @@ use crate::event::status;
 use crate::goruntime::State;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-/// `_Gscan` (`src/runtime/runtime2.go`).
+/// `_Gscan` (`src/runtime/runtime2.go`), a flag on top of the state: the collector owns the stack.
 const SCAN: u32 = 0x1000;
-/// More than the largest `g` up to 1.27 (456 bytes) by far; a layout that says more is nonsense.
+/// Largest `g` that is believed; that of Go 1.27 has 456 bytes. Every goroutine costs a read of this length.
 const MAX_LEN: usize = 4096;
 
-/// Offsets in `runtime.g`, resolved once a binary.
+/// Offsets in `runtime.g`, resolved once for a binary.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offsets {
     stack_lo: usize,
@@ -30,22 +30,22 @@ pub(crate) struct Offsets {
     waitreason: usize,
     tracking_seq: usize,
     lockedm: usize,
-    /// Since 1.21.
+    /// `None` up to Go 1.20, which does not record the creator.
     parent_goid: Option<usize>,
     gopc: usize,
     startpc: usize,
     labels: usize,
-    /// Bytes of a `g` up to the last of these fields.
+    /// Bytes of a `g` up to the end of the last of these fields: what is read of each.
     pub(crate) len: usize,
-    /// Of `runtime.m`.
+    /// Offset of `procid` in `runtime.m`.
     pub(super) m_procid: u64,
 }
 
 impl Offsets {
-    /// From the layout of a binary.
+    /// Resolves the offsets by the layout of a binary.
     ///
     /// # Errors
-    /// The name of the first field that the layout does not have.
+    /// The first field that the layout lacks, or that lies beyond [`MAX_LEN`].
     pub(crate) fn of(layout: &Layout) -> Result<Offsets, &'static str> {
         let mut len = 0;
         let mut g = |name: &'static str| {
@@ -81,7 +81,7 @@ impl Offsets {
     }
 }
 
-/// A `g` read at one moment.
+/// A `g` as one read found it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Raw {
     pub(crate) still: Still,
@@ -97,8 +97,8 @@ pub(crate) struct Raw {
     pub(crate) labels: u64,
 }
 
-/// What stays the same as long as a goroutine does not move. `tracking_seq` counts how often it
-/// stopped running (`casgstatus`), so that one that ran and parked at the same place is noticed.
+/// The part of a `g` that stays the same as long as the goroutine does not run. `g.trackingSeq` counts how often it
+/// stopped running (`casgstatus`), so a goroutine that ran and parked again at the same place shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Still {
     pub(crate) goid: u64,
@@ -111,13 +111,13 @@ pub(crate) struct Still {
 }
 
 impl Still {
-    /// A number that stays the same as long as it does not run, also where its stack is moved meanwhile.
+    /// A number that changes when the goroutine runs, but not when the collector moves its stack.
     pub(crate) fn stamp(&self) -> u64 {
         let depth = |sp: u64| self.stack.1.wrapping_sub(sp);
         let words = [
             self.goid,
             u64::from(self.status) << 16 | u64::from(self.reason) << 8 | u64::from(self.tracking_seq),
-            // Not the stack pointer itself: the collector may move a stack when it shrinks it.
+            // The depth and not the stack pointer: the collector moves a stack when it shrinks it.
             depth(self.sched.0),
             self.sched.1,
             if self.syscall.0 == 0 { 0 } else { depth(self.syscall.0) },
@@ -130,15 +130,14 @@ impl Still {
 }
 
 impl Raw {
-    /// Where it stopped.
     pub(crate) fn saved(&self) -> Saved {
         let (sp, pc) = self.still.sched;
         let (syscallsp, syscallpc) = self.still.syscall;
         Saved { sched: (pc, sp, self.lr), syscall: (syscallpc, syscallsp), stack: self.still.stack }
     }
 
-    /// From the bytes of the `g` at `addr`. `None`: they are no `g` (`sched.g` of every `g` that was
-    /// ever used points to the `g` itself, in all versions).
+    /// Decodes the bytes of the `g` at `addr`. `None`: they are no `g`. In all versions `sched.g` of a `g` that was
+    /// ever used points to the `g` itself, which tells a stale array of `allgs` from a real one.
     pub(crate) fn parse(bytes: &[u8], addr: u64, at: &Offsets) -> Option<Raw> {
         let word = |offset: usize| {
             let bytes = bytes.get(offset..)?.first_chunk::<8>()?;
@@ -146,7 +145,7 @@ impl Raw {
         };
         let flags = u32::from_le_bytes(*bytes.get(at.status..)?.first_chunk()?);
         let status = u8::try_from(flags & !SCAN).unwrap_or(status::UNSAID);
-        // A `g` that is in the list and was never used has no `sched.g` yet, and is dead.
+        // `newproc1` lists a new `g` as dead before it sets `sched.g`.
         let used_by = word(at.sched_g)?;
         if used_by != addr && !(used_by == 0 && State::from_status(status).is_dead()) {
             return None;

@@ -1,7 +1,7 @@
-//! Reads all goroutines: `runtime.allgs` in chunks, each `g`, then its stack, then the `g` again to
-//! see whether it stood still meanwhile.
+//! Reads all goroutines: `runtime.allgs` in chunks, each `g`, then its stack, then the `g` again to see whether the
+//! goroutine stood still meanwhile.
 //!
-//! Most goroutines of a target wait, so most stand still: what moves is the exception, and is read again alone.
+//! Most goroutines wait and so stand still. One that moved is read again by itself, up to [`RETRIES`] times.
 
 use super::labels::LabelSets;
 use super::raw::{Offsets, Raw};
@@ -12,47 +12,53 @@ use crate::goruntime::{State, starts_system};
 use crate::memory::{Fault, Memory, Range};
 use std::collections::HashMap;
 
-/// Goroutines that are read together: few enough to be re-read within a millisecond or two.
+/// Goroutines that are read together: few enough that the second read of their `g`s follows within a millisecond or
+/// two.
 const CHUNK: usize = 1024;
-/// Bytes of a stack that are read together with those of others; what few goroutines need beyond is read one by one.
+/// Bytes of each stack that are read in one call with those of others. Few goroutines need more; `Window` reads the
+/// rest.
 const STACK_AHEAD: u64 = 1024;
-/// Bytes of a running goroutine's stack that are searched for its outer frames.
+/// Bytes of a running goroutine's stack, from its outer end, that are searched for frames.
 const OUTER_AHEAD: u64 = 32 << 10;
-/// Bytes of arguments of all frames together; what comes behind has none. A million goroutines have
-/// about 20 MB.
+/// Bytes of the arguments of all frames together; later goroutines have none. A million goroutines have about 20 MB.
 const MAX_ARGS: usize = 1 << 30;
-/// Entries of `runtime.allgs` that are looked at, so that a target cannot make us read without end; the
-/// goroutines of sixteen million need 40 GB. Those behind count as unreadable.
+/// Most entries of `runtime.allgs` that are read, so that a hostile length cannot make us read without end. Sixteen
+/// million goroutines need 40 GB. Entries behind count as unreadable.
 const MAX_ENTRIES: u64 = 1 << 24;
-/// How often a goroutine that moves is read again.
+/// Attempts to read a goroutine that moves before it is [`Trust::InMotion`].
 const RETRIES: usize = 3;
 
-/// What to read besides the goroutines themselves, each at its price: objects cost a read for each waiting goroutine.
+/// What to read besides the `g`s themselves.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
+    /// The stacks: a second read of every `g`, and one of its stack.
     pub stacks: bool,
-    /// The arguments of the frames, for a traceback (with `stacks`).
+    /// The arguments of the frames, for a traceback; only with `stacks`.
     pub args: bool,
+    /// The `runtime/pprof` labels.
     pub labels: bool,
+    /// The objects that goroutines wait for: a read for each waiting goroutine.
     pub objects: bool,
 }
 
 /// Why there is no snapshot at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
-    /// The binary does not show where `runtime.allgs` lies.
+    /// The binary does not show where `runtime.allgs` lies; the text says why.
     #[error("the list of its goroutines cannot be found: {0}")]
     NoList(String),
+    /// The layout lacks this field of `runtime.g`.
     #[error("where {0} lies in its runtime.g is not known: give its layout with --layout FILE")]
     NoField(&'static str),
+    /// The length of `runtime.allgs` cannot be read.
     #[error("the list of its goroutines cannot be read: {0}")]
     Unreadable(Fault),
 }
 
-/// Reads all goroutines.
+/// Reads all goroutines. `progress` gets the entries of `runtime.allgs` read so far and their number, after each chunk.
 ///
 /// # Errors
-/// Only where nothing could be read; what goes wrong later is said in the snapshot.
+/// Nothing could be read. A later fault is [`Snapshot::incomplete`].
 pub fn take(
     view: &View<'_>,
     options: Options,
@@ -65,7 +71,7 @@ pub fn take(
     Ok(reading.finish())
 }
 
-/// Reads only the goroutines whose `g`s are at these addresses.
+/// Reads only the goroutines whose `g`s are at these addresses. An address without a `g` counts as unreadable.
 ///
 /// # Errors
 /// As [`take`].
@@ -80,7 +86,7 @@ pub fn take_only(view: &View<'_>, options: Options, addrs: &[u64]) -> Result<Sna
     Ok(reading.finish())
 }
 
-/// A snapshot in the making, for a caller that has something else to do between chunks.
+/// A snapshot in progress, for a caller that must do something else between chunks (a trace drains its ring buffers).
 pub struct Reading<'a> {
     view: View<'a>,
     options: Options,
@@ -88,8 +94,9 @@ pub struct Reading<'a> {
     at: Offsets,
     unwinder: Unwinder<'a>,
     snapshot: Snapshot,
-    /// Index of the next entry, and how many there are.
+    /// Index of the next entry of `runtime.allgs`.
     next: u64,
+    /// Number of entries when the reading began: goroutines that are created later are not read.
     total: u64,
     label_sets: LabelSets,
     threads: Threads,
@@ -97,7 +104,7 @@ pub struct Reading<'a> {
     pcs: Vec<Pc>,
 }
 
-/// What is used again for every chunk.
+/// Buffers that every chunk uses again.
 #[derive(Default)]
 struct Buffers {
     gs: Scattered,
@@ -105,14 +112,15 @@ struct Buffers {
 }
 
 impl<'a> Reading<'a> {
-    /// Finds the list of goroutines.
+    /// Finds `runtime.allgs` and reads its length.
     ///
     /// # Errors
     /// [`SnapshotError`].
     pub fn begin(view: &View<'a>, options: Options) -> Result<Reading<'a>, SnapshotError> {
         let globals = view.binary.globals().map_err(|error| SnapshotError::NoList(error.to_string()))?;
         let at = Offsets::of(view.binary.layout()).map_err(SnapshotError::NoField)?;
-        // The length first: the array only grows (`src/runtime/proc.go: allgadd`).
+        // The length before the array: `allgadd` (`src/runtime/proc.go`) stores them in the other order, and the array
+        // only grows, so no index lies behind its end.
         let total = view.memory.word(globals.allglen.wrapping_add(view.bias));
         let listed = total.map_err(SnapshotError::Unreadable)?;
         let total = listed.min(MAX_ENTRIES);
@@ -134,7 +142,7 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// Reads some more goroutines. Says whether there are still others.
+    /// Reads the next chunk of goroutines. `false`: all have been read, or a fault ended the reading.
     pub fn chunk(&mut self) -> bool {
         if self.next >= self.total {
             return false;
@@ -148,13 +156,15 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Finds the objects, if asked for, and returns the snapshot of what was read so far.
     pub fn finish(mut self) -> Snapshot {
         if self.options.objects {
             objects::find(&self.view, self.globals, &mut self.snapshot);
         }
         self.snapshot.taken_ns.1 = self.view.now_ns();
         if self.view.clock == Clock::Stopped {
-            // A core file does not say when it was written, on the clock of `waitsince`: the runtime's own notes do.
+            // A core file does not say when it was written on the clock of `waitsince`. The latest time that the
+            // runtime noted in its own memory is the nearest to that.
             let latest = self.snapshot.goroutines.iter().map(|goroutine| goroutine.waiting_since_ns).max();
             let polled = self.last_poll();
             self.snapshot.taken_ns =
@@ -169,14 +179,14 @@ impl<'a> Reading<'a> {
         self.read_goroutines(&addrs)
     }
 
-    /// The latest time at which the runtime noted to have looked at the network (`sched.lastpoll`).
+    /// `sched.lastpoll`: when the runtime last polled the network, `CLOCK_MONOTONIC` nanoseconds.
     fn last_poll(&self) -> Option<u64> {
         let sched = self.globals.sched?.wrapping_add(self.view.bias);
         self.view.field(sched, "schedt", "lastpoll")
     }
 
-    /// The next entries of `runtime.allgs`. The array is found anew each time: it moves when it
-    /// grows, and its old place is then used for something else.
+    /// The next entries of `runtime.allgs`. The address of the array is read anew each time, because the array moves
+    /// when it grows and its old place is then reused.
     fn entries(&self) -> Result<Vec<u64>, Fault> {
         let array = self.view.memory.word(self.globals.allgptr.wrapping_add(self.view.bias))?;
         let count = (self.total - self.next).min(CHUNK as u64) as usize;
@@ -211,7 +221,7 @@ impl<'a> Reading<'a> {
             .collect())
     }
 
-    /// The stacks of goroutines whose `g`s have been read, and then the `g`s again.
+    /// Reads the stacks of goroutines whose `g`s have been read, and then the `g`s again.
     fn read_stacks(
         &mut self,
         addrs: &[u64],
@@ -220,6 +230,7 @@ impl<'a> Reading<'a> {
     ) -> Result<(), Fault> {
         let ahead = first.iter().map(|raw| raw.as_ref().map_or(NOTHING, ahead));
         buffers.stacks.read(self.view.memory, ahead)?;
+        // After the stacks: what is the same before and after did not move in between.
         let second = self.read_gs(addrs, &mut buffers.gs)?;
         for (((&addr, first), second), (range, bytes)) in
             addrs.iter().zip(first).zip(&second).zip(buffers.stacks.parts())
@@ -234,7 +245,7 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// A goroutine that moved while it was read together with the others.
+    /// Reads a goroutine that moved while it was read together with the others.
     fn one_by_one(&mut self, addr: u64, first: &Raw) -> Result<(), Fault> {
         let mut last = *first;
         let mut bytes = Vec::new();
@@ -248,7 +259,7 @@ impl<'a> Reading<'a> {
                 return Ok(());
             }
         }
-        // It is in the list whether it holds still or not: a goroutine is never left out because it moves.
+        // A snapshot must count every goroutine, so one that moves is there without a stack.
         if exists(&last) {
             self.push(addr, &last, Trust::InMotion, (StackId::default(), (0, 0)));
         }
@@ -269,8 +280,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Adds a goroutine that stood still, or runs. `ahead`: the innermost part of its stack. Says
-    /// whether it did stand still to the end.
+    /// Adds a goroutine that stood still, or runs. `ahead`: address and bytes of the innermost part of its stack.
+    /// `false`: it moved after all, and was not added.
     fn add(&mut self, addr: u64, raw: &Raw, ahead: Option<(u64, &[u8])>) -> Result<bool, Fault> {
         if !exists(raw) {
             return Ok(true);
@@ -287,7 +298,8 @@ impl<'a> Reading<'a> {
             let into = (self.options.args && text < MAX_ARGS).then_some(&mut self.snapshot.args);
             self.pcs.clear();
             let walked = self.unwinder.unwind(&window, raw.saved().registers(), &mut self.pcs, into);
-            // What was read only now, or makes no sense, may be of another moment than the rest.
+            // What `Window` read only now was not covered by the second read of the `g`, and a stack that makes no
+            // sense may be one that moved: look at the `g` a third time.
             if (walked.is_err() || window.went_beyond()) && !self.is_still(addr, raw)? {
                 self.snapshot.args.truncate(text);
                 return Ok(false);
@@ -303,7 +315,7 @@ impl<'a> Reading<'a> {
         Ok(true)
     }
 
-    /// What can be told of the stack of a goroutine that runs.
+    /// The outer frames of a goroutine that runs, as far as its stack shows them.
     fn outer_frames(&mut self, raw: &Raw) -> StackId {
         let (lo, top) = (raw.still.stack.0, raw.stktopsp);
         let base = lo.max(top.saturating_sub(OUTER_AHEAD));
@@ -351,18 +363,18 @@ impl<'a> Reading<'a> {
 
 const NOTHING: Range = Range { addr: 0, len: 0 };
 
-/// Whether the `g` is one of a goroutine: a dead one's stays in the list.
+/// Whether the `g` belongs to a goroutine: `allgs` keeps the `g`s of dead ones for reuse.
 fn exists(raw: &Raw) -> bool {
     let state = State::from_status(raw.still.status);
     !state.is_dead() && state != State::Idle
 }
 
-/// Whether its registers are the processor's, not those in its `g`.
+/// Whether the goroutine's registers are in the processor, so that those saved in the `g` are stale.
 fn runs(raw: &Raw) -> bool {
     matches!(State::from_status(raw.still.status), State::Running | State::CopyStack)
 }
 
-/// The innermost part of a goroutine's stack; nothing for one that runs or has none.
+/// The innermost part of a goroutine's stack; nothing for one that runs, or whose stack pointer is not on its stack.
 fn ahead(raw: &Raw) -> Range {
     let sp = raw.saved().registers().sp;
     let (lo, hi) = raw.still.stack;
@@ -378,7 +390,7 @@ fn is_system(view: &View<'_>, startpc: u64, stack: &[Pc]) -> bool {
     name(startpc).is_some_and(|start| starts_system(start, stack.iter().filter_map(|pc| name(pc.lookup()))))
 }
 
-/// Stretches that were read together.
+/// Ranges that were read with one call, and the buffers for them.
 #[derive(Default)]
 struct Scattered {
     ranges: Vec<Range>,
@@ -387,14 +399,14 @@ struct Scattered {
 }
 
 impl Scattered {
-    /// Reads these stretches; what was here before is gone.
+    /// Reads these ranges in place of the former ones.
     fn read(&mut self, memory: &dyn Memory, ranges: impl Iterator<Item = Range>) -> Result<(), Fault> {
         self.ranges.clear();
         self.ranges.extend(ranges);
         memory.scatter(&self.ranges, &mut self.bytes, &mut self.whole)
     }
 
-    /// Each stretch with its bytes, if it could be read.
+    /// Each range with its bytes; `None`: it could not be read.
     fn parts(&self) -> impl Iterator<Item = (Range, Option<&[u8]>)> {
         let mut rest = &self.bytes[..];
         self.ranges.iter().zip(&self.whole).map(move |(range, whole)| {
@@ -409,7 +421,7 @@ impl Scattered {
 struct Threads(HashMap<u64, u32>);
 
 impl Threads {
-    /// Reads those that are not known yet. `procid` is the offset of the field.
+    /// Reads the thread ids of `m`s that are not known yet. `procid` is the offset of the field.
     fn read(&mut self, memory: &dyn Memory, procid: u64, raws: &[Option<Raw>]) -> Result<(), Fault> {
         let mut unknown: Vec<u64> = raws.iter().flatten().map(|raw| raw.m).filter(|m| *m != 0).collect();
         unknown.sort_unstable();
@@ -425,7 +437,7 @@ impl Threads {
         Ok(())
     }
 
-    /// The thread of an `m`; 0 where there is none.
+    /// The thread of an `m`; 0: no `m`, or its `procid` could not be read.
     fn tid(&self, m: u64) -> u32 {
         self.0.get(&m).copied().unwrap_or(0)
     }

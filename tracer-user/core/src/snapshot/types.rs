@@ -1,4 +1,4 @@
-//! What a snapshot holds.
+//! The contents of a snapshot.
 
 use crate::event::Birth;
 use crate::goruntime::State;
@@ -8,94 +8,96 @@ use std::collections::HashMap;
 /// All goroutines of a target as its memory showed them, read without stopping it.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// When the reading began and ended, on the target's `CLOCK_MONOTONIC`, nanoseconds. Of a core
-    /// file both are the latest time that the runtime had noted in it, or 0.
+    /// Begin and end of the reading, target's `CLOCK_MONOTONIC`, nanoseconds. For a core file both are the latest time
+    /// that the runtime noted in its memory, or 0.
     pub taken_ns: (u64, u64),
-    /// In the order of `runtime.allgs`; the dead are left out.
+    /// All goroutines but dead ones, in the order of `runtime.allgs`.
     pub goroutines: Vec<Goroutine>,
-    /// The stacks of the goroutines, each once.
+    /// The different stacks, by [`Goroutine::stack`].
     pub stacks: Stacks,
-    /// Label sets (`runtime/pprof` labels) by [`Goroutine::labels`] − 1, each once, keys in order.
+    /// The different label sets (`runtime/pprof`), by [`Goroutine::labels`] − 1; keys ascend.
     pub labels: Vec<Vec<(String, String)>>,
-    /// What goroutines wait for, each once, by [`Wait::object`].
+    /// The different objects that goroutines wait for, by [`Wait::object`].
     pub objects: Vec<Object>,
-    /// The `sudog`s with which goroutines are in the queues of these objects: the goroutine, by index,
-    /// and the address.
+    /// The `sudog`s with which goroutines wait in queues: index into `goroutines`, address of the `sudog`.
     pub sudogs: Vec<(u32, u64)>,
-    /// Entries of `runtime.allgs` that could not be read or were no `g`.
+    /// Number of entries of `runtime.allgs` that could not be read, or were no `g`.
     pub unreadable: u64,
-    /// Why the reading ended before the last goroutine; `None`: it did not.
+    /// Why the reading ended before the last goroutine; `None`: it read all.
     pub incomplete: Option<Fault>,
-    /// Arguments of all frames, see [`Goroutine::args`].
+    /// The arguments of all frames as one text; [`Goroutine::args`] are ranges of it.
     pub args: String,
 }
 
-/// How far what is said about a goroutine can be trusted.
+/// How far the stack and state of a goroutine can be trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
-    /// It stood still while it was read: status, goid, wait reason and `sched` were the same before
-    /// and after its stack was read.
+    /// It did not move: status, goid, wait reason and saved registers were the same before and after the stack was
+    /// read.
     #[default]
     Still,
-    /// It moved while it was read, each time we tried: the state is the last one seen, the stack is
-    /// empty.
+    /// It moved during each attempt to read it. The state is the last one seen, the stack is empty.
     InMotion,
-    /// It runs: its registers cannot be had from outside, so the stack is a best effort (the outer
-    /// frames, or none).
+    /// It runs, and its registers cannot be read from outside: the stack is a best effort (the outer frames, or none).
     Running,
-    /// Its stack or its `g` makes no sense (hostile or corrupt memory): as much as could be read.
+    /// Its stack makes no sense (hostile or corrupt memory); the frames up to the fault are there.
     Broken,
 }
 
+/// One goroutine of a [`Snapshot`]. Addresses are those of the target's memory.
 #[derive(Clone, Debug, Default)]
 pub struct Goroutine {
+    /// `g.goid`, never reused within a process.
     pub goid: u64,
-    /// Address of its `runtime.g`.
+    /// Address of the `runtime.g`, which later goroutines reuse.
     pub g: u64,
-    /// Its state, without the scan bit.
+    /// `g.atomicstatus`, without the scan bit.
     pub state: State,
-    /// The garbage collector was scanning its stack (`_Gscan`).
+    /// Whether the garbage collector was scanning the stack (`_Gscan`).
     pub scan: bool,
-    /// How far to trust the rest.
+    /// How far to trust state and stack.
     pub trust: Trust,
-    /// Why it waits: an index into the binary's wait reasons; 0 where it does not wait.
+    /// `g.waitreason`, an index into the binary's wait reasons; 0: it does not wait.
     pub reason: u8,
-    /// `g.waitsince`, `CLOCK_MONOTONIC` nanoseconds: the time of the garbage collection before the one that
-    /// found it waiting, so it may have begun up to one such cycle later; 0: no collection has found it.
+    /// `g.waitsince`, `CLOCK_MONOTONIC` nanoseconds. The collection that first finds the goroutine blocked stamps it
+    /// with its own start, so the wait may have begun earlier. 0: no collection has found it blocked.
     pub waiting_since_ns: u64,
-    /// The goroutine that made it (Go 1.21+); 0: not known.
+    /// Goid of the creator (Go 1.21+); 0: not known.
     pub parent_goid: u64,
     /// Return address of the `go` statement; 0: the main goroutine, or none.
     pub gopc: u64,
+    /// Entry of the function that the goroutine started with, often a compiler-made wrapper.
     pub startpc: u64,
-    /// The thread it is on, in the target's PID namespace; 0: none.
+    /// The thread that it is on, in the target's PID namespace; 0: none.
     pub tid: u32,
     /// Whether it is locked to a thread (`runtime.LockOSThread`, cgo).
     pub locked: bool,
-    /// Whether the runtime made it for itself (`runtime.isSystemGoroutine`).
+    /// Whether the runtime started it for itself (`runtime.isSystemGoroutine`).
     pub system: bool,
     /// Index + 1 into [`Snapshot::labels`]; 0: no labels.
     pub labels: u32,
-    /// Where it goes on when it runs again (`g.sched.pc`); stale while it runs.
+    /// `g.sched.pc`: where it goes on when it runs again; stale while it runs.
     pub resume_pc: u64,
-    /// Where its stack lies: the lowest address, and the one behind it (`g.stack`).
+    /// `g.stack`: the lowest address of the stack, and the address behind its end.
     pub stack_bounds: (u64, u64),
+    /// The frames, by [`Stacks::get`]; the empty stack if stacks were not asked for.
     pub stack: StackId,
-    /// Where in [`Snapshot::args`] the arguments of its frames stand, if they were asked for: first
-    /// byte and length. One line for each pc of the stack: the text between the parentheses of a
-    /// traceback; empty lines for frames a traceback does not show.
+    /// First byte and length of the frames' arguments in [`Snapshot::args`], if they were asked for. They are one line
+    /// for each pc of the stack: the text between the parentheses of a traceback, empty for frames that a traceback
+    /// hides.
     pub args: (usize, usize),
-    /// What it waits for, if that was asked for and is known; several for a select.
+    /// The objects that it waits for, if asked for and known; a select may have several.
     pub waits: Vec<Wait>,
-    /// Whether `waits` is all that it waits for: each case of a select was found, and a list that is empty is
-    /// empty in the target, too (only nil channels).
+    /// Whether `waits` is complete: each case of a select was found. An empty but complete list means that only nil
+    /// channels are waited for.
     pub waits_known: bool,
-    /// Changes when it runs between two snapshots, and not when the collector moves its stack (but see
-    /// system calls since Go 1.26, which the runtime does not count).
+    /// A number that differs between two snapshots if the goroutine ran between them. It does not change when the
+    /// collector moves the stack, nor for a system call since Go 1.26, which the runtime does not count.
     pub stamp: u64,
 }
 
 impl Goroutine {
+    /// Creator and creation site as an event has them. The funcval is 0: it is not kept in the `g`.
     pub fn birth(&self) -> Birth {
         Birth { parent_goid: self.parent_goid, gopc: self.gopc, startpc: self.startpc, funcval: 0 }
     }
@@ -106,91 +108,108 @@ impl Goroutine {
 pub struct Wait {
     /// Index into [`Snapshot::objects`].
     pub object: u32,
+    /// What it wants of the object.
     pub wants: Wants,
 }
 
-/// What a goroutine wants of what it waits for.
+/// What a goroutine wants of the object that it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Wants {
+    /// To receive from the channel.
     Receive,
+    /// To send to the channel.
     Send,
+    /// To hold the lock.
     Lock,
     /// To hold the lock for reading.
     RLock,
-    /// The counter to become zero, the condition to be signalled, the semaphore to be released.
+    /// The counter to become zero, the condition to be signalled, or the semaphore to be released.
     Wake,
-    /// It waits for a channel; which way could not be told.
+    /// To receive from or send to the channel; the queue that would say which was not read.
     Unknown,
 }
 
+/// Something that goroutines wait for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Its address: of the `hchan`, `sync.Mutex`, `sync.RWMutex`, `sync.WaitGroup`, `sync.Cond`; of
-    /// the semaphore's word where it belongs to none of these.
+    /// Address of the `hchan`, `sync.Mutex`, `sync.RWMutex`, `sync.WaitGroup` or `sync.Cond`; of the semaphore's word
+    /// if it belongs to none of these.
     pub addr: u64,
-    /// What it is, and how it stands.
+    /// The type of the object, and its state.
     pub kind: ObjectKind,
-    /// Goroutines of this snapshot that wait for it, by index into [`Snapshot::goroutines`].
+    /// Goroutines of the snapshot that wait for it: indices into [`Snapshot::goroutines`].
     pub waiters: Vec<u32>,
 }
 
-/// Kinds of objects with what their memory says.
+/// The type of an object, and its state as its memory says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectKind {
     /// A channel (`runtime.hchan`).
     Channel {
+        /// Elements in the buffer, at most `cap`.
         len: u64,
+        /// Elements that the buffer holds; 0: unbuffered.
         cap: u64,
+        /// Whether `close` was called.
         closed: bool,
-        /// Whether a timer sends to it (Go 1.23+): its receivers will be woken.
+        /// Whether a timer sends to it, so that its receivers will be woken. From `hchan.timer` since Go 1.23; in
+        /// earlier releases only a heap pass finds out.
         timer: bool,
+        /// Bytes of one element.
         element_size: u16,
-        /// Goroutines in its receive queue and its send queue, of this snapshot.
+        /// Cases of goroutines of the snapshot in its receive queue; two if a select has it twice.
         receivers: u32,
-        /// See `receivers`.
+        /// Cases of goroutines of the snapshot in its send queue.
         senders: u32,
     },
-    /// A `sync.Mutex`: whether it is locked. Nothing in it says by whom.
+    /// A `sync.Mutex`. Nothing in it says who holds it.
     Mutex {
-        /// Its lowest bit.
+        /// The bit `mutexLocked` of its state.
         locked: bool,
     },
+    /// A `sync.RWMutex`.
     RwMutex {
-        /// A writer holds it or waits for the readers to leave.
+        /// Whether a writer holds it, or waits for the readers to leave.
         writer: bool,
-        /// Readers that hold it or wait for the writer.
+        /// Readers that hold it, or wait for the writer.
         readers: i32,
     },
+    /// A `sync.WaitGroup`.
     WaitGroup {
+        /// `Add` minus `Done`.
         counter: i32,
     },
+    /// A `sync.Cond`.
     Cond,
-    /// A semaphore of the runtime (`semacquire`) that belongs to none of these.
+    /// A semaphore of the runtime (`semacquire`) that belongs to none of the others.
     Semaphore,
 }
 
-/// An address in code as a stack has it.
+/// An address in the target's code, as a stack has it: a return address, or the next instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pc(u64);
 
 impl Pc {
+    // User space has no addresses with this bit, so the flag costs no memory.
     const EXACT: u64 = 1 << 63;
 
-    /// A return address: the call is the instruction before it.
+    /// A return address: the call is the instruction before.
     pub fn of_return(addr: u64) -> Pc {
         Pc(addr & !Pc::EXACT)
     }
 
-    /// The instruction that is next: of a goroutine that was stopped by a signal or never ran.
+    /// The next instruction, of a goroutine that a signal stopped or that never ran.
     pub fn exact(addr: u64) -> Pc {
         Pc(addr | Pc::EXACT)
     }
 
+    /// The address in the target's memory.
     pub fn addr(self) -> u64 {
         self.0 & !Pc::EXACT
     }
 
-    /// The address whose function and line are meant.
+    /// The address to symbolize: one byte before a return address, because the call may be the function's last
+    /// instruction.
     pub fn lookup(self) -> u64 {
         if self.0 & Pc::EXACT == 0 { self.addr().wrapping_sub(1) } else { self.addr() }
     }
@@ -202,15 +221,15 @@ impl std::fmt::Debug for Pc {
     }
 }
 
-/// A stack in [`Stacks`]; the default is the empty one.
+/// The index of a stack in [`Stacks`]; the default is the empty stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StackId(pub u32);
 
-/// Addresses of all different stacks together: a target cannot make us keep a gigabyte of them.
+/// Most addresses of all different stacks together (256 MiB), so that a hostile target cannot use up our memory.
 const MAX_PCS: usize = 1 << 25;
 
-/// Stacks, each once: a million goroutines have few different ones. Addresses are as in the
-/// target's memory; innermost first; physical frames, inlined ones are told by the pclntab.
+/// The different stacks of a snapshot, each once: a million goroutines have few different ones. A stack is its physical
+/// frames, innermost first; the pclntab expands inlined calls.
 #[derive(Debug)]
 pub struct Stacks {
     pcs: Vec<Pc>,
@@ -225,7 +244,7 @@ impl Default for Stacks {
 }
 
 impl Stacks {
-    /// The id of this stack; `None` where there is no room for another one.
+    /// The id of this stack, which is added if it is new. `None`: no room for another one.
     pub fn intern(&mut self, stack: &[Pc]) -> Option<StackId> {
         if let Some(id) = self.ids.get(stack) {
             return Some(*id);
@@ -240,18 +259,19 @@ impl Stacks {
         Some(id)
     }
 
+    /// The frames of a stack, innermost first; empty for an unknown id.
     pub fn get(&self, id: StackId) -> &[Pc] {
         let index = id.0 as usize;
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         self.ends.get(index).and_then(|end| self.pcs.get(start..*end)).unwrap_or_default()
     }
 
-    /// How many different ones there are, the empty one included.
+    /// Number of different stacks, the empty one included.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Never: the empty stack is always among them.
+    /// Always `false`, because the empty stack is always there; clippy wants it beside `len`.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }

@@ -1,22 +1,22 @@
-//! A small Go executable made up for tests: every table that the readers follow, in a few hundred
-//! bytes, so that each byte can be cut off or changed. Real binaries are read in the live tests.
+//! A made-up Go executable: every table that the readers need, in a few KiB, so that tests can cut it off at each
+//! length and change each byte. The live tests read real binaries.
 
 use crate::binary::{BuildInfo, FuncData, GoBinary, GoVersion, Image, Layout, PcData};
 use crate::event::{Mode, Set};
 use crate::plan::Plan;
 
-/// Where the segment with the headers and the pclntab lies.
+/// Link-time address of the segment with the headers and the pclntab.
 const HEADERS: u64 = 0x40_0000;
-/// Where the functions lie.
+/// Link-time address of the code, which begins with the first of [`FUNCTIONS`].
 pub const CODE: u64 = 0x50_0000;
-/// Where the writable data lies.
+/// Link-time address of the writable data.
 const DATA: u64 = 0x60_0000;
-/// Bytes of each function.
+/// Bytes of each function, all alike.
 pub const FUNCTION: u64 = 32;
 /// The functions, in the order of their addresses.
 pub const FUNCTIONS: [&str; 5] =
     ["runtime.casgstatus", "runtime.waitReason.String", "runtime.forEachGRace", "runtime.main", "main.main"];
-/// Those that show where the heap is, behind the others.
+/// Functions whose code shows where the heap is, behind [`FUNCTIONS`] if [`Recipe::heap`] is set.
 const HEAP_FUNCTIONS: [&str; 5] = [
     "runtime.mcommoninit",
     "runtime.mexit",
@@ -24,32 +24,35 @@ const HEAP_FUNCTIONS: [&str; 5] = [
     "runtime.findfunc",
     "runtime.getempty.func1",
 ];
-/// The one of them that the compiler made to reach another one, and `FuncIDWrapper`.
+/// The function whose `funcID` is `FuncIDWrapper`, and the value of that.
 pub const WRAPPER: &str = FUNCTIONS[1];
 const WRAPPER_ID: u8 = 22;
-/// The one that writes its stack pointer, the one that has no table of frame sizes, and the one in
-/// which stacks end.
+/// The function with the flag `SPWRITE`.
 pub const SP_WRITER: &str = FUNCTIONS[0];
+/// The function without a table of frame sizes.
 pub const FOREIGN: &str = FUNCTIONS[2];
+/// The function with the flag `TOPFRAME`: stacks end with it.
 pub const TOP: &str = FUNCTIONS[3];
-/// Bytes of each function's frame from its fourth byte on.
+/// Bytes of each function's frame, from the function's fourth byte on.
 pub const FRAME: u64 = 24;
-/// What is inlined into `main.main` at bytes 8 to 16, and what into that at 12 to 16.
+/// The calls inlined into `main.main`: the first at bytes 8 to 16, the second within it at 12 to 16.
 pub const INLINED: [&str; 2] = ["main.outer", "runtime.gopark"];
+/// The wait reasons of the binary, by number.
 pub const REASONS: [&str; 7] =
     ["", "IO wait", "chan receive", "select", "semacquire", "sync.Mutex.Lock", "sync.Cond.Wait"];
 
+/// What kind of binary to make.
 #[derive(Clone, Copy)]
 pub struct Recipe {
-    /// Text of the version.
+    /// The version in the build information; `go1.19…` also selects the older form of the pclntab.
     pub version: &'static str,
-    /// With relative relocations for all pointers.
+    /// Position-independent: all pointers are relative relocations.
     pub pie: bool,
-    /// With what shows where the heap is.
+    /// With the functions that show where `allm`, `allp`, the module data and the heap are.
     pub heap: bool,
 }
 
-/// One of each kind that the readers tell apart: old and new tables, fixed and position-independent.
+/// One recipe for each kind that the readers tell apart: old and new tables, fixed and position-independent.
 pub const RECIPES: [Recipe; 4] = [
     Recipe { version: "go1.19.8", pie: false, heap: false },
     Recipe { version: "go1.26.6", pie: false, heap: false },
@@ -64,7 +67,7 @@ impl Recipe {
     }
 }
 
-/// The small binary that the others' tests need one for: see the module.
+/// The binary of `RECIPES[1]`, for tests of other modules.
 pub fn small_binary() -> GoBinary {
     GoBinary::parse(binary(RECIPES[1]).into()).expect("the made-up binary is whole")
 }
@@ -74,17 +77,20 @@ pub fn small_image() -> Vec<u8> {
     binary(RECIPES[1])
 }
 
-/// The entry of the function of this name.
+/// Link-time entry of the function of this name, one of [`FUNCTIONS`].
+///
+/// # Panics
+/// No function has the name.
 pub fn entry_of(name: &str) -> u64 {
     entry(FUNCTIONS.iter().position(|function| *function == name).expect("a function of FUNCTIONS") as u64)
 }
 
-/// The entry of a function of [`FUNCTIONS`].
+/// Link-time entry of the function at this index of [`FUNCTIONS`].
 pub fn entry(index: u64) -> u64 {
     CODE + index * FUNCTION
 }
 
-/// A stretch of memory and the pointers in it.
+/// The bytes of a segment, and the pointers in it: their offsets and targets.
 #[derive(Default)]
 struct Part {
     bytes: Vec<u8>,
@@ -116,6 +122,7 @@ impl Part {
     }
 }
 
+/// The bytes of the executable.
 pub fn binary(recipe: Recipe) -> Vec<u8> {
     let old = recipe.version.starts_with("go1.19");
     // Header, four program headers, and room for the dynamic section behind them.
@@ -155,7 +162,7 @@ pub fn binary(recipe: Recipe) -> Vec<u8> {
     file
 }
 
-/// Offsets of the tables from the header, and what the module data says of them.
+/// Offsets of the tables from the pclntab's header; `start` is the header's link-time address.
 struct Tables {
     start: u64,
     names: u64,
@@ -257,7 +264,7 @@ fn build_info(data: &mut Part, version: &str) {
     }
 }
 
-/// Returns where it lies.
+/// Appends the `moduledata` and returns its offset in the data.
 fn module_data(data: &mut Part, table: &Tables, functions: u64, old: bool) -> u64 {
     let module = data.pad(16) as u64;
     data.pointer(table.start);
@@ -317,7 +324,7 @@ fn code(functions: &[&str], reasons: u64, tables: u64, module: u64) -> Vec<u8> {
     code
 }
 
-/// Writes the pointers into the data.
+/// Writes the pointers into the data, as an executable with fixed addresses has them.
 fn plant(data: &mut Part) -> Option<(u64, u64)> {
     for (at, target) in &data.pointers {
         data.bytes[*at..*at + 8].copy_from_slice(&target.to_le_bytes());
@@ -325,7 +332,7 @@ fn plant(data: &mut Part) -> Option<(u64, u64)> {
     None
 }
 
-/// Leaves the pointers zero and writes relocations; returns where they are and how many bytes.
+/// Leaves the pointers zero and appends relocations to the headers; returns the table's address and its bytes.
 fn relocate(data: &mut Part, head: &mut Part) -> Option<(u64, u64)> {
     let start = head.pad(8) as u64;
     for (at, target) in &data.pointers {
@@ -359,7 +366,7 @@ fn write_headers(file: &mut [u8], loads: &[(u64, u64, u64, u32)], relocations: O
     file[..header.bytes.len()].copy_from_slice(&header.bytes);
 }
 
-/// Asks a binary everything that a trace and a snapshot ask.
+/// Reads a binary in every way that a trace and a snapshot do, for tests that expect no panic.
 pub fn use_all(data: Vec<u8>) {
     let Ok(binary) = GoBinary::parse(data.into()) else { return };
     let functions = binary.functions();
@@ -380,7 +387,7 @@ pub fn use_all(data: Vec<u8>) {
     let _ = Plan::choose(&binary, Mode::Full, Some(Set::A), true);
 }
 
-/// Reads what may be an ELF file at addresses that it may not have.
+/// Reads what may be an ELF file at addresses that it may not have, for fuzzing.
 pub fn use_image(data: Vec<u8>) {
     let Ok(image) = Image::parse(data.into()) else { return };
     for vaddr in [0, image.entry(), image.entry().wrapping_neg(), u64::MAX] {
@@ -391,18 +398,19 @@ pub fn use_image(data: Vec<u8>) {
     }
 }
 
-/// Looks for build information in what may be an ELF file.
+/// Looks for build information in what may be an ELF file, for fuzzing.
 pub fn use_build_info(data: Vec<u8>) {
     if let Ok(image) = Image::parse(data.into()) {
         BuildInfo::find(&image);
     }
 }
 
+/// Parses a version text, for fuzzing.
 pub fn use_version(text: &str) {
     GoVersion::parse(text);
 }
 
-/// Reads the text of a layout's file.
+/// Reads the text of a layout file, for fuzzing.
 pub fn use_layout(text: &str) {
     if let Ok(layout) = Layout::from_json(text, String::new()) {
         let _ = layout.probe_offsets();

@@ -1,11 +1,11 @@
-//! A leak that means nothing in particular.
+//! A leak for tests of outputs.
 
 use crate::{
     detect::{Rule, Verdict},
     leaks::LeakView,
 };
 
-/// One of a rule that has this class, with nothing else that would show; tests change what they are about.
+/// A leak of a rule with this class. All other fields are empty, so that a test sets only what it is about.
 pub fn leak(class: &str, title: &str, fix: &str) -> LeakView {
     LeakView {
         id: Default::default(),

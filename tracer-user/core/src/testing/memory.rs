@@ -1,22 +1,22 @@
-//! Memory made by a test.
+//! The memory of a target, made by a test.
 
 use crate::memory::{Fault, Memory};
 use std::collections::BTreeMap;
 
-/// Stretches of bytes by their first address.
+/// Stretches of bytes by their first address; everything else is unmapped.
 #[derive(Default)]
 pub struct Image {
     stretches: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Image {
-    /// Puts bytes at an address. Stretches do not overlap, and a read does not go from one into
-    /// the next.
+    /// Puts bytes at an address. Stretches must not overlap. A read fails if it goes beyond one stretch, even if the
+    /// next one begins right behind.
     pub fn put(&mut self, addr: u64, bytes: &[u8]) {
         self.stretches.insert(addr, bytes.to_vec());
     }
 
-    /// Puts words at an address.
+    /// Puts little-endian words at an address, as [`Image::put`].
     pub fn put_words(&mut self, addr: u64, words: &[u64]) {
         self.put(addr, &words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
     }

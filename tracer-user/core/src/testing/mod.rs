@@ -1,6 +1,6 @@
-//! What tests and fuzz targets share: made-up binaries, memory and recordings, and timelines of events in words.
+//! Shared by tests and fuzz targets: made-up binaries, memory and recordings, and timelines of events in words.
 //!
-//! Not part of what this crate offers: it changes with the tests.
+//! Not part of the crate's interface: it changes with the tests.
 
 pub mod binary;
 mod leak;

@@ -1,8 +1,9 @@
-//! Files for those who test readers: with what readers check put right, so that the rest can be wrong.
+//! Recordings for tests of readers. Headers and checksums are right, so that hostile contents reach the code behind
+//! them.
 
 use crate::recording::frame::{self, Frames, Kind, Next};
 
-/// The file with these frames, each a kind and its contents; frames that are too long are left out.
+/// A file with these frames, each a kind and its contents. Frames longer than `frame::MAX_RAW` are left out.
 #[must_use]
 pub fn file<C: AsRef<[u8]>>(frames: &[(u8, C)]) -> Vec<u8> {
     let mut file = frame::header().to_vec();
@@ -14,7 +15,7 @@ pub fn file<C: AsRef<[u8]>>(frames: &[(u8, C)]) -> Vec<u8> {
     file
 }
 
-/// The whole frames of a file, each a kind and its contents.
+/// The complete frames of a file, each a kind and its uncompressed contents; stops at the first one that is not whole.
 #[must_use]
 pub fn frames(file: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();
@@ -33,7 +34,7 @@ pub fn header() -> [u8; 16] {
     frame::header()
 }
 
-/// Where each whole frame begins, and where the last one ends.
+/// Offsets at which the complete frames begin, and the offset behind the last one.
 #[must_use]
 pub fn boundaries(file: &[u8]) -> Vec<usize> {
     let start = frame::header().len();

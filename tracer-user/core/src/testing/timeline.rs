@@ -1,12 +1,12 @@
-//! Events in words, a line each, for tests by timelines.
+//! Events as text, one a line, for tests that read as timelines.
 //!
-//! `10 m1 g7 casgstatus 2>4 chan receive`: time, thread, goroutine, function and what it was told. `g7@3` is
-//! goroutine 7 on the `g` of goroutine 3, `g0@3` one without a goid yet. Then, in any order: a wait reason,
-//! `by g1`, `pc=5,6`, `fn=9` (funcval), `parent=g1`, `to g8`, `exit`, `parked`.
+//! `10 m1 g7 casgstatus 2>4 chan receive`: time, thread, goroutine, probed function and its states. `g7@3` is goroutine
+//! 7 on the `g` of goroutine 3; `g0@3` has no goid yet. Then, in any order: a wait reason, `by g1`, `pc=5,6`, `fn=9`
+//! (funcval), `parent=g1`, `to g8`, `exit`, `parked`, `runnable`.
 
 use crate::event::{Birth, By, Event, Kind, NewProc, Payload, Stack, Switch, status};
 
-/// The wait reasons that lines may name.
+/// The wait reasons that lines may name; the index is the number in the event.
 pub const REASONS: [&str; 11] = [
     "",
     "chan receive",
@@ -21,10 +21,10 @@ pub const REASONS: [&str; 11] = [
     "select (no cases)",
 ];
 
-/// The event a line stands for.
+/// The event that a line stands for.
 ///
 /// # Panics
-/// The line is none.
+/// The line is malformed.
 pub fn event(text: &str) -> Event {
     let mut words = text.split(' ');
     let mut next = || words.next().unwrap_or_else(|| panic!("too short: {text}"));
@@ -84,7 +84,7 @@ fn kind_of(name: &str, from: u8, to: u8) -> Kind {
     }
 }
 
-/// Wait reason and payload.
+/// Reads the words behind the function: the payload's, and what is left as the wait reason.
 fn details(event: &mut Event, rest: &str) {
     let (mut by, mut to, mut parent, mut pcs, mut funcval) = (0, (0, 0), 0, Vec::new(), 0);
     let (mut exit, mut reason) = (0, Vec::new());

@@ -1,4 +1,5 @@
-//! Carries out what alerts ask for: more detail, evidence, the hook. Each runs beside all else; how it ended is logged.
+//! Carries out the actions of alerts: more detail, evidence, the hook. Each runs as a task of its own and logs its
+//! result.
 
 use super::{Action, Alert};
 use crate::agent::{
@@ -21,10 +22,11 @@ use tokio::{
     time,
 };
 
-/// Actions at a time: a node that fails as a whole must not be recorded as a whole. What is above is logged and left out.
+/// The bound of actions at a time: when a whole node fails, sfgi must not record all of its targets. Actions beyond
+/// are logged and left out.
 const AT_A_TIME: usize = 4;
 
-/// The longest dump that is kept.
+/// Goroutines in a dump of evidence; the core gives fewer where a request says nothing (`LIMIT` in `core/answer.rs`).
 const MAX_GOROUTINES: usize = 10_000;
 
 #[derive(Debug)]
@@ -34,7 +36,7 @@ pub struct Actor {
     record: Duration,
     hook: Option<config::Hook>,
     free: Arc<Semaphore>,
-    /// Processes whose evidence is being kept: it is the same for all alerts of a process.
+    /// Targets whose evidence is being kept: two alerts of one target ask for the same evidence.
     keeping: Arc<Mutex<BTreeSet<ProcessId>>>,
 }
 
@@ -54,7 +56,7 @@ impl Actor {
         }
     }
 
-    /// Begins an action. Must be called within a tokio runtime.
+    /// Starts an action. Must be called within a tokio runtime.
     pub fn begin(&self, action: Action) {
         let alert = match &action {
             Action::WantDetail(alert) => return self.want_detail(alert),
@@ -72,6 +74,7 @@ impl Actor {
                 let Some(place) = Keeping::begin(&self.keeping, alert.process) else { return };
                 let kept = keep(evidence, self.record, self.requests.clone(), alert);
                 Box::pin(async move {
+                    // Moved into the task: it is dropped when the task ends, however it ends.
                     let _place = place;
                     kept.await
                 })
@@ -93,19 +96,19 @@ impl Actor {
 
     fn want_detail(&self, alert: &Alert) {
         let why = format!("alert {} of {}: {}", alert.level.word(), alert.class, alert.reason);
-        // Where the core is too busy to be asked, it has no time for detail either.
+        // A core whose queue of requests is full has no time for more detail either.
         let _ = self.requests.try_send(Request::Raise { process: alert.process, why });
     }
 }
 
-/// A process whose evidence is being kept, until this is dropped.
+/// Marks a target whose evidence is being kept; dropping it removes the mark, however the task ends.
 struct Keeping {
     all: Arc<Mutex<BTreeSet<ProcessId>>>,
     process: ProcessId,
 }
 
 impl Keeping {
-    /// `None`: it is being kept already.
+    /// `None`: another task keeps the evidence of this target already.
     fn begin(all: &Arc<Mutex<BTreeSet<ProcessId>>>, process: ProcessId) -> Option<Keeping> {
         let new = all.lock().unwrap_or_else(PoisonError::into_inner).insert(process);
         new.then(|| Keeping { all: Arc::clone(all), process })
@@ -118,7 +121,7 @@ impl Drop for Keeping {
     }
 }
 
-/// Keeps a dump, at once, and a recording of what follows.
+/// Writes a dump at once, then a recording of what follows.
 async fn keep(
     evidence: Evidence,
     record: Duration,
@@ -139,6 +142,7 @@ async fn keep(
     let file = recording.clone();
     let size =
         ask(&requests, |answer| Request::Record { pid: alert.pid, seconds: record, file, answer }).await?;
+    // The size of a recording is known only now; before, `make_room` could make room for the number of files only.
     evidence.shrink(0).context("cannot shrink the evidence")?;
     Ok(format!("kept {} and {} ({size} bytes)", dump.display(), recording.display()))
 }
@@ -147,7 +151,7 @@ fn write(file: &Path, text: &[u8]) -> Result<()> {
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Asks the core and waits for its answer.
+/// Sends the core a request and waits for its answer.
 async fn ask<T>(requests: &mpsc::Sender<Request>, request: impl FnOnce(Answer<T>) -> Request) -> Result<T> {
     let (answer, answered) = oneshot::channel();
     let gone = "the agent is ending";
@@ -155,7 +159,7 @@ async fn ask<T>(requests: &mpsc::Sender<Request>, request: impl FnOnce(Answer<T>
     Ok(answered.await.ok().context(gone)??)
 }
 
-/// A directory of evidence with bounds: a file more than it may hold pushes out the oldest.
+/// A directory of evidence with bounds; new files push out the oldest.
 #[derive(Clone, Debug)]
 struct Evidence {
     directory: PathBuf,
@@ -163,18 +167,18 @@ struct Evidence {
     max_size: u64,
 }
 
-/// What files of ours are called: nothing else in the directory is ever removed.
+/// The prefix of all files of evidence: no other file of the directory is ever removed.
 const PREFIX: &str = "sfgi-";
 
 impl Evidence {
-    /// As configured; `None`: none is kept.
+    /// `None`: the configuration keeps no evidence.
     fn of(config: &config::Evidence) -> Option<Evidence> {
         let directory = config.directory.clone()?;
         Some(Evidence { directory, max_files: config.max_files, max_size: config.max_size })
     }
 
-    /// Makes room for one more file and names it. The service's name comes from outside: nothing of it but letters, digits and
-    /// dashes gets into the path.
+    /// Makes room for one more file and names it. The service's name comes from the target, so only its ASCII
+    /// letters, digits and dashes get into the path.
     fn make_room(&self, service: &str, pid: u32, unix_s: u64, extension: &str) -> io::Result<PathBuf> {
         fs::create_dir_all(&self.directory)?;
         self.shrink(1)?;
@@ -183,13 +187,15 @@ impl Evidence {
         Ok(self.directory.join(format!("{PREFIX}{service}-{pid}-{unix_s}.{extension}")))
     }
 
-    /// Removes the oldest files until what is there and `more` files hold the bounds.
+    /// Removes the oldest files until the rest and `more` new ones are within the bounds.
     fn shrink(&self, more: usize) -> io::Result<()> {
         let mut files = self.files()?;
+        // Each tuple begins with the time of modification, so the oldest come first.
         files.sort();
         let mut size: u64 = files.iter().map(|(_, size, _)| size).sum();
         let mut count = files.len();
         for (_, bytes, path) in files {
+            // `max(more)`: with `max_files = 0` the file that is about to be written still has room.
             if count + more <= self.max_files.max(more) && size <= self.max_size {
                 break;
             }
@@ -207,7 +213,7 @@ impl Evidence {
             if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
                 continue;
             }
-            // It may have been removed meanwhile.
+            // Another process may have removed the file meanwhile.
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_file() {
                 files.push((meta.modified()?, meta.len(), entry.path()));
@@ -219,16 +225,17 @@ impl Evidence {
 
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
+        // A file that is gone already is what was wanted.
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Runs the hook and waits for its end: without a shell, with a time limit.
+/// Runs the hook without a shell and waits for its end, or kills it after its time limit.
 async fn run_hook(hook: &config::Hook, alert: &Alert) -> Result<()> {
     let (program, args) = hook.command.split_first().context("the hook has no command")?;
     let mut command = Command::new(program);
-    // What names the process comes from the process: as the value of a variable nothing interprets it.
+    // Names come from the target: as the values of variables nothing interprets them.
     command.args(args).stdin(Stdio::null()).kill_on_drop(true).envs(environment(alert));
     let mut child = command.spawn().with_context(|| format!("cannot start the hook {program}"))?;
     let Ok(status) = time::timeout(hook.timeout, child.wait()).await else {
@@ -250,6 +257,7 @@ fn environment(alert: &Alert) -> [(&'static str, String); 7] {
         ("SFGI_ALERT_VERDICT", alert.verdict.unwrap_or_default().to_owned()),
         ("SFGI_ALERT_REASON", alert.reason.clone()),
     ]
+    // `Command` does not start a program with a NUL in a variable.
     .map(|(name, value)| (name, value.replace('\0', "")))
 }
 

@@ -1,24 +1,26 @@
-//! The level of one alert: which one a look deserves by the thresholds, and when it rises and falls. Time is what the caller says it is.
+//! The level of one alert: which one a look deserves by the thresholds, and when the level rises and falls. The
+//! caller gives the time.
 
 use crate::agent::config::{Alerts, LevelName, Thresholds};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// A group of leaked goroutines, or a process, as of one look.
+/// One group of leaked goroutines in one picture.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Measured {
     pub count: u64,
-    /// Goroutines a minute; 0: it does not grow for certain.
+    /// Goroutines a minute; 0: the creation site does not grow for certain.
     pub growth_per_minute: f64,
-    /// Of the oldest.
+    /// The longest wait in the group.
     pub age: Duration,
-    /// Heap that only they hold, bytes.
+    /// Heap that only the group's goroutines hold, bytes.
     pub pinned: u64,
-    /// Memory limit of the container, bytes.
+    /// The memory limit of the control group, bytes.
     pub limit: Option<u64>,
 }
 
-/// The highest level with a threshold that is passed when the thresholds are multiplied by `factor`, and by what.
+/// The highest level with a passed threshold, when all thresholds are multiplied by `factor`, and the threshold in
+/// words.
 pub(super) fn level(
     alerts: &Alerts,
     service: &str,
@@ -32,8 +34,9 @@ pub(super) fn level(
     })
 }
 
-/// Which threshold is passed, in words.
+/// The first threshold that is passed, in words.
 fn passed(thresholds: &Thresholds, seen: &Measured, factor: f64) -> Option<String> {
+    // `value > 0.0`: a threshold or a factor of 0 would be passed by nothing at all.
     let at_least =
         |limit: Option<f64>, value: f64| limit.filter(|limit| value > 0.0 && value >= limit * factor);
     let share = seen.limit.filter(|limit| *limit > 0).map_or(0.0, |limit| seen.pinned as f64 / limit as f64);
@@ -63,29 +66,29 @@ fn passed(thresholds: &Thresholds, seen: &Measured, factor: f64) -> Option<Strin
     ))
 }
 
-/// How slow an alert is.
+/// How slowly an alert changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// A higher level must be deserved for so long.
+    /// How long a higher level must be deserved before the level rises.
     pub(super) hold: Duration,
-    /// A lower one, too, before the level falls.
+    /// How long less must be deserved before the level falls.
     pub(super) clear_after: Duration,
 }
 
-/// The level of one alert.
+/// The level of one alert and its timers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tracker {
     level: Option<LevelName>,
-    /// Since when each level or a higher one has been deserved.
+    /// Since when each level or a higher one has been deserved without a break.
     since: [Option<Duration>; 4],
-    /// Since when less than the level has been deserved, also with the hysteresis.
+    /// Since when less than the level has been deserved, by the lower thresholds of the hysteresis.
     below_since: Option<Duration>,
-    /// The highest level that was deserved since then.
+    /// The highest level that was deserved since `below_since`: what the level falls to.
     below_best: Option<LevelName>,
 }
 
-/// How far the timers of a tracker have run, milliseconds; `None`: it does not run. Unlike a point in time this means something to
-/// another agent: the time without a look counts for nothing.
+/// How far the timers of a tracker have run, milliseconds; `None`: the timer does not run. A point in time would mean
+/// nothing to another agent, for which the time without a look does not count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Timers {
     deserved_ms: [Option<u64>; 4],
@@ -94,14 +97,13 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Whether the level was about to fall.
     pub(super) fn falls(&self) -> bool {
         self.below_ms.is_some()
     }
 }
 
 impl Tracker {
-    /// At this level, with timers that have run so far.
+    /// A tracker at this level, with timers that have run this far.
     pub(super) fn resumed(now: Duration, level: LevelName, timers: &Timers) -> Tracker {
         let began = |ms: Option<u64>| ms.map(|ms| now.saturating_sub(Duration::from_millis(ms)));
         Tracker {
@@ -112,7 +114,8 @@ impl Tracker {
         }
     }
 
-    /// How far its timers have run. What has run out stays as it is, so that an alert at rest is always the same.
+    /// How far the timers have run. A timer stops at its limit, so that the values of an alert at rest stay the same
+    /// and the store need not be written.
     pub(super) fn timers(&self, now: Duration, pace: Pace) -> Timers {
         let ran = |since: Option<Duration>, most: Duration| {
             since.map(|since| now.saturating_sub(since).min(most).as_millis().try_into().unwrap_or(u64::MAX))
@@ -124,13 +127,12 @@ impl Tracker {
         }
     }
 
-    /// The level now; `None`: there is no alert.
     pub(super) fn level(&self) -> Option<LevelName> {
         self.level
     }
 
     /// Takes one look: the level it deserves, and the one it deserves by the lower thresholds of the hysteresis.
-    /// Returns the level before, if it has changed.
+    /// Returns the level before, if the level has changed.
     pub(super) fn feed(
         &mut self,
         now: Duration,
@@ -139,6 +141,7 @@ impl Tracker {
         pace: Pace,
     ) -> Option<Option<LevelName>> {
         let before = self.level;
+        // Ascending, so that the highest level whose hold is over stays.
         for (level, since) in LevelName::ALL.into_iter().zip(&mut self.since) {
             let reached = deserved.is_some_and(|deserved| deserved >= level);
             *since = if reached { Some(since.unwrap_or(now)) } else { None };
@@ -146,10 +149,13 @@ impl Tracker {
                 self.level = Some(level);
             }
         }
+        // In the order of `Option`, `None` is below every level: a look that deserves nothing lowers the lowest
+        // level, too.
         if kept < self.level {
             let since = *self.below_since.get_or_insert(now);
             self.below_best = self.below_best.max(kept);
             if now.saturating_sub(since) >= pace.clear_after {
+                // Not to the level of this look: one that was deserved within `clear_after` is kept.
                 self.level = self.below_best;
                 (self.below_since, self.below_best) = (None, None);
             }

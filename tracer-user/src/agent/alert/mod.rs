@@ -1,6 +1,6 @@
-//! Alerts: what was found, held against thresholds over time. One alert a group of leaked goroutines, and one a process whose signs
-//! agree; each with a level from L1 to L4. No clock and no side effects here: what is to be done is returned as values, which
-//! [`act`] carries out.
+//! Alerts: findings held against thresholds over time. There is one alert for each group of leaked goroutines, and
+//! one for each target whose signs agree; each has a level from L1 to L4. This module has no clock and no side
+//! effects: it returns what is to be done as values, which [`act`] carries out.
 
 pub mod act;
 mod level;
@@ -25,57 +25,57 @@ use std::{
     time::Duration,
 };
 
-/// Alerts that are kept track of; what is above is counted only. A node has hundreds of processes with a few groups each.
+/// The bound of alerts; subjects beyond are only counted. A node has hundreds of targets with a few groups each.
 pub const MAX_ALERTS: usize = 10_000;
 
-/// What an alert is about: a group of leaked goroutines, or the process (without a group).
+/// The subject of an alert: a group of leaked goroutines, or without a group the target itself.
 type Key = (ProcessId, Option<String>);
 
-/// An alert as it stands.
+/// One alert at its present level.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alert {
     pub pid: u32,
-    /// Which one: never the same again.
     pub process: ProcessId,
-    /// Its executable, cut to a length that is kept.
+    /// The executable's path, cut to the length that the store keeps (`picture::cut`).
     pub exe: String,
-    /// The name of its service.
     pub service: String,
-    /// The group of leaked goroutines; `None`: the process itself, whose signs agree.
+    /// The fingerprint of the group of leaked goroutines; `None`: the target itself, whose signs agree.
     pub group: Option<String>,
-    /// The group's class; `signs` for the process itself.
+    /// The group's class; `signs` for the target itself.
     pub class: String,
     pub verdict: Option<&'static str>,
     pub level: LevelName,
     pub reason: String,
-    /// Since when it has been at this level: nanoseconds since 1970.
+    /// When it reached this level: nanoseconds since 1970.
     pub since_unix_ns: u64,
 }
 
-/// A level that has changed; or, where both are the same, an alert that was remembered and still stands.
+/// A level that has changed. Equal levels stand for an alert that an earlier agent left and that still stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// As it is now; as it was, where it has ended.
+    /// The alert as it is now; as it was, where it has ended.
     pub alert: Arc<Alert>,
-    /// The level before; `None`: there was no alert.
+    /// `None`: there was no alert.
     pub from: Option<LevelName>,
-    /// The level now; `None`: it has ended.
+    /// `None`: the alert has ended.
     pub to: Option<LevelName>,
 }
 
-/// What is to be done.
+/// What a risen level asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Have the process watched more closely for a while.
+    /// Watch the target more closely for a while.
     WantDetail(Arc<Alert>),
-    /// Keep a recording and a dump of the process.
+    /// Keep a recording and a dump of the target.
     KeepEvidence(Arc<Alert>),
     RunHook(Arc<Alert>),
 }
 
 impl Change {
-    /// What is to be done about it: only when a level rises, and once.
+    /// The actions of this change: one for each level that it crosses upwards.
     pub fn actions(&self) -> Vec<Action> {
+        // An alert that jumps from nothing to L4 crosses all levels and gets all actions. Equal levels cross none, so
+        // a restarted agent acts on no alert twice.
         let crossed = |level| self.from < Some(level) && self.to >= Some(level);
         let mut actions = Vec::new();
         if crossed(LevelName::Warn) {
@@ -97,22 +97,22 @@ pub struct Alerts {
     known: BTreeMap<Key, Standing>,
     signs: BTreeMap<ProcessId, Correlation>,
     remembered: Resuming,
-    /// When the last picture was made, `CLOCK_MONOTONIC`.
+    /// The time of the last picture, `CLOCK_MONOTONIC`.
     now: Duration,
     dropped: u64,
 }
 
-/// A subject that is kept track of.
+/// The timers and the alert of one subject.
 #[derive(Debug, Default)]
 struct Standing {
     tracker: Tracker,
-    /// `None`: no level was held for long enough yet.
+    /// `None`: no level has been deserved for long enough yet.
     alert: Option<Arc<Alert>>,
-    /// Of one that stood before the agent began.
+    /// Set while an alert that an earlier agent left is not certain again.
     resumed: Option<Resumed>,
 }
 
-/// What one look says of one subject.
+/// What one picture says about one subject.
 struct Look {
     key: Key,
     alert: Alert,
@@ -133,25 +133,27 @@ impl Alerts {
         }
     }
 
-    /// Goes on with other thresholds; levels stay until these say otherwise.
+    /// Goes on with other thresholds; levels stay until a look at the new thresholds changes them.
     pub fn reload(&mut self, config: config::Alerts) {
         self.config = config;
     }
 
-    /// Those that stand, by process.
+    /// The alerts that stand, by target.
     pub fn active(&self) -> impl Iterator<Item = &Arc<Alert>> {
         self.known.values().filter_map(|standing| standing.alert.as_ref())
     }
 
-    /// Looks at subjects that were not kept track of, because there were too many.
+    /// Looks at subjects that were left out because of [`MAX_ALERTS`].
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Takes a picture; what has changed by it.
+    /// Takes a picture and returns what has changed by it.
     pub fn feed(&mut self, picture: &Picture) -> Vec<Change> {
         let now = Duration::from_nanos(picture.monotonic_ns);
         self.now = now;
+        // First of all: an alert of an earlier agent must be in `known` before the looks, or its group would begin
+        // anew.
         let mut changes = self.resume(picture);
         let mut looks = Vec::new();
         for process in &picture.processes {
@@ -162,7 +164,8 @@ impl Alerts {
         let lives = |id: &ProcessId| ids.contains(id);
         self.signs.retain(|id, _| lives(id));
         changes.extend(self.end(lives));
-        // A group that is not in the picture any more deserves nothing.
+        // A group that is missing from the picture deserves no level. With an alert it is fed to its tracker as
+        // nothing, so that the level falls only after `clear_after`; without one its timers are void.
         let seen: BTreeSet<&Key> = looks.iter().map(|look| &look.key).collect();
         self.known.retain(|key, standing| standing.alert.is_some() || seen.contains(key));
         let gone =
@@ -172,6 +175,7 @@ impl Alerts {
         for look in looks.into_iter().chain(gone) {
             changes.extend(self.take(now, picture.unix_ns, look));
         }
+        // A tracker at its default has no level and no timer that runs.
         self.known.retain(|_, standing| standing.tracker != Tracker::default());
         changes
     }
@@ -185,6 +189,7 @@ impl Alerts {
             limit: process.memory.limit_bytes,
         };
         let service = &process.identity.service;
+        // A suspect is old and many, or growing, but neither proven nor known by a rule: `suspect_limit` bounds it.
         let highest = match group.verdict {
             Verdict::Suspect => self.config.suspect_limit,
             Verdict::Likely | Verdict::Proven => LevelName::Isolate,
@@ -235,7 +240,7 @@ impl Alerts {
         Pace { hold: self.config.hold, clear_after: self.config.clear_after }
     }
 
-    /// The signs have agreed for their own time already.
+    /// The signs have agreed over `signs.for` already; a second hold would come on top.
     fn pace_of_signs(&self) -> Pace {
         Pace { hold: Duration::ZERO, ..self.pace() }
     }
@@ -244,6 +249,7 @@ impl Alerts {
         if look.deserved.is_none() && !self.known.contains_key(&look.key) {
             return None;
         }
+        // A group that is known goes on: the bound must not end alerts that stand.
         if self.known.len() >= MAX_ALERTS && !self.known.contains_key(&look.key) {
             self.dropped += 1;
             return None;
@@ -257,6 +263,7 @@ impl Alerts {
         let level = to.or(from)?;
         let reason = match to {
             None => "below the thresholds again".to_owned(),
+            // `None` is below every level in the order of `Option`.
             Some(_) if to < from => "below the thresholds of a higher level again".to_owned(),
             Some(_) => reason,
         };
@@ -265,7 +272,7 @@ impl Alerts {
         Some(Change { alert, from, to })
     }
 
-    /// Ends the alerts of processes that have ended.
+    /// Ends the alerts of targets that have ended, at once: no timer applies.
     fn end(&mut self, lives: impl Fn(&ProcessId) -> bool) -> Vec<Change> {
         let mut changes = Vec::new();
         self.known.retain(|(id, _), standing| {

@@ -1,5 +1,5 @@
-//! What of the alerts outlives the agent: those that stand, with how far their timers have run. One that is found again is neither news
-//! nor an occasion for another recording.
+//! What of the alerts outlives the agent: the alerts that stand, with how far their timers have run. An alert that is
+//! found again is no news and no reason for another recording.
 
 use super::{
     Alert, Alerts, Change, Standing,
@@ -13,18 +13,19 @@ use serde::{Deserialize, Serialize};
 use sfgi_core::detect::Verdict;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-/// How long a process may take to be found again. After this it has ended, or is not watched any more.
+/// How long an alert waits for its process to appear in a picture. A process that is missing for longer has ended, or
+/// is no target any more.
 const ABSENT: Duration = Duration::from_secs(300);
 
-/// An alert as it stood when the agent ended.
+/// An alert as it stood when the store was written last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Remembered {
     pub pid: u32,
-    /// When it was made: ticks since boot.
+    /// Clock ticks since boot: with the PID and the boot it names the process.
     pub start_ticks: u64,
-    /// Its executable, cut to a length that is kept.
+    /// Cut to the length that is kept; tells whether the process runs another program by now.
     pub exe: String,
-    /// The group; `None`: the process itself.
+    /// `None`: the target itself.
     pub group: Option<String>,
     service: String,
     class: String,
@@ -35,33 +36,34 @@ pub struct Remembered {
     timers: Timers,
 }
 
-/// Alerts of processes that were not found yet.
+/// Alerts of an earlier agent whose processes have not been found yet.
 #[derive(Debug, Default)]
 pub(super) struct Resuming {
-    /// By PID and start.
+    /// By PID and start time: the number of programs in [`ProcessId`] begins anew with each agent.
     waiting: BTreeMap<(u32, u64), Vec<Remembered>>,
-    /// For how long an alert does not fall after the first look at its process.
+    /// How long an alert does not fall after the first look at its target.
     settle: Duration,
-    /// When those that were not found are given up; `None`: no picture has come yet.
+    /// When the alerts that still wait are given up; `None`: no picture has come yet.
     until: Option<Duration>,
 }
 
-/// How an alert that was remembered goes on.
+/// How far an alert of an earlier agent is certain again.
 #[derive(Debug)]
 pub(super) enum Resumed {
-    /// Its process was not looked at yet: no time runs.
+    /// No look at the target yet: its timers stand still at these values.
     Awaits(Timers),
-    /// It was, but what takes its time to be known again may be missing: the level does not fall.
+    /// Looked at, but a group that needs `leaks.min_age` to be found again may be missing: the level does not fall
+    /// until this time.
     Settles(Duration),
 }
 
 impl Standing {
-    /// Whether nothing can be said yet of an alert that was remembered.
+    /// Whether nothing can be said yet about an alert of an earlier agent.
     pub(super) fn awaits_a_look(&self) -> bool {
         matches!(self.resumed, Some(Resumed::Awaits(_)))
     }
 
-    /// The level that is kept by a look: while what was remembered settles, none below what it has.
+    /// The level that a look keeps; while the alert settles, no lower one than it has.
     pub(super) fn kept(&self, now: Duration, kept: Option<LevelName>) -> Option<LevelName> {
         match self.resumed {
             Some(Resumed::Settles(until)) if now < until => kept.max(self.tracker.level()),
@@ -69,19 +71,22 @@ impl Standing {
         }
     }
 
-    /// Begins to count: its process was looked at.
+    /// Starts the timers: there was a look at the target.
     fn wake(&mut self, now: Duration, settle: Duration) {
         let (Some(Resumed::Awaits(timers)), Some(level)) = (&self.resumed, self.tracker.level()) else {
             return;
         };
+        // Once more: `found` began the timers when the process appeared, before there was a look at it.
         self.tracker = Tracker::resumed(now, level, timers);
-        // What was about to fall was not there before either.
+        // A level that was about to fall had lost its goroutines before the restart; it need not wait for them to be
+        // found again.
         self.resumed = (!timers.falls()).then(|| Resumed::Settles(now.saturating_add(settle)));
     }
 }
 
 impl Alerts {
-    /// Goes on with alerts that stood when the agent ended. `settle` is how long it takes until all is known of a process again.
+    /// Takes over the alerts that stood when an earlier agent ended. `settle` is how long it takes until all is known
+    /// of a target again.
     pub fn remember(&mut self, remembered: Vec<Remembered>, settle: Duration) {
         self.remembered.settle = settle;
         for one in remembered {
@@ -89,7 +94,8 @@ impl Alerts {
         }
     }
 
-    /// What is to be remembered, as of the last picture.
+    /// What the store must keep, as of the last picture: alerts that stand, and those whose process has not been
+    /// found yet.
     pub fn remembered(&self) -> Vec<Remembered> {
         let waiting = self.remembered.waiting.values().flatten().cloned();
         let standing = self.known.iter().filter_map(|((id, group), standing)| {
@@ -116,7 +122,7 @@ impl Alerts {
         waiting.chain(standing).collect()
     }
 
-    /// Takes up what was remembered of the processes in a picture. A change from a level to the same one says that an alert still stands.
+    /// Takes up the alerts of the targets in a picture. Equal levels of a change mean that the alert still stands.
     pub(super) fn resume(&mut self, picture: &Picture) -> Vec<Change> {
         let mut changes = Vec::new();
         if !self.remembered.waiting.is_empty() {
@@ -136,7 +142,7 @@ impl Alerts {
         let Some(remembered) = self.remembered.waiting.remove(&(id.pid, id.start_ticks)) else {
             return Vec::new();
         };
-        // It runs another program since: what the old one did is over.
+        // An `exec` keeps PID and start time; what the old program leaked is gone with its memory.
         let exe = cut(&process.identity.exe.to_string_lossy());
         let (same, other): (Vec<_>, Vec<_>) = remembered.into_iter().partition(|one| one.exe == exe);
         let mut changes: Vec<Change> =
@@ -161,6 +167,7 @@ impl Alerts {
             return Vec::new();
         }
         let gone = std::mem::take(&mut self.remembered.waiting);
+        // The number of programs is not kept; nothing looks a process up by this id any more.
         let id = |one: &Remembered| ProcessId { pid: one.pid, start_ticks: one.start_ticks, program: 0 };
         gone.values().flatten().map(|one| one.ended(id(one), "the process was not found again")).collect()
     }
@@ -170,6 +177,7 @@ impl Alerts {
         let processes: BTreeMap<ProcessId, &ProcessPicture> =
             picture.processes.iter().map(|process| (process.id, &**process)).collect();
         for ((id, group), standing) in &mut self.known {
+            // A group is known only by a look at the heap, the signs by any scan.
             match (group, processes.get(id)) {
                 (Some(_), Some(process)) if process.leaks_unix_ns > 0 => {
                     standing.wake(self.now, self.remembered.settle);
@@ -191,6 +199,7 @@ impl Remembered {
             service: self.service.clone(),
             group: self.group.clone(),
             class: self.class.clone(),
+            // [`Alert::verdict`] borrows the program's own words; one of another version is left out.
             verdict: verdicts.into_iter().find(|word| self.verdict.as_deref() == Some(word)),
             level: self.level,
             reason: self.reason.clone(),

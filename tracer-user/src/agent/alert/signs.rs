@@ -1,39 +1,38 @@
-//! Several signs of one process that mean something together: heap in use, goroutines, goroutines that wait for a mutex. A sign
-//! is up when it has risen by its share over the stated time, and only when all that are asked for are up at every look of such a time
-//! do they agree. Each alone wanders with the load.
+//! Signs of one target that together mean more than each alone: heap in use, goroutines, goroutines that wait for a
+//! mutex. The signs agree when all that are asked for have risen by their share over the stated time, and none of
+//! them in one step. Each alone wanders with the load.
 
 use crate::agent::config::Signs;
 use std::{collections::VecDeque, time::Duration};
 
-/// What one look says.
+/// The values of one picture; `None`: not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct SignValues {
-    /// Heap in use, bytes.
+    /// Bytes.
     pub heap: Option<f64>,
     pub goroutines: Option<f64>,
-    /// Goroutines that wait for a mutex.
     pub mutex_wait: Option<f64>,
 }
 
-/// Looks that are kept of a process; more are thinned out.
+/// The bound of looks that are kept of a target; [`Correlation::feed`] needs about half of it.
 const MAX_LOOKS: usize = 64;
 
-/// The looks of one process.
+/// The looks of one target, the oldest first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Correlation {
     looks: VecDeque<(Duration, SignValues)>,
 }
 
 impl Correlation {
-    /// Takes one look. Why the signs agree, in words, if they do.
+    /// Takes one look and returns in words why the signs agree, if they do.
     pub(super) fn feed(&mut self, now: Duration, values: SignValues, signs: &Signs) -> Option<String> {
-        // Looks that are closer together than the window needs would push out the old ones.
+        // Pictures come each second: all of a window of ten minutes would be 600 looks.
         let apart = signs.hold / u32::try_from(MAX_LOOKS / 2).unwrap_or(1);
         let newest = self.looks.back().map(|(at, _)| *at);
         if newest.is_none_or(|newest| now.saturating_sub(newest) >= apart) {
             self.looks.push_back((now, values));
         }
-        // The last look that is old enough is what the signs are held against.
+        // The first look is the youngest that is at least `signs.hold` old: today's values are compared with it.
         while self.looks.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= signs.hold) {
             self.looks.pop_front();
         }
@@ -56,7 +55,9 @@ impl Correlation {
         let mut words = Vec::new();
         for (name, share, old, new, pick) in asked {
             let Some(share) = share else { continue };
+            // A sign whose value is not known cannot agree, and so all do not.
             let (old, new) = (old?, new?);
+            // `max(1.0)`: from nothing any value would be a rise by any share.
             if new < old.max(1.0) * (1.0 + share) || !self.rises(pick, new - old) {
                 return None;
             }
@@ -66,7 +67,7 @@ impl Correlation {
         (!words.is_empty()).then(|| format!("all have risen for {:.0} s: {all}", signs.hold.as_secs_f64()))
     }
 
-    /// Whether a sign has been rising all the time, and not in one step: no quarter of the time holds nearly all of it.
+    /// Whether a sign has risen all the time: no quarter of the time has 90 % or more of the whole rise.
     fn rises(&self, pick: Pick, all: f64) -> bool {
         let values: Vec<f64> = self.looks.iter().filter_map(|(_, values)| pick.of(values)).collect();
         let quarter = (values.len() / 4).max(1);

@@ -1,4 +1,4 @@
-//! Timelines: what is fed at which second, and the levels that come of it; also where an alert is taken from one agent to the next.
+//! Timelines: at which second a test feeds what, and which levels follow; also over a restart of the agent.
 
 use super::*;
 use crate::agent::{

@@ -1,16 +1,16 @@
-//! Whether a configuration makes sense as a whole.
+//! Checks what the types of `schema.rs` cannot express: values that make no sense, alone or together.
 
 use super::{Config, ConfigError, LevelName, Matching, Thresholds};
 use std::time::Duration;
 
-/// Scanning more often than this is what the probes are for.
+/// Who must look more often than once a second needs a mode with probes.
 const SHORTEST_SCAN: Duration = Duration::from_secs(1);
 
-/// A collector has others to listen to.
+/// The core publishes a picture once a second: a shorter interval would export the same one again.
 const SHORTEST_EXPORT: Duration = Duration::from_secs(1);
 
 impl Config {
-    /// Fails with the first thing that makes no sense.
+    /// Fails with the first value that makes no sense.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let wrong = |what: String| Err(ConfigError::Senseless(what));
         if self.scan.interval < SHORTEST_SCAN {
@@ -35,6 +35,7 @@ impl Config {
         if self.alerts.hook.as_ref().is_some_and(|hook| hook.command.is_empty()) {
             return wrong("alerts.hook.command is empty: give a program and its arguments".into());
         }
+        // `serve/otlp.rs` speaks HTTP without TLS.
         if let Some(otlp) = &self.otlp
             && !otlp.endpoint.starts_with("http://")
         {
@@ -58,7 +59,8 @@ impl Config {
         self.levels_rise()
     }
 
-    /// A lower level needs no more than a higher one.
+    /// A threshold of a lower level must not be above that of a higher one: the lower level would never stand by
+    /// itself. Thresholds of `alerts.service` are not checked.
     fn levels_rise(&self) -> Result<(), ConfigError> {
         for (at, low) in LevelName::ALL.into_iter().enumerate() {
             for high in &LevelName::ALL[at + 1..] {
@@ -75,7 +77,7 @@ impl Config {
     }
 }
 
-/// The key in which the first is above the second.
+/// The first key whose value in `low` is above that in `high`; keys that either leaves out are not compared.
 fn above(low: &Thresholds, high: &Thresholds) -> Option<&'static str> {
     fn is_above<T: PartialOrd>(low: Option<T>, high: Option<T>) -> bool {
         low.zip(high).is_some_and(|(low, high)| low > high)

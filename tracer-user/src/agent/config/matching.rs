@@ -1,4 +1,4 @@
-//! Which processes a section of the configuration is about, and what that comes to for one of them.
+//! Which targets a section of the configuration is about, and the plan that follows for one of them.
 
 use super::{Config, schema::some_time};
 use crate::agent::picture::Identity;
@@ -7,49 +7,49 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use sfgi_core::event::Mode;
 use std::{str::FromStr, sync::Arc, time::Duration};
 
-/// The size of a compiled regular expression: what stands in a rule needs a few kilobytes.
+/// The limit of a compiled regular expression, bytes. A rule needs a few kilobytes; nested repetitions like
+/// `(a{999}){999}` need many times that.
 const REGEX_SIZE: usize = 1 << 20;
 
-/// Which processes are meant: all that is given must match. A process without what is asked for does not.
+/// Conditions on a target. All that are given must hold; a target that lacks the property asked for does not match.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Matching {
-    /// The executable's path, as the process sees it.
+    /// The executable's path in the target's own mount namespace.
     pub exe: Option<Pattern>,
     /// The import path of the main package, or the path of the main module.
     pub module: Option<Pattern>,
     pub unit: Option<Pattern>,
-    /// The container's id.
     pub container: Option<Pattern>,
-    /// The pod as `namespace/name`, or its uid where that is all that is known.
+    /// The pod as `namespace/name`; its uid where the node does not tell both names.
     pub pod: Option<Pattern>,
 }
 
-/// What holds for some processes.
+/// Settings for the targets that match.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rule {
     #[serde(rename = "match")]
     pub matching: Matching,
-    /// The name they are known by in metrics and alerts.
+    /// Replaces the name that the target's environment gives, in metrics and alerts.
     pub service: Option<String>,
-    /// How closely they are watched.
+    /// `None`: as `scan.mode`.
     pub mode: Option<Mode>,
     #[serde(deserialize_with = "some_time")]
     pub interval: Option<Duration>,
-    /// Whether a finding has them watched more closely for a while; left out: as `raise.on_finding`.
+    /// Whether a finding may raise the mode for a while; `None`: as `raise.on_finding`.
     pub raise: Option<bool>,
 }
 
-/// A regular expression that matches anywhere in the text unless `^` and `$` bind it.
+/// A regular expression that matches anywhere in the text, unless `^` and `$` bind it.
 #[derive(Clone, Debug)]
 pub struct Pattern(Regex);
 
-/// `*` (anything, also nothing) and `?` (one character) for the whole text.
+/// A pattern for the whole text: `*` is any text, also none, `?` one character.
 #[derive(Clone, Debug)]
 pub struct Glob(Regex);
 
-/// Why a text is no [`Pattern`] or [`Glob`].
+/// Why a text is no [`Pattern`] and no [`Glob`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no regular expression: {why}")]
 pub struct PatternError {
@@ -69,6 +69,7 @@ impl FromStr for Glob {
     type Err = PatternError;
 
     fn from_str(text: &str) -> Result<Glob, PatternError> {
+        // `(?s)`: names come from targets and may have line ends.
         let escaped = regex::escape(text).replace(r"\*", ".*").replace(r"\?", ".");
         compile(&format!("(?s)^{escaped}$")).map(Glob)
     }
@@ -76,7 +77,8 @@ impl FromStr for Glob {
 
 fn compile(text: &str) -> Result<Regex, PatternError> {
     RegexBuilder::new(text).size_limit(REGEX_SIZE).build().map_err(|error| {
-        // The error draws a picture of several lines; its last line says what is wrong.
+        // The error's text draws the expression with a marker over several lines; only its last line says what is
+        // wrong.
         let told = error.to_string();
         let why = told.lines().last().unwrap_or_default().trim_start_matches("error: ");
         let hint = if text.starts_with('*') { "; for anything at all write .*" } else { "" };
@@ -121,7 +123,7 @@ impl Glob {
 }
 
 impl Matching {
-    /// Whether it asks for nothing, and so would match everything.
+    /// Whether no condition is given: it would match every target.
     pub(super) fn is_empty(&self) -> bool {
         *self == Matching::default()
     }
@@ -131,6 +133,7 @@ impl Matching {
             asked.as_ref().is_none_or(|pattern| told.is_some_and(|told| pattern.is_match(told)))
         };
         let module = self.module.as_ref().is_none_or(|pattern| {
+            // An empty name means that the binary does not tell it; an unbound pattern would match that.
             [&identity.package, &identity.module]
                 .iter()
                 .any(|name| !name.is_empty() && pattern.is_match(name))
@@ -147,21 +150,20 @@ impl Matching {
     }
 }
 
-/// What is to be done with a process.
+/// What the configuration says about one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) exclude: bool,
     pub(crate) mode: Mode,
-    /// The name that a rule gives its service.
+    /// The name that a rule gives; `None`: the target's own.
     pub(crate) service: Option<Arc<str>>,
     pub(crate) interval: Duration,
-    /// Whether findings raise the mode.
     pub(crate) raise: bool,
 }
 
 impl Config {
-    /// What is to be done with a process. `exclude` is stronger than all; of the rules the first that matches holds; and where
-    /// something is included, only that is watched, and what a rule is about.
+    /// The plan for one target. `exclude` wins over everything; of the rules the first that matches holds. Where
+    /// `include` has entries, only targets that match one of them or a rule are watched.
     pub(crate) fn plan(&self, identity: &Identity) -> Plan {
         let fits = |matching: &Matching| matching.fits(identity);
         let rule = self.rule.iter().find(|rule| fits(&rule.matching));

@@ -1,5 +1,5 @@
-//! The configuration of the agent: one TOML file, flags, environment. A flag is stronger than the environment, the environment
-//! than the file, and the file than the defaults. All parts of the agent work by [`Config`] itself.
+//! The configuration of the agent, from one TOML file, flags and environment. A flag wins over the environment, the
+//! environment over the file, the file over the defaults. All parts of the agent use [`Config`] itself.
 
 mod check;
 mod matching;
@@ -21,29 +21,33 @@ use std::{
     time::Duration,
 };
 
-/// The longest file that is read: ours has a few kilobytes.
+/// The longest configuration file. Ours has a few kilobytes; `--config` may name any file by mistake.
 const MAX_FILE: u64 = 1 << 20;
 
 impl Config {
-    /// Reads the file, if there is one, puts the overrides over it, reads the rules of leaks and checks that all makes sense.
+    /// Reads the file, if one is given, applies the overrides, reads the rules of leaks and checks the whole.
+    ///
+    /// A bad file keeps a running agent at its old configuration (SIGHUP in `cli/agent.rs`).
     ///
     /// # Errors
-    /// The file cannot be read or is wrong, or something makes no sense: a sentence, with the line where the file is wrong.
+    /// The file cannot be read or parsed, or a value makes no sense. The error is a sentence, with the line where it
+    /// is about the file's syntax.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
         let mut config = match file {
             Some(file) => Config::parse(file, &read(file)?)?,
             None => Config::default(),
         };
         overrides.put_over(&mut config);
+        // After the overrides, which may name `leaks.rules`.
         config.complete()
     }
 
-    /// What a file's text says, not checked yet.
+    /// The text as a [`Config`], not checked yet.
     fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         toml::from_str(text).map_err(|error| ConfigError::of_toml(file.to_owned(), text, &error))
     }
 
-    /// Reads what the configuration names, and checks it.
+    /// Reads the files that the configuration names, then checks it.
     fn complete(mut self) -> Result<Config, ConfigError> {
         if let Some(directory) = &self.leaks.rules {
             let rules = Rules::clone(&self.leaks.catalogue).with_directory(directory);
@@ -67,31 +71,28 @@ fn read(file: &Path) -> Result<String, ConfigError> {
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
     #[error("{}: {error}", file.display())]
     Unreadable {
-        /// The file.
+        /// The file that `--config` names.
         file: PathBuf,
-        /// Why.
         error: std::io::Error,
     },
-    /// The file is not what the schema says.
+    /// The text does not fit the types of `schema.rs`.
     #[error("{}, line {line}: {what}", file.display())]
     Wrong {
-        /// The file.
         file: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// What is wrong, and what may be meant.
+        /// What is wrong, with the key that is probably meant.
         what: String,
     },
-    /// What stands there is understood, but makes no sense together; from the file, a flag or the environment.
+    /// The text is understood but a value makes no sense; it may come from the file, a flag or the environment.
     #[error("{0}")]
     Senseless(String),
 }
 
 impl ConfigError {
-    /// An error of the TOML reader, with its line and with the key that may be meant.
+    /// The reader's error, with its line and a suggestion for the key.
     fn of_toml(file: PathBuf, text: &str, error: &toml::de::Error) -> Self {
         let begin = error.span().map_or(0, |span| span.start);
         let line = text.bytes().take(begin).filter(|byte| *byte == b'\n').count() + 1;
@@ -99,11 +100,11 @@ impl ConfigError {
     }
 }
 
-/// How like a key must be to one that exists to be suggested, between 0 and 1 (Jaro-Winkler).
+/// The Jaro-Winkler likeness (0 to 1) from which on a key is suggested; below, all keys are listed.
 const LIKE: f64 = 0.75;
 
-/// serde says ``unknown field `intervall`, expected one of `interval`, `mode` ``: the names between backticks are the
-/// unknown one, then all that exist. Nothing but the text tells them.
+/// serde says ``unknown field `intervall`, expected one of `interval`, `mode` ``: between backticks are the unknown
+/// key, then all that exist. serde has no structured form of this, so the text is taken apart.
 fn with_suggestion(message: &str) -> String {
     let message = message.lines().next().unwrap_or_default();
     if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
@@ -121,13 +122,13 @@ fn with_suggestion(message: &str) -> String {
     }
 }
 
-/// What can be set without a file.
+/// Settings that need no file.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 pub struct Overrides {
-    /// What may be used for all programs together, and for each: a share of a core
+    /// The budget for all programs together, and for each: a share of a core
     #[arg(long, value_name = "PERCENT", env = "SFGI_BUDGET", value_parser = budget)]
     pub budget: Option<f64>,
-    /// Between two scans of a program
+    /// The time between two scans of a program
     #[arg(long, value_name = "TIME", env = "SFGI_INTERVAL", value_parser = parse::time)]
     pub interval: Option<Duration>,
     /// How closely programs are watched, as far as the budget allows: poll (no probes), life, wait or full
@@ -136,7 +137,7 @@ pub struct Overrides {
     /// Only programs whose path or module matches (several: repeat)
     #[arg(long, value_name = "REGEX", env = "SFGI_INCLUDE")]
     pub include: Vec<Pattern>,
-    /// No programs whose path or module matches (several: repeat)
+    /// Leave out programs whose path or module matches (several: repeat)
     #[arg(long, value_name = "REGEX", env = "SFGI_EXCLUDE")]
     pub exclude: Vec<Pattern>,
     /// From which age on waiting is suspicious
@@ -145,21 +146,22 @@ pub struct Overrides {
     /// Add the rules of all .toml files in DIR; those with the id of a built-in one replace it
     #[arg(long, value_name = "DIR", env = "SFGI_RULES")]
     pub rules: Option<PathBuf>,
-    /// Where the HTTP interface listens [default: 127.0.0.1:6061]
+    /// The address that the HTTP interface listens on [default: 127.0.0.1:6061]
     #[arg(long, value_name = "ADDRESS", env = "SFGI_LISTEN")]
     pub listen: Option<SocketAddr>,
     /// A file with the token that every HTTP request must bring
     #[arg(long, value_name = "FILE", env = "SFGI_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// The file that history is kept in
+    /// The file that keeps the history over restarts
     #[arg(long, value_name = "FILE", env = "SFGI_STORE")]
     pub store: Option<PathBuf>,
 }
 
 impl Overrides {
-    /// Puts what was given over what the file says. Include and exclude replace the file's.
+    /// Puts the given values over the file's. Lists (`include`, `exclude`) replace the file's, they do not extend it.
     fn put_over(&self, config: &mut Config) {
         if let Some(budget) = self.budget {
+            // One figure sets both: the file's `process` could be above the new `node`, which `check` refuses.
             config.budget = Budget { node: budget, process: None };
         }
         set(&mut config.leaks.min_age, self.min_age);
@@ -183,6 +185,7 @@ impl Overrides {
     }
 }
 
+// A flag has one pattern, and either name may match; the fields of one `Matching` would both have to.
 fn path_or_module(pattern: &Pattern) -> [Matching; 2] {
     let (exe, module) = (Some(pattern.clone()), Some(pattern.clone()));
     [Matching { exe, ..Matching::default() }, Matching { module, ..Matching::default() }]
@@ -199,31 +202,28 @@ fn budget(text: &str) -> Result<f64, String> {
     if share > 0.0 { Ok(share) } else { Err(format!("{text}: a budget is more than nothing")) }
 }
 
-/// What a part of the agent must be told.
+/// A part of the agent that has to react to a new configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Scans, modes, budget, rules.
+    /// Scans, modes, the budget, rules.
     Core,
-    /// The HTTP interface's limits.
     Http,
-    /// The metrics.
     Metrics,
-    /// Alerts and what they keep.
+    /// Alerts and the evidence that they keep.
     Alerts,
-    /// The export.
     Otlp,
 }
 
-/// What is to be done for a new configuration.
+/// What a new configuration changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reload {
-    /// Takes effect at once, for these parts.
+    /// Parts for which it takes effect at once.
     pub parts: Vec<Part>,
     /// Keys that take effect after a restart only.
     pub restart: Vec<&'static str>,
 }
 
-/// Compares two configurations.
+/// Compares two configurations. The core is sent every new configuration, whatever this says (`cli/agent.rs`).
 pub fn changes(old: &Config, new: &Config) -> Reload {
     let core = (&old.scan, &old.leaks, &old.budget, &old.raise, &old.include, &old.exclude, &old.rule)
         != (&new.scan, &new.leaks, &new.budget, &new.raise, &new.include, &new.exclude, &new.rule);
@@ -236,7 +236,7 @@ pub fn changes(old: &Config, new: &Config) -> Reload {
         (alerts, Part::Alerts),
         (old.otlp != new.otlp, Part::Otlp),
     ];
-    // Sockets, their certificates and the file stay open while the agent runs.
+    // The socket, its certificate, its limit and the store's file are opened once, at the start.
     let restart = [
         (before.listen != after.listen, "http.listen"),
         (before.tls != after.tls, "http.tls"),

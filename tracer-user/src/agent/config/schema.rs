@@ -1,5 +1,5 @@
-//! All that a user can set, with its defaults. Every key is described in `deploy/sfgi.toml`, and a test holds that file against
-//! these types.
+//! All settings of a user, with their defaults. `deploy/sfgi.toml` describes every key for users; a test compares
+//! that file with these types.
 
 use super::matching::{Glob, Matching, Rule};
 use crate::parse;
@@ -16,61 +16,56 @@ use std::{
     time::Duration,
 };
 
-/// All that a user can set.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What is looked at, and how often.
     pub scan: Scan,
-    /// When waiting is suspicious, and what a leak looks like.
+    /// When a wait is suspicious, and the rules that tell leaks.
     pub leaks: Leaks,
     pub budget: Budget,
-    /// When a finding has a process watched more closely.
+    /// When a finding raises the mode of a target.
     pub raise: Raise,
-    /// Only these processes, and those that a rule is about; empty: all.
+    /// Only these processes and those that a rule matches become targets; empty: all.
     pub include: Vec<Matching>,
-    /// Not these; stronger than `include` and rules.
+    /// Processes that never become targets; wins over `include` and rules.
     pub exclude: Vec<Matching>,
-    /// What holds for some processes only; the first that matches.
+    /// Settings of some targets; the first rule that matches holds.
     pub rule: Vec<Rule>,
     pub http: Http,
     pub metrics: Metrics,
-    /// When findings are alerts.
     pub alerts: Alerts,
-    /// What outlives a restart.
     pub store: Store,
-    /// Evidence that alerts keep.
     pub evidence: Evidence,
-    /// Export by OTLP; off where it is left out.
+    /// Export by OTLP; `None`: off.
     pub otlp: Option<Otlp>,
-    /// Where the host keeps what names its processes; no key, for tests only.
+    /// Where the host keeps memory limits and pod names. No key of the file: only tests replace it.
     #[serde(skip)]
     pub host: Host,
 }
 
-/// What is looked at, and how often.
+/// How often all targets are scanned, and how closely they are watched.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scan {
-    /// Between two scans of a process.
+    /// Between two scans of one target.
     #[serde(deserialize_with = "time")]
     pub interval: Duration,
-    /// How closely processes are watched, where no rule says otherwise.
+    /// For targets where no rule says otherwise.
     pub mode: Mode,
 }
 
-/// When waiting is suspicious, and what a leak looks like: as the options of `sfgi leaks`.
+/// When a wait is suspicious, and the rules that tell leaks: the options of `sfgi leaks`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Leaks {
-    /// How long a goroutine must have been waiting.
+    /// The shortest wait of a goroutine that is suspicious.
     #[serde(deserialize_with = "time")]
     pub min_age: Duration,
-    /// How many must be alike.
+    /// The smallest group of like goroutines that is suspicious.
     pub min_count: u64,
-    /// A directory with rules of one's own.
+    /// A directory with `.toml` files of rules, which add to the built-in ones.
     pub rules: Option<PathBuf>,
-    /// The built-in rules and those of `rules`, which [`Config::load`] reads.
+    /// The built-in rules and those in `rules`; [`Config::load`] fills it in.
     #[serde(skip)]
     pub catalogue: Arc<Rules>,
 }
@@ -81,140 +76,139 @@ impl Leaks {
     }
 }
 
+// `Rules` has no equality: a change within the files of `rules` is no difference here, though the core gets it.
 impl PartialEq for Leaks {
     fn eq(&self, other: &Leaks) -> bool {
         (self.min_age, self.min_count, &self.rules) == (other.min_age, other.min_count, &other.rules)
     }
 }
 
-/// What it may cost, in cores.
+/// What the agent and its probes may cost, in cores.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
-    /// For all processes together.
+    /// For all targets together.
     #[serde(deserialize_with = "share")]
     pub node: f64,
-    /// For each; not above `node`. Left out: as `node`.
+    /// For each target; at most `node`. `None`: as `node`.
     #[serde(deserialize_with = "some_share")]
     pub process: Option<f64>,
 }
 
 impl Budget {
-    /// For each process, cores.
+    /// What one target may cost, cores.
     pub fn process(&self) -> f64 {
         self.process.unwrap_or(self.node)
     }
 }
 
-/// When a finding has a process watched more closely: one that is not proven, a creation site that grows, an alert of level
-/// `warn` or above.
+/// Whether and how long a finding raises a target's mode: a finding without proof, a creation site that grows, an
+/// alert of level `warn` or above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Raise {
-    /// It does, within the budget.
+    /// Off: no finding raises a target.
     pub on_finding: bool,
-    /// For so long.
+    /// How long a raise lasts, counted from when its probes stand.
     #[serde(rename = "for", deserialize_with = "time")]
     pub hold: Duration,
-    /// And then not again for so long, but for a stronger reason.
+    /// How long after a raise only a stronger cause (growth, finding, alert: in this order) raises the target again.
     #[serde(deserialize_with = "time")]
     pub cool_down: Duration,
 }
 
-/// Directories of the host.
+/// Paths of the host that name and limit its processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Control groups, for memory limits.
+    /// The root of the control groups, for memory limits.
     pub cgroup: PathBuf,
-    /// Where the kubelet keeps the logs of pods, whose directories name them.
+    /// The kubelet's log directory: its subdirectories are called `NAMESPACE_NAME_UID`.
     pub pod_logs: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Where it listens; elsewhere than on this machine only with TLS or a token.
+    /// An address that other machines reach needs TLS or a token (`Access::of`).
     pub listen: SocketAddr,
-    /// A file with the token that every request must bring (`Authorization: Bearer …`).
+    /// A file with the token that requests must bring (`Authorization: Bearer …`).
     pub token_file: Option<PathBuf>,
-    /// Certificate and key for TLS.
     pub tls: Option<Tls>,
-    /// Between two scans that are asked for.
+    /// The shortest time between two scans by request.
     #[serde(deserialize_with = "time")]
     pub trigger_interval: Duration,
-    /// Requests that are answered at the same time; more are refused.
+    /// Requests that are answered at the same time; more get status 503.
     pub max_requests: usize,
 }
 
-/// Certificate and key for TLS.
+/// The files for TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// A file with the certificate and its chain (PEM).
+    /// The certificate and its chain (PEM).
     pub certificate: PathBuf,
-    /// A file with the private key (PEM).
+    /// The private key (PEM).
     pub key: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// At most so many series of a metric; what is above is counted.
+    /// Series that one metric may have; those above are dropped and counted (`sfgi_series_dropped_total`).
     pub max_series: usize,
-    /// So many creation and wait sites of a process have series of their own; the rest is `other`.
+    /// Creation and wait sites of one target with series of their own; the rest is added up as `other`.
     pub sites: usize,
 }
 
-/// When findings are alerts.
+/// How findings become alerts.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Alerts {
-    /// How long a threshold must be passed.
+    /// How long a threshold must be passed before the level rises.
     #[serde(rename = "for", deserialize_with = "time")]
     pub hold: Duration,
-    /// How long all must be below the thresholds of a level before the level falls.
+    /// How long all values must be below the thresholds of a level before it falls.
     #[serde(deserialize_with = "time")]
     pub clear_after: Duration,
-    /// Below this share of a threshold is below: the hysteresis.
+    /// The hysteresis: a value is below a threshold only when it is below this share of it.
     #[serde(deserialize_with = "share")]
     pub clear_below: f64,
-    /// How high those without a proof and a rule may rise.
+    /// The highest level of a group with the verdict `suspect`, which has neither proof nor a rule.
     pub suspect_limit: LevelName,
-    /// L1. A level that stands in the file replaces what holds by itself.
+    /// L1. A level in the file replaces the default thresholds of that level as a whole.
     pub observe: Thresholds,
-    /// L2.
+    /// L2; see `observe`.
     pub warn: Thresholds,
-    /// L3.
+    /// L3; see `observe`.
     pub intervene: Thresholds,
-    /// L4.
+    /// L4; see `observe`. No threshold by default: what the hook does is for the user to decide.
     pub isolate: Thresholds,
-    /// What holds for some services.
+    /// Thresholds of some services; the first entry whose name matches holds.
     pub service: Vec<ServiceLevels>,
-    /// Several signs at the same time.
     pub signs: Signs,
-    /// The command that runs at the highest level.
+    /// The command that runs when an alert reaches `isolate`.
     pub hook: Option<Hook>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LevelName {
-    /// L1: known, shown.
+    /// L1: the alert is shown.
     Observe,
-    /// L2: worth a look by a person.
+    /// L2: the target is watched more closely for a while.
     Warn,
-    /// L3: evidence is kept.
+    /// L3: a dump and a recording are kept as evidence.
     Intervene,
     /// L4: the hook runs.
     Isolate,
 }
 
 impl LevelName {
-    /// All levels, the lowest first.
+    /// In ascending order.
     pub const ALL: [LevelName; 4] =
         [LevelName::Observe, LevelName::Warn, LevelName::Intervene, LevelName::Isolate];
 
-    /// `L1` to `L4`, as people say it.
+    /// The digit of `L1` to `L4`, which metrics give as a value.
     pub fn number(self) -> u8 {
         match self {
             LevelName::Observe => 1,
@@ -235,7 +229,7 @@ impl LevelName {
 }
 
 impl Alerts {
-    /// The thresholds of a level that hold for services without their own.
+    /// The thresholds for services without their own.
     pub fn level(&self, level: LevelName) -> &Thresholds {
         match level {
             LevelName::Observe => &self.observe,
@@ -247,7 +241,7 @@ impl Alerts {
 }
 
 impl ServiceLevels {
-    /// The service's own thresholds of a level; `None`: as for all.
+    /// The service's own thresholds; `None`: those for all services.
     pub fn level(&self, level: LevelName) -> Option<&Thresholds> {
         match level {
             LevelName::Observe => self.observe.as_ref(),
@@ -258,94 +252,89 @@ impl ServiceLevels {
     }
 }
 
-/// What raises to a level: any of these. A level without any is not reached by thresholds.
+/// The thresholds of one level; passing any of them is enough. A level without thresholds is never reached by them.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Thresholds {
     pub count: Option<u64>,
-    /// Goroutines a minute.
     pub growth_per_minute: Option<f64>,
-    /// Of the oldest.
+    /// The longest wait in the group.
     #[serde(deserialize_with = "some_time")]
     pub age: Option<Duration>,
-    /// Heap that only they hold, in bytes.
+    /// Heap that only the group's goroutines hold, bytes.
     #[serde(deserialize_with = "some_size")]
     pub pinned: Option<u64>,
-    /// The same as a share of the container's memory limit.
+    /// `pinned` as a share of the memory limit of the container, 0 to 1.
     #[serde(deserialize_with = "some_share")]
     pub memory_share: Option<f64>,
 }
 
-/// The thresholds of some services; what is left out is as for all.
+/// The thresholds of some services, by level; a level that is left out is that of all services.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceLevels {
     pub name: Glob,
-    /// L1.
     pub observe: Option<Thresholds>,
-    /// L2.
     pub warn: Option<Thresholds>,
-    /// L3.
     pub intervene: Option<Thresholds>,
-    /// L4.
     pub isolate: Option<Thresholds>,
 }
 
-/// Several signs of one process that together mean more than each. A section in the file replaces what holds by itself:
-/// a sign that is left out is not asked for, and with none the signs are off.
+/// Signs that say more about one target together than each alone. A section `signs` in the file replaces the default
+/// as a whole: a sign that is left out is not asked for, and a section without signs switches them off.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signs {
-    /// How much the heap in use has risen over `for`.
+    /// The share by which the heap in use must rise over `for`.
     #[serde(default, deserialize_with = "some_share")]
     pub heap: Option<f64>,
-    /// How much the number of goroutines has.
+    /// The share by which the number of goroutines must rise.
     #[serde(default, deserialize_with = "some_share")]
     pub goroutines: Option<f64>,
-    /// How much the number of goroutines that wait for a mutex has.
+    /// The share by which the number of goroutines that wait for a mutex must rise.
     #[serde(default, deserialize_with = "some_share")]
     pub mutex_wait: Option<f64>,
-    /// How long all must agree.
+    /// The time over which all must rise.
     #[serde(rename = "for", default = "ten_minutes", deserialize_with = "time")]
     pub hold: Duration,
-    /// The level of a process where they do.
+    /// The level of the target's alert.
     #[serde(default = "warn")]
     pub level: LevelName,
 }
 
-/// A command, without a shell. What it is about is in its environment (`SFGI_ALERT_…`).
+/// A command that runs without a shell. It learns about the alert from its environment (`SFGI_ALERT_…`).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hook {
-    /// The program and its arguments.
+    /// The program, then its arguments.
     pub command: Vec<String>,
-    /// It is killed after this.
+    /// The command is killed after this.
     #[serde(default = "ten_seconds", deserialize_with = "time")]
     pub timeout: Duration,
 }
 
-/// What outlives a restart.
+/// The file for what outlives a restart, and its bound.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// The file. Left out: nothing outlives.
+    /// `None`: nothing outlives a restart.
     pub file: Option<PathBuf>,
-    /// Processes that are remembered, the latest.
+    /// Processes that are remembered; the latest stay.
     pub max_processes: usize,
 }
 
-/// Evidence that alerts keep: recordings and dumps.
+/// Recordings and dumps that alerts keep.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Evidence {
-    /// The directory. Left out: none is kept.
+    /// `None`: no evidence is kept.
     pub directory: Option<PathBuf>,
-    /// At most so many files; the oldest go first.
+    /// The oldest files are removed above this.
     pub max_files: usize,
-    /// At most so much.
+    /// Bytes of all files together.
     #[serde(deserialize_with = "size")]
     pub max_size: u64,
-    /// How long is recorded.
+    /// How long one recording lasts.
     #[serde(deserialize_with = "time")]
     pub record: Duration,
 }
@@ -354,12 +343,13 @@ pub struct Evidence {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Otlp {
-    /// The collector: `http://localhost:4318`.
+    /// The base address of a collector: `http://localhost:4318`.
     pub endpoint: String,
     #[serde(default = "thirty_seconds", deserialize_with = "time")]
     pub interval: Duration,
 }
 
+// Defaults of single keys, for sections that have no default as a whole.
 fn ten_seconds() -> Duration {
     Duration::from_secs(10)
 }
@@ -388,7 +378,7 @@ impl Default for Host {
     }
 }
 
-/// The rules that the program brings along.
+/// The built-in rules, parsed once for all configurations.
 fn built_in() -> Arc<Rules> {
     static BUILT_IN: LazyLock<Arc<Rules>> =
         LazyLock::new(|| Arc::new(Rules::built_in().expect("the tests read the built-in rules")));
@@ -478,32 +468,32 @@ impl Default for Evidence {
     }
 }
 
-/// `"30s"`.
+/// A time with a unit: `"30s"`.
 fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     text(from, parse::time_with_unit)
 }
 
-/// `"30s"`, for a key that may be left out.
+/// As [`time`], for a key that may be left out.
 pub(super) fn some_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     time(from).map(Some)
 }
 
-/// `"64MiB"`, in bytes.
+/// A size with a unit, in bytes: `"64MiB"`.
 fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     text(from, parse::size_with_unit)
 }
 
-/// `"64MiB"`, for a key that may be left out.
+/// As [`size`], for a key that may be left out.
 fn some_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     size(from).map(Some)
 }
 
-/// `"2%"` as 0.02.
+/// A percentage as a share: `"2%"` is 0.02.
 fn share<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     text(from, parse::share)
 }
 
-/// `"2%"`, for a key that may be left out.
+/// As [`share`], for a key that may be left out.
 fn some_share<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
     share(from).map(Some)
 }

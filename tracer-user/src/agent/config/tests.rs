@@ -8,7 +8,7 @@ fn parse(text: &str) -> Result<Config, String> {
 
 const EXAMPLE: &str = include_str!("../../../../deploy/sfgi.toml");
 
-/// The file documents the defaults: what stands there must be what holds without it.
+/// `deploy/sfgi.toml` documents the defaults: it must mean the same as no file.
 #[test]
 fn the_example_is_what_holds_by_itself() {
     let example = parse(EXAMPLE).unwrap();
@@ -16,7 +16,7 @@ fn the_example_is_what_holds_by_itself() {
     assert_eq!(example, default);
 }
 
-/// Its comments with examples can be taken in as they are.
+/// The examples in the comments of `deploy/sfgi.toml` must parse when they are uncommented.
 #[test]
 fn its_examples_can_be_uncommented() {
     let uncommented =

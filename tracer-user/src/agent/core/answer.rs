@@ -1,5 +1,5 @@
-//! What is asked of the agent: done at once by its own thread, by a thread of the pool that takes a look at a target now, or by
-//! a thread that streams ([`stream`]) and answers itself.
+//! Answers requests. Those that only change settings are done at once by the core; those that read a target by a
+//! thread of the pool; those that follow a target for a time by a thread of their own ([`stream`]).
 
 use super::{Core, state::TargetState, stream, stream::Limits};
 use crate::{
@@ -24,11 +24,11 @@ use sfgi_core::{
 };
 use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
-/// Goroutines in a document where the request does not say how many, and at most.
+/// Goroutines in a document: where the request names no limit, and the largest that it may name.
 const LIMIT: usize = 1000;
 const MAX_LIMIT: usize = 100_000;
 
-/// A client that waits until these targets have been scanned.
+/// A client that waits until a look at each of these targets is done.
 pub(super) struct Trigger {
     waiting: HashSet<ProcessId>,
     scanned: Scanned,
@@ -64,11 +64,12 @@ impl Core {
                 });
             }
             Request::Reload(config) => self.reload(config),
+            // `Core::run` has ended the loop for it.
             Request::Stop => {}
         }
     }
 
-    /// Has a thread stream what a target does.
+    /// Starts a stream of a target on a thread of its own.
     fn stream<T>(
         &self,
         pid: u32,
@@ -80,11 +81,12 @@ impl Core {
             let _ = answer.send(Err(Refusal::Unknown(pid)));
             return;
         };
+        // The stream has probes of its own, beside those that stand already.
         let left = self.config.budget.process() - state.probes.program_cores();
         begin(Arc::clone(&state.target), Limits { ceiling: Ceiling(left), seconds }, answer);
     }
 
-    /// Has a thread of the pool make the answer, so that a target that cannot be read holds up no other request.
+    /// Has a thread of the pool make the answer, so that a target that does not answer holds up no other request.
     fn ask<T: Send + 'static>(
         &self,
         pid: u32,
@@ -98,6 +100,7 @@ impl Core {
         let (target, config) = (Arc::clone(&state.target), Arc::clone(&self.config));
         let run = Box::new(move || {
             let made = make(&target, &config);
+            // Of a target that ended meanwhile any error may have come; the client is told the reason.
             let ended = made.is_err() && !target.process.alive();
             let _ = answer.send(if ended { Err(Refusal::Ended(pid)) } else { made });
         });
@@ -124,7 +127,8 @@ impl Core {
         Ok(())
     }
 
-    /// Answers the clients that waited for this target only: it has been scanned, or will not be.
+    /// Notes for all waiting clients that this target has been looked at, or will not be (`None`), and answers those
+    /// that wait for no other.
     pub(super) fn untrigger(&mut self, id: ProcessId, scanned: Option<Scanned>) {
         for trigger in &mut self.triggers {
             if trigger.waiting.remove(&id) {
@@ -139,15 +143,15 @@ impl Core {
     }
 }
 
-/// What a look at a heap comes to in numbers.
+/// The numbers of a look at a heap for a client: goroutines judged, and goroutines proven or likely leaked.
 pub(super) fn scanned(leaks: &Leaks) -> Scanned {
-    // Timers are no goroutines.
+    // Groups of timers have no goids and are not goroutines.
     let sure =
         leaks.groups.iter().filter(|group| group.verdict > Verdict::Suspect && !group.goids.is_empty());
     Scanned { scanned: leaks.scanned, leaked: sure.map(|group| group.count).sum() }
 }
 
-/// The goroutines of a target as a document.
+/// Reads the goroutines of a target into a document.
 fn goroutines(target: &Target, filter: &Filter, form: Form) -> Result<Bytes, Refusal> {
     let opened = target.open()?;
     let memory = Live::of(&target.process);
@@ -200,7 +204,7 @@ fn goroutines(target: &Target, filter: &Filter, form: Form) -> Result<Bytes, Ref
     Ok(out.into())
 }
 
-/// A profile of a target, as `net/http/pprof` would serve it.
+/// Makes a profile of a target as `net/http/pprof` would serve it.
 fn profile(target: &Target, kind: Profile, config: &Config) -> Result<Bytes, Refusal> {
     let opened = target.open()?;
     let memory = Live::of(&target.process);
@@ -226,6 +230,7 @@ fn profile(target: &Target, kind: Profile, config: &Config) -> Result<Bytes, Ref
             let snapshot = &leaks.observed.snapshot;
             write(ProfileKind::Leaks, snapshot, &mut names, &chosen).map_err(failed)?;
         }
+        // `Core::answer` sends this kind to `stream`.
         Profile::Block(_) => {
             return Err(Refusal::Failed("where it blocks is told by events, not by its memory".to_owned()));
         }

@@ -1,4 +1,5 @@
-//! When a finding is worth probes for a while: a decision made of what is known, without a clock and without probes.
+//! Decides when a finding is worth closer probes for a while. Pure: time, findings and modes are arguments, so the
+//! tests need neither a clock nor a target.
 
 use crate::agent::{
     config::Raise,
@@ -7,12 +8,12 @@ use crate::agent::{
 use sfgi_core::{detect::Verdict, event::Mode, goruntime::State, leaks::LeakView};
 use std::sync::Arc;
 
-/// Why more detail is wanted; the later, the stronger.
+/// Why a closer mode is wanted. The order matters: a later variant is the stronger one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cause {
-    /// A creation site grows: how fast it makes goroutines, and how many of them end, only births and deaths tell.
+    /// A creation site grows. Only births and deaths tell how fast it makes goroutines and how many of them end.
     Growth,
-    /// Goroutines wait that may be leaked: whether others pass where they stand, only waits tell.
+    /// Goroutines wait that may be leaked. Only parks and wake-ups tell whether others pass the place where they stand.
     Finding,
     /// An alert has risen to `warn` or above.
     Alert,
@@ -27,11 +28,13 @@ pub(super) struct Wish {
 }
 
 impl Wish {
-    /// By what the last scan and the last look found. A proven leak asks for no more detail: probes could add nothing.
+    /// The wish that follows from the last scan and the last look. A proven leak wishes for nothing: probes could add
+    /// nothing to it.
     pub(super) fn of(growth: &[SiteGrowth], leaks: &[LeakView]) -> Option<Wish> {
         let open = |group: &&LeakView| match group.verdict {
             Verdict::Proven => false,
             Verdict::Likely => true,
+            // A suspect is only old and many, which long-lived pools are, too.
             Verdict::Suspect => group.growth.is_some(),
         };
         let waits = |group: &&LeakView| group.state == Some(State::Waiting);
@@ -43,17 +46,18 @@ impl Wish {
             let mut proven = leaks.iter().filter(|group| group.verdict == Verdict::Proven);
             proven.any(|group| group.created_by.as_ref() == Some(&site.site))
         };
+        // Sites come the fastest first.
         let site = growth.iter().find(|site| !proven(site))?;
         let why = format!("goroutines of {} grow by {:.1} a minute", site.site.func, site.per_second * 60.0);
         Some(Wish { cause: Cause::Growth, mode: Mode::Life, why: why.into() })
     }
 }
 
-/// Whether one target is raised to a closer mode, and for how long yet.
+/// The raise of one target: whether it stands, until when, and what came before.
 #[derive(Debug, Default)]
 pub(super) struct Detail {
     raised: Option<Raised>,
-    /// The cause of the last raise, and until when only a stronger cause raises it again.
+    /// The cause of the last raise, and the time until which only a stronger cause raises the target again.
     rests: Option<(Cause, f64)>,
     said: Arc<str>,
 }
@@ -61,8 +65,10 @@ pub(super) struct Detail {
 #[derive(Debug)]
 struct Raised {
     wish: Wish,
+    /// The time when the raise ends, seconds.
     until: f64,
-    /// Its probes stand. The time of the raise counts from then; before, `until` limits how long the probes are waited for.
+    /// Its probes stand, and `until` counts from then. Before that, `until` limits how long the raise waits for them:
+    /// the budget may not allow them at all.
     stands: bool,
 }
 
@@ -77,8 +83,8 @@ impl Detail {
         Arc::clone(&self.said)
     }
 
-    /// Decides, `at` seconds on any clock, when `base` is wanted anyway and probes stand for `now`. Returns the cause
-    /// where it is raised by this, and what is to be said where anything changes.
+    /// Decides at `at` (seconds on a monotonic clock), when mode `base` is wanted anyway and probes stand in mode
+    /// `now`. `None`: nothing changes. Otherwise the text for the log, with the cause if the target is raised.
     pub(super) fn step(
         &mut self,
         at: f64,
@@ -90,6 +96,7 @@ impl Detail {
         let hold = raise.hold.as_secs_f64();
         if let Some(raised) = &mut self.raised {
             let stronger = wish.is_some_and(|wish| wish.cause > raised.wish.cause);
+            // Any probes count: the budget may have allowed only `Life` of a wish for `Wait`.
             if !raised.stands && now >= raised.wish.mode.min(Mode::Life) {
                 (raised.stands, raised.until) = (true, at + hold);
             }
@@ -109,6 +116,7 @@ impl Detail {
         {
             return None;
         }
+        // Not raised and not at rest, or a stronger cause takes over from a raise, and the time begins anew.
         let wish = wish?.clone();
         let said = self.say(format!("is raised to {} for {hold:.0} s: {}", wish.mode, wish.why));
         let cause = wish.cause;

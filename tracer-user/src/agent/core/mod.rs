@@ -1,5 +1,5 @@
-//! The agent's own thread: takes in what sweeps, scans and probes found, decides what is done next, and publishes pictures.
-//! It never reads a target itself, so no target can hold it up.
+//! The core of the agent: one thread that takes in the results of sweeps, scans and probes, decides what is done next
+//! and publishes pictures. It never reads a target itself, so no target can hold it up.
 
 mod answer;
 mod detail;
@@ -26,39 +26,43 @@ use std::{
 };
 use tokio::sync::{mpsc, watch};
 
-/// Between two decisions about what to do next.
+/// The longest time between two decisions; every message and request brings one, too.
 const TICK: Duration = Duration::from_millis(100);
-/// How often a picture is published.
+/// The time between two pictures.
 const PUBLISH: Duration = Duration::from_secs(1);
-/// Scans and looks at the same time, and how many of these may be looks at heaps: a look takes a second.
+/// The most scans and looks that run at the same time, and how many of them may be looks at a heap. A look takes at
+/// least a second, and one thread stays free for scans.
 const AT_ONCE: usize = 3;
 const LOOKS_AT_ONCE: usize = 2;
-/// The first scans of targets that came together are due this long after, and this far apart: at a start all come together.
+/// The first scan of a target is due `FIRST` after it was found, and `FIRST_APART` later for each target that waits
+/// for its first: when the agent starts, all are found at once.
 const FIRST: Duration = Duration::from_secs(1);
 const FIRST_APART: Duration = Duration::from_millis(150);
-/// Requests that may wait before their senders do.
+/// Requests that the channel holds; further senders wait.
 const REQUESTS: usize = 64;
-/// Sentences about errors of the agent itself that a picture holds.
+/// Sentences about errors of the agent itself that a picture holds, the latest ones.
 const ERRORS: usize = 16;
-/// Between two returns of unused memory to the system.
+/// The time between two returns of unused memory to the system ([`trim`]).
 const TRIM: Duration = Duration::from_secs(60);
 
-/// What an earlier agent knew of its targets ([`super::picture::ProcessPicture::kept`]), by PID and start time, in the same
-/// run of the machine.
+/// What an earlier agent knew of its targets ([`super::picture::ProcessPicture::kept`]), by PID and start time (ticks
+/// since boot). Only of the same boot: PIDs and ticks begin anew with the next.
 pub type Earlier = HashMap<(u32, u64), Arc<[u8]>>;
 
 /// Starts the agent on threads of its own.
 ///
 /// # Errors
-/// They cannot be had.
+/// The system refuses a thread.
 pub fn start(config: Arc<Config>, earlier: Earlier) -> io::Result<Handle> {
     let (pictures, receiver) = watch::channel(Arc::default());
     let (requests, asked) = mpsc::channel(REQUESTS);
+    // Unbounded, so that no scan, sweep or probe waits for the core; how many of these there are is bounded.
     let (told, inbox) = mpsc::unbounded_channel();
     let tell = told.clone();
     let sweeps = move |swept| {
         let _ = tell.send(Message::Swept(swept));
     };
+    // Before the agent's threads start: the setting does not take back heaps that exist.
     few_heaps();
     let binaries = Arc::default();
     let core = Core {
@@ -87,14 +91,14 @@ pub fn start(config: Arc<Config>, earlier: Earlier) -> io::Result<Handle> {
     Ok(Handle { pictures: receiver, requests })
 }
 
-/// What comes from other threads.
+/// The results of other threads.
 enum Message {
     Swept(Swept),
     Probes { id: ProcessId, news: News },
     Done { id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, TargetError> },
 }
 
-/// Sends its message when it is dropped: a task that panics is told of, too.
+/// Sends its message when it is dropped, so that a task that panics reports, too.
 struct Report {
     message: Option<Message>,
     to: mpsc::UnboundedSender<Message>,
@@ -115,9 +119,9 @@ struct Core {
     binaries: Arc<Binaries>,
     pool: Pool,
     bucket: Bucket,
-    /// By PID.
+    /// By PID: requests name a target so.
     targets: BTreeMap<u32, TargetState>,
-    /// Of targets that no sweep has found yet.
+    /// What an earlier agent kept; empty after the first sweep.
     earlier: Earlier,
     /// Go processes that a rule excludes.
     excluded: BTreeMap<u32, Arc<Target>>,
@@ -125,19 +129,22 @@ struct Core {
     node: NodePicture,
     errors: VecDeque<String>,
     triggers: Vec<Trigger>,
-    /// The sum and the number of the pauses between two scans of a target, of late.
+    /// The sum (seconds) and the number of the pauses between two scans of one target. Both are halved now and then,
+    /// so that the quotient is that of late.
     achieved: (f64, u64),
-    /// What probes have cost programs, all in all.
+    /// CPU seconds that probes have cost the targets since the start of the agent.
     programs_seconds: f64,
     told: mpsc::UnboundedSender<Message>,
     pictures: watch::Sender<Arc<Picture>>,
-    /// The clock and the CPU time at the last picture: their growth since is the share that is used now.
+    /// The monotonic clock and our CPU time at the last picture, nanoseconds: the quotient of their growth is the
+    /// share in use.
     used: (u64, u64),
 }
 
 impl Core {
     async fn run(mut self, mut asked: mpsc::Receiver<Request>, mut inbox: mpsc::UnboundedReceiver<Message>) {
         let mut tick = tokio::time::interval(TICK);
+        // Ticks that were missed (a suspended host) are not made up for.
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut published, mut trimmed) = (Instant::now(), Instant::now());
         loop {
@@ -149,6 +156,7 @@ impl Core {
                     Some(request) => self.answer(request),
                 },
             }
+            // After every message, not only at a tick: a thread that has become free gets its next task at once.
             self.begin();
             self.govern();
             if published.elapsed() >= PUBLISH {
@@ -182,7 +190,8 @@ impl Core {
             self.forget(id);
         }
         if first {
-            // A thread that replaces one that hangs names all that run, and nothing that has ended meanwhile.
+            // The thread of discovery is new: it names every process that runs, but no process that ended between the
+            // two threads.
             let there: HashSet<ProcessId> = changes.started.iter().map(|target| target.id).collect();
             let all = self.all().map(|target| target.id);
             let gone: Vec<ProcessId> = all.filter(|id| !there.contains(id)).collect();
@@ -191,16 +200,16 @@ impl Core {
         for target in changes.started {
             self.add(target);
         }
-        // The first sweep finds all that an earlier agent can have known.
+        // The first sweep finds every target that an earlier agent can have known and that still runs.
         self.earlier = Earlier::new();
     }
 
-    /// All Go processes, also those that a rule excludes.
+    /// All Go processes, including those that a rule excludes.
     fn all(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.targets.values().map(|state| &state.target).chain(self.excluded.values())
     }
 
-    /// The state of this very target: another process may have its PID by now.
+    /// The state of this very target. `None`: it is not a target any more, even if another process has its PID by now.
     fn state(&mut self, id: ProcessId) -> Option<&mut TargetState> {
         self.targets.get_mut(&id.pid).filter(|state| state.target.id == id)
     }
@@ -216,6 +225,7 @@ impl Core {
             self.excluded.insert(pid, target);
             return;
         }
+        // Spread, but never beyond an interval of the target itself.
         let waiting = self.targets.values().filter(|state| state.waits_for_first()).count();
         let apart = FIRST_APART * u32::try_from(waiting).unwrap_or(u32::MAX);
         let first = (FIRST + apart).min(plan.interval.max(FIRST));
@@ -230,10 +240,12 @@ impl Core {
         if self.excluded.get(&id.pid).is_some_and(|target| target.id == id) {
             self.excluded.remove(&id.pid);
         }
+        // A client that waits for a scan of this target must not wait for ever.
         self.untrigger(id, None);
     }
 
     fn done(&mut self, id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, TargetError>) {
+        // In any case, also for a target that is gone: the promise was made when the task began.
         self.bucket.settle(cost);
         self.node.scans += u64::from(result.is_ok());
         self.node.scan_failures += u64::from(result.is_err());
@@ -243,7 +255,7 @@ impl Core {
         };
         let known = self.state(id).is_some();
         match result.as_ref().err().filter(|_| known) {
-            // Discovery has not noticed the exec, or the end, yet.
+            // Discovery has not noticed the `exec` yet. An end it notices by itself, so nothing is said of that.
             Some(TargetError::Replaced) => self.discovery.look_again(id.pid),
             None | Some(TargetError::Ended) => {}
             Some(error) => log::warn!("PID {}: {error}", id.pid),
@@ -261,7 +273,7 @@ impl Core {
         }
     }
 
-    /// Begins the scans and looks that are due, the latest first, as far as the budget goes.
+    /// Starts the scans and looks that are due, the most overdue first, as far as the budget goes.
     fn begin(&mut self) {
         let at = clock::now() as f64 / 1e9;
         let used = clock::process_cpu() as f64 / 1e9 + self.programs_seconds;
@@ -272,6 +284,7 @@ impl Core {
             let (paid, may_look) = (self.bucket.has_left(), looks < LOOKS_AT_ONCE);
             let due = self.targets.iter().filter_map(|(pid, state)| {
                 let (work, late) = state.due(now)?;
+                // Infinitely late: somebody asked for it, and what a person asks for is done whatever the budget says.
                 let allowed = (paid || late.is_infinite()) && (may_look || work != Work::Look);
                 allowed.then_some((*pid, work, late))
             });
@@ -284,10 +297,12 @@ impl Core {
         let Some(state) = self.targets.get_mut(&pid) else { return };
         state.running = Some(work);
         let (id, cost) = (state.target.id, state.estimate(work));
+        // Before the meter sees any of it: otherwise all that are due would start on the same CPU time.
         self.bucket.promise(cost);
         let (target, past) = (Arc::clone(&state.target), Arc::clone(&state.past));
         let (config, told) = (Arc::clone(&self.config), self.told.clone());
         let run = Box::new(move || {
+            // In place until the real result is there: this is what a panic of the task reports.
             let failed = Message::Done { id, work, cost, result: Err(TargetError::Bug) };
             let mut done = Report { message: Some(failed), to: told };
             let mut past = past.lock().unwrap_or_else(PoisonError::into_inner);
@@ -300,7 +315,7 @@ impl Core {
         self.pool.run(Task { about: pid, run });
     }
 
-    /// Gives up targets whose memory or executable does not answer.
+    /// Gives up targets on which a thread hangs because their memory or executable does not answer.
     fn check(&mut self) {
         for pid in self.pool.check() {
             self.complain(format!("PID {pid}: reading it does not end; it is left alone"));
@@ -330,6 +345,7 @@ impl Core {
         let processes: Vec<_> = self.targets.values_mut().map(|state| state.picture(top)).collect();
         let unsupported = self.targets.values().filter(|state| state.unsupported()).count() as u64;
         let (sum, number) = self.achieved;
+        // About two pauses a target, and at least 32 in all: fewer would be noise.
         if number >= 2 * self.targets.len().max(16) as u64 {
             self.achieved = (sum / 2.0, number / 2);
         }
@@ -352,6 +368,7 @@ impl Core {
             ),
             binaries: self.binaries.len(),
             errors: self.errors.iter().cloned().collect(),
+            // The counters that only rise (scans, failures, changes of mode, raises) stay.
             ..std::mem::take(&mut self.node)
         };
         let picture =
@@ -359,7 +376,7 @@ impl Core {
         self.pictures.send_replace(Arc::new(picture));
     }
 
-    /// Goes on by another configuration; nothing that is known is lost.
+    /// Continues with another configuration. What is known of targets stays, except of those that it excludes.
     fn reload(&mut self, config: Arc<Config>) {
         self.config = config;
         self.discovery.set(Arc::clone(&self.config));
@@ -380,20 +397,21 @@ impl Core {
     }
 }
 
-/// Memory that the agent has, bytes.
+/// The resident memory of the agent, bytes; 0 where `/proc` does not tell.
 fn rss_bytes() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * rustix::param::page_size() as u64
 }
 
-/// Gives unused memory back to the system: the allocator would keep for ever what a large snapshot needed.
+/// Returns unused memory to the system. The allocator would keep for ever what one large snapshot needed.
 fn trim() {
     // SAFETY: takes no pointer, and may be called at any time.
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Two heaps for all threads, in place of one for each: the free memory that each heap keeps adds up.
+/// Limits the allocator to two heaps for all threads. By default glibc makes up to eight for each CPU, and
+/// each keeps free memory of its own.
 fn few_heaps() {
     // SAFETY: changes a setting of the allocator.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };

@@ -1,4 +1,5 @@
-//! Raises and lowers the probes of targets.
+//! Decides the probes of all targets within the budget, and follows those of each through attaching, standing and
+//! removal.
 
 use super::{Core, Message};
 use crate::agent::{
@@ -8,14 +9,15 @@ use crate::agent::{
 use sfgi_core::{clock, event::Mode};
 use std::{io, sync::Arc};
 
-/// Targets that may have probes at the same time, and those among them that are being attached to: each has a thread and rings.
+/// The most targets that have probes at the same time, because each takes a thread and rings; and the most of them
+/// that are being attached to at the same time.
 const MOST_WITH_PROBES: usize = 64;
 const ATTACHING: usize = 2;
-/// The part of the node's budget that probes may use: the rest is for scans.
+/// The part of the node's budget that probes may use; the rest is left for scans.
 const PROBES_SHARE: f64 = 0.7;
 
 impl Core {
-    /// Raises and lowers the probes of all targets, as wishes and the budget have it.
+    /// Starts, changes and removes the probes of targets according to the wanted modes and the budget.
     pub(super) fn govern(&mut self) {
         let at = clock::now() as f64 / 1e9;
         let budget = &self.config.budget;
@@ -23,6 +25,7 @@ impl Core {
         let count =
             |wanted: fn(&Probes) -> bool| self.targets.values().filter(|state| wanted(&state.probes)).count();
         let (mut active, mut attaching) = (count(Probes::is_active), count(Probes::is_attaching));
+        // Collected and done after the loop: starting and telling need all of `self`.
         let mut starts = Vec::new();
         let mut changes = Vec::new();
         for (pid, state) in &mut self.targets {
@@ -33,7 +36,8 @@ impl Core {
                 log::info!("PID {pid} ({}): {said}", state.identity.service);
             }
             let wanted = state.wanted();
-            // The node's budget without what the probes of the other targets cost.
+            // What is left of the node's budget when the probes of the other targets are paid, but never more than
+            // one process may cost.
             let left = budget.process().min(PROBES_SHARE * budget.node - (all - state.probes.cores()));
             match state.probes.step(at, wanted, left) {
                 Next::Start(mode)
@@ -65,14 +69,16 @@ impl Core {
         }
     }
 
-    /// Takes in what the thread that probes a target says.
+    /// Takes in a message of the thread that probes a target.
     pub(super) fn probe_news(&mut self, id: ProcessId, news: News) {
         let at = clock::now() as f64 / 1e9;
+        // Before the target is looked up: the CPU time was spent even if it has ended by now.
         if let News::Cost(spent) = &news {
             self.programs_seconds += spent.program_cores * spent.seconds;
         }
         let all: f64 = self.targets.values().map(|state| state.probes.cores()).sum();
         let Some(state) = self.state(id) else { return };
+        // A target that ends makes its probes fail. That is no error; the next sweep removes the target.
         if matches!(news, News::Ended(Some(_))) && !state.target.process.alive() {
             return;
         }
@@ -96,23 +102,24 @@ impl Core {
     }
 }
 
-/// The probes of one target: wanted, being attached, standing, being removed.
+/// The probes of one target, from being wanted to being removed.
 #[derive(Default)]
 pub(super) struct Probes {
     pace: Pace,
     stage: Stage,
     figures: Figures,
-    /// The last reading of what they cost.
+    /// The last reading of their cost. It stays while they are removed.
     spent: Spent,
-    /// `spent` was not judged by `pace` yet.
+    /// `pace` has not judged `spent` yet: it judges each reading once.
     fresh: bool,
-    /// Sums over the sessions that are over.
+    /// Sums over the sessions that have ended.
     before: Totals,
-    /// How long probes stood in this session.
+    /// How long probes have stood in this session, seconds.
     seconds: f64,
     reason: Arc<str>,
-    /// What was wanted last.
+    /// The mode wanted at the last step; another one resets the pauses of `pace`.
     wanted: Mode,
+    /// Probes have stood at least once, so there are figures to publish.
     ever: bool,
 }
 
@@ -120,10 +127,10 @@ pub(super) struct Probes {
 enum Stage {
     #[default]
     None,
-    /// A thread tries this mode.
+    /// A thread tries to attach; [`News::Attached`] says in which mode.
     Attaching(Prober),
     Standing(Prober, Mode),
-    /// The thread removes its probes; then this mode is tried.
+    /// The thread removes its probes. When it has ended, this mode is tried; `Poll`: none.
     Removing(#[expect(dead_code, reason = "dropping it would not wait for its end either")] Prober, Mode),
 }
 
@@ -134,18 +141,18 @@ struct Totals {
     seconds: f64,
 }
 
-/// What is to be done about a target, and to be said.
+/// What the core has to do for a target after a step.
 #[derive(Debug, PartialEq)]
 pub(super) enum Next {
     Nothing,
-    /// A thread is to try this mode ([`Probes::start`]).
+    /// Call [`Probes::start`] with this mode.
     Start(Mode),
-    /// The mode changes; why.
+    /// The mode changes; the text for the log says from what to what and why.
     Changed(String),
 }
 
 impl Probes {
-    /// The mode that it is in.
+    /// The mode that the probes stand in; `Poll` while none stand.
     pub(super) fn mode(&self) -> Mode {
         match &self.stage {
             Stage::Standing(_, mode) => *mode,
@@ -153,32 +160,31 @@ impl Probes {
         }
     }
 
-    /// Why the mode is not another one.
+    /// Why the mode is not the wanted one; empty where it is.
     pub(super) fn reason(&self) -> Arc<str> {
         Arc::clone(&self.reason)
     }
 
-    /// Whether a thread works for it.
+    /// Whether a thread exists for it: attaching, listening or removing.
     pub(super) fn is_active(&self) -> bool {
         !matches!(self.stage, Stage::None)
     }
 
-    /// Whether it is being attached to.
     pub(super) fn is_attaching(&self) -> bool {
         matches!(self.stage, Stage::Attaching(..))
     }
 
-    /// What the probes cost the program and the agent now, in cores.
+    /// The cost of the probes, to the target and to the agent together, in cores.
     pub(super) fn cores(&self) -> f64 {
         if self.is_active() { self.spent.program_cores + self.spent.own_cores } else { 0.0 }
     }
 
-    /// The part of [`Probes::cores`] that the program pays.
+    /// The part of [`Probes::cores`] that the target pays.
     pub(super) fn program_cores(&self) -> f64 {
         if self.is_active() { self.spent.program_cores } else { 0.0 }
     }
 
-    /// What is to be done, `at` seconds on any clock, when it may cost `budget` cores.
+    /// Decides what to do at `at` (seconds on a monotonic clock) when the probes may cost `budget` cores.
     pub(super) fn step(&mut self, at: f64, wanted: Mode, budget: f64) -> Next {
         if std::mem::replace(&mut self.wanted, wanted) != wanted {
             self.pace.ask();
@@ -188,6 +194,7 @@ impl Probes {
                 Step::Try(mode) => Next::Start(mode),
                 Step::Stay | Step::Change | Step::Down(_) => Next::Nothing,
             },
+            // Neither can be hurried; `News` ends both.
             Stage::Attaching(..) | Stage::Removing(..) => Next::Nothing,
             Stage::Standing(_, mode) => {
                 let mode = *mode;
@@ -219,12 +226,14 @@ impl Probes {
 
     fn remove(&mut self, then: Mode) {
         if let Stage::Standing(prober, _) = std::mem::take(&mut self.stage) {
+            // `Prober::stop` only asks; the stage keeps the place in the count of active targets until the thread has
+            // ended.
             prober.stop();
             self.stage = Stage::Removing(prober, then);
         }
     }
 
-    /// Has a thread try `mode`.
+    /// Starts a thread that attaches in `mode` or, where that is too dear, in a cheaper one.
     pub(super) fn start(
         &mut self,
         target: &Arc<Target>,
@@ -237,7 +246,7 @@ impl Probes {
         Ok(())
     }
 
-    /// Takes in what its thread says.
+    /// Takes in a message of its thread.
     pub(super) fn news(&mut self, news: News, at: f64) -> Next {
         match news {
             News::Attached { mode, reason } => {
@@ -248,7 +257,7 @@ impl Probes {
                 (self.spent, self.seconds, self.fresh, self.ever) = (Spent::default(), 0.0, false, true);
                 self.pace.attached(at, !reason.is_empty());
                 let text = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-                // The reason of an earlier step down still holds.
+                // In a lower mode without a new reason (after a step down) the reason of that step still holds.
                 if !reason.is_empty() || mode >= self.wanted {
                     self.reason = reason.into();
                 }
@@ -282,6 +291,7 @@ impl Probes {
                     return Next::Changed(format!("stays in poll: {error}"));
                 }
                 match stage {
+                    // By now less may be wanted than when the removal began.
                     Stage::Removing(_, mode) if mode != Mode::Poll && mode <= self.wanted => {
                         Next::Start(mode)
                     }
@@ -291,7 +301,7 @@ impl Probes {
         }
     }
 
-    /// What is published; `None`: nothing was ever probed.
+    /// The figures to publish, with tables of `top` rows; `None`: it never had probes.
     pub(super) fn events(&self, top: usize) -> Option<Events> {
         if !self.ever {
             return None;

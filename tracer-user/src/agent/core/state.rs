@@ -1,4 +1,5 @@
-//! One target: what is known of it, and what is to be done next.
+//! One target as the core sees it: its results, its costs, and when the next scan and the next look at its heap are
+//! due.
 
 use super::{
     detail::{Cause, Detail, Wish},
@@ -19,16 +20,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Intervals between two looks at the heap: the fewest, where something is suspicious, and the most.
+/// Scan intervals between two looks at the heap: `LOOK_PAUSE` where something is suspicious, `LOOK_AT_LEAST` otherwise.
 const LOOK_PAUSE: u32 = 4;
 const LOOK_AT_LEAST: u32 = 20;
-/// Intervals after which a target that could not be read is tried again.
+/// Scan intervals until a target that could not be read is tried again.
 const RETRY: u32 = 4;
-/// CPU seconds that a scan and a look at the heap are taken to cost before the first was measured.
+/// CPU seconds that a scan and a look at the heap are assumed to cost until the first one was measured.
 const SCAN_COST: f64 = 0.005;
 const LOOK_COST: f64 = 0.05;
 
-/// What to do with a target.
+/// A task for the pool: read all goroutines (`Scan`), or those and the heap (`Look`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     Scan,
@@ -38,25 +39,27 @@ pub(super) enum Work {
 /// A target, as the core sees it.
 pub(super) struct TargetState {
     pub(super) target: Arc<Target>,
-    /// The target's, with the name that a rule gives its service.
+    /// The target's identity; a rule may have replaced the name of the service.
     pub(super) identity: Arc<Identity>,
     plan: Plan,
-    /// Asked for in place of the plan's.
+    /// A mode that somebody set by hand; it overrides the plan and every wish.
     asked_mode: Option<Mode>,
-    /// Whether it is raised to a closer mode for a while; what the last scan wishes for, and an alert.
+    /// Whether the target is raised to a closer mode for a while, and the wishes of the last scan and of an alert for
+    /// that.
     detail: Detail,
     wish: Option<Wish>,
     alert: Option<Wish>,
+    /// Shared with the thread that scans: locked only on it, for the length of a scan, so the core must not lock it.
     pub(super) past: Arc<Mutex<Past>>,
-    /// A thread scans it, or looks at its heap.
+    /// The task of this target that the pool has now: at most one.
     pub(super) running: Option<Work>,
-    /// A look at the heap was asked for.
+    /// Somebody asked for a look at the heap; it comes before everything else.
     pub(super) triggered: bool,
     scan_due: Instant,
     look_due: Option<Instant>,
     last_scan: Option<Instant>,
     last_look: Option<Instant>,
-    /// Between the last two scans.
+    /// The pause between the ends of the last two scans or looks.
     pub(super) achieved: Option<Duration>,
     costs: Costs,
     scan: Option<Arc<Scan>>,
@@ -70,11 +73,11 @@ pub(super) struct TargetState {
     error: Option<Arc<str>>,
     kept: Option<Arc<[u8]>>,
     pub(super) probes: Probes,
-    /// The last picture of it, as long as nothing has changed since.
+    /// The last picture, while nothing has changed since: an idle target costs nothing to publish.
     picture: Option<Arc<ProcessPicture>>,
 }
 
-/// What looks have cost of late, CPU seconds.
+/// Moving averages of what a scan and a look cost, CPU seconds.
 #[derive(Clone, Copy, Debug)]
 struct Costs {
     scan: f64,
@@ -82,7 +85,7 @@ struct Costs {
 }
 
 impl TargetState {
-    /// One that has just come; its first scan is due after `first`. `kept` is what an earlier agent knew of it.
+    /// A target that was just found. Its first scan is due after `first`; `kept` is what an earlier agent knew of it.
     pub(super) fn new(
         target: Arc<Target>,
         plan: Plan,
@@ -121,24 +124,25 @@ impl TargetState {
         }
     }
 
-    /// Whether nothing was read of it yet.
+    /// Whether its first scan has neither succeeded nor failed yet.
     pub(super) fn waits_for_first(&self) -> bool {
         self.scan.is_none() && self.error.is_none()
     }
 
-    /// Sets the mode that is wanted; `None`: the plan's.
+    /// Sets the wanted mode by hand; `None` returns to that of the plan.
     pub(super) fn ask_mode(&mut self, mode: Option<Mode>) {
         (self.asked_mode, self.picture) = (mode, None);
     }
 
-    /// An alert wants more detail, if that is to be had now.
+    /// Notes that an alert wants a closer mode. The wish counts for the next step only.
     pub(super) fn ask_detail(&mut self, why: &str) {
         self.alert = Some(Wish { cause: Cause::Alert, mode: Mode::Wait, why: why.into() });
     }
 
-    /// Whether it is raised or lowered for what was found: see [`Detail::step`].
+    /// Raises or lowers it for what was found: see [`Detail::step`].
     pub(super) fn raise(&mut self, at: f64, raise: &Raise) -> Option<(Option<Cause>, Arc<str>)> {
         let (alert, raise) = (self.alert.take(), &Raise { on_finding: self.plan.raise, ..*raise });
+        // `Full` is above every wish: a mode that was set by hand stays as it is, be it `Poll`.
         let base = self.asked_mode.map_or(self.plan.mode, |_| Mode::Full);
         let changed =
             self.detail.step(at, alert.as_ref().or(self.wish.as_ref()), (base, self.probes.mode()), raise);
@@ -148,12 +152,12 @@ impl TargetState {
         changed
     }
 
-    /// The mode that it should be in.
+    /// The mode that it should be in: the one set by hand, or else the closer one of plan and raise.
     pub(super) fn wanted(&self) -> Mode {
         self.asked_mode.unwrap_or(self.plan.mode.max(self.detail.mode()))
     }
 
-    /// Why it is in the mode that it is in.
+    /// Why its mode is what it is, for people.
     fn mode_reason(&self) -> Arc<str> {
         let (of_probes, of_detail) = (self.probes.reason(), self.detail.said());
         if of_probes.is_empty() {
@@ -165,7 +169,8 @@ impl TargetState {
         }
     }
 
-    /// What is due, and how late it is, in intervals.
+    /// The task that is due and how late it is, in intervals of that task; infinite if somebody asked for it. `None`:
+    /// nothing is due, or the pool has a task of this target already.
     pub(super) fn due(&self, now: Instant) -> Option<(Work, f64)> {
         if self.running.is_some() {
             return None;
@@ -177,7 +182,8 @@ impl TargetState {
         let late = |due: Instant, interval: f64| {
             now.checked_duration_since(due).map(|late| late.as_secs_f64() / interval)
         };
-        // A look at the heap costs as much as many scans, and must not hold them up.
+        // A look costs as much as many scans. Its lateness is measured in its own, longer interval, so that scans are
+        // not held up by looks.
         let look = self.look_due.and_then(|due| late(due, interval * f64::from(LOOK_AT_LEAST)));
         let scan = late(self.scan_due, interval);
         match (look, scan) {
@@ -186,12 +192,12 @@ impl TargetState {
         }
     }
 
-    /// Whether a scan should have begun by now.
+    /// Whether a scan is overdue: it waits for a thread or for the budget.
     pub(super) fn waits(&self, now: Instant) -> bool {
         self.running.is_none() && now >= self.scan_due
     }
 
-    /// What this would cost, CPU seconds.
+    /// What this task will probably cost, CPU seconds.
     pub(super) fn estimate(&self, work: Work) -> f64 {
         match work {
             Work::Scan => self.costs.scan,
@@ -199,7 +205,7 @@ impl TargetState {
         }
     }
 
-    /// Takes in what was found.
+    /// Takes in the result of a task, and sets when the next ones are due.
     pub(super) fn told(&mut self, work: Work, result: Result<Box<Told>, TargetError>, config: &Config) {
         self.running = None;
         self.picture = None;
@@ -220,16 +226,18 @@ impl TargetState {
             Work::Scan => &mut self.costs.scan,
             Work::Look => &mut self.costs.look,
         };
+        // The first measurement replaces the assumption; later ones move the average by 30 %.
         *known = if self.scans == 0 { cost } else { 0.7 * *known + 0.3 * cost };
         self.scans += 1;
         self.scan_cpu_seconds += cost;
         self.achieved = self.last_scan.replace(now).map(|last| now - last);
-        // A target whose scans cost more than its share of the budget is scanned less often.
+        // A target whose scans cost more than its share of the budget is scanned less often: cost / pause = share.
         let share = config.budget.process().max(1e-4);
         let pause = |least: Duration, cost: f64| {
             least.max(Duration::try_from_secs_f64(cost / share).unwrap_or(least))
         };
         self.scan_due = now + pause(self.plan.interval, self.costs.scan);
+        // Twice the cost: looks get half of the share.
         let look_pause = pause(self.plan.interval * LOOK_PAUSE, 2.0 * self.costs.look);
         if let Some(leaks) = told.leaks {
             self.triggered = false;
@@ -241,27 +249,31 @@ impl TargetState {
         } else if told.suspicious || !told.growth.is_empty() {
             let earliest = self.last_look.map_or(now, |last| last + look_pause);
             self.look_due = Some(self.look_due.map_or(earliest, |due| due.min(earliest)));
+        // After the first scan, and after an error: the first look comes soon, not only after `LOOK_AT_LEAST`
+        // intervals.
         } else if self.look_due.is_none() {
             self.look_due = Some(now + look_pause);
         }
         (self.growth, self.memory) = (told.growth, told.memory);
+        // Only every fourth scan packs what is to be kept.
         self.kept = told.kept.or(self.kept.take());
         self.wish = Wish::of(&self.growth, &self.leaks);
         self.scan = Some(Arc::new(told.scan));
     }
 
-    /// The last picture of it holds no more.
+    /// Drops the last picture, so that the next one is made anew.
     pub(super) fn changed(&mut self) {
         self.picture = None;
     }
 
-    /// Whether it was never read, and will not be.
+    /// Whether it could never be read so far.
     pub(super) fn unsupported(&self) -> bool {
         self.error.is_some() && self.scan.is_none()
     }
 
-    /// What is published of it.
+    /// Its part of the picture, with tables of `top` rows.
     pub(super) fn picture(&mut self, top: usize) -> Arc<ProcessPicture> {
+        // Rates of probes change all the time.
         if self.probes.is_active() {
             self.changed();
         }
@@ -291,16 +303,16 @@ impl TargetState {
         picture
     }
 
-    /// Goes on by another plan.
+    /// Continues with another plan.
     pub(super) fn replan(&mut self, plan: Plan) {
         let now = Instant::now();
+        // A shorter interval holds at once; a longer one after the scan that is due already.
         self.scan_due = self.scan_due.min(now + plan.interval);
         self.identity = named(&self.target.identity, &plan);
         (self.plan, self.picture) = (plan, None);
     }
 }
 
-/// The identity with the name that a rule gives.
 fn named(identity: &Arc<Identity>, plan: &Plan) -> Arc<Identity> {
     match &plan.service {
         Some(service) => Arc::new(Identity { service: service.to_string(), ..(**identity).clone() }),

@@ -1,5 +1,5 @@
-//! What one target does for a time, because it was asked for: a stream of its events, a recording, a profile of where it
-//! blocks. Probes stand meanwhile, in the closest mode that the budget allows; where it allows none, that is refused.
+//! Requests that follow one target for a time: a stream of its events, a recording, a profile of where it blocks.
+//! Probes stand meanwhile, in the closest mode that the budget allows; if it allows none, the request is refused.
 
 use crate::{
     agent::{
@@ -33,25 +33,27 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// How many may stream at the same time.
+/// The most requests of this kind at the same time: each takes a thread, rings and probes of its own.
 const MOST: usize = 4;
-/// How long one may stream.
+/// The longest that one request may last, whatever it asks for.
 const LONGEST: Duration = Duration::from_secs(600);
-/// Between two readings of the rings, and between two questions whether the stream is over.
+/// The time between two drains of the rings, and between two questions whether the stream is over.
 const EVERY: Duration = Duration::from_millis(10);
 const ASK: Duration = Duration::from_millis(50);
-/// Chunks of lines that wait for a client, and bytes that wait for room among these.
+/// For a slow client: chunks of lines that the channel holds, and bytes that are buffered behind it. Beyond both the
+/// stream ends, because the tracing thread must not wait and our memory is bounded.
 const CHUNKS: usize = 64;
 const BEHIND: usize = 4 << 20;
 
 static STREAMS: AtomicUsize = AtomicUsize::new(0);
 
-/// One of the places that [`STREAMS`] counts; dropping it gives it back.
+/// One of the places that [`STREAMS`] counts. Dropping it gives the place back.
 struct Place;
 
 impl Place {
     fn take() -> Result<Place, Refusal> {
         let place = Place;
+        // `place` exists before the count is known: dropping it on the way out takes back what `fetch_add` added.
         if STREAMS.fetch_add(1, Ordering::Relaxed) < MOST {
             return Ok(place);
         }
@@ -72,7 +74,7 @@ pub(super) struct Limits {
     pub(super) seconds: Duration,
 }
 
-/// Streams JSON lines; the answer is given when the probes stand.
+/// Streams events as JSON lines. The answer, a channel of them, is sent when the probes stand.
 pub(super) fn trace(target: Arc<Target>, limits: Limits, answer: Answer<mpsc::Receiver<Bytes>>) {
     spawn(answer, move |answer| {
         let (_place, attached) = match begin(&target, Mode::Full, Mode::Life, limits, false) {
@@ -87,19 +89,20 @@ pub(super) fn trace(target: Arc<Target>, limits: Limits, answer: Answer<mpsc::Re
         if answer.send(Ok(receiver)).is_err() {
             return;
         }
-        // That the client went away is no error; what else goes wrong ends the stream early.
+        // The answer has been sent, so an error can only end the stream early; a client that went away is none.
         if let Err(err) = run(&target, attached, observers, limits, &|| closed.is_closed()) {
             log::debug!("PID {}: a stream ended early: {err}", target.pid());
         }
     });
 }
 
-/// Records into a file that is not there yet; the answer is given when it is complete.
+/// Records into a file that must not exist yet. The answer, its length, is sent when the recording is complete.
 pub(super) fn record(target: Arc<Target>, limits: Limits, file: Box<Path>, answer: Answer<u64>) {
     spawn(answer, move |answer| {
         let made = (|| {
             let (_place, attached) = begin(&target, Mode::Full, Mode::Life, limits, true)?;
             let cannot = |err: io::Error| Refusal::Failed(format!("cannot write {}: {err}", file.display()));
+            // `create_new`: a request must not overwrite a file, nor follow a symbolic link.
             let out = OpenOptions::new().write(true).create_new(true).open(&file).map_err(cannot)?;
             let mut first = Some(out);
             let outputs = move || {
@@ -116,7 +119,7 @@ pub(super) fn record(target: Arc<Target>, limits: Limits, file: Box<Path>, answe
     });
 }
 
-/// Makes a profile of where its goroutines block from now on.
+/// Makes a profile of where the goroutines block from now on. The answer, a pprof file, is sent at the end.
 pub(super) fn block_profile(target: Arc<Target>, limits: Limits, answer: Answer<Bytes>) {
     spawn(answer, move |answer| {
         let made = (|| {
@@ -141,7 +144,7 @@ pub(super) fn block_profile(target: Arc<Target>, limits: Limits, answer: Answer<
     });
 }
 
-/// Runs `work` on a thread of its own.
+/// Runs `work` on a thread of its own: it lasts for minutes and would keep a thread of the pool from scans.
 fn spawn<T: Send + 'static>(answer: Answer<T>, work: impl FnOnce(Answer<T>) + Send + 'static) {
     // Without a thread the sender is dropped, and the receiver sees that nothing will come.
     if let Err(err) = thread::Builder::new().name("stream".to_owned()).spawn(move || work(answer)) {
@@ -156,6 +159,7 @@ fn begin(
     limits: Limits,
     callers: bool,
 ) -> Result<(Place, Attached), Refusal> {
+    // Before anything is attached: probes cost the target.
     let place = Place::take()?;
     let attached =
         attach(target, wanted, least, limits.ceiling, callers).map_err(|refused| match refused {
@@ -170,7 +174,7 @@ fn begin(
     Ok((place, attached))
 }
 
-/// Until the time is over, the process has ended, or `over` says so.
+/// Follows the target until the time is over, the process has ended, or `over` returns true.
 fn run(
     target: &Target,
     attached: Attached,
@@ -182,6 +186,7 @@ fn run(
     let Attached { live, state, counting: _counting, .. } = attached;
     let engine = Engine::new(vec![(live, state)], observers, calibration, EVERY).quiet();
     let (stop, until) = (AtomicBool::new(false), Instant::now() + limits.seconds.min(LONGEST));
+    // Two threads: the engine drains, and this one asks at its own pace whether the stream is over.
     let result = thread::scope(|scope| {
         let listener = scope.spawn(|| engine.run(&stop));
         while Instant::now() < until && !listener.is_finished() && !over() && target.process.alive() {
@@ -197,7 +202,7 @@ fn run(
     }
 }
 
-/// Lines for a client, who may be slow.
+/// Lines on their way to a client that may be slow.
 struct Lines {
     sender: mpsc::Sender<Bytes>,
     buffer: Vec<u8>,
@@ -209,11 +214,12 @@ impl Write for Lines {
         Ok(bytes.len())
     }
 
-    /// Called behind whole lines.
+    /// Sends what was written. The writer flushes only behind whole lines, so a chunk never ends within one.
     fn flush(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        // Never waits: this runs on the thread that drains the rings.
         match self.sender.try_reserve() {
             Ok(place) => place.send(std::mem::take(&mut self.buffer).into()),
             Err(mpsc::error::TrySendError::Closed(())) => return Err(io::ErrorKind::BrokenPipe.into()),
@@ -226,7 +232,7 @@ impl Write for Lines {
     }
 }
 
-/// A buffer that is read when its writer is done.
+/// A buffer that its owner reads after the observer that writes it has ended.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! Tells others what the agent knows: over HTTP, as metrics, by OTLP. Everything here reads pictures.
+//! Publishes what the agent knows: over HTTP, as metrics, by OTLP. All of it comes from pictures.
 
 pub mod http;
 pub mod metrics;

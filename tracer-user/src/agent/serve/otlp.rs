@@ -1,4 +1,5 @@
-//! Export by OTLP over HTTP: the metrics of [`metrics`], and findings as logs. Off unless an endpoint is configured.
+//! Export by OTLP over HTTP: the metrics of [`metrics`], and findings as log records. Off unless the configuration
+//! has an endpoint.
 
 use super::metrics::{self, Family, Kind, Label, Value};
 use crate::agent::{
@@ -33,26 +34,26 @@ use std::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-/// A finding as it was exported: another verdict is news.
+/// A finding as it was exported. The verdict is part of it: another one is exported again.
 type Key = (ProcessId, Fingerprint, Verdict);
 
 #[derive(Debug)]
 pub struct Exporter {
     endpoint: String,
-    /// Findings that the collector has.
+    /// Findings that the collector has accepted, of those in the last picture.
     known: BTreeSet<Key>,
     failed: bool,
 }
 
 impl Exporter {
-    /// To a collector, by its base address: `http://localhost:4318`.
+    /// `endpoint` is the base address of a collector: `http://localhost:4318`.
     pub fn new(endpoint: &str) -> Exporter {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         Exporter { endpoint, known: BTreeSet::new(), failed: false }
     }
 
-    /// Exports the metrics, and the findings that are new. What the collector does not take is logged, once, and findings are
-    /// exported again the next time.
+    /// Exports the metrics, and the findings that are new. A failure is logged once until an export succeeds; its
+    /// findings are exported again the next time.
     pub async fn export(&mut self, picture: &Picture, alerts: &[Arc<Alert>], max_series: usize) {
         match self.try_export(picture, alerts, max_series).await {
             Ok(()) => self.failed = false,
@@ -70,6 +71,7 @@ impl Exporter {
         alerts: &[Arc<Alert>],
         max_series: usize,
     ) -> Result<()> {
+        // Only scrapes of `/metrics` count dropped series (`reading::prometheus`); an export lacks that counter.
         let dropped = BTreeMap::new();
         let about = metrics::About { picture, alerts, dropped: &dropped, max_series };
         let resource_metrics = resource_metrics(&metrics::families(&about), picture);
@@ -88,12 +90,14 @@ impl Exporter {
             let request = ExportLogsServiceRequest { resource_logs: vec![resource_logs(records)] };
             post(&format!("{}/v1/logs", self.endpoint), request.encode_to_vec()).await?;
         }
+        // Only now: findings that the collector has not accepted must be new the next time. Those that are gone are
+        // forgotten.
         self.known = findings.into_iter().map(|(key, ..)| key).collect();
         Ok(())
     }
 }
 
-/// All families, for the time of a picture. Counters count since the agent began.
+/// All families with series, at the time of the picture. Counters have the agent's start as their start.
 fn resource_metrics(families: &[Family<'_>], picture: &Picture) -> ResourceMetrics {
     let (start, now) = (picture.node.started_unix_ns, picture.unix_ns);
     let filled = families.iter().filter(|family| !family.series.is_empty());
@@ -154,7 +158,7 @@ fn histograms(family: &Family<'_>, start: u64, now: u64) -> Vec<HistogramDataPoi
     points.collect()
 }
 
-/// As UCUM has it: the names say it by the conventions of Prometheus.
+/// The unit in UCUM, as OTLP wants it; metric names end in it by the conventions of Prometheus.
 fn unit(name: &str) -> &'static str {
     let name = name.trim_end_matches("_total");
     if name.ends_with("_seconds") {
@@ -166,7 +170,7 @@ fn unit(name: &str) -> &'static str {
     }
 }
 
-/// A finding as a record: what it is in the body, the rest as attributes.
+/// A finding as a log record: its title is the body, the rest are attributes.
 fn finding(now: u64, process: &ProcessPicture, group: &LeakView) -> LogRecord {
     let severity = match group.rule.severity {
         Severity::Error => SeverityNumber::Error,
@@ -193,10 +197,13 @@ fn finding(now: u64, process: &ProcessPicture, group: &LeakView) -> LogRecord {
         ("sfgi.finding.count", group.count),
         ("sfgi.finding.pinned_bytes", group.pinned_bytes),
     ];
+    // A container or a stack that is not there has no attribute.
     let filled = texts.into_iter().filter(|(_, text)| !text.is_empty());
     let attributes = filled.map(|(key, text)| attribute(key, any_value::Value::StringValue(text)));
+    // OTLP's integers are signed.
     let number = |number| any_value::Value::IntValue(i64::try_from(number).unwrap_or(i64::MAX));
     LogRecord {
+        // When the leak was found first, which may be before this agent began; `observed` is now.
         time_unix_nano: group.first_seen_unix_ns,
         observed_time_unix_nano: now,
         severity_number: severity.into(),
@@ -208,7 +215,6 @@ fn finding(now: u64, process: &ProcessPicture, group: &LeakView) -> LogRecord {
     }
 }
 
-/// Records, as from this agent.
 fn resource_logs(log_records: Vec<LogRecord>) -> ResourceLogs {
     let scope_logs = vec![ScopeLogs { scope: Some(scope()), log_records, ..ScopeLogs::default() }];
     ResourceLogs { resource: Some(resource()), scope_logs, ..ResourceLogs::default() }
@@ -242,10 +248,11 @@ fn attribute(key: &str, value: any_value::Value) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }
 
-/// How long a collector may take.
+/// How long a collector may take for one request, from the connection to the status.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Sends a message and waits for the collector to accept it. Each has its own connection: there is one in half a minute.
+/// Sends a message and waits until the collector accepts it. Each message has its own connection: one in half a
+/// minute is not worth keeping.
 async fn post(url: &str, message: Vec<u8>) -> Result<()> {
     match timeout(LIMIT, attempt(url, message)).await {
         Ok(result) => result,
@@ -257,6 +264,7 @@ async fn attempt(url: &str, message: Vec<u8>) -> Result<()> {
     let uri: Uri = url.parse().with_context(|| format!("{url} is no address"))?;
     let host = uri.host().context("the endpoint has no host")?;
     let port = uri.port_u16().unwrap_or(80);
+    // `Uri` keeps the brackets of an IPv6 address; a socket takes it without.
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((name, port)).await.context("cannot connect")?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -266,7 +274,8 @@ async fn attempt(url: &str, message: Vec<u8>) -> Result<()> {
         .header(header::HOST, format!("{host}:{port}"))
         .header(header::CONTENT_TYPE, "application/x-protobuf")
         .body(Full::new(Bytes::from(message)))?;
-    // The connection ends when the sender is dropped, or after the answer where the collector wants it so: what counts is the answer.
+    // The connection ends when the sender is dropped, or earlier where the collector wants it so. Its error does not
+    // matter: the answer counts.
     let answer = async move {
         let response = sender.send_request(request).await?;
         ensure!(response.status().is_success(), "it answers {}", response.status());

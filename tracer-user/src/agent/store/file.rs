@@ -1,5 +1,5 @@
-//! The file: a small embedded database whose commits are whole or not at all, so `kill -9` at any moment leaves what was
-//! committed last.
+//! The file of the store: an embedded database (redb) whose commits are atomic, so that `kill -9` at any moment
+//! leaves the last commit.
 
 use super::{
     history::{Key, Series},
@@ -18,28 +18,28 @@ use std::{
     time::SystemTime,
 };
 
-/// Rows by key. The name of a table carries the version of what stands in it.
+/// Rows by key. The number in a table's name is the version of its values' format.
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
-/// A series as JSON, by [`Key`].
+/// One [`Series`] as JSON, by [`Key`].
 const SERIES: Table = TableDefinition::new("series/1");
-/// An alert as JSON, by boot id and what it is about.
+/// One alert as JSON, by boot id, PID, start time, group and executable.
 const ALERTS: Table = TableDefinition::new("alerts/1");
-/// What scans know of a target, by boot id, PID and start time.
+/// What scans know of one target, by boot id, PID and start time.
 const PASTS: Table = TableDefinition::new("pasts/2");
-/// What older versions wrote in place of [`PASTS`], in a format of their own; it is not read.
+/// What older versions of sfgi wrote in place of [`PASTS`], in another format; it is deleted unread.
 const OLD_PASTS: Table = TableDefinition::new("pasts/1");
 
-/// Memory for pages: what we keep is hundreds of kilobytes.
+/// redb's page cache, bytes: the store has hundreds of kilobytes, and redb's default is 1 GiB.
 const CACHE_BYTES: usize = 1 << 20;
 
-/// Why the file cannot be used. What it held is not needed to go on.
+/// Why the file cannot be used. The agent can always begin with an empty one.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another process has it open.
+    /// Another process has the file open.
     #[error("{}: another sfgi agent uses this store: give each its own with --store", .0.display())]
     Used(PathBuf),
-    /// It cannot be made, read or written.
+    /// The file cannot be made, read or written.
     #[error("{}: {error}", file.display())]
     Failed { file: PathBuf, error: String },
 }
@@ -50,8 +50,9 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Opens the file, or makes it. A damaged one is set aside, and that is said, in the second value.
+    /// Opens or makes the file. A damaged one is renamed; the second value is the sentence that says so.
     pub(super) fn open(path: &Path) -> Result<(File, Option<String>), StoreError> {
+        // The parent of a bare file name is the empty path.
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::create_dir_all(parent).map_err(|error| failed(path, error))?;
         }
@@ -68,6 +69,7 @@ impl File {
             path.display(),
             aside.display()
         );
+        // Only once: a new file that is damaged, too, is an error of the disk.
         match open(path) {
             Ok(file) => Ok((file, Some(said))),
             Err(Opening::Used) => Err(StoreError::Used(path.to_owned())),
@@ -92,7 +94,7 @@ impl File {
         self.guarded(make)
     }
 
-    /// The rows of a table. Every row is read: this also finds what is damaged.
+    /// Calls `row` for each row of a table. All rows are read, which also finds damaged pages.
     fn rows(&self, table: Table, mut row: impl FnMut(&str, &[u8])) -> Result<(), StoreError> {
         self.guarded(|| {
             let table = match self.database.begin_read()?.open_table(table) {
@@ -107,8 +109,8 @@ impl File {
         })
     }
 
-    /// Removes the rows that `keep` does not want, if it is given, and those of `remove`, and puts `put`, as one commit that is on the disk
-    /// when this returns. Nothing is written where nothing changes.
+    /// Removes the rows that `keep` refuses (where it is given) and those in `remove`, and puts `put`, in one commit
+    /// that is on the disk when this returns. Nothing is written where no row changes.
     fn change<'r>(
         &self,
         table: Table,
@@ -139,6 +141,7 @@ impl File {
                     }
                 }
             }
+            // A commit waits for the disk and wears it; the alerts are put every ten seconds, mostly unchanged.
             if changed {
                 transaction.commit()?;
             } else {
@@ -148,7 +151,7 @@ impl File {
         })
     }
 
-    /// All series. What cannot be understood is left out.
+    /// All series. A row that is no series is left out: one bad row must not cost the others.
     pub(super) fn read_series(&self) -> Result<Vec<(Key, Series)>, StoreError> {
         let mut all = Vec::new();
         self.rows(SERIES, |key, value| {
@@ -159,7 +162,7 @@ impl File {
         Ok(all)
     }
 
-    /// Writes these series and removes all that are not in `keep`.
+    /// Puts the changed series and removes all that are not in `keep`.
     pub(super) fn write_series(
         &self,
         changed: &[(Key, Series)],
@@ -171,7 +174,7 @@ impl File {
         self.change(SERIES, Some(&keep), &[], put.iter().map(|(key, json)| (key.as_str(), json.as_slice())))
     }
 
-    /// The alerts of this boot. What cannot be understood is left out.
+    /// The alerts of this boot. A row that is no alert is left out.
     pub(super) fn read_alerts(&self, boot: &str) -> Result<Vec<Remembered>, StoreError> {
         let (prefix, mut all) = (format!("{boot}/"), Vec::new());
         self.rows(ALERTS, |key, value| {
@@ -185,9 +188,10 @@ impl File {
         Ok(all)
     }
 
-    /// Makes these all the alerts that it holds.
+    /// Makes these the only alerts in the file.
     pub(super) fn write_alerts(&self, boot: &str, alerts: &[Remembered]) -> Result<(), StoreError> {
         let mut wanted = BTreeMap::new();
+        // `take`: the bound holds for what is written, as it does for what is read.
         for alert in alerts.iter().take(MAX_ALERTS) {
             let group = alert.group.as_deref().unwrap_or("-");
             let key = format!("{boot}/{}/{}/{group}/{}", alert.pid, alert.start_ticks, alert.exe);
@@ -202,13 +206,14 @@ impl File {
         )
     }
 
-    /// What is kept of the targets of this boot.
+    /// What scans knew of the targets of this boot.
     pub(super) fn read_pasts(&self, boot: &str) -> Result<Earlier, StoreError> {
         let (mut all, mut bytes) = (Earlier::new(), 0);
         self.rows(PASTS, |key, value| {
             let ids = key.strip_prefix(boot).and_then(|rest| rest.strip_prefix('/'));
             let ids = ids.and_then(|ids| ids.split_once('/'));
             let which = ids.and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
+            // The bound holds for hostile or damaged files, too.
             bytes += value.len();
             if let Some(which) = which.filter(|_| bytes <= MAX_BYTES) {
                 all.insert(which, value.into());
@@ -228,7 +233,7 @@ impl File {
         serde_json::to_vec(value).map_err(|error| failed(&self.path, error))
     }
 
-    /// redb checks pages as it comes to them, and answers some damage with a panic.
+    /// Runs `work` and makes a panic an error: redb checks pages when it comes to them, and panics on some damage.
     fn guarded<T>(&self, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(result) => result.map_err(|error| failed(&self.path, error)),
@@ -248,6 +253,8 @@ fn open(path: &Path) -> Result<File, Opening> {
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
         let database = database.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => Opening::Used,
+            // redb reports a damaged file by these two kinds as well; other kinds are errors of the disk or of
+            // permissions.
             DatabaseError::Storage(redb::StorageError::Io(error))
                 if error.kind() != io::ErrorKind::InvalidData
                     && error.kind() != io::ErrorKind::UnexpectedEof =>
@@ -257,13 +264,15 @@ fn open(path: &Path) -> Result<File, Opening> {
             error => Opening::Damaged(error.to_string()),
         })?;
         let file = File { path: path.to_owned(), database };
-        // Makes the table, and finds what opening does not look at.
+        // `make` makes the table. The reads find damage that opening does not look at; an empty boot id keeps no row
+        // of them.
         file.make().map_err(|error| Opening::Damaged(error.to_string()))?;
         file.read_series().map_err(|error| Opening::Damaged(error.to_string()))?;
         file.read_alerts("").map_err(|error| Opening::Damaged(error.to_string()))?;
         file.read_pasts("").map_err(|error| Opening::Damaged(error.to_string()))?;
         Ok(file)
     };
+    // Opening itself may panic on damage, before there is a [`File`] to guard.
     catch_unwind(AssertUnwindSafe(attempt))
         .unwrap_or_else(|_| Err(Opening::Damaged("it makes no sense".into())))
 }
@@ -275,6 +284,7 @@ fn failed(path: &Path, error: impl ToString) -> StoreError {
 fn aside(path: &Path) -> PathBuf {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut name = path.as_os_str().to_owned();
+    // With the time: a file that was set aside earlier must not be overwritten.
     name.push(format!(".damaged-{now}"));
     name.into()
 }

@@ -1,4 +1,4 @@
-//! What is remembered of the last hour: a row of steps a process. Pure: time comes with the pictures.
+//! The last hour of each target: one row of steps. Pure: the time comes with the pictures.
 
 use crate::agent::picture::{Picture, ProcessPicture, cut};
 use serde::{Deserialize, Serialize};
@@ -8,40 +8,37 @@ pub const STEP_SECONDS: u64 = 300;
 
 pub const STEPS: usize = 12;
 
-/// Creation sites that a step remembers, the largest.
+/// Creation sites in a step, the largest of its last scan.
 const SITES: usize = 5;
 
-/// A process as long as the machine runs: PIDs are used again, but not with the same start.
+/// Names one program of one process over restarts of the agent: boot id, PID, start time and executable.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(pub(super) String);
 
-/// The row of one process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
     pub pid: u32,
     pub exe: String,
-    /// The name of its service.
     pub service: String,
-    /// The steps, the oldest first; where it was not scanned there is none.
+    /// The oldest first. A step without a scan is missing.
     pub steps: VecDeque<Step>,
 }
 
-/// Five minutes of a process.
+/// The figures of five minutes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// When it began: seconds since 1970, a multiple of [`STEP_SECONDS`].
+    /// When the step began: seconds since 1970, a multiple of [`STEP_SECONDS`].
     pub start_s: u64,
-    /// The most goroutines of all its scans.
+    /// The most goroutines of a scan, without the runtime's own.
     pub goroutines: u64,
-    /// The fewest.
+    /// The fewest goroutines of a scan.
     pub fewest: u64,
-    /// Goroutines in findings that are likely or proven, at most.
+    /// The most goroutines in findings that are `likely` or `proven`.
     pub leaked: u64,
-    /// By creation site, the largest of the last scan.
+    /// Goroutines by creating function, in the last scan.
     pub sites: Vec<(String, u64)>,
 }
 
-/// The rows of all processes.
 #[derive(Debug, Default)]
 pub struct History {
     boot: String,
@@ -52,13 +49,14 @@ pub struct History {
 #[derive(Debug, Default)]
 struct Row {
     series: Series,
-    /// The last scan that was taken in.
+    /// [`Scan::unix_ns`](crate::agent::picture::Scan::unix_ns) of the last scan that was taken: most pictures repeat
+    /// it.
     scan_unix_ns: u64,
     changed: bool,
 }
 
 impl History {
-    /// What was remembered of this boot, in addition to what is to come.
+    /// Begins with the rows of this boot; rows of other boots are dropped, their PIDs mean nothing now.
     pub fn new(boot: &str, max_processes: usize, remembered: Vec<(Key, Series)>) -> History {
         let prefix = format!("{boot}/");
         let ours = remembered.into_iter().filter(|(key, _)| key.0.starts_with(&prefix));
@@ -66,7 +64,7 @@ impl History {
         History { boot: boot.to_owned(), max_processes, rows }
     }
 
-    /// Takes the scans of a picture that are new.
+    /// Takes the scans of a picture that no earlier picture had.
     pub fn take(&mut self, picture: &Picture) {
         for process in &picture.processes {
             let Some(scan) = &process.scan else { continue };
@@ -82,7 +80,8 @@ impl History {
                 process.leaks.iter().filter(|group| group.verdict != sfgi_core::detect::Verdict::Suspect);
             let rows = scan.creators.rows.iter().take(SITES);
             let sites = rows.map(|row| (cut(&row.site.func), row.count)).collect();
-            // Before the first look for leaks nothing is known of them: no news is no change.
+            // Before the first look at the heap nothing is known of leaks. The last figure stays, so that a restart
+            // is no dip.
             let leaked = match process.leaks_unix_ns {
                 0 => row.series.steps.back().map_or(0, |step| step.leaked),
                 _ => certain.map(|group| group.count).sum(),
@@ -92,17 +91,15 @@ impl History {
         self.forget(picture);
     }
 
-    /// The rows, by process.
     pub fn rows(&self) -> impl Iterator<Item = (&Key, &Series)> {
         self.rows.iter().map(|(key, row)| (key, &row.series))
     }
 
-    /// The row of a process.
     pub fn of(&self, process: &ProcessPicture) -> Option<&Series> {
         self.rows.get(&self.key(process)).map(|row| &row.series)
     }
 
-    /// The rows that have changed since this was asked last.
+    /// The rows that have changed since the last call.
     pub(super) fn changed(&mut self) -> Vec<(Key, Series)> {
         let take = |(key, row): (&Key, &mut Row)| {
             std::mem::take(&mut row.changed).then(|| (key.clone(), row.series.clone()))
@@ -110,12 +107,14 @@ impl History {
         self.rows.iter_mut().filter_map(take).collect()
     }
 
-    /// Forgets what is older than an hour, and the oldest where there are too many.
+    /// Drops ended targets after an hour, and where there are too many rows the ended before the living, the oldest
+    /// first.
     fn forget(&mut self, picture: &Picture) {
         let now_s = picture.unix_ns / 1_000_000_000;
         let oldest = now_s.saturating_sub(STEP_SECONDS * STEPS as u64);
         let alive: BTreeSet<Key> = picture.processes.iter().map(|process| self.key(process)).collect();
         self.rows.retain(|key, row| alive.contains(key) || row.series.last_s() > oldest);
+        // `max(1)`: a bound of 0 would leave no row for what runs.
         while self.rows.len() > self.max_processes.max(1) {
             let dead = |key: &Key| !alive.contains(key);
             let order = |(key, row): &(&Key, &Row)| (!dead(key), row.series.last_s());
@@ -131,7 +130,7 @@ impl History {
 }
 
 impl Series {
-    /// Names may become better known while a process lives.
+    /// Names may become better known while a target lives, so each scan sets them anew.
     fn name(&mut self, process: &ProcessPicture) {
         self.pid = process.id.pid;
         self.exe = cut(&process.identity.exe.to_string_lossy());
@@ -141,7 +140,7 @@ impl Series {
     fn add(&mut self, now_s: u64, goroutines: u64, leaked: u64, sites: Vec<(String, u64)>) {
         let start_s = now_s - now_s % STEP_SECONDS;
         match self.steps.back_mut() {
-            // The clock may have been put back: what is later than now is as good as now.
+            // The wall clock may have been set back: a scan before the last step counts for that step.
             Some(last) if last.start_s >= start_s => {
                 last.goroutines = last.goroutines.max(goroutines);
                 last.fewest = last.fewest.min(goroutines);

@@ -1,5 +1,5 @@
-//! What outlives a restart: the last hour of every process, in steps of five minutes, what scans know of it, and the alerts
-//! that stand.
+//! What outlives a restart of the agent: the last hour of every target in steps of five minutes, what scans know of
+//! each target, and the alerts that stand.
 
 mod file;
 mod history;
@@ -20,10 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Between two commits: what `kill -9` may cost.
+/// Between two commits of history and scans' knowledge: what `kill -9` may cost. Alerts are written at once.
 const COMMIT: Duration = Duration::from_secs(10);
 
-/// The history, in memory and, where one is configured, in a file.
+/// All that outlives a restart, in memory and, where the configuration names one, in a file.
 pub struct Store {
     boot: String,
     history: Arc<RwLock<History>>,
@@ -35,8 +35,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the file and reads what it holds. Whatever is wrong with it is logged, in a sentence, and the history
-    /// begins anew; only a file that cannot be used at all is an error.
+    /// Opens the file and reads its content. A damaged file is set aside and logged, and the history begins anew;
+    /// only a file that cannot be used at all is an error.
     ///
     /// # Errors
     /// Another agent uses the file, or it cannot be made or written.
@@ -58,7 +58,7 @@ impl Store {
         Ok(Store { boot, history, alerts, earlier, pasts, file, committed: Instant::now() })
     }
 
-    /// Takes a picture, and commits now and then. It may wait for the disk.
+    /// Takes a picture, and commits every ten seconds ([`COMMIT`]). May wait for the disk.
     ///
     /// # Errors
     /// The file cannot be written; the history in memory goes on.
@@ -68,14 +68,15 @@ impl Store {
         if self.committed.elapsed() < COMMIT { Ok(()) } else { self.commit() }
     }
 
-    /// Writes what has changed.
+    /// Writes what has changed since the last commit.
     ///
     /// # Errors
     /// As [`take`](Self::take).
     pub fn commit(&mut self) -> Result<(), StoreError> {
+        // Before the write: a disk that fails is tried again after [`COMMIT`], not at every picture.
         self.committed = Instant::now();
         let Some(file) = &self.file else { return Ok(()) };
-        // Readers of the history do not wait for the disk.
+        // Released before the write: readers of the history must not wait for the disk.
         let (changed, keep) = {
             let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
             let keep: BTreeSet<Key> = history.rows().map(|(key, _)| key.clone()).collect();
@@ -87,17 +88,17 @@ impl Store {
         self.pasts.changes().map_or(Ok(()), |changes| file.write_pasts(&changes))
     }
 
-    /// What scans of an earlier agent knew; the second time nothing.
+    /// What scans of an earlier agent knew; empty when called a second time.
     pub fn take_earlier(&mut self) -> Earlier {
         std::mem::take(&mut self.earlier)
     }
 
-    /// The alerts that stood when it was opened; the second time none.
+    /// The alerts that stood when the store was opened; empty when called a second time.
     pub fn take_alerts(&mut self) -> Vec<Remembered> {
         std::mem::take(&mut self.alerts)
     }
 
-    /// Makes these the alerts that are remembered; they are on the disk when this returns.
+    /// Replaces the alerts in the file; they are on the disk when this returns.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -110,7 +111,7 @@ impl Store {
     }
 }
 
-/// Names this run of the machine: start times of processes count from its begin.
+/// Names this run of the machine: start times of processes are ticks since its boot.
 fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()

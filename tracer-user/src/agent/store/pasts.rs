@@ -1,4 +1,4 @@
-//! What scans know of targets, for the next agent: bytes that mean something to the core alone.
+//! What scans know of targets, kept for the next agent: bytes that only the core can read.
 
 use crate::agent::{
     Earlier,
@@ -10,45 +10,46 @@ use std::{
     time::Duration,
 };
 
-/// Bytes of all targets together; what would go beyond is not kept.
+/// The bound of all targets together, bytes; what would go beyond is not kept.
 pub(super) const MAX_BYTES: usize = 64 << 20;
 
-/// How long a target may be in no picture before it is forgotten: when an agent has just begun, none is in any.
+/// How long a target may be missing from the pictures before its bytes are dropped: right after the agent's start no
+/// target is in any picture.
 const FORGET: Duration = Duration::from_secs(300);
 
-/// PID and start time.
+/// PID and start time in ticks: `program` of a [`ProcessId`] begins anew with each agent.
 type Which = (u32, u64);
 
-/// What is kept of all processes.
+/// The bytes of all targets, as they are or will be in the file.
 pub(super) struct Pasts {
     boot: String,
     max_processes: usize,
     known: BTreeMap<Which, Past>,
     bytes: usize,
-    /// Forgotten since the file was written.
+    /// Dropped since the last [`changes`](Self::changes).
     gone: Vec<Which>,
-    /// Of other boots, or what did not fit, may be in the file.
+    /// The file may have rows of other boots, or rows that did not fit; the next write sweeps them out.
     unswept: bool,
 }
 
-/// What is to be done to the file.
+/// What one write does to the file.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Changes {
     pub(super) put: Vec<(String, Arc<[u8]>)>,
     pub(super) remove: Vec<String>,
-    /// Nothing else but these keys may be in it.
+    /// `None`: no sweep. Otherwise rows with other keys are removed.
     pub(super) only: Option<BTreeSet<String>>,
 }
 
 struct Past {
     bytes: Arc<[u8]>,
-    /// The last picture that it was in; 0: none yet.
+    /// The time of the last picture with the target; 0: none yet.
     seen_unix_ns: u64,
     changed: bool,
 }
 
 impl Pasts {
-    /// Begins with what the file holds.
+    /// Begins with the content of the file.
     pub(super) fn new(boot: &str, max_processes: usize, earlier: &Earlier) -> Pasts {
         let past = |bytes: &Arc<[u8]>| Past { bytes: Arc::clone(bytes), seen_unix_ns: 0, changed: false };
         let known: BTreeMap<Which, Past> =
@@ -57,7 +58,7 @@ impl Pasts {
         Pasts { boot: boot.to_owned(), max_processes, known, bytes, gone: Vec::new(), unswept: true }
     }
 
-    /// Takes what is new in a picture.
+    /// Takes the bytes of a picture that are new.
     pub(super) fn take(&mut self, picture: &Picture) {
         for process in &picture.processes {
             let which = which(process.id);
@@ -70,6 +71,7 @@ impl Pasts {
         }
         let forget_ns = u64::try_from(FORGET.as_nanos()).unwrap_or(u64::MAX);
         self.known.retain(|which, past| {
+            // A row of the file counts as seen in the first picture: it gets the whole of [`FORGET`] to be found.
             if past.seen_unix_ns == 0 {
                 past.seen_unix_ns = picture.unix_ns;
             }
@@ -84,11 +86,13 @@ impl Pasts {
 
     fn put(&mut self, which: Which, kept: &Arc<[u8]>) {
         let before = self.known.get(&which);
+        // The core's pictures share the bytes until a scan packs new ones, so the pointer tells what is unchanged.
         if before.is_some_and(|past| Arc::ptr_eq(&past.bytes, kept)) {
             return;
         }
         let without = self.bytes - before.map_or(0, |past| past.bytes.len());
         let full = before.is_none() && self.known.len() >= self.max_processes;
+        // The target keeps its older bytes, if it has any.
         if full || without + kept.len() > MAX_BYTES {
             return;
         }
@@ -96,7 +100,7 @@ impl Pasts {
         self.known.insert(which, Past { bytes: Arc::clone(kept), seen_unix_ns: 0, changed: true });
     }
 
-    /// What has changed since this was asked last; `None`: nothing.
+    /// What has changed since the last call; `None`: nothing.
     pub(super) fn changes(&mut self) -> Option<Changes> {
         let key = |(pid, start_ticks): &Which| format!("{}/{pid}/{start_ticks}", self.boot);
         let changed = self.known.iter_mut().filter_map(|(which, past)| {

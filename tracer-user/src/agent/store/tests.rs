@@ -26,7 +26,7 @@ fn counts(history: &History) -> Vec<(u64, u64, u64)> {
     series.steps.iter().map(|step| (step.start_s, step.fewest, step.goroutines)).collect()
 }
 
-/// A begin of a step.
+/// The beginning of a step, in seconds since 1970.
 const NOON: u64 = 1_800_000_000 - 1_800_000_000 % STEP_SECONDS;
 
 #[test]

@@ -1,7 +1,8 @@
-//! Puts probes into a program, in the closest mode that the budget allows.
+//! Attaches probes to a target in the closest mode that the budget allows.
 //!
-//! What a mode will cost is told by its busiest probe, alone, for a moment: a program that switches a million times a
-//! second is slowed down for that moment and not for the seconds that attaching all would take.
+//! The cost of a mode is estimated first: its busiest probe stands alone for [`SAMPLE`]. A program that switches a
+//! million times a second is slowed down for that moment only, not for the seconds that attaching and removing all
+//! probes would take.
 
 use super::target::{Target, TargetError};
 use crate::{
@@ -24,17 +25,17 @@ use std::{
 };
 use tracer_common::Kind;
 
-/// How long the busiest probe stands.
+/// How long the busiest probe stands alone.
 const SAMPLE: Duration = Duration::from_millis(40);
-/// The part of the budget that a mode may take by its sample, which sees one probe for a moment: there are other probes, and
-/// other times.
+/// The part of the budget that a mode may take by its sample. The sample sees one probe for a moment, so some is kept
+/// for the other probes and for busier moments.
 const SHARE: f64 = 0.6;
-/// Bytes of an event ring: what a program within its budget sends in a second fits in.
+/// Bytes of an event ring. It holds what a target within its budget sends in a second.
 const RING: u32 = 1 << 21;
-/// The probes that are hit most, the busiest first.
+/// The kinds of the probes that are hit most, the busiest first.
 const BUSY: [Kind; 5] = [Kind::Status, Kind::Execute, Kind::Park, Kind::Ready, Kind::NewProc];
 
-/// Why it is not known what a probe costs here.
+/// Why the price of a probe on this host is not known.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CalibrationError {
     #[error(transparent)]
@@ -43,49 +44,51 @@ pub(crate) enum CalibrationError {
     Measure(ProbeError),
 }
 
-/// What a hit costs on this host: measured once, in the life of the agent.
+/// The price of a hit on this host, measured once in the life of the agent. Failure is kept, too: the host does not
+/// change.
 pub(crate) fn calibration() -> Result<Calibration, &'static CalibrationError> {
     static MEASURED: OnceLock<Result<Calibration, CalibrationError>> = OnceLock::new();
     let measure = || {
         probe::check_host().map_err(CalibrationError::Host)?;
+        // Without the right to count, `program_ns` is `None` and prices are never corrected.
         let _counts = probe::count_runs();
         probe::calibrate().map_err(CalibrationError::Measure)
     };
     MEASURED.get_or_init(measure).as_ref().copied()
 }
 
-/// What probes may cost a program, cores.
+/// What probes may cost a target, cores.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Ceiling(pub(crate) f64);
 
-/// Probes that stand.
+/// Probes that stand, with what must live as long as they do.
 pub(crate) struct Attached {
     pub(crate) mode: Mode,
     pub(crate) live: LiveTarget,
     pub(crate) state: session::Target,
-    /// Why the mode is not the one that was wanted; empty where it is.
+    /// Why the mode is not the wanted one; empty where it is.
     pub(crate) reason: String,
-    /// The kernel counts what the programs run as long as this is kept; `None`: it cannot.
+    /// The kernel counts runs as long as this is kept; `None`: the agent may not ask for it.
     pub(crate) counting: Option<Counting>,
 }
 
-/// Why there are no probes.
+/// Why no probes were attached.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    /// All modes are too dear.
+    /// Every mode is too dear; the text is about the wanted one.
     #[error("{0}")]
     TooDear(String),
     #[error(transparent)]
     Calibration(#[from] &'static CalibrationError),
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// Probes cannot be put into it.
+    /// The kernel or the binary does not allow the probes.
     #[error("it cannot be probed: {0}")]
     Probes(String),
 }
 
-/// Attaches in `wanted` or, where that is too dear, in the closest mode that is not, but in none below `least`. `callers` is that of
-/// [`Attach::callers`].
+/// Attaches in mode `wanted` or, if that is too dear, in the closest mode that is not, but in none below `least`.
+/// `callers`: see [`Attach::callers`]. Takes seconds: call it on a thread of its own.
 pub(crate) fn attach(
     target: &Target,
     wanted: Mode,
@@ -95,6 +98,7 @@ pub(crate) fn attach(
 ) -> Result<Attached, Refused> {
     let failed = |err: &dyn std::fmt::Display| Refused::Probes(format!("{err:#}"));
     let calibration = calibration()?;
+    // Before the first program is loaded: runs from before are not counted.
     let counting = probe::count_runs().ok();
     let opened = target.open()?;
     let exe = || target.process.exe().map_err(|err| failed(&err));
@@ -113,13 +117,15 @@ pub(crate) fn attach(
                 rate.function,
                 ceiling.0 * 100.0
             );
-            // The first reason is about the mode that was wanted.
+            // Only the first: it is about the wanted mode.
             if reason.is_empty() {
                 reason = why;
             }
             continue;
         }
         let pid = target.pid();
+        // A process of its own, because `LiveTarget` keeps it; `still_the_same` below notices if the PID is another
+        // process by now.
         let process = Process::open(pid.cast_signed()).map_err(|err| failed(&err))?;
         let binary = Arc::clone(&opened.binary);
         let opened = Opened { process: Some(process), exe: exe()?, name: target.exe(), binary };
@@ -134,6 +140,7 @@ pub(crate) fn attach(
             callers,
         };
         let (live, state) = LiveTarget::attach(pid, opened, &attach).map_err(|err| failed(&err))?;
+        // After attaching: an `exec` in between would leave the probes on code that no longer runs.
         target.still_the_same()?;
         return Ok(Attached { mode, live, state, reason, counting });
     }
@@ -155,7 +162,7 @@ impl Rate {
     }
 }
 
-/// How often the busiest probe of a plan is hit.
+/// Measures how often the busiest probe of a plan is hit.
 fn sample(target: &Target, binary: &GoBinary, plan: &Plan) -> Result<Rate, ProbeError> {
     let busiest = BUSY.iter().find_map(|kind| plan.probes.iter().find(|probe| probe.kind == *kind));
     let Some(busiest) = busiest.or(plan.probes.first()) else {
@@ -164,12 +171,14 @@ fn sample(target: &Target, binary: &GoBinary, plan: &Plan) -> Result<Rate, Probe
     let ProbeSite { function, .. } = *busiest;
     let alone = Plan { set: plan.set, probes: vec![busiest.clone()], missing: Vec::new() };
     let options =
+        // Nobody drains: hits are counted whether their event finds room or not, so a small ring will do.
         Options { ring_bytes: 1 << 16, goids: Vec::new(), threads: false, callers: false, from_birth: false };
     let exe = target.process.exe().map_err(|err| ProbeError::Load(err.into()))?;
     let pid = NonZeroU32::new(target.pid()).ok_or(ProbeError::Object("process id"))?;
     let session = Session::start(pid, &exe, binary, &alone, &options)?;
     thread::sleep(SAMPLE);
     let hits: u64 = session.totals()?.hits.values().sum();
+    // Before the session is dropped: the probe stays until then.
     let seconds = session.seconds().max(1e-3);
     Ok(Rate { function, class: busiest.cost(), per_second: hits as f64 / seconds })
 }

@@ -1,28 +1,31 @@
-//! What may be spent, and when: decisions made of numbers, without a clock and without probes. [`Bucket`] says whether a scan
-//! may begin, [`Pace`] in which mode a target's probes stand, and [`correction`] how far the price of a hit is off.
+//! The decisions about CPU time. Pure: time and readings are arguments, so the tests need neither a clock nor probes.
+//! [`Bucket`] decides whether a scan may begin, [`Pace`] in which mode the probes of a target stand, and
+//! [`correction`] estimates how far the calibrated price of a hit is off.
 
 use crate::probe::{Calibration, Programs};
 use sfgi_core::event::Mode;
 
-/// Seconds of the budget that are saved up at most.
+/// The most seconds of the budget that can be saved up, so that a quiet hour does not pay for a storm.
 const SAVED_SECONDS: f64 = 20.0;
-/// CPU seconds that can be spent at once however small the budget is: a look at a heap costs half of that, and would never begin.
+/// The least capacity of the bucket, CPU seconds, however small the budget. A look at a heap is assumed to cost half
+/// of that (`LOOK_COST` in `core/state.rs`) and could otherwise never begin.
 const LEAST_SECONDS: f64 = 0.1;
 
-/// The part of the budget that is used. The rest is for what no meter sees: what the kernel does on behalf of the agent.
+/// The part of the budget that is used. The rest is for what no meter sees: the work that the kernel does on behalf
+/// of the agent.
 const USED_SHARE: f64 = 0.95;
 
-/// The CPU time that may be spent: it fills at the pace of the budget, and everything is taken out of it that the agent used,
-/// whatever it was for. Times are seconds.
+/// A bucket of CPU seconds. It fills at the pace of the budget, and all CPU time of the agent is taken out, whatever
+/// it was for. The level may be negative: a debt is paid off before anything begins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Bucket {
     level: f64,
-    /// What runs now will cost about this.
+    /// What the tasks that run now will probably cost. The meter sees the cost only as it is spent.
     promised: f64,
     last: Option<Meter>,
 }
 
-/// When, and how much CPU time had been used by then.
+/// A reading of the meter: the time, and the CPU time used since the start, seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Meter {
     at: f64,
@@ -30,12 +33,12 @@ struct Meter {
 }
 
 impl Bucket {
-    /// One with little in it: the first scans are paid for, too.
+    /// A bucket that holds the least capacity: the first scans are paid for, too.
     pub(crate) fn new() -> Bucket {
         Bucket { level: LEAST_SECONDS, promised: 0.0, last: None }
     }
 
-    /// What the clock and the meter say now; `budget` in cores.
+    /// Takes a reading at `at` with `used` CPU seconds since the start. `budget` in cores.
     pub(crate) fn read(&mut self, at: f64, used: f64, budget: f64) {
         if let Some(last) = self.last {
             let passed = (at - last.at).max(0.0);
@@ -45,17 +48,17 @@ impl Bucket {
         self.last = Some(Meter { at, used });
     }
 
-    /// Whether there is something left to begin with.
+    /// Whether something may begin.
     pub(crate) fn has_left(&self) -> bool {
         self.level - self.promised > 0.0
     }
 
-    /// Something begins that will cost about so much.
+    /// Notes that a task begins that will probably cost `cost`.
     pub(crate) fn promise(&mut self, cost: f64) {
         self.promised += cost;
     }
 
-    /// It is over: the meter has seen by now what it cost.
+    /// Notes that the task is over, with the `cost` that was promised; the meter has seen the real one.
     pub(crate) fn settle(&mut self, cost: f64) {
         self.promised = (self.promised - cost).max(0.0);
     }
@@ -65,55 +68,57 @@ fn most(budget: f64) -> f64 {
     (budget * SAVED_SECONDS).max(LEAST_SECONDS)
 }
 
-/// A reading so many times above the budget is enough to step down at once; one that is only a little above must
-/// be confirmed.
+/// A reading above this multiple of the budget steps down at once. One that is only a little above must be confirmed
+/// by the next.
 const FAR: f64 = 2.0;
-/// Seconds after which a mode that was too dear is tried again; doubled each time, at most to the second.
+/// Seconds until a mode that was too dear is tried again: `FIRST_PAUSE`, doubled at each failure up to `LAST_PAUSE`.
+/// Each try costs the target a sample.
 const FIRST_PAUSE: f64 = 15.0;
 const LAST_PAUSE: f64 = 1800.0;
-/// A mode that stood so long forgets earlier failures.
+/// Seconds that a mode must stand within the budget for earlier failures to be forgotten.
 const FORGIVEN: f64 = 600.0;
 
-/// What a session of probes costs: cores.
+/// A reading of what a session of probes costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Reading {
-    /// Seconds, on any clock.
+    /// The time of the reading, seconds on a monotonic clock.
     pub(crate) at: f64,
-    /// What it costs the program, and us.
+    /// The cost to the target and the agent together, cores.
     pub(crate) cores: f64,
-    /// What it may.
+    /// What it may cost, cores.
     pub(crate) budget: f64,
 }
 
-/// What is to be done.
+/// What to do with the probes of a target.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Step {
     /// Leave things as they are.
     Stay,
-    /// Take the probes away, and try this mode in their place; `Poll`: none.
+    /// Remove the probes and try this mode instead; `Poll`: none.
     Down(Mode),
-    /// Take them away and begin anew: another mode is wanted.
+    /// Remove the probes and begin anew with the wanted mode.
     Change,
-    /// Try this mode and, where it is too dear, those below.
+    /// Try this mode and, where it is too dear, the cheaper ones.
     Try(Mode),
 }
 
-/// When probes of one target are tried, and when they are taken away.
+/// Decides when probes of one target are tried and when they are removed. Times are seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Pace {
-    /// Since when there are probes, seconds.
+    /// When the probes were attached; `None`: there are none.
     since: Option<f64>,
     /// The last reading was above the budget.
     above: bool,
-    /// Not before this.
+    /// No mode is tried before this time.
     next: f64,
-    /// How long that was put off.
+    /// The last pause; 0: no failure is remembered.
     pause: f64,
 }
 
 impl Pace {
-    /// What to do with a target that has probes for `mode`.
+    /// Decides for a target whose probes stand in `mode`. `reading`: a new reading, if there is one.
     pub(crate) fn with_probes(&mut self, mode: Mode, wanted: Mode, reading: Option<Reading>) -> Step {
+        // Without a reading, too: what nobody wants must not cost anything more.
         if wanted < mode {
             return Step::Change;
         }
@@ -134,7 +139,7 @@ impl Pace {
         Step::Stay
     }
 
-    /// What to do with one that has none.
+    /// Decides for a target without probes.
     pub(crate) fn without(&mut self, wanted: Mode, at: f64) -> Step {
         (self.since, self.above) = (None, false);
         if wanted == Mode::Poll || at < self.next {
@@ -143,7 +148,7 @@ impl Pace {
         Step::Try(wanted)
     }
 
-    /// Probes stand now, for less than was wanted if `less`.
+    /// Notes that probes stand now; `less`: in a cheaper mode than the wanted one, which was too dear.
     pub(crate) fn attached(&mut self, at: f64, less: bool) {
         (self.since, self.above) = (Some(at), false);
         if less {
@@ -151,30 +156,29 @@ impl Pace {
         }
     }
 
-    /// A mode was too dear.
+    /// Notes that a mode was too dear, and doubles the pause.
     pub(crate) fn refused(&mut self, at: f64) {
         self.pause = if self.pause == 0.0 { FIRST_PAUSE } else { (self.pause * 2.0).min(LAST_PAUSE) };
         self.next = at + self.pause;
     }
 
-    /// Another mode is wanted: earlier failures do not count.
+    /// Forgets earlier failures, because another mode is wanted.
     pub(crate) fn ask(&mut self) {
         *self = Pace { since: self.since, ..Pace::default() };
     }
 
-    /// When the next attempt may be made.
+    /// The time before which no mode is tried.
     pub(crate) fn next(&self) -> f64 {
         self.next
     }
 
     fn up(&mut self, at: f64) -> Step {
-        // If it fails, the next attempt comes later.
+        // Counted as a failure in advance: if the closer mode is too dear again, the next attempt comes later.
         self.refused(at);
         Step::Change
     }
 }
 
-/// The next cheaper mode.
 fn below(mode: Mode) -> Mode {
     match mode {
         Mode::Full => Mode::Wait,
@@ -183,17 +187,18 @@ fn below(mode: Mode) -> Mode {
     }
 }
 
-/// How far a correction may go: the kernel's count cannot be that wrong.
+/// Bounds of the correction. Beyond them a reading is taken for a disturbance, not for a price.
 const LEAST_FACTOR: f64 = 0.5;
 const MOST_FACTOR: f64 = 10.0;
-/// Runs that say something.
+/// With fewer runs than this between two readings their average says little.
 const ENOUGH: u64 = 1000;
 
-/// By how much hits are dearer than they were measured to be.
+/// The factor by which hits are dearer than calibrated; `None`: the kernel does not count, or too few runs lie
+/// between the readings.
 ///
-/// A hit is a trap and the run of a BPF program. The kernel counts the time of the runs, not that of the traps; so a run that takes longer
-/// than it did at the measurement (a stack to walk, caches that other programs use) makes the hit dearer by as much, and the trap
-/// dearer in proportion by the half of that: it suffers from the same caches.
+/// A hit is a trap and a run of a BPF program. The kernel counts the time of the runs only. A run that takes longer
+/// than at the calibration (a stack to walk, caches that other programs use) makes the hit dearer by as much. The
+/// trap suffers from the same caches, so it is taken to be dearer by half the proportion.
 pub(super) fn correction(
     calibration: &Calibration,
     before: Option<Programs>,

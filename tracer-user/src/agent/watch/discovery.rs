@@ -1,5 +1,5 @@
-//! Sweeps each second on a thread of its own: a program whose file lies on a file system that does not answer
-//! holds up no other, and is left out by the next thread.
+//! Runs a sweep each second on a thread of its own. If that thread hangs, because an executable lies on a file system
+//! that does not answer, it is replaced, and the next one leaves that process out.
 
 use super::{
     sweep::{Changes, Sweep},
@@ -18,15 +18,15 @@ use std::{
     time::Duration,
 };
 
-/// Between two sweeps.
+/// The pause between two sweeps: a new process is found within about a second.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A look at one process that takes longer than this hangs.
+/// A look at one process that takes longer than this counts as hanging.
 const HANGS_NS: u64 = 10_000_000_000;
-/// Threads that may hang at the same time; then discovery stands still.
+/// The most threads that are given up, because a thread that hangs cannot be ended. With more, discovery stands still.
 const MAX_HANGING: usize = 8;
 
-/// What a sweep found, and whether it was the first of its thread: then everything is new to it, and what it does
-/// not name has ended.
+/// The result of a sweep. `first`: the first sweep of its thread, which reports every Go process as started; a target
+/// that it does not report has ended.
 pub(crate) struct Swept {
     pub(crate) changes: Changes,
     pub(crate) seen: Seen,
@@ -44,9 +44,9 @@ pub(crate) struct Discovery {
 
 struct Shared {
     config: Mutex<Arc<Config>>,
-    /// To be looked at anew.
+    /// PIDs that the next sweep looks at anew.
     again: Mutex<Vec<i32>>,
-    /// What is being looked at, and since when; 0: nothing.
+    /// The PID that is being looked at (0: none), and since when (monotonic clock, ns).
     current: AtomicI32,
     since_ns: AtomicU64,
     stop: AtomicBool,
@@ -57,23 +57,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Discovery {
-    /// `tell` is called on the thread, with what each sweep found.
+    /// Starts the thread, which calls `tell` with the result of each sweep.
     pub(crate) fn start(config: Arc<Config>, binaries: Arc<Binaries>, tell: Tell) -> io::Result<Discovery> {
         let thread = spawn(config, Sweep::skipping(HashSet::new(), Arc::clone(&binaries)), &tell)?;
         Ok(Discovery { binaries, tell, thread, skipped: HashSet::new() })
     }
 
-    /// Goes on by another configuration; what is known already keeps its names.
+    /// Continues with another configuration. Processes that are known already keep their identities.
     pub(crate) fn set(&self, config: Arc<Config>) {
         *lock(&self.thread.config) = config;
     }
 
-    /// This process may be another program by now.
+    /// Has the next sweep look at this process anew: it may have executed another program.
     pub(crate) fn look_again(&self, pid: u32) {
         lock(&self.thread.again).push(pid.cast_signed());
     }
 
-    /// Replaces the thread if it hangs; says on what.
+    /// Replaces the thread if it hangs. Returns the PID that it hangs on.
     pub(crate) fn check(&mut self) -> Option<u32> {
         let (since_ns, pid) =
             (self.thread.since_ns.load(Ordering::Relaxed), self.thread.current.load(Ordering::Relaxed));
@@ -83,6 +83,7 @@ impl Discovery {
         }
         self.thread.stop.store(true, Ordering::Relaxed);
         let config = Arc::clone(&lock(&self.thread.config));
+        // A sweep of its own: the one of the hanging thread cannot be taken from it.
         let sweep = Sweep::skipping(self.skipped.clone(), Arc::clone(&self.binaries));
         match spawn(config, sweep, &self.tell) {
             Ok(thread) => self.thread = thread,
@@ -120,6 +121,7 @@ fn run(shared: &Shared, mut sweep: Sweep, tell: &Tell) {
             shared.since_ns.store(clock::now(), Ordering::Relaxed);
             shared.current.store(pid, Ordering::Relaxed);
         });
+        // The pause must not count as hanging.
         shared.current.store(0, Ordering::Relaxed);
         if shared.stop.load(Ordering::Relaxed) {
             break;

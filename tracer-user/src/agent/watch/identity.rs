@@ -1,4 +1,4 @@
-//! What a process is: names for it, from everything that the host tells.
+//! The identity of a process: service, package, unit, container and pod, from what the host itself knows.
 
 use super::target::Program;
 use crate::agent::{
@@ -13,16 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The only variables of an environment that are looked at; the rest may be secret.
+/// The only variables of an environment that are kept; the others may be secrets.
 const VARIABLES: [&str; 3] = ["OTEL_SERVICE_NAME", "POD_NAME", "POD_NAMESPACE"];
 /// The prefix of the variables whose values are labels of a pod.
 const LABEL: &str = "POD_LABEL_";
-/// Labels of a pod, and characters of a value.
+/// The most variables of one process, and characters of a value.
 const MAX_LABELS: usize = 64;
 const MAX_VALUE: usize = 256;
-/// Between two looks into the directory of pods' logs.
+/// The shortest time between two reads of the directory of logs, so that many new pods do not cause one each.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Directories of logs that are looked at: a node has some hundred pods.
+/// The most entries of that directory that are read; a node has some hundred pods.
 const MAX_PODS: usize = 4096;
 
 pub(super) fn of(
@@ -33,6 +33,7 @@ pub(super) fn of(
 ) -> io::Result<Identity> {
     let exe = process.exe_name().map_err(io::Error::other)?;
     let group = Group::parse(&process.proc_text("cgroup")?);
+    // An environment that cannot be read costs only these names.
     let environment = environment(&process.proc_text("environ").unwrap_or_default());
     let (info, mut identity) = (program.info.as_ref(), Identity::default());
     if let Some(info) = info {
@@ -48,6 +49,7 @@ pub(super) fn of(
     let name =
         || exe.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(" (deleted)").to_owned();
     let unit = || group.unit.as_deref().and_then(|unit| unit.strip_suffix(".service")).map(str::to_owned);
+    // What the program says of itself first, then the unit that the administrator named, then the file.
     identity.service = told.filter(|name| !name.is_empty()).or_else(unit).unwrap_or_else(name);
     (identity.unit, identity.container, identity.cgroup) = (group.unit, group.container, group.path);
     identity.exe = exe;
@@ -63,18 +65,19 @@ fn environment(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The PID in the innermost namespace, where that is another.
+/// The PID in the process's own namespace; `None` where it is the same as ours.
 fn inner_pid(status: &str, pid: i32) -> Option<u32> {
     let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     let inner = pids.split_ascii_whitespace().next_back()?.parse().ok()?;
     (i64::from(inner) != i64::from(pid)).then_some(inner)
 }
 
-/// Names of pods by uid, from what the node itself has: no API server is asked. The kubelet keeps the logs of each pod in a
-/// directory `NAMESPACE_NAME_UID`; and the downward API puts names into environment variables, where the pod's author wants that.
+/// Names of pods by uid, from the node itself, without an API server. The kubelet keeps the logs of each pod in a
+/// directory `NAMESPACE_NAME_UID`. The downward API puts names into environment variables where the pod's author asks
+/// for it.
 #[derive(Debug, Default)]
 pub(super) struct PodNames {
-    /// Namespace and name.
+    /// By uid: namespace and name.
     known: HashMap<String, (String, String)>,
     read: Option<Instant>,
 }
@@ -88,6 +91,7 @@ impl PodNames {
         }
         let variable =
             |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        // The name of the directory is the kubelet's, the variables are the program's own: the former is trusted first.
         let (namespace, name) = self.known.get(&uid).cloned().unzip();
         let labels = environment.iter().filter_map(|(key, value)| {
             let name = key.strip_prefix(LABEL).filter(|name| !name.is_empty())?;
@@ -108,7 +112,8 @@ fn read(logs: &Path) -> HashMap<String, (String, String)> {
     names.filter_map(|name| parse(&name)).collect()
 }
 
-/// Neither of the three has an underscore in it.
+/// Parses `NAMESPACE_NAME_UID`. None of the three may contain an underscore (they are DNS names and a UUID), so any
+/// other number of parts is something else.
 fn parse(name: &str) -> Option<(String, (String, String))> {
     let mut parts = name.split('_').map(str::to_owned);
     let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);

@@ -1,5 +1,5 @@
-//! Watches targets: finds the Go processes of the host, scans them on a pool of threads, and puts probes into them. What
-//! is done when is decided by the core.
+//! The parts of the agent that touch targets: finding the Go processes of the host, scanning them on a pool of
+//! threads, probing them. The core decides what is done when.
 
 mod attach;
 mod budget;

@@ -1,5 +1,5 @@
-//! Threads that look at processes. One that hangs on a process (whose memory, say, lies on a file system that does
-//! not answer) is replaced; the others are not held up.
+//! The threads that read targets. A thread that hangs on a target, for example because its memory is mapped from a
+//! file system that does not answer, is replaced; other targets are not held up.
 
 use sfgi_core::clock;
 use std::{
@@ -13,40 +13,44 @@ use std::{
     thread,
 };
 
-/// Threads that work.
+/// Threads in the pool. The core lets scans have three of them (`AT_ONCE` in `core/mod.rs`), so one is left for
+/// requests.
 const WORKERS: usize = 4;
-/// Bytes of their stacks; the marker keeps its own.
+/// Bytes of the stack of each thread. Nothing on them recurses deeply: the marker keeps a stack of its own on the heap.
 const STACK: usize = 2 << 20;
-/// A thread that has done nothing for so long hangs: see [`beat`].
+/// A thread whose last [`beat`] is so long ago hangs.
 const HANGS_NS: u64 = 60_000_000_000;
-/// Threads that may hang; with more, all stand still.
+/// The most threads that are given up at the same time, because a thread that hangs cannot be ended. With more, the
+/// pool stands still.
 const MAX_HANGING: usize = 16;
 
 thread_local! {
-    /// When this thread last did something.
+    /// The time of the last beat of this thread, shared with the pool; `None` on threads that are not of a pool.
     static BEAT: RefCell<Option<Arc<AtomicU64>>> = const { RefCell::new(None) };
 }
 
-/// Says that this thread gets on with its task, however long that takes. On other threads it does nothing.
+/// Notes that the task of this thread makes progress. A task calls it at every step that may take long. It does
+/// nothing on threads that are not of a pool.
 pub(super) fn beat() {
     BEAT.with_borrow(|beat| {
         if let Some(beat) = beat {
+            // Relaxed: only the value counts, and only against a minute.
             beat.store(clock::now(), Ordering::Relaxed);
         }
     });
 }
 
 pub(crate) struct Task {
-    /// What it is about: the PID.
+    /// The PID of the target that it reads, for the report if it hangs.
     pub(crate) about: u32,
     pub(crate) run: Box<dyn FnOnce() + Send>,
 }
 
-/// Threads that work on tasks.
+/// A pool of threads. They start when there is work, and end when the pool is dropped.
 #[derive(Default)]
 pub(crate) struct Pool {
     shared: Arc<Shared>,
-    /// Threads that were told to hang, as long as they do.
+    /// Threads that were given up, as long as they hang.
     hanging: Vec<u64>,
 }
 
@@ -59,12 +63,13 @@ struct Shared {
 #[derive(Default)]
 struct State {
     tasks: VecDeque<Task>,
-    /// By the number of the thread: what it works on, and when it last did something.
+    /// For each thread at work: its number, the PID, and its last beat.
     running: Vec<(u64, u32, Arc<AtomicU64>)>,
+    /// Threads that are not given up.
     threads: usize,
     idle: usize,
     next: u64,
-    /// Those that hang do not count, and end when they come back.
+    /// Numbers of threads that were given up. They still count in `running`, and end when their task returns.
     given_up: Vec<u64>,
     closed: bool,
 }
@@ -76,7 +81,7 @@ impl Shared {
 }
 
 impl Pool {
-    /// Does it as soon as a thread is free.
+    /// Queues a task; the first free thread takes it.
     pub(crate) fn run(&self, task: Task) {
         let mut state = self.shared.lock();
         state.tasks.push_back(task);
@@ -86,13 +91,13 @@ impl Pool {
         self.shared.changed.notify_one();
     }
 
-    /// How many tasks run or wait to.
+    /// How many tasks wait or run; those of threads that were given up do not count.
     pub(crate) fn busy(&self) -> usize {
         let state = self.shared.lock();
         state.tasks.len() + state.running.len() - state.given_up.len()
     }
 
-    /// Replaces threads that hang. Returns what they hang on, each once.
+    /// Replaces threads that hang. Returns the PIDs that they hang on, each once.
     pub(crate) fn check(&mut self) -> Vec<u32> {
         self.check_at(clock::now())
     }
@@ -117,6 +122,7 @@ impl Pool {
     }
 
     fn start(&self, state: &mut State) {
+        // A number of our own, never used twice: a thread that was given up must not be taken for its successor.
         let (shared, number) = (Arc::clone(&self.shared), state.next);
         state.next += 1;
         let builder = thread::Builder::new().name("scan".to_owned()).stack_size(STACK);
@@ -131,6 +137,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.closed = true;
+        // Threads are not joined: one that hangs would hang the end of the agent.
         state.tasks.clear();
         self.shared.changed.notify_all();
     }
@@ -155,9 +162,10 @@ fn work(shared: &Shared, number: u64) {
             continue;
         };
         beat();
+        // After the beat: it would be found to hang by the time of its last task.
         state.running.push((number, task.about, Arc::clone(&own)));
         drop(state);
-        // What a target can make us do was tested, but not all of it.
+        // A target may find a bug that no test has found; it must not cost the thread.
         if catch_unwind(AssertUnwindSafe(task.run)).is_err() {
             log::error!("PID {}: looking at it failed inside sfgi, which is a bug", task.about);
         }

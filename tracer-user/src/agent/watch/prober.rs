@@ -1,5 +1,5 @@
-//! One target under probes: a thread that attaches, listens, and says what that costs; and what the events come to, in numbers
-//! that only rise and are kept from session to session.
+//! One target under probes: a thread that attaches, drains and reports the cost ([`Prober`]), and the sums of its
+//! events ([`Figures`]), which only rise and are kept from session to session.
 
 use super::{
     attach::{self, Attached, Ceiling, Refused},
@@ -30,43 +30,45 @@ use std::{
     time::Duration,
 };
 
-/// How often the rings are read.
+/// The time between two drains of the rings. Longer than that of a trace: nobody waits for a line, and each drain
+/// costs the agent CPU time.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// What the thread has to say.
+/// Messages of the thread, in this order: `Attached` or `TooDear`, any number of `Cost`, `Ended`.
 #[derive(Clone, Debug)]
 pub(crate) enum News {
-    /// Probes stand; why they are not for what was wanted, if they are not.
+    /// Probes stand in `mode`. `reason`: why it is not the wanted mode; empty where it is.
     Attached { mode: Mode, reason: String },
-    /// No probes stand: all were too dear.
+    /// No probes stand, because every mode was too dear; the text says by how much.
     TooDear(String),
-    /// What they cost.
+    /// A reading of the cost, about twice a second.
     Cost(Spent),
-    /// It is over, and no probe is left; why, if it went wrong.
+    /// The thread has ended, and no probe is left. The text is the error that ended it; `None`: it was asked to end,
+    /// or all modes were too dear.
     Ended(Option<String>),
 }
 
-/// What a session of probes costs.
+/// The cost of a session of probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Spent {
-    /// Since the last time: seconds, and hits a second.
+    /// Seconds since the last reading, and hits a second in them.
     pub(crate) seconds: f64,
     pub(crate) hits_per_second: f64,
-    /// In all the session.
+    /// Hits and lost events since the session began.
     pub(crate) hits: u64,
     pub(crate) lost: u64,
-    /// What a hit costs, nanoseconds.
+    /// The price of a hit, corrected by [`budget::correction`], nanoseconds.
     pub(crate) hit_ns: f64,
-    /// What they cost the program, and us, since the last time: cores.
+    /// The cost to the target and to the agent since the last reading, cores.
     pub(crate) program_cores: f64,
     pub(crate) own_cores: f64,
-    /// What the BPF programs ran, cores; `None`: the kernel does not count.
+    /// Run time of the BPF programs since the last reading, cores; `None`: the kernel does not count.
     pub(crate) bpf_cores: Option<f64>,
 }
 
 type Tell = Arc<dyn Fn(News) + Send + Sync>;
 
-/// The thread. When this is dropped, the probes are removed soon.
+/// A handle of the thread. Dropping it asks the thread to remove the probes, and does not wait for that.
 pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
 }
@@ -78,7 +80,7 @@ impl Drop for Prober {
 }
 
 impl Prober {
-    /// `tell` is called on the thread.
+    /// Starts the thread, which calls `tell` with its messages.
     pub(crate) fn start(
         target: Arc<Target>,
         wanted: Mode,
@@ -96,13 +98,13 @@ impl Prober {
         Ok(Prober { stop })
     }
 
-    /// Removes the probes soon; [`News::Ended`] says when that is done.
+    /// Asks the thread to remove the probes; [`News::Ended`] says when they are gone.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
-/// Returns the error that ended it.
+/// The body of the thread. Returns the error that ended it.
 fn run(
     target: &Target,
     wanted: Mode,
@@ -111,7 +113,7 @@ fn run(
     stop: &AtomicBool,
     tell: &Tell,
 ) -> Option<String> {
-    // `_counting` is declared first, so it is dropped last: the kernel counts until the probes are gone.
+    // `_counting` is bound first and so dropped last: the kernel counts until the probes are gone.
     let Attached { counting: _counting, mode, live, state, reason } =
         match attach::attach(target, wanted, Mode::Life, ceiling, false) {
             Ok(attached) => attached,
@@ -135,16 +137,17 @@ fn run(
     engine.run(stop).err().map(|err| format!("its probes cannot be read: {err:#}"))
 }
 
-/// Makes rates of totals.
+/// Turns totals into rates.
 struct Gauge {
     last: Cost,
     own_ns: u64,
-    /// By how much hits are dearer than they were measured to be.
+    /// By how much a hit is dearer than calibrated, a moving average of [`budget::correction`].
     factor: f64,
 }
 
 impl Gauge {
-    /// On the thread that listens. `None` at the first reading.
+    /// Must be called on the thread that drains, whose CPU time it reads. `None` at the first reading, which has
+    /// nothing to compare with.
     fn read(&mut self, cost: Cost, calibration: &Calibration) -> Option<Spent> {
         let last = std::mem::replace(&mut self.last, cost);
         let own_ns = clock::thread_cpu();
@@ -153,7 +156,7 @@ impl Gauge {
             return None;
         }
         if let Some(factor) = budget::correction(calibration, last.programs, cost.programs) {
-            // Half of what is new: one reading may have been disturbed.
+            // Half of the new value: one reading may have been disturbed.
             self.factor = 0.5 * self.factor + 0.5 * factor;
         }
         let passed = cost.ts.saturating_sub(last.ts).max(1) as f64;
@@ -176,12 +179,12 @@ impl Gauge {
     }
 }
 
-/// Places that are kept apart; what comes from others is counted together.
+/// Creation sites that are counted apart, a bound for our memory; all further ones are counted together.
 const MAX_SITES: usize = 1024;
-/// Wait reasons; the runtime has about forty.
+/// Wait reasons that are counted; the runtime has about forty.
 const MAX_REASONS: usize = 64;
 
-/// All that the events of a target came to so far. Shared with the thread that listens.
+/// Sums of all events of a target so far, shared with the thread that drains.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures(Arc<Mutex<Sums>>);
 
@@ -195,12 +198,12 @@ struct Sums {
 }
 
 impl Figures {
-    /// An observer that adds to them.
+    /// An observer that adds events to these sums.
     fn listener(&self) -> Listener {
         Listener { figures: self.clone(), births: HashMap::new() }
     }
 
-    /// Puts them into a picture, with tables of so many rows.
+    /// Copies the sums into a picture, with tables of `top` rows.
     pub(crate) fn show(&self, events: &mut Events, top: usize) {
         let sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = |sites: &HashMap<Site, u64>| {
@@ -216,10 +219,9 @@ impl Figures {
     }
 }
 
-/// See [`Figures::listener`].
 struct Listener {
     figures: Figures,
-    /// Return address of a `go` statement → its place, in this session.
+    /// Return address behind a `go` statement → its place. Of this session only: an `exec` moves the code.
     births: HashMap<u64, Site>,
 }
 
@@ -230,9 +232,11 @@ impl Observer for Listener {
 
     fn round(&mut self, targets: &mut [session::Target], round: &Round) -> io::Result<()> {
         let figures = self.figures.clone();
+        // Locked once a round, not once an event.
         let mut sums = figures.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, step) in round.steps() {
             let Some(target) = targets.get_mut(index) else { continue };
+            // A duration that began before the probes, or spans a loss, would bend the distribution.
             let exact = step.duration_ns.filter(|_| step.measure == Measure::Exact);
             match step.what {
                 What::Create | What::Exit => {
@@ -270,6 +274,7 @@ impl Listener {
         }
         let site = if gopc == 0 { None } else { target.symbols().go_statement(gopc) };
         let site = site.unwrap_or_else(nowhere);
+        // Beyond the bound names are looked up each time: slower, but right.
         if self.births.len() < MAX_SITES {
             self.births.insert(gopc, site.clone());
         }

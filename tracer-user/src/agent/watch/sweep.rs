@@ -1,8 +1,9 @@
-//! Goes through `/proc` again and again, and says who came and who went.
+//! Sweeps `/proc` and reports which Go processes have come and gone.
 //!
-//! A host has thousands of processes, few of them Go's, and they are looked at each second; so a look is a
-//! directory listing, whether each Go program still has its memory, and what a few hundred others run: each time all of them on
-//! most hosts, in turn where there are more. Those that are new, which may be about to `exec`, are always asked.
+//! A host has thousands of processes, few of them Go's, and a sweep comes each second. So a sweep is a directory
+//! listing, a check that each Go process still has its address space, and the question what some 512 others execute:
+//! all of them on most hosts, in turn where there are more. New processes may be about to `exec` and are always
+//! asked.
 
 use super::{
     identity::{self, PodNames},
@@ -22,13 +23,13 @@ use std::{
     sync::Arc,
 };
 
-/// Sweeps after its first in which a process is asked each time what it runs: it may be about to `exec`.
+/// Sweeps after its first in which a process is asked every time what it executes: it may be about to `exec`.
 const YOUNG: u32 = 3;
-/// Older processes that are asked in one sweep, about; asking them takes 1 ms.
+/// About how many older processes are asked in one sweep. Asking takes 2 µs a process, so this is 1 ms a second.
 const ASKED: usize = 512;
-/// A process without an executable, a thread of the kernel, is asked in one of so many sweeps.
+/// A process without an executable (a thread of the kernel) is asked in one of so many sweeps.
 const RARELY: u32 = 10;
-/// Processes that are remembered: a bound for the memory of the sweep.
+/// Processes that are remembered, a bound for our memory. Further ones are not looked at.
 const MAX_PROCESSES: usize = 1 << 16;
 
 #[derive(Default)]
@@ -51,34 +52,35 @@ enum Kind {
 #[derive(Debug)]
 struct Known {
     kind: Kind,
-    /// Device and inode of what it runs.
+    /// Device and inode of its executable; (0, 0): none, or not readable.
     exe: (u64, u64),
-    /// Sweeps that saw it.
+    /// Sweeps since it was first looked at; 0 again after [`Sweep::run`] was told to look again.
     age: u32,
-    /// Programs that it has run since we know it.
+    /// How many programs it has executed before this one: makes a [`ProcessId`] of each.
     program: u32,
-    /// The sweep that saw it last.
+    /// The number of the last sweep that saw it. One that was not seen has ended.
     last: u64,
 }
 
-/// What all sweeps so far have found.
+/// What all sweeps of one thread have found so far.
 #[derive(Default)]
 pub(super) struct Sweep {
     known: HashMap<i32, Known>,
     programs: Programs,
     binaries: Arc<Binaries>,
     pods: PodNames,
-    /// Not to be looked at.
+    /// Processes on which a thread hung: never looked at again.
     skipped: HashSet<i32>,
     number: u64,
-    /// Those that run something.
+    /// Processes with an executable, at the last sweep.
     running: usize,
     said_unreadable: bool,
     started: u64,
     ended: u64,
 }
 
-/// Called with the PID of each process before it is looked at.
+/// Called with the PID of each process before it is looked at, so that another thread can see on which one this one
+/// hangs.
 type Note<'a> = &'a mut dyn FnMut(i32);
 
 impl Sweep {
@@ -87,10 +89,10 @@ impl Sweep {
         Sweep { skipped, binaries, ..Sweep::default() }
     }
 
-    /// Goes through `/proc` once; `again`: those that may have replaced their program by the same.
+    /// Sweeps `/proc` once. `again` names processes that may have replaced their program by the same file.
     ///
     /// # Errors
-    /// It cannot be listed.
+    /// `/proc` cannot be listed.
     pub(super) fn run(&mut self, config: &Config, again: &[i32], note: Note<'_>) -> io::Result<Changes> {
         let mut changes = Changes::default();
         self.number += 1;
@@ -99,6 +101,7 @@ impl Sweep {
                 (known.age, known.exe) = (0, (0, 0));
             }
         }
+        // Before the listing: a PID that was given to another process since is then found as a new one.
         for pid in self.gone() {
             self.forget(pid, &mut changes);
         }
@@ -109,6 +112,7 @@ impl Sweep {
                 self.see(pid, config, &mut changes, note);
             }
         }
+        // What the listing did not show: other processes have no pidfd to ask.
         let (number, gone) = (self.number, |(pid, known): (&i32, &Known)| (known.last, *pid));
         let gone: Vec<i32> =
             self.known.iter().map(gone).filter(|(last, _)| *last != number).map(|(_, pid)| pid).collect();
@@ -119,7 +123,7 @@ impl Sweep {
         Ok(changes)
     }
 
-    /// How many there are of each kind; the core knows how many are excluded or unsupported.
+    /// Counts for the picture. The core adds how many are excluded or unsupported.
     pub(super) fn seen(&self) -> Seen {
         let count = |wanted: fn(&Kind) -> bool| {
             self.known.values().filter(|known| wanted(&known.kind)).count() as u64
@@ -133,7 +137,8 @@ impl Sweep {
         }
     }
 
-    /// Go processes that have ended; their number may be another's by now.
+    /// Go processes that have ended, told by their pidfds, because another process may have the PID by now. One
+    /// `poll` for all.
     fn gone(&self) -> Vec<i32> {
         let living: Vec<(i32, &Arc<Process>)> = self
             .known
@@ -170,7 +175,9 @@ impl Sweep {
                 known.age = known.age.saturating_add(1);
                 let turns = if known.exe == (0, 0) { RARELY } else { turns };
                 let turn =
+                    // The PID spreads the processes over the turns.
                     known.age <= YOUNG || known.age.wrapping_add(pid.unsigned_abs()).is_multiple_of(turns);
+                // At every sweep, whosever turn it is: an `exec` of the same file shows only here.
                 let replaced = matches!(&known.kind, Kind::Go(.., space) if space.gone());
                 if !replaced {
                     if !turn {
@@ -186,7 +193,7 @@ impl Sweep {
             None if full => return,
             None => 0,
         };
-        // It is new, or it runs another program than before: then it is another one to us.
+        // It is new, or it executes another program than before: then it is another target.
         self.forget(pid, changes);
         note(pid);
         let (kind, exe) = self.look(pid, program, config, changes);
@@ -197,10 +204,10 @@ impl Sweep {
         if u32::try_from(pid).is_ok_and(|pid| pid == std::process::id()) {
             return (Kind::Other, (0, 0));
         }
-        // Before the program is looked at: if it changes meanwhile, that is seen next time.
+        // Before the program is looked at: if it changes meanwhile, the next sweep sees another file.
         let exe = match exe(pid) {
             Ok(exe) => exe,
-            // A thread of the kernel, or it has ended.
+            // A thread of the kernel, or a process that has ended.
             Err(err) if err.kind() == io::ErrorKind::NotFound => return (Kind::Other, (0, 0)),
             Err(err) => return (self.unreadable(pid, &err, changes), (0, 0)),
         };
@@ -220,6 +227,7 @@ impl Sweep {
 
     fn identify(&mut self, pid: i32, number: u32, config: &Config) -> io::Result<Option<Target>> {
         let file = File::open(format!("/proc/{pid}/exe"))?;
+        // The file first: most processes are not Go programs, and cost no more than this.
         let Some(program) = self.programs.of(&file)? else { return Ok(None) };
         let process = Process::open(pid).map_err(|err| match err {
             ProcessError::Permission { .. } => io::Error::new(io::ErrorKind::PermissionDenied, err),
@@ -238,6 +246,7 @@ impl Sweep {
     }
 
     fn unreadable(&mut self, pid: i32, err: &io::Error, changes: &mut Changes) -> Kind {
+        // Once: without the right to look, nearly every process is one.
         if !std::mem::replace(&mut self.said_unreadable, true) {
             changes.notes.push(format!(
                 "PID {pid} cannot be looked at ({err}), perhaps others too: root, or CAP_SYS_PTRACE, may look at all"
@@ -247,17 +256,20 @@ impl Sweep {
     }
 }
 
-/// Device and inode of what a process runs.
+/// Device and inode of the executable of a process. Follows the link of the kernel, so it may hang on a file system
+/// that does not answer.
 fn exe(pid: i32) -> io::Result<(u64, u64)> {
     let file = fs::metadata(format!("/proc/{pid}/exe"))?;
     Ok((file.dev(), file.ino()))
 }
 
-/// The memory of a process, as it was when this was made. An `exec` gives the process another, also an `exec` of the same program.
+/// The address space that a process had when this was made. Every `exec` gives the process a new one, an `exec` of
+/// the same file, too.
 ///
-/// The kernel lets go of an address space when no thread runs in it any more. A read of `/proc/PID/mem` that was opened before gives
-/// nothing then (`mem_rw` in `fs/proc/base.c`), and an error as long as the address space lives, because nothing is mapped at
-/// address 0. The read takes less than a microsecond, and holds no memory but the kernel's record of the address space.
+/// The kernel frees an address space when no thread runs in it any more. A read of a `/proc/PID/mem` that was opened
+/// before then returns 0 bytes (`mem_rw` in `fs/proc/base.c`); while the address space lives the read is an error,
+/// because nothing is mapped at address 0. The read takes less than a microsecond. The open file pins only the
+/// kernel's record of the address space, no memory of the process.
 #[derive(Debug)]
 struct Space(Option<File>);
 
@@ -266,7 +278,7 @@ impl Space {
         Space(File::open(format!("/proc/{pid}/mem")).ok())
     }
 
-    /// Whether the process has another one by now, or none. `false` also where that cannot be told.
+    /// Whether the process has another address space by now, or none. Also `false` where `mem` could not be opened.
     fn gone(&self) -> bool {
         self.0.as_ref().is_some_and(|memory| matches!(memory.read_at(&mut [0], 0), Ok(0)))
     }

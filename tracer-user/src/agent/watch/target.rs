@@ -1,5 +1,5 @@
-//! A target, a Go process that the agent watches, and its program: the executable, which is identified once a file and parsed
-//! once a build, however many processes run it.
+//! A target and its program. The executable is identified once a file and parsed once a build, however many targets
+//! execute it.
 
 use crate::agent::picture::{Identity, ProcessId};
 use sfgi_core::{
@@ -18,11 +18,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-/// Files that are remembered; above that, all are identified anew.
+/// Files that are remembered; when there are more, all are forgotten and identified anew.
 const MAX_FILES: usize = 16_384;
-/// Bytes of executables that are kept parsed although no process runs them, or none needed them of late.
+/// Bytes of executables (of their files) that stay parsed after their last use. Without it every scan of a lone
+/// target would parse anew.
 const MAX_IDLE_BYTES: u64 = 48 << 20;
-/// Larger programs are not read: they would not fit into an agent.
+/// Larger executables are not read: parsed, they would not fit into the memory that an agent may take.
 const MAX_BINARY: u64 = 512 << 20;
 
 /// Why a target cannot be looked at.
@@ -30,7 +31,7 @@ const MAX_BINARY: u64 = 512 << 20;
 pub(crate) enum TargetError {
     #[error("it has ended")]
     Ended,
-    /// By an `exec`: nothing that was read before holds for what it runs now.
+    /// It has executed another program, or the same anew: nothing that was read before holds any more.
     #[error("it has replaced its program")]
     Replaced,
     #[error("its executable has {mib} MiB: more than the agent reads; look at it with sfgi dump")]
@@ -49,16 +50,16 @@ pub(crate) enum TargetError {
     Bug,
 }
 
-/// A Go process that the agent watches.
+/// A Go process of this host.
 pub(crate) struct Target {
     pub(crate) id: ProcessId,
     pub(crate) process: Arc<Process>,
-    /// As the host names it; a rule may give its service another name.
+    /// The identity that the host tells; a rule may give its service another name.
     pub(crate) identity: Arc<Identity>,
     program: Arc<Program>,
     binaries: Arc<Binaries>,
-    /// The auxiliary vector as the first scan read it. Each `exec` has another one, also an `exec` of the same program: the
-    /// kernel puts it, and the random bytes that it points to, at random addresses.
+    /// The auxiliary vector as the first scan read it. Every `exec` makes another one, an `exec` of the same file,
+    /// too, because it contains addresses (of the vDSO, of 16 random bytes) that the kernel randomises.
     auxv: Mutex<Option<Vec<u8>>>,
 }
 
@@ -89,7 +90,7 @@ impl Target {
         self.id.pid
     }
 
-    /// Tells this run of a program from others, also from one of the same file before or after an `exec`; the same number for
+    /// A number for this run of the program: another one after an `exec`, even of the same file, and the same one for
     /// every agent that looks at it. `None`: nothing was read of it yet.
     pub(crate) fn run(&self) -> Option<u32> {
         self.auxv.lock().unwrap_or_else(PoisonError::into_inner).as_deref().map(crc32fast::hash)
@@ -100,12 +101,15 @@ impl Target {
         self.identity.exe.clone()
     }
 
-    /// Its program, parsed.
+    /// The parsed program and its load bias.
+    ///
+    /// # Errors
+    /// The target has ended or has executed something else, or the executable cannot be parsed.
     pub(crate) fn open(&self) -> Result<Opened, TargetError> {
         self.still_the_same()?;
         let binary = self.binaries.get(&self.program, || {
             let file = self.process.exe()?;
-            // What it runs by now may be another file.
+            // The link of the kernel may lead to another file by now.
             let metadata = file.metadata()?;
             let same = (self.program.key.dev, self.program.key.ino) == (metadata.dev(), metadata.ino());
             if same { Ok(file) } else { Err(TargetError::Replaced) }
@@ -114,11 +118,13 @@ impl Target {
         Ok(Opened { binary, bias })
     }
 
-    /// Fails unless it runs what it ran when it was first opened. Asked again after a look: then nothing that was read is
-    /// another program's.
+    /// Fails unless the process still executes what it did when it was first opened. Called before and after a scan:
+    /// if both succeed, nothing that was read in between is another program's.
     pub(crate) fn still_the_same(&self) -> Result<(), TargetError> {
         let now = fs::read(format!("/proc/{}/auxv", self.id.pid)).map_err(|_| TargetError::Ended)?;
         let mut first = self.auxv.lock().unwrap_or_else(PoisonError::into_inner);
+        // After the read: if the process lives now, the vector that was read is its own and not that of a later
+        // process.
         if !self.process.alive() {
             return Err(TargetError::Ended);
         }
@@ -126,7 +132,7 @@ impl Target {
     }
 }
 
-/// A file, as long as it is not written to.
+/// Names the contents of a file: another size or time of change is another file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct FileKey {
     dev: u64,
@@ -142,24 +148,24 @@ impl FileKey {
     }
 }
 
-/// A Go program: a file that processes run.
+/// A file that is a Go program.
 #[derive(Debug)]
 pub(super) struct Program {
     key: FileKey,
-    /// Its build information; `None` where only the whole file tells it.
+    /// Its build information; `None`: it is found only by parsing the whole file, and that failed.
     pub(super) info: Option<BuildInfo>,
     pub(super) build_id: Option<String>,
     go_build_id: Option<String>,
 }
 
-/// What each file is that some process runs.
+/// For each executable file that was seen, what it is.
 #[derive(Debug, Default)]
 pub(super) struct Programs {
     known: HashMap<FileKey, Option<Arc<Program>>>,
 }
 
 impl Programs {
-    /// What this open file is; `None`: no Go program.
+    /// The program in this file; `None`: it is no Go program.
     pub(super) fn of(&mut self, file: &File) -> io::Result<Option<Arc<Program>>> {
         let key = FileKey::of(&file.metadata()?);
         if let Some(known) = self.known.get(&key) {
@@ -170,9 +176,11 @@ impl Programs {
         let found = match identify(file)? {
             Identified::NotGo => None,
             Identified::Go { info, build_id, go_build_id } => program(Some(*info), build_id, go_build_id),
+            // The section table does not tell: only parsing does, once a file.
             Identified::Unsure => match GoBinary::read_to_keep(file.try_clone()?) {
                 Err(BinaryError::NotGo | BinaryError::Elf(_)) => None,
                 Ok(binary) => program(Some(binary.info().clone()), binary.image().build_id(), None),
+                // A Go program that we cannot read: a scan will say why.
                 Err(_) => program(None, None, None),
             },
         };
@@ -184,10 +192,10 @@ impl Programs {
     }
 }
 
-/// What two files share when they are copies of one build.
+/// The key of a parsed binary: equal for copies of one build, as each container image has one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Build {
-    /// Go's id and the length: a strip leaves the id as it is.
+    /// Go's build id and the length of the file, because `strip` leaves the id as it is and takes the symbols.
     Id(String, u64),
     File(FileKey),
 }
@@ -201,7 +209,7 @@ impl Program {
     }
 }
 
-/// The parsed executables. One is there as long as it is used; the last ones used stay a while.
+/// The parsed executables. Each lives while somebody uses it; the last ones used stay within [`MAX_IDLE_BYTES`].
 #[derive(Default)]
 pub(crate) struct Binaries {
     shelf: Mutex<Shelf>,
@@ -209,20 +217,23 @@ pub(crate) struct Binaries {
 
 #[derive(Default)]
 struct Shelf {
-    /// Each has a lock of its own: two threads that want the same binary read it once, and others do not wait for that.
+    /// Each slot has a lock of its own: two threads that want the same binary parse it once, and threads that want
+    /// another do not wait for that.
     known: HashMap<Build, Arc<Mutex<Weak<GoBinary>>>>,
-    /// The last used at the end, with their size.
+    /// The last used at the end, with the size of the file. Holds strong references, the slots weak ones.
     recent: VecDeque<(Build, u64, Arc<GoBinary>)>,
 }
 
 impl Binaries {
-    /// The parsed program; `open` gives its file, where it must be read.
+    /// The parsed program. `open` is called for the file only if it must be parsed.
     fn get(
         &self,
         program: &Program,
         open: impl FnOnce() -> Result<File, TargetError>,
     ) -> Result<Arc<GoBinary>, TargetError> {
         let build = program.build();
+        // The lock of the shelf is released before the slot is locked: parsing takes long. `len` takes them in the
+        // other order, so it only tries the slots.
         let slot = Arc::clone(self.lock().known.entry(build.clone()).or_default());
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         let binary = match slot.upgrade() {
@@ -240,11 +251,11 @@ impl Binaries {
         Ok(binary)
     }
 
-    /// How many are in memory.
+    /// How many are in memory. Forgets the slots of those that are not.
     pub(crate) fn len(&self) -> u64 {
         let mut shelf = self.lock();
         shelf.known.retain(|_, slot| {
-            // One that is being read is locked, and stays.
+            // A locked one is just being parsed.
             slot.try_lock().map_or(true, |slot| slot.strong_count() > 0)
         });
         shelf.known.len() as u64

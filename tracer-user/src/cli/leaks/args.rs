@@ -13,7 +13,7 @@ use sfgi_core::{
 };
 use std::{fs, num::NonZero, path::PathBuf, time::Duration};
 
-/// Threads that scan where nobody says how many: more would take the machine from the program.
+/// Default bound of `--threads`: more scanning threads would take the machine's processors from the target.
 const MAX_THREADS: usize = 4;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,7 +24,7 @@ pub(super) enum Format {
     Sarif,
 }
 
-/// Takes a verdict, and lists them in the help.
+/// Accepts a verdict, and lists all in the help.
 fn verdict() -> impl TypedValueParser<Value = Verdict> {
     let named = |verdict: Verdict| {
         PossibleValue::new(verdict.word()).help(match verdict {

@@ -1,4 +1,4 @@
-//! What `sfgi leaks` says of a process, in every format, for a recording.
+//! The result of `sfgi leaks` in every format, for `sfgi record --leaks`.
 
 use super::{Args, Run, registers, write_pprof};
 use crate::{
@@ -12,14 +12,14 @@ use sfgi_core::{
     snapshot::{Clock, View},
 };
 
-/// The command's own defaults.
+/// Parses the command's arguments alone, so that a recording has exactly the defaults of `sfgi leaks`.
 #[derive(Parser)]
 struct Defaults {
     #[command(flatten)]
     args: Args,
 }
 
-/// Looks at a process as `sfgi leaks -p PID` does, and gives what that would write, by format: `leaks.text`,
+/// Searches a process as `sfgi leaks -p PID` does. The result is what that writes, by name: `leaks.text`,
 /// `leaks.json`, `leaks.sarif`, `leaks.pprof`.
 pub(in crate::cli) fn documents(pid: u32) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let args = Defaults::try_parse_from(["leaks", "-p", &pid.to_string()])?.args;

@@ -1,4 +1,5 @@
-//! What is read of a target when the user asks: one goroutine's whole stack and what it waits for; what is leaked.
+//! Reads targets on the user's side, when the user asks: the whole stack of one goroutine and what it waits for, and
+//! the leaked goroutines. The tracing thread must not wait for such reads.
 
 use crate::{
     cli::{args::LayoutArg, source::Opened},
@@ -26,17 +27,17 @@ use std::{
     thread,
 };
 
-/// Ids that are kept of each group, of which fewer are shown.
+/// Goids kept of each group. The pane shows fewer.
 const MAX_GOIDS: usize = 100;
 
-/// Reads targets; each is opened when it is asked for.
+/// Reads targets. Each executable is opened and parsed when it is first asked for.
 pub(super) struct Closer {
     layout: LayoutArg,
     opened: HashMap<u32, Arc<Opened>>,
     leaks: Arc<Mutex<LeakSearch>>,
 }
 
-/// A goroutine's whole stack, and what it waits for, in lines.
+/// A goroutine's whole stack, and the objects it waits for, in lines.
 pub(super) type Lines = (Vec<String>, Vec<String>);
 
 impl Closer {
@@ -53,7 +54,7 @@ impl Closer {
         Ok(opened)
     }
 
-    /// One goroutine; `None`: it does not wait, or cannot be read.
+    /// Reads one goroutine by the address of its `g`; `None`: it does not wait, or cannot be read.
     pub(super) fn goroutine(&mut self, pid: u32, goid: u64, g: u64) -> Option<Lines> {
         let opened = self.opened(pid).ok()?;
         let process = opened.process.as_ref()?;
@@ -61,6 +62,7 @@ impl Closer {
         let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
         let options = Options { stacks: true, objects: true, ..Options::default() };
         let snapshot = snapshot::take_only(&view, options, &[g]).ok()?;
+        // The runtime reuses a `g` for another goroutine, and one that moved while it was read has no stack.
         let one = snapshot.goroutines.first().filter(|one| one.goid == goid && one.trust == Trust::Still)?;
         if !one.state.stays() {
             return None;
@@ -69,19 +71,19 @@ impl Closer {
         let mut traceback = Traceback::new(&opened.binary, bias, &snapshot, snapshot.taken_ns.1);
         traceback.write(&mut text, one).ok()?;
         let text = String::from_utf8_lossy(&text);
-        // The heading says what the pane says already.
+        // The first line of a traceback is its heading, which the pane has already.
         let stack = text.lines().skip(1).map(|line| line.replace('\t', "    "));
         let objects = one.waits.iter().filter_map(|wait| object_in_full(&snapshot, wait.object));
         let objects = objects.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
         Some((stack.filter(|line| !line.is_empty()).collect(), objects.collect()))
     }
 
-    /// How far the search for leaks is.
+    /// The state of the search for leaks, as of now.
     pub(super) fn leaks(&self) -> LeakSearch {
         self.leaks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Begins to search a process for leaks on a thread of its own, unless a search goes on.
+    /// Starts a search on a thread of its own, unless one runs already: the search takes seconds, and keys must work.
     pub(super) fn find_leaks(&mut self, pid: u32) -> Result<()> {
         if matches!(self.leaks(), LeakSearch::Searching(_)) {
             return Ok(());
@@ -102,17 +104,17 @@ fn search(opened: &Opened, tell: &impl Fn(LeakSearch)) -> Result<LeakSearch> {
     let process = opened.process.as_ref().context("it does not run")?;
     let (memory, bias) = (Live::of(process), opened.bias()?);
     let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
-    // Without registers nothing counts as proven, which the summary says.
+    // Sampling may be refused. The search then proves nothing, and its summary says why.
     let mut registers = Sampler::start(process).map_or(Registers::Unknown, Registers::Sampled);
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(2);
     let (rules, scope) = (Rules::built_in()?, Scope::default());
-    // What is pinned is not shown here, and takes another walk over the heap.
+    // The pane does not show what groups pin, and computing it takes another walk over the heap.
     let options = heap::Options { threads, ..OPTIONS };
     let search = Search { options, pinned: false, ..Search::new(&rules, &scope) };
     let mut found = search.run(&view, &opened.binary, &mut registers, None, &mut |how_far| {
         tell(LeakSearch::Searching(progress(how_far)));
     })?;
-    // It is drawn anew many times a second.
+    // The pane shows few of the ids and no stacks, so the rest would only take memory.
     found.leaks.groups.iter_mut().for_each(|group| group.shorten(MAX_GOIDS, 0));
     Ok(LeakSearch::Found(summary(&found.leaks), found.leaks.groups.into()))
 }

@@ -1,4 +1,4 @@
-//! Where the pictures come from: probes, or where these cannot be had, snapshots.
+//! Where the pictures come from: probes, or snapshots where probes cannot be had.
 
 use super::Args;
 use crate::{
@@ -33,26 +33,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes of each ring: as `sfgi trace` has them.
+/// Bytes of each ring: the default of `sfgi trace`.
 const RING_BYTES: u32 = 16 << 20;
-/// How often the rings are read.
+/// Pause between two drains of the rings.
 const DRAIN_EVERY: Duration = Duration::from_millis(2);
-/// How long it takes at most to end.
+/// Longest sleep of the [`Poller`], so that it soon sees that it must stop.
 const POLL_TURN: Duration = Duration::from_millis(20);
 
-/// What makes the pictures, on a thread of its own.
+/// The thread that makes the pictures, and the processes they are of.
 pub(super) struct Running {
     stop: Arc<AtomicBool>,
     work: Option<JoinHandle<Result<()>>>,
-    /// Readable when the process has ended.
+    /// One for each process, readable when it has ended.
     pidfds: Vec<OwnedFd>,
     child: Option<Child>,
-    /// The processes.
+    /// In the order of the targets: a target's index is an index here.
     pub(super) pids: Vec<u32>,
 }
 
 impl Running {
-    /// Whether nothing more will come: every process has ended, or the thread has.
+    /// Whether nothing more will come. Once all processes have ended it asks the thread to stop, and returns true when
+    /// that has made its last picture.
     pub(super) fn ended(&mut self) -> bool {
         let gone = |pidfd: &OwnedFd| {
             let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
@@ -65,7 +66,7 @@ impl Running {
         over
     }
 
-    /// Ends it, and says what went wrong on its thread.
+    /// Stops the thread and the launched command; returns the thread's error.
     pub(super) fn finish(mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         let result = match self.work.take().map(JoinHandle::join) {
@@ -78,9 +79,9 @@ impl Running {
     }
 }
 
-/// Begins, and says why in another way than was to be expected.
+/// Starts with probes, or without them where they cannot be had and the user asked for no mode: then also returns why.
 pub(super) fn start(args: &Args, shared: &Arc<Shared>) -> Result<(Running, Option<String>)> {
-    // A wrong process or program is an error whatever the mode.
+    // A wrong PID is an error in any mode. It must not be taken for a refusal of probes.
     let opened = source::open(&args.pid, &args.layout)?;
     let mode = args.mode.unwrap_or(Mode::Full);
     if mode == Mode::Poll {
@@ -98,6 +99,7 @@ pub(super) fn start(args: &Args, shared: &Arc<Shared>) -> Result<(Running, Optio
 
 fn trace(args: &Args, mode: Mode, opened: Vec<Opened>, shared: &Arc<Shared>) -> Result<Running> {
     probe::check_host()?;
+    // Context switches tell time on a CPU only where the slices between them are known, which takes mode full.
     let threads = mode == Mode::Full;
     let probes = Attach {
         mode,
@@ -115,6 +117,7 @@ fn trace(args: &Args, mode: Mode, opened: Vec<Opened>, shared: &Arc<Shared>) -> 
         Attached::command(&args.command, &args.layout, &probes, true)?
     };
     attached.describe();
+    // The engine takes the targets, so what else is needed of them is taken first.
     let (pids, pidfds) = (attached.pids(), attached.pidfds()?);
     let Attached { calibration, targets, launched } = attached;
     let observers = publisher(args, shared, Source::Probes { threads });
@@ -132,6 +135,7 @@ fn poll(args: &Args, shared: &Arc<Shared>) -> Result<Running> {
         let path = source::resolve(name)?;
         let mut command = Command::new(&path);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // `spawn` returns after `exec`, so /proc/PID/exe is the program already. No probe has to stand before it runs.
         let launched = command.spawn().with_context(|| format!("cannot run {}", path.display()))?;
         pids = vec![launched.id()];
         child = Some(launched);
@@ -159,7 +163,7 @@ fn run(
     Ok(Running { stop, work: Some(work), pidfds, child, pids })
 }
 
-/// Reads processes.
+/// Makes pictures from snapshots alone, one each interval.
 struct Poller {
     opened: Vec<(Opened, Process)>,
     targets: Vec<Target>,
@@ -180,12 +184,12 @@ impl Poller {
         Ok(Poller { opened, targets, observers, every })
     }
 
-    /// Descriptors that become readable when the processes end.
+    /// One pidfd for each process, readable when it has ended.
     fn pidfds(&self) -> io::Result<Vec<OwnedFd>> {
         self.opened.iter().map(|(_, process)| process.pidfd().try_clone_to_owned()).collect()
     }
 
-    /// Until it is asked to stop.
+    /// Reads all targets once an interval until `stop` is set.
     fn run(mut self, stop: &AtomicBool) -> Result<()> {
         for observer in &mut self.observers {
             observer.begin(&mut self.targets)?;
@@ -221,16 +225,17 @@ impl Poller {
         let view = View { memory: &memory, binary: &opened.binary, bias: target.bias(), clock: Clock::Live };
         let snapshot = match read_all(&view, || Ok(()))? {
             Ok(snapshot) => snapshot,
-            // It shows as it was last.
+            // The process ended: its last state stays in the pictures.
             Err(_) if !process.alive() => return Ok(()),
             Err(error) => return Err(error).with_context(|| format!("PID {}", process.pid())),
         };
+        // What was read while the process ended may be of memory that was already torn down.
         if !process.alive() {
             return Ok(());
         }
         let ended_ts = snapshot.taken_ns.1;
         let (snapshot, _) = Outside::new(None, true).take(&snapshot);
-        // No events, but all up to the end of the reading: that is when a snapshot counts.
+        // A snapshot is merged when all events up to its end have been applied; an empty batch says that they have.
         let time = Batch { doubt_until: ended_ts, complete_until: ended_ts, ..Batch::default() };
         for input in [snapshot, Input::Events(time)] {
             target.take(&input, news);
@@ -242,7 +247,7 @@ impl Poller {
     }
 }
 
-/// What there is to know without probes.
+/// What is known of a process without probes; the set is without meaning.
 fn about(pid: u32, opened: &Opened) -> About {
     let version = opened.binary.version();
     About {

@@ -1,5 +1,5 @@
-//! The loop of the user: keys and pictures in, the screen out; and the terminal, which is given back as it was,
-//! however we end.
+//! The user's thread: keys and pictures in, the screen out. The terminal is given back as it was, however the command
+//! ends.
 
 use super::{Args, TURN, closer::Closer, source::Running};
 use crate::{
@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-/// The user's side.
+/// The state of the user's side.
 struct Ui<'a> {
     screen: Screen,
     look: Look,
@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args, screen: Screen, look: Look, shared: &Shared, runn
     let stop = Stop::on_signals()?;
     let closer = Closer::new(&args.layout);
     let mut ui = Ui { screen, look, shared, running, closer, picture: None, ended: false };
-    // A closure, so that the terminal is given back before anything is said.
+    // The closure drops the terminal, and so gives it back, before an error is printed.
     let result = (|| ui.talk(&stop, &mut Terminal::take()?))();
     result.and(ui.running.finish())
 }
@@ -56,7 +56,7 @@ impl Ui<'_> {
                 most = draw(frame.buffer_mut(), self.picture.as_deref(), &self.screen, &self.look);
             })?;
             self.screen.drawn(most);
-            // Everything that was typed, then one drawing.
+            // All keys that are waiting are handled before the next drawing: drawing is far slower than typing ahead.
             let mut wait = TURN;
             while event::poll(wait)? {
                 wait = Duration::ZERO;
@@ -84,7 +84,7 @@ impl Ui<'_> {
         }
     }
 
-    /// Takes what is new.
+    /// Takes the newest picture, the state of the leak search, and the end of tracing.
     fn refresh(&mut self) {
         if !self.ended && self.running.ended() {
             self.ended = true;
@@ -98,7 +98,7 @@ impl Ui<'_> {
         }
         match old.filter(|_| self.screen.paused) {
             None => self.picture = Some(new),
-            // Who is looked at closely while the picture stands still is taken as he is now.
+            // While the picture is held, the goroutine that was chosen meanwhile is still shown, as it is now.
             Some(held) if asked(&self.screen, &new) && !asked(&self.screen, held) => {
                 let detail = new.detail.clone();
                 self.picture = Some(Arc::new(Picture { detail, ..Picture::clone(held) }));
@@ -108,7 +108,7 @@ impl Ui<'_> {
         self.read_detail();
     }
 
-    /// Reads what only the target's memory tells of the goroutine that is shown.
+    /// Reads what only the target's memory tells of the shown goroutine.
     fn read_detail(&mut self) {
         let picture = self.picture.as_ref();
         let Some((detail, picture)) = picture.and_then(|picture| Some((picture.detail.as_ref()?, picture)))
@@ -134,20 +134,22 @@ impl Ui<'_> {
     }
 }
 
-/// Whether the goroutine that is wanted is in the picture.
+/// Whether the picture has the goroutine that the screen asks for.
 fn asked(screen: &Screen, picture: &Picture) -> bool {
     let who = picture.detail.as_ref().map(|detail| detail.who);
     screen.query.detail.is_some() && who == screen.query.detail
 }
 
-/// What standard error was, and what keeps what is written to it meanwhile: a line would tear the picture.
+/// The former standard error, and the file that takes its place while the screen is drawn: a line would tear the
+/// picture.
 static HELD: Mutex<Option<(OwnedFd, File)>> = Mutex::new(None);
 
-/// The terminal while it is ours.
+/// The terminal in raw mode with the alternate screen; dropping it gives it back.
 struct Terminal(Grid<CrosstermBackend<Stdout>>);
 
 impl Terminal {
     fn take() -> Result<Terminal> {
+        // A panic message on the alternate screen would vanish with it, so the terminal is given back first.
         let usual = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             give_back();
@@ -173,9 +175,9 @@ impl Drop for Terminal {
     }
 }
 
-/// Everything as it was. Twice does no harm.
+/// Restores the terminal and standard error, and prints what was held back. A second call does no harm.
 fn give_back() {
-    // What fails here cannot be told anybody any more.
+    // Errors are ignored: there is nowhere left to report them.
     let _ = disable_raw_mode();
     let _ = execute!(io::stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
     let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -188,7 +190,7 @@ fn give_back() {
     }
 }
 
-/// From now on what is written to standard error is kept, if that is the terminal.
+/// Redirects standard error into memory, if it is the terminal.
 fn hold_stderr() -> io::Result<()> {
     if !io::stderr().is_terminal() {
         return Ok(());

@@ -1,22 +1,21 @@
-//! What was seen of one process, as a Go execution trace, for `go tool trace` and gotraceui.
+//! One target as a Go execution trace, for `go tool trace` and gotraceui.
 //!
-//! The format is that of Go 1.22 (`src/internal/trace` of any later release), which every reader since takes; it has
-//! nothing that the trace of an unmodified process would need beyond it, but two things of Go 1.23: a goroutine that is
-//! made parked, for `iter.Pull`, is said to be there already, and a goroutine that was there before the trace has no
-//! stack until it does something.
+//! The format is that of Go 1.22 (`src/internal/trace` of any later release), which every reader since takes. A later
+//! format would add two things of use, both of Go 1.23: an event for a goroutine that is made parked (`iter.Pull`),
+//! which is said to exist already here; and a stack for a goroutine that existed before the trace, which has none here
+//! until it does something.
 //!
-//! - One generation holds everything: only in the first may a goroutine appear that was never created, and after
-//!   a loss such a goroutine can appear at any time. Batches are written as they are full, so
-//!   nothing grows but the tables of goroutines, strings and stacks.
-//! - Ps are invented, as few as do (see [`processors`]); threads are the kernel's. What happened on an unknown
-//!   thread, or where two accounts of a thread contradict each other, is put on a thread above 2³².
-//! - Readers take no state that does not follow from the one before. Where a transition was not seen, because events
-//!   were lost or because nothing tells it, the ones between are put in at the time of the next one seen, with `sfgi: not
-//!   seen` as their reason or stack. How many events were lost is a log message of the category `sfgi`.
-//! - Where a coroutine ends, the thread goes over to another goroutine before the runtime says that the first is gone; it is
-//!   said to end with that, as Go's own tracer does (`traceGoSwitch` in `coroswitch_m`).
-//! - A goroutine that has no id yet when its `go` statement is seen, and never gets one, is left out; so is which
-//!   thread had a CPU, which the format does not have.
+//! - One generation holds everything. Readers take a goroutine that was never created only in the first
+//!   (`advanceGoStatus`, `order.go`), and after a loss one can appear at any time. Batches are written when they are
+//!   full, so only the tables of goroutines, strings and stacks grow.
+//! - Ps are invented, as few as possible (see [`processors`]); threads are the kernel's. A step on an unknown thread,
+//!   or on one that another account has elsewhere, is put on a thread above 2³².
+//! - Readers refuse a state that does not follow from the one before. Where a transition was lost or cannot be seen,
+//!   the missing ones are written at the time of the next known one, with `sfgi: not seen` as their reason or stack.
+//!   The number of lost events is a log message of the category `sfgi`.
+//! - A coroutine that ends hands its thread to another goroutine before the runtime marks it dead. It ends with that
+//!   switch here, as in Go's own tracer (`traceGoSwitch` in `coroswitch_m`).
+//! - A goroutine that never gets an id is left out. So is which thread had a CPU: the format has no place for it.
 
 mod pending;
 mod processors;
@@ -37,21 +36,21 @@ use sfgi_core::{
 use std::io::{self, Write};
 use tables::{NOT_SEEN, Tables, block_reason};
 
-/// Writes a Go execution trace.
+/// The observer of `sfgi export --to go-trace`.
 pub struct GoTrace<W> {
     pid: Option<u32>,
     target: usize,
     pending: Pending,
     schedule: Schedule<W>,
     tables: Tables,
-    /// Whether those that were there before have been introduced.
+    /// Whether the goroutines from before the trace have been introduced.
     introduced: bool,
-    /// A snapshot came whose goroutines may be new.
+    /// Whether a snapshot came since, which may have told of goroutines that did nothing yet.
     snapshot: bool,
 }
 
 impl<W: Write> GoTrace<W> {
-    /// Of the process with this pid into `out`; without a pid of the only one.
+    /// A trace of the process with this PID; without one, of the only target.
     pub fn new(out: W, pid: Option<u32>) -> GoTrace<W> {
         GoTrace {
             pid,
@@ -64,8 +63,9 @@ impl<W: Write> GoTrace<W> {
         }
     }
 
-    /// Writes everything that is due, or with `all` everything.
+    /// Writes the steps that are due, or `all`.
     fn drain(&mut self, target: &mut Target, all: bool) -> io::Result<()> {
+        // When the first step is due, all steps of the second after it are known: they tell what goroutines did before.
         if !self.introduced && (all || self.pending.is_due()) {
             self.introduced = true;
             self.introduce_pending()?;
@@ -86,13 +86,13 @@ impl<W: Write> GoTrace<W> {
         Ok(())
     }
 
-    /// At the beginning: introduces those whose first step tells what they did until then.
+    /// Introduces the goroutines whose first step tells what they did before the trace.
     fn introduce_pending(&mut self) -> io::Result<()> {
         self.schedule.wire.advance(self.pending.oldest_ts().unwrap_or(0));
         for step in self.pending.firsts() {
             let before = if step.what == What::Found { step.to } else { step.from };
             let Some(before) = status(before) else { continue };
-            // Two cannot have been on one thread: what was between the two was not seen.
+            // Two goroutines cannot have been on one thread: then something between the two was not seen.
             let placed = matches!(before, wire::GoStatus::Running | wire::GoStatus::Syscall);
             if !placed || step.tid != 0 && self.schedule.is_free(step.tid) {
                 self.schedule.introduce(step.goid, before, step.tid)?;
@@ -101,7 +101,7 @@ impl<W: Write> GoTrace<W> {
         Ok(())
     }
 
-    /// Introduces those that are known, but have done nothing.
+    /// Introduces the goroutines that the model knows, but that have done nothing.
     fn introduce_silent(&mut self, target: &Target) -> io::Result<()> {
         self.snapshot = false;
         let silent = target.goroutines().iter().filter(|goroutine| {
@@ -137,7 +137,7 @@ impl<W: Write> GoTrace<W> {
         self.schedule.bring(step.goid, to, change, between)
     }
 
-    /// Brings the goroutine into the state in which the step says it was.
+    /// Brings the goroutine into the state that the step starts from.
     fn before(&mut self, step: &Step, from: Option<wire::GoStatus>) -> io::Result<()> {
         let known = self.schedule.status(step.goid);
         match (known, from) {
@@ -146,7 +146,7 @@ impl<W: Write> GoTrace<W> {
                 let change = self.not_seen(step.tid);
                 self.schedule.bring(step.goid, from, change, change)
             }
-            // It ended, and that was not seen.
+            // The old goroutine of this id ended unseen: the step starts from dead.
             (Some(_), None) if step.from.is_dead() => {
                 let change = self.not_seen(0);
                 self.schedule.end_goroutine(step.goid, 0, change)
@@ -155,9 +155,10 @@ impl<W: Write> GoTrace<W> {
         }
     }
 
-    /// A goroutine that was not there, or of which nothing is known but what it does now.
+    /// Writes the first event of a goroutine: its creation, or that it exists.
     fn appear(&mut self, step: &Step, to: wire::GoStatus, target: &mut Target) -> io::Result<()> {
         match to {
+            // Dead to syscall is a C thread that calls Go for the first time (`needm`).
             wire::GoStatus::Syscall if step.from.is_dead() => {
                 self.schedule.create_in_syscall(step.goid, step.tid)
             }
@@ -177,7 +178,7 @@ impl<W: Write> GoTrace<W> {
         self.schedule.end_goroutine(step.goid, step.tid, change)
     }
 
-    /// What a step says of a change.
+    /// Reason and stack of a change, in the trace's words.
     fn told(&mut self, step: &Step, target: &mut Target) -> Change {
         let reason = match step.to {
             State::Preempted => "preempted",
@@ -189,13 +190,13 @@ impl<W: Write> GoTrace<W> {
         };
         let reason = self.tables.string(reason);
         let release = target.about().release;
-        // The stack of a wake-up would be that of the one who wakes; the step has that of the one who waited.
+        // The trace ties a wake-up's stack to the goroutine that wakes; the step has the stack of the one that waited.
         let stack = step.stack.filter(|_| step.from == State::Running);
         let stack = stack.map_or(0, |stack| self.tables.stack(stack, target.symbols(), release));
         Change { tid: step.tid, reason, stack }
     }
 
-    /// What is said of a change that was not seen.
+    /// Reason and stack of a change that was not seen.
     fn not_seen(&mut self, tid: u32) -> Change {
         Change { tid, reason: self.tables.string(NOT_SEEN), stack: self.tables.remark(NOT_SEEN) }
     }

@@ -1,55 +1,55 @@
-//! Steps that wait until nothing older can come.
+//! Steps that wait until nothing older can come: the model tells some late, and readers take no step back in time.
 
 use hashbrown::HashMap;
 use sfgi_core::{goruntime::State, model::Step};
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-/// How long a step waits, nanoseconds of the target's time. The model holds a creation back for up to a second.
+/// How long a step waits, nanoseconds of the target's time: more than the second for which the model holds back a
+/// creation (`HOLD_CREATE_NS`, `model/goroutines.rs`).
 const WAIT_NS: u64 = 1_100_000_000;
 
-/// How many steps wait at most; above, the oldest go, and what is older still is told with a later time.
+/// Most steps that wait. Above it the oldest go early, and a step that is older still gets a later time.
 const CAPACITY: usize = 1 << 17;
 
-/// Steps by time; those of one goroutine stay in the order in which they came.
+/// Steps by time. Steps of one goroutine keep the order in which they came.
 #[derive(Default)]
 pub(super) struct Pending {
     heap: BinaryHeap<Reverse<Waiting>>,
-    /// By goid: how many wait, and the time of the last.
+    /// By goid: the number of steps that wait, and the time of the last.
     last: HashMap<u64, (usize, u64)>,
-    /// By thread: the last that happened there, if it was a switch from one coroutine to another.
+    /// By thread: its last step, if that was a switch from one coroutine to another.
     switches: HashMap<u32, Switch>,
-    /// How many ever came.
+    /// Steps that ever came; numbers them.
     count: u64,
     newest_ts: u64,
 }
 
-/// A thread went over to another goroutine.
+/// A thread's change from one coroutine to another.
 struct Switch {
-    /// Who had it before.
+    /// The goroutine that had the thread before.
     by_goid: u64,
     ts: u64,
     number: u64,
 }
 
-/// One that waits.
+/// An entry of the heap, ordered by time, then by number.
 struct Waiting {
     ts: u64,
-    /// Twice the number of those before, so that something fits between two.
+    /// Twice the count, so that an end of a coroutine fits before its switch.
     number: u64,
     what: Told,
 }
 
-/// What can be told.
+/// What is written when it is due.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Told {
-    /// Something happened.
     Step(Step),
-    /// So many events were lost.
+    /// The number of lost events.
     Lost(u64),
 }
 
 impl Told {
-    /// Whose it is; 0: nobody's.
+    /// The goroutine; 0: none.
     fn goid(&self) -> u64 {
         if let Told::Step(step) = self { step.goid } else { 0 }
     }
@@ -60,6 +60,7 @@ impl Pending {
         let mut ts = ts;
         if what.goid() != 0 {
             let last = self.last.entry(what.goid()).or_default();
+            // A step that was held back or came late has its own time, but the order of a goroutine's steps is right.
             ts = ts.max(last.1);
             *last = (last.0 + 1, ts);
         }
@@ -74,7 +75,7 @@ impl Pending {
         self.heap.push(Reverse(Waiting { ts, number, what }));
     }
 
-    /// If a coroutine ends here, the switch with which its thread went over to another.
+    /// The switch that took the thread from a coroutine which ends with this step.
     fn switched(&mut self, step: &Step, ts: u64, number: u64) -> Option<Switch> {
         let before = self.switches.remove(&step.tid);
         if (step.from, step.to) == (State::Waiting, State::Running) && step.by_goid != 0 {
@@ -83,14 +84,13 @@ impl Pending {
         before.filter(|switch| switch.by_goid == step.goid && step.to.is_dead())
     }
 
-    /// The next one that has waited long enough, with its time.
+    /// The next entry that has waited long enough, with its time.
     pub(super) fn pop_due(&mut self) -> Option<(u64, Told)> {
         let Reverse(first) = self.heap.peek()?;
         let due = first.ts.saturating_add(WAIT_NS) <= self.newest_ts || self.heap.len() > CAPACITY;
         if due { self.pop() } else { None }
     }
 
-    /// The next one.
     pub(super) fn pop(&mut self) -> Option<(u64, Told)> {
         let Reverse(Waiting { ts, what, .. }) = self.heap.pop()?;
         if let Some((waiting, _)) = self.last.get_mut(&what.goid()) {
@@ -102,23 +102,23 @@ impl Pending {
         Some((ts, what))
     }
 
-    /// Whether [`Pending::pop_due`] has something.
+    /// Whether [`Pending::pop_due`] returns an entry.
     pub(super) fn is_due(&self) -> bool {
         self.oldest_ts().is_some_and(|ts| ts.saturating_add(WAIT_NS) <= self.newest_ts)
             || self.heap.len() > CAPACITY
     }
 
-    /// The time of the first.
+    /// The time of the next entry.
     pub(super) fn oldest_ts(&self) -> Option<u64> {
         self.heap.peek().map(|Reverse(first)| first.ts)
     }
 
-    /// Whether something waits that this goroutine did.
+    /// Whether a step of this goroutine waits.
     pub(super) fn has(&self, goid: u64) -> bool {
         self.last.contains_key(&goid)
     }
 
-    /// The first step of every goroutine that has one, in the order in which they will be told.
+    /// The first step of every goroutine, in the order in which they will be written.
     pub(super) fn firsts(&self) -> Vec<Step> {
         let mut steps: HashMap<u64, (u64, u64, Step)> = HashMap::new();
         for Reverse(Waiting { ts, number, what }) in &self.heap {

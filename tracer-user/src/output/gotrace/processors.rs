@@ -1,5 +1,5 @@
-//! Threads and Ps of the trace. sfgi sees threads but no Ps, and no goroutine of a trace runs without one: a thread
-//! gets the first free P when it begins to run a goroutine, and keeps it until another one needs it.
+//! Threads and Ps of the trace. sfgi sees threads but no Ps, and in a trace no goroutine runs without one. A thread
+//! gets the first free P when it begins to run a goroutine, and keeps it until another thread needs it.
 
 use super::wire::{Kind, ProcStatus, Wire};
 use hashbrown::HashMap;
@@ -8,24 +8,21 @@ use std::{
     io::{self, Write},
 };
 
-/// From here on threads are numbered that stand for one that is not known. Linux has none so high.
+/// Threads from here on stand for unknown ones. Linux has no such ids: PIDs are `i32`.
 const UNKNOWN_THREADS: u64 = 1 << 32;
 
-/// All threads and Ps.
 #[derive(Default)]
 pub(super) struct Processors {
     threads: HashMap<u64, Thread>,
-    /// Sequence numbers of the Ps.
+    /// The sequence number of each P, by which readers order its events.
     sequence: Vec<u64>,
-    /// Ps that no thread has.
     free: BTreeSet<usize>,
-    /// Threads that have a P and no goroutine.
+    /// Threads with a P and no goroutine: their P may be taken.
     resting: BTreeSet<u64>,
-    /// Threads whose goroutine is not in a system call.
+    /// Threads whose goroutine runs (not in a system call), with the goroutine.
     running: BTreeMap<u64, u64>,
 }
 
-/// A thread.
 #[derive(Clone, Copy, Default)]
 struct Thread {
     goid: Option<u64>,
@@ -33,18 +30,17 @@ struct Thread {
 }
 
 impl Processors {
-    /// The thread that something happens on.
+    /// The trace's number of a thread.
     pub(super) fn thread(tid: u32) -> u64 {
         if tid == 0 { UNKNOWN_THREADS } else { u64::from(tid) }
     }
 
-    /// Whether no goroutine is on this thread.
     pub(super) fn is_free(&self, thread: u64) -> bool {
         self.threads.get(&thread).is_none_or(|thread| thread.goid.is_none())
     }
 
-    /// A thread for a goroutine to run on: this one, but if it is not known or already has one, one that
-    /// stands for an unknown thread.
+    /// The thread for a goroutine to run on: this one, or one that stands for an unknown thread, if this one is not
+    /// known or has a goroutine.
     pub(super) fn place(&self, tid: u32) -> u64 {
         let known = (tid != 0).then_some(u64::from(tid)).filter(|thread| self.is_free(*thread));
         known.unwrap_or_else(|| {
@@ -52,31 +48,28 @@ impl Processors {
         })
     }
 
-    /// A thread on which a goroutine runs: this one, if one does.
+    /// A thread on which a goroutine runs; this one, if one runs here.
     pub(super) fn running(&self, tid: u32) -> Option<u64> {
         let here = u64::from(tid);
         self.running.contains_key(&here).then_some(here).or_else(|| self.running.keys().next().copied())
     }
 
-    /// Whether a goroutine runs on this thread.
     pub(super) fn runs(&self, thread: u64) -> bool {
         self.running.contains_key(&thread)
     }
 
-    /// A goroutine begins to run on a thread.
     pub(super) fn arrives(&mut self, thread: u64, goid: u64) {
         self.threads.entry(thread).or_default().goid = Some(goid);
         self.running.insert(thread, goid);
         self.resting.remove(&thread);
     }
 
-    /// A goroutine comes to a thread in a system call.
     pub(super) fn arrives_in_syscall(&mut self, thread: u64, goid: u64) {
         self.arrives(thread, goid);
         self.running.remove(&thread);
     }
 
-    /// Nothing runs on the thread any more.
+    /// Takes the goroutine from the thread. A thread with a P is kept, so that the P is found again.
     pub(super) fn leaves(&mut self, thread: u64) {
         self.running.remove(&thread);
         if let Some(left) = self.threads.get_mut(&thread) {
@@ -88,19 +81,18 @@ impl Processors {
         }
     }
 
-    /// The thread's goroutine goes into a system call, with the thread's P: the number of that change.
+    /// The goroutine enters a system call with the thread's P; returns the P's sequence number for that event.
     pub(super) fn enters_syscall(&mut self, thread: u64) -> u64 {
         self.running.remove(&thread);
         let p = self.threads.get(&thread).and_then(|thread| thread.p);
         p.map_or(0, |p| self.next(p))
     }
 
-    /// Whether the thread has a P.
     pub(super) fn has_p(&self, thread: u64) -> bool {
         self.threads.get(&thread).is_some_and(|thread| thread.p.is_some())
     }
 
-    /// Gives the thread a P.
+    /// Gives the thread a P, if it has none: a free one, one of a resting thread, or a new one.
     pub(super) fn need_p(&mut self, thread: u64, wire: &mut Wire<impl Write>) -> io::Result<()> {
         if self.has_p(thread) {
             return Ok(());
@@ -117,7 +109,7 @@ impl Processors {
         Ok(())
     }
 
-    /// Gives the thread, which has none, a P that was not there before.
+    /// Gives the thread, which has no P, a new one.
     pub(super) fn new_p(
         &mut self,
         thread: u64,
@@ -139,7 +131,7 @@ impl Processors {
         }
     }
 
-    /// Takes the thread's P away, if it has one.
+    /// Takes the thread's P, if it has one.
     pub(super) fn drop_p(&mut self, thread: u64, wire: &mut Wire<impl Write>) -> io::Result<()> {
         let Some(loser) = self.threads.get_mut(&thread) else { return Ok(()) };
         let Some(p) = loser.p.take() else { return Ok(()) };

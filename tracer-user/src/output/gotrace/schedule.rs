@@ -1,5 +1,5 @@
-//! The goroutines of the trace. Readers follow every goroutine from state to state and give up at the first step that
-//! does not fit, so each is kept here as they have it.
+//! The goroutines of the trace as a reader sees them. Readers follow every goroutine from state to state and give up at
+//! the first event that does not fit (`src/internal/trace/order.go`), so the same state is kept here.
 
 use super::{
     processors::Processors,
@@ -12,22 +12,22 @@ use std::{
     io::{self, Write},
 };
 
-/// What a trace holds so far.
+/// The state of all goroutines, threads and the collector in the trace so far.
 pub(super) struct Schedule<W> {
     pub(super) wire: Wire<W>,
     processors: Processors,
     goroutines: HashMap<u64, Goroutine>,
-    /// What waits for a goroutine that runs.
+    /// Remarks that wait until a goroutine runs.
     remarks: VecDeque<Remark>,
-    /// Number of the last change of the collector, if there was one.
+    /// Sequence number of the last event of the collector: odd while it runs, 0 before the first.
     gc: u64,
 }
 
-/// A goroutine as the readers have it.
+/// A goroutine as readers have it.
 #[derive(Clone, Copy)]
 struct Goroutine {
     status: GoStatus,
-    /// Where it runs or is in a system call.
+    /// Its thread, while it runs or is in a system call.
     thread: u64,
     sequence: u64,
 }
@@ -35,25 +35,23 @@ struct Goroutine {
 /// A change of state, ready to be written.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Change {
-    /// The thread it happened on; 0: not known.
+    /// The thread of the change; 0: not known.
     pub(super) tid: u32,
-    /// Numbers of the reason and the stack.
+    /// Numbers of the reason and of the stack, as in [`super::tables`].
     pub(super) reason: u64,
     pub(super) stack: u64,
 }
 
-/// What the format ties to a goroutine that runs, though any will do.
+/// An event that the format ties to a running goroutine, though it does not matter to which.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Remark {
-    /// The collector begins.
     GcBegin,
-    /// It is done.
     GcEnd,
-    /// Two strings.
+    /// A log message: the numbers of its category and its text.
     Log(u64, u64),
 }
 
-/// The state in the trace's terms; `None`: it is not there.
+/// The state in the trace's terms; `None`: the goroutine does not exist.
 pub(super) fn status(state: State) -> Option<GoStatus> {
     match state {
         State::Runnable => Some(GoStatus::Runnable),
@@ -75,17 +73,16 @@ impl<W: Write> Schedule<W> {
         }
     }
 
-    /// The state of a goroutine; `None`: it is not there.
+    /// The state of a goroutine in the trace; `None`: the trace does not have it.
     pub(super) fn status(&self, goid: u64) -> Option<GoStatus> {
         Some(self.goroutines.get(&goid)?.status)
     }
 
-    /// Whether no goroutine is on this thread.
     pub(super) fn is_free(&self, tid: u32) -> bool {
         self.processors.is_free(Processors::thread(tid))
     }
 
-    /// Says that a goroutine is there, which began before.
+    /// Writes that a goroutine exists, which began before the trace.
     pub(super) fn introduce(&mut self, goid: u64, status: GoStatus, tid: u32) -> io::Result<()> {
         let thread = self.processors.place(tid);
         match status {
@@ -94,7 +91,7 @@ impl<W: Write> Schedule<W> {
                 self.processors.arrives(thread, goid);
             }
             GoStatus::Syscall => {
-                // It may come back at once, for which it needs to have one.
+                // The goroutine may return at once, and `GoSyscallEnd` demands a P that is in the system call with it.
                 self.drop_p(thread)?;
                 self.processors.new_p(thread, ProcStatus::Syscall, &mut self.wire)?;
                 self.processors.arrives_in_syscall(thread, goid);
@@ -109,7 +106,7 @@ impl<W: Write> Schedule<W> {
         self.event(on, Kind::GoStatus, &[goid, named, status as u64])
     }
 
-    /// A goroutine begins to exist, runnable; the stacks are those it begins with and of the `go` statement.
+    /// Writes the creation of a runnable goroutine. `stacks`: the one it begins with, and that of the `go` statement.
     pub(super) fn create(&mut self, goid: u64, tid: u32, stacks: [u64; 2]) -> io::Result<()> {
         let here = Processors::thread(tid);
         let thread = if self.processors.runs(here) { here } else { self.processors.place(tid) };
@@ -118,10 +115,10 @@ impl<W: Write> Schedule<W> {
         self.event(thread, Kind::GoCreate, &[goid, stacks[0], stacks[1]])
     }
 
-    /// A goroutine begins to exist for a C thread that calls Go.
+    /// Writes the creation of a goroutine for a C thread that calls Go.
     pub(super) fn create_in_syscall(&mut self, goid: u64, tid: u32) -> io::Result<()> {
         let thread = self.processors.place(tid);
-        // It comes without a P.
+        // Readers demand a thread without a P here (`advanceGoCreateSyscall`).
         self.drop_p(thread)?;
         self.processors.arrives_in_syscall(thread, goid);
         self.insert(goid, GoStatus::Syscall, thread);
@@ -132,8 +129,8 @@ impl<W: Write> Schedule<W> {
         self.goroutines.insert(goid, Goroutine { status, thread, sequence: 0 });
     }
 
-    /// Brings a goroutine into another state, through those that the format has between the two; what was `not_seen`
-    /// goes with each of them but the last, which is `change`.
+    /// Brings a goroutine into another state, through the states that the format has in between. `change` describes the
+    /// last transition, `not_seen` those before.
     pub(super) fn bring(
         &mut self,
         goid: u64,
@@ -145,7 +142,7 @@ impl<W: Write> Schedule<W> {
             let next = match (goroutine.status, to) {
                 (GoStatus::Waiting, _) => GoStatus::Runnable,
                 (GoStatus::Syscall, GoStatus::Runnable) => GoStatus::Runnable,
-                // Without a P, it has to ask for one.
+                // Without a P the goroutine must become runnable first, and then start.
                 (GoStatus::Syscall, _) if !self.processors.has_p(goroutine.thread) => GoStatus::Runnable,
                 (GoStatus::Runnable | GoStatus::Syscall, _) => GoStatus::Running,
                 (GoStatus::Running, to) => to,
@@ -156,7 +153,7 @@ impl<W: Write> Schedule<W> {
         Ok(())
     }
 
-    /// Ends a goroutine.
+    /// Writes the end of a goroutine, which must run for that, or be in a system call (a C thread that leaves Go).
     pub(super) fn end_goroutine(&mut self, goid: u64, tid: u32, not_seen: Change) -> io::Result<()> {
         if !matches!(self.status(goid), Some(GoStatus::Running | GoStatus::Syscall)) {
             self.bring(goid, GoStatus::Running, Change { tid, ..Change::default() }, not_seen)?;
@@ -173,7 +170,7 @@ impl<W: Write> Schedule<W> {
         Ok(())
     }
 
-    /// One step that the format has.
+    /// Writes one transition that the format has.
     fn change(
         &mut self,
         goid: u64,
@@ -219,7 +216,7 @@ impl<W: Write> Schedule<W> {
         if to == GoStatus::Running { self.make_remarks(goroutine.thread) } else { Ok(()) }
     }
 
-    /// Makes a remark on this thread, or else as soon as a goroutine runs.
+    /// Writes a remark on this thread, or as soon as a goroutine runs anywhere.
     pub(super) fn remark(&mut self, remark: Remark, tid: u32) -> io::Result<()> {
         self.remarks.push_back(remark);
         match self.processors.running(tid) {
@@ -230,7 +227,7 @@ impl<W: Write> Schedule<W> {
 
     fn make_remarks(&mut self, thread: u64) -> io::Result<()> {
         while let Some(remark) = self.remarks.pop_front() {
-            // A collection that began before the trace, or whose end was lost, is left out.
+            // A collection whose beginning or end is missing is left out: readers take begin and end in turn only.
             let collects = self.gc % 2 == 1;
             match remark {
                 Remark::GcBegin if !collects => {

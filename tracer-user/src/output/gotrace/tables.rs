@@ -1,4 +1,4 @@
-//! The tables of strings and stacks that events refer to by number; 0 is no stack.
+//! The tables of strings and stacks, to which events refer by number; 0 is no stack.
 
 use super::wire::{STACK, STACKS, STRING, STRINGS, Wire};
 use crate::output::traceback::{Frame, NUMBER_SHIFT, caller_frames, shown_frames};
@@ -14,23 +14,22 @@ use std::{
     sync::Arc,
 };
 
-/// Put where the trace needs a transition that was not seen, for what was lost or for what the probes cannot
-/// see.
+/// Reason and stack of a transition that the trace needs, but that was lost or that no probe can see.
 pub(super) const NOT_SEEN: &str = "sfgi: not seen";
 
-/// Longest string the readers take, bytes.
+/// Longest string that readers take, bytes (`MaxEventTrailerDataSize`, `src/internal/trace/tracev2/events.go`).
 const MAX_STRING: usize = 1024;
 
-/// How many stacks are told apart; a hostile target can invent any number. What comes after has none.
+/// Stacks kept; later ones are 0. A hostile target can invent any number.
 const MAX_STACKS: usize = 1 << 20;
 
-/// A table is written in pieces of about this many bytes.
+/// A table is written in pieces of about this many bytes; readers take batches of up to 64 KiB.
 const FULL: usize = 16 << 10;
 
-/// The number of a frame that stands for a function as a whole, which no inlined frame has.
+/// The frame number of a function as a whole, which no inlined frame has.
 const WHOLE_FUNCTION: u64 = 0xffff;
 
-/// The strings and stacks that were used so far.
+/// The strings and stacks used so far, and what of them is not written yet.
 #[derive(Default)]
 pub(super) struct Tables {
     strings: HashMap<Arc<str>, u64>,
@@ -40,7 +39,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// The number of a string.
+    /// The number of a string, which is cut at [`MAX_STRING`].
     pub(super) fn string(&mut self, text: &str) -> u64 {
         let text = &text[..text.floor_char_boundary(MAX_STRING)];
         if let Some(id) = self.strings.get(text) {
@@ -56,23 +55,22 @@ impl Tables {
         id
     }
 
-    /// The number of a stack of return addresses.
     pub(super) fn stack(&mut self, stack: Stack, symbols: &mut Symbols, release: Release) -> u64 {
         self.intern(&stack.pcs(), || shown_frames(stack, symbols, release))
     }
 
-    /// The number of the stack of a `go` statement, as far as it is known.
+    /// The number of the stack of a `go` statement: its own frames, since its callers are not known.
     pub(super) fn go_statement(&mut self, gopc: u64, symbols: &mut Symbols) -> u64 {
         self.intern(&[gopc], || caller_frames(symbols, gopc))
     }
 
-    /// The number of the stack that a goroutine begins with: its function.
+    /// The number of the stack that a goroutine begins with: its function alone.
     pub(super) fn function(&mut self, startpc: u64, symbols: &mut Symbols) -> u64 {
         let pc = startpc | WHOLE_FUNCTION << NUMBER_SHIFT;
         self.intern(&[pc], || symbols.function(startpc).map(|site| Frame { pc, site }).into_iter().collect())
     }
 
-    /// The number of a stack that only says something.
+    /// The number of a stack whose only frame is a text.
     pub(super) fn remark(&mut self, text: &str) -> u64 {
         self.intern(&[0], || {
             vec![Frame { pc: 0, site: Site { func: text.into(), file: "".into(), line: 0 } }]
@@ -86,6 +84,7 @@ impl Tables {
         if self.stacks.len() >= MAX_STACKS {
             return 0;
         }
+        // A key without frames is kept, too, so that it is not looked up again.
         let frames = frames();
         let id = if frames.is_empty() { 0 } else { self.stacks.len() as u64 + 1 };
         self.stacks.insert(key.into(), id);
@@ -107,7 +106,7 @@ impl Tables {
         }
     }
 
-    /// Writes what is new, if it is much.
+    /// Writes the new entries, if there are many.
     pub(super) fn spill(&mut self, wire: &mut Wire<impl Write>) -> io::Result<()> {
         if self.string_data.len() >= FULL || self.stack_data.len() >= FULL {
             self.write(wire)
@@ -116,7 +115,7 @@ impl Tables {
         }
     }
 
-    /// Writes what is new.
+    /// Writes the new entries. Readers take tables anywhere within their generation.
     pub(super) fn write(&mut self, wire: &mut Wire<impl Write>) -> io::Result<()> {
         for data in [&mut self.string_data, &mut self.stack_data] {
             if !data.is_empty() {
@@ -128,7 +127,7 @@ impl Tables {
     }
 }
 
-/// A piece of a table begins with what it is of.
+/// Begins a piece of a table with the byte that says which table it is.
 fn begin(data: &mut Vec<u8>, table: u8) -> &mut Vec<u8> {
     if data.is_empty() {
         data.push(table);
@@ -136,9 +135,9 @@ fn begin(data: &mut Vec<u8>, table: u8) -> &mut Vec<u8> {
     data
 }
 
-/// What `gopark`'s callers give the tracer with a wait reason (`traceBlockReasonStrings` in
-/// `src/runtime/traceruntime.go`, and the calls of `gopark`). Analyses of traces go by these words: `network`, `sync`,
-/// `chan receive`. A wait reason that is not here is told as it is, in `text`.
+/// The text that `gopark`'s callers give the tracer beside a wait reason (`traceBlockReasonStrings` in
+/// `src/runtime/traceruntime.go`, and the calls of `gopark`). Tools search for these words: `network`, `sync`,
+/// `chan receive`. A wait reason without such a text stays as it is, in `text`.
 pub(super) fn block_reason(reason: WaitReason, text: &str) -> &str {
     use WaitReason::*;
     match reason.outside_of_bubbles() {

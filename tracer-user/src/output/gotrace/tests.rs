@@ -1,5 +1,5 @@
-//! Traces of made-up timelines, read by a reader that knows the rules of `src/internal/trace/order.go` (Go 1.24). What
-//! Go's own reader says of real ones is in the live tests.
+//! Traces of made-up timelines, held against the rules of `src/internal/trace/order.go` (Go 1.24), written down in
+//! [`Rules`]. Go's own reader reads real traces in the live tests.
 
 use super::*;
 use crate::output::tests::timeline::{made, target, tell};
@@ -7,17 +7,17 @@ use proptest::prelude::*;
 use sfgi_core::session::News;
 use std::collections::BTreeMap;
 
-/// A trace as a reader sees it.
+/// The contents of a trace.
 #[derive(Default)]
 struct Read {
     strings: BTreeMap<u64, String>,
-    /// Names of functions, innermost first.
+    /// Numbers of the functions' names, innermost first.
     stacks: BTreeMap<u64, Vec<u64>>,
     /// Time, thread, number, arguments.
     events: Vec<(u64, u64, u8, Vec<u64>)>,
 }
 
-/// How many arguments the events have, by number.
+/// The number of arguments of each event, by its number.
 const ARGUMENTS: [(u8, usize); 18] = [
     (10, 2),
     (11, 0),
@@ -102,7 +102,7 @@ fn read(trace: &[u8]) -> Read {
     read
 }
 
-/// What the readers keep, by their rules.
+/// The state that readers keep, by their rules.
 #[derive(Default)]
 struct Rules {
     /// Goroutine → state, sequence number.
@@ -122,7 +122,7 @@ const WAITING: u64 = GoStatus::Waiting as u64;
 use super::wire::GoStatus;
 
 impl Rules {
-    /// Takes an event, if the rules allow it.
+    /// Takes an event; `None`: the rules refuse it.
     fn take(&mut self, thread: u64, kind: u8, args: &[u64]) -> Option<()> {
         let (goroutine, p) = self.threads.get(&thread).copied().unwrap_or_default();
         let running = || {
@@ -221,7 +221,7 @@ impl Rules {
     }
 }
 
-/// Checks everything that readers check, and tells goroutine changes a line each.
+/// Checks a trace as readers do, and returns what goroutines did, one line each.
 fn checked(trace: &[u8]) -> Vec<String> {
     let read = read(trace);
     let text = |id: u64| read.strings.get(&id).unwrap_or_else(|| panic!("no string {id}"));
@@ -440,8 +440,7 @@ fn any_state() -> impl Strategy<Value = State> {
 }
 
 proptest! {
-    /// Whatever is told, readers take what is written, and each goroutine that is told to be alive ends up in the state told
-    /// last.
+    /// Readers take what is written of any steps, however contradictory.
     #[test]
     fn readers_take_anything(
         told in prop::collection::vec((0u64..50, 0u32..4, 1u64..6, any_state(), any_state(), any::<bool>()), 0..60)

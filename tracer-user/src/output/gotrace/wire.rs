@@ -1,5 +1,5 @@
-//! The bytes of an execution trace: header, batches, events (`src/internal/trace/event/go122` and `batch.go` of
-//! Go 1.24).
+//! The bytes of an execution trace: header, batches and events (`src/internal/trace/event/go122` and `batch.go` of Go
+//! 1.24).
 
 use prost::encoding::encode_varint;
 use std::{
@@ -10,16 +10,16 @@ use std::{
 /// The oldest of the second format's headers; the readers of Go 1.22 and all later ones take it.
 const HEADER: &[u8; 16] = b"go 1.22 trace\0\0\0";
 
-/// The only generation, see the module's documentation.
+/// The only generation; the documentation of [`super`] says why.
 const GENERATION: u64 = 1;
 
-/// The thread of what happens on none.
+/// The thread of events that belong to none.
 pub(super) const NO_THREAD: u64 = u64::MAX;
 
-/// A batch is written when it has this many bytes; readers take 64 KiB.
+/// A batch is written when it has this many bytes; readers take 64 KiB (`MaxBatchSize`).
 const FULL: usize = 16 << 10;
 
-/// What a batch begins with if it does not hold events.
+/// First bytes of batches, and of entries of tables.
 const EVENT_BATCH: u8 = 1;
 pub(super) const STACKS: u8 = 2;
 pub(super) const STACK: u8 = 3;
@@ -27,7 +27,7 @@ pub(super) const STRINGS: u8 = 4;
 pub(super) const STRING: u8 = 5;
 const FREQUENCY: u8 = 8;
 
-/// Events with a time, as they are numbered; beside each its arguments.
+/// Numbers of timed events (`go122/event.go`). The arguments of each are in its doc, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -38,33 +38,33 @@ pub(super) enum Kind {
     ProcStatus = 13,
     /// New goroutine, stack it begins with, stack of the `go` statement.
     GoCreate = 14,
-    /// New goroutine.
+    /// New goroutine, on the thread of the event.
     GoCreateSyscall = 15,
-    /// Goroutine, its sequence number.
+    /// Goroutine, sequence number of the goroutine.
     GoStart = 16,
     GoDestroy = 17,
     GoDestroySyscall = 18,
-    /// Reason, stack.
+    /// Reason, stack of the goroutine that stops.
     GoStop = 19,
-    /// Reason, stack.
+    /// Reason, stack of the goroutine that blocks.
     GoBlock = 20,
-    /// Goroutine, its sequence number, stack of the one who wakes.
+    /// Goroutine, sequence number of the goroutine, stack of the one that wakes it.
     GoUnblock = 21,
     /// Sequence number of P, stack.
     GoSyscallBegin = 22,
     GoSyscallEnd = 23,
     GoSyscallEndBlocked = 24,
-    /// Goroutine, thread, [`GoStatus`].
+    /// Goroutine, thread or [`NO_THREAD`], [`GoStatus`].
     GoStatus = 25,
-    /// Sequence number, stack.
+    /// Sequence number of the collector, stack.
     GcBegin = 29,
-    /// Sequence number.
+    /// Sequence number of the collector.
     GcEnd = 30,
-    /// Task, key, value, stack.
+    /// Task (0: none), key, value, stack.
     UserLog = 44,
 }
 
-/// States of a P.
+/// States of a P as `ProcStatus` of the trace numbers them, as far as sfgi writes them.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(super) enum ProcStatus {
@@ -72,7 +72,7 @@ pub(super) enum ProcStatus {
     Syscall = 3,
 }
 
-/// States of a goroutine.
+/// States of a goroutine as `GoStatus` of the trace numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum GoStatus {
@@ -82,24 +82,23 @@ pub(super) enum GoStatus {
     Waiting = 4,
 }
 
-/// Writes a trace. Events are gathered by thread.
+/// Writes a trace. Events are gathered by thread, since a batch holds one thread.
 pub(super) struct Wire<W> {
     out: W,
     threads: BTreeMap<u64, Batch>,
-    /// When what comes next happens.
+    /// Least time of the next event.
     now_ts: u64,
-    /// Time of the last event.
+    /// Time of the last event, of any thread.
     last_ts: u64,
-    /// Time of the first; 0: there is none. Readers take the lowest time of a batch for the beginning, so every batch has one.
+    /// Time of the first event; 0: there was none. Readers take the lowest time of any batch for the beginning, so
+    /// batches of tables get this time.
     first_ts: u64,
 }
 
-/// Events of one thread that are not written yet.
+/// Events of one thread that are not written yet. Times are differences to the event before.
 #[derive(Default)]
 struct Batch {
-    /// Time of the first.
     ts: u64,
-    /// Time of the last.
     last_ts: u64,
     data: Vec<u8>,
 }
@@ -109,12 +108,12 @@ impl<W: Write> Wire<W> {
         Wire { out, threads: BTreeMap::new(), now_ts: 0, last_ts: 0, first_ts: 0 }
     }
 
-    /// What a trace begins with.
+    /// Writes the header.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         self.out.write_all(HEADER)
     }
 
-    /// Says when the trace begins, and that times are in nanoseconds.
+    /// Writes the frequency batch: when the trace begins, and that times are in nanoseconds.
     fn first(&mut self, ts: u64) -> io::Result<()> {
         self.first_ts = ts;
         let mut frequency = vec![FREQUENCY];
@@ -122,13 +121,13 @@ impl<W: Write> Wire<W> {
         self.batch(NO_THREAD, ts, &frequency)
     }
 
-    /// What comes now happens at this time, or right behind the event before if that was later.
+    /// The next events happen at this time, or right behind the event before if that was later.
     pub(super) fn advance(&mut self, ts: u64) {
         self.now_ts = self.now_ts.max(ts);
     }
 
-    /// An event of a thread. No two have the same time: readers go by time from thread to thread, and could take what
-    /// depends on the other first.
+    /// Adds an event to its thread's batch. No two events have the same time: readers merge threads by time, and at
+    /// equal times could take first what depends on the other.
     pub(super) fn event(&mut self, thread: u64, kind: Kind, args: &[u64]) -> io::Result<()> {
         let ts = self.now_ts.max(self.last_ts + 1);
         self.last_ts = ts;
@@ -152,7 +151,7 @@ impl<W: Write> Wire<W> {
         self.batch(thread, ts, &data)
     }
 
-    /// Entries of a table.
+    /// Writes a piece of a table.
     pub(super) fn table(&mut self, data: &[u8]) -> io::Result<()> {
         if self.first_ts == 0 {
             self.first(self.now_ts.max(1))?;
@@ -160,7 +159,7 @@ impl<W: Write> Wire<W> {
         self.batch(NO_THREAD, self.first_ts, data)
     }
 
-    /// Writes what was gathered.
+    /// Writes the batches that are not full.
     pub(super) fn end(&mut self) -> io::Result<()> {
         if self.first_ts == 0 {
             self.first(self.now_ts.max(1))?;

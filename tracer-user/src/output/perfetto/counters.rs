@@ -1,19 +1,20 @@
-//! How many goroutines are in which state.
+//! The numbers of goroutines by state.
 
 use super::packets::{Packets, counted};
 use sfgi_core::goruntime::State;
 use std::io::{self, Write};
 
-/// Counters are written when they have changed, but not oftener than this, nanoseconds.
+/// Changed counters are written at most once in so many nanoseconds: a value for each transition would make the trace
+/// far larger.
 const COUNTER_NS: u64 = 1_000_000;
 
-/// What is counted.
+/// Names of the counters, in the order of [`counter`].
 const COUNTED: [&str; 4] = ["running", "runnable", "waiting", "syscall"];
 
 /// The counters of one process.
 pub(super) struct Counters {
     all: [Counter; COUNTED.len()],
-    /// When they were written last.
+    /// Time of the last writing.
     ts: u64,
 }
 
@@ -25,7 +26,7 @@ struct Counter {
 }
 
 impl Counters {
-    /// Makes their tracks.
+    /// Makes a track for each counter below `parent`.
     pub(super) fn new(parent: u64, out: &mut Packets<impl Write>) -> io::Result<Counters> {
         let mut all = [Counter::default(); COUNTED.len()];
         for (counter, what) in all.iter_mut().zip(COUNTED) {
@@ -34,14 +35,13 @@ impl Counters {
         Ok(Counters { all, ts: 0 })
     }
 
-    /// Whether goroutines in this state are counted.
     pub(super) fn counts(state: State) -> bool {
         counter(state).is_some()
     }
 
-    /// A goroutine goes from one state to another.
     pub(super) fn moved(&mut self, before: State, after: State) {
         if let Some(counter) = counter(before).and_then(|at| self.all.get_mut(at)) {
+            // A goroutine that was never counted in may leave: of a hostile target any step can come.
             counter.value = counter.value.saturating_sub(1);
         }
         if let Some(counter) = counter(after).and_then(|at| self.all.get_mut(at)) {
@@ -49,7 +49,7 @@ impl Counters {
         }
     }
 
-    /// Writes those that changed, if it is time or must be `now`.
+    /// Writes the counters that changed, if [`COUNTER_NS`] has passed or `now` demands it.
     pub(super) fn write(&mut self, ts: u64, now: bool, out: &mut Packets<impl Write>) -> io::Result<()> {
         if !now && ts < self.ts.saturating_add(COUNTER_NS) {
             return Ok(());
@@ -63,7 +63,7 @@ impl Counters {
     }
 }
 
-/// Which counter counts this state.
+/// Index of the counter of a state; `None`: not counted.
 fn counter(state: State) -> Option<usize> {
     Some(match state {
         State::Running | State::CopyStack => 0,

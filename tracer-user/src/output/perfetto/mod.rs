@@ -1,11 +1,11 @@
-//! What was seen, as a Perfetto trace, for ui.perfetto.dev and `trace_processor`.
+//! Targets as a Perfetto trace, for ui.perfetto.dev and `trace_processor`.
 //!
-//! A goroutine is a track: its slices are its states, `waiting: chan receive` with the stack. A thread is a track, too: its slices
-//! are the goroutines it runs (or that are in a system call on it), and below it is when the kernel gave it no CPU. An arrow goes
-//! from the goroutine that wakes or makes another one to where that becomes runnable. Goroutines are
-//! counted by state, and so are events that were lost. Times are `CLOCK_MONOTONIC`.
+//! A goroutine is a track whose slices are its states, `waiting: chan receive` with the stack. A thread is a track
+//! whose slices are the goroutines that it runs or has in a system call; the track below shows when the kernel gave it
+//! no CPU. An arrow goes from a goroutine that wakes or makes another one to where that becomes runnable. Counters show
+//! goroutines by state, and lost events. Times are `CLOCK_MONOTONIC`.
 //!
-//! Where a transition was not seen, the slice that follows says so (`not seen, was`). What has not ended is open.
+//! Where a transition was not seen, the next slice says so (`not seen, was`). A slice that has not ended stays open.
 
 mod counters;
 mod packets;
@@ -19,18 +19,18 @@ use process::Process;
 use sfgi_core::session::{End, Observer, Round, Target};
 use std::io::{self, Write};
 
-/// Writes a Perfetto trace.
+/// The observer of `sfgi export --to perfetto`.
 pub struct Perfetto<W> {
     packets: Packets<W>,
     pid: Option<u32>,
-    /// By the number of the target; none before the first event.
+    /// One for each target; `None` before the first round with events.
     processes: Vec<Option<Process>>,
-    /// The last time anything was told.
+    /// Time of the last step; 0: there was none.
     last_ts: u64,
 }
 
 impl<W: Write> Perfetto<W> {
-    /// Of the process with this pid into `out`; without a pid of all.
+    /// A trace of the process with this PID; without one, of all targets.
     pub fn new(out: W, pid: Option<u32>) -> Perfetto<W> {
         Perfetto { packets: Packets::new(out), pid, processes: Vec::new(), last_ts: 0 }
     }

@@ -1,4 +1,4 @@
-//! Packets of one sequence: what readers need before the first, and strings by number.
+//! Packets of one sequence: the defaults that readers need with the first one, and strings by number.
 
 use super::proto::{
     Annotation, Clock, ClockSnapshot, CounterDescriptor, Defaults, Interned, InternedData, MONOTONIC,
@@ -8,27 +8,27 @@ use hashbrown::HashMap;
 use prost::Message;
 use std::io::{self, Write};
 
-/// The number of our only sequence.
+/// The id of the only sequence; 0 would be none.
 const SEQUENCE: u32 = 1;
 
-/// Strings that are known by number at once. Above, all are forgotten, by the readers, too.
+/// Interned strings in use. At this number all are forgotten, and the next packet tells readers to do the same.
 const MAX_STRINGS: usize = 1 << 16;
 
-/// Writes packets.
+/// Writes packets, and numbers tracks, flows and strings.
 pub(super) struct Packets<W> {
     out: W,
     names: Names,
     annotations: Names,
     values: Names,
-    /// Interned since the last packet.
+    /// Strings interned since the last packet, which go into the next one.
     fresh: InternedData,
-    /// Everything begins anew with the next packet.
+    /// Whether the next packet clears what readers know (`STATE_CLEARED`).
     cleared: bool,
     uuids: u64,
     flows: u64,
 }
 
-/// Numbers of strings.
+/// Numbers of strings, from 1: 0 means none.
 #[derive(Default)]
 struct Names(HashMap<Box<str>, u64>);
 
@@ -44,22 +44,22 @@ impl Names {
     }
 }
 
-/// What an event says besides its name.
+/// The value of an annotation.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
     Number(u64),
     Text(&'a str),
 }
 
-/// An event of a track.
+/// Name, annotations and arrows of an event.
 #[derive(Default)]
 pub(super) struct Said<'a> {
-    /// Empty: none, as for the end of a slice.
+    /// Empty for the end of a slice, which has none.
     pub(super) name: &'a str,
     pub(super) values: Vec<(&'a str, Value<'a>)>,
-    /// Flow that goes out from here.
+    /// An arrow that begins here.
     pub(super) flow: Option<u64>,
-    /// Flow that ends here.
+    /// An arrow that ends here.
     pub(super) end_of_flow: Option<u64>,
 }
 
@@ -77,14 +77,14 @@ impl<W: Write> Packets<W> {
         }
     }
 
-    /// Says by which clock times are.
+    /// Writes which clock the times are of: Perfetto's own default is `CLOCK_BOOTTIME`.
     pub(super) fn begin(&mut self, ts: u64) -> io::Result<()> {
         let clock = Clock { clock_id: Some(MONOTONIC), timestamp: Some(ts) };
         let snapshot = ClockSnapshot { clocks: vec![clock], primary_trace_clock: Some(MONOTONIC) };
         self.put(Packet { clock_snapshot: Some(snapshot), ..Packet::default() })
     }
 
-    /// A new track; says its number.
+    /// Writes a new track and returns its number.
     pub(super) fn track(&mut self, descriptor: TrackDescriptor) -> io::Result<u64> {
         self.uuids += 1;
         let descriptor = TrackDescriptor { uuid: Some(self.uuids), ..descriptor };
@@ -92,13 +92,13 @@ impl<W: Write> Packets<W> {
         Ok(self.uuids)
     }
 
-    /// The number of a new flow.
+    /// The number of a new arrow.
     pub(super) fn flow(&mut self) -> u64 {
         self.flows += 1;
         self.flows
     }
 
-    /// A number that changed.
+    /// Writes the new value of a counter track.
     pub(super) fn counter(&mut self, track: u64, ts: u64, value: u64) -> io::Result<()> {
         let event = TrackEvent {
             r#type: Some(Type::Counter as u32),
@@ -109,7 +109,7 @@ impl<W: Write> Packets<W> {
         self.put(Packet { timestamp: Some(ts), track_event: Some(event), ..Packet::default() })
     }
 
-    /// An event of a track.
+    /// Writes an event of a track.
     pub(super) fn event(&mut self, track: u64, ts: u64, kind: Type, said: &Said<'_>) -> io::Result<()> {
         let name_iid =
             (!said.name.is_empty()).then(|| self.names.number(said.name, &mut self.fresh.event_names));
@@ -154,7 +154,7 @@ impl<W: Write> Packets<W> {
             interned_data: (fresh != InternedData::default()).then_some(fresh),
             ..packet
         };
-        // A trace is the sum of traces of one packet each.
+        // Concatenated `Trace` messages are one `Trace` with all packets, so each packet is written at once.
         self.out.write_all(&Trace { packet: vec![packet] }.encode_to_vec())
     }
 
@@ -163,12 +163,12 @@ impl<W: Write> Packets<W> {
     }
 }
 
-/// A track below another one.
+/// A named track below another one.
 pub(super) fn named(parent: u64, name: &str) -> TrackDescriptor {
     TrackDescriptor { parent_uuid: Some(parent), name: Some(name.to_owned()), ..TrackDescriptor::default() }
 }
 
-/// The track of a number.
+/// A counter track.
 pub(super) fn counted(parent: u64, name: &str, unit: &str) -> TrackDescriptor {
     TrackDescriptor {
         counter: Some(CounterDescriptor { unit_name: Some(unit.to_owned()) }),

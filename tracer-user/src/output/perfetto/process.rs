@@ -1,4 +1,4 @@
-//! The tracks of one process: its goroutines, its threads, what is counted.
+//! The tracks of one target: its goroutines, its threads, its counters.
 
 use super::{
     counters::Counters,
@@ -18,10 +18,9 @@ use std::{
     io::{self, Write},
 };
 
-/// One process.
 pub(super) struct Process {
     pid: i32,
-    /// When its trace began.
+    /// Time of its first round: no slice begins before.
     began_ts: u64,
     track: u64,
     goroutines_track: u64,
@@ -33,27 +32,26 @@ pub(super) struct Process {
     counters: Counters,
 }
 
-/// A goroutine as it is shown.
+/// A goroutine's track and open slice.
 struct Shown {
     track: u64,
     name: Box<str>,
     state: State,
-    /// Time of its last event: its slices do not go back.
+    /// Time of its last event. Times on a track must not go back, so earlier ones are raised to this.
     ts: u64,
-    /// The thread whose track shows it.
+    /// The thread whose track shows it; 0: none.
     tid: u32,
 }
 
-/// A thread.
 struct Thread {
     track: u64,
     cpu_track: u64,
-    /// Whose slice is open.
+    /// The goroutine whose slice is open; 0: none.
     goid: u64,
     off_cpu: bool,
 }
 
-/// What is shown of a state that begins.
+/// The slice of a state that begins.
 #[derive(Default)]
 struct Begin<'a> {
     state: State,
@@ -61,12 +59,12 @@ struct Begin<'a> {
     stack: Option<String>,
     by_goid: u64,
     end_of_flow: Option<u64>,
-    /// What the runtime says the state before was, if that is not what is shown.
+    /// The state before by the runtime's word, where the trace shows another one.
     before: Option<State>,
 }
 
 impl Process {
-    /// Its tracks are made; nothing is on them yet.
+    /// Makes the tracks of a target.
     pub(super) fn new(target: &Target, began_ts: u64, out: &mut Packets<impl Write>) -> io::Result<Process> {
         let about = target.about();
         let pid = about.pid.cast_signed();
@@ -87,7 +85,6 @@ impl Process {
         })
     }
 
-    /// Events were lost.
     pub(super) fn lost(&mut self, count: u64, ts: u64, out: &mut Packets<impl Write>) -> io::Result<()> {
         self.lost += count;
         out.counter(self.lost_track, ts, self.lost)?;
@@ -96,7 +93,6 @@ impl Process {
         out.event(self.track, ts, Type::Instant, &said)
     }
 
-    /// Something happened.
     pub(super) fn step(
         &mut self,
         step: &Step,
@@ -125,7 +121,7 @@ impl Process {
     ) -> io::Result<()> {
         let mut ts = step.ts;
         if step.what == What::Found {
-            // What it is in began before; the trace does not go back so far.
+            // The state of a found goroutine began before this step; the trace goes back to its own beginning at most.
             ts = step.duration_ns.map_or(0, |ns| ts.saturating_sub(ns)).max(self.began_ts).min(ts);
         }
         if !self.goroutines.contains_key(&step.goid) {
@@ -144,16 +140,16 @@ impl Process {
         self.counters.write(step.ts, false, out)
     }
 
-    /// What is to be shown of the state that a step begins.
+    /// Describes the state that a step begins.
     fn begin<'a>(&self, step: &Step, target: &'a mut Target) -> Begin<'a> {
         let release = target.about().release;
         let symbols = target.symbols();
-        // The stack of a step that ends a wait is where it waited, which is shown there.
+        // A step that ends a wait has the stack of that wait, which the slice before shows.
         let stack = step.stack.filter(|_| step.to.stays()).map(|stack| {
             let mut text = String::new();
             for frame in shown_frames(stack, symbols, release) {
                 let site = frame.site;
-                // A String takes all.
+                // Writing to a String cannot fail.
                 let _ = writeln!(text, "{} {}:{}", site.func, site.file, site.line);
             }
             text
@@ -170,7 +166,7 @@ impl Process {
         }
     }
 
-    /// Where another goroutine did this: an arrow from it; says the arrow's number.
+    /// Draws an arrow from the goroutine that woke or made this one; returns the arrow's number.
     fn flow(&self, step: &Step, out: &mut Packets<impl Write>) -> io::Result<Option<u64>> {
         let does = match step.what {
             What::Unblock => "wakes",
@@ -188,7 +184,7 @@ impl Process {
         Ok(Some(flow))
     }
 
-    /// Makes the track of a goroutine.
+    /// Makes the track of a goroutine, with its function in the name.
     fn introduce(
         &mut self,
         goid: u64,
@@ -208,7 +204,7 @@ impl Process {
         Ok(())
     }
 
-    /// Ends the goroutine's slice and begins the next.
+    /// Ends the open slice of a goroutine and begins the next one, on its own track and on its thread's.
     fn enter(
         &mut self,
         goid: u64,
@@ -234,6 +230,7 @@ impl Process {
         let said = Said { name: &name, values, flow: None, end_of_flow: begin.end_of_flow };
         out.event(track, ts, Type::SliceBegin, &said)?;
         self.counters.moved(before, begin.state);
+        // In a system call the goroutine keeps its thread, so the thread's slice goes on.
         let stays = on_thread(begin.state) && (left == tid || tid == 0);
         if !stays {
             self.leave_thread(goid, left, ts, out)?;
@@ -255,7 +252,7 @@ impl Process {
         self.counters.write(step.ts, false, out)
     }
 
-    /// The goroutine begins on the thread's track.
+    /// Begins the goroutine's slice on the thread's track. Whichever goroutine was there has left unseen.
     fn take_thread(&mut self, goid: u64, tid: u32, ts: u64, out: &mut Packets<impl Write>) -> io::Result<()> {
         let other = self.thread(tid, out)?.goid;
         self.leave_thread(other, tid, ts, out)?;
@@ -267,7 +264,7 @@ impl Process {
         out.event(thread.track, ts, Type::SliceBegin, &Said { name: &name, ..Said::default() })
     }
 
-    /// The goroutine ends on the thread's track, if it is on it.
+    /// Ends the goroutine's slice on the thread's track, if it has one there.
     fn leave_thread(
         &mut self,
         goid: u64,
@@ -303,7 +300,7 @@ impl Process {
         out.event(thread.cpu_track, step.ts, kind, &Said { name, ..Said::default() })
     }
 
-    /// The thread with its tracks, which are made when it is first seen.
+    /// The thread, whose tracks are made when it is first seen.
     fn thread(&mut self, tid: u32, out: &mut Packets<impl Write>) -> io::Result<&mut Thread> {
         if !self.threads.contains_key(&tid) {
             let thread = ThreadDescriptor {
@@ -323,7 +320,7 @@ impl Process {
         self.threads.get_mut(&tid).ok_or_else(|| io::Error::other("a thread vanished"))
     }
 
-    /// At the end: shows those that did nothing.
+    /// Shows goroutines that did nothing, which only a snapshot told of, with one open slice each.
     pub(super) fn end(
         &mut self,
         target: &mut Target,
@@ -347,7 +344,7 @@ impl Process {
     }
 }
 
-/// Whether a goroutine in this state has a thread.
+/// Whether a goroutine in this state occupies a thread.
 fn on_thread(state: State) -> bool {
     matches!(state, State::Running | State::Syscall | State::CopyStack)
 }

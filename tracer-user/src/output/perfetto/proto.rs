@@ -1,12 +1,13 @@
-//! The messages of a Perfetto trace that sfgi writes, of `protos/perfetto/trace/perfetto_trace.proto` in
-//! github.com/google/perfetto.
+//! The messages of a Perfetto trace that sfgi writes, a subset of `protos/perfetto/trace/perfetto_trace.proto` in
+//! github.com/google/perfetto. Tags are those of that file.
 
 use prost::Message;
 
-/// `CLOCK_MONOTONIC` among Perfetto's clocks.
+/// `BUILTIN_CLOCK_MONOTONIC` (`builtin_clock.proto`).
 pub(super) const MONOTONIC: u32 = 3;
 
-/// Bits of `sequence_flags`: what was interned before counts no more; and: this packet needs what was interned.
+/// Bits of `sequence_flags`: `SEQ_INCREMENTAL_STATE_CLEARED` (strings interned before are forgotten) and
+/// `SEQ_NEEDS_INCREMENTAL_STATE` (this packet refers to interned strings).
 pub(super) const STATE_CLEARED: u32 = 1;
 pub(super) const NEEDS_STATE: u32 = 2;
 
@@ -98,7 +99,7 @@ pub(super) struct CounterDescriptor {
     pub(super) unit_name: Option<String>,
 }
 
-/// What a [`TrackEvent`] is.
+/// `TrackEvent.Type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Type {
@@ -146,7 +147,7 @@ pub(super) struct InternedData {
     pub(super) debug_annotation_string_values: Vec<Interned>,
 }
 
-/// `EventName`, `DebugAnnotationName` and `InternedString`, which have the same two fields.
+/// `EventName`, `DebugAnnotationName` and `InternedString`, which have these two fields in common.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Interned {
     #[prost(uint64, optional, tag = "1")]

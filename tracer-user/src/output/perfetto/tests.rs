@@ -1,4 +1,4 @@
-//! Traces of made-up timelines. That the messages are those of the published schema is for the live tests to show.
+//! Traces of made-up timelines. The live tests show that the messages fit the published schema.
 
 use super::{
     Perfetto,

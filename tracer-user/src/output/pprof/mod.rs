@@ -1,4 +1,4 @@
-//! Writes pprof profiles, whatever they are of.
+//! Writes pprof profiles of any kind, as they are made.
 
 pub(crate) mod proto;
 mod snapshot;
@@ -13,55 +13,53 @@ use std::{
     io::{self, Write},
 };
 
-/// Parts of the profile that are held in memory before they are written: messages of protocol
-/// buffers may be cut anywhere between two elements of a list, and joined again by putting one
-/// behind the other.
+/// Samples held in memory before they are written. Concatenated protocol buffers are one message whose lists are
+/// joined, so a profile is written in parts.
 const PART: usize = 4096;
 
-/// A kind of value, and its unit.
+/// A kind of value and its unit.
 pub(crate) type Unit = (&'static str, &'static str);
 
-/// What a profile says of itself.
+/// What a profile says about itself.
 pub(crate) struct Head<'a> {
-    /// What the values of each sample are, in order; pprof shows the last one first.
+    /// The values of each sample, in order. pprof shows the last one by default.
     pub(crate) values: &'a [Unit],
-    /// When what it tells was so, or began: the wall clock's nanoseconds, 0 for unknown.
+    /// Wall clock of the profile's beginning, nanoseconds since 1970; 0: not known.
     pub(crate) time_ns: i64,
-    /// How long that took, nanoseconds; 0: it is of one moment.
+    /// Length of the profiled time, nanoseconds; 0: one moment.
     pub(crate) duration_ns: i64,
-    /// Name of the executable.
+    /// Path of the executable as the target sees it.
     pub(crate) exe: &'a str,
-    /// The build id of that, empty where it is not known.
+    /// Its build id; empty: not known.
     pub(crate) build_id: &'a str,
-    /// Where its code lies in memory, and in the file.
+    /// Addresses of its code in memory, and the code's offset in the file.
     pub(crate) code: (std::ops::Range<u64>, u64),
-    /// Sentences for who looks at it (`go tool pprof -comments`).
+    /// Sentences for `go tool pprof -comments`.
     pub(crate) comments: &'a [String],
 }
 
-/// A function at a place in the source.
+/// A function with a place in it.
 pub(crate) struct Place<'a> {
     pub(crate) site: &'a Site,
-    /// Line of the function's beginning; 0 where that is not known.
+    /// First line of the function; 0: not known.
     pub(crate) start_line: u32,
 }
 
-/// A compressed profile on its way.
+/// A compressed profile while it is written. Strings, functions and locations are numbered as they are first used.
 pub(crate) struct Builder<W: Write> {
     out: GzEncoder<W>,
     part: Profile,
     strings: HashMap<String, i64>,
-    /// By name, as the runtime has it.
+    /// By name alone, as the runtime's profiles have them (`profileBuilder.funcs`, `src/runtime/pprof/proto.go`).
     functions: HashMap<String, u64>,
-    /// By address and number of lines: with and without wrappers it is not the same place.
+    /// By address and number of lines: an address has fewer lines where wrappers are left out.
     locations: HashMap<(u64, usize), u64>,
-    /// Those that are not in the program.
+    /// Locations of texts in brackets, which are no code.
     notes: HashMap<&'static str, u64>,
     last_location: u64,
 }
 
 impl<W: Write> Builder<W> {
-    /// Into `out`.
     pub(crate) fn new(out: W, head: &Head<'_>) -> Self {
         let mut builder = Builder {
             out: GzEncoder::new(out, Compression::fast()),
@@ -72,7 +70,7 @@ impl<W: Write> Builder<W> {
             notes: HashMap::new(),
             last_location: 0,
         };
-        // The first string is the empty one.
+        // The format demands that string 0 is empty.
         builder.string("");
         builder.head(head);
         builder
@@ -90,7 +88,7 @@ impl<W: Write> Builder<W> {
         let comments = std::iter::once(tool).chain(head.comments.iter().map(String::as_str));
         self.part.comment = comments.map(|text| self.string(text)).collect();
         let (addrs, file_offset) = head.code.clone();
-        // A file that was deleted since is still known by its name.
+        // The kernel appends ` (deleted)` to the path of a file that is gone; pprof needs the name.
         let filename = head.exe.strip_suffix(" (deleted)").unwrap_or(head.exe);
         let mapping = proto::Mapping {
             id: 1,
@@ -114,10 +112,7 @@ impl<W: Write> Builder<W> {
         index
     }
 
-    /// One sample: the locations of its stack, innermost first, as many values as the head says, labels.
-    ///
-    /// # Errors
-    /// Those of the writer.
+    /// Adds a sample: the locations of its stack, innermost first; a value for each of [`Head::values`]; labels.
     pub(crate) fn sample<K: AsRef<str>, V: AsRef<str>>(
         &mut self,
         location_id: Vec<u64>,
@@ -133,7 +128,7 @@ impl<W: Write> Builder<W> {
         if self.part.sample.len() < PART { Ok(()) } else { self.flush() }
     }
 
-    /// The physical frame whose instruction is at `address`, with what is inlined into it, innermost first.
+    /// The number of a physical frame with its instruction at `address`. `lines`: its functions, innermost first.
     pub(crate) fn location<'p>(
         &mut self,
         address: u64,
@@ -155,12 +150,13 @@ impl<W: Write> Builder<W> {
 
     fn push_location(&mut self, address: u64, line: Vec<proto::Line>) -> u64 {
         self.last_location += 1;
+        // A text in brackets has no address and belongs to no mapping.
         let mapping_id = u64::from(address != 0);
         self.part.location.push(proto::Location { id: self.last_location, mapping_id, address, line });
         self.last_location
     }
 
-    /// A frame that says something else than a function of the program.
+    /// The number of a frame that is a text instead of a function.
     pub(crate) fn note(&mut self, note: &'static str) -> u64 {
         if let Some(id) = self.notes.get(note) {
             return *id;
@@ -183,16 +179,13 @@ impl<W: Write> Builder<W> {
         id
     }
 
-    /// Writes what has come together.
+    /// Writes a part, and begins the next.
     fn flush(&mut self) -> io::Result<()> {
         let part = std::mem::take(&mut self.part);
         self.out.write_all(&part.encode_to_vec())
     }
 
-    /// Writes the rest.
-    ///
-    /// # Errors
-    /// Those of the writer.
+    /// Writes the last part and the end of the compressed stream.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush()?;
         self.out.finish()?.flush()

@@ -1,6 +1,5 @@
-//! The messages of a pprof profile: `perftools.profiles.Profile`, `proto/profile.proto` of
-//! github.com/google/pprof. Numbers of strings are indices into `string_table`, whose first one is
-//! empty.
+//! The messages of a pprof profile: `perftools.profiles.Profile`, `proto/profile.proto` of github.com/google/pprof.
+//! Strings are indices into `string_table`, whose first entry is empty.
 
 use prost::Message;
 

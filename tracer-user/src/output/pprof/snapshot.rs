@@ -1,10 +1,9 @@
-//! A profile as `runtime/pprof` makes its goroutine profile (`src/runtime/pprof/pprof.go`,
-//! `printCountProfile`, and `proto.go`; Go 1.19 to 1.27): one sample for all goroutines with the
-//! same stack and labels, their number as its value, one location for a physical frame with a line
-//! for each function inlined into it.
+//! Profiles of a snapshot, made as `runtime/pprof` makes its goroutine profile (`printCountProfile`,
+//! `src/runtime/pprof/pprof.go`, and `proto.go`; Go 1.19 to 1.27): one sample for all goroutines with the same stack
+//! and labels, their number as its value, one location for each physical frame with a line for each function there.
 //!
-//! Unlike the runtime's, a stack is whole however deep it is (the runtime cuts at 32 frames, since
-//! 1.23 at 128), and goroutines whose stack cannot be had stand in a frame of their own name.
+//! Two things differ. A stack is whole however deep it is (the runtime cuts at 32 frames, since 1.23 at 128), and
+//! goroutines without a stack have a frame that says why.
 
 use super::{Builder, Head, Place};
 use sfgi_core::{
@@ -18,17 +17,17 @@ use std::{
     path::Path,
 };
 
-/// Which profile of the runtime's it is like.
+/// The profile of the runtime's that this one is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProfileKind {
-    /// All goroutines: `goroutine`.
+    /// `goroutine`: all goroutines.
     Goroutines,
-    /// Those that are leaked: `goroutineleak` of Go 1.26 and later.
+    /// `goroutineleak` of Go 1.26 and later: leaked goroutines.
     Leaks,
 }
 
 impl ProfileKind {
-    /// The name of the profile, which is also what its samples are.
+    /// The runtime's name of the profile, which is also the type of its samples.
     fn name(self) -> &'static str {
         match self {
             ProfileKind::Goroutines => "goroutine",
@@ -37,11 +36,8 @@ impl ProfileKind {
     }
 }
 
-/// Writes these goroutines as a compressed profile. `exe` is the name of the executable as the
-/// process saw it; `time_ns` is the wall clock's, 0 for unknown.
-///
-/// # Errors
-/// Those of the writer.
+/// Writes the goroutines with the indices `chosen` as a compressed profile. `exe` is the path of the executable as the
+/// target sees it; `time_ns` is the wall clock, 0 for unknown.
 pub fn write_profile(
     out: impl Write,
     kind: ProfileKind,
@@ -73,10 +69,10 @@ pub fn write_profile(
     builder.finish()
 }
 
-/// Stack, labels and, where there is no stack, why.
+/// Stack, set of labels, and the text in place of a stack, if there is none.
 type Key = (StackId, u32, Option<&'static str>);
 
-/// How many goroutines have the same, most first.
+/// Counts goroutines by key, the largest number first; equal ones in the order of the snapshot.
 fn samples(snapshot: &Snapshot, chosen: &[u32]) -> Vec<(Key, i64)> {
     let mut places: HashMap<Key, usize> = HashMap::new();
     let mut counts: Vec<(Key, i64)> = Vec::new();
@@ -92,7 +88,7 @@ fn samples(snapshot: &Snapshot, chosen: &[u32]) -> Vec<(Key, i64)> {
     counts
 }
 
-/// What stands in place of the stack of a goroutine that has none.
+/// The text in place of the stack of a goroutine that has none.
 fn without_stack(goroutine: &Goroutine) -> Option<&'static str> {
     if goroutine.stack != StackId::default() {
         return None;
@@ -109,12 +105,12 @@ fn labels_of(snapshot: &Snapshot, set: u32) -> &[(String, String)] {
     set.checked_sub(1).and_then(|set| snapshot.labels.get(set as usize)).map_or(&[], Vec::as_slice)
 }
 
-/// The locations of a stack: all but the end of every stack, `runtime.goexit`, and wrappers.
+/// The locations of a stack without `runtime.goexit`, which ends every stack, and without wrappers.
 fn locations<W: Write>(builder: &mut Builder<W>, names: &mut Names, stack: &[Pc]) -> Vec<u64> {
     let mut frames = names.frames(stack);
     frames.retain(|lines| lines.first().is_none_or(|line| &*line.site.func != "runtime.goexit"));
-    // A function that is inlined into itself is two locations, as the runtime has it: it cannot
-    // tell that from a recursion (`pcDeck.tryAdd`).
+    // A function that is inlined into itself gets two locations, as in the runtime's profiles: it takes that for a
+    // recursion (`pcDeck.tryAdd`, `src/runtime/pprof/proto.go`).
     let runs = frames.iter().flat_map(|lines| lines.chunk_by(|one, next| one.site.func != next.site.func));
     let bias = names.bias();
     let location = |lines: &[StackLine]| {

@@ -1,4 +1,4 @@
-//! What counts in a profile by stack, kind by kind.
+//! What each kind of profile by stack counts.
 
 use super::{
     Kind,
@@ -12,22 +12,20 @@ use sfgi_core::{
     session::Target,
 };
 
-/// Goroutines and threads that are remembered; what comes above has no place.
+/// Goroutines and threads remembered; others count without a place. A hostile target can invent any number.
 const CAPACITY: usize = 1_000_000;
 
-/// What finds out what counts.
+/// Turns steps into rows of a [`Table`].
 pub(super) trait Gather {
-    /// Something happened.
     fn step(&mut self, target: &mut Target, step: &Step, table: &mut Table);
 
-    /// Events were lost before what comes.
+    /// Events were lost before the next step.
     fn lost(&mut self) {}
 
-    /// Nothing comes any more.
+    /// Called at the end of the trace, `until_ts`.
     fn end(&mut self, target: &Target, until_ts: u64, table: &mut Table);
 }
 
-/// What gathers a kind.
 pub(super) fn of(kind: Kind) -> Box<dyn Gather + Send> {
     match kind {
         Kind::Blocked => Box::new(Blocked),
@@ -37,7 +35,7 @@ pub(super) fn of(kind: Kind) -> Box<dyn Gather + Send> {
     }
 }
 
-/// Waits that ended, and at the end those that have not.
+/// Counts waits when they end, and at the end of the trace those that have not.
 struct Blocked;
 
 impl Gather for Blocked {
@@ -67,12 +65,12 @@ impl Gather for Blocked {
     }
 }
 
-/// Threads without a CPU that have a goroutine.
+/// Counts the times in which a thread with a goroutine had no CPU.
 #[derive(Default)]
 struct OffCpu {
-    /// By goid. The model has moved on by the time a step is told.
+    /// The last place of each goroutine. The model cannot be asked: it is one round ahead when a step comes.
     sites: HashMap<u64, Stack>,
-    /// By thread: since when, and where.
+    /// Threads without a CPU: since when, and where.
     off: HashMap<u32, (u64, Key)>,
 }
 
@@ -94,7 +92,7 @@ impl Gather for OffCpu {
     }
 
     fn lost(&mut self) {
-        // Who had lost its CPU may have had it again since.
+        // A thread may have had a CPU again meanwhile, so the time without one is not known.
         self.off.clear();
     }
 
@@ -108,6 +106,7 @@ impl Gather for OffCpu {
 
 impl OffCpu {
     fn leave(&mut self, target: &Target, step: &Step) {
+        // Without a goroutine the thread is idle or the runtime's own. An old entry of it would now be wrong.
         if step.goid == 0 || self.off.len() >= CAPACITY {
             self.off.remove(&step.tid);
             return;
@@ -120,7 +119,7 @@ impl OffCpu {
     }
 }
 
-/// Goroutines made.
+/// Counts goroutines by the `go` statement that made them.
 struct Created;
 
 impl Gather for Created {
@@ -135,6 +134,7 @@ impl Gather for Created {
             pcs: known.then(|| birth.gopc.wrapping_sub(1)).into_iter().collect(),
             gap: if known { Gap::None } else { Gap::NoStack },
             startpc: birth.startpc,
+            // Goroutine 1 was made by the runtime's start-up code, which is no creator to show.
             gopc: creator.filter(|_| birth.parent_goid != 1).map_or(0, |birth| birth.gopc),
             label: Label::default(),
         };
@@ -144,7 +144,7 @@ impl Gather for Created {
     fn end(&mut self, _: &Target, _: u64, _: &mut Table) {}
 }
 
-/// Goroutines that exist.
+/// Counts the goroutines that exist at the end of the trace.
 struct Existing;
 
 impl Gather for Existing {
@@ -161,7 +161,7 @@ impl Gather for Existing {
             let key = if state.stays() {
                 Key::of(Some(goroutine), target.stack_of(goroutine.goid), Some(goroutine.site))
             } else {
-                // Where it last waited is not where it is.
+                // The model has the place where the goroutine last waited, which is not where it runs.
                 Key { gap: Gap::State(state), ..Key::of(Some(goroutine), None, None) }
             };
             table.is(Key { label, ..key });

@@ -1,4 +1,4 @@
-//! Profiles by stack: an observer that gathers, and at the end writes.
+//! Profiles by stack: an observer that gathers, and writes at the end.
 
 mod flame;
 mod gather;
@@ -14,22 +14,19 @@ use std::io::{self, Write};
 pub use table::Span;
 use table::Table;
 
-/// How a profile is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// For `go tool pprof`: a compressed `perftools.profiles.Profile`.
+    /// A compressed `perftools.profiles.Profile`, for `go tool pprof`.
     Pprof,
-    /// A flame graph: an SVG that stands alone.
+    /// A flame graph as an SVG that needs no other file.
     Flamegraph,
-    /// A stack a line, outermost function first, separated by `;`, then its number or nanoseconds: what flame
-    /// graph tools read.
+    /// One line for each stack: functions, outermost first, separated by `;`, then the number or nanoseconds. Flame graph
+    /// tools read this.
     Folded,
 }
 
-/// What goes into a profile.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// What counts.
     pub kind: Kind,
     /// The part of the trace that counts.
     pub span: Span,
@@ -37,30 +34,30 @@ pub struct Wanted {
     pub pid: Option<u32>,
     /// Only waits whose reason matches.
     pub reason: Option<Regex>,
-    /// The runtime's own goroutines too.
+    /// The runtime's own goroutines, too.
     pub system: bool,
-    /// Where a goroutine was made stands before its own stack.
+    /// Puts the `go` statement that made a goroutine before its own stack.
     pub by_creator: bool,
 }
 
-/// Gathers what happens to one process by stack, and writes it at the end.
+/// The observer that gathers one target's time or goroutines by stack, and writes the profile at the end.
 ///
-/// Time counts as far as it lies within [`Wanted::span`] and the trace: a wait that began before counts from
-/// there on, one that has not ended when the trace does counts up to its end, and is labelled `open`.
+/// Time counts as far as it lies within [`Wanted::span`] and the trace. A wait from before counts from the span's
+/// beginning on; one that has not ended counts up to the end of the trace and has the label `open`.
 pub struct Stacks<W> {
     out: W,
     form: Form,
     wanted: Wanted,
     time_ns: i64,
-    /// The number of the target.
+    /// Index of the target.
     target: usize,
     gather: Box<dyn Gather + Send>,
     table: Table,
 }
 
 impl<W: Write> Stacks<W> {
-    /// Into `out`, which gets nothing before the end. `time_ns`: when the span begins by the wall clock,
-    /// nanoseconds since 1970; 0: not known.
+    /// `out` gets nothing before the end. `time_ns`: wall clock of the span's beginning, nanoseconds since 1970; 0: not
+    /// known.
     pub fn new(out: W, form: Form, wanted: Wanted, time_ns: i64) -> Stacks<W> {
         let (gather, table) = (gather::of(wanted.kind), Table::new(wanted.span));
         Stacks { out, form, wanted, time_ns, target: 0, gather, table }
@@ -103,7 +100,7 @@ impl<W: Write> Observer for Stacks<W> {
     }
 }
 
-/// The number of the target with this pid, or of the only one.
+/// Index of the target with this PID, or of the only one.
 pub(super) fn choose(targets: &[Target], pid: Option<u32>) -> io::Result<usize> {
     let pids = || {
         let pids: Vec<String> = targets.iter().map(|target| target.about().pid.to_string()).collect();

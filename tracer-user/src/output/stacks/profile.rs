@@ -1,4 +1,4 @@
-//! A table by stack, with its names; and as pprof reads it.
+//! A table by stack with its names, and the profile that pprof reads.
 
 use super::{
     Wanted,
@@ -15,25 +15,25 @@ use std::{
     io::{self, Write},
 };
 
-/// What a profile by stack counts.
+/// What a profile counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Time that goroutines waited, by where: what Go's block profile has, but for every wait reason.
+    /// Time that goroutines waited, by place: Go's block profile for every wait reason.
     Blocked,
-    /// Time that threads of running goroutines, or of those in a system call, had no CPU, by where the
-    /// goroutine last waited or called.
+    /// Time in which threads of goroutines that run or are in a system call had no CPU, by the place where the goroutine
+    /// last waited or called.
     OffCpu,
     /// Goroutines made, by `go` statement.
     Created,
-    /// Goroutines that existed at the end, by where they wait.
+    /// Goroutines that exist at the end, by the place where they wait.
     Goroutines,
 }
 
 impl Kind {
-    /// The values of each sample.
+    /// The values of a sample, in pprof's terms.
     fn values(self) -> &'static [Unit] {
         match self {
-            // As `runtime/pprof` writes its block profile (`printCountCycleProfile`).
+            // The same values as in the runtime's block profile (`printCountCycleProfile`, `src/runtime/pprof/pprof.go`).
             Kind::Blocked => &[("contentions", "count"), ("delay", "nanoseconds")],
             Kind::OffCpu => &[("switches", "count"), ("off_cpu", "nanoseconds")],
             Kind::Created => &[("created", "count")],
@@ -41,12 +41,12 @@ impl Kind {
         }
     }
 
-    /// Whether what matters is time; else it is a number.
+    /// Whether samples are weighed by time; else by number.
     pub(super) fn is_time(self) -> bool {
         matches!(self, Kind::Blocked | Kind::OffCpu)
     }
 
-    /// Its name in a heading.
+    /// The title of a flame graph.
     pub(super) fn title(self) -> &'static str {
         match self {
             Kind::Blocked => "Time blocked",
@@ -57,40 +57,39 @@ impl Kind {
     }
 }
 
-/// A profile ready to be written.
+/// A profile with names, ready to be written.
 pub(super) struct Profile {
     pub(super) kind: Kind,
     pub(super) pid: u32,
-    /// Name of the executable.
+    /// Path of the executable as the target sees it.
     pub(super) exe: String,
-    /// When it began by the wall clock, nanoseconds since 1970; 0: not known.
+    /// Wall clock of its beginning, nanoseconds since 1970; 0: not known.
     pub(super) time_ns: i64,
-    /// How long it is, nanoseconds.
+    /// Length, nanoseconds.
     pub(super) duration_ns: u64,
-    /// What must be said to it.
+    /// What the reader must know: losses, open waits, unknown beginnings.
     pub(super) comments: Vec<String>,
-    /// Those with most of what matters first.
+    /// The heaviest first.
     pub(super) samples: Vec<Sample>,
 }
 
-/// One stack.
+/// One stack with its labels.
 pub(super) struct Sample {
-    /// Innermost first.
     pub(super) frames: Vec<Frame>,
     pub(super) labels: Vec<(&'static str, String)>,
     pub(super) tally: Tally,
 }
 
-/// A physical frame, or something in its place.
+/// A physical frame, or a text in its place.
 pub(super) enum Frame {
     /// The address, and the functions there: innermost first, each inlined into the next.
     Code(u64, Vec<Site>),
-    /// Words in brackets.
+    /// Why there is no frame, in brackets.
     Note(&'static str),
 }
 
 impl Frame {
-    /// The names of its functions, innermost first.
+    /// Names of the functions, innermost first.
     pub(super) fn names(&self) -> impl DoubleEndedIterator<Item = &str> {
         let (sites, note) = match self {
             Frame::Code(_, sites) => (&sites[..], None),
@@ -101,15 +100,14 @@ impl Frame {
 }
 
 impl Sample {
-    /// What matters of it.
+    /// The weight of the sample in flame graphs and in the order of samples.
     pub(super) fn value(&self, kind: Kind) -> u64 {
         if kind.is_time() { self.tally.ns } else { self.tally.count }
     }
 }
 
 impl Profile {
-    /// Looks up what is in the table, and leaves out what is not wanted. `when`: the beginning by the wall
-    /// clock, and the length.
+    /// Looks up names, and drops what is not wanted. `when`: wall clock of the beginning, and length.
     pub(super) fn of(
         target: &mut Target,
         table: Table,
@@ -131,7 +129,7 @@ impl Profile {
             let frames = frames(target, &key, wanted.by_creator);
             samples.push(Sample { frames, labels, tally });
         }
-        // Equal ones always in the same order.
+        // Rows come in the random order of a hash map; the sort is total, so that equal input gives equal output.
         samples
             .sort_by_cached_key(|sample| (Reverse(sample.value(kind)), path(sample), sample.labels.clone()));
         let about = target.about();
@@ -146,7 +144,7 @@ impl Profile {
         }
     }
 
-    /// As pprof reads it, compressed.
+    /// Writes the compressed profile for pprof.
     pub(super) fn write_pprof(&self, out: impl Write) -> io::Result<()> {
         let head = Head {
             values: self.kind.values(),
@@ -196,7 +194,7 @@ fn comments(kind: Kind, open: u64, unmeasured: u64, lost: u64) -> Vec<String> {
     comments
 }
 
-/// Whether it is of a goroutine of the runtime's own.
+/// Whether the row is of one of the runtime's own goroutines.
 fn is_system(target: &mut Target, key: &Key) -> bool {
     let symbols = target.symbols();
     let Some(start) = (key.startpc != 0).then(|| symbols.function(key.startpc)).flatten() else {
@@ -206,7 +204,7 @@ fn is_system(target: &mut Target, key: &Key) -> bool {
     starts_system(&start.func, stack.iter().flat_map(|sites| sites.iter()).map(|site| &*site.func))
 }
 
-/// The frames that a traceback would show; if there are none, all.
+/// The frames of a row: those that a traceback shows, or all if it would show none.
 fn frames(target: &mut Target, key: &Key, by_creator: bool) -> Vec<Frame> {
     let mut frames = code(target, &key.pcs);
     let note = match key.gap {
@@ -222,7 +220,7 @@ fn frames(target: &mut Target, key: &Key, by_creator: bool) -> Vec<Frame> {
         let symbols = target.symbols();
         let entry = symbols.entry(key.startpc);
         let start = (key.startpc != 0).then(|| symbols.function(key.startpc)).flatten();
-        // A stack may have just as many frames as are recorded.
+        // A stack may have exactly as many frames as a probe walks; then nothing is missing.
         let outermost = frames.last().and_then(|frame| frame.names().next_back());
         if start.is_none() || start.as_ref().map(|site| &*site.func) != outermost {
             frames.push(Frame::Note(note));

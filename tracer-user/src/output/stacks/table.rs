@@ -5,74 +5,69 @@ use sfgi_core::{event::Stack, goruntime::State, model::Goroutine};
 use std::sync::Arc;
 use tracer_common::MAX_FRAMES;
 
-/// Stacks that are told apart; what comes above is counted together. A hostile target can invent any number.
+/// Stacks kept; further ones are counted together. A hostile target can invent any number.
 const ROWS: usize = 1 << 20;
 
-/// The part of a trace that counts: from one time to another, `CLOCK_MONOTONIC` nanoseconds.
+/// The part of a trace that counts. Both ends belong to it, `CLOCK_MONOTONIC` nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Where it begins.
     pub from_ts: u64,
-    /// Where it ends.
     pub to_ts: u64,
 }
 
 impl Span {
-    /// Whether this moment is in it.
     fn has(self, ts: u64) -> bool {
         (self.from_ts..=self.to_ts).contains(&ts)
     }
 
-    /// How much of the time between the two is in it; `None`: nothing.
+    /// The part of a time that lies within, nanoseconds; `None`: it lies outside.
     fn part(self, began_ts: u64, ended_ts: u64) -> Option<u64> {
         (began_ts <= self.to_ts && ended_ts >= self.from_ts)
             .then(|| ended_ts.min(self.to_ts).saturating_sub(began_ts.max(self.from_ts)))
     }
 }
 
-/// Addresses to look up, innermost first.
+/// Addresses within calls (not return addresses), innermost first.
 pub(super) type Pcs = Arc<[u64]>;
 
-/// A place, and what else is told apart.
+/// The key of a row: a place, and what else is told apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) pcs: Pcs,
-    /// What the addresses leave out.
     pub(super) gap: Gap,
-    /// Entry of the function that the goroutine began with; 0: not known.
+    /// Entry of the goroutine's first function; 0: not known.
     pub(super) startpc: u64,
-    /// The return address behind the `go` statement that made it; 0: not wanted, or not known.
+    /// Return address of the `go` statement that made it; 0: not wanted, or not known.
     pub(super) gopc: u64,
     pub(super) label: Label,
 }
 
-/// What the addresses of a stack leave out.
+/// What is missing of a stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Gap {
-    /// Nothing.
     #[default]
     None,
-    /// The probe stopped at its limit.
+    /// The outer frames: the probe stopped at `MAX_FRAMES`.
     Deeper,
-    /// Everything.
+    /// All of it.
     NoStack,
-    /// Everything: a goroutine in this state has no stack that could be told.
+    /// All of it: a goroutine in this state has no stack that could be read.
     State(State),
-    /// There were too many stacks to tell them apart.
+    /// The row of all stacks beyond [`ROWS`].
     Other,
 }
 
-/// What a sample is labelled with.
+/// Labels of a sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Label {
-    /// Number of the wait reason; 0: none.
+    /// The wait reason, an index into the target's own table; 0: none.
     pub(super) reason: u8,
     pub(super) state: Option<State>,
-    /// It had not ended at the end.
+    /// The wait had not ended at the end of the trace.
     pub(super) open: bool,
 }
 
-/// What came together in one place.
+/// The sums of a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) count: u64,
@@ -80,10 +75,10 @@ pub(super) struct Tally {
 }
 
 impl Key {
-    /// Where a goroutine is or was: its whole stack if that was read, else what its probe told.
+    /// The place of a goroutine: its whole stack if one was read, else the frames of its probe.
     pub(super) fn of(goroutine: Option<&Goroutine>, whole: Option<Pcs>, stack: Option<Stack>) -> Key {
         let birth = goroutine.and_then(|goroutine| goroutine.birth).unwrap_or_default();
-        // Of the main goroutine the runtime's start-up code is the creator, which nobody wants to see.
+        // Goroutine 1 was made by the runtime's start-up code, which is no creator to show.
         let gopc = if goroutine.is_some_and(|goroutine| goroutine.goid == 1) { 0 } else { birth.gopc };
         let startpc = birth.startpc;
         let of = |pcs, gap| Key { pcs, gap, startpc, gopc, label: Label::default() };
@@ -96,17 +91,17 @@ impl Key {
             MAX_FRAMES => Gap::Deeper,
             _ => Gap::None,
         };
-        // The call is the instruction before the return address.
+        // Return addresses may belong to the next line or function; the byte before belongs to the call.
         of(known.iter().map(|pc| pc.wrapping_sub(1)).collect(), gap)
     }
 }
 
-/// The table, and which part of the trace goes into it.
+/// The rows of a profile, and the part of the trace that goes into it.
 #[derive(Debug)]
 pub(super) struct Table {
     rows: HashMap<Key, Tally>,
     span: Span,
-    /// Waits whose beginning is not known, which are counted but have no time.
+    /// Waits of unknown beginning: they are counted, without time.
     pub(super) unmeasured: u64,
 }
 
@@ -115,14 +110,14 @@ impl Table {
         Table { rows: HashMap::new(), span, unmeasured: 0 }
     }
 
-    /// Something that lasted from `began_ts` to `ended_ts`, as far as that counts.
+    /// Adds what lasted from `began_ts` to `ended_ts`, as far as that lies in the span.
     pub(super) fn lasted(&mut self, key: Key, began_ts: u64, ended_ts: u64) {
         if let Some(ns) = self.span.part(began_ts, ended_ts) {
             self.add(key, 1, ns);
         }
     }
 
-    /// Something that ended at this time; when it began is not known.
+    /// Adds what ended at `ts` after an unknown beginning.
     pub(super) fn ended(&mut self, key: Key, ts: u64) {
         if self.span.has(ts) {
             self.unmeasured += 1;
@@ -130,14 +125,14 @@ impl Table {
         }
     }
 
-    /// Something that happened at this time.
+    /// Adds what happened at `ts`.
     pub(super) fn happened(&mut self, key: Key, ts: u64) {
         if self.span.has(ts) {
             self.add(key, 1, 0);
         }
     }
 
-    /// Something that is.
+    /// Adds what exists at the end; the span does not matter for it.
     pub(super) fn is(&mut self, key: Key) {
         self.add(key, 1, 0);
     }
@@ -150,7 +145,6 @@ impl Table {
         tally.ns = tally.ns.saturating_add(ns);
     }
 
-    /// The rows, in no order.
     pub(super) fn into_rows(self) -> impl Iterator<Item = (Key, Tally)> {
         self.rows.into_iter()
     }

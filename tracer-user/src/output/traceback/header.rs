@@ -1,4 +1,4 @@
-//! The first line of a goroutine: `goroutineheader`.
+//! The first line of a goroutine, as `goroutineheader` (`src/runtime/traceback.go`) prints it.
 
 use super::names::clean;
 use sfgi_core::binary::GoBinary;
@@ -9,7 +9,6 @@ use std::io::{self, Write};
 
 const MINUTE_NS: u64 = 60_000_000_000;
 
-/// Writes headers.
 pub(super) struct Header<'a> {
     reasons: &'a WaitReasons,
     now_ns: u64,
@@ -58,6 +57,7 @@ impl<'a> Header<'a> {
     }
 
     fn status(&self, goroutine: &Goroutine) -> std::borrow::Cow<'_, str> {
+        // The runtime does not clear `waitreason` on a wake-up, so it is read only of a goroutine that waits.
         let waits = goroutine.state.waits();
         if waits && goroutine.reason != 0 {
             return match self.reasons.text(goroutine.reason) {
@@ -73,6 +73,7 @@ impl<'a> Header<'a> {
     }
 
     fn minutes(&self, goroutine: &Goroutine) -> u64 {
+        // The runtime prints minutes for exactly these two states.
         let counts = matches!(goroutine.state, State::Waiting | State::Syscall);
         if !counts || goroutine.waiting_since_ns == 0 {
             return 0;
@@ -81,9 +82,8 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Whether headers hold the labels: `GODEBUG=tracebacklabels`, on by default since 1.27. `defaults`
-/// is what the build says of it (`DefaultGODEBUG`: from the `go` line of go.mod and `//go:debug`);
-/// what the program's environment says is not asked.
+/// Whether headers have the labels: `GODEBUG=tracebacklabels`, on by default since Go 1.27. `defaults` is the build's
+/// `DefaultGODEBUG` (from the `go` line of go.mod and `//go:debug`). The environment of the target is not read.
 fn prints_labels(release: Release, defaults: &str) -> bool {
     let set = defaults.split(',').rev().find_map(|setting| setting.strip_prefix("tracebacklabels="));
     release.prints_labels() && set.is_none_or(|value| value == "1")
@@ -95,13 +95,13 @@ fn listed(set: &[(String, String)]) -> String {
     set.iter().map(pair).collect::<Vec<_>>().join(", ")
 }
 
-/// `tracebackStringNeedsQuoting`.
+/// Quotes a text where the runtime's `tracebackStringNeedsQuoting` says so (Go 1.27).
 fn quoted_if_need_be(text: &str) -> String {
     let plain = |char: char| char.is_ascii_alphanumeric() || matches!(char, '.' | '/' | '_');
     if text.chars().all(plain) { text.to_owned() } else { quoted(text) }
 }
 
-/// `printquoted` (`src/runtime/print.go`).
+/// Quotes as the runtime's `printquoted` does (`src/runtime/print.go`).
 fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for char in text.chars() {

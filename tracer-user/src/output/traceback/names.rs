@@ -1,4 +1,4 @@
-//! How a traceback writes names, and which frames of a stack that was sent with an event it would show.
+//! Names as a traceback writes them, and the frames that it would show of a stack which came with an event.
 
 use sfgi_core::{
     event::Stack,
@@ -7,8 +7,8 @@ use sfgi_core::{
 };
 use std::borrow::Cow;
 
-/// Control characters would reach a terminal, or look like the end of a line; what turns the direction of
-/// writing, or is not seen at all, would make a name look like another one.
+/// Replaces what may mislead. Control characters would reach the terminal or look like the end of a line; invisible
+/// characters and those that turn the direction of writing make one name look like another.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     if text.contains(misleads) { text.replace(misleads, "?").into() } else { text.into() }
 }
@@ -18,7 +18,7 @@ fn misleads(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// `printFuncName` of a release of Go.
+/// A function's name as `printFuncName` of that release prints it.
 pub(crate) fn printed(name: &str, release: Release) -> String {
     if name == "runtime.gopanic" {
         return "panic".to_owned();
@@ -27,7 +27,7 @@ pub(crate) fn printed(name: &str, release: Release) -> String {
     if release.shortens_type_arguments() { without_type_arguments(&name, release) } else { name.into_owned() }
 }
 
-/// `funcNamePiecesForPrint`: `[...]` instead of type arguments.
+/// Puts `[...]` in place of type arguments, as `funcNamePiecesForPrint` does.
 fn without_type_arguments(name: &str, release: Release) -> String {
     let Some((before, rest)) = name.split_once('[') else { return name.to_owned() };
     let Some((inside, behind)) = rest.rsplit_once(']') else { return name.to_owned() };
@@ -42,9 +42,9 @@ fn without_type_arguments(name: &str, release: Release) -> String {
 }
 
 enum Brackets<'a> {
-    /// All within the outer pair.
+    /// All brackets are within the outer pair.
     Nested,
-    /// The outer bracket is closed and another one opened; this is what stands between.
+    /// There are two pairs; this is the text between them.
     Two(&'a str),
     Malformed,
 }
@@ -76,26 +76,25 @@ fn between_brackets(inside: &str) -> Brackets<'_> {
     if depth == 1 && closed.is_none() { Brackets::Nested } else { Brackets::Malformed }
 }
 
-/// Inlined frames have the same address: the number of a frame within its address goes above the bits that
-/// addresses use, for formats that tell frames by address.
+/// Formats that know a frame by its address need one for each inlined frame, too: the frame's number goes above the 48
+/// bits that user addresses have.
 pub(crate) const NUMBER_SHIFT: u32 = 48;
 
-/// A frame, and the address it is known by.
+/// A frame with an address of its own.
 pub(crate) struct Frame {
     /// The return address, with the frame's number at [`NUMBER_SHIFT`].
     pub(crate) pc: u64,
-    /// Where it is.
     pub(crate) site: Site,
 }
 
-/// The frames of a return address, innermost first.
+/// The frames at a return address, innermost first.
 pub(crate) fn caller_frames(symbols: &mut Symbols, pc: u64) -> Vec<Frame> {
     let numbered =
         |(at, site): (usize, &Site)| Frame { pc: pc | (at as u64) << NUMBER_SHIFT, site: site.clone() };
     symbols.caller(pc).iter().enumerate().map(numbered).collect()
 }
 
-/// The frames of a stack that a traceback of this release would show, innermost first; if it would show none, all.
+/// The frames of a stack that a traceback of this release shows, innermost first; all of them if it shows none.
 pub(crate) fn shown_frames(stack: Stack, symbols: &mut Symbols, release: Release) -> Vec<Frame> {
     let mut frames: Vec<Frame> = stack.pcs().iter().flat_map(|pc| caller_frames(symbols, *pc)).collect();
     let shows = |frame: &Frame| tracebacks::shows(&frame.site.func, release);

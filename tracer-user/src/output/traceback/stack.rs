@@ -1,4 +1,4 @@
-//! The frames of a stack: which ones a traceback shows, and their text.
+//! The frames of a stack that a traceback shows, and their text.
 
 use super::names::{clean, printed};
 use sfgi_core::goruntime::Release;
@@ -11,29 +11,27 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::rc::Rc;
 
-/// Pcs whose text is kept.
+/// Pcs whose text is kept; a full map is cleared.
 const CAPACITY: usize = 1 << 16;
-/// Up to 1.20, frames that are looked at (`_TracebackMaxFrames`).
+/// Up to Go 1.20: frames that are walked (`_TracebackMaxFrames`).
 const MAX_FRAMES: usize = 100;
-/// Since 1.21, frames that are shown of the inner and of the outer end
-/// (`tracebackInnerFrames`, `tracebackOuterFrames`).
+/// Since Go 1.21: frames shown of the inner and of the outer end (`tracebackInnerFrames`, `tracebackOuterFrames`).
 const END_FRAMES: usize = 50;
 
-/// The text of a stack, with holes for the arguments.
+/// The text of a stack, with holes for the arguments: many goroutines share a stack, but not the arguments.
 #[derive(Debug, Default)]
 pub(super) struct Rendered {
     text: String,
-    /// Where in the text arguments belong, and those of which frame.
+    /// Offset of each hole in the text, and the index of its frame.
     holes: Vec<(usize, usize)>,
 }
 
 impl Rendered {
-    /// Whether it shows no frame.
     pub(super) fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
 
-    /// Writes it with arguments, a line for each frame of the stack; `...` where there are none.
+    /// Writes the text. `args` has one line for each frame of the stack; a hole without arguments gets `...`.
     pub(super) fn write(&self, out: &mut dyn Write, args: Option<&str>) -> io::Result<()> {
         let mut lines = args.map(|args| args.split('\n'));
         let (mut written, mut frame) = (0, 0);
@@ -50,22 +48,22 @@ impl Rendered {
     }
 }
 
-/// A function that a pc belongs to.
+/// The text of one function at a pc: a pc has several where functions are inlined.
 struct Line {
-    /// Up to the opening parenthesis.
+    /// The text up to the opening parenthesis.
     func: String,
-    /// From the closing one on.
+    /// The line below, with the place.
     rest: String,
     inlined: bool,
     wrapper: bool,
-    /// Whether a wrapper that calls it is shown (`elideWrapperCalling`).
+    /// Whether a wrapper that calls this function is shown (`elideWrapperCalling`).
     panics: bool,
     shown: bool,
-    /// Whether it is shown only below another frame.
+    /// Whether it is shown only if a frame further inside is: `runtime.gopanic`.
     below: bool,
 }
 
-/// Turns stacks of one process into text.
+/// Renders stacks of one target.
 pub(super) struct Renderer<'a> {
     pub(super) binary: &'a GoBinary,
     /// What the kernel added to the binary's link addresses.
@@ -74,7 +72,7 @@ pub(super) struct Renderer<'a> {
     lines: HashMap<Pc, Rc<[Line]>>,
 }
 
-/// What a traceback shows: lines, and the index of the frame that each is of.
+/// The shown lines: the lines of a pc, the index among them, the index of the frame.
 type Shown = Vec<(Rc<[Line]>, usize, usize)>;
 
 impl<'a> Renderer<'a> {
@@ -86,7 +84,7 @@ impl<'a> Renderer<'a> {
         let stack =
             if !self.release.prints_both_ends() { stack.get(..MAX_FRAMES).unwrap_or(stack) } else { stack };
         let mut shown = self.shown(stack, false);
-        // Where nothing but the runtime is on the stack, that is shown.
+        // A stack of runtime functions alone is shown whole, as `traceback` does when it printed nothing.
         if shown.is_empty() {
             shown = self.shown(stack, true);
         }
@@ -107,7 +105,7 @@ impl<'a> Renderer<'a> {
         rendered
     }
 
-    /// `showfuncinfo` for every function on the stack.
+    /// Chooses by the rules of `showfuncinfo`; with `all` takes every function.
     fn shown(&mut self, stack: &[Pc], all: bool) -> Shown {
         let mut shown = Shown::new();
         let mut callee_panics = false;
@@ -170,8 +168,7 @@ impl Rendered {
     }
 }
 
-/// The line with the place in the source; `into`: bytes from the entry of the function to the pc, 0
-/// where that is not said.
+/// The line with the place. `into` is the offset of the pc from the function's entry; 0 leaves it out.
 pub(super) fn place(file: &str, line: u32, into: u64) -> String {
     let file = if file.is_empty() { "?".into() } else { clean(file) };
     if into == 0 { format!("\t{file}:{line}\n") } else { format!("\t{file}:{line} +{into:#x}\n") }

@@ -12,11 +12,11 @@ use sfgi_core::{
 };
 use std::sync::Arc;
 
-/// Different statements that are kept; the rest is one row.
+/// `go` statements with a row of their own. A hostile target can invent any number; the rest share the row [`OTHER`].
 const MAX_SITES: usize = 1 << 12;
-/// Stands for those: no return address.
+/// Stands for all statements beyond [`MAX_SITES`]; no return address has this value.
 const OTHER: u64 = u64::MAX;
-/// Growth within the trend from which on it is worth a look, if nothing ever shrank back.
+/// Least growth of ALIVE over the trend that marks a row; it must also be half of what is alive.
 const GROWS: i64 = 8;
 
 #[derive(Debug, Default)]
@@ -32,14 +32,14 @@ struct Site {
 struct Sums {
     created: u64,
     exited: u64,
-    /// Time in the state running, and how much of that without a CPU.
+    /// Time in the state running, and how much of it the thread had no CPU, nanoseconds.
     ran_ns: u64,
     off_ns: u64,
     delays: u64,
     delay_ns: u64,
 }
 
-/// All `go` statements of one target, by return address and whether the goroutines are the runtime's own.
+/// By the return address of the `go` statement, and whether the goroutines are the runtime's own.
 #[derive(Debug, Default)]
 pub(super) struct Creations(HashMap<(u64, bool), Site>);
 
@@ -93,6 +93,7 @@ impl Creations {
         for (key, (_, startpc)) in &standing.creations {
             self.at(*key).startpc = *startpc;
         }
+        // Standing goroutines of statements without a row count in `OTHER`, by program and runtime.
         let mut crowded = [0; 2];
         for (key, (count, _)) in standing.creations.iter().filter(|(key, _)| !self.0.contains_key(*key)) {
             crowded[usize::from(key.1)] += count;
@@ -114,6 +115,7 @@ impl Creations {
                 continue;
             }
             let Sums { created, exited, ran_ns, off_ns, delays, delay_ns } = site.last;
+            // Before the first whole interval nothing was added up, and 0 would look like a measured time.
             let whole = at.interval_ns > 0;
             let on_cpu = (at.knows.threads && whole).then(|| ran_ns.saturating_sub(off_ns));
             let growth = site.trend.growth();

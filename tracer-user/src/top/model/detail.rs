@@ -1,4 +1,4 @@
-//! One goroutine closely: all that is known of it, and what happened to it last.
+//! One goroutine closely: all that the model knows of it, and its last steps.
 
 use super::{
     Cell, Top,
@@ -13,23 +13,23 @@ use sfgi_core::{
 };
 use std::{collections::VecDeque, sync::Arc};
 
-/// Steps of all goroutines that are kept.
+/// Steps kept, of all goroutines together: the memory of the timeline is bounded, however many goroutines there are.
 const MAX_STEPS: usize = 1 << 16;
-/// Steps that are shown of one.
+/// Steps shown of one goroutine.
 const MAX_SHOWN: usize = 64;
 
-/// One thing that happened to a goroutine.
+/// One step of a goroutine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Past {
-    /// When, `CLOCK_MONOTONIC` nanoseconds.
+    /// `CLOCK_MONOTONIC` nanoseconds.
     pub ts: u64,
     pub what: What,
     pub to: State,
-    /// The wait reason, as a number.
+    /// The wait reason, an index into the target's own table of reasons.
     pub reason: u8,
-    /// Who did it; 0: not known, or nobody.
+    /// The goroutine that caused the step; 0: not known, or none did.
     pub by_goid: u64,
-    /// How long what ended had lasted.
+    /// How long the state before had lasted; `None`: not known.
     pub duration_ns: Option<u64>,
     pub measure: Measure,
 }
@@ -40,6 +40,7 @@ pub(super) struct Timeline(VecDeque<(usize, u64, Past)>);
 
 impl Timeline {
     pub(super) fn push(&mut self, target: usize, step: &Step) {
+        // All goroutines share the ring. Context switches and collections would push out what goroutines did.
         if matches!(
             step.what,
             What::ThreadOff | What::ThreadOn | What::ThreadWake | What::GcStart | What::GcEnd
@@ -53,42 +54,42 @@ impl Timeline {
         self.0.push_back((target, step.goid, Past { ts, what, to, reason, by_goid, duration_ns, measure }));
     }
 
-    /// Those of one goroutine, youngest first.
+    /// The steps of one goroutine, youngest first.
     fn of(&self, target: usize, goid: u64) -> Vec<Past> {
         let own = self.0.iter().rev().filter(|(at, whose, _)| (*at, *whose) == (target, goid));
         own.take(MAX_SHOWN).map(|(.., past)| *past).collect()
     }
 }
 
-/// All that is known of one goroutine.
+/// The pane of one goroutine, with names.
 #[derive(Clone, Debug)]
 pub struct Detail {
     /// The target's number, and the goroutine's id.
     pub who: (usize, u64),
-    /// Address of its `runtime.g`; 0: it is not there any more.
+    /// Address of its `runtime.g`; 0: the model does not know it any more.
     pub g: u64,
-    /// The thread of its last event; 0: none.
+    /// Thread of its last event; 0: none.
     pub tid: u32,
-    /// What it waits for, or its state.
+    /// Its wait reason, or its state where it does not wait.
     pub state: Arc<str>,
-    /// Whether it stays so until something outside ends that.
+    /// Whether it waits or is in a system call, so that its stack can be read.
     pub waits: bool,
-    /// How long it has been so.
+    /// How long it has been in that state.
     pub age: Cell,
-    /// How long it was on a CPU.
+    /// Time on a CPU since the trace began.
     pub on_cpu: Cell,
-    /// How long it waited in the run queue all in all, and at most.
+    /// Total and longest wait in the run queue.
     pub delays: (Cell, Cell),
     pub function: Arc<str>,
-    /// The `go` statement that made it, and the goroutine that executed that (0: not known).
+    /// The `go` statement that made it, and the goroutine that executed the statement (0: not known).
     pub creator: (Arc<str>, u64),
-    /// Where it waits, innermost first: the whole stack where that was read, else as far as the probes saw.
+    /// Where it waits, innermost first: the whole stack if one was read, else the frames that the probe sent.
     pub stack: Vec<Site>,
-    /// What happened to it, youngest first, with the wait reason in words.
+    /// Its steps, youngest first, with the wait reason in words.
     pub past: Vec<(Past, Arc<str>)>,
 }
 
-/// A goroutine that is not known any more has `g` 0 and still its past.
+/// Makes the pane. A goroutine that has ended has `g` 0, and its steps as long as the timeline holds them.
 pub(super) fn of(top: &Top, target: &mut Target, at: &At<'_>, goid: u64) -> Detail {
     let past = top.timeline.of(at.target, goid).into_iter();
     let past = past.map(|past| (past, at.about.wait_reason(past.reason).into())).collect();
@@ -109,6 +110,7 @@ pub(super) fn of(top: &Top, target: &mut Target, at: &At<'_>, goid: u64) -> Deta
             past,
         };
     };
+    // The site of a goroutine that moves is where it last waited, not where it is.
     let mut stack = if known.state.stays() { target.whole_stack(goid) } else { Vec::new() };
     if stack.is_empty() && known.state.stays() {
         stack = known.site.pcs().iter().flat_map(|pc| target.symbols().caller(*pc).to_vec()).collect();
@@ -134,7 +136,7 @@ pub(super) fn of(top: &Top, target: &mut Target, at: &At<'_>, goid: u64) -> Deta
     }
 }
 
-/// How long it waited in the run queue, all in all and at most.
+/// Total and longest wait in the run queue, nanoseconds.
 fn delay_of(top: &Top, at: &At<'_>, goid: u64) -> (u64, u64) {
     let delay = top.targets.get(at.target).and_then(|sums| sums.delays.of(goid)).unwrap_or_default();
     (delay.total_ns, delay.longest_ns)

@@ -1,4 +1,4 @@
-//! What is wrong, or looks so.
+//! What is wrong, or looks so: by steps as they come, and by a look at all goroutines at the end of each interval.
 
 use super::{
     Knows, MAX_ROWS, Query,
@@ -14,13 +14,14 @@ use sfgi_core::{
 };
 use std::sync::Arc;
 
-/// A system call or a call into C from which on it is worth a look.
+/// A system call or a call into C that lasts so long is a finding.
 const STUCK_NS: u64 = 10_000_000_000;
-/// A wait in the run queue from which on a goroutine starves: ten time slices of the scheduler's.
+/// A goroutine starves after ten time slices in the run queue (`forcePreemptNS`, 10 ms, `src/runtime/proc.go`).
 const STARVED_NS: u64 = 100_000_000;
-/// Running from which on a goroutine does not yield: the scheduler asks it to after 10 ms, if another one waits.
+/// A goroutine that runs so long does not yield: the scheduler asks for that after 10 ms, if another one waits.
 const UNYIELDING_NS: u64 = 1_000_000_000;
 
+/// In the order of the list: the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Kind {
     Illegal,
@@ -42,23 +43,23 @@ impl Kind {
     }
 }
 
-/// One thing that is wrong, at one place.
+/// One kind of finding at one place.
 #[derive(Clone, Debug)]
 pub struct Finding {
     pub target: usize,
     pub what: &'static str,
-    /// A goroutine that it happened to, the last one.
+    /// The last goroutine that it happened to.
     pub goid: u64,
-    /// How often it has been seen.
+    /// How often a step showed it; 0: only looks found it.
     pub times: u64,
-    /// How many goroutines it is so of right now.
+    /// How many goroutines the last look found in it.
     pub now: u64,
-    /// The longest, where it is about time, nanoseconds.
+    /// The longest time, nanoseconds; `None`: the finding is not about time.
     pub longest_ns: Option<u64>,
-    /// When it was seen last.
+    /// When it was seen last, `CLOCK_MONOTONIC` nanoseconds.
     pub last_ts: u64,
     pub place: Arc<str>,
-    /// What else there is to say; may be empty.
+    /// States and the model's note for an illegal transition; else empty.
     pub note: Arc<str>,
 }
 
@@ -75,17 +76,18 @@ struct Sums {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     found: HashMap<(usize, Kind, PlaceId), Sums>,
-    /// Times for which there was no room.
+    /// Sightings beyond [`MAX_ROWS`] places, which have no row.
     more: u64,
 }
 
 impl Findings {
-    /// A new look begins.
+    /// Forgets what the last look found, before the looks at all targets.
     pub(super) fn begin(&mut self) {
         self.found.values_mut().for_each(|sums| sums.now = 0);
     }
 
     pub(super) fn step(&mut self, target: usize, step: &Step, place: PlaceId) {
+        // An estimated duration may be far too long, and is no evidence.
         let lasted = step.duration_ns.filter(|_| step.measure == Measure::Exact);
         let kind = match step.what {
             What::Illegal => Kind::Illegal,
@@ -108,7 +110,7 @@ impl Findings {
         }
     }
 
-    /// Looks at how things stand.
+    /// Finds what lasts right now: a step would tell of it only when it ends.
     pub(super) fn look(&mut self, index: usize, target: &Target, places: &Places, knows: Knows, now_ts: u64) {
         for goroutine in target.goroutines().iter().filter(|goroutine| counts(goroutine)) {
             let known = age(goroutine, now_ts).filter(|(_, measure)| *measure == Measure::Exact);
@@ -142,7 +144,7 @@ impl Findings {
         Some(self.found.entry(key).or_default())
     }
 
-    /// Those that are wanted, the gravest first, and how many times there was no room for one.
+    /// The findings that the query wants, the gravest first, and how many sightings had no room.
     pub(super) fn list<'a>(
         &self,
         places: impl Fn(usize) -> Option<&'a Places>,
@@ -153,6 +155,7 @@ impl Findings {
             (*kind, std::cmp::Reverse(sums.longest_ns), *target, *place)
         });
         let list = found.into_iter().filter_map(|(&(target, kind, place), sums)| {
+            // A goroutine that runs or is runnable has no stack to read: the function that it runs is its place.
             let place = places(target)?.get(place);
             let finding = Finding {
                 target,
@@ -172,7 +175,7 @@ impl Findings {
 }
 
 impl Finding {
-    /// It in a line.
+    /// The finding as one line, without a full stop.
     pub fn sentence(&self) -> String {
         let mut text = format!("{} {}", self.place, self.what);
         if let Some(ns) = self.longest_ns {

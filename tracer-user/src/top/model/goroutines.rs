@@ -1,4 +1,4 @@
-//! The goroutines as they stand: one look at all of them, added up; the rows of states, and of single goroutines.
+//! One look at all goroutines, added up by place, creation and state; and the tables of states and of goroutines.
 
 use super::{
     Cell, Column, Key, MAX_ROWS, Query, Row, Sort, Table, Trend,
@@ -13,35 +13,36 @@ use sfgi_core::{
 };
 use std::{cmp::Ordering, sync::Arc};
 
-/// Goroutines that wait at one place.
+/// Goroutines that are in one wait or state at the end of an interval.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Open {
     pub(super) count: u64,
-    /// The longest of these waits so far, where one is known.
+    /// The longest time so far, nanoseconds; `None`: no beginning is known.
     pub(super) longest: Option<(u64, Measure)>,
-    /// How much of the interval they waited, all together.
+    /// The part of the interval that they spent in it, added up, nanoseconds.
     pub(super) ns: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     pub(super) waits: HashMap<WaitKey, Open>,
-    /// By `go` statement, and whether they are the runtime's own: how many, and the function they run.
+    /// By return address of the `go` statement and whether the goroutines are the runtime's own: their number, and the
+    /// entry of the function that they run.
     pub(super) creations: HashMap<(u64, bool), (u64, u64)>,
-    /// By state and wait reason (0 where it does not wait), and whether they are the runtime's own.
+    /// By state, wait reason (0 where it does not wait), and whether the goroutines are the runtime's own.
     pub(super) states: HashMap<(u8, u16, bool), (State, Open)>,
-    /// Goroutines of the program, by state.
+    /// The program's goroutines by state, without the runtime's own.
     pub(super) counts: HashMap<State, u64>,
     pub(super) total: u64,
     pub(super) system: u64,
 }
 
-/// Since when a goroutine has been in its state, nanoseconds before `now_ts`; `None`: not known.
+/// How long a goroutine has been in its state at `now_ts`, nanoseconds; `None`: not known.
 pub(super) fn age(goroutine: &Goroutine, now_ts: u64) -> Option<(u64, Measure)> {
     (goroutine.since_ts != 0).then(|| (now_ts.saturating_sub(goroutine.since_ts), goroutine.since_is))
 }
 
-/// What a goroutine waits for, if it does.
+/// The wait reason, or [`SYSCALL`]; `None`: it does not wait.
 pub(super) fn why(goroutine: &Goroutine) -> Option<u16> {
     match goroutine.state {
         State::Syscall => Some(SYSCALL),
@@ -50,7 +51,8 @@ pub(super) fn why(goroutine: &Goroutine) -> Option<u16> {
     }
 }
 
-/// Whether it is one that lives and has a name.
+/// Whether the tables have it. Goid 0 is an id that no event has told yet; `Idle` is allocated, not initialised
+/// (`_Gidle`, `src/runtime/runtime2.go`).
 pub(super) fn counts(goroutine: &Goroutine) -> bool {
     goroutine.goid != 0 && !goroutine.state.is_dead() && goroutine.state != State::Idle
 }
@@ -100,7 +102,8 @@ impl Open {
     }
 }
 
-/// Their numbers up to now, by state, wait reason, and whether they are the runtime's own; 256 of each at most.
+/// Trends by state, wait reason and whether the goroutines are the runtime's own. The key has at most 256 states and
+/// 256 reasons, so the map needs no other bound.
 #[derive(Debug, Default)]
 pub(super) struct States(HashMap<(u8, u16, bool), (State, Trend)>);
 
@@ -158,10 +161,10 @@ impl States {
     }
 }
 
-/// Goroutines whose delays are kept.
+/// Goroutines whose delays are kept: dead ones are forgotten each interval, and this bounds what lives.
 const MAX_DELAYS: usize = 1 << 18;
 
-/// How long goroutines waited in the run queue.
+/// Waits in the run queue, by goroutine.
 #[derive(Debug, Default)]
 pub(super) struct Delays {
     by_goid: HashMap<u64, Delay>,
@@ -202,14 +205,14 @@ pub(super) const COLUMNS: [Column; 7] = [
     column("MADE BY", "the go statement", 0, 110, false),
 ];
 
-/// How long it was on a CPU, in the slices that were seen whole and the one it is in.
+/// Time on a CPU: the slices that were seen from beginning to end, and the one that it is in. `None`: not measured.
 pub(super) fn on_cpu_ns(goroutine: &Goroutine, at: &At<'_>, now_ts: u64) -> Option<u64> {
     let slice = if goroutine.state == State::Running { age(goroutine, now_ts) } else { None };
     let ran_ns = goroutine.running_ns.saturating_add(slice.map_or(0, |(ns, _)| ns));
     at.knows.threads.then(|| ran_ns.saturating_sub(goroutine.off_cpu_ns))
 }
 
-/// What it waits for, or its state.
+/// Its wait reason, or its state where it does not wait; `spare` holds the text of a state.
 pub(super) fn state_in_words<'a>(goroutine: &Goroutine, at: &'a At<'_>, spare: &'a mut String) -> &'a str {
     let reason = if goroutine.state == State::Waiting { at.about.wait_reason(goroutine.reason) } else { "" };
     if !reason.is_empty() {
@@ -219,8 +222,8 @@ pub(super) fn state_in_words<'a>(goroutine: &Goroutine, at: &'a At<'_>, spare: &
     spare
 }
 
-/// The rows of one target: those that come first in this order, the rest is counted. A row costs far more than
-/// a look, and there may be a million.
+/// The rows of one target that come first in this order; the others are counted. A row costs far more than a look, and
+/// there may be a million goroutines.
 pub(super) fn table(
     goroutines: &Goroutines,
     at: &At<'_>,
@@ -244,6 +247,7 @@ pub(super) fn table(
             continue;
         }
         chosen.push((maker.cell(goroutine, sort.column), goroutine));
+        // Halving at twice the number costs each goroutine constant time on average, and needs no sorted heap.
         if chosen.len() >= 2 * MAX_ROWS {
             chosen.select_nth_unstable_by(MAX_ROWS, by);
             table.more += (chosen.len() - MAX_ROWS) as u64;
@@ -261,7 +265,7 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Where it is, what it runs, and where it was made.
+    /// Its place, the function that it runs, and its `go` statement.
     fn places(&self, goroutine: &Goroutine) -> [u32; 3] {
         let places = self.at.places;
         let statement = goroutine.birth.map_or(0, |birth| places.statement(birth.gopc));

@@ -1,4 +1,5 @@
-//! What happens, added up by interval, and how things stand. Time is the events'.
+//! Adds up steps by interval, and looks at all goroutines at the end of each. All times are the events', so that a
+//! recording gives what the live trace gave.
 
 mod creations;
 mod detail;
@@ -27,30 +28,31 @@ use sfgi_core::{
 use std::io;
 use waits::{At, Waits};
 
-/// Rows of a table that are made, of findings that are kept: what is beyond is counted.
+/// Rows made of each table, and findings kept; beyond that, both are only counted. Pictures are made by the thread that
+/// drains the rings, so they must stay small whatever the target has.
 const MAX_ROWS: usize = 1000;
 
 /// Where the goroutines' states come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Probes {
-        /// Also the threads' context switches, without which nobody knows what is on a CPU.
+        /// Context switches are traced, too; without them time on a CPU is not known.
         threads: bool,
     },
-    /// Snapshots alone, read now and then: what happens between two is not known.
+    /// Snapshots alone: what happens between two is not known.
     Snapshots,
 }
 
-/// What can be known of one target.
+/// What is known of one target. Where it is not, cells show `-` instead of a wrong 0.
 #[derive(Clone, Copy, Debug)]
 struct Knows {
-    /// When waits begin and end.
+    /// Beginning and end of waits.
     waits: bool,
-    /// When goroutines begin and end.
+    /// Beginning and end of goroutines.
     lives: bool,
-    /// When goroutines run.
+    /// The states runnable and running, and so time in the run queue.
     runs: bool,
-    /// When threads run.
+    /// Context switches of threads, and so time on a CPU.
     threads: bool,
 }
 
@@ -64,7 +66,7 @@ impl Knows {
     }
 }
 
-/// What is added up of one target.
+/// What is added up for one target. The fields `*_before` are of the last whole interval, which pictures show.
 struct Sums {
     knows: Knows,
     places: Places,
@@ -77,6 +79,7 @@ struct Sums {
     events_before: u64,
     lost: u64,
     lost_before: u64,
+    /// The last two sums of what the probes cost: pictures show the difference.
     cost: [Cost; 2],
     why_ended: Option<String>,
 }
@@ -86,10 +89,10 @@ pub struct Top {
     targets: Vec<Sums>,
     findings: Findings,
     timeline: Timeline,
-    /// When the first thing happened, and when the interval began that is being added up.
+    /// Time of the first event, and of the beginning of the current interval; 0: nothing has happened.
     began_ts: u64,
     interval_ts: u64,
-    /// When the last whole interval ended, and how long it was.
+    /// End of the last whole interval, and its length.
     now_ts: u64,
     interval_ns: u64,
 }
@@ -108,24 +111,25 @@ impl Top {
         }
     }
 
-    /// When the interval began that is being added up; 0: nothing has happened yet.
+    /// Beginning of the current interval, `CLOCK_MONOTONIC` nanoseconds; 0: nothing has happened yet.
     pub fn interval_ts(&self) -> u64 {
         self.interval_ts
     }
 
-    /// What the probes of a target have cost up to now; pictures show what was added since the last time.
+    /// Takes what the probes of a target have cost since they stand. Pictures show the difference of the last two.
     pub fn cost(&mut self, index: usize, cost: Cost) {
         if let Some(sums) = self.targets.get_mut(index) {
             sums.cost = [sums.cost[1], cost];
         }
     }
 
-    /// Ends the interval: what was added up is what pictures show from now on.
+    /// Ends the current interval at `ts`. Pictures show it from now on.
     pub fn tick(&mut self, targets: &mut [Target], ts: u64) {
         let interval_ns = ts.saturating_sub(self.interval_ts);
         (self.interval_ts, self.now_ts, self.interval_ns) = (ts, ts, interval_ns);
         self.findings.begin();
         for (index, (sums, target)) in self.targets.iter_mut().zip(targets).enumerate() {
+            // Names are looked up here, because `Standing` and the tables only read `places`.
             sums.places.learn(target);
             sums.standing = Standing::of(target, &sums.places, ts, interval_ns);
             sums.waits.close(&sums.standing);
@@ -139,8 +143,8 @@ impl Top {
         }
     }
 
-    /// Ends the last interval, at the end of all, unless it is too short to tell rates: less than a tenth of
-    /// `every_ns`. Then the one before is the last.
+    /// Ends the last interval of all, unless it is shorter than a tenth of `every_ns`: rates of so short a time mean
+    /// nothing. Then the picture keeps the interval before.
     pub fn close(&mut self, targets: &mut [Target], ts: u64, every_ns: u64) {
         let lasted_ns = ts.saturating_sub(self.interval_ts);
         if self.interval_ns == 0 || lasted_ns >= every_ns / 10 {
@@ -148,7 +152,7 @@ impl Top {
         }
     }
 
-    /// How things stand, for those that are asked for.
+    /// Makes the picture that `query` asks for.
     pub fn picture(&self, targets: &mut [Target], query: &Query) -> Picture {
         take(self, targets, query)
     }
@@ -159,7 +163,7 @@ impl Top {
         let (site, reason, birth) = known.unwrap_or_default();
         let birth: Option<Birth> = step.birth.or(birth);
         let system = birth.is_some_and(|birth| sums.places.is_system(target.symbols(), birth.startpc));
-        // What lasted from before the interval counts from its beginning on.
+        // A wait from before the interval counts from the interval's beginning on: earlier intervals had the rest.
         let clipped_ns = step.duration_ns.map(|ns| ns.min(step.ts.saturating_sub(self.interval_ts)));
         match step.what {
             What::Block | What::SyscallEnter | What::Unblock | What::SyscallExit => {
@@ -187,6 +191,7 @@ impl Top {
         if let Some(birth) = birth {
             sums.creations.step(step, clipped_ns, &birth, system);
         }
+        // Timeline and findings are about the program; the runtime's own goroutines would take their room.
         if step.goid != 0 && !system {
             self.timeline.push(index, step);
             let place = birth
@@ -219,6 +224,7 @@ impl Observer for Top {
 
     fn input(&mut self, index: usize, input: &Input, _: &mut Target) -> io::Result<()> {
         if let (Some(sums), Input::Events(batch)) = (self.targets.get_mut(index), input) {
+            // Events, not steps: they are what the rings and this thread carry.
             sums.events += batch.events.len() as u64;
         }
         Ok(())
@@ -251,54 +257,52 @@ impl Observer for Top {
 #[derive(Clone, Debug)]
 pub struct Head {
     pub pid: u32,
-    /// The name of its executable, without the directory.
+    /// File name of the executable.
     pub program: String,
-    /// `go1.26.6`.
+    /// The Go version as the build recorded it: `go1.26.6`.
     pub go_version: String,
-    /// Goroutines of the program by state, in the order of the runtime's numbers.
+    /// The program's goroutines by state, in the order of the runtime's state numbers.
     pub counts: Vec<(State, u64)>,
     pub total: u64,
     pub system: u64,
-    /// Events a second; `None`: there are none to be had.
+    /// Events a second; `None`: no probes.
     pub events: Option<f64>,
-    /// Hits of its probes, a second; `None`: not known.
+    /// Hits of its probes a second; `None`: not known yet.
     pub hits: Option<f64>,
-    /// What a hit takes, nanoseconds.
+    /// Nanoseconds a hit costs the target.
     pub hit_ns: Option<f64>,
-    /// What the hits take of the target's CPU time, 1: all of it.
+    /// Part of the target's CPU time that the hits take; 1 is all of it.
     pub share: Option<f64>,
-    /// Events lost, all in all, and in the last interval.
+    /// Events lost in all, and in the last interval.
     pub lost: (u64, u64),
-    /// How often an event came of a goroutine for which there was no room.
+    /// Events of goroutines that the model had no room for.
     pub refused: u64,
-    /// Why there is nothing more to come.
+    /// Why the trace of this target ended; `None`: it goes on.
     pub ended: Option<String>,
 }
 
-/// How things stand, in plain data with names: everything there is to show.
+/// One moment in plain data with names, which never changes: everything that the screen can show.
 #[derive(Clone, Debug)]
 pub struct Picture {
-    /// What it was made for.
     pub query: Query,
-    /// Its time, `CLOCK_MONOTONIC` nanoseconds.
+    /// End of the interval that it shows, `CLOCK_MONOTONIC` nanoseconds.
     pub ts: u64,
-    /// How long it has been going on.
+    /// Time from the first event to `ts`.
     pub lasted_ns: u64,
-    /// How long the interval is that rates are of; 0: there was none yet.
+    /// Length of the interval that rates are of; 0: there was none yet.
     pub interval_ns: u64,
     pub heads: Vec<Head>,
-    /// The tables, as in [`By::ALL`].
+    /// In the order of [`By::ALL`].
     pub tables: [Table; 4],
-    /// What is wrong, the gravest first.
+    /// The gravest first.
     pub findings: Vec<Finding>,
-    /// How many more findings there was no room for.
+    /// Sightings of findings for which there was no room.
     pub more_findings: u64,
-    /// The goroutine that was asked for.
+    /// The goroutine of [`Query::detail`].
     pub detail: Option<Detail>,
 }
 
 impl Picture {
-    /// The rows of one kind.
     pub fn table(&self, by: By) -> &Table {
         &self.tables[by as usize]
     }
@@ -362,6 +366,7 @@ fn head(top: &Top, sums: &Sums, target: &Target) -> Head {
     let rate = |number: f64, ns: u64| (ns > 0).then(|| number * 1e9 / ns as f64);
     let [before, now] = sums.cost;
     let known = before.ts != 0 && now.ts > before.ts;
+    // Two costs are needed for a rate; until then `known` is false.
     let (hits, ns) = (now.hits.saturating_sub(before.hits) as f64, now.ns - before.ns);
     let cpu_ns = now.cpu_ns.saturating_sub(before.cpu_ns) as f64;
     let mut counts: Vec<(State, u64)> =

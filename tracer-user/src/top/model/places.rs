@@ -1,4 +1,4 @@
-//! Places in the program's source, each once, by number: goroutines have many stacks, but wait at few places.
+//! Places in the source, each kept once and known by a number: goroutines have many stacks, but wait at few places.
 
 use crate::output::printed;
 use hashbrown::HashMap;
@@ -12,29 +12,29 @@ use sfgi_core::{
 };
 use std::{hash::Hash, iter, sync::Arc};
 
-/// Different addresses and stacks that are remembered; a hostile target can invent any number.
+/// Addresses and stacks kept in each map. A hostile target can invent any number of them.
 const MAX_KEYS: usize = 1 << 16;
-/// Different places.
+/// Places kept, each with its name; the others are [`OTHER`].
 const MAX_PLACES: usize = 1 << 13;
 
-/// Number of a place.
+/// Index into [`Places::list`].
 pub(super) type PlaceId = u32;
-/// The place of which nothing is known.
+/// The place that could not be named.
 pub(super) const UNKNOWN: PlaceId = 0;
-/// All places for which there is no room.
+/// Stands for all places beyond [`MAX_PLACES`] and those not learned yet.
 pub(super) const OTHER: PlaceId = 1;
 
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) func: Arc<str>,
-    /// What is shown: the function without its package's path, the file without its directory.
+    /// The cell's text: the function without its package's path, file and line without the directory.
     pub(super) text: Arc<str>,
-    /// The same without file and line.
+    /// The function without its package's path.
     pub(super) short: Arc<str>,
     system: bool,
 }
 
-/// All places of one target.
+/// The places of one target. Methods with `symbols` look up what is new; the others read what was learned.
 pub(super) struct Places {
     release: Release,
     list: Vec<Place>,
@@ -59,10 +59,11 @@ impl Places {
     }
 
     pub(super) fn get(&self, id: PlaceId) -> &Place {
+        // `list` always holds UNKNOWN and OTHER, so the index is in bounds whatever `id` is.
         &self.list[(id as usize).min(self.list.len() - 1)]
     }
 
-    /// Where a stack waits.
+    /// The place at which a stack waits: its innermost frame that is not plumbing ([`Symbols::wait_site`]).
     pub(super) fn of_stack(&mut self, symbols: &mut Symbols, stack: Stack) -> PlaceId {
         self.stacks.get(&stack).copied().unwrap_or_else(|| {
             let site = if stack.is_empty() { None } else { symbols.wait_site(stack) };
@@ -71,7 +72,7 @@ impl Places {
         })
     }
 
-    /// The function that starts here.
+    /// The function with this entry.
     pub(super) fn of_function(&mut self, symbols: &mut Symbols, startpc: u64) -> PlaceId {
         self.functions.get(&startpc).copied().unwrap_or_else(|| {
             let site = if startpc == 0 { None } else { symbols.function(startpc) };
@@ -80,7 +81,7 @@ impl Places {
         })
     }
 
-    /// The `go` statement before this address.
+    /// The `go` statement that returns to this address.
     fn of_statement(&mut self, symbols: &mut Symbols, gopc: u64) -> PlaceId {
         self.statements.get(&gopc).copied().unwrap_or_else(|| {
             let site = if gopc == 0 { None } else { symbols.go_statement(gopc) };
@@ -89,14 +90,15 @@ impl Places {
         })
     }
 
-    /// Whether goroutines that start here are the runtime's own.
+    /// Whether goroutines that start with this function are the runtime's own.
     pub(super) fn is_system(&mut self, symbols: &mut Symbols, startpc: u64) -> bool {
         let id = self.of_function(symbols, startpc);
         self.get(id).system
     }
 
-    /// Makes every place known that a goroutine has now.
+    /// Looks up the place of every goroutine, for the methods that only read.
     pub(super) fn learn(&mut self, target: &mut Target) {
+        // Collected first, because `target` cannot lend its goroutines and its symbols at once.
         let (mut stacks, mut births) = (Vec::new(), Vec::new());
         for goroutine in target.goroutines().iter() {
             if stacks.len() < MAX_KEYS && !self.stacks.contains_key(&goroutine.site) {
@@ -119,30 +121,30 @@ impl Places {
         }
     }
 
-    /// Where a goroutine is, as far as it was learned: where it waits or calls, else the function it runs.
+    /// The learned place of a goroutine: where it waits or calls, else the function it runs.
     pub(super) fn of(&self, goroutine: &Goroutine) -> PlaceId {
         let waits = goroutine.state.stays() && !goroutine.site.is_empty();
         let place = waits.then(|| self.stacks.get(&goroutine.site).copied().unwrap_or(OTHER));
         place.unwrap_or_else(|| self.function_of(goroutine))
     }
 
-    /// The function it runs, as far as it was learned.
+    /// The learned function that it runs.
     pub(super) fn function_of(&self, goroutine: &Goroutine) -> PlaceId {
         let birth = goroutine.birth;
         birth.map_or(UNKNOWN, |birth| self.functions.get(&birth.startpc).copied().unwrap_or(OTHER))
     }
 
-    /// The `go` statement with this return address, as far as it was learned.
+    /// The learned `go` statement that returns to this address.
     pub(super) fn statement(&self, gopc: u64) -> PlaceId {
         self.statements.get(&gopc).copied().unwrap_or(OTHER)
     }
 
-    /// The function that starts here, as far as it was learned.
+    /// The learned function with this entry.
     pub(super) fn function(&self, startpc: u64) -> PlaceId {
         self.functions.get(&startpc).copied().unwrap_or(UNKNOWN)
     }
 
-    /// Whether the runtime made it for itself, as far as it was learned.
+    /// Whether the goroutine is known to be the runtime's own.
     pub(super) fn is_own(&self, goroutine: &Goroutine) -> bool {
         goroutine.state != State::Unknown && self.get(self.function_of(goroutine)).system
     }
@@ -166,19 +168,21 @@ impl Places {
     }
 }
 
-/// `main.(*shop).quote` of `example.org/shop/cmd/main.(*shop).quote`, without type arguments.
+/// Shortens a name for the table: `example.org/shop/cmd/main.(*shop).quote` becomes `main.(*shop).quote`.
 fn short(func: &str, release: Release) -> String {
     let name = printed(func, release);
+    // A path may stand within brackets, too (a type argument, a receiver): only the one before them is cut.
     let (path, arguments) = name.split_at(name.find(['[', '(']).unwrap_or(name.len()));
     format!("{}{arguments}", path.rsplit('/').next().unwrap_or_default())
 }
 
-/// Without a stack to look at: a goroutine that runs the program's finalizers counts as the runtime's own, too.
+/// Decides by the function alone: without a stack, a goroutine that runs the program's finalizers counts as the
+/// runtime's own.
 fn is_system(func: &str) -> bool {
     starts_system(func, iter::empty())
 }
 
-/// A key for which there is no room is looked up anew each time.
+/// Keeps a looked-up key, if there is room. Without room it is looked up anew each time, which costs time, not memory.
 fn keep<K: Eq + Hash>(map: &mut HashMap<K, PlaceId>, key: K, id: PlaceId) -> PlaceId {
     if map.len() < MAX_KEYS {
         map.insert(key, id);

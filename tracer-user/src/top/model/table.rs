@@ -1,4 +1,4 @@
-//! Rows of cells, in order; the same for all tables. Which rows are wanted, and in which order.
+//! Tables of cells, the same for all four: text, order, and which rows a query wants.
 
 use super::{MAX_ROWS, creations, goroutines, waits};
 use crate::output::{count, duration};
@@ -6,34 +6,33 @@ use regex::Regex;
 use sfgi_core::model::Measure;
 use std::{cmp::Ordering, collections::VecDeque, sync::Arc};
 
-/// What stands where nothing is known.
+/// The text of an unknown value, which must not look like 0.
 const UNKNOWN: &str = "-";
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
     Text(Arc<str>),
-    /// A number that is a name.
+    /// A number that is a name: no separators.
     Id(u64),
     Count(Option<u64>),
-    /// By how much a number has grown.
+    /// The change of a number over the trend.
     Change(Option<i64>),
-    /// So many a second.
+    /// A number a second.
     Rate(Option<f64>),
-    /// A length of time, nanoseconds, and how good it is.
+    /// Nanoseconds, and how well they are known.
     Time(Option<u64>, Measure),
-    /// A share of something, 1: all.
+    /// A share; 1 is all.
     Share(Option<f64>),
-    /// The last values of a number.
+    /// The last values of a number, drawn as bars.
     Trend(Trend),
 }
 
 impl Cell {
-    /// A length of time that was measured.
     pub(super) fn exact(ns: Option<u64>) -> Cell {
         Cell::Time(ns, Measure::Exact)
     }
 
-    /// What it reads as in so many columns. A text may be longer.
+    /// The text of the cell; `width` is used by trends, which fill their column. A text may be longer.
     pub fn text(&self, width: usize) -> String {
         let known = match self {
             Cell::Text(text) => Some(text.to_string()),
@@ -55,7 +54,7 @@ impl Cell {
         known.unwrap_or_else(|| UNKNOWN.to_owned())
     }
 
-    /// Text by the alphabet, of numbers the largest first; `reverse` turns that. What is not known comes last.
+    /// Text goes by the alphabet, numbers from the largest; `reverse` turns both. Unknown values come last either way.
     pub(super) fn compare(&self, other: &Cell, reverse: bool) -> Ordering {
         let turned = |order: Ordering| if reverse { order.reverse() } else { order };
         if let (Cell::Text(one), Cell::Text(other)) = (self, other) {
@@ -79,7 +78,7 @@ impl Cell {
     }
 }
 
-/// A rate in few digits; what is above zero does not look like zero.
+/// A rate in few digits. A rate above zero never reads as zero.
 fn per_second(rate: f64) -> String {
     match rate {
         0.0 => "0".to_owned(),
@@ -92,46 +91,46 @@ fn per_second(rate: f64) -> String {
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
     pub title: &'static str,
-    /// What it tells, for the help.
+    /// What the column tells, for the help.
     pub about: &'static str,
-    /// How wide it is; 0: as wide as what is left (shared by all such).
+    /// Width in characters; 0: an equal share of what the others leave.
     pub width: u16,
-    /// From which width of the table on it is shown.
+    /// Least width of the table that shows it.
     pub from: u16,
-    /// Whether it stands at the right of its column.
+    /// Whether its cells are flush right.
     pub right: bool,
 }
 
-/// Which row it is, as long as there is one.
+/// Identity of a row through pictures, so that the choice follows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// Number of the target.
+    /// Index of the target.
     pub target: usize,
-    /// What the rows of this target and table are told apart by.
+    /// Tells rows of this target and table apart.
     pub id: u64,
-    /// The goroutine it is; 0: it is none.
+    /// The goroutine of the row; 0: the row is not one goroutine.
     pub goid: u64,
 }
 
 #[derive(Clone, Debug)]
 pub struct Row {
     pub key: Key,
-    /// In the order of the columns.
+    /// One for each column.
     pub cells: Vec<Cell>,
-    /// What a filter looks at, in full length.
+    /// What a filter matches, in full length: cells may be shortened.
     pub words: Vec<Arc<str>>,
-    /// It is the runtime's own.
+    /// Whether the row is of the runtime's own goroutines.
     pub system: bool,
-    /// It grows, or has been standing for too long: look here.
+    /// Whether the row is marked: a creation site that grows, or a leaked goroutine.
     pub alarm: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct Table {
     pub columns: &'static [Column],
-    /// The rows, at most a thousand.
+    /// At most [`MAX_ROWS`].
     pub rows: Vec<Row>,
-    /// How many more there are.
+    /// Rows that were cut off.
     pub more: u64,
 }
 
@@ -140,14 +139,14 @@ impl Table {
         Table { columns, rows: Vec::new(), more: 0 }
     }
 
-    /// Puts the rows in order, and cuts those that are too many.
+    /// Sorts the rows, and cuts what is above [`MAX_ROWS`].
     pub(super) fn arrange(&mut self, sort: Sort) {
         self.sort(sort);
         self.more += self.rows.len().saturating_sub(MAX_ROWS) as u64;
         self.rows.truncate(MAX_ROWS);
     }
 
-    /// Puts the rows in order. Equal ones stand by their numbers, then by their words.
+    /// Sorts the rows. Equal ones go by all columns, then by key, so that rows do not jump from picture to picture.
     pub fn sort(&mut self, sort: Sort) {
         let by = |one: &Row, other: &Row, column: usize, reverse: bool| {
             let (one, other) = (one.cells.get(column), other.cells.get(column));
@@ -161,7 +160,7 @@ impl Table {
         });
     }
 
-    /// The rows that are wanted, in order.
+    /// The rows that the query wants, sorted.
     pub fn chosen(&self, query: &Query, sort: Sort) -> Table {
         let rows = self.rows.iter().filter(|row| query.wants_row(row)).cloned().collect();
         let mut chosen = Table { columns: self.columns, rows, more: self.more };
@@ -170,7 +169,7 @@ impl Table {
     }
 }
 
-/// How many are kept: a minute at one a second.
+/// Values kept: a minute at one each second.
 const TREND_LENGTH: usize = 60;
 
 /// The last values of a number, oldest first.
@@ -185,39 +184,40 @@ impl Trend {
         self.0.push_back(u32::try_from(value).unwrap_or(u32::MAX));
     }
 
-    /// By how much it has grown over the values that are kept; `None`: there is only one.
+    /// Last value minus first value; `None`: fewer than two.
     pub fn growth(&self) -> Option<i64> {
         let (first, last) = (self.0.front()?, self.0.back()?);
         (self.0.len() > 1).then(|| i64::from(*last) - i64::from(*first))
     }
 
-    /// The last `width` of them as bars from 0 to the largest.
+    /// The last `width` values as bars from 0 to the largest of these.
     pub fn bars(&self, width: usize) -> String {
         const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
         let shown = self.0.len().min(width);
         let values = self.0.iter().skip(self.0.len() - shown);
         let most = u64::from(values.clone().max().copied().unwrap_or(0)).max(1);
+        // Rounded up, so that only 0 has the lowest bar.
         let bar = |value: &u32| BARS[(u64::from(*value) * 7).div_ceil(most) as usize % BARS.len()];
         let bars: String = values.map(bar).collect();
         format!("{bars:>width$}")
     }
 }
 
-/// What the rows of a table are.
+/// What each row of a table stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum By {
-    /// Places where goroutines wait.
+    /// A place with a wait reason.
     #[default]
     Wait,
-    /// By the `go` statement that made them.
+    /// A `go` statement.
     Creation,
-    /// States and wait reasons.
+    /// A state with a wait reason.
     State,
     Goroutine,
 }
 
 impl By {
-    /// All of them, as the keys 1 to 4 have them.
+    /// In the order of the keys 1 to 4, which is also the order of [`Query::sort`] and of the tables of a picture.
     pub const ALL: [By; 4] = [By::Wait, By::Creation, By::State, By::Goroutine];
 
     pub fn columns(self) -> &'static [Column] {
@@ -239,42 +239,41 @@ impl By {
     }
 }
 
-/// An order of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sort {
     pub column: usize,
-    /// The least first, not the largest.
+    /// The smallest first, not the largest.
     pub reverse: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// The order of each table, as in [`By::ALL`].
+    /// One for each table, in the order of [`By::ALL`].
     pub sort: [Sort; 4],
-    /// Only rows with a name, reason or state that matches.
+    /// Only rows with a word that matches.
     pub filter: Option<Regex>,
+    /// Only this target, by index.
     pub target: Option<usize>,
-    /// Also the runtime's own goroutines.
+    /// The runtime's own goroutines, too.
     pub system: bool,
-    /// The goroutine (its target, its id) to look at closely.
+    /// The target's index and goid of the goroutine to show closely.
     pub detail: Option<(usize, u64)>,
 }
 
 impl Query {
-    /// The usual order of each table: what needs attention first.
+    /// The usual order of each table: what needs attention first (time waited, growth, number, age).
     pub fn usual() -> Query {
         let by = |column| Sort { column, reverse: false };
         Query { sort: [by(2), by(3), by(2), by(2)], ..Query::default() }
     }
 
-    /// Whether a row of this target with these words is wanted.
+    /// Whether a row of this target with these words is wanted. It is asked before a row is made.
     pub(super) fn wants(&self, target: usize, system: bool, words: &[&str]) -> bool {
         self.target.is_none_or(|only| only == target)
             && (self.system || !system)
             && self.filter.as_ref().is_none_or(|filter| words.iter().any(|word| filter.is_match(word)))
     }
 
-    /// Whether this row is wanted.
     pub fn wants_row(&self, row: &Row) -> bool {
         self.wants(row.key.target, row.system, &row.words.iter().map(|word| &**word).collect::<Vec<_>>())
     }

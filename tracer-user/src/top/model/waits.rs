@@ -12,9 +12,9 @@ use sfgi_core::{
 };
 use std::sync::Arc;
 
-/// Different places with a reason that are kept; the rest is one row.
+/// Places with a reason that have a row of their own. A hostile target can invent any number; the rest share a row.
 const MAX_SITES: usize = 1 << 12;
-/// Stands for a system call among the wait reasons.
+/// A system call among the wait reasons, which are `u8`.
 pub(super) const SYSCALL: u16 = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,13 +25,13 @@ pub(super) struct WaitKey {
     pub(super) system: bool,
 }
 
-/// What was added up at one place.
+/// What was added up at one place for one reason.
 #[derive(Debug, Default)]
 struct Site {
     now: Sums,
-    /// Of the last whole interval; `ns` with what has not ended.
+    /// The last whole interval; its `ns` includes waits that have not ended.
     last: Sums,
-    /// Up to the end of that.
+    /// Time waited up to the end of the last whole interval.
     total_ns: u64,
     longest_ns: u64,
     trend: Trend,
@@ -41,12 +41,11 @@ struct Site {
 struct Sums {
     began: u64,
     ns: u64,
-    /// Delays in the run queue after these waits.
+    /// Delays in the run queue after these waits: their number and sum.
     delays: u64,
     delay_ns: u64,
 }
 
-/// All places of one target.
 #[derive(Debug, Default)]
 pub(super) struct Waits(HashMap<WaitKey, Site>);
 
@@ -86,7 +85,7 @@ impl Waits {
         self.0.entry(key).or_default()
     }
 
-    /// A wait begins or ends; `clipped_ns`: how long it lasted within the interval.
+    /// Takes the beginning or the end of a wait; `clipped_ns` is its length within the interval.
     pub(super) fn step(&mut self, step: &Step, clipped_ns: Option<u64>, place: PlaceId, system: bool) {
         let syscall = matches!(step.what, What::SyscallEnter | What::SyscallExit);
         let why = if syscall { SYSCALL } else { u16::from(step.reason) };
@@ -99,8 +98,10 @@ impl Waits {
         }
     }
 
-    /// A goroutine runs that waited here before.
+    /// Takes the delay in the run queue of a goroutine that waited here before.
     pub(super) fn started(&mut self, reason: u8, place: PlaceId, system: bool, delay_ns: Option<u64>) {
+        // The step does not say whether a wait or a system call came before. The place nearly always decides: only one
+        // of the two keys exists.
         let why = [u16::from(reason), SYSCALL].into_iter();
         let mut keys = why.map(|why| WaitKey { why, place, system });
         let known = keys.find(|key| self.0.contains_key(key));
@@ -126,7 +127,7 @@ impl Waits {
     pub(super) fn table(&self, at: &At<'_>, query: &Query) -> Table {
         let mut table = Table::new(&COLUMNS);
         let other = |key: &&WaitKey| !self.0.contains_key(*key);
-        // What found no room is in one row, and its standing goroutines with it.
+        // Places without a row count in the row `OTHER`, and so must the goroutines that stand at them.
         let crowded: u64 =
             at.standing.waits.iter().filter(|(key, _)| other(key)).map(|(_, open)| open.count).sum();
         for (key, site) in &self.0 {
@@ -136,12 +137,13 @@ impl Waits {
             }
             table.rows.push(site.row(*key, at, reason, crowded));
         }
+        // Without events a place where nobody waits now has nothing else to show.
         table.rows.retain(|row| row.cells.first() != Some(&Cell::Count(Some(0))) || at.knows.waits);
         table
     }
 }
 
-/// What a table is made from.
+/// What all tables of one target are made from.
 pub(super) struct At<'a> {
     pub(super) target: usize,
     pub(super) about: &'a About,
@@ -152,7 +154,7 @@ pub(super) struct At<'a> {
 }
 
 impl At<'_> {
-    /// A number of the interval as one a second.
+    /// The rate of a number that was counted in the interval; `None` before the first whole one.
     pub(super) fn rate(&self, number: u64) -> Option<f64> {
         (self.interval_ns > 0).then(|| number as f64 * 1e9 / self.interval_ns as f64)
     }

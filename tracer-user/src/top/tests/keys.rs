@@ -1,4 +1,4 @@
-//! What keys and mouse do.
+//! Keys and mouse.
 
 use super::*;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};

@@ -1,4 +1,4 @@
-//! A small world of goroutines, made of the model's timelines, and the pictures of it.
+//! A small world of goroutines, told in the model's timelines, and the pictures of it.
 
 mod keys;
 mod model;
@@ -13,10 +13,9 @@ use sfgi_core::{
     testing::timeline,
 };
 
-/// One thousandth of a second.
 const MS: u64 = 1_000_000;
 
-/// Go statements and functions: `pc=GO,START`.
+/// `go` statements and functions, as `pc=GO,START` in a timeline.
 pub(super) const SERVE: &str = "pc=1001,2000";
 pub(super) const RUNTIME: &str = "pc=1003,2002";
 
@@ -29,7 +28,7 @@ fn site(func: &str, file: &str, line: u32) -> std::sync::Arc<[Site]> {
     [Site { func: func.into(), file: file.into(), line }].into()
 }
 
-/// `pc`s in events are return addresses: the call is the byte before.
+/// Addresses in events are return addresses: the call that has a name is one byte before.
 fn symbols() -> Symbols {
     let mut symbols = Symbols::told();
     symbols.tell_frames(1000, site("main.main", "/src/shop/main.go", 20));
@@ -65,19 +64,20 @@ impl World {
             top: Top::new(source),
         };
         world.top.begin(&mut world.targets).expect("nothing is written");
-        // The first drain says when it all began.
+        // The first drain says when the trace began.
         for target in 0..pids.len() {
             world.round(target, "", 1);
         }
         world
     }
 
-    /// One program, all probes.
+    /// One target, traced with all probes.
     pub(super) fn one() -> World {
         World::new(&[1234], Source::Probes { threads: true })
     }
 
-    /// Events of one target (see the model's tests; times in milliseconds), all there are up to a time.
+    /// Gives the events of one target up to a time, as one round. The lines are those of `testing::timeline`, in
+    /// milliseconds.
     pub(super) fn round(&mut self, target: usize, events: &str, until_ms: u64) {
         let lines = events.lines().map(str::trim).filter(|line| !line.is_empty());
         let events = lines.map(|line| {
@@ -107,7 +107,7 @@ impl World {
         self.top.picture(&mut self.targets, query)
     }
 
-    /// The cells of the row with this in its last cells' text, by heading.
+    /// The text under the heading `title` in the only row that has a cell `row`.
     pub(super) fn cell(&mut self, by: By, row: &str, title: &str) -> String {
         let picture = self.picture(&Query { system: true, ..Query::usual() });
         let table = picture.table(by);
@@ -119,7 +119,7 @@ impl World {
     }
 }
 
-/// A shop: three goroutines serve, of which two wait for a channel; one is in a system call; one of the runtime's.
+/// A shop: three goroutines serve, of which two wait for a channel and one is in a system call; one is the runtime's.
 pub(super) fn shop() -> World {
     let mut world = World::one();
     world.round(

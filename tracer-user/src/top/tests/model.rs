@@ -1,4 +1,4 @@
-//! The numbers.
+//! The numbers of tables, heads and findings.
 
 use super::*;
 use crate::probe::Cost;

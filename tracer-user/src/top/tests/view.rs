@@ -1,4 +1,4 @@
-//! What is on the screen, by snapshots.
+//! Screens, held against snapshots.
 
 use super::*;
 use ratatui::{buffer::Buffer, layout::Rect, style::Color};

@@ -1,5 +1,5 @@
-//! The grid of characters: where things are, for drawing and for the mouse; text on it, so that nothing which the
-//! target named gets to the terminal as it is; and the table.
+//! The grid of characters: where things are, for drawing and for the mouse; text on it, cleaned of whatever a target's
+//! names could do to a terminal; and the table.
 
 use crate::{
     output::{clean, count},
@@ -12,13 +12,13 @@ use ratatui::{
 };
 use std::ops::Range;
 
-/// Columns for the marks before a row.
+/// Columns before a row: `>` for the chosen one, `!` for one that needs attention.
 const MARKS: u16 = 2;
-/// Columns of the process id, where there are several.
+/// Columns of the process id, which is shown where there are several targets.
 const PID: u16 = 8;
-/// Targets that have a line in the head.
+/// Targets with a line in the head; one more line counts the rest.
 pub(super) const MAX_HEADS: usize = 4;
-/// What stands before the tabs, and between two.
+/// Blank columns before the tabs, and between two. The brackets of the chosen tab stand in them.
 const BETWEEN_TABS: u16 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +41,10 @@ impl Areas {
         Areas { head: 0..head, tabs: head, titles, body: (titles + 1).min(footer)..footer, footer }
     }
 
-    /// The first row that is shown, so that the chosen one of `rows` is: pages, so that rows keep their place.
+    /// Index of the first shown row. It goes by pages, so that rows keep their place while the choice moves.
     pub(in crate::top) fn first(&self, chosen: usize, rows: usize) -> usize {
         let lines = usize::from(self.body.end - self.body.start).max(1);
+        // One line of a page says how many rows follow.
         let room = if rows > lines { lines - usize::from(lines > 1) } else { lines };
         chosen / room.max(1) * room
     }
@@ -51,13 +52,13 @@ impl Areas {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::top) struct Slot {
-    /// Which one; `None`: the process id.
+    /// Index of the column; `None`: the process id.
     pub(in crate::top) column: Option<usize>,
     pub(in crate::top) x: u16,
     pub(in crate::top) width: u16,
 }
 
-/// The columns that a table of this width has room for.
+/// The columns for which a table of this width has room, with their places.
 pub(in crate::top) fn slots(columns: &[Column], width: u16, several: bool) -> Vec<Slot> {
     let shown: Vec<usize> = (0..columns.len()).filter(|at| width >= columns[*at].from).collect();
     let fixed: u16 = shown.iter().map(|at| columns[*at].width + 1).sum();
@@ -76,7 +77,7 @@ pub(in crate::top) fn slots(columns: &[Column], width: u16, several: bool) -> Ve
     pid.into_iter().chain(named).map(place).filter(|slot| slot.width > 0).collect()
 }
 
-/// The tabs' texts, with where they begin.
+/// The tabs: table, first column, text.
 pub(super) fn tabs() -> impl Iterator<Item = (By, u16, String)> {
     let mut x = BETWEEN_TABS;
     By::ALL.into_iter().zip(1..).map(move |(by, number)| {
@@ -87,7 +88,6 @@ pub(super) fn tabs() -> impl Iterator<Item = (By, u16, String)> {
     })
 }
 
-/// The tab at this column.
 pub(in crate::top) fn tab_at(column: u16) -> Option<By> {
     let hit = |(_, x, text): &(By, u16, String)| {
         (*x..*x + u16::try_from(text.len()).unwrap_or(0)).contains(&column)
@@ -95,7 +95,7 @@ pub(in crate::top) fn tab_at(column: u16) -> Option<By> {
     tabs().find(hit).map(|(by, ..)| by)
 }
 
-/// What a text is. Colours only repeat what marks, words or the place on the screen say already.
+/// The role of a text. Colours only repeat what marks, words or the place say, for NO_COLOR and for colour blindness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tone {
     #[default]
@@ -125,12 +125,13 @@ impl Paint<'_> {
         }
     }
 
-    /// Writes a text into so many columns; what does not fit ends in `…`. Says where it ended.
+    /// Writes a text into `width` columns and returns the column behind it. A text that does not fit ends in `…`.
     pub(super) fn put(&mut self, x: u16, y: u16, width: u16, text: &str, tone: Tone) -> u16 {
         let area = self.buffer.area;
         if y >= area.height || x >= area.width || width == 0 {
             return x;
         }
+        // Everything on the screen passes here, so no control character of a name reaches the terminal.
         let (text, style) = (clean(text), self.style(tone));
         let width = width.min(area.width - x);
         if columns(&text) <= usize::from(width) {
@@ -140,25 +141,26 @@ impl Paint<'_> {
         self.buffer.set_stringn(end, y, "…", 1, style).0
     }
 
-    /// The same, at the right of its columns.
+    /// Writes a text flush right.
     fn put_right(&mut self, x: u16, y: u16, width: u16, text: &str, tone: Tone) {
         let used = u16::try_from(columns(&clean(text))).unwrap_or(u16::MAX).min(width);
         self.put(x + width - used, y, used, text, tone);
     }
 
-    /// A whole line gets a tone.
+    /// Gives a whole line a tone.
     fn line(&mut self, y: u16, tone: Tone) {
         let (area, style) = (self.buffer.area, self.style(tone));
         self.buffer.set_style(ratatui::layout::Rect::new(0, y, area.width, 1).intersection(area), style);
     }
 }
 
-/// How many columns a text takes.
+/// The columns that a text takes: a wide character takes two, a combining one none.
 pub(super) fn columns(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// A text in lines of so many columns; all but the first are indented by `indent` more.
+/// Breaks a text into lines of `width` columns at blanks. All lines but the first are indented by `indent` more. A word
+/// that is wider than a line stays whole, and `put` cuts it.
 pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
     let text = clean(text);
     if columns(&text) <= width {
@@ -187,7 +189,7 @@ pub(super) fn draw_table(paint: &mut Paint<'_>, areas: &Areas, picture: &Picture
     let first = areas.first(chosen, table.rows.len());
     let lines = usize::from(areas.body.end - areas.body.start);
     let left = table.rows.len().saturating_sub(first) as u64 + table.more;
-    // The last line says what there is no room for.
+    // If not all rows fit, the last line says how many are missing.
     let shown = if left > lines as u64 { lines.saturating_sub(1) } else { lines };
     let y = |line: usize| areas.body.start + u16::try_from(line).unwrap_or(0);
     for (line, row) in table.rows.iter().skip(first).take(shown).enumerate() {
@@ -212,7 +214,7 @@ fn titles(paint: &mut Paint<'_>, y: u16, table: &Table, screen: &Screen, several
             continue;
         };
         let sort = screen.sort();
-        // Numbers go down from the largest, text goes on from a to z.
+        // The arrow points to where values grow smaller (numbers) or later in the alphabet (text).
         let down = (column.right || column.title == "TREND") != sort.reverse;
         let arrow = if down { "↓" } else { "↑" };
         let title =

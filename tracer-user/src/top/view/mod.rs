@@ -1,4 +1,4 @@
-//! A picture on a grid of characters.
+//! Draws a picture on a grid of characters.
 
 pub(super) mod grid;
 mod panes;
@@ -11,29 +11,29 @@ use grid::{Areas, MAX_HEADS, Paint, Tone, columns, draw_table, tabs, wrapped};
 use panes::{detail_lines, help_lines, leak_lines};
 use ratatui::{buffer::Buffer, layout::Rect};
 
-/// What is shown besides a picture.
+/// What is shown beside the picture. All of it is read or chosen on the user's side.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
     pub colour: bool,
-    /// A sentence for the user.
+    /// A sentence in the last line, until the next key.
     pub notice: Option<String>,
     pub leaks: LeakSearch,
-    /// What was read of the goroutine that is shown.
+    /// Stack and object of the goroutine that the pane shows.
     pub read: Option<Read>,
 }
 
-/// What only a look at the target's memory tells of one goroutine.
+/// What was read of one goroutine from the target's memory.
 #[derive(Clone, Debug)]
 pub struct Read {
-    /// The target's number, and the goroutine's id.
+    /// Index of the target, and goid.
     pub who: (usize, u64),
-    /// Its whole stack, in lines.
+    /// The whole stack, in lines of a traceback.
     pub stack: Vec<String>,
-    /// What it waits for, in lines.
+    /// The objects that it waits for, in lines.
     pub waits_for: Vec<String>,
 }
 
-/// A line of a pane that can be longer than the screen.
+/// A line of a pane. Drawing breaks it where it is wider than the screen.
 struct Line(String, Tone);
 
 impl Line {
@@ -46,7 +46,7 @@ impl Line {
     }
 }
 
-/// Draws a picture, over all of the buffer. Says how far the pane can be scrolled.
+/// Draws a picture over the whole buffer. Returns how far the pane can be scrolled, for [`Screen::drawn`].
 pub fn draw(buffer: &mut Buffer, picture: Option<&Picture>, screen: &Screen, look: &Look) -> usize {
     let area = buffer.area;
     let mut paint = Paint { buffer, colour: look.colour };
@@ -70,7 +70,7 @@ pub fn draw(buffer: &mut Buffer, picture: Option<&Picture>, screen: &Screen, loo
     lines.map_or(0, |lines| scrolled(&mut paint, &areas, &lines, screen.scroll))
 }
 
-/// What a terminal of this size would show, in lines.
+/// The screen as text, as a terminal of this size would show it: for `--batch`, `report --top` and tests.
 pub fn text(picture: &Picture, screen: &Screen, look: &Look, width: u16, height: u16) -> String {
     let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
     draw(&mut buffer, Some(picture), screen, look);
@@ -79,7 +79,7 @@ pub fn text(picture: &Picture, screen: &Screen, look: &Look, width: u16, height:
         let mut line = String::new();
         let mut skip = 0;
         for x in 0..width {
-            // What is behind a wide character belongs to it.
+            // ratatui fills the cell behind a wide character with a blank, which is not part of the text.
             let symbol = buffer.cell((x, y)).map_or(" ", |cell| cell.symbol());
             if skip == 0 {
                 line.push_str(symbol);
@@ -92,7 +92,7 @@ pub fn text(picture: &Picture, screen: &Screen, look: &Look, width: u16, height:
     text
 }
 
-/// A pane that may be longer than the screen.
+/// Draws a pane from line `scroll` on; returns the largest `scroll` that still fills the screen.
 fn scrolled(paint: &mut Paint<'_>, areas: &Areas, lines: &[Line], scroll: usize) -> usize {
     let width = paint.buffer.area.width;
     let wrap = |line: &Line| {
@@ -100,6 +100,7 @@ fn scrolled(paint: &mut Paint<'_>, areas: &Areas, lines: &[Line], scroll: usize)
         wrapped(&line.0, usize::from(width), 4).into_iter().map(move |text| Line(text, tone))
     };
     let lines: Vec<Line> = lines.iter().flat_map(wrap).collect();
+    // A pane has no column titles, so it takes their line, too.
     let body = areas.titles..areas.body.end;
     let max = lines.len().saturating_sub(usize::from(body.end - body.start));
     for (Line(text, tone), y) in lines.iter().skip(scroll.min(max)).zip(body) {
@@ -193,11 +194,12 @@ fn tabs_line(paint: &mut Paint<'_>, y: u16, picture: &Picture, screen: &Screen) 
     paint.put(x, y, width.saturating_sub(x), &notes.join("  "), Tone::Title);
 }
 
-/// `PID 1234 shop go1.26.6  1m02s  142 goroutines`.
+/// The first line of the head: `PID 1234 shop go1.26.6  1m02s  142 goroutines`.
 fn who(head: &Head, picture: &Picture, screen: &Screen) -> String {
     let Head { pid, program, go_version, total, system, .. } = head;
     let paused = if screen.paused { "PAUSED  " } else { "" };
     let own = if *system > 0 { format!(" (+{} of the runtime)", count(*system)) } else { String::new() };
+    // Whole seconds are shown, except in the first one, where only 0 would be left.
     let whole_seconds = picture.lasted_ns / 1_000_000_000 * 1_000_000_000;
     let time = duration(if whole_seconds > 0 { whole_seconds } else { picture.lasted_ns });
     let ended = head.ended.as_ref().map(|why| format!("  ENDED: {why}")).unwrap_or_default();
@@ -208,7 +210,7 @@ fn goroutines(number: u64) -> String {
     if number == 1 { "1 goroutine".to_owned() } else { format!("{} goroutines", count(number)) }
 }
 
-/// `waiting 130  running 2 …  2 findings`.
+/// The second line of the head: `waiting 130  running 2  ! 2 findings (f)`.
 fn states(head: &Head, picture: &Picture) -> String {
     let mut parts: Vec<String> =
         head.counts.iter().map(|(state, number)| format!("{state} {}", count(*number))).collect();
@@ -223,7 +225,7 @@ fn states(head: &Head, picture: &Picture) -> String {
     parts.join("  ")
 }
 
-/// What it costs, and what was lost.
+/// The third line of the head: what the probes cost, and what was lost.
 fn cost(head: &Head) -> String {
     let rate = |rate: Option<f64>| Cell::Rate(rate).text(0);
     let hit = head.hit_ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0} ns"));

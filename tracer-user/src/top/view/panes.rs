@@ -1,4 +1,4 @@
-//! What is shown in place of the table: one goroutine, leaks, the help.
+//! The panes that take the place of the table: one goroutine, leaks, the help.
 
 use super::{Line, Look};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 use sfgi_core::{clock::duration, leaks::LeakView, model::What, names::Site};
 use std::sync::Arc;
 
-/// Frames that are shown.
+/// Frames (lines of a traceback that was read) shown of a stack: a recursion may have millions.
 const MAX_FRAMES: usize = 100;
 
 pub(super) fn detail_lines(picture: &Picture, look: &Look) -> Vec<Line> {
@@ -74,7 +74,7 @@ fn by(goid: u64) -> String {
     if goid == 0 { String::new() } else { format!(" by goroutine {goid}") }
 }
 
-/// `  1.20s ago  block  chan receive  after 53.0µs`.
+/// One step: `  1.20s ago  block  → waiting  chan receive  after 53.0µs`.
 fn past_line(past: &Past, reason: &str, now_ts: u64) -> String {
     let ago = duration(now_ts.saturating_sub(past.ts));
     let lasted = Cell::Time(past.duration_ns, past.measure);
@@ -88,20 +88,20 @@ fn past_line(past: &Past, reason: &str, now_ts: u64) -> String {
     format!("  {ago:>8} ago  {:<13} → {}{reason}{lasted}{who}", past.what, past.to)
 }
 
-/// Goroutines of a group that are named.
+/// Goroutines of a group of leaks that are named.
 const NAMED: usize = 10;
 
-/// How far the search is.
+/// The state of the search for leaks.
 #[derive(Clone, Debug, Default)]
 pub enum LeakSearch {
-    /// Nobody has asked.
+    /// No search was asked for.
     #[default]
     Unknown,
-    /// It goes on: how far, in words.
+    /// A search runs: its progress, in words.
     Searching(String),
-    /// It could not be done, and why.
+    /// The last search failed, and why.
     Failed(String),
-    /// What was found, in a sentence, and the groups, the surest first.
+    /// A summary in one sentence, and the groups: the surest first.
     Found(String, Arc<[LeakView]>),
 }
 

@@ -1,4 +1,4 @@
-//! x86-64.
+//! x86-64: an instruction holds its whole operand, so each is decoded by itself.
 
 use super::{Access, Step};
 use iced_x86::{
@@ -15,9 +15,8 @@ pub(super) fn steps(code: &[u8], entry: u64) -> Vec<Step> {
     found
 }
 
-/// What the memory operand of an instruction tells.
 fn memory(instruction: &Instruction, facts: &mut InstructionInfoFactory) -> Option<Step> {
-    // Code is padded with long forms of nop, which refer to memory that means nothing.
+    // Code is padded with long nops, which have a memory operand that they do not access.
     if instruction.mnemonic() == Mnemonic::Nop {
         return None;
     }
@@ -35,6 +34,7 @@ fn memory(instruction: &Instruction, facts: &mut InstructionInfoFactory) -> Opti
     };
     match instruction.memory_base() {
         Register::RIP => Some(Step::Global(instruction.ip_rel_memory_address(), access)),
+        // With an index register the offset is that of an array, not of a field.
         base if base.is_gpr64() && instruction.memory_index() == Register::None => {
             let offset = instruction.memory_displacement64().cast_signed();
             Some(Step::Field { base: u8::try_from(base.number()).ok()?, offset, access })

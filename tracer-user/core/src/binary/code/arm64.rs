@@ -1,13 +1,12 @@
-//! AArch64. An address is made of two instructions: `adrp` gives the page, the next one adds
-//! the place in it or refers to it. So the values of registers are followed from one branch to the
-//! next; what a call leaves in them is not known.
+//! AArch64. Two instructions make an address: `adrp` gives the page, the next one adds the offset in it or accesses
+//! memory through it. So [`Walk`] keeps register values from one branch to the next; a branch or call forgets them.
 //!
-//! Encodings: Arm Architecture Reference Manual for A-profile, C4.1. Unknown instructions are taken
-//! to write the register that most name in their lowest bits.
+//! Encodings: Arm Architecture Reference Manual for A-profile, C4.1. An instruction that is not decoded counts as one
+//! that writes the register in its lowest five bits, where most encodings have the destination.
 
 use super::{Access, Step};
 
-/// Number of the zero register, which is the stack pointer where an address is formed.
+/// Register 31: the zero register as an operand, the stack pointer as a base. Its value is never known.
 const ZERO: usize = 31;
 
 pub(super) fn steps(code: &[u8], entry: u64) -> Vec<Step> {
@@ -22,7 +21,7 @@ pub(super) fn steps(code: &[u8], entry: u64) -> Vec<Step> {
 }
 
 struct Walk {
-    /// Values of the registers, as far as they are known.
+    /// Values of the registers by number; `None`: not known.
     known: [Option<u64>; 32],
     found: Vec<Step>,
 }
@@ -30,6 +29,7 @@ struct Walk {
 impl Walk {
     fn step(&mut self, word: u32, at: u64) {
         let (target, base) = (register(word, 0), register(word, 5));
+        // What jumps to the next instruction may have other values in the registers.
         if is_branch(word) {
             self.known = [None; 32];
         } else if word & 0x1f00_0000 == 0x1000_0000 {
@@ -57,15 +57,15 @@ impl Walk {
             Some(page) => Step::Global(page.wrapping_add_signed(offset), access),
             None => Step::Field { base: base as u8, offset, access },
         };
-        // The address was made only to be used here.
+        // One access, not two: the address was computed only for this instruction.
         if let Step::Global(addr, _) = step {
             self.found.pop_if(|last| *last == Step::Global(addr, Access::Address));
         }
         self.found.push(step);
     }
 
-    /// A load or store writes its target, a pair the second one as well; the forms that move the
-    /// base write that.
+    /// Forgets what a load or store may write: its first register, a pair's second, an atomic's status register, and
+    /// the base where the form moves it. A plain store writes none, but to forget too much only loses a step.
     fn forget_written(&mut self, word: u32) {
         self.set(register(word, 0), None);
         let pair = word & 0x3a00_0000 == 0x2800_0000;
@@ -89,8 +89,8 @@ impl Walk {
     }
 }
 
-/// What a load or store does, and how far from its base register; `None`: another instruction, or
-/// one whose place depends on a second register.
+/// The offset of a load or store from its base register, and the access. `None`: another instruction, or one whose
+/// address depends on a second register.
 fn memory(word: u32) -> Option<(i64, Access)> {
     let size = 1u8 << (word >> 30);
     let vector = word & 0x0400_0000 != 0;
@@ -119,7 +119,7 @@ fn memory(word: u32) -> Option<(i64, Access)> {
     (word & 0x3b20_0c00 == 0x3820_0000).then_some((0, Access::Update(size)))
 }
 
-/// Bits 22 and 23 are zero for a store; a hint to the cache counts as a load.
+/// Tells a load from a store: bits 22 and 23 are zero for a store. A prefetch counts as a load.
 fn direction(word: u32, size: u8) -> Access {
     let single = word & 0x3a00_0000 == 0x3800_0000;
     let load = if single { word & 0x00c0_0000 != 0 } else { word & 0x0040_0000 != 0 };
@@ -135,7 +135,7 @@ fn is_branch(word: u32) -> bool {
         || word & 0xfe00_0000 == 0xd600_0000
 }
 
-/// What `adr` and `adrp` make at `at`.
+/// The value that `adr` or `adrp` at address `at` gives.
 fn pc_relative(word: u32, at: u64) -> u64 {
     let distance = signed((word >> 5 & 0x7_ffff) << 2 | word >> 29 & 3, 21);
     match word >> 31 {
@@ -148,7 +148,7 @@ fn immediate12(word: u32) -> i64 {
     i64::from(word >> 10 & 0xfff) << if word & 0x0040_0000 != 0 { 12 } else { 0 }
 }
 
-/// The lowest bits as a signed number.
+/// The lowest `bits` bits as a signed number.
 fn signed(value: u32, bits: u32) -> i64 {
     i64::from((value << (32 - bits)).cast_signed() >> (32 - bits))
 }

@@ -1,9 +1,8 @@
-//! What a function's machine code refers to: the runtime's variables, and fields of its structures.
-//! So much of an instruction is the same on every processor; how it is written stands in one file
-//! for each.
+//! What a function's machine code refers to: the runtime's variables, and fields of its structs. [`Step`] is the same
+//! for every processor; `amd64.rs` and `arm64.rs` decode the instructions.
 //!
-//! Code is read from its first byte to its last, not along its branches. What is found is therefore
-//! what some path does, in the order of the addresses.
+//! Code is decoded from its first byte to its last and branches are not taken. The steps are therefore those of all
+//! paths together, in the order of their addresses.
 
 mod amd64;
 mod arm64;
@@ -11,36 +10,36 @@ mod arm64;
 use super::elf::{Arch, Image};
 use super::pclntab::Pclntab;
 
-/// The largest function that is decoded; the largest of those asked for has eight kilobytes.
+/// Bytes of a function that are decoded. The largest function that is asked for (`EVIDENCE`, `globals.rs`) has 8 KiB.
 const MAX_CODE: u64 = 64 << 10;
 
-/// What an instruction does with the memory it refers to.
+/// What an instruction does with the memory it refers to; the number is how many bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Nothing: it makes the address.
+    /// The instruction only computes the address (`lea`, `adrp` and `add`).
     Address,
     Load(u8),
     Store(u8),
-    /// Reads and writes this many bytes.
+    /// Reads and writes, as atomic instructions do.
     Update(u8),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// It refers to this link-time address.
+    /// The instruction refers to this link-time address.
     Global(u64, Access),
-    /// It refers to memory at a distance from what a register holds: a field of a structure.
+    /// The instruction refers to memory at `offset` from a register: a field of a struct.
     Field {
-        /// The register, by the number that the processor gives it.
+        /// The processor's own number of the register.
         base: u8,
         offset: i64,
         access: Access,
     },
+    /// The instruction compares with this constant.
     Compare(u64),
 }
 
-/// What the instructions of a function tell, in their order; empty where the binary has no such
-/// function.
+/// The steps of the function of this name, in the order of their addresses. Empty: the binary has no such function.
 pub(super) fn steps(image: &Image, functions: &Pclntab, name: &str) -> Vec<Step> {
     let Some(function) = functions.find(name) else { return Vec::new() };
     let size = (function.end - function.entry).min(MAX_CODE);

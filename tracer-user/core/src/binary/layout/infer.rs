@@ -1,9 +1,7 @@
-//! Whether a layout is the one that a binary's own code was compiled with. The runtime's functions
-//! address the fields of its structures by their offsets; those of a layout must be among them, each
-//! with the size and the direction of that access.
+//! Confirms a guessed layout by the binary's own code. The runtime's functions address fields by their offsets, so each
+//! offset of the layout must occur in the function that uses the field, with the size and the direction of that use.
 //!
-//! Needed where the layout is a guess: for a version that is newer than the table, between two of
-//! its rows, or a vendor's.
+//! A layout is a guess if the version is newer than the table, lies between two rows of it, or is a vendor's.
 
 use super::super::code::{Access, Step, steps};
 use super::super::elf::Image;
@@ -18,8 +16,8 @@ use std::collections::HashMap;
 /// Compares a layout with the code of a binary of this release.
 ///
 /// # Errors
-/// A field that is not where the layout says, and the function whose code shows it; also where the
-/// binary has no such function.
+/// The first field whose offset does not occur in the function's code, and that function; also if the binary lacks the
+/// function.
 pub(super) fn confirm(
     image: &Image,
     functions: &Pclntab,
@@ -40,15 +38,18 @@ pub(super) fn confirm(
 }
 
 impl Use {
-    /// Whether a step uses the field at `wanted` so. An instruction may access two fields at once.
+    /// Whether a step uses the field at offset `wanted` in this way.
     fn is(self, step: Step, wanted: u32) -> bool {
         let Step::Field { offset, access, .. } = step else { return false };
         let into = i64::from(wanted) - offset;
         match (self, access) {
+            // arm64 has no offset in its atomic instructions: an `add` makes the address first, so its size is not
+            // seen.
             (Atomic(_), Access::Address) => into == 0,
             (Atomic(size), Access::Load(of) | Access::Update(of)) => into == 0 && of == size,
             (Reads(size), Access::Load(of) | Access::Update(of))
             | (Writes(size), Access::Store(of) | Access::Update(of)) => {
+                // One 16-byte access (`ldp`, `movups`) covers two neighbouring words.
                 into == 0 && of == size || size == 8 && of == 16 && (into == 0 || into == 8)
             }
             _ => false,

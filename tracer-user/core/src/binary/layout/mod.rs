@@ -1,5 +1,5 @@
-//! Where the fields of the runtime's structures lie in one binary: from its DWARF, else from the
-//! table of known versions, else as in a version near its own, if the binary's code agrees.
+//! Where the fields of the runtime's structs lie in one binary: by its DWARF, else by the row of its version in
+//! `layouts.json`, else by the row of a version near its own, if the binary's code agrees.
 
 mod infer;
 
@@ -17,16 +17,15 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use tracer_common::ProbeOffsets;
 
-/// Entries of a file at most; Go 1.27 has 800.
+/// Most entries of a layout file. `layouts.json` has 910 for Go 1.27.
 const MAX_OFFSETS: usize = 10_000;
-/// Largest file with a layout that is read; one has 30 kilobytes.
+/// Bytes of a layout file that are read; a real one has 30 KB.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Why the layout is not known.
+/// Why there is no layout, or none that the probes can use.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
-    /// Neither DWARF nor the table know it, and its code contradicts the layout of the nearest
-    /// version.
+    /// Neither DWARF nor `layouts.json` has the version, and the binary's code contradicts the row of the nearest one.
     #[error(
         "it was built with {version} and without DWARF; the layout of that version is not known, and that of \
          go{like} does not fit: {field} lies elsewhere in {function}; supply the layout with --layout FILE \
@@ -34,69 +33,78 @@ pub enum LayoutError {
          newer sfgi"
     )]
     Unconfirmed {
-        /// What the binary was built with.
+        /// The version that built the binary, as its build information has it.
         version: String,
-        /// The version whose layout was tried.
+        /// The version whose layout was tried, without `go`.
         like: String,
+        /// The `struct.field` whose offset does not occur in `function`.
         field: &'static str,
+        /// The function of the runtime that uses `field`.
         function: &'static str,
     },
-    /// The table has no row of its series.
+    /// `layouts.json` has no row of the series; the text is the version.
     #[error(
         "it was built with {0} and without DWARF, and the layout of no version of that series is known; supply the layout with --layout FILE, or build it without -ldflags=-w (or -s)"
     )]
     NoRow(String),
-    /// Older than [`Release::OLDEST`].
+    /// The version is older than [`Release::OLDEST`]; the text is the version.
     #[error("it was built with {0}; go1.{oldest} is the oldest version supported", oldest = Release::OLDEST.minor())]
     TooOld(String),
-    /// A field that the probes read is not where the layout can say.
+    /// The layout lacks a field that the probes read: the field, and where the layout comes from.
     #[error("the layout of {0} is not known for this binary ({1})")]
     NoField(&'static str, String),
-    /// Fields that the probes read together do not lie together.
+    /// Two fields that the probes read with one access lie at another distance than the BPF programs assume: the field,
+    /// the distance, the field before it, and where the layout comes from.
     #[error("{0} does not lie {1} bytes behind {2} in this binary, as the probes need ({3})")]
     Apart(&'static str, u32, &'static str, String),
-    /// A file with a layout cannot be read.
+    /// The layout file cannot be read; the text is its path.
     #[error("the layout file {0} cannot be read")]
     Io(String, #[source] io::Error),
-    /// What stands in it is no layout.
+    /// The layout file was read, but its contents are no complete layout.
     #[error(
         "{file} is no layout: {fault}; `cargo xtask layouts --one GOROOT -o FILE` writes one as it should be"
     )]
     BadFile { file: String, fault: String },
-    /// It is a layout, but of something else.
+    /// The supplied layout is of another series of Go or another processor than the binary.
     #[error(
         "{source_of} is of {of}; the binary was built with {version} for {arch}: supply a layout of that"
     )]
     OtherBinary {
+        /// Where the layout comes from.
         source_of: String,
-        /// What it is a layout of.
+        /// The version and processor of the layout.
         of: String,
-        /// What the binary was built with.
+        /// The version that built the binary.
         version: String,
+        /// The binary's processor, as `GOARCH` has it.
         arch: &'static str,
     },
 }
 
+/// Where a layout comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// The binary's own DWARF.
     Dwarf,
     /// The DWARF in the separate debug file of this path.
     DebugFile(String),
-    /// The row of this version in the table, e.g. `1.24.3`.
+    /// The row of this version in `layouts.json`, e.g. `1.24.3`.
     Table(String),
-    /// The row of another version, which the binary's code agrees with.
+    /// The row of another version, which the binary's code confirms.
     Inferred(String),
-    /// A file the user named, and what it is of: its version without `go`, its processor.
+    /// A file that the user named (`--layout FILE`).
     File {
+        /// The path, as the user wrote it.
         path: String,
-        /// E.g. `1.28.0`.
+        /// The version that the file says it is of, without `go`: `1.28.0`.
         go: String,
+        /// The processor that the file says it is of, as `GOARCH` has it.
         arch: String,
     },
 }
 
 impl Source {
-    /// Whether it is no matter of course, so that a user should be told.
+    /// Whether commands mention the source to the user: neither the binary nor the exact version vouches for it.
     pub fn is_unusual(&self) -> bool {
         matches!(self, Source::Inferred(_) | Source::File { .. })
     }
@@ -114,7 +122,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// Offsets of fields of the runtime's structures, in bytes.
+/// Offsets of the fields of the runtime's structs, in bytes.
 #[derive(Clone, Debug)]
 pub struct Layout {
     source: Source,
@@ -122,15 +130,15 @@ pub struct Layout {
     offsets: HashMap<String, u32>,
 }
 
-/// What can be said of a binary's layout before its code is read.
+/// What is known of a binary's layout before its code is read.
 pub(super) enum Known {
     Surely(Layout),
-    /// It is one of these, if the code agrees ([`Layout::confirm`]); best first.
+    /// One of these, if the code confirms it ([`Layout::confirm`]); best first.
     Maybe(Vec<Layout>),
 }
 
 impl Layout {
-    /// The layout of this binary.
+    /// Looks for the layout in the binary's DWARF, its separate debug file, then `layouts.json`.
     ///
     /// # Errors
     /// [`LayoutError::TooOld`].
@@ -138,7 +146,7 @@ impl Layout {
         if version.release < Release::OLDEST {
             return Err(LayoutError::TooOld(version.raw.clone()));
         }
-        // What lacks a field, or contradicts itself, was not made by Go's linker alone.
+        // DWARF that lacks a field or contradicts itself was rewritten by another tool: the table is safer.
         let complete = |offsets: &HashMap<_, _>| layouts::check(offsets, version.release).is_ok();
         if let Some(offsets) = dwarf::offsets(image).filter(complete) {
             return Ok(Known::Surely(Layout { source: Source::Dwarf, offsets }));
@@ -149,9 +157,9 @@ impl Layout {
         Ok(Layout::of_version(image.arch(), version))
     }
 
-    /// What the table has for a version.
     fn of_version(arch: Arch, version: &GoVersion) -> Known {
         let (release, patch) = match version.release {
+            // The last patch of the newest series is the best guess for any later one.
             newer if newer > Release::NEWEST => (Release::NEWEST, u32::MAX),
             known => (known, version.patch.unwrap_or(0)),
         };
@@ -167,10 +175,10 @@ impl Layout {
         }
     }
 
-    /// The layout in a file, as `cargo xtask layouts --one` writes it.
+    /// Reads a layout file, as `cargo xtask layouts --one` writes it.
     ///
     /// # Errors
-    /// The file cannot be read, or is no complete layout.
+    /// [`LayoutError::Io`] and [`LayoutError::BadFile`].
     pub fn from_file(path: &Path) -> Result<Layout, LayoutError> {
         let file = path.display().to_string();
         let mut text = String::new();
@@ -180,10 +188,10 @@ impl Layout {
         Layout::from_json(&text, file.clone()).map_err(|fault| LayoutError::BadFile { file, fault })
     }
 
-    /// The layout in the text of a file of this path.
+    /// Reads the text of a layout file; `path` only names the source.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the text, as a clause for the user.
     pub(crate) fn from_json(text: &str, path: String) -> Result<Layout, String> {
         let file: Supplied = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let version = GoVersion::parse(&format!("go{}", file.go));
@@ -193,10 +201,10 @@ impl Layout {
         Ok(Layout { source, offsets: file.offsets.0 })
     }
 
-    /// Whether a layout that was supplied may be the one of this binary.
+    /// Refuses a supplied layout that cannot be this binary's. A patch may differ, because the user vouches for it.
     ///
     /// # Errors
-    /// [`LayoutError::OtherBinary`]: it is of another minor version or processor.
+    /// [`LayoutError::OtherBinary`]: the layout is of another series or processor.
     pub(super) fn check_supplied(&self, image: &Image, version: &GoVersion) -> Result<(), LayoutError> {
         let Source::File { go, arch, .. } = &self.source else { return Ok(()) };
         let release = GoVersion::parse(&format!("go{go}")).map(|of| of.release);
@@ -211,7 +219,7 @@ impl Layout {
         })
     }
 
-    /// Whether the code of a binary agrees with this layout, which is a guess.
+    /// Checks this guessed layout against the binary's code.
     ///
     /// # Errors
     /// [`LayoutError::Unconfirmed`].
@@ -233,10 +241,11 @@ impl Layout {
         infer::confirm(image, functions, &self.offsets, version.release).map_err(unconfirmed)
     }
 
-    /// What the probes need. The distances between fields that they rely on have been checked.
+    /// The offsets that are patched into the BPF object. Distances between fields that the BPF programs assume are
+    /// checked here.
     ///
     /// # Errors
-    /// [`LayoutError::NoField`] and [`LayoutError::Apart`] say which field is at fault.
+    /// [`LayoutError::NoField`] and [`LayoutError::Apart`] name the field at fault.
     pub fn probe_offsets(&self) -> Result<ProbeOffsets, LayoutError> {
         let at = |name: &'static str| {
             self.offsets.get(name).copied().ok_or_else(|| LayoutError::NoField(name, self.source.to_string()))
@@ -245,17 +254,20 @@ impl Layout {
             let apart = LayoutError::Apart(name, distance, base, self.source.to_string());
             (at(name)?.checked_sub(at(base)?) == Some(distance)).then_some(()).ok_or(apart)
         };
+        // tracer-ebpf takes these fields with one read: its price hardly depends on the length
+        // (tracer-ebpf/goroutine.rs).
         near("g.goid", 8, "g.atomicstatus")?;
         near("g.waitreason", 32, "g.atomicstatus")?;
         near("g.sched.g", 8, "g.sched.pc")?;
         near("g.sched.ctxt", 16, "g.sched.pc")?;
         near("g.startpc", 16, "g.gopc")?;
-        // All of `sched.pc` … `startpc` is read at once (`PARKED` in tracer-ebpf).
+        // `PARKED` (tracer-ebpf/src/goroutine.rs) reads 32 words from `sched.pc` on; `startpc` must be the last at
+        // most.
         if at("g.startpc")?.checked_sub(at("g.sched.pc")?).is_none_or(|distance| distance > 31 * 8) {
             return Err(LayoutError::Apart("g.startpc", 31 * 8, "g.sched.pc", self.source.to_string()));
         }
         near("p.goidcacheend", 8, "p.goidcache")?;
-        // Up to 1.24 `sched.ret` lies in between.
+        // Up to 1.24 `sched.ret` lies between them.
         near("g.sched.bp", 32, "g.sched.pc").or_else(|_| near("g.sched.bp", 40, "g.sched.pc"))?;
         if at("g.parentGoid").is_ok() {
             near("g.gopc", 8, "g.parentGoid")?;
@@ -277,19 +289,18 @@ impl Layout {
         })
     }
 
-    /// Where it comes from.
+    /// Where the offsets come from.
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// The offset of a field (`"g", "goid"`, also `"g", "sched.pc"`), the size of the struct for
-    /// the field `_size`, the number of elements of an array type for `_count`. `None`: this version
-    /// has no such field, or it is not known.
+    /// The offset of a field (`"g", "goid"`, also `"g", "sched.pc"`); for the field `_size` the size of the struct, for
+    /// `_count` the number of elements of an array type. `None`: the version has no such field, or the layout lacks it.
     pub fn field(&self, of: &str, field: &str) -> Option<u32> {
         self.offsets.get(&format!("{of}.{field}")).copied()
     }
 
-    /// All of it, by `struct.field`.
+    /// All offsets with their `struct.field`, in no particular order.
     pub fn fields(&self) -> impl Iterator<Item = (&str, u32)> {
         self.offsets.iter().map(|(name, offset)| (name.as_str(), *offset))
     }
@@ -300,14 +311,14 @@ impl Layout {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Supplied {
-    /// The version it is of, without `go`.
+    /// The version, without `go`.
     go: String,
-    /// Its processor, as `GOARCH` has it.
+    /// The processor, as `GOARCH` has it.
     arch: String,
     offsets: Offsets,
 }
 
-/// By `struct.field`, each once.
+/// Offsets by `struct.field`. Not a plain map: serde would silently let the last of two equal keys win.
 struct Offsets(HashMap<String, u32>);
 
 impl<'de> Deserialize<'de> for Offsets {

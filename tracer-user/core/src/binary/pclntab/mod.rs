@@ -1,5 +1,5 @@
-//! The pclntab: names, entries, files, lines and inlining of every Go function. The runtime needs
-//! it for tracebacks and for the garbage collector, so every Go binary has it, stripped or not.
+//! The pclntab: names, entries, files, lines and inlining of every Go function. Every Go binary has it, stripped or
+//! not, because the runtime needs it for tracebacks and garbage collection.
 //!
 //! Layout: `src/runtime/symtab.go` (`pcHeader`, `functab`, `_func`, `inlinedCall`) and
 //! `src/cmd/link/internal/ld/pcln.go`; unchanged in form from 1.20 to 1.27.
@@ -15,33 +15,34 @@ use std::sync::OnceLock;
 pub use tables::Frame;
 pub(crate) use tables::{FuncData, PcData};
 
-/// First word of the header in Go 1.18 and 1.19, and from 1.20 on.
+/// First word of the header: Go 1.18 and 1.19, and from 1.20 on.
 const MAGICS: [(u32, Format); 2] = [(0xffff_fff0, Format::Go118), (0xffff_fff1, Format::Go120)];
-/// Bytes of the header: six bytes of identification in eight, then eight words.
+/// Bytes of the header: eight of identification, then eight words. No table begins before; since 1.26 the first one
+/// begins right here.
 const HEADER: usize = 72;
-/// The sections it has to itself; in position-independent executables that were linked externally
-/// by Go up to 1.25 it lies within `.data.rel.ro`.
+/// Sections that hold nothing but the pclntab. In an externally linked position-independent executable of Go up to 1.25
+/// it lies within `.data.rel.ro` and is found by its magic.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
-/// Places that look like a header and are examined. By chance there is none.
+/// Most places with the magic that are examined. A real file has one; a hostile one may be full of them.
 const MAX_CANDIDATES: usize = 64;
-/// Functions at most: ten times as many as very large programs have.
+/// Most functions: ten times as many as very large programs have.
 const MAX_FUNCTIONS: usize = 4 << 20;
-/// Words of `moduledata`, the same from 1.18 to 1.27.
+/// Offsets of `text` and `etext` in `moduledata`, the same from 1.18 to 1.27.
 const MODULEDATA_TEXT: u64 = 22 * 8;
 const MODULEDATA_ETEXT: u64 = 23 * 8;
 
-/// Why a pclntab cannot be used.
+/// Why the pclntab cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PclntabError {
-    /// No header anywhere in the image.
+    /// No section and no segment holds a header.
     #[error("it has no pclntab")]
     Missing,
-    /// A header was found, but not what it describes.
+    /// A header was found, but what it describes is missing or contradicts itself; the text says how.
     #[error("its pclntab is corrupt: {0}")]
     Corrupt(&'static str),
 }
 
-/// How `_func` and the inline tree are laid out.
+/// The form of `_func` and of the inline tree, by the first release with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Go118,
@@ -49,7 +50,7 @@ enum Format {
 }
 
 impl Format {
-    /// Offset of `_func.funcID`; `nfuncdata` is three bytes on, the arrays behind that.
+    /// Offset of `_func.funcID`. `flag` is one byte on, `nfuncdata` three, and the arrays of offsets four.
     fn func_id(self) -> usize {
         match self {
             Format::Go118 => 36,
@@ -58,29 +59,31 @@ impl Format {
     }
 }
 
+/// A function of the table: code that was compiled as one, with what was inlined into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function<'a> {
-    /// Its full name, e.g. `net.(*conn).Read`.
+    /// Full name, as the linker has it: `net.(*conn).Read`.
     pub name: &'a str,
-    /// Link-time address of its first instruction.
+    /// Link-time address of the first instruction.
     pub entry: u64,
-    /// Link-time address behind its last byte (padding included).
+    /// Link-time address of the next function: behind the last byte, padding included.
     pub end: u64,
-    /// Offset of its `_func` in the table.
+    /// Offset of the `_func` from the header.
     record: usize,
 }
 
-/// Function indices by a hash of the name, ordered.
+/// Function indices, ordered by the hash of the name. The hasher is seeded, so a hostile binary cannot choose names
+/// that collide.
 struct Names {
     hasher: RandomState,
     hashed: Vec<(u64, u32)>,
 }
 
-/// The table, located and checked. All reads are lazy and bounds-checked.
+/// The pclntab, located and its order checked. Every lookup reads the file's bytes anew and checks its bounds.
 pub struct Pclntab {
-    /// From the header to the end of its segment.
+    /// The file from the header to the end of the segment: the table does not say how long it is.
     data: Bytes,
-    /// From `go:func.*`, the base of all FUNCDATA, to the end of its segment.
+    /// The file from `go:func.*`, the base of all FUNCDATA, to the end of the segment.
     funcdata: Bytes,
     format: Format,
     quantum: u64,
@@ -92,17 +95,17 @@ pub struct Pclntab {
     pcs: usize,
     functab: usize,
     by_name: OnceLock<Names>,
-    /// `FuncIDWrapper` of this version.
+    /// [`Pclntab::wrapper_id`], found on first use by a walk over all functions.
     wrapper: OnceLock<u8>,
 }
 
 impl Pclntab {
-    /// Finds the pclntab and the module data that refers to it. `gofunc` is the offset of
-    /// `moduledata.gofunc` in this version of Go.
+    /// Finds the pclntab and the module data that refers to it. `gofunc` is the offset of `moduledata.gofunc` in this
+    /// version of Go.
     ///
     /// # Errors
-    /// [`PclntabError`], also when the table is there and its module data is not: without it
-    /// neither addresses nor inlining can be told from Go 1.26 on.
+    /// [`PclntabError`], also if only the module data is missing: it alone has the text base and the base of FUNCDATA
+    /// since Go 1.26.
     pub(crate) fn locate(image: &Image, gofunc: u32) -> Result<Pclntab, PclntabError> {
         let mut verdict = PclntabError::Missing;
         for vaddr in candidates(image) {
@@ -114,7 +117,7 @@ impl Pclntab {
         Err(verdict)
     }
 
-    /// Whether there is a pclntab, of a version that can be read or an older one.
+    /// Whether the image has a pclntab, even one whose module data is missing; tells a Go program from another one.
     pub(super) fn is_in(image: &Image) -> bool {
         has_section(image)
             || candidates(image).any(|vaddr| {
@@ -151,7 +154,8 @@ impl Pclntab {
         Ok(table)
     }
 
-    /// Entries ascend and end within the code: what bounds every walk below.
+    /// Checks that entries ascend and end within the code. Binary searches and `function.end - function.entry` rely on
+    /// it.
     fn check_order(&self, image: &Image) -> Result<(), PclntabError> {
         let mut last = 0;
         for index in 0..=self.count {
@@ -169,7 +173,7 @@ impl Pclntab {
         inside.then_some(()).ok_or(PclntabError::Corrupt("its functions lie outside the code"))
     }
 
-    /// Offset of a function's entry from the text base; at `count`, the end of the last one.
+    /// Offset of a function's entry from the text base; at index `count`, the end of the last function.
     fn entry_offset(&self, index: usize) -> Option<u32> {
         u32_at(&self.data, self.functab + index * 8)
     }
@@ -181,7 +185,7 @@ impl Pclntab {
         Some(Function { name: self.name(i32_at(&self.data, record + 4)?), entry, end, record })
     }
 
-    /// The string at an offset of the name table; `?` where it is no text.
+    /// The string at an offset of the name table; `?` for bytes that are no text.
     fn name(&self, offset: i32) -> &str {
         usize::try_from(offset)
             .ok()
@@ -195,8 +199,8 @@ impl Pclntab {
         (0..self.count).filter_map(|index| self.function(index))
     }
 
-    /// The function of this name. Where an assembly wrapper shares the name of the function that
-    /// it calls, the latter: `FuncIDWrapper` is the largest function id in every version.
+    /// The function of this name. If an ABI wrapper shares the name with the function that it calls, the function:
+    /// `FuncIDWrapper` is the largest function id in every version.
     pub fn find(&self, name: &str) -> Option<Function<'_>> {
         let names = self.by_name.get_or_init(|| self.hash_names());
         let hash = names.hasher.hash_one(name);
@@ -216,7 +220,7 @@ impl Pclntab {
         Names { hasher, hashed }
     }
 
-    /// The function whose code contains a link-time address.
+    /// The function whose code contains a link-time address; a binary search. `None`: not Go code.
     pub fn function_at(&self, pc: u64) -> Option<Function<'_>> {
         let offset = u32::try_from(pc.checked_sub(self.text)?).ok()?;
         let (mut low, mut high) = (0, self.count);
@@ -238,8 +242,8 @@ impl Pclntab {
         std::str::from_utf8(c_string(&self.data, self.files.checked_add(offset as usize)?)?).ok()
     }
 
-    /// The entry of the function that the wrapper at `entry` was made for: `go f(x)` starts a
-    /// closure that holds `x` and calls `f`. `None`: there is no such wrapper at `entry`.
+    /// The entry of the function that the `go` statement's wrapper at `entry` calls: `go f(x)` starts a closure that
+    /// holds `x` and calls `f`. `None`: no such wrapper begins at `entry`.
     pub(crate) fn wrapped(&self, entry: u64) -> Option<u64> {
         let wrapper = self.function_at(entry)?;
         let offset = u32_at(self.funcdata(&wrapper, FuncData::WrapInfo)?, 0)?;
@@ -248,7 +252,7 @@ impl Pclntab {
     }
 }
 
-/// The header's fields, as offsets from its start.
+/// The `pcHeader`. All but `format`, `quantum` and `count` are offsets from its start.
 struct Header {
     format: Format,
     quantum: u64,
@@ -271,7 +275,7 @@ impl Header {
         if data.get(4..8)? != [0, 0, quantum, 8] {
             return None;
         }
-        // Every table begins behind the header and inside the data.
+        // Every table begins behind the header and within the data, so later sums of offsets start in bounds.
         let word = |at| u64_at(data, at).and_then(|value| usize::try_from(value).ok());
         let table = |at| word(at).filter(|offset| (HEADER..data.len()).contains(offset));
         let (count, functab) = (word(8)?, table(64)?);
@@ -283,7 +287,7 @@ impl Header {
     }
 }
 
-/// Where a pclntab may begin: its own section, else wherever there is a header.
+/// Link-time addresses at which a pclntab may begin: its section, then every aligned magic in the segments.
 fn candidates(image: &Image) -> impl Iterator<Item = u64> {
     let sections = SECTIONS.iter().filter_map(|name| image.section(name));
     let scanned = image.segments().iter().flat_map(|segment| {
@@ -296,8 +300,8 @@ fn candidates(image: &Image) -> impl Iterator<Item = u64> {
     sections.chain(scanned).take(MAX_CANDIDATES)
 }
 
-/// The address of the `moduledata` whose pclntab stands at `vaddr`: the structure that begins with
-/// its address and continues with the slices of its tables.
+/// The link-time address of the `moduledata` of the pclntab at `vaddr`: a struct that begins with the address `vaddr`
+/// and goes on with slices of the tables. In a position-independent executable that address is only in a relocation.
 fn moduledata(image: &Image, vaddr: u64, header: &Header) -> Option<u64> {
     let relocated =
         image.relocations().iter().filter(|(_, target)| *target == vaddr).map(|(place, _)| *place);
@@ -308,7 +312,7 @@ fn moduledata(image: &Image, vaddr: u64, header: &Header) -> Option<u64> {
     });
     relocated.chain(plain).find(|place| {
         // funcnametab, cutab, filetab, pctab, pclntable, ftab: a slice of three words each.
-        // A relocation may name any place, also one at the end of the address space.
+        // A hostile relocation may name any place, also one at the end of the address space.
         let word = |into: u64| place.checked_add(into).and_then(|at| image.read_ptr(at));
         let tables = [header.names, header.cu, header.files, header.pcs, header.functab, header.functab];
         let slices = tables.iter().zip((8..).step_by(24));
@@ -320,7 +324,6 @@ fn moduledata(image: &Image, vaddr: u64, header: &Header) -> Option<u64> {
     })
 }
 
-/// Whether the binary has a section for it.
 fn has_section(image: &Image) -> bool {
     SECTIONS.iter().any(|name| image.section(name).is_some())
 }

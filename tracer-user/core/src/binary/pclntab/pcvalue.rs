@@ -1,22 +1,21 @@
-//! pc-value tables: the compressed functions from a pc to a number that the runtime keeps for
-//! lines, files, frame sizes and inlining (`runtime.pcvalue`, `src/runtime/symtab.go`).
+//! pc-value tables: compressed maps from a pc to a number, which the runtime keeps for lines, files, frame sizes and
+//! inlining (`src/runtime/symtab.go`: `pcvalue`).
 //!
-//! A table is pairs of a zig-zag varint (how the value changes) and a varint (for how many
-//! instruction quanta it then holds). The value begins at −1; a change of zero ends the table,
-//! except in the first pair.
+//! A table is a row of pairs: a zig-zag varint by which the value changes, and a varint for how many instruction quanta
+//! it then holds. The value begins at −1. A change of zero ends the table, except in the first pair.
 
 use super::super::bytes::uvarint;
 
-/// One stretch of a function's code over which a value holds.
+/// A range of a function's code over which one value holds; it begins where the run before ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
-    /// Bytes from the function's entry to the end of the stretch.
+    /// Bytes from the function's entry to the end of the run.
     pub end: u64,
     pub value: i32,
 }
 
-/// Walks a table. It ends behind `len` bytes of code, so a table takes no more steps than its
-/// function has instructions, whatever the bytes are.
+/// The runs of a table. The iterator ends behind `len` bytes of code, so it takes no more steps than the function has
+/// instructions, whatever the bytes are.
 pub(super) struct Runs<'a> {
     table: &'a [u8],
     at: usize,
@@ -27,8 +26,8 @@ pub(super) struct Runs<'a> {
 }
 
 impl<'a> Runs<'a> {
-    /// The table at the start of `table`, for a function of `len` bytes of instructions of at
-    /// least `quantum` bytes.
+    /// The table that begins at `table`, for a function of `len` bytes; `quantum` is the smallest instruction of the
+    /// processor (1 on amd64, 4 on arm64).
     pub(super) fn new(table: &'a [u8], quantum: u64, len: u64) -> Runs<'a> {
         Runs { table, at: 0, quantum, len, next: Run { end: 0, value: -1 }, first: true }
     }
@@ -47,6 +46,7 @@ impl Iterator for Runs<'_> {
         }
         self.first = false;
         let change = (change >> 1) as i32 ^ -((change & 1) as i32);
+        // A run of no instructions would let a hostile table go on for ever.
         let quanta = uvarint(self.table, &mut self.at).filter(|quanta| *quanta > 0)?;
         self.next.value = self.next.value.wrapping_add(change);
         self.next.end = self.next.end.checked_add(quanta.checked_mul(self.quantum)?)?;
@@ -54,7 +54,7 @@ impl Iterator for Runs<'_> {
     }
 }
 
-/// The value `into` bytes behind the function's entry.
+/// The value `into` bytes behind the function's entry. `None`: the table ends before.
 pub(super) fn value_at(table: &[u8], quantum: u64, len: u64, into: u64) -> Option<i32> {
     Runs::new(table, quantum, len).find(|run| into < run.end).map(|run| run.value)
 }

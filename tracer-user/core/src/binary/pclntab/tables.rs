@@ -1,17 +1,17 @@
-//! What the table knows of each function beside its name: which inlined calls a pc belongs to, how large the frame
-//! is there, what kind of function it is, and the numbered tables that the compiler made for the runtime.
+//! What the pclntab has of each function beside its name: the inlined calls at a pc, the frame size at a pc, the kind
+//! of function, and the numbered tables (PCDATA, FUNCDATA) that the compiler makes for the runtime.
 
 use super::super::bytes::{i32_at, u32_at};
 use super::pcvalue::{Runs, value_at};
 use super::{Format, Function, Pclntab};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// `_func.pcsp` and `_func.npcdata`, at the same place in every version.
+/// Offsets of `_func.pcsp` and `_func.npcdata`, the same in every version.
 const PCSP: usize = 16;
 const PCDATA_COUNT: usize = 28;
-/// `_func.args`.
+/// Offset of `_func.args`.
 const ARGS: usize = 8;
-/// `_func.startLine`, since 1.20.
+/// Offset of `_func.startLine`, which exists since 1.20.
 const START_LINE: usize = 36;
 /// Bits of `_func.flag` (`abi.FuncFlag`), the same from 1.18 to 1.27.
 const TOP_FRAME: u8 = 1;
@@ -22,11 +22,11 @@ const SP_WRITE: u8 = 2;
 #[expect(clippy::enum_variant_names, reason = "the names of the runtime: `PCDATA_StackMapIndex` and so on")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PcData {
-    /// Which of the function's stack maps holds; −1: the one of its entry.
+    /// Index of the stack map that holds; −1: the map of the function's entry.
     StackMapIndex = 1,
-    /// Which inlined call the code belongs to; −1: none.
+    /// Index into [`FuncData::InlTree`] of the inlined call that the code belongs to; −1: none.
     InlTreeIndex = 2,
-    /// Where in [`FuncData::ArgLiveInfo`] the liveness of the arguments stands.
+    /// Offset in [`FuncData::ArgLiveInfo`] of the liveness of the arguments.
     ArgLiveIndex = 3,
 }
 
@@ -35,7 +35,7 @@ pub(crate) enum PcData {
 pub(crate) enum FuncData {
     /// Which words of the arguments are pointers.
     ArgsPointerMaps = 0,
-    /// Which words of the local variables are.
+    /// Which words of the local variables are pointers.
     LocalsPointerMaps = 1,
     /// Variables on the stack whose address is taken.
     StackObjects = 2,
@@ -43,21 +43,20 @@ pub(crate) enum FuncData {
     InlTree = 3,
     /// How a traceback prints the arguments.
     ArgInfo = 5,
-    /// Which arguments that came in registers are in memory.
+    /// Which arguments that came in registers were spilled to memory.
     ArgLiveInfo = 6,
     /// The function that a `go` statement's wrapper calls.
     WrapInfo = 7,
 }
 
 impl Pclntab {
-    /// How many bytes the stack pointer lies below where it was at the function's entry, when `pc`
-    /// (link-time) is next to be executed. `None`: the function has no such table (it is not Go's),
-    /// or the table makes no sense.
+    /// Bytes by which the stack pointer lies below its value at the function's entry, when the instruction at `pc`
+    /// (link-time) is the next one. `None`: the function has no such table (it is not Go's), or the table ends before.
     pub(crate) fn sp_delta(&self, function: &Function<'_>, pc: u64) -> Option<i32> {
         self.pcvalue(function, PCSP, pc.checked_sub(function.entry)?)
     }
 
-    /// Whether a stack ends in this function (`goexit`, `mstart`).
+    /// Whether a stack ends with this function (`goexit`, `mstart`).
     pub(crate) fn is_top_frame(&self, function: &Function<'_>) -> bool {
         self.flag(function) & TOP_FRAME != 0
     }
@@ -67,13 +66,13 @@ impl Pclntab {
         self.flag(function) & SP_WRITE != 0
     }
 
-    /// Bytes of its arguments on the stack, results included; `None`: it does not say
-    /// (`ArgsSizeUnknown`: assembly, and functions that reflection makes).
+    /// Bytes of the arguments on the stack, results included. `None`: `ArgsSizeUnknown`, as assembly and functions that
+    /// reflection makes have it.
     pub(crate) fn args_size(&self, function: &Function<'_>) -> Option<u64> {
         u32_at(&self.data, function.record + ARGS).filter(|size| *size < 1 << 31).map(u64::from)
     }
 
-    /// Line of its beginning; 0 where the table does not tell.
+    /// Line of the function's declaration; 0 up to Go 1.19.
     pub(super) fn start_line(&self, function: &Function<'_>) -> u32 {
         match self.format {
             Format::Go118 => 0,
@@ -85,7 +84,7 @@ impl Pclntab {
         self.data.get(function.record + self.format.func_id() + 1).copied().unwrap_or(0)
     }
 
-    /// Whether the compiler made the function to reach another one (`FuncIDWrapper`).
+    /// Whether the compiler made the function only to call another one (`FuncIDWrapper`).
     pub fn is_wrapper(&self, function: &Function<'_>) -> bool {
         self.func_id(function) == Some(self.wrapper_id())
     }
@@ -94,81 +93,82 @@ impl Pclntab {
         self.data.get(function.record + self.format.func_id()).copied()
     }
 
-    /// `FuncIDWrapper` is the largest function id of every version, and every binary has wrappers.
+    /// `FuncIDWrapper` of this version. Function ids are renumbered between versions, but the wrapper's is the largest
+    /// in all of them, and every binary has wrappers.
     pub(super) fn wrapper_id(&self) -> u8 {
         *self.wrapper.get_or_init(|| {
             self.functions().filter_map(|function| self.func_id(&function)).max().unwrap_or(u8::MAX)
         })
     }
 
-    /// The number in a table of the function at `pc` (link-time); `None` where there is none, which
-    /// the runtime takes for −1.
+    /// The number that a PCDATA table of the function has at `pc` (link-time). `None`: it has no such table, which the
+    /// runtime takes for −1.
     pub(crate) fn pcdata(&self, function: &Function<'_>, table: PcData, pc: u64) -> Option<i32> {
         self.pcvalue(function, self.pcdata_field(function, table)?, pc.checked_sub(function.entry)?)
     }
 
-    /// Where in the `_func` the offset of a pc table stands.
+    /// The offset in the `_func` of the word that says where a PCDATA table lies.
     pub(super) fn pcdata_field(&self, function: &Function<'_>, table: PcData) -> Option<usize> {
         let count = u32_at(&self.data, function.record + PCDATA_COUNT)? as usize;
         let index = table as usize;
         (index < count).then(|| self.format.func_id() + 4 + index * 4)
     }
 
-    /// A table of the function, up to the end of the segment: how long it is, it says itself.
+    /// A FUNCDATA table of the function, up to the end of the segment: only the table itself says how long it is.
     pub(crate) fn funcdata(&self, function: &Function<'_>, table: FuncData) -> Option<&[u8]> {
         let count = u32_at(&self.data, function.record + PCDATA_COUNT)? as usize;
         let kinds = *self.data.get(function.record + self.format.func_id() + 3)?;
         let first = (function.record + self.format.func_id() + 4).checked_add(count.checked_mul(4)?)?;
         let index = table as usize;
         let offset = (index < usize::from(kinds)).then(|| u32_at(&self.data, first + index * 4))??;
-        // ^uint32(0): this function has none.
+        // ^uint32(0) says that this function has no such table, although the count includes it.
         (offset != u32::MAX).then(|| self.funcdata.get(offset as usize..))?
     }
 
-    /// The number `into` bytes behind the function's entry, of the pc table whose offset stands at
-    /// `field` of the `_func`.
+    /// The number `into` bytes behind the function's entry, from the pc table that the word at `field` of the `_func`
+    /// points to.
     pub(super) fn pcvalue(&self, function: &Function<'_>, field: usize, into: u64) -> Option<i32> {
         value_at(self.pc_table(function, field)?, self.quantum, function.end - function.entry, into)
     }
 
+    // Offset 0 stands for "no table": the linker keeps the first byte of the pc tables unused.
     fn pc_table(&self, function: &Function<'_>, field: usize) -> Option<&[u8]> {
         let offset = u32_at(&self.data, function.record + field).filter(|offset| *offset != 0)?;
         self.data.get(self.pcs + offset as usize..)
     }
 
-    /// The table of inlined calls by pc.
     pub(super) fn inline_table(&self, function: &Function<'_>) -> Option<&[u8]> {
         self.pc_table(function, self.pcdata_field(function, PcData::InlTreeIndex)?)
     }
 }
 
-/// An inlined call within an inlined call …: the compiler stops far earlier.
+/// Deepest nest of inlined calls; the compiler stops far earlier. A hostile tree may be its own parent.
 const MAX_INLINE_DEPTH: usize = 64;
-/// `_func.pcfile` and `_func.pcln`.
+/// Offsets of `_func.pcfile` and `_func.pcln`.
 const PCFILE: usize = 20;
 const PCLN: usize = 24;
-/// `inlinedCall.startLine`, since 1.20.
+/// Offset of `inlinedCall.startLine`, which exists since 1.20.
 const START_LINE_INLINED: usize = 12;
 
-/// One level of a symbolized pc.
+/// One level of a symbolized pc: a function, or a call that was inlined into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
+    /// Full name of the function, as the linker has it.
     pub func: &'a str,
-    /// Source file, as the compiler saw it; empty where there is none.
+    /// Source file, as the compiler saw it; empty: not known.
     pub file: &'a str,
-    /// Line in the file; 0 where there is none.
+    /// Line in the file; 0: not known.
     pub line: u32,
     /// Whether the compiler put the function's body into its caller's.
     pub inlined: bool,
-    /// Line of the function's beginning; 0 up to Go 1.19, which does not tell.
+    /// Line of the function's declaration; 0 up to Go 1.19, whose table has none.
     pub start_line: u32,
-    /// Whether the compiler made it to reach another function.
+    /// Whether the compiler made the function only to call another one.
     pub wrapper: bool,
-    /// Link-time address of the instruction: the one that was asked for, or where the function that
-    /// is inlined before this frame was called (the compiler leaves an instruction there).
+    /// Link-time address of the instruction: the one that was asked for, or the place of the inlined call that the
+    /// frame before this one stands for (the compiler leaves an instruction there).
     pub pc: u64,
-    /// Link-time address of the first instruction of the function that the code lies in: the one
-    /// at the end of the chain of inlined calls.
+    /// Link-time entry of the function that physically contains the code; the same for all frames of one pc.
     pub entry: u64,
 }
 
@@ -181,7 +181,7 @@ struct InlinedCall {
 }
 
 impl Format {
-    /// Bytes of an entry of the inline tree, and where in it `funcID`, `nameOff` and `parentPc` are.
+    /// Size of an entry of the inline tree, and the offsets of `funcID`, `nameOff` and `parentPc` in it.
     fn inlined_call(self) -> (usize, usize, usize, usize) {
         match self {
             Format::Go118 => (20, 2, 12, 16),
@@ -191,8 +191,8 @@ impl Format {
 }
 
 impl Pclntab {
-    /// Which functions a link-time address belongs to, the innermost inlined one first, with the
-    /// file and line of each. For a return address pass `pc - 1`. Empty: not Go code.
+    /// The functions that a link-time address belongs to, the innermost inlined one first. For a return address pass
+    /// `pc - 1`: the call is the instruction before. Empty: not Go code.
     pub fn symbolize(&self, pc: u64) -> Vec<Frame<'_>> {
         let Some(function) = self.function_at(pc) else { return Vec::new() };
         let wrapper = self.wrapper_id();
@@ -210,7 +210,7 @@ impl Pclntab {
         frames
     }
 
-    /// The function itself, with the place in the source that `into` belongs to.
+    /// The frame of the function itself; file and line are those of the code `into` bytes behind its entry.
     fn frame<'a>(&'a self, function: &Function<'a>, into: u64) -> Frame<'a> {
         let line = self.pcvalue(function, PCLN, into).and_then(|line| u32::try_from(line).ok());
         let file = self.pcvalue(function, PCFILE, into).and_then(|index| self.file(function, index));
@@ -240,7 +240,7 @@ impl Pclntab {
         })
     }
 
-    /// The inlined function at `into`, and where in `function` its call stands.
+    /// The inlined call at `into`, and the offset in `function` at which it was called.
     fn inlined_at(&self, function: &Function<'_>, into: u64) -> Option<(InlinedCall, u64)> {
         let index = self.pcvalue(function, self.pcdata_field(function, PcData::InlTreeIndex)?, into)?;
         let call = self.inlined_call(self.funcdata(function, FuncData::InlTree)?, index)?;
@@ -248,8 +248,8 @@ impl Pclntab {
         Some((call, parent))
     }
 
-    /// Which of `wanted` the compiler inlined, and into which functions. A probe on such a function
-    /// misses those calls.
+    /// Which of `wanted` the compiler inlined, and into which functions. A probe on such a function misses those calls,
+    /// so `plan` then chooses other functions.
     pub(crate) fn inlined_callees<'w>(&self, wanted: &[&'w str]) -> BTreeMap<&'w str, BTreeSet<&str>> {
         let offsets = self.name_offsets(wanted);
         let mut found = BTreeMap::<_, BTreeSet<_>>::new();
@@ -267,7 +267,7 @@ impl Pclntab {
         found
     }
 
-    /// Where in the name table the wanted names stand.
+    /// Offsets of the wanted names in the name table, so that inlined calls are compared by number and not by text.
     fn name_offsets<'w>(&self, wanted: &[&'w str]) -> HashMap<i32, &'w str> {
         let table = self.data.get(self.names..self.cu.max(self.names)).unwrap_or_default();
         let mut found = HashMap::new();

@@ -1,17 +1,18 @@
-//! What shows a layout in the runtime's own code: functions that every program has, and fields that they use.
+//! Evidence for a layout in the runtime's own code: functions that every Go program contains, and the fields that they
+//! access. `binary/layout/infer.rs` looks for the accesses.
 
 use Use::{Atomic, Reads, Writes};
 
-/// How a function uses a field.
+/// How a function accesses a field, with the number of bytes.
 #[derive(Clone, Copy)]
 pub(crate) enum Use {
     Reads(u8),
     Writes(u8),
-    /// Atomic access to this many bytes; on arm64 the address is made first.
+    /// An atomic access. On arm64 an `add` computes the address first, so the size is not seen.
     Atomic(u8),
 }
-/// Functions of the runtime that every program has, and fields that they use, with the first minor
-/// version in which they do. The same in the code of Go 1.19 to 1.27 on both processors.
+/// A function, and the fields that it accesses: `struct.field`, the access, and the first minor version with it (0:
+/// every one). Holds for the code of Go 1.19 to 1.27 on both processors.
 pub(crate) type Evidence = (&'static str, &'static [(&'static str, Use, u32)]);
 
 pub(crate) const EVIDENCE: &[Evidence] = &[
@@ -115,6 +116,6 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
             ("semaRoot.treap", Reads(8), 0),
         ],
     ),
-    // Where the function data of a module begins; the function came with 1.21.
+    // The function came with 1.21. It reads the base of FUNCDATA, without which the pclntab is of no use.
     ("runtime.newInlineUnwinder", &[("moduledata.gofunc", Reads(8), 21)]),
 ];

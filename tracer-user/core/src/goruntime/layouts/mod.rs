@@ -17,31 +17,31 @@ static TABLE: LazyLock<Option<Table>> = LazyLock::new(|| serde_json::from_str(DA
 #[derive(Deserialize)]
 struct Table {
     rows: Vec<Row>,
-    /// By field, an offset for each row; none where the version has no such field.
+    /// By `struct.field`, the offset in each row; `None`: the row's version has no such field.
     offsets: HashMap<String, Vec<Option<u32>>>,
 }
 
 #[derive(Deserialize)]
 struct Row {
-    /// The first release that has this layout.
+    /// The first release with this layout, without `go`.
     go: String,
-    /// The last one of its series, if that is another one: all between them that were looked at
-    /// are the same.
+    /// The last release of the series with this layout, if it is another one. All releases between that were examined
+    /// have the same layout.
     last: Option<String>,
     arch: String,
 }
 
 pub(crate) struct Found {
-    /// Its version, e.g. `1.24.11`; of a row for several the one that is nearest.
+    /// The version, e.g. `1.24.11`; for a row of several versions the one nearest to the version asked for.
     pub name: String,
-    /// Whether the version asked for lies within it.
+    /// Whether the version asked for lies within the row, so that the layout is no guess.
     pub holds: bool,
-    /// By `struct.field`.
+    /// Offsets in bytes by `struct.field`; sizes and counts by `struct._size` and `array._count`.
     pub offsets: HashMap<String, u32>,
 }
 
 impl Row {
-    /// First and last patch number, if the row is one of this series and architecture.
+    /// First and last patch number of the row. `None`: the row is of another series or processor.
     fn patches(&self, arch: Arch, release: Release) -> Option<(u32, u32)> {
         let patch = |version: &str| {
             let (series, patch) = version.strip_prefix("1.")?.split_once('.')?;
@@ -52,7 +52,8 @@ impl Row {
     }
 }
 
-/// The row that holds this patch of a release; else those before and behind it in its series.
+/// The row that holds this patch of a release; else the rows before and behind it in the series, that before first.
+/// Empty: the series has no row.
 pub(crate) fn lookup(arch: Arch, release: Release, patch: u32) -> Vec<Found> {
     let Some(table) = TABLE.as_ref() else { return Vec::new() };
     let series: Vec<_> = (table.rows.iter().enumerate())
@@ -79,7 +80,7 @@ pub(crate) fn lookup(arch: Arch, release: Release, patch: u32) -> Vec<Found> {
     rows.into_iter().map(found).collect()
 }
 
-/// `struct.field`; the first and the last minor version that has it.
+/// `struct.field`, and the first and last minor version with the field.
 type Needed = (&'static str, u32, u32);
 
 const fn always(name: &'static str) -> Needed {
@@ -94,7 +95,8 @@ const fn until(minor: u32, name: &'static str) -> Needed {
     (name, 0, minor)
 }
 
-/// All of them.
+/// The fields that probes and snapshots cannot do without. The heap's fields are not among them: without those only the
+/// search for leaks is missing.
 const NEEDED: &[Needed] = &[
     always("g.stack.lo"),
     always("g.stack.hi"),
@@ -167,16 +169,15 @@ const NEEDED: &[Needed] = &[
     always("moduledata.gofunc"),
 ];
 
-/// Structures that every program has. The linker leaves out the types that a program does not use,
-/// such as `notifyList` where there is no `sync.Cond`.
+/// Structs that every DWARF describes. The linker drops types that a program does not use, such as `notifyList` in a
+/// program without `sync.Cond`, so the other structs may be missing as a whole.
 const ALWAYS: [&str; 7] = ["g", "m", "p", "sudog", "hchan", "schedt", "moduledata"];
 
-/// The largest offset that is believed. `heapArena` had two megabytes in Go 1.19.
+/// Largest offset or size that is believed. The largest real one is `heapArena._size` of Go 1.19 with 2 MB.
 const MAX_OFFSET: u32 = 16 << 20;
 
-/// Whether these offsets are a layout of a release: the structures that it describes have every
-/// needed field, within the structure, and no two at one place. A release newer than [`Release::NEWEST`] is asked for what
-/// that one has.
+/// Whether these offsets are a layout of a release: the structures that it describes have every needed field, within
+/// the structure, and no two at one place. A release newer than [`Release::NEWEST`] is asked for what that one has.
 ///
 /// # Errors
 /// What is wrong, with the name of the field.

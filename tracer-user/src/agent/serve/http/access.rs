@@ -1,4 +1,5 @@
-//! Who may ask: from this machine anybody, from elsewhere only with a token or by TLS.
+//! Access to the HTTP interface: from the agent's machine without a token, from elsewhere only with a token or over
+//! TLS.
 
 use super::Problem;
 use crate::agent::config;
@@ -16,25 +17,24 @@ use std::{
 };
 use subtle::ConstantTimeEq as _;
 
-/// The environment variable with the token, for where files are awkward.
+/// The environment variable for the token, where a file is awkward.
 const TOKEN_VARIABLE: &str = "SFGI_TOKEN";
 
-/// The shortest token: 128 bits, in hexadecimal half of that a character.
+/// The shortest token, in characters: 16 raw bytes are 128 bits; as hexadecimal they are 64.
 const MIN_TOKEN: usize = 16;
 
-/// The longest.
+/// The longest token, in bytes: it must fit into the headers of a request (`MAX_HEADERS` in `listen.rs`).
 const MAX_TOKEN: u64 = 4096;
 
-/// What anybody may ask: what a kubelet does, and the page, which says nothing before it was given a token.
+/// Paths that need no token: the kubelet's probes, and the page, which has no data until it was given a token.
 const OPEN: [&str; 5] = ["/healthz", "/readyz", "/", "/page.css", "/page.js"];
 
-/// Why nobody is let in at all.
+/// Why the interface is not opened at all.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// The address can be reached from elsewhere.
+    /// Other machines can reach the address, and neither TLS nor a token protects it.
     #[error("{0} can be reached from other machines: give --token-file or http.tls, or listen on 127.0.0.1")]
     Open(SocketAddr),
-    /// The token cannot be read.
     #[error("cannot read the token in {}: {error}", file.display())]
     Unreadable { file: PathBuf, error: io::Error },
     #[error(
@@ -46,22 +46,22 @@ pub enum AccessError {
 #[derive(Clone)]
 pub struct Access {
     token: Option<Arc<str>>,
-    /// Listening on this machine only.
+    /// Whether the address is of the loopback: only this machine reaches it.
     local: bool,
 }
 
 impl std::fmt::Debug for Access {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Not the token: this may be logged.
+        // The token is left out: this text may be logged.
         f.debug_struct("Access").field("guarded", &self.guarded()).field("local", &self.local).finish()
     }
 }
 
 impl Access {
-    /// As configured; the token from its file, else from the environment (`SFGI_TOKEN`).
+    /// From the configuration; the token from its file, else from the environment (`SFGI_TOKEN`).
     ///
     /// # Errors
-    /// It would be open to other machines, or the token is none.
+    /// Other machines could use it without a token, or the token cannot be read or has a wrong length.
     pub fn of(config: &config::Http) -> Result<Access, AccessError> {
         let token = match &config.token_file {
             Some(file) => Some((read(file)?, file.display().to_string())),
@@ -71,6 +71,7 @@ impl Access {
     }
 
     fn with(listen: SocketAddr, tls: bool, token: Option<(String, String)>) -> Result<Access, AccessError> {
+        // `to_canonical`: `::ffff:127.0.0.1` is the loopback, and `::ffff:10.0.0.1` is not.
         let local = listen.ip().to_canonical().is_loopback();
         let token = token
             .map(|(token, place)| {
@@ -85,7 +86,7 @@ impl Access {
         Ok(Access { token, local })
     }
 
-    /// Whether a token is asked for.
+    /// Whether requests must bring a token.
     pub fn guarded(&self) -> bool {
         self.token.is_some()
     }
@@ -96,10 +97,14 @@ impl Access {
         }
         if let Some(token) = &self.token {
             let given = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+            // In constant time: how long a comparison takes must not tell how much of a guess is right.
             let same = given.is_some_and(|given| bool::from(given.ct_eq(token.as_bytes())));
             return if same { Ok(()) } else { Err(Problem::unauthorized()) };
         }
-        // Without a token any page in a browser of this machine could ask: by a name of its own that leads here, or across sites.
+        // Without a token a foreign page in a browser of this machine could use the interface: by a name of its own
+        // that resolves to 127.0.0.1, which `Host` shows, or across sites, which `Origin` shows. With a token neither
+        // matters, since a foreign page does not have it.
+        // A request without the header may have the host in its URI (the absolute form).
         let host =
             headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(uri.host()).unwrap_or_default();
         if self.local && !is_local_name(host) {
@@ -115,15 +120,17 @@ impl Access {
     }
 }
 
-/// The token of `Bearer TOKEN`; the scheme's name may be in any case.
+/// The token in `Bearer TOKEN`; the scheme's name is case-insensitive (RFC 9110).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-/// Whether a `Host` can only mean this machine: an address, or localhost.
+/// Whether a `Host` header can only mean this machine: an address, or `localhost`. A name could be rebound by DNS, an
+/// address cannot.
 fn is_local_name(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
+        // In `[::1]` the last colon is part of the address: what follows it ends in a bracket and is no port.
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
@@ -133,13 +140,14 @@ fn is_local_name(host: &str) -> bool {
 
 fn read(file: &Path) -> Result<String, AccessError> {
     let unreadable = |error| AccessError::Unreadable { file: file.to_owned(), error };
+    // Before the file is read: it may be any file, of any length.
     if fs::metadata(file).map_err(unreadable)?.len() > MAX_TOKEN {
         return Err(AccessError::Bad(file.display().to_string()));
     }
     fs::read_to_string(file).map_err(unreadable)
 }
 
-/// Lets a request in, or not.
+/// Axum's middleware for all routes.
 pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
     match access.judge(request.headers(), request.uri()) {
         Ok(()) => next.run(request).await,

@@ -1,4 +1,4 @@
-//! All routes, and the document that describes them: both are made of the same list.
+//! All routes, and the OpenAPI document of them, from the same list: none can be missing from the document.
 
 use super::{
     Access, Explanation, Problem, Shared, access, asking,
@@ -20,15 +20,15 @@ use utoipa::openapi::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// What a request may send: nothing here takes a body.
+/// The bound of a request's body, bytes: no route takes one.
 const MAX_BODY: usize = 1024;
 
-/// The description of the interface (OpenAPI 3.1).
+/// The description of the interface (OpenAPI 3.1), which `/openapi.json` serves.
 pub fn document() -> OpenApi {
     described().split_for_parts().1
 }
 
-/// All routes, behind the access check.
+/// All routes, behind the check of access.
 pub(super) fn router(shared: Arc<Shared>, access: Arc<Access>) -> Router {
     let (routes, _) = described().split_for_parts();
     routes
@@ -42,6 +42,7 @@ pub(super) fn router(shared: Arc<Shared>, access: Arc<Access>) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method: see /openapi.json")
         })
+        // After `merge` and the fallbacks: a layer covers only what was added before it.
         .layer(middleware::from_fn_with_state(access, access::check))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(shared)
@@ -54,7 +55,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
     let mut components = utoipa::openapi::Components::new();
     components.add_security_scheme("token", token);
     document.components = Some(components);
-    // One or the other: a token is asked for only where one is configured.
+    // Alternatives: a token is needed only where the configuration has one.
     document.security =
         Some(vec![SecurityRequirement::new("token", Vec::<String>::new()), SecurityRequirement::default()]);
     OpenApiRouter::with_openapi(document)
@@ -76,7 +77,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(openapi))
 }
 
-/// This document.
+/// This description of the interface.
 #[utoipa::path(get, path = "/openapi.json", tag = "agent", responses(
     (status = 200, description = "The description of the interface", body = Object),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -85,12 +86,13 @@ async fn openapi(Params(Nothing {}): Params<Nothing>) -> Json<OpenApi> {
     Json(document())
 }
 
-/// The page may load and ask this agent only, and nothing may frame it: even a name that slipped through could not run.
+/// The page may load files from and send requests to this agent only, and no page may frame it. A target's name that
+/// became markup by mistake could run no script.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
-/// The built-in page: three files in the binary, nothing from elsewhere. All it shows it asks the interface for, and what comes from
-/// targets gets into it as text only.
+/// The page: three files in the binary, nothing from elsewhere. It asks the interface for all data, and puts names
+/// from targets into the document as text only.
 const PAGE: [(&str, &str, &str); 3] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),

@@ -1,5 +1,5 @@
-//! Answers that the core of the agent must be asked for: scans, modes, goroutines, traces; and profiles of any target, under the
-//! paths of `net/http/pprof`, so that what scrapes those takes them.
+//! Answers for which the core must act: scans, modes, goroutines, traces. Profiles have the paths of
+//! `net/http/pprof`, so that what scrapes those can scrape any target.
 
 use super::{
     Explanation, Problem, Shared,
@@ -34,14 +34,15 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 type Of = State<Arc<Shared>>;
 
 impl Shared {
-    /// Asks the core and waits for its answer.
+    /// Sends the core a request and waits for its answer.
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, Problem> {
         let (answer, answered) = oneshot::channel();
         self.agent.requests.send(request(answer)).await.map_err(|_| Problem::ending())?;
         Ok(answered.await.map_err(|_| Problem::ending())??)
     }
 
-    /// One of the few that may make the agent read a target.
+    /// One of [`COSTLY_AT_A_TIME`](super::COSTLY_AT_A_TIME) permits, or a refusal at once: waiting requests would
+    /// only pile up.
     fn costly(&self) -> Result<OwnedSemaphorePermit, Problem> {
         Arc::clone(&self.costly).try_acquire_owned().map_err(|_| {
             let error = "as many requests as may read programs at a time do: try again";
@@ -50,7 +51,7 @@ impl Shared {
     }
 }
 
-/// Scan now. At most once in a while (`http.trigger_interval`).
+/// Scan now, and look for leaks. Refused when the last scan by request was less than `http.trigger_interval` ago.
 #[utoipa::path(post, path = "/sfgi/trigger-scan", tag = "findings", params(TriggerParams), responses(
     (status = 200, description = "What was found", body = Found),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -71,7 +72,7 @@ pub(super) async fn trigger(
     Ok(Json(Found { scanned: found.scanned, leaked: found.leaked }))
 }
 
-/// Watch a process more or less closely. Only where the agent has a token.
+/// Watch a process more or less closely from now on. Only where the agent has a token.
 #[utoipa::path(post, path = "/sfgi/mode", tag = "processes", params(ModeParams), responses(
     (status = 200, description = "It was noted; /sfgi/processes says what became of it", body = Noted),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -84,6 +85,7 @@ pub(super) async fn mode(
     State(shared): Of,
     Params(params): Params<ModeParams>,
 ) -> Result<Json<Noted>, Problem> {
+    // A mode stays set, unlike a trace or a profile, which end by themselves.
     if !shared.guarded {
         let error = "this changes what sfgi does to programs: start the agent with --token-file to allow it";
         return Err(Problem::new(StatusCode::FORBIDDEN, error));
@@ -111,7 +113,7 @@ pub(super) async fn goroutines(
     Ok(([(header::CONTENT_TYPE, "application/json")], document).into_response())
 }
 
-/// What the goroutines of a process do, as JSON lines (`sfgi.trace/1`), while they do it.
+/// The events of a process's goroutines while they happen, as JSON lines (`sfgi.trace/1`).
 #[utoipa::path(get, path = "/sfgi/trace", tag = "processes", params(TraceParams), responses(
     (status = 200, description = "The events, a line each", body = String, content_type = "application/jsonl"),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -123,6 +125,7 @@ pub(super) async fn trace(
     State(shared): Of,
     Params(params): Params<TraceParams>,
 ) -> Result<Response, Problem> {
+    // It moves into the body: the trace is costly until its end, not until its headers.
     let permit = shared.costly()?;
     let (pid, seconds) = (params.pid, params.seconds()?);
     let lines = shared.ask(|answer| Request::Trace { pid, seconds, answer }).await?;
@@ -130,7 +133,7 @@ pub(super) async fn trace(
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
 }
 
-/// A body that grows while the trace goes on. Dropped when the client goes, which ends the trace.
+/// A body that grows while the trace runs. hyper drops it when the client has gone; the closed channel ends the trace.
 struct Lines {
     lines: mpsc::Receiver<Bytes>,
     _permit: OwnedSemaphorePermit,
@@ -148,7 +151,7 @@ impl HttpBody for Lines {
     }
 }
 
-/// All goroutines by stack.
+/// A profile of all goroutines by stack.
 #[utoipa::path(get, path = "/debug/pprof/goroutine", tag = "profiles", params(GoroutineProfileParams), responses(
     (status = 200, description = "A profile, compressed, or as text", content(
         (Vec<u8> = "application/octet-stream"), (String = "text/plain"),
@@ -163,6 +166,7 @@ pub(super) async fn goroutine(
     Params(params): Params<GoroutineProfileParams>,
 ) -> Result<Response, Problem> {
     let profiled = params.compressed();
+    // Not used, but the document bounds it: a value beyond is refused as for the other profiles.
     profiled.seconds()?;
     if params.debug == CompressedOrText::Text {
         let _permit = shared.costly()?;
@@ -174,7 +178,7 @@ pub(super) async fn goroutine(
     profile(&shared, profiled, Profile::Goroutines, "goroutine").await
 }
 
-/// Goroutines that are leaked, likely or for certain, by stack.
+/// A profile of the goroutines in findings that are `likely` or `proven`, by stack.
 #[utoipa::path(get, path = "/debug/pprof/goroutineleak", tag = "profiles", params(ProfileParams), responses(
     (status = 200, description = "A profile, compressed", content_type = "application/octet-stream", body = Vec<u8>),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -189,7 +193,7 @@ pub(super) async fn goroutineleak(
     profile(&shared, params, Profile::Leaks, "goroutineleak").await
 }
 
-/// How long goroutines were blocked, by stack, from now on. It needs probes.
+/// A profile of the time that goroutines are blocked from now on, by stack. It needs probes.
 #[utoipa::path(get, path = "/debug/pprof/block", tag = "profiles", params(ProfileParams), responses(
     (status = 200, description = "A profile, compressed", content_type = "application/octet-stream", body = Vec<u8>),
     (status = 400, description = "A parameter is wrong", body = Explanation),

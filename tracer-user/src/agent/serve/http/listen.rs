@@ -1,4 +1,4 @@
-//! The socket: accepting connections, TLS, and limits for those who misuse them.
+//! The socket: accepts connections, does TLS, and bounds what a client can hold.
 
 use super::{Access, AccessError, Problem, Shared, api};
 use crate::agent::config;
@@ -37,16 +37,17 @@ use tokio_rustls::{
 };
 use tower::ServiceExt as _;
 
-/// How long a client may take for its headers, or leave its connection idle.
+/// How long a client may take for the headers of a request, or keep its connection idle. Slow headers would hold a
+/// place for ever.
 const HEADERS: Duration = Duration::from_secs(10);
 
-/// How long it may take for the handshake of TLS.
+/// How long a client may take for the TLS handshake: hyper's limits begin after it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Connections beyond the requests at a time: those that are told so, and idle ones.
+/// Connections beyond `max_requests`: idle ones, and those whose request is refused with status 503.
 const SPARE_CONNECTIONS: usize = 256;
 
-/// Bytes of a request's headers; hyper takes no less.
+/// The buffer for a request's headers, bytes. hyper panics below 8,192 and takes about 400 KiB by default.
 const MAX_HEADERS: usize = 16 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +56,7 @@ pub enum ListenError {
     Access(#[from] AccessError),
     #[error("cannot listen on {address}: {error}; give another with --listen")]
     Address { address: SocketAddr, error: io::Error },
-    /// Certificate or key cannot be used.
+    /// The certificate or the key cannot be used.
     #[error("{}: {error}; http.tls wants a certificate and its key in PEM", file.display())]
     Tls { file: PathBuf, error: String },
 }
@@ -68,10 +69,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Begins to listen; nothing is answered yet.
+    /// Binds the socket; [`serve`](Self::serve) answers.
     ///
     /// # Errors
-    /// It would be open to other machines, or the address or the certificate cannot be used.
+    /// The interface would be open to other machines, or the address or the certificate cannot be used.
     pub async fn bind(config: &config::Http) -> Result<Listener, ListenError> {
         allow_descriptors();
         let access = Access::of(config)?;
@@ -81,33 +82,37 @@ impl Listener {
         Ok(Listener { listener, tls, access, max_requests: config.max_requests })
     }
 
-    /// Where it listens: with the port that was given, where any was asked for.
+    /// The address that the socket has; with port 0 in the configuration the kernel has chosen the port.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// The kernel does not tell the address.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Whether a token is asked for.
+    /// Whether requests must bring a token.
     pub fn guarded(&self) -> bool {
         self.access.guarded()
     }
 
-    /// Answers, until it is dropped.
+    /// Answers until the future is dropped.
     pub async fn serve(self, shared: Arc<Shared>) -> Infallible {
         let router = api::router(shared, Arc::new(self.access));
+        // Two bounds: a connection may be idle between requests, and a request beyond the bound needs one to be
+        // refused on.
         let requests = Arc::new(Semaphore::new(self.max_requests));
         let connections = Arc::new(Semaphore::new(self.max_requests + SPARE_CONNECTIONS));
         loop {
-            // Who comes when all are taken waits in the queue of the socket.
+            // The place is taken before `accept`: clients beyond the bound wait in the kernel's queue of the socket
+            // and cost nothing.
             let Ok(place) = Arc::clone(&connections).acquire_owned().await else {
                 unreachable!("the semaphore is never closed")
             };
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of descriptors, or the client went before it was accepted: both pass.
+                    // Out of descriptors, or the client went before `accept`. Both pass; without the pause the former
+                    // would spin.
                     log::debug!("cannot accept a connection: {error}");
                     sleep(Duration::from_millis(50)).await;
                     continue;
@@ -123,8 +128,8 @@ impl Listener {
     }
 }
 
-/// Raises the soft RLIMIT_NOFILE to the hard limit: a connection is a descriptor, and the usual soft limit of 1,024 is below what may
-/// be open at a time. It exists only for select(2).
+/// Raises the soft RLIMIT_NOFILE to the hard limit. Each connection is a descriptor, and the usual soft limit of
+/// 1,024 is below `max_requests` and [`SPARE_CONNECTIONS`]; it exists only for select(2).
 fn allow_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
@@ -139,7 +144,7 @@ async fn connection(
     router: axum::Router,
     requests: Arc<Semaphore>,
 ) {
-    // Answers are written whole.
+    // An answer is written at once, so Nagle's algorithm could only delay its end.
     let _ = stream.set_nodelay(true);
     let stream = Impatient::new(stream);
     match tls {
@@ -158,10 +163,12 @@ async fn talk(
     requests: Arc<Semaphore>,
 ) {
     let answer = service_fn(move |request: Request<Incoming>| {
+        // Not awaited: a request beyond the bound is answered with status 503 at once.
         let (router, permit) = (router.clone(), Arc::clone(&requests).try_acquire_owned());
         async move { Ok::<_, Infallible>(answer(router, request, permit.ok()).await) }
     });
     let mut http = http1::Builder::new();
+    // `half_close(false)`: a client that closes its side ends the connection and drops the answer, and so a trace.
     http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(MAX_HEADERS).half_close(false);
     if let Err(error) = http.serve_connection(TokioIo::new(stream), answer).await {
         log::debug!("HTTP: {error}");
@@ -173,6 +180,7 @@ async fn answer(
     request: Request<Incoming>,
     permit: Option<OwnedSemaphorePermit>,
 ) -> Response {
+    // Released when the answer begins: a body that grows (`asking::trace`) holds a permit of its own.
     let Some(_permit) = permit else {
         let error = "too many requests at a time: try again";
         return Problem::later(StatusCode::SERVICE_UNAVAILABLE, error, Duration::from_secs(1))
@@ -188,6 +196,7 @@ fn acceptor(tls: &config::Tls) -> Result<TlsAcceptor, ListenError> {
     let certificates = read(&tls.certificate, |reader| CertificateDer::pem_reader_iter(reader).collect())?;
     let key = read(&tls.key, |reader| PrivateKeyDer::from_pem_reader(reader))?;
     let wrong = |error: tokio_rustls::rustls::Error| failed(&tls.certificate, error);
+    // ring by name: `ServerConfig::builder` panics where crate features leave the choice of a provider open.
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(wrong)?
@@ -209,15 +218,15 @@ fn failed(file: &Path, error: impl ToString) -> ListenError {
     ListenError::Tls { file: file.to_owned(), error: error.to_string() }
 }
 
-/// How long nothing may be taken.
+/// How long a client may take nothing of an answer.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// A connection that gives up when its other end takes nothing any more: a client that asks and does not read would hold its
-/// place for ever.
+/// A connection that fails when the client takes nothing for [`STUCK`]. A client that asks and never reads would hold
+/// its place for ever: hyper has no limit for writes.
 struct Impatient<S> {
     stream: S,
     limit: Duration,
-    /// Runs while a write waits.
+    /// The time limit of a write that is pending.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -226,7 +235,7 @@ impl<S> Impatient<S> {
         Impatient { stream, limit: STUCK, waiting: None }
     }
 
-    /// Passes on what a write says, and makes an error of it when it has waited for too long.
+    /// Passes the result of a write on, or an error when writes have been pending for too long.
     fn judge<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
             self.waiting = None;
@@ -235,6 +244,7 @@ impl<S> Impatient<S> {
         let limit = self.limit;
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(waiting.as_mut().poll(context));
+        // A later write, as of a shutdown, gets the whole limit again.
         waiting.as_mut().reset(Instant::now() + limit);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -289,7 +299,7 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
 
-    /// Takes nothing, ever.
+    /// A client that never takes anything.
     struct Stuck;
 
     impl AsyncWrite for Stuck {

@@ -1,5 +1,6 @@
-//! The HTTP interface: what the agent knows, as JSON, metrics, profiles and a page. Reading changes nothing; what does something
-//! is a POST. Handlers only read the latest picture or pass a [`Request`](crate::agent::Request) on, so that none of them waits for a target by itself.
+//! The HTTP interface: what the agent knows, as JSON, metrics, profiles and a page. GET changes nothing; POST does.
+//! Handlers read the latest picture or pass a [`Request`](crate::agent::Request) on: none reads a target itself, so
+//! none can hang on one.
 
 mod access;
 mod api;
@@ -31,23 +32,21 @@ use std::{
 use tokio::sync::{Semaphore, watch};
 use utoipa::ToSchema;
 
-/// Requests at a time that make the agent read a target: its goroutines, its heap, its events.
+/// The bound of requests at a time for which the agent reads a target: its goroutines, its heap, its events.
 const COSTLY_AT_A_TIME: usize = 8;
 
-/// What handlers share.
+/// The state of all handlers.
 #[derive(Debug)]
 pub struct Shared {
-    /// The core of the agent.
     pub agent: Handle,
-    /// Alerts that stand.
+    /// Alerts that stand, by target.
     pub alerts: watch::Receiver<Arc<[Arc<Alert>]>>,
-    /// The last hour.
     pub history: Arc<RwLock<History>>,
-    /// Series of a metric, at most; may be changed by a reload.
+    /// The bound of series of one metric; a reload may change it.
     pub max_series: watch::Receiver<usize>,
-    /// Between two scans that are asked for; may be changed by a reload.
+    /// The shortest time between two scans by request; a reload may change it.
     pub trigger_interval: watch::Receiver<Duration>,
-    /// Whether requests must bring a token.
+    /// Whether requests must bring a token: only then may they change modes.
     pub guarded: bool,
     triggered: Mutex<Option<Instant>>,
     dropped: Mutex<BTreeMap<&'static str, u64>>,
@@ -55,7 +54,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// What handlers of an interface share.
+    /// The state of the handlers of one interface.
     pub fn new(
         agent: Handle,
         alerts: watch::Receiver<Arc<[Arc<Alert>]>>,
@@ -81,9 +80,10 @@ impl Shared {
         Arc::clone(&self.agent.pictures.borrow())
     }
 
-    /// Whether a scan may be triggered now; if not, how long to wait.
+    /// Whether a scan may be triggered now; if not, how long to wait. A scan that may be triggered counts from now.
     fn may_trigger(&self) -> Result<(), Duration> {
         let interval = *self.trigger_interval.borrow();
+        // One lock for question and answer: of two requests at the same time only one may trigger.
         let mut last = self.triggered.lock().unwrap_or_else(PoisonError::into_inner);
         let left = last.map_or(Duration::ZERO, |last| interval.saturating_sub(last.elapsed()));
         if left.is_zero() {
@@ -94,14 +94,14 @@ impl Shared {
     }
 }
 
-/// What is wrong, in a sentence.
+/// Why a request was refused.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Explanation {
-    /// What is wrong and what to do.
+    /// What is wrong and what to do about it, in one sentence.
     error: String,
 }
 
-/// A refused request.
+/// A refusal: its status, its sentence, and a header that the status asks for.
 #[derive(Clone, Debug)]
 struct Problem {
     status: StatusCode,
@@ -124,7 +124,7 @@ impl Problem {
         Problem { header: Some(header), ..Problem::new(StatusCode::UNAUTHORIZED, error) }
     }
 
-    /// Too much at once; `retry` is when to try again.
+    /// A refusal for now; `retry` is when to try again (`Retry-After`, rounded up to whole seconds).
     fn later(status: StatusCode, error: impl Into<String>, retry: Duration) -> Problem {
         let seconds = retry.as_secs() + u64::from(retry.subsec_nanos() > 0);
         let header = (header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));

@@ -1,4 +1,4 @@
-//! Parameters of requests. What is not known, or not as it should be, is refused with a sentence.
+//! Parameters of requests. An unknown parameter or a wrong value is refused with a sentence (status 400).
 
 use super::Problem;
 use crate::{agent::request::Filter, parse};
@@ -18,13 +18,13 @@ use utoipa::{
     openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
 };
 
-/// The largest page.
+/// The largest page of a list; a dump of goroutines as text has as many at most.
 pub(super) const MAX_LIMIT: usize = 10_000;
 
-/// The size of a compiled regular expression of a request.
+/// The limit of a compiled regular expression of a request, bytes: a client must not make the agent build a huge one.
 const REGEX_SIZE: usize = 1 << 20;
 
-/// The parameters of a request.
+/// The query of a request as a `T`; axum's `Query` would answer a wrong one with plain text.
 pub(super) struct Params<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
@@ -37,58 +37,58 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// No parameters.
+/// A route without parameters: any is refused, so that none is silently ignored.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
-/// Which part of a list.
+/// Which of the processes.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ProcessParams {
-    /// Only this process.
+    /// Only the process with this PID.
     #[serde(default, deserialize_with = "some_pid")]
     #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: Option<u32>,
-    /// Leave out so many of the first.
+    /// Leave out this many at the beginning.
     #[serde(default)]
     pub(super) skip: usize,
-    /// At most so many.
+    /// At most this many processes.
     #[serde(default = "hundred")]
     #[param(minimum = 1, maximum = 10_000, default = 100)]
     pub(super) limit: usize,
 }
 
-/// Which findings.
+/// Which of the findings.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct LeakParams {
-    /// Only of this process.
+    /// Only findings of the process with this PID.
     #[serde(default, deserialize_with = "some_pid")]
     #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: Option<u32>,
-    /// Only of this service.
+    /// Only findings of this service.
     pub(super) service: Option<String>,
-    /// Only of this class of the catalogue.
+    /// Only findings of this class of the catalogue.
     pub(super) class: Option<String>,
-    /// Only with this verdict, or a surer one.
+    /// Only findings with this verdict, or a surer one.
     #[param(inline, value_type = Option<VerdictSchema>)]
     pub(super) verdict: Option<Verdict>,
-    /// Only of at least so many goroutines.
+    /// Only findings of at least this many goroutines.
     #[serde(default, deserialize_with = "int64")]
     pub(super) min_count: u64,
-    /// Leave out so many of the first.
+    /// Leave out this many at the beginning.
     #[serde(default)]
     pub(super) skip: usize,
-    /// At most so many.
+    /// At most this many findings.
     #[serde(default = "hundred")]
     #[param(minimum = 1, maximum = 10_000, default = 100)]
     pub(super) limit: usize,
 }
 
-/// The schema of [`Verdict`], which itself lives below anything that knows of HTTP.
+/// The schema of [`Verdict`], which belongs to sfgi-core: that crate knows nothing of HTTP.
 struct VerdictSchema;
 
 impl PartialSchema for VerdictSchema {
@@ -101,44 +101,44 @@ impl PartialSchema for VerdictSchema {
 
 impl ToSchema for VerdictSchema {}
 
-/// Which goroutines of a process.
+/// Which goroutines of a process, and in which form.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct GoroutineParams {
-    /// The process.
+    /// The PID of the process.
     #[serde(deserialize_with = "pid")]
     #[param(minimum = 1, maximum = 4_194_304)]
     pid: u32,
-    /// Only in this state.
+    /// Only goroutines in this state.
     #[param(inline)]
     state: Option<StateParam>,
-    /// Only with a wait reason that this regular expression finds.
+    /// Only goroutines with a wait reason that this regular expression matches.
     reason: Option<String>,
-    /// Only with a function on the stack, or as creator, that this regular expression finds.
+    /// Only goroutines with a function on the stack, or a creator, that this regular expression matches.
     func: Option<String>,
-    /// Only those that have been waiting for at least so long: `90s`, `5m`.
+    /// Only goroutines that have been waiting for at least this long: `90s`, `5m`.
     #[param(pattern = r"^[0-9]{1,6}(ms|s|m|h)$")]
     older: Option<String>,
-    /// Only this one.
+    /// Only the goroutine with this id.
     #[serde(default, deserialize_with = "some_int64")]
     goid: Option<u64>,
-    /// The runtime's own too.
+    /// Include the runtime's own goroutines.
     #[serde(default)]
     system: bool,
-    /// Groups of the same stack in place of goroutines.
+    /// Groups of goroutines with the same stack, in place of goroutines.
     #[serde(default)]
     pub(super) group: bool,
-    /// Leave out so many of the first.
+    /// Leave out this many at the beginning.
     #[serde(default)]
     skip: usize,
-    /// At most so many goroutines or groups.
+    /// At most this many goroutines or groups.
     #[serde(default = "hundred")]
     #[param(minimum = 1, maximum = 10_000, default = 100)]
     limit: usize,
 }
 
-/// A state of goroutines.
+/// A state of a goroutine, in the runtime's words.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum StateParam {
@@ -151,13 +151,14 @@ enum StateParam {
 }
 
 impl GoroutineParams {
-    /// The process, and which of its goroutines.
+    /// The PID, and the conditions for the core.
     pub(super) fn filter(&self) -> Result<(u32, Filter), Problem> {
         let states = match self.state {
             None => Vec::new(),
             Some(StateParam::Runnable) => vec![State::Runnable],
             Some(StateParam::Running) => vec![State::Running],
             Some(StateParam::Syscall) => vec![State::Syscall],
+            // A goroutine that the collector has found to be leaked (`_Gleaked`, `runtime2.go`, 1.26) waits, too.
             Some(StateParam::Waiting) => vec![State::Waiting, State::Leaked],
             Some(StateParam::Leaked) => vec![State::Leaked],
             Some(StateParam::Preempted) => vec![State::Preempted],
@@ -178,27 +179,27 @@ impl GoroutineParams {
     }
 }
 
-/// Which scan.
+/// Which processes are scanned.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TriggerParams {
-    /// Only this process.
+    /// Only the process with this PID; without it all of them.
     #[serde(default, deserialize_with = "some_pid")]
     #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: Option<u32>,
 }
 
-/// What is traced.
+/// Which process is traced, and for how long.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TraceParams {
-    /// The process.
+    /// The PID of the process.
     #[serde(deserialize_with = "pid")]
     #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: u32,
-    /// For how long.
+    /// How long the trace lasts at most, in seconds.
     #[serde(default = "ten")]
     #[param(minimum = 1, maximum = 600, default = 10)]
     seconds: u64,
@@ -210,45 +211,45 @@ impl TraceParams {
     }
 }
 
-/// What is profiled.
+/// Which process is profiled, and for how long.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ProfileParams {
-    /// The process.
+    /// The PID of the process.
     #[serde(deserialize_with = "pid")]
     #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: u32,
-    /// As pprof reads it.
+    /// The form of the profile: 0, as pprof reads it, is the only one.
     #[serde(default, rename = "debug")]
     #[param(inline)]
     _form: Compressed,
-    /// For how long `block` watches; the others take no time.
+    /// How long `block` watches, in seconds; the other profiles take no time.
     #[serde(default = "ten")]
     #[param(minimum = 1, maximum = 300, default = 10)]
     seconds: u64,
 }
 
-/// What is profiled, and in which form.
+/// Which process is profiled, and in which form.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct GoroutineProfileParams {
-    /// The process.
+    /// The PID of the process.
     #[serde(deserialize_with = "pid")]
     #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: u32,
-    /// 0: as pprof reads it; 2: as text.
+    /// The form of the profile: 0 as pprof reads it, 2 as text.
     #[serde(default)]
     #[param(inline)]
     pub(super) debug: CompressedOrText,
-    /// As for other profiles; this one takes no time.
+    /// As for other profiles, in seconds; this one takes no time.
     #[serde(default = "ten")]
     #[param(minimum = 1, maximum = 300, default = 10)]
     seconds: u64,
 }
 
-/// The only form of most profiles.
+/// The only form of most profiles. `net/http/pprof` calls the parameter `debug`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 enum Compressed {
     #[default]
@@ -256,7 +257,7 @@ enum Compressed {
     Compressed,
 }
 
-/// The forms of a profile of goroutines.
+/// The forms of a goroutine profile, as `net/http/pprof` numbers them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 pub(super) enum CompressedOrText {
     #[default]
@@ -273,27 +274,27 @@ impl ProfileParams {
 }
 
 impl GoroutineProfileParams {
-    /// As a profile that pprof reads.
+    /// The same request, for the form that pprof reads.
     pub(super) fn compressed(self) -> ProfileParams {
         ProfileParams { pid: self.pid, _form: Compressed::Compressed, seconds: self.seconds }
     }
 }
 
-/// How closely a process is to be watched.
+/// The mode that a process should have.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ModeParams {
-    /// The process.
+    /// The PID of the process.
     #[serde(deserialize_with = "pid")]
     #[param(minimum = 1, maximum = 4_194_304)]
     pub(super) pid: u32,
-    /// How closely; left out: as the configuration says again.
+    /// The mode; without it that of the configuration again.
     #[param(inline, value_type = Option<ModeSchema>)]
     pub(super) mode: Option<Mode>,
 }
 
-/// The schema of [`Mode`], which itself lives below anything that knows of HTTP.
+/// The schema of [`Mode`], which belongs to sfgi-core: that crate knows nothing of HTTP.
 struct ModeSchema;
 
 impl PartialSchema for ModeSchema {
@@ -306,7 +307,7 @@ impl PartialSchema for ModeSchema {
 
 impl ToSchema for ModeSchema {}
 
-/// Linux has no larger ones (`PID_MAX_LIMIT`, `include/linux/threads.h`).
+/// The largest PID of Linux (`PID_MAX_LIMIT`, `include/linux/threads.h`).
 const MAX_PID: u32 = 4_194_304;
 
 fn pid<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
@@ -317,7 +318,7 @@ fn pid<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     Err(D::Error::custom(format!("{pid} is no PID: they are 1 to {MAX_PID}")))
 }
 
-/// A number of the format `int64`, as the document calls it: it has no sign, but is none the larger for that.
+/// A number of the format `int64`, as the OpenAPI document calls it: it has no sign, and yet ends at `i64::MAX`.
 fn int64<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let number = u64::deserialize(from)?;
     if i64::try_from(number).is_ok() {
@@ -334,7 +335,7 @@ fn some_pid<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error>
     pid(from).map(Some)
 }
 
-/// A page's size, if it is one.
+/// The size of a page, or a refusal.
 pub(super) fn page(limit: usize) -> Result<usize, Problem> {
     if (1..=MAX_LIMIT).contains(&limit) {
         return Ok(limit);

@@ -1,4 +1,4 @@
-//! Answers from the latest picture.
+//! Answers that the latest picture has: none of them asks the core or waits for a target.
 
 use super::{
     Explanation, Problem, Shared,
@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError};
 
 type Of = State<Arc<Shared>>;
 
-/// Findings: goroutines that are leaked, by group, the surest and largest first.
+/// Findings: groups of leaked goroutines, the surest and largest first.
 #[utoipa::path(get, path = "/sfgi/leaks", tag = "findings", params(LeakParams), responses(
     (status = 200, description = "The findings", body = [Leak]),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -38,6 +38,7 @@ pub(super) async fn leaks(
         .filter(|(_, group)| params.class.as_ref().is_none_or(|class| group.rule.class == *class))
         .filter(|(_, group)| group.count >= params.min_count)
         .collect();
+    // The ids make the order total, so that pages by `skip` and `limit` fit together.
     found.sort_by_key(|(process, group)| {
         (std::cmp::Reverse((group.verdict, group.count)), process.id, group.id)
     });
@@ -56,6 +57,7 @@ pub(super) async fn processes(
 ) -> Result<Json<Vec<Process>>, Problem> {
     let limit = page(params.limit)?;
     let picture = shared.picture();
+    // No `await` while it is held: the guard of a `std` lock must not stay on a task that waits.
     let history = shared.history.read().unwrap_or_else(PoisonError::into_inner);
     let wanted =
         picture.processes.iter().filter(|process| params.pid.is_none_or(|pid| process.id.pid == pid));
@@ -63,7 +65,7 @@ pub(super) async fn processes(
     Ok(Json(shown.map(|process| Process::of(process, history.of(process))).collect()))
 }
 
-/// Alerts that stand.
+/// The alerts that stand now.
 #[utoipa::path(get, path = "/sfgi/alerts", tag = "findings", responses(
     (status = 200, description = "The alerts", body = [AlertView]),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -82,7 +84,7 @@ pub(super) async fn node(State(shared): Of, Params(Nothing {}): Params<Nothing>)
     Json(Node::from(&shared.picture().node))
 }
 
-/// Goroutine counts over the last hour, in steps of five minutes, as Prometheus text.
+/// Goroutines of each process over the last hour, in steps of five minutes, in the text format of Prometheus.
 #[utoipa::path(get, path = "/sfgi/profile", tag = "processes", responses(
     (status = 200, description = "The last hour", body = String, content_type = "text/plain"),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -94,7 +96,7 @@ pub(super) async fn profile(State(shared): Of, Params(Nothing {}): Params<Nothin
     text(metrics::text(&metrics::history(&history, now_s, max_series)))
 }
 
-/// Metrics for Prometheus.
+/// All metrics of the agent and its targets, in the text format of Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "agent", responses(
     (status = 200, description = "The metrics", body = String, content_type = "text/plain"),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -103,6 +105,7 @@ pub(super) async fn prometheus(State(shared): Of, Params(Nothing {}): Params<Not
     let picture = shared.picture();
     let alerts = Arc::clone(&shared.alerts.borrow());
     let max_series = *shared.max_series.borrow();
+    // Held over the whole answer: each scrape shows the drops of the scrapes before it, and adds its own.
     let mut dropped = shared.dropped.lock().unwrap_or_else(PoisonError::into_inner);
     let before = dropped.clone();
     let about = metrics::About { picture: &picture, alerts: &alerts, dropped: &before, max_series };
@@ -117,7 +120,7 @@ fn text(text: String) -> Response {
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
-/// Whether the agent lives. Needs no token.
+/// Whether the agent lives; no token is needed.
 #[utoipa::path(get, path = "/healthz", tag = "agent", security(()), responses(
     (status = 200, description = "It lives", body = Health),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -126,7 +129,7 @@ pub(super) async fn healthz(Params(Nothing {}): Params<Nothing>) -> Json<Health>
     Json(Health { status: "ok".into() })
 }
 
-/// Whether the agent has looked at the node. Needs no token.
+/// Whether the agent has a first picture of the node; no token is needed.
 #[utoipa::path(get, path = "/readyz", tag = "agent", security(()), responses(
     (status = 200, description = "It has", body = Health),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -136,6 +139,7 @@ pub(super) async fn readyz(
     State(shared): Of,
     Params(Nothing {}): Params<Nothing>,
 ) -> (StatusCode, Json<Health>) {
+    // A closed channel means that the core has ended; its last picture would still look ready.
     let (status, words) = if shared.agent.requests.is_closed() {
         (StatusCode::SERVICE_UNAVAILABLE, "the agent is ending")
     } else if shared.picture().unix_ns == 0 {

@@ -1,4 +1,4 @@
-//! What answers look like. These are the interface: what is inside may change, these may only grow.
+//! The JSON of the answers. These types are the interface: they may only grow, while what is inside may change.
 
 use crate::agent::{
     alert::Alert,
@@ -9,14 +9,14 @@ use serde::Serialize;
 use sfgi_core::{leaks::LeakView, names::Site};
 use utoipa::ToSchema;
 
-/// A place in the source.
+/// A place in the source code.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Place {
-    /// Function.
+    /// The function with its package.
     func: String,
-    /// Its source file.
+    /// The path of the source file.
     file: String,
-    /// Line in it.
+    /// The line in the file.
     line: u32,
 }
 
@@ -26,63 +26,63 @@ impl From<&Site> for Place {
     }
 }
 
-/// Goroutines that are leaked in the same way.
+/// A group of goroutines that are leaked in the same way.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Leak {
-    /// The same in another run and another build.
+    /// The fingerprint of the group, which is the same in another run and another build.
     id: String,
-    /// The longest known wait of one of them, seconds.
+    /// The longest known wait of one of the goroutines, in seconds; null where none is known.
     duration: Option<f64>,
-    /// Where they wait, innermost first.
+    /// Where the goroutines wait, the innermost frame first.
     stack_trace: Vec<Place>,
-    /// `suspect`, `likely` or `proven`.
+    /// How sure the finding is: `suspect`, `likely` or `proven`.
     verdict: String,
-    /// As the catalogue calls it.
+    /// The class of the mistake in the catalogue of rules.
     class: String,
-    /// What it is, in a line.
+    /// The mistake in one line.
     title: String,
-    /// `note`, `warning` or `error`.
+    /// How bad it is: `note`, `warning` or `error`.
     severity: String,
-    /// What the program seems to be while it fails.
+    /// What the program looks like while it fails silently.
     silent_failure_type: String,
-    /// How many goroutines or timers.
+    /// The number of goroutines or timers in the group.
     count: u64,
-    /// Goroutines that the creation site makes more than end, a second, if it does for certain.
+    /// The goroutines that the creation site makes more than end, per second; null where it does not grow for certain.
     growth_per_s: Option<f64>,
-    /// Heap that only they hold: an estimate; 0: not known.
+    /// The heap that only these goroutines hold, in bytes: an estimate; 0 where it is not known.
     pinned_bytes: u64,
-    /// Their ids, the first hundred.
+    /// The ids of the goroutines, at most the first hundred.
     goids: Vec<u64>,
-    /// Their state.
+    /// The state of the goroutines.
     state: String,
-    /// Why they wait.
+    /// The wait reason of the goroutines, in the runtime's words.
     wait_reason: String,
-    /// The `go` statement.
+    /// The `go` statement that created the goroutines.
     created_by: Option<Place>,
-    /// Why they are thought to be leaked.
+    /// The observations for the verdict, the strongest first.
     evidence: Vec<String>,
     /// What happens, and why it does not end.
     explanation: String,
     /// What to do about it.
     fix: String,
-    /// When it was found first: milliseconds since 1970.
+    /// When the group was found first, in milliseconds since 1970.
     first_seen_unix_ms: u64,
-    /// Whose they are.
+    /// The process that the goroutines belong to.
     process: Owner,
 }
 
-/// Whose something is.
+/// The process that a finding is about.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Owner {
-    /// Process.
+    /// The PID in the agent's PID namespace.
     pid: u32,
-    /// The name of its service.
+    /// The name of the service.
     service: String,
-    /// Its executable.
+    /// The path of the executable.
     exe: String,
-    /// The container's id.
+    /// The id of the container.
     container: Option<String>,
-    /// The pod, as `namespace/name`.
+    /// The pod as `namespace/name`; where the node tells less, its name or its uid.
     pod: Option<String>,
 }
 
@@ -99,7 +99,7 @@ impl Owner {
     }
 }
 
-/// `namespace/name`, or the uid where that is all that is known.
+/// `namespace/name`, or as much as the node tells: the name alone, or the uid.
 fn pod(process: &ProcessPicture) -> Option<String> {
     let pod = process.identity.pod.as_ref()?;
     Some(match (&pod.namespace, &pod.name) {
@@ -137,91 +137,91 @@ impl Leak {
     }
 }
 
-/// A Go process.
+/// A Go process that the agent watches.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Process {
-    /// In the agent's PID namespace.
+    /// The PID in the agent's PID namespace.
     pid: u32,
-    /// The name of its service.
+    /// The name of the service.
     service: String,
-    /// Its executable.
+    /// The path of the executable.
     exe: String,
-    /// The path of its main module.
+    /// The path of the main module.
     module: String,
-    /// Its version.
+    /// The version of the main module.
     module_version: String,
-    /// As `go1.26.6`.
+    /// The version of Go, for instance `go1.26.6`.
     go_version: String,
     /// The systemd unit.
     unit: Option<String>,
-    /// The container's id.
+    /// The id of the container.
     container: Option<String>,
-    /// The pod, as `namespace/name`.
+    /// The pod as `namespace/name`; where the node tells less, its name or its uid.
     pod: Option<String>,
-    /// How closely it is watched: `poll`, `life`, `wait` or `full`.
+    /// How closely the process is watched: `poll`, `life`, `wait` or `full`.
     mode: String,
-    /// How closely it should be.
+    /// How closely the process should be watched.
     wanted_mode: String,
-    /// Why those differ, or why it is, or was, raised for a while; empty: there is nothing to say.
+    /// Why the two modes differ, or why the mode is, or was, raised for a while; empty where neither holds.
     mode_reason: String,
-    /// Goroutines, without the runtime's own.
+    /// The number of goroutines, without the runtime's own.
     goroutines: Option<u64>,
-    /// By state and wait reason, the most frequent first.
+    /// The goroutines by state and wait reason, the most frequent first.
     states: Vec<States>,
-    /// By the `go` statement that made them, the most frequent first.
+    /// The goroutines by the `go` statement that created them, the most frequent first.
     creators: Vec<Count>,
-    /// By the place where they wait, the most frequent first.
+    /// The goroutines by the place where they wait, the most frequent first.
     waits: Vec<Count>,
-    /// In findings that are likely or proven.
+    /// The number of goroutines in findings that are likely or proven.
     leaked: u64,
-    /// Findings.
+    /// The number of findings.
     findings: u64,
-    /// Why nothing counts as proven.
+    /// Why no finding counts as proven.
     doubt: Option<String>,
-    /// Heap in use.
+    /// The heap in use, in bytes, as the runtime counts it.
     heap_bytes: Option<u64>,
-    /// Memory limit of its control group.
+    /// The memory limit of the control group, in bytes.
     memory_limit_bytes: Option<u64>,
-    /// When it was scanned last: milliseconds since 1970.
+    /// When the last scan ended, in milliseconds since 1970.
     scanned_unix_ms: Option<u64>,
-    /// How long that took.
+    /// How long the last scan took, in seconds.
     scan_seconds: Option<f64>,
-    /// The last hour, the oldest first.
+    /// The last hour in steps, the oldest first.
     history: Vec<HistoryStep>,
-    /// What is wrong.
+    /// Why the process could not be scanned last, in a sentence.
     error: Option<String>,
 }
 
-/// Goroutines in a state.
+/// The number of goroutines with a state and a wait reason.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct States {
-    /// `waiting`, `running`, …
+    /// The state: `waiting`, `running`, …
     state: String,
-    /// Why they wait.
+    /// The wait reason, in the runtime's words; empty where the state is no wait.
     wait_reason: String,
-    /// How many.
+    /// The number of goroutines.
     count: u64,
 }
 
-/// Goroutines of a place.
+/// The number of goroutines of a place.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Count {
-    /// The place; a function `other` stands for all that are not listed.
+    /// The place; the function `other` stands for all places that are not listed.
     place: Place,
-    /// How many.
+    /// The number of goroutines.
     count: u64,
 }
 
-/// Five minutes.
+/// The figures of one process over five minutes.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct HistoryStep {
-    /// When they began: seconds since 1970.
+    /// When the step began, in seconds since 1970.
     start_unix_s: u64,
-    /// How long they are, seconds.
+    /// The length of the step, in seconds.
     seconds: u64,
-    /// The most goroutines.
+    /// The most goroutines in one scan.
     goroutines: u64,
-    /// The most in findings that are likely or proven.
+    /// The most goroutines in findings that are likely or proven.
     leaked: u64,
 }
 
@@ -282,21 +282,21 @@ fn counts(top: &Top) -> Vec<Count> {
 /// An alert that stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AlertView {
-    /// Process.
+    /// The PID of the process.
     pid: u32,
-    /// The name of its service.
+    /// The name of the service.
     service: String,
-    /// The group of leaked goroutines; none: the process itself.
+    /// The id of the finding that the alert is about; null where it is about the process itself.
     group: Option<String>,
-    /// The group's class; `signs` for the process itself.
+    /// The class of the finding; `signs` where the alert is about the process itself.
     class: String,
-    /// The group's verdict.
+    /// The verdict of the finding.
     verdict: Option<String>,
-    /// `observe`, `warn`, `intervene` or `isolate`.
+    /// The level: `observe`, `warn`, `intervene` or `isolate`.
     level: String,
-    /// Why.
+    /// Why the alert has this level, in words.
     reason: String,
-    /// Since when: milliseconds since 1970.
+    /// Since when the alert has had this level, in milliseconds since 1970.
     since_unix_ms: u64,
 }
 
@@ -315,23 +315,23 @@ impl From<&Alert> for AlertView {
     }
 }
 
-/// What a scan found.
+/// The goroutines that a triggered scan has judged.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Found {
-    /// Goroutines that were judged.
+    /// The number of goroutines that were judged.
     pub(super) scanned: u64,
-    /// Those with a verdict of `likely` or `proven`.
+    /// The number of these with a verdict of `likely` or `proven`.
     pub(super) leaked: u64,
 }
 
-/// How the agent is.
+/// The state of the agent.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Health {
     /// `ok`, or what is missing.
     pub(super) status: String,
 }
 
-/// What was noted.
+/// The answer to a request that takes effect later.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Noted {
     /// Always true.
@@ -341,37 +341,37 @@ pub(super) struct Noted {
 /// The agent and its node.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Node {
-    /// Of the agent.
+    /// The version of the agent.
     version: &'static str,
-    /// When the agent began: milliseconds since 1970.
+    /// When the agent began, in milliseconds since 1970.
     started_unix_ms: u64,
-    /// CPU time that it has used since.
+    /// The CPU time that the agent has used since it began, in seconds.
     cpu_seconds: f64,
-    /// Memory that it has.
+    /// The resident memory of the agent, in bytes.
     rss_bytes: u64,
-    /// What it and its probes use now, cores.
+    /// What the agent and its probes use now, in cores.
     used_cores: f64,
-    /// What they may use, cores.
+    /// What the agent and its probes may use, in cores.
     budget_cores: f64,
-    /// The same for a single process.
+    /// What they may use for a single process, in cores.
     process_budget_cores: f64,
-    /// How often a process should be scanned, seconds.
+    /// The time between two scans of a process that is wanted, in seconds.
     interval_seconds: f64,
-    /// How often one is; 0: none was scanned twice yet.
+    /// The time between two scans of a process that is reached, in seconds; 0 before any process was scanned twice.
     achieved_interval_seconds: f64,
-    /// Scans that are late for want of budget.
+    /// The number of scans that are late for want of budget.
     scans_waiting: u64,
-    /// Processes that run.
+    /// The number of processes that run on the node, without the kernel's threads.
     processes: u64,
-    /// Go programs that are watched.
+    /// The number of Go processes that are watched.
     tracked: u64,
-    /// Go programs that a rule excludes.
+    /// The number of Go processes that a rule excludes.
     excluded: u64,
-    /// Go programs that cannot be watched.
+    /// The number of Go processes that cannot be watched.
     unsupported: u64,
-    /// Processes that may not be looked at.
+    /// The number of processes that the agent may not look at.
     unreadable: u64,
-    /// What is wrong with the agent, the latest few.
+    /// What is wrong with the agent, the latest few sentences.
     errors: Vec<String>,
 }
 

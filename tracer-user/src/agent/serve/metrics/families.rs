@@ -1,4 +1,4 @@
-//! All metrics, in one table each: of the node, of processes, of findings, of probes.
+//! All metrics, by what they are about: the node, targets, findings, alerts, probes. Each has its name and help here.
 
 use super::{Families, Family, Kind, Label, Sink};
 use crate::agent::{
@@ -9,14 +9,14 @@ use Kind::{Counter, Gauge, Histogram};
 use sfgi_core::leaks::LeakView;
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-/// What metrics are made of.
+/// What one document of metrics is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
     pub picture: &'a Picture,
     pub alerts: &'a [Arc<Alert>],
-    /// Series that were dropped so far, by metric.
+    /// Series that the cap has left out since the agent began, by metric.
     pub dropped: &'a BTreeMap<&'static str, u64>,
-    /// At most so many series of a metric.
+    /// The cap of one metric's series.
     pub max_series: usize,
 }
 
@@ -96,7 +96,7 @@ fn node<'a>(out: &mut Families<'a>, picture: &'a Picture) {
     }
 }
 
-/// A family with series of each process.
+/// One family with series of each target.
 fn each<'a>(
     out: &mut Families<'a>,
     picture: &'a Picture,
@@ -110,6 +110,7 @@ fn each<'a>(
 }
 
 fn processes<'a>(out: &mut Families<'a>, picture: &'a Picture) {
+    // The names of a target stand in this series only; the others have `pid` and `service` to join by.
     let about = (Gauge, "sfgi_process_info", "What a process is; always 1.");
     each(out, picture, about, |process, sink| sink.number(1.0, identity(process)));
     let about = (Gauge, "sfgi_process_mode", "How closely a process is watched; always 1.");
@@ -308,6 +309,7 @@ fn probes<'a>(out: &mut Families<'a>, picture: &'a Picture) {
     events(
         (Histogram, "sfgi_run_queue_delay_seconds", "How long goroutines were ready and not run."),
         |events, sink| {
+            // Only mode `full` measures this; a series of zeros would say that nothing waits.
             if events.run_queue.count() > 0 {
                 sink.distribution(&events.run_queue, []);
             }

@@ -1,5 +1,5 @@
-//! What a picture says, as metrics: names, units and labels by the conventions of Prometheus. The series of a process are made anew
-//! from each picture, so those of one that has ended are gone with it.
+//! A picture as metrics: names, units and labels by the conventions of Prometheus. The series of a target are made
+//! anew from each picture, so they end with the target.
 
 mod families;
 
@@ -16,33 +16,32 @@ use std::{
     fmt::{self, Write as _},
 };
 
-/// What a metric's values mean.
+/// How a metric's values behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Gauge,
     Counter,
-    /// Counts by size.
+    /// [`Value::Distribution`] only; the other two have [`Value::Number`].
     Histogram,
 }
 
-/// A metric with all its series.
+/// One metric with all its series.
 #[derive(Clone, Debug)]
 pub struct Family<'a> {
-    /// By the conventions of Prometheus: base unit at the end, then `_total` for counters.
+    /// By the conventions of Prometheus: the base unit at the end, then `_total` for counters.
     pub name: &'static str,
-    /// What it is, in a sentence.
+    /// A sentence; shown to users of both formats.
     pub help: &'static str,
-    /// Whether it only rises.
     pub kind: Kind,
-    /// One for each set of labels.
+    /// One for each set of labels, at most as many as the cap.
     pub series: Vec<Series<'a>>,
-    /// Series above the cap.
+    /// Series that the cap left out of this picture.
     pub dropped: u64,
 }
 
 #[derive(Clone, Debug)]
 pub struct Series<'a> {
-    /// Names and values. The values come from targets: they may hold anything.
+    /// Names and values. The values come from targets and may hold anything.
     pub labels: Vec<Label<'a>>,
     pub value: Value<'a>,
 }
@@ -51,12 +50,11 @@ pub type Label<'a> = (&'static str, Cow<'a, str>);
 
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
-    /// Of a gauge or counter.
     Number(f64),
     Distribution(&'a Distribution),
 }
 
-/// Families as they are made.
+/// The families of one document, as they are made.
 #[derive(Debug)]
 struct Families<'a> {
     all: Vec<Family<'a>>,
@@ -71,7 +69,7 @@ impl<'a> Families<'a> {
     }
 }
 
-/// Takes the series of a family, up to the cap.
+/// Takes the series of one family, up to the cap.
 #[derive(Debug)]
 struct Sink<'f, 'a> {
     family: &'f mut Family<'a>,
@@ -80,25 +78,23 @@ struct Sink<'f, 'a> {
 }
 
 impl<'a> Sink<'_, 'a> {
-    /// Series that follow are of this process.
+    /// Labels the series that follow with this target's PID and service.
     fn of(&mut self, process: &'a ProcessPicture) -> &mut Self {
         self.process = Some(process);
         self
     }
 
-    /// A series with a number.
     fn number(&mut self, value: f64, labels: impl IntoIterator<Item = Label<'a>>) {
         self.push(Value::Number(value), labels);
     }
 
-    /// A series with a number, if it is known.
+    /// A series with a number; none where it is not known: a 0 would be a measurement.
     fn maybe(&mut self, value: Option<f64>, labels: impl IntoIterator<Item = Label<'a>>) {
         if let Some(value) = value {
             self.number(value, labels);
         }
     }
 
-    /// A series with a distribution.
     fn distribution(&mut self, of: &'a Distribution, labels: impl IntoIterator<Item = Label<'a>>) {
         self.push(Value::Distribution(of), labels);
     }
@@ -117,14 +113,15 @@ impl<'a> Sink<'_, 'a> {
     }
 }
 
-/// Goroutines of each process over the last hour, in steps of five minutes. A label says how long ago, because in the text format a series
-/// has one value.
+/// Goroutines of each target over the last hour, in steps of five minutes. A label says how long ago a step was,
+/// because the text format has one value for a series.
 pub fn history(of: &History, now_unix_s: u64, max_series: usize) -> Vec<Family<'_>> {
     let mut out = Families { all: Vec::new(), max_series };
     let mut family = |name, help, value: fn(&Step) -> u64| {
         let mut sink = out.add(Kind::Gauge, name, help);
         for (_, series) in of.rows() {
             for step in &series.steps {
+                // Rounded down to whole steps, so that the label changes every five minutes and not with each scrape.
                 let ago = now_unix_s.saturating_sub(step.start_s) / STEP_SECONDS * STEP_SECONDS / 60;
                 let labels = [
                     ("pid", Cow::from(series.pid.to_string())),
@@ -146,10 +143,10 @@ pub fn history(of: &History, now_unix_s: u64, max_series: usize) -> Vec<Family<'
     out.all
 }
 
-/// What the document is called in HTTP.
+/// The content type of the text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Writes families; those without series are left out.
+/// The families in the text format; those without series are left out.
 pub fn text(families: &[Family<'_>]) -> String {
     let mut out = String::new();
     for family in families.iter().filter(|family| !family.series.is_empty()) {
@@ -180,6 +177,7 @@ fn buckets(out: &mut String, name: &str, labels: &[Label<'_>], of: &Distribution
     let mut below = 0;
     let bounds = BOUNDS_SECONDS.iter().map(|bound| Cow::from(bound.to_string()));
     for (bound, count) in bounds.chain([Cow::from("+Inf")]).zip(of.counts) {
+        // The format wants each bucket to count everything up to its bound, [`Distribution`] counts each class alone.
         below += count;
         line(out, name, "_bucket", labels, Some(("le", bound)), below as f64)?;
     }
@@ -209,7 +207,8 @@ fn line(
     writeln!(out, " {value}")
 }
 
-/// Backslash, quote and line end, as the format has them; nothing else can end a value.
+/// Escapes backslash, quote and line end, as the format wants it: nothing else can end a value. Without this a
+/// target's name could add series of its own.
 fn escape(out: &mut String, value: &str) {
     for c in value.chars() {
         match c {

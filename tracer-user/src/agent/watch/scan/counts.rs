@@ -1,4 +1,4 @@
-//! A target in numbers: how many goroutines do what, and where; and its memory.
+//! A target in numbers: goroutines by state, by creation site and by place of waiting; and its memory.
 
 use crate::agent::{
     config::Host,
@@ -12,10 +12,10 @@ use sfgi_core::{
 };
 use std::{cmp::Reverse, collections::HashMap, fs, hash::Hash, path::Path, sync::Arc};
 
-/// States and wait reasons that are told: the runtime has about forty reasons.
+/// The most pairs of state and wait reason in a picture; the runtime has about forty reasons.
 const MAX_STATES: usize = 128;
 
-/// Counts; `waits`: where goroutines wait, and how many.
+/// Counts the goroutines of a snapshot. `waits` are the places where they wait, with numbers; tables have `top` rows.
 pub(super) fn count(snapshot: &Snapshot, names: &mut Names, waits: Vec<(Site, u64)>, top: usize) -> Scan {
     let mut scan = Scan {
         goroutines: snapshot.goroutines.len() as u64,
@@ -30,9 +30,11 @@ pub(super) fn count(snapshot: &Snapshot, names: &mut Names, waits: Vec<(Site, u6
             continue;
         }
         scan.in_motion += u64::from(goroutine.trust == Trust::InMotion);
+        // In other states the reason is that of the last wait.
         let reason = if goroutine.state.waits() { goroutine.reason } else { 0 };
+        // Counted by number; names are made once a row, not once a goroutine.
         add(&mut states, (goroutine.state, reason), index);
-        // The main goroutine was made by the runtime, whatever it says.
+        // The runtime made the main goroutine; its `gopc` is no `go` statement of the program.
         let gopc = if goroutine.goid == 1 { 0 } else { goroutine.gopc };
         add(&mut creators, gopc, index);
         oldest_ns = oldest_ns.max(names.waiting_ns(goroutine).unwrap_or(0));
@@ -61,7 +63,7 @@ pub(super) fn count(snapshot: &Snapshot, names: &mut Names, waits: Vec<(Site, u6
     scan
 }
 
-/// Where the goroutines of a snapshot with stacks wait.
+/// The places where the goroutines of a snapshot with stacks wait, with numbers.
 pub(super) fn waits(snapshot: &Snapshot, names: &mut Names) -> Vec<(Site, u64)> {
     let mut stacks = HashMap::new();
     for (goroutine, index) in snapshot.goroutines.iter().zip(0u32..) {
@@ -76,17 +78,17 @@ pub(super) fn waits(snapshot: &Snapshot, names: &mut Names) -> Vec<(Site, u64)> 
     named.collect()
 }
 
-/// Counts one more; of the first it is remembered which that was.
+/// Counts one more under `key`, and remembers the index of the first one, from which names are made.
 fn add<K: Eq + Hash>(table: &mut HashMap<K, (u32, u64)>, key: K, index: u32) {
     table.entry(key).or_insert((index, 0)).1 += 1;
 }
 
-/// The place of what has none.
+/// The site that stands for an unknown place.
 pub(crate) fn nowhere() -> Site {
     Site { func: "-".into(), file: "".into(), line: 0 }
 }
 
-/// The largest places; several addresses may be one line.
+/// The `top` largest places and the sum of the others. Several addresses may be one place: their counts are added.
 pub(crate) fn table(counts: Vec<(Site, u64)>, top: usize) -> Top {
     let mut sites: HashMap<Site, u64> = HashMap::new();
     for (site, count) in counts {
@@ -104,10 +106,11 @@ fn incomplete(snapshot: &Snapshot) -> Option<String> {
     fault.or_else(|| (snapshot.unreadable > 0).then(unreadable))
 }
 
-/// From here on a limit of control groups v1 means that there is none.
+/// A limit of control groups v1 from here on means none: without a limit the file has the largest number of pages, as
+/// bytes.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// Memory of a target, as its own runtime and the host tell it.
+/// The memory of a target, by its own runtime and by the host; what cannot be told is `None`.
 pub(super) fn memory(target: &Target, view: &View, host: &Host) -> Memory {
     let statm = fs::read_to_string(format!("/proc/{}/statm", target.pid())).unwrap_or_default();
     let pages: Option<u64> = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok());
@@ -122,10 +125,11 @@ pub(super) fn memory(target: &Target, view: &View, host: &Host) -> Memory {
     }
 }
 
-/// The lowest limit on the way to the root, and what is used of that.
+/// The lowest memory limit from the group up to the root, and the usage of the group that has it: the one that kills
+/// first. Without a limit the usage of the group itself. Bytes.
 fn control_group(root: &Path, path: &str) -> (Option<u64>, Option<u64>) {
     let relative = Path::new(path.trim_start_matches('/'));
-    // Of another namespace of control groups: it lies outside of what we see.
+    // A group outside of our own namespace of control groups: we cannot see its files, and must not follow `..`.
     if path.is_empty() || relative.components().any(|part| part.as_os_str() == "..") {
         return (None, None);
     }

@@ -1,5 +1,6 @@
-//! What of a target's past outlives a restart of the agent: how its creation sites grew, how often each goroutine was found
-//! and since when it waits, when a leak was first found. As bytes: postcard, which wastes none on names, compressed.
+//! The part of a target's past that outlives a restart of the agent: how its creation sites grew, how often each
+//! goroutine was seen and since when it waits, when a leak was first found. It is kept as bytes: postcard, which
+//! spends none on names of fields, compressed by zstd.
 
 use serde::{Deserialize, Serialize};
 use sfgi_core::{
@@ -11,24 +12,26 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// Goroutines that are kept, those with the lowest ids; of the others the ages begin anew.
+/// The most goroutines that are kept: those with the lowest goids, which are the oldest. The ages of the others begin
+/// anew.
 pub(super) const MAX_GOROUTINES: usize = 1 << 16;
-/// Creation sites that are kept, the largest.
+/// The most creation sites that are kept, the largest ones.
 const MAX_SITES: usize = 2048;
-/// Bytes before compression, also of what is read: the file may be damaged, or another program's.
+/// The most bytes before compression. It also bounds what is read back, because the file may be damaged or another
+/// program's.
 const MAX_RAW: usize = 4 << 20;
-/// zstd's level: it is done for each target now and then, within the budget.
+/// The level of zstd. A cheap one: every fourth scan of each target packs, within the budget of the agent.
 const LEVEL: i32 = 1;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Kept {
-    /// Which run of a program this is about: see [`crate::agent::watch::Target::run`].
+    /// The run of the program that this is about ([`crate::agent::watch::Target::run`]).
     pub(super) run: u32,
-    /// The oldest first.
+    /// Looks, the oldest first.
     pub(super) looks: Vec<Look>,
-    /// By goid, rising.
+    /// Goroutines, by rising goid.
     pub(super) goroutines: Vec<Goroutine>,
-    /// By the group's id: when it was first found, nanoseconds since 1970.
+    /// For each group of leaks, when it was first found (nanoseconds since 1970).
     pub(super) found: Vec<(Fingerprint, u64)>,
 }
 
@@ -36,14 +39,14 @@ pub(super) struct Kept {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Goroutine {
     pub(super) goid: u64,
-    /// That it has not run since, and when this wait was first seen.
+    /// The stamp of its wait, which changes when it runs; and when this wait was first seen (monotonic clock, ns).
     pub(super) stamp: u64,
     pub(super) since_ns: u64,
     pub(super) counts: Counts,
 }
 
 impl Kept {
-    /// The bytes; `None`: they would be too many.
+    /// Packs it; `None`: it would be larger than [`MAX_RAW`].
     pub(super) fn pack(mut self) -> Option<Vec<u8>> {
         let largest = self.largest_sites();
         self.looks.iter_mut().for_each(|look| look.counts.retain(|site, _| largest.contains(site)));
@@ -51,16 +54,17 @@ impl Kept {
         if raw.len() > MAX_RAW { None } else { zstd::bulk::compress(&raw, LEVEL).ok() }
     }
 
-    /// What was packed; `None`: these bytes are something else.
+    /// Unpacks it; `None`: these bytes are something else.
     pub(super) fn unpack(bytes: &[u8]) -> Option<Kept> {
         let raw = zstd::bulk::decompress(bytes, MAX_RAW).ok()?;
         match postcard::take_from_bytes(&raw) {
+            // Bytes behind the value: written by another version, whose fields may mean something else.
             Ok((kept, [])) => Some(kept),
             Ok(_) | Err(_) => None,
         }
     }
 
-    /// By the most goroutines that a look found of each.
+    /// The [`MAX_SITES`] sites of which a look found the most goroutines.
     fn largest_sites(&self) -> BTreeSet<(u64, u64)> {
         let mut most: BTreeMap<(u64, u64), u64> = BTreeMap::new();
         for (site, count) in self.looks.iter().flat_map(|look| &look.counts) {

@@ -1,4 +1,4 @@
-//! Looks at one process: all goroutines (`poll`), or those and its heap (`look`).
+//! Reads one target, on a thread of the pool: all goroutines ([`poll`]), or those and its heap ([`look`]).
 
 mod counts;
 mod kept;
@@ -29,37 +29,37 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-/// Groups of one process that are kept: the surest and the most severe come first.
+/// The most groups of one target that are kept. The surest and most severe come first.
 const MAX_GROUPS: usize = 200;
-/// Goroutines that are named of a group, and lines of its stack: a recursion may have a million.
+/// The most goroutines that are named of a group, and frames of its stack: a recursion may have a million.
 const MAX_GOIDS: usize = 100;
 const MAX_STACK: usize = 64;
 
-/// What a look at a process told.
+/// The result of a poll or a look.
 #[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) scan: Scan,
     pub(crate) memory: Memory,
     pub(crate) growth: Vec<SiteGrowth>,
-    /// `None`: the heap was not looked at.
+    /// `None`: it was a poll, which does not read the heap.
     pub(crate) leaks: Option<Leaks>,
-    /// Goroutines wait for long enough that a look at the heap may tell something that the last one did not.
+    /// Goroutines have waited for long that had not at the last look at the heap, so a look may find more.
     pub(crate) suspicious: bool,
-    /// What is to outlive this agent; `None`: what was told last.
+    /// What the store is to keep for the next agent; `None`: the last one still holds.
     pub(crate) kept: Option<Arc<[u8]>>,
 }
 
-/// What a look at the heap told.
+/// The leaks that a look at the heap found.
 #[derive(Debug)]
 pub(crate) struct Leaks {
     pub(crate) groups: Vec<LeakView>,
-    /// Why nothing counts as proven.
+    /// The doubt that turned `proven` into `likely`; `None`: the look saw everything.
     pub(crate) doubt: Option<String>,
-    /// Goroutines that were judged.
+    /// How many goroutines were judged.
     pub(crate) scanned: u64,
 }
 
-/// Reads all goroutines of a process.
+/// Reads all goroutines of a target.
 pub(crate) fn poll(target: &Target, past: &mut Past, config: &Config) -> Result<Told, TargetError> {
     let began = Began::now();
     let opened = target.open()?;
@@ -69,7 +69,8 @@ pub(crate) fn poll(target: &Target, past: &mut Past, config: &Config) -> Result<
     let plain = snapshot::Options::default();
     let mut snapshot = snapshot::take(&view, plain, &mut |_, _| beat())?;
     let mut names = Names::new(Arc::clone(&opened.binary), view.bias, &snapshot);
-    // Most goroutines of most programs wait where they waited last time: only of the others is the stack read.
+    // Most goroutines of most programs still wait where they waited last time. Stacks are the dear part, so only
+    // those of the others are read.
     let unknown = past.unknown(&snapshot);
     if !unknown.is_empty() {
         let options = snapshot::Options { stacks: true, ..plain };
@@ -90,7 +91,7 @@ pub(crate) fn poll(target: &Target, past: &mut Past, config: &Config) -> Result<
     Ok(told)
 }
 
-/// The same, and judges which goroutines are leaked, with a look at the heap.
+/// Reads all goroutines and the heap, and judges which goroutines are leaked.
 pub(crate) fn look(target: &Target, past: &mut Past, config: &Config) -> Result<Told, TargetError> {
     let began = Began::now();
     let opened = target.open()?;
@@ -103,6 +104,7 @@ pub(crate) fn look(target: &Target, past: &mut Past, config: &Config) -> Result<
     let (observed, mut groups) = (&leaks.observed, mem::take(&mut leaks.groups));
     groups.truncate(MAX_GROUPS);
     groups.iter_mut().for_each(|group| group.shorten(MAX_GOIDS, MAX_STACK));
+    // The search has read every stack, so the places need no cache.
     let waits = counts::waits(&observed.snapshot, &mut names);
     let mut told = tell(used, &observed.snapshot, &mut names, waits, config);
     past.looked(observed, view.binary.wait_reasons(), config);
@@ -116,7 +118,7 @@ pub(crate) fn look(target: &Target, past: &mut Past, config: &Config) -> Result<
     Ok(told)
 }
 
-/// Searches a process for leaks: with what earlier looks told, if that is given, and with what each group pins then.
+/// Searches a target for leaks. With `past`, the earlier looks count, and what each group pins is measured.
 pub(crate) fn search(
     target: &Target,
     opened: &Opened,
@@ -124,6 +126,7 @@ pub(crate) fn search(
     past: Option<&mut Past>,
     config: &Config,
 ) -> Result<Found, TargetError> {
+    // Without the right to sample the search goes on, with a doubt: a pointer may be in a register only.
     let mut registers = Sampler::start(&target.process).map_or(Registers::Unknown, Registers::Sampled);
     let scope = Scope::default();
     let search = Search {
@@ -135,7 +138,7 @@ pub(crate) fn search(
     Ok(search.run(view, &opened.binary, &mut registers, history, &mut |_| beat())?)
 }
 
-/// What every look tells.
+/// The part of the result that polls and looks have in common.
 fn tell(
     memory: Memory,
     snapshot: &Snapshot,
@@ -148,13 +151,13 @@ fn tell(
     Told { scan, memory, growth: Vec::new(), leaks: None, suspicious: false, kept: None }
 }
 
-/// Nanoseconds since 1970.
+/// The wall clock: nanoseconds since 1970; 0 for a clock before that.
 pub(crate) fn unix_ns() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// When something began, and what this thread had cost by then.
+/// The start of a poll or look: the wall clock, and the CPU time of this thread by then.
 struct Began {
     wall: Instant,
     cpu_ns: u64,
@@ -165,7 +168,7 @@ impl Began {
         Began { wall: Instant::now(), cpu_ns: clock::thread_cpu() }
     }
 
-    /// Seconds by the clock, and of CPU.
+    /// Wall seconds and CPU seconds since then. Only on the same thread.
     fn passed(&self) -> (f64, f64) {
         let cpu_ns = clock::thread_cpu().saturating_sub(self.cpu_ns);
         (self.wall.elapsed().as_secs_f64(), cpu_ns as f64 / 1e9)

@@ -1,5 +1,5 @@
-//! What earlier looks at a process told: how long each goroutine has been in its wait, how creation sites grow, and
-//! since when a leak is known.
+//! What earlier polls and looks of a target told: since when each goroutine waits, how creation sites grow, and since
+//! when a leak is known.
 
 use super::{
     kept::{self, Kept},
@@ -16,34 +16,35 @@ use sfgi_core::{
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// Goroutines whose waits are remembered; of what lies beyond only the runtime's own count is known.
+/// Goroutines whose waits are remembered, a bound for our memory. Of further ones only the runtime's own time
+/// (`g.waitsince`) is known.
 const MAX_WAITS: usize = 1 << 17;
-/// Looks that growth is told from. It is told over hours as well as from many.
+/// The most looks that the history keeps; growth is told from these.
 const LOOKS: usize = 60;
-/// A wait that has lasted so long is worth a look at the heap, even where the user's threshold is higher.
+/// A wait that has lasted so long is worth a look at the heap, even if the user's threshold for a leak is higher.
 const SUSPICIOUS: Duration = Duration::from_secs(30);
-/// What an earlier agent knew is too old after so many intervals, or after this where that is longer.
+/// What an earlier agent kept is too old after `STALE` intervals or `STALE_AFTER`, whichever is longer.
 const STALE: u32 = 20;
 const STALE_AFTER: Duration = Duration::from_secs(300);
-/// Looks after which what is known is kept again.
+/// Polls and looks between two packings of what is to be kept.
 const KEEP_EVERY: u32 = 4;
-/// Growing sites that are told.
+/// The most growing sites in a picture.
 const MAX_GROWTH: usize = 20;
 
 #[derive(Debug)]
 pub(crate) struct Past {
     pub(super) history: History,
-    /// By goid: the stamp of its wait, and when that was first seen.
+    /// By goid: the stamp of its wait, and when that wait was first seen (monotonic clock, ns).
     waits: HashMap<u64, (u64, u64)>,
     places: Places,
-    /// Of the goroutines that waited for long when the heap was last looked at.
+    /// The sum that [`Past::note`] made at the last look at the heap.
     looked_at: Option<u64>,
-    /// When a leak was first found: nanoseconds since 1970.
+    /// By group: when the leak was first found (nanoseconds since 1970).
     found: HashMap<Fingerprint, u64>,
     looks: Vec<Look>,
-    /// What an earlier agent kept, until the first look.
+    /// What an earlier agent kept, until [`Past::resume`] takes it.
     kept: Option<Arc<[u8]>>,
-    /// Looks since this was kept.
+    /// Polls and looks since the last packing.
     unkept: u32,
 }
 
@@ -63,12 +64,13 @@ impl Default for Past {
 }
 
 impl Past {
-    /// What an earlier agent kept ([`keep`](Self::keep)), if it turns out to be of use.
+    /// A past that will take up what an earlier agent kept ([`keep`](Self::keep)), if that is of use.
     pub(crate) fn remembering(kept: Option<Arc<[u8]>>) -> Past {
         Past { kept, ..Past::default() }
     }
 
-    /// Before the first look: takes up what is remembered, if it is of this run of the program and not too old.
+    /// Takes up what an earlier agent kept, if it is of this run of the program and not too old. Called before each
+    /// poll and look; only the first call does anything.
     pub(super) fn resume(&mut self, run: Option<u32>, now_ns: u64, config: &Config) {
         let Some(kept) = self.kept.take().and_then(|kept| Kept::unpack(&kept)) else { return };
         let stale = (config.scan.interval * STALE).max(STALE_AFTER);
@@ -81,7 +83,7 @@ impl Past {
         self.found = kept.found.into_iter().collect();
     }
 
-    /// After a look: what is to outlive this agent, now and then.
+    /// Packs what is to outlive this agent, at every [`KEEP_EVERY`]th call; `None` at the others.
     pub(super) fn keep(&mut self, run: Option<u32>) -> Option<Arc<[u8]>> {
         self.unkept += 1;
         if self.unkept < KEEP_EVERY {
@@ -100,38 +102,40 @@ impl Past {
         kept.pack().map(Into::into)
     }
 
-    /// The `g`s of those that wait in a place that is not known.
+    /// See [`Places::unknown`].
     pub(super) fn unknown(&self, snapshot: &Snapshot) -> Vec<u64> {
         self.places.unknown(snapshot)
     }
 
-    /// Takes in what was read of these with their stacks.
+    /// See [`Places::learn`].
     pub(super) fn learn(&mut self, snapshot: &mut Snapshot, fresh: Snapshot, names: &mut Names) {
         self.places.learn(snapshot, fresh, names);
     }
 
-    /// Where goroutines wait, and how many.
+    /// See [`Places::count`].
     pub(super) fn places(&mut self, snapshot: &mut Snapshot) -> Vec<(Site, u64)> {
         self.places.count(snapshot)
     }
 
-    /// Takes in what a poll saw. Says whether a look at the heap may tell more than the last one.
+    /// Takes in a poll. Returns whether a look at the heap may find more than the last one.
     pub(super) fn poll(&mut self, snapshot: Snapshot, reasons: &WaitReasons, config: &Config) -> bool {
         let suspects = self.note(&snapshot, reasons, config);
         let mut observed = Observed { looks: vec![look(&snapshot)], snapshot, ..Observed::default() };
         observed.facts = observed.snapshot.goroutines.iter().map(|goroutine| self.facts(goroutine)).collect();
         self.history.extend(&mut observed);
         self.looks = observed.looks;
+        // Other goroutines wait for long than at the last look; the same ones would give the same result.
         suspects.is_some() && suspects != self.looked_at
     }
 
-    /// Takes in what a look at the heap saw, which `history` already has.
+    /// Takes in a look at the heap. The search has added it to `history` already.
     pub(super) fn looked(&mut self, observed: &Observed, reasons: &WaitReasons, config: &Config) {
         self.looked_at = self.note(&observed.snapshot, reasons, config);
         self.looks.clone_from(&observed.looks);
     }
 
-    /// Notes who waits since when. Returns a sum over those that have waited for long; `None`: nobody has.
+    /// Notes since when each goroutine waits. Returns a sum that stands for the set of those that have waited for
+    /// long; `None`: there are none.
     fn note(&mut self, snapshot: &Snapshot, reasons: &WaitReasons, config: &Config) -> Option<u64> {
         let now_ns = snapshot.taken_ns.1;
         let long = SUSPICIOUS.min(config.leaks.min_age).min(config.scan.interval);
@@ -139,6 +143,7 @@ impl Past {
         let mut waits = HashMap::with_capacity(snapshot.goroutines.len().min(MAX_WAITS));
         let mut sum = None;
         for goroutine in snapshot.goroutines.iter().filter(|goroutine| !goroutine.system) {
+            // The same stamp: it has not run since. Otherwise the wait was first seen now.
             let since_ns = match self.waits.get(&goroutine.goid) {
                 Some((stamp, since_ns)) if *stamp == goroutine.stamp => *since_ns,
                 _ => snapshot.taken_ns.0,
@@ -147,9 +152,12 @@ impl Past {
                 waits.insert(goroutine.goid, (goroutine.stamp, since_ns));
             }
             let leaky = can_be_leaked(reasons.get(goroutine.reason));
+            // The runtime stamps `waitsince` only in a garbage collection; 0 until then.
             let told_ns = if goroutine.waiting_since_ns == 0 { since_ns } else { goroutine.waiting_since_ns };
             let waited_ns = now_ns.saturating_sub(since_ns.min(told_ns));
             if leaky && goroutine.state.waits() && goroutine.trust == Trust::Still && waited_ns >= long_ns {
+                // Addition makes the sum independent of the order of goroutines; the factor (2^64 / φ) spreads small
+                // goids over all bits.
                 let one = goroutine.goid.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ goroutine.stamp;
                 sum = Some(sum.unwrap_or(0u64).wrapping_add(one));
             }
@@ -165,7 +173,7 @@ impl Past {
         Facts { looks: 1, busy: u32::from(now), since_ns, ..Facts::default() }
     }
 
-    /// The creation sites that grow for certain, the fastest first.
+    /// The creation sites that grow, the fastest first, at most [`MAX_GROWTH`].
     pub(super) fn growth(&self, names: &mut Names) -> Vec<SiteGrowth> {
         let Some(last) = self.looks.last() else { return Vec::new() };
         let mut growing: Vec<(u64, Growth)> = last
@@ -181,7 +189,7 @@ impl Past {
         named.collect()
     }
 
-    /// Says of each group when it was first found.
+    /// Dates each group by when it was first found. Groups that are gone are forgotten.
     pub(super) fn date(&mut self, groups: &mut [LeakView], unix_ns: u64) {
         let before = std::mem::take(&mut self.found);
         for group in groups {

@@ -1,4 +1,5 @@
-//! Where each goroutine waits, from scan to scan: a stack is not read again while its goroutine has not run.
+//! Where each goroutine waits, remembered from scan to scan: while a goroutine has not run, its stack is not read
+//! again.
 
 use super::counts::nowhere;
 use sfgi_core::names::Names;
@@ -8,29 +9,31 @@ use sfgi_core::{
 };
 use std::collections::HashMap;
 
-/// Goroutines that are remembered; the stacks of others are read each time.
+/// Goroutines that are remembered, a bound for our memory. The stacks of further ones are read at each scan.
 const MAX_GOROUTINES: usize = 1 << 17;
-/// Places that are remembered; with more, all begin anew.
+/// Places that are remembered; when there are more, all are forgotten.
 const MAX_SITES: usize = 4096;
 
 /// The place of each goroutine that waits.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// By goid.
+    /// By goid, not by `g`: the runtime uses a `g` again for another goroutine.
     known: HashMap<u64, Place>,
     sites: Vec<Site>,
+    /// The index of each site in `sites`.
     numbers: HashMap<Site, u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    /// That it has not run since; and what could differ even so.
+    /// The stamp of its wait, which changes when it runs, and the address where it resumes, which could differ even so.
     stamp: u64,
     resume_pc: u64,
-    /// Whether it is the runtime's own, which for some is told by the stack.
+    /// Whether it is the runtime's own. For some only the stack tells, so it is remembered with the place.
     system: bool,
-    /// Index into the sites.
+    /// Index into [`Places::sites`].
     site: u32,
+    /// The last scan saw it; otherwise it is forgotten.
     last: bool,
 }
 
@@ -40,13 +43,14 @@ impl Places {
         self.known.get(&goroutine.goid).filter(same)
     }
 
-    /// The `g`s of those that wait, and of which it is not known where.
+    /// The addresses of the `g`s that wait in a place that is not known.
     pub(super) fn unknown(&self, snapshot: &Snapshot) -> Vec<u64> {
         let waits = snapshot.goroutines.iter().filter(|goroutine| goroutine.state.waits());
         waits.filter(|goroutine| self.of(goroutine).is_none()).map(|goroutine| goroutine.g).collect()
     }
 
-    /// Takes in what was read of these with their stacks; `snapshot` has it then, too, but for the stacks.
+    /// Learns the places of `fresh`, a snapshot of the unknown ones with stacks, and copies its goroutines into
+    /// `snapshot`, without their stacks, which `snapshot` does not have.
     pub(super) fn learn(&mut self, snapshot: &mut Snapshot, mut fresh: Snapshot, names: &mut Names) {
         let mut sites: HashMap<StackId, u32> = HashMap::new();
         let mut read: HashMap<u64, Goroutine> = HashMap::new();
@@ -63,14 +67,15 @@ impl Places {
             read.insert(goroutine.g, goroutine);
         }
         for goroutine in &mut snapshot.goroutines {
-            // The `g` may be another goroutine's by now; then that is as good.
+            // The `g` may belong to another goroutine by now. That one is as good: it is the newer truth.
             if let Some(read) = read.remove(&goroutine.g) {
                 *goroutine = read;
             }
         }
     }
 
-    /// How many wait where, of those that are not the runtime's own. Forgets who is gone.
+    /// Counts the waiting goroutines of each place, without the runtime's own, and forgets goroutines that have ended
+    /// or run.
     pub(super) fn count(&mut self, snapshot: &mut Snapshot) -> Vec<(Site, u64)> {
         let mut counts = vec![0u64; self.sites.len()];
         self.known.values_mut().for_each(|place| place.last = false);
@@ -86,6 +91,7 @@ impl Places {
         }
         self.known.retain(|_, place| place.last);
         let named = self.sites.iter().cloned().zip(counts).filter(|(_, count)| *count > 0).collect();
+        // Only now: the places keep indices into the sites, so both go together.
         if self.sites.len() > MAX_SITES {
             *self = Places::default();
         }
