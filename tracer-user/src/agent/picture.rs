@@ -3,7 +3,7 @@
 //! Names, paths and labels come from targets and may hold anything: what shows them must escape them. Totals
 //! only rise while a target lives. All tables are bounded.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sfgi_core::{event::Mode, leaks::LeakView, names::Site};
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -64,7 +64,7 @@ pub struct Raises {
 }
 
 /// Counts of the host's processes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// Processes that run now, without the kernel's threads.
     pub running: u64,
@@ -117,7 +117,7 @@ pub struct ProcessPicture {
 }
 
 /// Names one run of one program: the kernel uses a PID again, but not with the same start time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
     /// In the agent's PID namespace.
     pub pid: u32,
@@ -128,7 +128,7 @@ pub struct ProcessId {
     pub program: u32,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The path of the executable in the target's own mount namespace.
     pub exe: PathBuf,
@@ -155,7 +155,7 @@ pub struct Identity {
     pub inner_pid: Option<u32>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// The pod's uid, with dashes, from the control group's path.
     pub uid: String,
@@ -168,7 +168,7 @@ pub struct Pod {
 }
 
 /// One reading of all goroutines of a target.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scan {
     /// When the scan ended: nanoseconds since 1970.
     pub unix_ns: u64,
@@ -192,7 +192,7 @@ pub struct Scan {
     pub oldest_seconds: f64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateCount {
     /// In the words of the runtime's tracebacks: `waiting`, `running`, …
     pub state: Arc<str>,
@@ -202,7 +202,7 @@ pub struct StateCount {
 }
 
 /// Goroutines by place, the most frequent first, with at most [`super::config::Metrics::sites`] rows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Top {
     pub rows: Vec<SiteCount>,
     /// Goroutines of all places without a row.
@@ -211,7 +211,7 @@ pub struct Top {
     pub other_sites: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteCount {
     /// Function, file and line. A goroutine without a place has the function `-`: the main goroutine has no creator.
     pub site: Site,
@@ -219,7 +219,7 @@ pub struct SiteCount {
 }
 
 /// A creation site whose goroutines become more for certain.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiteGrowth {
     pub site: Site,
     pub per_second: f64,
@@ -228,7 +228,7 @@ pub struct SiteGrowth {
 }
 
 /// Memory of a target; `None`: not known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Spans in use (`HeapInuse` of `runtime.MemStats`), read from the target's memory.
     pub heap_bytes: Option<u64>,
@@ -293,7 +293,7 @@ pub const BOUNDS_SECONDS: [f64; 16] = [
 ];
 
 /// A histogram of durations. OTLP takes its classes as they are; the text for Prometheus adds them up.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     /// Class `n` counts durations above bound `n - 1` and up to bound `n`; the last one those above all bounds.
     pub counts: [u64; BOUNDS_SECONDS.len() + 1],
@@ -309,6 +309,14 @@ impl Distribution {
             *count += 1;
         }
         self.sum_seconds += seconds;
+    }
+
+    /// Adds all durations of another one.
+    pub(super) fn merge(&mut self, other: &Distribution) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum_seconds += other.sum_seconds;
     }
 
     pub fn count(&self) -> u64 {

@@ -8,7 +8,10 @@ mod places;
 pub(super) use counts::{nowhere, table};
 pub(crate) use past::Past;
 
-use super::{Opened, Target, TargetError, pool::beat};
+use super::{
+    target::{Opened, Target, TargetError},
+    worker::beat,
+};
 use crate::agent::{
     Config,
     picture::{Memory, Scan, SiteGrowth},
