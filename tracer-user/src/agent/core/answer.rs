@@ -159,6 +159,7 @@ fn goroutines(target: &Target, filter: &Filter, form: Form) -> Result<Bytes, Ref
     let text = form == Form::Text;
     let options = Options { stacks: true, args: text, labels: true, objects: !text };
     let snapshot = snapshot::take(&view, options, &mut |_, _| {}).map_err(failed)?;
+    // Only now is it certain that the snapshot is of the program whose names follow.
     target.still_the_same()?;
     let mut names = Names::new(Arc::clone(&opened.binary), opened.bias, &snapshot);
     let choice = Choice {

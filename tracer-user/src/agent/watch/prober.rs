@@ -34,7 +34,7 @@ use std::{
 /// costs the agent CPU time.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// Messages of the thread, in this order: `Attached` or `TooDear`, any number of `Cost`, `Ended`.
+/// Messages of the thread, in this order: at most one of `Attached` and `TooDear`, any number of `Cost`, `Ended`.
 #[derive(Clone, Debug)]
 pub(crate) enum News {
     /// Probes stand in `mode`. `reason`: why it is not the wanted mode; empty where it is.
