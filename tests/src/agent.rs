@@ -1,4 +1,4 @@
-//! `sfgi agent`: started for some programs only, and what it says of them each second.
+//! `sfgi agent`, started for some programs only, and the pictures that it prints each second.
 
 use std::{
     net::SocketAddr,
@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use crate::{agent_http, process::Process, sfgi};
 
-/// How long anything may take that the agent does, on the slowest machine.
+/// How long anything that the agent does may take on the slowest machine.
 pub const SOON: Duration = Duration::from_secs(120);
 
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
-    /// The command. Its stdout are pictures, a line each; its stderr is its log.
+    /// The command. Its stdout has pictures, a line each; its stderr is its log.
     pub process: Process,
 }
 
@@ -32,20 +32,17 @@ impl Agent {
         Ok(Agent { process })
     }
 
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// It does not say.
     pub fn address(&self) -> Result<SocketAddr> {
         agent_http::address(&self.process)
     }
 
-    /// The first picture, from now on, for which `wanted` holds.
+    /// Waits for a picture, later than this call, for which `wanted` holds.
     ///
     /// # Errors
-    /// It does not come in time; the error has the last one.
+    /// It does not come in time; the error has the last picture.
     pub fn wait(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + SOON;
+        // An earlier picture may be from before what the test has just done.
         let mut seen = self.process.stdout.lines().len();
         let mut last = String::new();
         while Instant::now() < deadline {
@@ -63,10 +60,10 @@ impl Agent {
         bail!("no picture is as expected; the last:\n{last}\nthe log:\n{}", self.process.stderr.text())
     }
 
-    /// As [`wait`](Self::wait), for what it says of one process.
+    /// As [`wait`](Self::wait), for what the pictures say of one process.
     ///
     /// # Errors
-    /// As there.
+    /// As [`wait`](Self::wait).
     pub fn wait_for(&self, pid: u32, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let picture = self.wait(|picture| of(picture, pid).is_some_and(&wanted))?;
         of(&picture, pid).cloned().context("it is in the picture")
@@ -78,7 +75,7 @@ pub fn of(picture: &Value, pid: u32) -> Option<&Value> {
     picture["processes"].as_array()?.iter().find(|process| process["id"]["pid"] == pid)
 }
 
-/// The sum over the rows of a table of places, and what it counts together.
+/// The sum of a table of places: its rows and what it counts together under `other`.
 pub fn sum(table: &Value) -> u64 {
     let rows =
         table["rows"].as_array().map_or(0, |rows| rows.iter().filter_map(|row| row["count"].as_u64()).sum());

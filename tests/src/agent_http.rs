@@ -14,28 +14,24 @@ use serde_json::Value;
 
 use crate::{process::Process, sfgi};
 
-/// How long anything may take, on the slowest machine.
+/// How long anything may take on the slowest machine.
 pub const LONGEST: Duration = Duration::from_secs(120);
 
-/// `sfgi agent`, which listens on a port of its own.
+/// `sfgi agent`, listening on a port of its own.
 #[derive(Debug)]
 pub struct Agent {
-    /// The process.
     pub process: Process,
-    /// Where it listens.
+    /// The address that its log says it listens on.
     pub address: SocketAddr,
-    /// What it wants to be shown.
+    /// The token that requests show.
     pub token: Option<String>,
 }
 
-/// What was answered.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status code.
     pub status: u16,
-    /// The headers, as they came.
+    /// Status line and headers, as they came.
     pub head: String,
-    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -53,7 +49,7 @@ impl Answer {
         serde_json::from_slice(&self.body).with_context(|| format!("{} {}", self.status, self.text()))
     }
 
-    /// The value of a header.
+    /// The value of a header, in whose name capitals do not count.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
@@ -62,7 +58,7 @@ impl Answer {
     }
 }
 
-/// Where an agent listens, by its log.
+/// The address that an agent listens on, by its log.
 ///
 /// # Errors
 /// It does not say.
@@ -72,7 +68,8 @@ pub fn address(process: &Process) -> Result<SocketAddr> {
     address.trim().parse().with_context(|| line.text.clone())
 }
 
-/// `sfgi agent ARGS…` on a free port, to which `--interval 1s` and a budget for that are added.
+/// The command `sfgi agent ARGS…`, with an interval of a second and a budget that allows it; on a free port, unless
+/// the arguments say where.
 ///
 /// # Errors
 /// sfgi was not built.
@@ -95,7 +92,7 @@ impl Agent {
         Agent::of(&mut command(args)?)
     }
 
-    /// Starts it for one program and waits until it has looked for leaks there.
+    /// Starts it for one program and waits until it has looked there for leaks.
     ///
     /// # Errors
     /// It does not.
@@ -120,7 +117,7 @@ impl Agent {
         Ok(Agent { process, address, token: None })
     }
 
-    /// GET.
+    /// GET, with the token if there is one.
     ///
     /// # Errors
     /// There is no answer.
@@ -131,7 +128,7 @@ impl Agent {
         ask(self.address, "GET", path, &headers)
     }
 
-    /// POST without a body.
+    /// POST without a body and without a token.
     ///
     /// # Errors
     /// There is no answer.
@@ -139,7 +136,7 @@ impl Agent {
         ask(self.address, "POST", path, &[])
     }
 
-    /// GET of a document, which must be there.
+    /// GET of a JSON document; the status must be 200.
     ///
     /// # Errors
     /// It is not.
@@ -149,10 +146,10 @@ impl Agent {
         answer.json()
     }
 
-    /// Asks for a document until this holds of it.
+    /// Asks for a document until `holds` holds of it.
     ///
     /// # Errors
-    /// It does not come to hold; the error has the last document and the agent's log.
+    /// It does not in time; the error has the last document and the agent's log.
     pub fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + LONGEST;
         loop {
@@ -176,6 +173,7 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(LONGEST))?;
     let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    // With `connection: close` the answer ends with the stream.
     let request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{more}\r\n");
     stream.write_all(request.as_bytes())?;
     answer(&mut stream).with_context(|| format!("{method} {path}"))

@@ -1,7 +1,9 @@
-//! A process as a service manager or a container runtime starts it: with few capabilities, its own mounts and a filter of system calls.
+//! A process as a service manager or a container runtime starts it: with few capabilities, mounts of its own and a
+//! filter of system calls.
 //!
-//! All of that belongs to a thread and is inherited by what it starts. So a thread takes it on, starts the process, and stays for as long
-//! as that is needed.
+//! All of these belong to a thread and are inherited by what it starts. So a thread takes them on, starts the
+//! process, and stays for as long as the process is needed, because its end would kill the process (the parent-death
+//! signal of `process.rs`).
 
 use std::{process::Command, sync::mpsc, thread};
 
@@ -15,29 +17,29 @@ use rustix::{
 
 use crate::{filter::Filter, toolchain};
 
-/// What a process may not.
+/// What a process is kept from.
 #[derive(Clone, Debug)]
 pub struct Confinement {
-    /// A script for `sh -e` that makes the mounts, in a mount namespace that is its own.
+    /// A script for `sh -e` that makes mounts, in a mount namespace of its own.
     pub mounts: String,
-    /// The root directory after that; `None`: as it is.
+    /// The root directory after the mounts; `None`: unchanged.
     pub root: Option<String>,
-    /// The only capabilities that it can ever have.
+    /// The bounding set: the only capabilities that the process can ever have.
     pub capabilities: CapabilitySet,
-    /// The system calls that it may make; `None`: all.
+    /// The system calls that the process may make; `None`: all.
     pub filter: Option<Filter>,
 }
 
 /// What was started; it is killed when this is dropped.
 #[derive(Debug)]
 pub struct Confined<T> {
-    /// What was made of the command.
+    /// What the starting closure returned.
     pub started: T,
-    /// Keeps the thread, with which the process would end.
+    /// Keeps the thread alive; the process ends with it.
     _thread: mpsc::Sender<()>,
 }
 
-/// Starts a process by `start`, which runs confined itself.
+/// Runs `start` in a confined thread; what it starts is confined, too.
 ///
 /// # Errors
 /// The thread cannot be confined, or `start` fails.
@@ -48,7 +50,7 @@ pub fn start<T: Send + 'static>(
     let (say, said) = mpsc::channel();
     let (_thread, over) = mpsc::channel::<()>();
     thread::spawn(move || {
-        // Whoever asked may have gone.
+        // The receiver may have gone.
         let _ = say.send(confine(&confinement).and_then(|()| start()));
         let _ = over.recv();
     });
@@ -59,6 +61,7 @@ pub fn start<T: Send + 'static>(
 fn confine(confinement: &Confinement) -> Result<()> {
     // SAFETY: nothing of this thread depends on the mounts that it shared with others, nor on their working directory.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.context("no mount namespace of its own")?;
+    // Private: a mount of this namespace must not appear on the machine.
     let script = format!("mount --make-rprivate /\n{}", confinement.mounts);
     toolchain::output(Command::new("sh").args(["-e", "-c", &script])).context("the mounts")?;
     if let Some(root) = &confinement.root {
@@ -70,6 +73,7 @@ fn confine(confinement: &Confinement) -> Result<()> {
             remove_capability_from_bounding_set(capability).or_else(unknown)?;
         }
     }
+    // Without this, only a privileged thread may install a filter.
     set_no_new_privs(true)?;
     confinement.filter.as_ref().map_or(Ok(()), Filter::install)
 }

@@ -16,21 +16,20 @@ use crate::{
     traceback::{self, Goroutine},
 };
 
-/// How many goroutines it has of each kind that stands still.
+/// Goroutines of each kind that stands still.
 pub const EACH: usize = 3;
 
-/// How many kinds there are.
+/// Kinds of goroutines that stand still.
 pub const KINDS: usize = 20;
 
-/// Enough for a traceback of it.
+/// How long a command to the fixture, a traceback among them, may take on the slowest machine.
 const SOON: Duration = Duration::from_secs(120);
 
 /// The running fixture.
 #[derive(Debug)]
 pub struct Crowd {
-    /// Its process.
     pub process: Process,
-    /// By goid, what the runtime says of the goroutines that stand still.
+    /// The goroutines that stand still, by goid, as the runtime's own traceback shows them.
     pub standing: BTreeMap<u64, Goroutine>,
 }
 
@@ -43,7 +42,7 @@ impl Crowd {
         Crowd::of(fixture::start("crowd", go, variant, &[])?)
     }
 
-    /// As [`start`](Self::start), when it runs already.
+    /// As [`start`](Self::start), for a fixture that runs already.
     ///
     /// # Errors
     /// Not all kinds stand still.
@@ -87,8 +86,8 @@ impl Crowd {
         Ok(all)
     }
 
-    /// Holds a dump's text against the runtime's: all that stand still are there and the same. Returns
-    /// how many of them the dump calls in motion, and so does not show.
+    /// Holds a dump's text against the runtime's traceback: every goroutine that stands still must be there and be
+    /// the same. Returns how many of them the dump calls in motion and so shows without a stack.
     ///
     /// # Errors
     /// One is missing or other than the runtime says.
@@ -107,7 +106,7 @@ impl Crowd {
     }
 }
 
-/// The runtime's traceback by a fixture of `internal/command`.
+/// The runtime's traceback of all goroutines, printed by a fixture of `internal/command`.
 ///
 /// # Errors
 /// It has ended, or prints something else.

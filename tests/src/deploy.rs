@@ -1,4 +1,4 @@
-//! The files of `deploy/`, read as those read them for whom they are.
+//! The files of `deploy/`, read as the programs that they are for read them.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
@@ -8,15 +8,10 @@ use serde_json::Value;
 
 use crate::{machine, toolchain};
 
-/// A file of `deploy/`.
 pub fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name)
 }
 
-/// Its text.
-///
-/// # Errors
-/// It is not there.
 pub fn text(name: &str) -> Result<String> {
     fs::read_to_string(file(name)).with_context(|| format!("deploy/{name}"))
 }
@@ -44,7 +39,7 @@ impl Unit {
         Ok(Unit(settings))
     }
 
-    /// All values of a setting, in their order.
+    /// All values of a setting, in the order of their lines.
     pub fn all(&self, key: &str) -> &[String] {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
@@ -93,7 +88,7 @@ class Strict(yaml.SafeLoader):
 json.dump(list(yaml.load_all(open(sys.argv[1]), Strict)), sys.stdout)
 ";
 
-/// What holds Kubernetes' objects against the schemas of its releases.
+/// A file of Kubernetes objects, and the validator that holds it against the schemas of Kubernetes' releases.
 #[derive(Debug)]
 pub struct Kubernetes {
     wheels: PathBuf,
@@ -114,7 +109,8 @@ impl Kubernetes {
         Ok(Kubernetes { wheels, objects: serde_json::from_slice(&json)? })
     }
 
-    /// Holds a file of `deploy/` against the schemas of a release, as `1.30`; what they do not know is wrong.
+    /// Holds a file of `deploy/` against the schemas of a release such as `1.30`; a key that they do not have is an
+    /// error.
     ///
     /// # Errors
     /// It does not fit.

@@ -1,4 +1,4 @@
-//! `sfgi dump`: how it is run, and what its JSON holds.
+//! Running `sfgi dump`, and the form of its JSON.
 
 use std::{
     collections::BTreeMap,
@@ -15,11 +15,11 @@ use crate::{sfgi, traceback};
 pub struct Dump {
     /// `sfgi.dump/1`.
     pub schema: String,
-    /// Process; absent for a core file that does not say.
+    /// Absent for a core file that does not tell.
     pub pid: Option<u32>,
     /// `go1.26.6`.
     pub go_version: String,
-    /// Milliseconds that reading took.
+    /// How long reading took, milliseconds.
     pub scan_ms: f64,
     /// Entries of the runtime's table that could not be read.
     pub unreadable: u64,
@@ -30,46 +30,40 @@ pub struct Dump {
 /// A goroutine in it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Goroutine {
-    /// Its id.
     pub goid: u64,
-    /// Go's name of its state.
+    /// The state in Go's words.
     pub status: String,
-    /// Why it waits; empty or absent where it does not.
+    /// Empty or absent for a goroutine that does not wait.
     #[serde(default)]
     pub wait_reason: String,
-    /// For how long at least, where known.
+    /// A lower bound; absent where it is not known.
     pub waiting_ms: Option<f64>,
     /// `still`, `in motion`, `running`, `broken`.
     pub trust: String,
-    /// Its thread.
     pub tid: Option<u32>,
-    /// `runtime.LockOSThread`.
+    /// By `runtime.LockOSThread`.
     #[serde(default)]
     pub locked_to_thread: bool,
-    /// The runtime's own.
+    /// Whether the goroutine is the runtime's own.
     #[serde(default)]
     pub system: bool,
-    /// pprof labels.
+    /// Its pprof labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Innermost first.
     #[serde(default)]
     pub stack: Vec<Frame>,
-    /// Its `go` statement.
     pub created_by: Option<Frame>,
-    /// The function it started with.
+    /// The function that it started with.
     pub start_func: Option<String>,
 }
 
 /// A place in the program.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Frame {
-    /// Function.
     pub func: String,
-    /// Source file.
     #[serde(default)]
     pub file: String,
-    /// Line in it.
     #[serde(default)]
     pub line: u32,
     /// Of `created_by`: the goroutine that executed the `go` statement.

@@ -1,4 +1,4 @@
-//! A filter of system calls (seccomp), as systemd makes one of `SystemCallFilter=` and what goes with it.
+//! A filter of system calls (seccomp), as systemd makes one from `SystemCallFilter=` and related settings.
 
 use std::{collections::BTreeMap, fs, io, process::Command};
 
@@ -13,7 +13,7 @@ use crate::toolchain;
 /// `AUDIT_ARCH_X86_64` (`include/uapi/linux/audit.h`).
 const ARCH: u32 = 0xc000_003e;
 
-/// Where `struct seccomp_data` has the number, the architecture and the low half of the first argument.
+/// Offsets in `struct seccomp_data`: the number, the architecture, and the low half of the first argument.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const FIRST_ARGUMENT: u32 = 16;
@@ -21,17 +21,18 @@ const FIRST_ARGUMENT: u32 = 16;
 /// Which system calls are allowed; any other kills the process.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// By number.
+    /// By number, ascending.
     allowed: Vec<u32>,
     numbers: BTreeMap<String, u32>,
-    /// The address families of sockets; others are refused. `None`: all.
+    /// The address families that sockets may have; others fail with EAFNOSUPPORT. `None`: all.
     pub families: Option<Vec<u32>>,
-    /// No memory is made executable that can be or could have been written to.
+    /// Whether memory that is or was writable may not be made executable.
     pub deny_write_execute: bool,
 }
 
 impl Filter {
-    /// Of all lines `SystemCallFilter=`, in their order: names and groups, which systemd itself resolves; `~` takes away.
+    /// From all lines `SystemCallFilter=`, in their order: names and groups, which systemd itself resolves; `~` takes
+    /// away.
     ///
     /// # Errors
     /// A group is none, or the kernel's headers or systemd are missing.
@@ -49,7 +50,7 @@ impl Filter {
                 }
             }
         }
-        // Some are of other architectures.
+        // A group also names system calls of other architectures.
         let mut allowed: Vec<u32> = names.iter().filter_map(|name| numbers.get(name).copied()).collect();
         allowed.sort_unstable();
         allowed.dedup();
@@ -57,7 +58,7 @@ impl Filter {
         Ok(Filter { allowed, numbers, families: None, deny_write_execute: false })
     }
 
-    /// Installs it for this thread and what it starts. `no_new_privs` must be set.
+    /// Installs the filter for this thread and what it starts; `no_new_privs` must be set.
     ///
     /// # Errors
     /// The kernel refuses it.
@@ -72,12 +73,14 @@ impl Filter {
     }
 
     fn program(&self) -> Result<Vec<sock_filter>> {
+        // The numbers are those of x86-64 only.
         let mut program =
             vec![load(ARCHITECTURE), skip_unless(ARCH, 1), skip(1), answer(SECCOMP_RET_KILL_PROCESS)];
         let number = |name: &str| self.numbers.get(name).copied().with_context(|| format!("no {name}"));
         if let Some(families) = &self.families {
             let mut checks = Vec::new();
             for family in families {
+                // On a match, jump over the other families and the refusal behind them.
                 let left = u8::try_from(families.len() * 2 - checks.len())?;
                 checks.extend([skip_unless(*family, 1), skip(u32::from(left) - 1)]);
             }
@@ -116,7 +119,7 @@ pub fn families<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<u32>
     names.into_iter().map(number).collect()
 }
 
-/// Checks of an argument of one system call, which end the program or fall out of their end.
+/// Checks an argument of one system call. `checks` end the program or run off their end, where the next rule begins.
 fn argument(number: u32, index: u32, checks: Vec<sock_filter>) -> Result<Vec<sock_filter>> {
     let over = u8::try_from(checks.len() + 1)?;
     let mut all = vec![load(NUMBER), skip_unless(number, over), load(FIRST_ARGUMENT + 8 * index)];
@@ -136,7 +139,7 @@ fn skip(count: u32) -> sock_filter {
     statement(BPF_JMP, count)
 }
 
-/// Goes on where it is this value, else leaves out so many.
+/// Goes on if the loaded value is `value`, else skips `count` statements.
 fn skip_unless(value: u32, count: u8) -> sock_filter {
     sock_filter { jf: count, ..statement(BPF_JMP | BPF_JEQ | BPF_K, value) }
 }
@@ -146,7 +149,7 @@ fn statement(code: u32, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
-/// The system calls of a group, or the name itself.
+/// The system calls of a group, or the name itself if it is no group.
 fn resolved(word: &str) -> Result<Vec<String>> {
     if !word.starts_with('@') {
         return Ok(vec![word.to_owned()]);
@@ -154,7 +157,7 @@ fn resolved(word: &str) -> Result<Vec<String>> {
     let text =
         toolchain::output(Command::new("systemd-analyze").args(["syscall-filter", "--no-pager", word]))?;
     let text = String::from_utf8(text)?;
-    // The group's name, a comment and a member a line.
+    // The output is the group's name, a comment, and a member a line.
     let members =
         text.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let mut all = Vec::new();

@@ -1,9 +1,9 @@
-//! Builds the Go programs of `fixtures/`, once for each content, toolchain and variant, and starts
-//! them. What each does and which arguments it takes stands in its `main.go` and in
-//! `fixtures/internal/harness`.
+//! Builds the Go programs of `fixtures/`, once for each content, toolchain and variant, and starts them. What a
+//! fixture does and which arguments it takes is in its `main.go` and in `fixtures/internal/harness`.
 //!
-//! They are kept outside the checkout, in `~/.cache/sfgi/fixtures`, so that a fresh one need not build three hundred programs.
-//! Each is built from a copy of its sources there: the paths in it hold for every checkout.
+//! Built fixtures are kept outside the checkout, in `~/.cache/sfgi/fixtures`, so that a fresh checkout need not build
+//! three hundred programs. Each is built from a copy of its sources in that directory, so that the paths in it hold
+//! for every checkout.
 
 use std::{
     collections::{BTreeMap, hash_map::DefaultHasher},
@@ -31,7 +31,7 @@ pub const ALL: [&str; 15] = [
 /// How long a fixture may take to say that it is ready, on the slowest machine.
 const READY: Duration = Duration::from_secs(120);
 
-/// What no test has used for so long is built anew when it is needed.
+/// A fixture that no test has used for so long is removed, and built anew when it is needed.
 const UNUSED: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// How a fixture is built.
@@ -57,8 +57,8 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// The builds that can be told apart by where they lie and whether they have symbols. Of a release between the
-    /// oldest and the newest only the two that differ in both: each takes its time the first time.
+    /// The builds that differ in where they are loaded and whether they have symbols. Of a release between the oldest
+    /// and the newest only the two that differ in both, because each build takes its time once.
     pub fn unprofiled(go: &Go) -> Vec<Variant> {
         if go.is_end() {
             vec![Variant::Plain, Variant::Stripped, Variant::Pie, Variant::PieStripped]
@@ -67,7 +67,7 @@ impl Variant {
         }
     }
 
-    /// As [`unprofiled`](Self::unprofiled), and with a profile.
+    /// [`unprofiled`](Self::unprofiled), and a profile-guided build where the release can make one.
     pub fn all(go: &Go) -> Vec<Variant> {
         let mut all = Variant::unprofiled(go);
         if go.minor >= 21 {
@@ -92,7 +92,7 @@ impl fmt::Display for Variant {
     }
 }
 
-/// Whether this release can build the fixture at all.
+/// Whether this release can build the fixture.
 pub fn supported(name: &str, go: &Go) -> bool {
     name != "coro" || go.minor >= 23
 }
@@ -114,16 +114,17 @@ pub fn build_for(name: &str, go: &Go, variant: Variant, arch: Option<&str>) -> R
     let dir = kept.join(format!("{name}-{key:016x}"));
     let version = [go.version.as_str()].into_iter().chain(arch).collect::<Vec<_>>().join("-");
     let binary = dir.join(format!("{name}-{version}-{variant}"));
-    // Tests that run beside each other want the same one.
+    // Tests that run beside each other may want the same fixture.
     let lock = lock_of(&binary);
     let _building = lock.lock().unwrap_or_else(PoisonError::into_inner);
     if binary.exists() {
+        // The time of the last use, for `forget_unused`.
         let now = Timestamps { last_access: NOW, last_modification: NOW };
         utimensat(CWD, &binary, &now, AtFlags::empty()).with_context(|| binary.display().to_string())?;
         return Ok(binary);
     }
     let sources = copied_sources(name, &dir)?;
-    // Only a finished binary gets the name that others look for.
+    // Only a finished binary gets the name that other tests look for.
     let unfinished = dir.join(format!("{version}-{variant}.{}", std::process::id()));
     let cgo = name.starts_with("cgo") || matches!(variant, Variant::External | Variant::Race);
     let mut command = go.command();
@@ -175,13 +176,12 @@ pub fn start_command(command: &mut Command) -> Result<Process> {
     Ok(process)
 }
 
-/// A fixture that nobody else runs: a copy in a directory of its own. An agent that is told to watch only that sees
-/// nothing of what a test beside it has started.
+/// A fixture that no other test runs: a copy in a directory of its own. An agent that watches only this copy sees
+/// nothing that a test beside it has started.
 #[derive(Debug)]
 pub struct Own {
-    /// Where it lies, with room for files of the test.
+    /// The directory of the copy, with room for files of the test.
     pub dir: TempDir,
-    /// The copy.
     pub exe: PathBuf,
 }
 
@@ -199,7 +199,7 @@ impl Own {
         Ok(Own { dir, exe })
     }
 
-    /// The regular expression by which an agent includes its executable only.
+    /// The regular expression for `--include` that only the copy matches.
     pub fn include(&self) -> String {
         format!("^{}/", self.dir.path().display())
     }
@@ -213,7 +213,7 @@ impl Own {
     }
 }
 
-/// As [`start`], of an executable that nobody else runs: [`Own`].
+/// As [`start`], from an executable that no other test runs: [`Own`].
 ///
 /// # Errors
 /// As [`start`].
@@ -240,13 +240,14 @@ fn linker_flags(name: &str, go: &Go, variant: Variant) -> String {
     if variant == Variant::External {
         flags.push("-linkmode=external");
     }
+    // From Go 1.23 on the linker refuses references to the runtime's own functions without this.
     if name == "illegal" && go.minor >= 23 {
         flags.push("-checklinkname=0");
     }
     flags.join(" ")
 }
 
-/// A CPU profile of the plain `pingpong` of this release, recorded by itself, once.
+/// The CPU profile of this release's plain `pingpong`, which records it itself, once.
 fn profile(go: &Go) -> Result<PathBuf> {
     let binary = build("pingpong", go, Variant::Plain)?;
     let profile = PathBuf::from(format!("{}.profile", binary.display()));
@@ -260,12 +261,11 @@ fn profile(go: &Go) -> Result<PathBuf> {
     Ok(profile)
 }
 
-/// Where built fixtures are kept.
 fn kept_dir() -> PathBuf {
     machine::cache_dir().join("fixtures")
 }
 
-/// Removes the fixtures that no test has used for [`UNUSED`]: of sources and of toolchains that are no more.
+/// Removes the fixtures that no test has used for [`UNUSED`]: those of sources and toolchains that are gone.
 ///
 /// # Errors
 /// They cannot be removed.
@@ -293,19 +293,19 @@ pub fn forget_unused() -> Result<()> {
 
 const NOW: rustix::fs::Timespec = rustix::fs::Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
 
-/// Held by whoever builds this file.
+/// The lock of the file that is built or copied.
 fn lock_of(file: &Path) -> Arc<Mutex<()>> {
     static LOCKS: Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
     let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
     Arc::clone(locks.entry(file.to_owned()).or_default())
 }
 
-/// What a fixture is built from, by paths within [`sources_dir`].
+/// What a fixture is built from, as paths within [`sources_dir`].
 fn parts(name: &str) -> [PathBuf; 3] {
     [name.into(), "internal".into(), "go.mod".into()]
 }
 
-/// A copy of the fixture's sources beside its binaries; makes it if it is not there yet.
+/// The directory with a copy of the fixture's sources, beside its binaries; makes the copy if it is not there.
 fn copied_sources(name: &str, dir: &Path) -> Result<PathBuf> {
     let sources = dir.join("src");
     let lock = lock_of(&sources);
@@ -316,7 +316,7 @@ fn copied_sources(name: &str, dir: &Path) -> Result<PathBuf> {
         for part in parts(name) {
             copy_tree(&sources_dir().join(&part), &unfinished.path().join(&part))?;
         }
-        // Another test run may have been quicker.
+        // Another test run, with locks of its own, may have been quicker.
         let renamed = fs::rename(unfinished.path(), &sources);
         anyhow::ensure!(
             renamed.is_ok() || sources.exists(),
@@ -339,7 +339,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where the sources of the fixtures lie, a directory each.
+/// The sources of the fixtures, a directory each.
 pub fn sources_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
@@ -358,6 +358,7 @@ fn hash_tree(part: &Path, hasher: &mut DefaultHasher) -> Result<()> {
     if path.is_dir() {
         let mut names =
             fs::read_dir(path)?.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>()?;
+        // `read_dir` has no order, and the hash must not depend on one.
         names.sort();
         names.iter().try_for_each(|name| hash_tree(&part.join(name), hasher))
     } else {

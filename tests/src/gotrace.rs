@@ -1,5 +1,5 @@
-//! Go's own account: the state transitions in a `runtime/trace` recording, as
-//! `go tool trace -d=parsed` prints them.
+//! Go's own account of a program: the state transitions in a `runtime/trace` recording, as `go tool trace -d=parsed`
+//! prints them.
 //!
 //! A line of interest is `M=1 P=0 G=1 StateTransition Time=N GoID=G From->To Reason="…"`; Go 1.25
 //! prints `Resource=Goroutine(G) Reason="…" GoID=G From->To`. `Time` is `CLOCK_MONOTONIC` in
@@ -14,10 +14,10 @@ use crate::{
     toolchain::{self, Go},
 };
 
-/// What a recording says.
+/// The state transitions of one recording.
 #[derive(Debug, Default)]
 pub struct Recording {
-    /// Goroutine id → what happened to it, in order.
+    /// The transitions of each goroutine, by goid, in order.
     pub goroutines: BTreeMap<u64, Vec<Transition>>,
     /// Time of the first event, ns.
     pub begin: u64,
@@ -25,7 +25,7 @@ pub struct Recording {
     pub end: u64,
 }
 
-/// Reads a recording with the newest toolchain's reader: it knows all formats since Go 1.22.
+/// Reads a recording with the newest toolchain's reader, which knows all formats since Go 1.22.
 ///
 /// # Errors
 /// As [`read_with`].
@@ -44,9 +44,9 @@ pub fn read_with(go: &Go, file: &Path) -> Result<Recording> {
     parse(text.as_slice())
 }
 
-/// Reads the tool's output. The state that the recording first finds a goroutine in
-/// (`Undetermined->X`) is no transition, nor is what each further generation finds (`X->X`, see
-/// `src/runtime/tracestatus.go`); the goroutine appears all the same, if need be with an empty list.
+/// Reads the tool's output. A state in which the recording first finds a goroutine (`Undetermined->X`) is no
+/// transition, nor is the state that each further generation repeats (`X->X`, `src/runtime/tracestatus.go`). The
+/// goroutine appears all the same, if need be with an empty list.
 ///
 /// # Errors
 /// A state transition of a goroutine cannot be read.

@@ -1,5 +1,4 @@
-//! `sfgi leaks`: how it is run, what its JSON holds, and what the fixtures `leaks` and `random` say of
-//! themselves.
+//! Running `sfgi leaks`, the form of its JSON, and what the fixtures `leaks` and `random` print about themselves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +14,8 @@ use serde_json::Value;
 
 use crate::{dump::Frame, process::Process, sfgi};
 
-/// Enough for a command to a fixture: a random program may take ten seconds to wake, and the machine may be slow.
+/// How long a command to a fixture may take: a random program may take ten seconds to wake, and the machine may be
+/// slow.
 const SOON: Duration = Duration::from_secs(120);
 
 /// The document of `sfgi leaks --format json`.
@@ -23,29 +23,28 @@ const SOON: Duration = Duration::from_secs(120);
 pub struct Report {
     /// `sfgi.leaks/1`.
     pub schema: String,
-    /// Process.
     pub pid: Option<u32>,
     /// `go1.26.6`.
     pub go_version: String,
-    /// Goroutines looked at.
+    /// Goroutines that were judged.
     pub scanned: u64,
-    /// Milliseconds of the whole observation.
+    /// How long the whole observation took, milliseconds.
     pub scan_ms: f64,
-    /// Passes of the proof.
+    /// Passes over the heap.
     pub passes: u32,
     /// Bytes of the heap that the last pass read.
     pub heap_bytes: u64,
     /// How long the target stood still, with `--freeze`.
     pub frozen_ms: Option<f64>,
-    /// Why nothing counts as proven.
+    /// Why nothing counts as proven; `None`: nothing stands against it.
     pub doubt: Option<String>,
-    /// How many goroutines by verdict.
+    /// Goroutines by verdict.
     pub summary: BTreeMap<Verdict, u64>,
     /// Every leaked goroutine.
     pub leaks: Vec<Leak>,
-    /// The same by where they were made and where they wait.
+    /// The leaks by where they were made and where they wait.
     pub groups: Vec<Group>,
-    /// Those that wait for each other.
+    /// The goroutines that wait for each other.
     pub sets: Vec<Set>,
 }
 
@@ -64,69 +63,60 @@ pub enum Verdict {
 /// A leaked goroutine.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Leak {
-    /// Its id.
     pub goid: u64,
-    /// How sure.
     pub verdict: Verdict,
-    /// Class of the catalogue.
+    /// The class of the catalogue.
     pub class: String,
-    /// Go's name of its state.
+    /// The state in Go's words.
     pub status: String,
-    /// Why it waits.
     #[serde(default)]
     pub wait_reason: String,
-    /// What it waits for, as `0x…`.
+    /// The address of what it waits for, `0x…`.
     pub object: Option<String>,
-    /// Index into the groups.
+    /// Index into [`Report::groups`].
     pub group: usize,
-    /// Index into the sets.
+    /// Index into [`Report::sets`].
     pub set: Option<usize>,
     /// Innermost first.
     pub stack: Vec<Frame>,
-    /// Its `go` statement.
     pub created_by: Option<Frame>,
-    /// Why, in words.
+    /// Why, in sentences.
     pub evidence: Vec<String>,
 }
 
-/// Leaks that are the same.
+/// Leaks with the same class, creation site and stack.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Group {
     /// The same in every run of the program.
     pub id: String,
-    /// How sure.
     pub verdict: Verdict,
-    /// Class of the catalogue.
+    /// The class of the catalogue.
     pub class: String,
-    /// How many goroutines; of timers, how many of these.
+    /// Goroutines, or timers.
     pub count: u64,
-    /// Goroutines more a second, where that is significant.
+    /// How many more goroutines are made than end, a second; absent where that is not significant.
     pub growth_per_s: Option<f64>,
-    /// Bytes of the heap that only they refer to.
+    /// Bytes of the heap that only these goroutines reach.
     pub pinned_bytes: Option<u64>,
-    /// Their ids.
     pub goids: Vec<u64>,
-    /// Why, in words.
+    /// Why, in sentences.
     pub evidence: Vec<String>,
-    /// What it is.
     pub explanation: String,
-    /// What to do.
     pub fix: String,
 }
 
 /// Goroutines that wait for each other.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Set {
-    /// Their ids.
     pub members: Vec<u64>,
-    /// Those whose waits go round.
+    /// The members of a cycle, in order; empty where the set has none.
     #[serde(default)]
     pub cycle: Vec<u64>,
 }
 
 impl Leak {
-    /// Whether it has this function on its stack. One that moves on and on has none that could be read: it
-    /// counts if a function of the same name with more behind it made it, as those of the fixtures do.
+    /// Whether it has this function on its stack. The stack of a goroutine that keeps moving cannot be read: it
+    /// counts if a function whose name begins with `func` made it, as in the fixtures.
     pub fn has(&self, func: &str) -> bool {
         let maker = || self.created_by.as_ref().is_some_and(|maker| maker.func.starts_with(func));
         self.stack.iter().any(|frame| frame.func == func) || self.stack.is_empty() && maker()
@@ -134,17 +124,16 @@ impl Leak {
 }
 
 impl Report {
-    /// The ids of the goroutines that are proven to be leaked.
+    /// The ids of the goroutines that are proven.
     pub fn proven(&self) -> BTreeSet<u64> {
         self.leaks.iter().filter(|leak| leak.verdict == Verdict::Proven).map(|leak| leak.goid).collect()
     }
 
-    /// All that is reported with this verdict at least, a line each.
+    /// The groups with this verdict or a surer one, a line each.
     pub fn lines(&self, least: Verdict) -> Vec<String> {
         self.lines_of(|group| group.verdict >= least)
     }
 
-    /// The groups that are chosen, a line each.
     pub fn lines_of(&self, chosen: impl Fn(&Group) -> bool) -> Vec<String> {
         let groups = self.groups.iter().filter(|group| chosen(group));
         let line = |group: &Group| {
@@ -168,7 +157,7 @@ pub fn command(pid: u32, args: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs it to its end.
+/// Runs `sfgi leaks -p PID ARGS…` to its end.
 ///
 /// # Errors
 /// It cannot be started.
@@ -176,7 +165,7 @@ pub fn run(pid: u32, args: &[&str]) -> Result<Output> {
     command(pid, args)?.output().context("cannot run sfgi")
 }
 
-/// What it prints; it must succeed.
+/// What `sfgi leaks -p PID ARGS…` prints; it must succeed.
 ///
 /// # Errors
 /// It fails; the error holds what it said.
@@ -187,7 +176,7 @@ pub fn text(pid: u32, args: &[&str]) -> Result<String> {
     String::from_utf8(output.stdout).context("sfgi prints no UTF-8")
 }
 
-/// Its report as JSON, with these further arguments.
+/// The report of `sfgi leaks -p PID --format json ARGS…`.
 ///
 /// # Errors
 /// It fails, or the document is not what the schema says.
@@ -195,10 +184,10 @@ pub fn json(pid: u32, args: &[&str]) -> Result<Report> {
     document(&text(pid, &[&["--format", "json"], args].concat())?)
 }
 
-/// Reads the document. What it says of its leaks must fit together.
+/// Reads a report; its leaks and its groups must fit together.
 ///
 /// # Errors
-/// It is not what the schema says.
+/// It is not what the schema says, or does not fit together.
 pub fn document(text: &str) -> Result<Report> {
     let report: Report = serde_json::from_str(text).context("not the document that sfgi promises")?;
     anyhow::ensure!(report.schema == "sfgi.leaks/1", "unknown schema {}", report.schema);
@@ -214,14 +203,14 @@ pub fn document(text: &str) -> Result<Report> {
     Ok(report)
 }
 
-/// The reports of a running `sfgi leaks --watch --format json`, at least so many; ends it by Ctrl-C.
+/// At least `count` reports of a running `sfgi leaks --watch --format json`, which is then ended by Ctrl-C.
 ///
 /// # Errors
 /// They do not come in time, or it does not end as it should.
 pub fn watched(sfgi: &mut Process, count: usize, timeout: Duration) -> Result<Vec<Report>> {
     let begun = |sfgi: &Process| sfgi.stdout.text().matches("\"sfgi.leaks/1\"").count();
     let deadline = Instant::now() + timeout;
-    // The last one that has begun may not be complete.
+    // The last report that has begun may not be complete.
     while begun(sfgi) <= count {
         anyhow::ensure!(Instant::now() < deadline, "only {} reports; {}", begun(sfgi), sfgi.stderr.text());
         thread::sleep(Duration::from_millis(50));
@@ -233,8 +222,7 @@ pub fn watched(sfgi: &mut Process, count: usize, timeout: Duration) -> Result<Ve
     documents.map(|report| document(&report?.to_string())).collect()
 }
 
-/// The ids that a fixture prints in a line "NAME 7 9" when it is told this command; `None` where it
-/// cannot know them.
+/// The ids that a fixture prints in a line "NAME 7 9" on this command; `None` where it cannot know them.
 ///
 /// # Errors
 /// It has ended, or prints something else.
@@ -243,7 +231,7 @@ pub fn goids(process: &mut Process, command: &str, name: &str) -> Result<Option<
     listed(&lines, name)
 }
 
-/// The ids in the line "NAME 7 9".
+/// The ids in the line "NAME 7 9"; `None` for "NAME unknown".
 ///
 /// # Errors
 /// There is no such line.
@@ -258,7 +246,7 @@ pub fn listed(lines: &[String], name: &str) -> Result<Option<BTreeSet<u64>>> {
     line.split_whitespace().map(|goid| goid.parse().context("not a goid")).collect::<Result<_>>().map(Some)
 }
 
-/// Runs the checks, a few at a time, and returns what failed, each with its name.
+/// Runs the checks, `width` at a time, and returns the failures, each with the name of its case.
 pub fn side_by_side<T: Sync + std::fmt::Display>(
     width: usize,
     cases: &[T],
@@ -269,6 +257,7 @@ pub fn side_by_side<T: Sync + std::fmt::Display>(
     std::thread::scope(|scope| {
         for _ in 0..width {
             scope.spawn(|| {
+                // Relaxed: the counter only hands out numbers.
                 while let Some(case) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
                     if let Err(error) = check(case) {
                         let mut failures = failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

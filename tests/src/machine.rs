@@ -1,4 +1,4 @@
-//! What this machine lets the tests do, and what BPF leaves on it.
+//! What this machine allows the tests, and what BPF leaves on it.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::toolchain;
 
-/// The path of a program that `cargo xtask setup` unpacks and does not install.
+/// The path of a program that `cargo xtask setup` unpacks without installing it.
 ///
 /// # Errors
 /// It is not there.
@@ -35,21 +35,21 @@ pub fn wheels(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Where `cargo xtask setup` and the tests keep what outlives a checkout.
+/// The directory in which `cargo xtask setup` and the tests keep what outlives a checkout.
 pub fn cache_dir() -> PathBuf {
     PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/sfgi")
 }
 
-/// Prints a line that belongs to the result of a test, with the name of the test: several run beside each other. The harness gives
-/// that name to the test's thread.
+/// Prints a line that belongs to the result of a test, with the test's name, because several tests run beside each
+/// other. The harness gives that name to the test's thread.
 pub fn report(text: &str) {
     let thread = thread::current();
     let name = thread.name().map_or_else(String::new, |name| format!("{name}: "));
-    // A closed stdout leaves nobody to tell.
+    // With stdout closed, the error has no reader either.
     let _ = writeln!(io::stdout(), "    {name}{text}");
 }
 
-/// Why nothing can be traced here.
+/// Why nothing can be traced on this machine; `None`: everything can.
 pub fn obstacle() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root".into());
@@ -60,13 +60,13 @@ pub fn obstacle() -> Option<String> {
     crate::sfgi::binary().err().map(|e| e.to_string())
 }
 
-/// Cargo's target directory, found from where the running test binary lies.
+/// Cargo's target directory, found from the path of the running test binary.
 pub fn target_dir() -> PathBuf {
     let exe = env::current_exe().expect("a process knows its executable");
     exe.ancestors().nth(3).expect("a test binary lies in TARGET/PROFILE/deps").to_path_buf()
 }
 
-/// The BPF programs, maps and links that a process holds now: `prog_id 7`.
+/// The BPF programs, maps and links that a process holds now, as `prog_id 7`.
 ///
 /// # Errors
 /// The process has gone.
@@ -84,7 +84,7 @@ pub fn bpf_objects_of(pid: u32) -> Result<BTreeSet<String>> {
     Ok(objects)
 }
 
-/// Which of these are still in the kernel.
+/// The objects among these that the kernel still has.
 fn still_there(objects: &BTreeSet<String>) -> Result<Vec<String>> {
     let mut there = Vec::new();
     for kind in ["prog", "map", "link"] {
@@ -97,7 +97,7 @@ fn still_there(objects: &BTreeSet<String>) -> Result<Vec<String>> {
     Ok(there)
 }
 
-/// Waits until none of these is in the kernel any more, which frees them a moment after their last holder has gone.
+/// Waits until the kernel has none of these any more; it frees them a moment after their last holder has gone.
 ///
 /// # Errors
 /// They are still there after a minute, or `bpftool` fails.

@@ -1,9 +1,8 @@
 //! Holds sfgi's account of a program against Go's own: for each goroutine the two sequences of
 //! state transitions must be the same.
 //!
-//! Go's tracer and the runtime's status word define some steps differently. Each such difference is
-//! a [`Class`] with its exact pattern on both sides (`RULES`); where no rule fits, it is a
-//! [`Disagreement`].
+//! Go's tracer and the runtime's status word define some steps differently. Each such difference is a [`Class`] with
+//! its exact pattern on both sides (`RULES`); a difference that no rule fits is a [`Disagreement`].
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -18,18 +17,18 @@ use crate::{
     },
 };
 
-/// What lies so near to an edge of a recording, ns, may be in it or not. The fixtures are quiet there for twice as
-/// long (`margin` of their harness).
+/// A step that lies this near to an edge of a recording, ns, may be in it or not. The fixtures are quiet there for
+/// twice as long (`margin` of their harness).
 const EDGE: u64 = 100_000_000;
 
 /// How far apart the two times of one transition may lie, ns: a thread can lose its processor between the probe and
 /// the runtime's own note, on a crowded machine for long.
 const SKEW: u64 = 1_000_000_000;
 
-/// A difference that the two define differently.
+/// A difference that comes from how the two define a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// See [`Class::explanation`]; so for all of them.
+    /// [`Class::explanation`] says what it is, as for all classes.
     LostProcessor,
     #[expect(missing_docs, reason = "see explanation()")]
     ExitWithoutProcessor,
@@ -93,20 +92,20 @@ impl Class {
     }
 }
 
-/// One difference: these steps on Go's side mean those on sfgi's.
+/// One difference: the steps `go` on Go's side mean the steps `sfgi` on ours.
 struct Rule {
     class: Class,
-    /// Go releases 1.N with this difference.
+    /// The Go releases 1.N that have this difference.
     minors: std::ops::RangeInclusive<u32>,
     go: &'static [(State, State)],
-    /// Reason that the first step of `go` must have; any if empty.
+    /// The reason that the first step of `go` must have; empty: any.
     reason: &'static str,
     sfgi: &'static [(State, State)],
     /// Nanoseconds that must lie at least between the first and the last step of `sfgi`.
     pause_ns: u64,
 }
 
-/// All differences within a goroutine's sequence; where several fit, all are tried.
+/// All differences within a goroutine's sequence. Where several fit, `align` tries each.
 const RULES: [Rule; 5] = [
     Rule {
         class: Class::LostProcessor,
@@ -150,18 +149,17 @@ const RULES: [Rule; 5] = [
     },
 ];
 
-/// What agreed.
 #[derive(Debug, Default)]
 pub struct Agreement {
-    /// Goroutines compared.
+    /// Goroutines that were compared.
     pub goroutines: usize,
     /// Transitions in Go's recording.
     pub transitions: usize,
-    /// Of these, found in sfgi's account just so.
+    /// Transitions that sfgi's account has just so.
     pub same: usize,
     /// How often each difference occurred.
     pub classes: BTreeMap<Class, usize>,
-    /// Largest difference between the two times of a transition, ns.
+    /// The largest difference between the two times of a transition, ns.
     pub max_skew: u64,
 }
 
@@ -196,7 +194,7 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// What no rule explains.
+/// The first place where the two accounts of a goroutine part and no rule explains it.
 #[derive(Debug)]
 pub struct Disagreement {
     goid: u64,
@@ -216,8 +214,8 @@ impl fmt::Display for Disagreement {
     }
 }
 
-/// Compares Go's recording with sfgi's transitions (goroutine → steps, in order) of a program built
-/// by Go 1.`minor`. Returns what agreed and what did not.
+/// Compares Go's recording with sfgi's transitions (by goid, in order) of a program that Go 1.`minor` built. Returns
+/// what agreed and what did not.
 pub fn compare(
     minor: u32,
     go: &Recording,
@@ -244,7 +242,7 @@ pub fn compare(
 
 const NEVER_BEGAN: &str = "only Go saw it move";
 
-/// Where two sequences part.
+/// The indices at which two sequences part.
 struct Parting {
     what: &'static str,
     go: usize,
@@ -280,6 +278,7 @@ fn compare_one(
     };
     let mut parting = Parting { what: NEVER_BEGAN, go: 0, sfgi: ours.len() };
     let mut starts: Vec<usize> = (0..ours.len()).filter(|&at| may_begin(&ours[at])).collect();
+    // The nearest in time first: a sequence may repeat itself.
     starts.sort_by_key(|&at| ours[at].ts.abs_diff(first.ts));
     for start in starts {
         match align(minor, go, &ours[start..], start == 0) {
@@ -299,6 +298,7 @@ fn compare_one(
                 agreement.add(aligned.agreement);
                 return Ok(agreement);
             }
+            // The start nearest in time shows best where the two part.
             Err((at_go, at_sfgi)) if parting.what == NEVER_BEGAN => {
                 parting = Parting { what: "they part", go: at_go, sfgi: start + at_sfgi };
             }
@@ -308,22 +308,23 @@ fn compare_one(
     Err(parting)
 }
 
-/// `idle→dead`: both are "not there", so it reads dead→dead.
+/// Whether this is `idle→dead`. Both states are read as [`State::Dead`], so it reads dead→dead.
 fn is_preparation(transition: &Transition) -> bool {
     transition.from == Dead && transition.to == Dead
 }
 
 struct Aligned {
     agreement: Agreement,
-    /// How many of our steps were used.
+    /// How many of our steps the alignment took.
     sfgi: usize,
 }
 
-/// A way two sequences can go on together: so many steps here, so many there, and what it is.
+/// A way in which two sequences can go on together: steps of Go's, steps of ours, and the difference that this is.
 type Move = (usize, usize, Option<Class>);
 
-/// Consumes all of `go` along the beginning of `ours`, or tells how far that is possible: `(steps
-/// of go, steps of ours)`. `first_sight`: sfgi saw nothing of the goroutine before. Depth first over the rules that fit; no pair of positions is tried twice.
+/// Consumes all of `go` along the beginning of `ours`, or says how far that is possible: `(steps of go, steps of
+/// ours)`. `first_sight`: sfgi saw nothing of the goroutine before. Goes depth first over the rules that fit and
+/// tries no pair of positions twice, so the work is bounded by the product of the two lengths.
 fn align(
     minor: u32,
     go: &[Transition],
@@ -332,7 +333,7 @@ fn align(
 ) -> Result<Aligned, (usize, usize)> {
     let mut tried = HashSet::new();
     let mut furthest = (0, 0);
-    // Positions reached, each with the moves that are still to be tried from there.
+    // The positions on the way, each with the moves that are still to be tried from it.
     let begin = if first_sight { first_moves(minor, go, ours) } else { moves(minor, go, ours) };
     let mut path: Vec<(usize, usize, Vec<Move>)> = vec![(0, 0, begin)];
     while let Some((g, s, open)) = path.last_mut() {
@@ -358,7 +359,7 @@ fn align(
     Err(furthest)
 }
 
-/// The moves possible at the beginning of the two, the likeliest last.
+/// The moves that are possible at the beginning of both, the likeliest last, since `align` takes from the end.
 fn moves(minor: u32, go: &[Transition], ours: &[Transition]) -> Vec<Move> {
     let mut moves: Vec<Move> = RULES
         .iter()
@@ -376,8 +377,8 @@ fn moves(minor: u32, go: &[Transition], ours: &[Transition]) -> Vec<Move> {
     moves
 }
 
-/// As [`moves`], at the first that sfgi saw of a goroutine: it may not know the state before, or
-/// know it from the step it saw and not have seen the step into it.
+/// As [`moves`], at the first step that sfgi saw of a goroutine: sfgi may not know the state before it, or knows that
+/// state only from the step itself and has not seen the step into it.
 fn first_moves(minor: u32, go: &[Transition], ours: &[Transition]) -> Vec<Move> {
     let mut moves = moves(minor, go, ours);
     if let (Some(theirs), Some(our)) = (go.first(), ours.first()) {

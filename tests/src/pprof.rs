@@ -1,4 +1,4 @@
-//! Profiles as `go tool pprof` reads them.
+//! Profiles, read by `go tool pprof`.
 
 use std::{collections::HashMap, path::Path};
 
@@ -21,9 +21,9 @@ pub fn run(arguments: &[&str], files: &[&Path]) -> Result<String> {
 /// A sample of a profile.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// One of each kind that the profile has.
+    /// A value of each kind that the profile has.
     pub values: Vec<u64>,
-    /// Names of functions, innermost first.
+    /// The names of the functions, innermost first, inlined ones among them.
     pub functions: Vec<String>,
 }
 
@@ -39,8 +39,8 @@ pub fn samples(file: &Path) -> Result<Vec<Sample>> {
     let mut functions: HashMap<&str, Vec<String>> = HashMap::new();
     let mut id = "";
     for line in locations.lines() {
-        // `ID: ADDRESS M=MAPPING NAME FILE:LINE:COLUMN s=START`; what the code is inlined into stands on lines
-        // that begin with the name. A name may hold blanks.
+        // `ID: ADDRESS M=MAPPING NAME FILE:LINE:COLUMN s=START`. A function that the code is inlined into has a line
+        // of its own, which begins with its name. A name may contain blanks.
         let mut rest = line.trim();
         if let Some((number, text)) = rest.split_once(": 0x") {
             id = number;

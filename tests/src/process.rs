@@ -22,8 +22,8 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
-/// How long a program that a test has just written may be busy (`ETXTBSY`): a child that another test has forked meanwhile holds
-/// the file open until it executes its own program.
+/// How long a program that a test has just written may be busy (`ETXTBSY`): a child that another test has forked
+/// holds the file open until it executes its own program.
 const BUSY: Duration = Duration::from_secs(10);
 
 /// A line of output.
@@ -31,7 +31,7 @@ const BUSY: Duration = Duration::from_secs(10);
 pub struct Line {
     /// When it was read, `CLOCK_MONOTONIC` nanoseconds.
     pub at_ns: u64,
-    /// Without the line end.
+    /// The text without its line end.
     pub text: String,
 }
 
@@ -40,11 +40,9 @@ pub struct Line {
 pub struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
-    /// What it printed to stdout.
     pub stdout: Output,
-    /// What it printed to stderr.
     pub stderr: Output,
-    /// What it needs while it runs; removed after it was killed.
+    /// A directory that the process needs; removed after the process was killed.
     keeps: Option<TempDir>,
 }
 
@@ -54,6 +52,7 @@ impl Process {
     /// # Errors
     /// It cannot be started.
     pub fn spawn(command: &mut Command) -> Result<Process> {
+        // The kernel's parent-death signal: the test runner may be killed, and then no destructor runs.
         // SAFETY: the closure only makes one system call, which is allowed between fork and exec.
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
@@ -74,19 +73,18 @@ impl Process {
         Ok(Process { child, stdin, stdout, stderr, keeps: None })
     }
 
-    /// With a directory that is removed when the process was.
+    /// Keeps a directory until the process has been killed, and removes it then.
     #[must_use]
     pub fn keeping(mut self, directory: TempDir) -> Process {
         self.keeps = Some(directory);
         self
     }
 
-    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Writes an empty line to its stdin: what a fixture waits for.
+    /// Writes an empty line to its stdin, which a fixture waits for.
     ///
     /// # Errors
     /// It has closed its stdin.
@@ -94,7 +92,7 @@ impl Process {
         self.tell("")
     }
 
-    /// Writes this line to its stdin.
+    /// Writes a line to its stdin.
     ///
     /// # Errors
     /// As [`say`](Self::say).
@@ -103,7 +101,7 @@ impl Process {
         stdin.write_all(format!("{line}\n").as_bytes()).context("cannot write to the process")
     }
 
-    /// Tells a fixture of `internal/command` to do this, and returns what it printed meanwhile.
+    /// Gives a fixture of `internal/command` a command and returns what it prints until it is done.
     ///
     /// # Errors
     /// It does not do it in time.
@@ -125,7 +123,7 @@ impl Process {
         kill_process(pid, signal).with_context(|| format!("cannot signal process {pid:?}"))
     }
 
-    /// Waits until it ends and all its output was read.
+    /// Waits until it has ended and all its output has been read.
     ///
     /// # Errors
     /// It does not end in time.
@@ -142,7 +140,7 @@ impl Process {
         bail!("process {} did not end within {timeout:?}; its stderr:\n{}", self.pid(), self.stderr.text())
     }
 
-    /// As [`wait`](Self::wait), and it must have ended with this exit code.
+    /// As [`wait`](Self::wait); it must have ended with this exit code.
     ///
     /// # Errors
     /// It does not end in time, or otherwise; the error holds its stderr.
@@ -160,7 +158,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only when the process has gone already.
+        // Both fail only if the process has gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -188,6 +186,7 @@ impl Output {
         let writer = Arc::clone(&shared);
         thread::spawn(move || {
             for text in BufReader::new(stream).lines() {
+                // Output that is no UTF-8 ends the reading.
                 let Ok(text) = text else { break };
                 let line = Line { at_ns: monotonic_ns(), text };
                 writer.lock().lines.push(line);
@@ -199,7 +198,7 @@ impl Output {
         Output(shared)
     }
 
-    /// The first line, from the beginning on, for which `wanted` holds; waits for it.
+    /// The first line for which `wanted` holds, from the beginning of the stream on; waits for it.
     ///
     /// # Errors
     /// The stream ends or the time is over before it comes; the error holds what came instead.
@@ -207,7 +206,7 @@ impl Output {
         self.wait_for_after(0, timeout, wanted)
     }
 
-    /// As [`wait_for`](Self::wait_for), without regard to the first `seen` lines.
+    /// As [`wait_for`](Self::wait_for), from behind the first `seen` lines on.
     fn wait_for_after(
         &self,
         mut seen: usize,
@@ -242,7 +241,7 @@ impl Output {
 
     fn wait_closed(&self) {
         let state = self.0.lock();
-        // A grandchild may keep the stream open; what the process itself wrote arrives at once.
+        // A grandchild may keep the stream open; what the process itself wrote has arrived long before that.
         let _ = self.0.changed.wait_timeout_while(state, Duration::from_secs(5), |state| !state.closed);
     }
 }

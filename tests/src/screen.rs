@@ -1,4 +1,4 @@
-//! A terminal of its own (tmux) for a program that draws on one: keys in, the screen out.
+//! A terminal (tmux) for a program that draws on one: keys in, the screen out.
 
 use std::{
     process::{Command, Output},
@@ -11,12 +11,12 @@ use anyhow::{Context, Result, bail, ensure};
 /// A terminal, ended when this is dropped.
 #[derive(Debug)]
 pub struct Terminal {
-    /// The name of its tmux server: nobody else's is touched.
+    /// The name of its own tmux server, so that no other server is touched.
     server: String,
 }
 
 impl Terminal {
-    /// A shell on a terminal of this size.
+    /// Starts a shell on a terminal of this size.
     ///
     /// # Errors
     /// There is no tmux, or it does not start.
@@ -53,7 +53,7 @@ impl Terminal {
         self.tmux(&["send-keys", "-l", text]).map(drop)
     }
 
-    /// Gives it another size.
+    /// Gives the terminal another size.
     ///
     /// # Errors
     /// The terminal has gone.
@@ -61,7 +61,7 @@ impl Terminal {
         self.tmux(&["resize-window", "-x", &width.to_string(), "-y", &height.to_string()]).map(drop)
     }
 
-    /// What is on it.
+    /// The text on the terminal.
     ///
     /// # Errors
     /// The terminal has gone.
@@ -69,7 +69,7 @@ impl Terminal {
         self.tmux(&["capture-pane", "-p"])
     }
 
-    /// What tmux knows of its state, in its format language.
+    /// A piece of the terminal's state, in tmux's format language.
     ///
     /// # Errors
     /// The terminal has gone.
@@ -77,10 +77,10 @@ impl Terminal {
         Ok(self.tmux(&["display-message", "-p", format])?.trim().to_owned())
     }
 
-    /// Waits until what is on it is as wanted, and gives it.
+    /// Waits until the text on the terminal is as wanted, and returns it.
     ///
     /// # Errors
-    /// It does not come to that in time; the error holds what is there instead.
+    /// It does not come to that in time; the error holds the text that is there instead.
     pub fn wait_for(&self, timeout: Duration, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -98,7 +98,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // It fails only when the server has gone already.
+        // It fails only if the server has gone already.
         let _ = self.tmux(&["kill-server"]);
     }
 }

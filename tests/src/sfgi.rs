@@ -14,7 +14,7 @@ use crate::{
 /// How long sfgi may take to read a binary, load its programs and attach all probes, on the slowest machine.
 pub const ATTACH: Duration = Duration::from_secs(120);
 
-/// How long sfgi may take to end once it should, on the slowest machine.
+/// How long sfgi may take to end, once it is told to or its target has gone, on the slowest machine.
 pub const END: Duration = Duration::from_secs(120);
 
 /// Path of the sfgi binary: `$SFGI_BIN`, else the newer of `target/{release,debug}/sfgi`.
@@ -45,7 +45,7 @@ pub fn command<S: AsRef<OsStr>>(args: &[S]) -> Result<Command> {
     Ok(command)
 }
 
-/// Starts `sfgi trace -p PID --format json ARGS…` and returns when all probes stand.
+/// Starts `sfgi trace -p PID --format json ARGS…` and returns when all probes are attached.
 ///
 /// # Errors
 /// sfgi cannot be started or does not attach; the error holds its stderr.
@@ -55,7 +55,7 @@ pub fn attach(pid: u32, args: &[&str]) -> Result<Process> {
     attached(command.args(args))
 }
 
-/// Starts an sfgi command that attaches to one process, and returns when all probes stand.
+/// Starts an sfgi command that attaches to one process, and returns when all probes are attached.
 ///
 /// # Errors
 /// As [`attach`].
@@ -65,8 +65,8 @@ pub fn attached(command: &mut Command) -> Result<Process> {
     Ok(sfgi)
 }
 
-/// Runs sfgi, which must fail with one line on stderr that contains `words`, or, called wrongly,
-/// with a usage message that does.
+/// Runs sfgi, which must fail with `code` and one line on stderr that contains `words`; with a usage message that
+/// does if `code` is 2.
 ///
 /// # Errors
 /// It does not fail so.
@@ -79,6 +79,7 @@ pub fn fails(command: &mut Command, code: i32, words: &[&str]) -> Result<()> {
     }
     anyhow::ensure!(!text.contains("panicked"), "{command:?}:\n{text}");
     anyhow::ensure!(code == 2 || text.lines().count() == 1, "{command:?} says more than a sentence:\n{text}");
+    // A chain of causes must not say the same twice.
     let mut parts: Vec<&str> = text.split(": ").map(str::trim).collect();
     parts.sort_unstable();
     let repeated = parts.windows(2).find(|pair| pair[0] == pair[1]);
@@ -94,54 +95,47 @@ pub struct Event {
     pub schema: String,
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub ts_ns: u64,
-    /// Process.
     pub pid: u32,
-    /// Goroutine, where known.
+    /// The goroutine, where it is known.
     pub goid: Option<u64>,
-    /// What happened: `create`, `block`, ….
+    /// `create`, `block` and so on.
     pub event: String,
-    /// Function the goroutine runs.
+    /// The function that the goroutine runs.
     pub start_func: Option<String>,
-    /// Events lost, for `lost`.
+    /// Only for `lost`: how many events.
     pub count: Option<u64>,
-    /// Thread.
     pub tid: Option<u32>,
-    /// Why: Go's wait reason.
+    /// Go's wait reason.
     pub reason: Option<String>,
-    /// State before, by Go's name.
+    /// The state before, by Go's name.
     pub from: Option<String>,
-    /// State after, by Go's name.
+    /// The state after, by Go's name.
     pub to: Option<String>,
-    /// Goroutine that did it.
+    /// The goroutine that caused it.
     pub by_goid: Option<u64>,
-    /// Length of what ended, nanoseconds.
+    /// How long what ended has lasted, nanoseconds.
     pub duration_ns: Option<u64>,
-    /// `duration_ns` is a lower bound.
+    /// Whether `duration_ns` is a lower bound.
     #[serde(default)]
     pub at_least: bool,
-    /// `duration_ns` is the runtime's own estimate.
+    /// Whether `duration_ns` is the runtime's own estimate.
     #[serde(default)]
     pub about: bool,
-    /// The `go` statement, for `found`.
+    /// Only for `found`: the `go` statement.
     pub created_by: Option<Place>,
-    /// Whole stack, with `--stacks`.
+    /// Only with `--stacks`: the whole stack.
     #[serde(default)]
     pub stack: Vec<Place>,
-    /// For `resync`: goroutines in the snapshot, and what it changed.
+    /// Only for `resync`: goroutines in the snapshot. `new`, `corrected` and `ended` say what it changed.
     pub seen: Option<u64>,
-    /// See `seen`.
     pub new: Option<u64>,
-    /// See `seen`.
     pub corrected: Option<u64>,
-    /// See `seen`.
     pub ended: Option<u64>,
-    /// Function it is about.
+    /// The function that the event is about, such as the wait site.
     pub func: Option<String>,
-    /// Its source file.
     pub file: Option<String>,
-    /// Line in it.
     pub line: Option<u32>,
-    /// What is wrong, for `illegal`.
+    /// Only for `illegal`: what is wrong.
     pub note: Option<String>,
 }
 
@@ -149,16 +143,13 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
-    /// Function.
     pub func: String,
-    /// Its source file.
     pub file: String,
-    /// Line in it.
     pub line: u32,
 }
 
 impl Event {
-    /// The state transition this line tells, if it tells one.
+    /// The state transition that the line tells, if it tells one.
     ///
     /// # Errors
     /// It names a state that Go does not have.
@@ -189,10 +180,10 @@ pub fn event(line: &str) -> Result<Event> {
     Ok(event)
 }
 
-/// Fails if a line reports an illegal transition; the error shows them.
+/// Fails if a line reports an illegal transition.
 ///
 /// # Errors
-/// See above.
+/// A line does; the error shows the first ten of them.
 pub fn none_illegal(events: &[Event]) -> Result<()> {
     let illegal: Vec<String> = events
         .iter()

@@ -1,6 +1,6 @@
-//! What a fixture's source says about the stacks that its goroutines can have: each line belongs to a
-//! function, and a line that calls a function names it. A stack put together from two goroutines, or
-//! from two moments of one, contradicts it.
+//! What a fixture's source says about the stacks that its goroutines can have: each line belongs to a function, and a
+//! line that calls a function contains its name. A stack that is put together from two goroutines, or from two
+//! moments of one, contradicts the source.
 
 use std::{collections::HashMap, fs};
 
@@ -11,8 +11,7 @@ use crate::{
     traceback::{Creator, ELIDED, Frame, Goroutine},
 };
 
-/// What must stand on the line of the fixture that waits, by status (`src/runtime/runtime2.go`,
-/// `waitReasonStrings`).
+/// What the line of the fixture that waits must contain, by status (`src/runtime/runtime2.go`, `waitReasonStrings`).
 const WAITS: [(&str, &[&str]); 7] = [
     ("chan receive", &["<-"]),
     ("chan send", &["<-"]),
@@ -23,12 +22,12 @@ const WAITS: [(&str, &[&str]); 7] = [
     ("sync.WaitGroup.Wait", &[".Wait("]),
 ];
 
-/// The source files of one fixture, lines by file name.
+/// The lines of one fixture's source files, by file name.
 #[derive(Debug)]
 pub struct Source(HashMap<String, Vec<String>>);
 
 impl Source {
-    /// The source of this fixture.
+    /// Reads the source of a fixture.
     ///
     /// # Errors
     /// It cannot be read.
@@ -42,7 +41,7 @@ impl Source {
         Ok(Source(files))
     }
 
-    /// Checks that a goroutine which `package main` started can have this stack.
+    /// Checks that a goroutine that `package main` started can have this stack.
     ///
     /// # Errors
     /// It cannot; the error says why.
@@ -52,7 +51,7 @@ impl Source {
 
     fn possible(&self, goroutine: &Goroutine) -> Result<()> {
         let frames = match goroutine.frames.as_slice() {
-            // Up to Go 1.20 the frame below a goroutine that has not run yet is shown.
+            // Up to Go 1.20 the frame below a goroutine that has not run yet is shown, too.
             [frames @ .., last] if last.func == "runtime.goexit" => frames,
             frames => frames,
         };
@@ -65,19 +64,19 @@ impl Source {
         for pair in frames.windows(2) {
             self.calls(&pair[1], &pair[0])?;
         }
-        // The library's own locks: the first timer reads GODEBUG, and others wait for it meanwhile.
+        // Locks of the library itself: the first timer reads GODEBUG, and others wait for it meanwhile.
         let own = frames.iter().any(|frame| frame.func.starts_with("internal/godebug."));
         if let Some(frame) = frames.iter().find(|frame| is_main(&frame.func)).filter(|_| !own) {
             self.waits(&goroutine.status, frame)?;
         }
         let creator = goroutine.creator.as_ref().context("it has no creator")?;
         let outermost = frames.last().context("it has no stack")?;
-        // Up to Go 1.20 only the innermost 100 are shown, hidden ones of the runtime counted
-        // (`_TracebackMaxFrames`), and that others were left out is not always said.
+        // Up to Go 1.20 only the innermost 100 frames are shown, the runtime's hidden ones counted
+        // (`_TracebackMaxFrames`), and the traceback does not always say that it leaves some out.
         if frames.len() >= 90 { Ok(()) } else { self.starts(creator, outermost) }
     }
 
-    /// `func` contains this line.
+    /// Checks that `func` contains this line.
     fn is_in(&self, func: &str, file: &str, line: u32) -> Result<()> {
         let lines =
             self.0.get(file_name(file)).with_context(|| format!("not a file of the fixture: {file}"))?;
@@ -90,8 +89,8 @@ impl Source {
         Ok(())
     }
 
-    /// `caller` calls `callee` on its line; each of the callee's arguments that is told is one less, if
-    /// a function of one number calls itself.
+    /// Checks that `caller` calls `callee` on its line. Where a function of one number calls itself, the callee's
+    /// number must be one less.
     fn calls(&self, caller: &Frame, callee: &Frame) -> Result<()> {
         if !is_main(&caller.func) || callee.func.starts_with("runtime.") || callee.func == ELIDED {
             return Ok(());
@@ -106,7 +105,7 @@ impl Source {
         Ok(())
     }
 
-    /// `frame` waits on its line for what the status says.
+    /// Checks that `frame` waits on its line for what the status says.
     fn waits(&self, status: &str, frame: &Frame) -> Result<()> {
         let Some((_, words)) = WAITS.iter().find(|(reason, _)| *reason == status) else { return Ok(()) };
         let line = self.line(&frame.file, frame.line)?;
@@ -114,8 +113,8 @@ impl Source {
         Ok(())
     }
 
-    /// The line of the creator starts `outermost`, or it is that line's wrapper: the function that the
-    /// compiler makes for a `go` statement with arguments, seen before it has called anything.
+    /// Checks that the creator's line starts `outermost`, or that `outermost` is that line's wrapper: the function
+    /// that the compiler makes for a `go` statement with arguments, seen before it has called anything.
     fn starts(&self, creator: &Creator, outermost: &Frame) -> Result<()> {
         ensure!(is_main(&outermost.func), "its outermost function is {}", outermost.func);
         self.is_in(&creator.func, &creator.file, creator.line)?;
@@ -141,20 +140,20 @@ fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// `Lock` of `sync.(*Mutex).Lock`; the name of the function around, for one that has none.
+/// `Lock` of `sync.(*Mutex).Lock`; for a function literal, the name of the function around it.
 fn name(func: &str) -> &str {
     let func = wrapped(func).unwrap_or(func);
     func.rsplit('.').next().unwrap_or(func)
 }
 
-/// `main.move` of `main.move.gowrap1`, and of `main.move.func1`, as it is called up to Go 1.21.
+/// `main.move` of `main.move.gowrap1`, and of `main.move.func1`, as the wrapper is called up to Go 1.21.
 fn wrapped(func: &str) -> Option<&str> {
     let (around, last) = func.rsplit_once('.')?;
     let number = last.strip_prefix("gowrap").or_else(|| last.strip_prefix("func"))?;
     (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then_some(around)
 }
 
-/// The first argument, if there is only this one and it was told for sure.
+/// The first argument, if it is the only one and certain (without a `?`).
 fn number(frame: &Frame) -> Option<u64> {
     u64::from_str_radix(frame.args.strip_prefix("0x")?, 16).ok()
 }

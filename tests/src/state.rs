@@ -1,4 +1,4 @@
-//! The goroutine states both sides speak of, and their transitions.
+//! The goroutine states that both accounts speak of, and the transitions between them.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 pub enum State {
     /// Not known to the observer.
     Unknown,
-    /// Not there: not yet, or no more. `_Gidle`, `_Gdead`, `_Gdeadextra`; the trace's `NotExist`.
+    /// Not there, not yet or no more: `_Gidle`, `_Gdead`, `_Gdeadextra`; `NotExist` in Go's trace.
     Dead,
     /// In a run queue.
     Runnable,
@@ -17,12 +17,12 @@ pub enum State {
     Syscall,
     /// Parked.
     Waiting,
-    /// Stopped by a suspension (`_Gpreempted`); the trace has no such state.
+    /// Stopped by a suspension (`_Gpreempted`); Go's trace has no such state.
     Preempted,
 }
 
 impl State {
-    /// The state that `go tool trace -d=parsed` calls so (`GoState` in `src/internal/trace`).
+    /// The state that `go tool trace -d=parsed` calls `name` (`GoState` in `src/internal/trace`).
     pub fn of_go(name: &str) -> Option<State> {
         Some(match name {
             "Undetermined" => State::Unknown,
@@ -35,7 +35,7 @@ impl State {
         })
     }
 
-    /// The state that `sfgi trace --format json` calls so.
+    /// The state that `sfgi trace --format json` calls `name`.
     pub fn of_sfgi(name: &str) -> Option<State> {
         Some(match name {
             "unknown" => State::Unknown,
@@ -69,11 +69,9 @@ impl fmt::Display for State {
 pub struct Transition {
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub ts: u64,
-    /// State before.
     pub from: State,
-    /// State after.
     pub to: State,
-    /// Why, in the observer's words; may be empty.
+    /// The reason in the observer's words; may be empty.
     pub reason: String,
 }
 

@@ -1,5 +1,5 @@
-//! The Go toolchains at hand: `$SFGI_GO_DIR/<version>/go`, by default `~/.cache/sfgi/go`, and
-//! Debian's `/usr/lib/go-1.19`.
+//! The Go toolchains of this machine: `$SFGI_GO_DIR/<version>/go`, by default in `~/.cache/sfgi/go`, and Debian's
+//! `/usr/lib/go-1.19`.
 
 use std::{
     env, fs,
@@ -12,9 +12,8 @@ use anyhow::{Context, Result};
 /// Releases (1.N) that continuous integration must cover.
 const REQUIRED: [u32; 6] = [19, 21, 23, 25, 26, 27];
 
-/// First release whose `runtime/trace` tells every state transition in the format that
-/// [`crate::gotrace`] reads, coroutines included (1.22 has the format, but no event for
-/// `coroswitch`: `src/runtime/coro.go`).
+/// The first release whose `runtime/trace` tells every state transition in the format that [`crate::gotrace`] reads.
+/// 1.22 has the format, but no event for `coroswitch` (`src/runtime/coro.go`).
 pub const TRACE_SINCE: u32 = 23;
 
 /// One Go toolchain.
@@ -60,7 +59,7 @@ impl Go {
         Go::all().into_iter().filter(|go| go.minor >= TRACE_SINCE).collect()
     }
 
-    /// Whether it is the oldest or the newest of them.
+    /// Whether this is the oldest or the newest toolchain of the machine.
     pub fn is_end(&self) -> bool {
         let all = Go::all();
         [all.first(), all.last()].contains(&Some(self))
@@ -71,7 +70,7 @@ impl Go {
         Go::all().pop().expect("all() is never empty")
     }
 
-    /// The `go` command, which uses this toolchain only and never the network.
+    /// The `go` command of this toolchain, which uses no other and never the network.
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.root.join("bin/go"));
         command
@@ -82,7 +81,6 @@ impl Go {
         command
     }
 
-    /// Its GOROOT.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -102,7 +100,7 @@ fn toolchains_dir() -> PathBuf {
     }
 }
 
-/// Runs a command to its end and returns what it printed.
+/// Runs a command to its end and returns its stdout.
 ///
 /// # Errors
 /// It cannot be started or fails; the error holds its stderr.

@@ -1,29 +1,27 @@
-//! The runtime's traceback of goroutines, as `runtime.Stack`, `pprof.Lookup("goroutine")` with
-//! debug=2 and `sfgi dump` print it (`src/runtime/traceback.go`, `goroutineheader` and
-//! `traceback2`).
+//! The runtime's traceback of goroutines, in the form that `runtime.Stack`, `pprof.Lookup("goroutine")` with debug=2
+//! and `sfgi dump` print it (`src/runtime/traceback.go`, `goroutineheader` and `traceback2`).
 
 use std::{collections::BTreeMap, fmt};
 
 use anyhow::{Context, Result};
 
-/// The "function" of a frame that stands for those left out in the middle of a deep stack
-/// (`...12 frames elided...`, Go 1.21+; up to 1.20 `...additional frames elided...` at the end).
+/// The "function" of a frame that stands for frames that were left out of a deep stack (`...12 frames elided...`, in
+/// the middle, Go 1.21+; up to 1.20 `...additional frames elided...`, at the end).
 pub const ELIDED: &str = "...";
 
 /// One goroutine of a traceback.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Goroutine {
-    /// Its id.
     pub goid: u64,
     /// Why it waits, or its state: the first words between the brackets, without `(scan)`.
     pub status: String,
-    /// For how many whole minutes it has been waiting; 0 where it does not say.
+    /// For how many whole minutes it has been waiting; 0 where the traceback does not say.
     pub minutes: u64,
-    /// What else stands between the brackets: `locked to thread`.
+    /// Further words between the brackets, such as `locked to thread`.
     pub remarks: Vec<String>,
-    /// Innermost first. Where frames were left out, there is one called [`ELIDED`].
+    /// Innermost first. One called [`ELIDED`] stands for frames that were left out.
     pub frames: Vec<Frame>,
-    /// Who made it; `None` for the main goroutine.
+    /// Its `go` statement; `None` for the main goroutine.
     pub creator: Option<Creator>,
     /// Lines that are neither a frame nor a creator.
     pub notes: Vec<String>,
@@ -32,13 +30,11 @@ pub struct Goroutine {
 /// A call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
-    /// `main.(*turn).still`.
+    /// Such as `main.(*turn).still`.
     pub func: String,
-    /// The text between its parentheses; `...` of an inlined function.
+    /// The text between the parentheses; `...` for an inlined function.
     pub args: String,
-    /// Its source file.
     pub file: String,
-    /// Line in it.
     pub line: u32,
     /// `+0x…` behind the line; empty for an inlined function.
     pub offset: String,
@@ -47,18 +43,16 @@ pub struct Frame {
 /// A `go` statement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Creator {
-    /// Its function.
+    /// The function that contains it.
     pub func: String,
     /// The goroutine that executed it (Go 1.21+).
     pub goid: Option<u64>,
-    /// Its source file.
     pub file: String,
-    /// Line in it.
     pub line: u32,
 }
 
 impl Goroutine {
-    /// It as it would be without the passage of time and the garbage collector's visits.
+    /// The goroutine without what changes as time passes.
     pub fn timeless(&self) -> Goroutine {
         Goroutine { minutes: 0, ..self.clone() }
     }
@@ -126,8 +120,7 @@ fn goroutine(paragraph: &str) -> Result<Goroutine> {
     Ok(goroutine)
 }
 
-/// `goroutine 7 [chan receive, 3 minutes, locked to thread]:`; since Go 1.27 labels may stand behind
-/// the bracket.
+/// Reads `goroutine 7 [chan receive, 3 minutes, locked to thread]:`. Since Go 1.27 labels may follow the bracket.
 fn header(line: &str) -> Option<Goroutine> {
     let (goid, rest) = line.strip_prefix("goroutine ")?.split_once(" [")?;
     let (inside, _) = rest.strip_suffix(':')?.rsplit_once(']')?;
@@ -146,14 +139,14 @@ fn header(line: &str) -> Option<Goroutine> {
     Some(goroutine)
 }
 
-/// `main.(*turn).still(0x1, {0x2, 0x3})`: the arguments begin at the parenthesis that the last one
-/// closes; they contain none themselves.
+/// Reads `main.(*turn).still(0x1, {0x2, 0x3})`. The arguments contain no parenthesis, so they begin at the last one
+/// that opens.
 fn call(line: &str) -> Option<(String, String)> {
     let (func, args) = line.strip_suffix(')')?.rsplit_once('(')?;
     Some((func.to_owned(), args.to_owned()))
 }
 
-/// `\t/path/file.go:12 +0x1d`
+/// Reads `\t/path/file.go:12 +0x1d`.
 fn place(line: &str) -> Option<(String, u32, String)> {
     let place = line.strip_prefix('\t')?;
     let (place, offset) = match place.rsplit_once(" +0x") {

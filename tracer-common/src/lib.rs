@@ -9,15 +9,16 @@
 
 /// Return addresses a [`Stack`] carries at most.
 ///
-/// Deep enough for the first frame of the program's own code above
-/// `net.(*conn).Read` (eight frames of plumbing).
+/// Deep enough for the first frame of the program's own code above `net.(*conn).Read`, which has eight frames of
+/// plumbing.
 pub const MAX_FRAMES: usize = 12;
 
-/// Goroutines that one call of `runtime.injectglist` may announce; the rest is counted as lost.
+/// Goroutines of one call of `runtime.injectglist` that are reported; a longer list counts as one loss. The verifier
+/// needs a bound of the loop.
 pub const MAX_INJECT: u32 = 128;
 
-/// Goroutine states: the values of `g.atomicstatus` (`src/runtime/runtime2.go`, same numbers in
-/// Go 1.19–1.27; `LEAKED` and `DEADEXTRA` since 1.26).
+/// Goroutine states: the values of `g.atomicstatus` (`src/runtime/runtime2.go`; the same numbers in Go 1.19–1.27,
+/// `LEAKED` and `DEADEXTRA` since 1.26).
 pub mod status {
     #![allow(missing_docs, reason = "the names are the runtime's own")]
     pub const IDLE: u8 = 0;
@@ -30,7 +31,7 @@ pub mod status {
     pub const PREEMPTED: u8 = 9;
     pub const LEAKED: u8 = 10;
     pub const DEADEXTRA: u8 = 11;
-    /// Not a state of the runtime: the probe's function does not say what the state was or is.
+    /// No state of the runtime: the arguments of the probed function do not tell the state.
     pub const UNSAID: u8 = 0xff;
     /// `_Gscan` (0x1000) does not fit a byte; events carry the state without it.
     pub const SCAN_BIT: u32 = 0x1000;
@@ -106,7 +107,7 @@ pub enum Kind {
     Exec = 29,
 }
 
-/// How many kinds there are; the length of the counter arrays.
+/// The number of kinds, and the length of every array that is indexed by kind.
 pub const KINDS: usize = 30;
 
 impl Kind {
@@ -156,9 +157,9 @@ impl Kind {
 pub struct Header {
     /// `CLOCK_MONOTONIC` in nanoseconds (`bpf_ktime_get_ns`), which is also Go's `nanotime`.
     pub ts: u64,
-    /// Address of the goroutine's `runtime.g`; 0 where there is none.
+    /// Address of the goroutine's `runtime.g`; 0 for events that are about a thread or the collector.
     pub g: u64,
-    /// `g.goid` as read by the probe; 0 when it is not known yet.
+    /// `g.goid` as read by the probe; 0: not given yet, or not readable at that moment.
     pub goid: u64,
     /// Thread id in the initial PID namespace.
     pub tid: u32,
@@ -173,7 +174,7 @@ pub struct Header {
     pub reason: u8,
 }
 
-/// Payload: who did it. 8 bytes.
+/// Payload: the waker. 8 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct By {
@@ -182,17 +183,17 @@ pub struct By {
     pub by_goid: u64,
 }
 
-/// Payload: return addresses, innermost first, by frame pointers. 104 bytes.
+/// Payload: return addresses, innermost first, found by frame pointers. 104 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stack {
-    /// How many of `pcs` are set.
+    /// How many of `pcs` are set; the others hold old content of the ring.
     pub len: u64,
     /// Return addresses as the process sees them (load bias not removed).
     pub pcs: [u64; MAX_FRAMES],
 }
 
-/// Payload: where a goroutine comes from. 32 bytes.
+/// Payload: the origin of a goroutine. 32 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Birth {
@@ -224,13 +225,14 @@ pub struct NewProc {
 pub struct Switch {
     /// Address of the other goroutine's `g`.
     pub next_g: u64,
-    /// Its goid.
+    /// Goid of the other goroutine; 0: not readable at that moment.
     pub next_goid: u64,
     /// 1: the header's goroutine ends here (`coroexit`), 0: it waits.
     pub exit: u64,
 }
 
 const _: () = {
+    // Padding would show here: the sizes are the sums of the fields.
     assert!(size_of::<Header>() == 32);
     assert!(size_of::<By>() == 8);
     assert!(size_of::<Stack>() == 8 + 8 * MAX_FRAMES);
@@ -239,7 +241,7 @@ const _: () = {
     assert!(size_of::<Switch>() == 24);
 };
 
-/// Where the fields of the runtime's structures lie that the probes read, in bytes.
+/// Byte offsets of the fields of the runtime's structures that the probes read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProbeOffsets {
@@ -273,7 +275,7 @@ pub struct ProbeOffsets {
 }
 
 impl ProbeOffsets {
-    /// What stands in the object until it is patched.
+    /// The offsets in an object that was not patched.
     pub const ZERO: ProbeOffsets = ProbeOffsets {
         g_status: 0,
         g_m: 0,
@@ -291,8 +293,8 @@ impl ProbeOffsets {
     };
 }
 
-/// Constants patched into the object's read-only data before it is loaded, so that the verifier
-/// folds them. One object is loaded for each target.
+/// Constants that user space patches into the object's read-only data before it is loaded, so that the verifier folds
+/// them. Each target has a loaded object of its own.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
@@ -305,7 +307,7 @@ pub struct Config {
     /// Link-time address of the instruction each probe stands on, by [`Kind`];
     /// the difference to the instruction pointer at a hit is the load bias.
     pub probes: [u64; KINDS],
-    /// Link-time bounds of `runtime.systemstack_switch`.
+    /// Link-time address of `runtime.systemstack_switch`; 0, as its end, where the binary has no such function.
     pub systemstack_switch: u64,
     /// End (exclusive) of `runtime.systemstack_switch`.
     pub systemstack_switch_end: u64,
@@ -315,13 +317,14 @@ pub struct Config {
     /// Index of the wait reason "IO wait"; its stacks are walked whole, because the network's
     /// plumbing is deep. 255: the binary has none.
     pub io_wait: u32,
-    /// Process to watch, in the initial PID namespace; 0: the uprobes' own filter must do.
+    /// PID of the target in the initial PID namespace. 0: not known; then only the uprobes' own filter tells the
+    /// target, and no tracepoint is attached.
     pub tgid: u32,
     /// Event rings in use; a CPU sends to ring `cpu % rings`.
     pub rings: u32,
-    /// See [`flags`].
+    /// Bits of [`flags`].
     pub flags: u32,
-    /// Where the runtime's fields lie.
+    /// Offsets in the target's release of Go.
     pub offsets: ProbeOffsets,
     /// Offset of `task_struct.pid` in the running kernel, from its BTF; `tgid` follows it.
     pub task_pid: u32,
@@ -342,7 +345,7 @@ pub mod flags {
     pub const FILTER_GOIDS: u32 = 2;
 }
 
-/// Per-CPU counters, one element.
+/// The counters of one CPU. Programs add to them without atomics: each CPU has an element of its own.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {

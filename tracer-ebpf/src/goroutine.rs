@@ -131,6 +131,7 @@ pub fn current_goid(ctx: &ProbeContext, hit: &Hit) -> u64 {
 /// keeps no `parentGoid` (≤ 1.20).
 #[inline(always)]
 pub fn birth(hit: &Hit, g: u64, funcval: u64, parent: impl FnOnce() -> u64) -> Birth {
+    // `parentGoid`, `gopc`, `ancestors` and `startpc` are adjacent: one read for all.
     let Some(words) = read::<[u64; 4]>(g + u64::from(config!(offsets.g_gopc)) - 8) else {
         hit.blur();
         return Birth::default();
@@ -161,6 +162,7 @@ pub fn goid_is_stale() -> bool {
 #[inline(always)]
 pub fn enough(ctx: &ProbeContext, probe: u64, g: &G) -> u64 {
     let end = config!(plumbing_end);
+    // The plumbing of network waits is deep, so their stacks are walked to the end.
     if end == 0 || u32::from(g.reason) == config!(io_wait) { 0 } else { end.wrapping_add(bias(ctx, probe)) }
 }
 
@@ -170,6 +172,7 @@ pub fn enough(ctx: &ProbeContext, probe: u64, g: &G) -> u64 {
 pub fn walk(mut fp: u64, enough: u64, stack: &mut Stack) {
     stack.len = 0;
     for i in 0..MAX_FRAMES {
+        // The frames so far are right, so a failed read only ends the walk and is no blur.
         let Some([caller, pc]) = read::<[u64; 2]>(fp) else { return };
         stack.pcs[i] = pc;
         stack.len = i as u64 + 1;

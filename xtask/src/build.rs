@@ -46,6 +46,7 @@ pub(crate) fn sfgi(compiler: setup::Compiler, release: bool) -> Result<PathBuf> 
 
 /// Builds and gives the programs with the unit tests of all packages.
 pub(crate) fn unit_tests(compiler: setup::Compiler) -> Result<Vec<Program>> {
+    // The live tests are a target of another kind and a section of their own.
     let of_package = |program: &Program| program.is_test && ["lib", "bin"].contains(&program.kind.as_str());
     Ok(everything(compiler)?.into_iter().filter(of_package).collect())
 }

@@ -52,6 +52,7 @@ pub(crate) fn run_targets(secs: u32, targets: &[String]) -> Result<()> {
     let chosen = if targets.is_empty() { &all } else { targets };
     let directory = sh::target_dir().join("fuzz");
     let programs = build(&directory)?;
+    // `secs` is time of one processor, however many there are.
     let share = (secs as usize / chosen.len().max(1)).max(1);
     let next = Mutex::new(chosen.iter());
     let stream = || -> Result<()> {
@@ -106,6 +107,7 @@ fn fuzz(program: &Path, name: &str, directory: &Path, secs: usize) -> Result<u64
     let log_file = directory.join(format!("{name}.log"));
     let log = File::create(&log_file).with_context(|| format!("cannot write {}", log_file.display()))?;
     let mut fuzzer = sh::command(program)?;
+    // An input that takes longer than ten seconds is a finding, too.
     fuzzer.args(["-print_final_stats=1", "-timeout=10"]).arg(format!("-max_total_time={secs}"));
     fuzzer.arg(format!("-artifact_prefix={}/", findings.display())).arg(&corpus);
     let status = fuzzer.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).status()?;

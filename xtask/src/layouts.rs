@@ -243,6 +243,7 @@ fn format(table: &BTreeMap<Key, Offsets>) -> String {
     for arch in ARCHES {
         for (key, offsets) in table.iter().filter(|(key, _)| key.2 == arch) {
             match rows.last_mut() {
+                // Releases of one series with the same offsets share a row.
                 Some((first, last, of)) if (first.0, &first.2) == (key.0, &key.2) && *of == offsets => {
                     *last = Some(key.1);
                 }

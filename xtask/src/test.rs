@@ -82,6 +82,7 @@ fn lint(compiler: setup::Compiler) -> Result<()> {
     compiler.tell(&mut user_space).args(["clippy", "--profile", PROFILE, "--all-targets", MESSAGES]);
     user_space.args(["--", "-D", "warnings"]);
     // The eBPF side is checked as if it were code for this machine, because the compilers for eBPF bring no clippy.
+    // CARGO_ENCODED_RUSTFLAGS separates flags by 0x1f.
     let flags = format!("-Cpanic=abort\x1f--cfg=bpf_target_arch=\"{ARCH}\"");
     let mut kernel_side = sh::cargo()?;
     kernel_side.env("CARGO_ENCODED_RUSTFLAGS", flags).args([

@@ -1,7 +1,7 @@
 use super::*;
 
-/// Steps from a line such as `"10 dead>runnable, 20 runnable>running"`; times in milliseconds. A
-/// reason follows the states: `"30 running>waiting preempted"`.
+/// The steps of a line such as `"10 dead>runnable, 20 runnable>running"`, with times in milliseconds. A reason
+/// follows the states: `"30 running>waiting preempted"`.
 fn steps(text: &str) -> Vec<Transition> {
     text.split(", ").filter(|step| !step.is_empty()).map(step).collect()
 }

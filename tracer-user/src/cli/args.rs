@@ -134,6 +134,7 @@ impl TargetArgs {
     /// costs on this host, and attaches.
     pub(super) fn attach(&self, wants: Wants) -> Result<Session> {
         let probes = self.probes(wants);
+        // clap refuses -p together with a command (`conflicts_with`), so one of the two is empty.
         let attached = if self.command.is_empty() {
             Attached::processes(&self.pid, source::open(&self.pid, &self.layout)?, &probes)?
         } else {

@@ -268,6 +268,7 @@ impl Dump<'_> {
                 .object_at(addr)
                 .with_context(|| format!("{}: no goroutine waits for anything at {addr:#x}", self.name()))
         });
+        // Nobody waits at the address: better an error than an empty list, which would read as an answer.
         let object = object.transpose()?;
         let choice = Choice {
             states: args.state.iter().flat_map(|state| state.states()).copied().collect(),

@@ -90,10 +90,10 @@ EXAMPLES
   sfgi export server.sfgi --to perfetto -o server.pftrace      for ui.perfetto.dev"
 )]
 pub(super) struct Args {
-    /// The recording
+    /// Recording to convert
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The format
+    /// Format to convert it to
     #[arg(long, value_enum, value_name = "FORMAT")]
     to: To,
     /// Write to FILE instead of standard output
@@ -200,6 +200,7 @@ impl Args {
         let span = Span { from_ts: report::after(head, self.from).unwrap_or(head.start_ts), to_ts: until_ts };
         let wanted = Wanted {
             kind: match self.kind {
+                // `run` has served --kind leaks already: its profile is a document of the recording.
                 None | Some(KindArg::Blocked | KindArg::Leaks) => Kind::Blocked,
                 Some(KindArg::Offcpu) => Kind::OffCpu,
                 Some(KindArg::Created) => Kind::Created,

@@ -114,7 +114,6 @@ impl<'a> Run<'a> {
         while !stop.wait(pause) {
             outcome = match self.once(view, registers, writer) {
                 Ok(outcome) => outcome,
-                // `bias` reads /proc of the target: where it fails, the target has ended, and that is no error of the search.
                 // `bias` reads /proc of the target. Where that fails, the target has ended: no error of the search.
                 Err(_) if self.opened.bias().is_err() => {
                     eprintln!("sfgi: {}: the program has ended", self.name());

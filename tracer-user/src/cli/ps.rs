@@ -176,6 +176,7 @@ impl Host {
 
     fn add(&mut self, program: Program, users: &HashMap<u32, String>, deadline: Instant) {
         let Program { file, size, info, processes } = program;
+        // A program found too late is listed by what its sections said.
         let late = Instant::now() >= deadline;
         let parsed = if late || size > MAX_BINARY { None } else { Some(GoBinary::read_to_keep(file)) };
         // The sections left it open, and the whole file says no or was not read: such a file is not listed.
@@ -321,6 +322,7 @@ fn programs() -> io::Result<(Vec<Program>, u64)> {
             }
             Err(_) => continue,
         };
+        // The file was opened through /proc, so it is the one that runs, whatever its path names by now.
         let Ok(metadata) = file.metadata() else { continue };
         // A file is known by device and inode: the same path may be another file in another mount namespace.
         let program = seen.entry((metadata.dev(), metadata.ino())).or_insert_with(|| {

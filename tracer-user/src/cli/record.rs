@@ -103,6 +103,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // An output that cannot be written is refused before anything is attached.
     let output = Output::create(path)?;
     let trigger = Trigger { asked: Arc::default(), on_finding: args.on_finding };
+    // Without --last SIGUSR2 keeps its default: there is nothing to write on demand.
     if args.last.is_some() {
         on_usr2(Arc::clone(&trigger.asked))?;
     }

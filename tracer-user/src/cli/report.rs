@@ -68,7 +68,7 @@ EXAMPLES
   sfgi report server.sfgi --info                       what was recorded, when, of what"
 )]
 pub(super) struct Args {
-    /// The recording
+    /// Recording to show
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]

@@ -158,6 +158,7 @@ impl Launched {
         if silent {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         }
+        // Raw numbers: the owners of these descriptors go to the thread and to `Launched`.
         let (pid_fd, go_fd, other_end) = (pid_write.as_raw_fd(), go_read.as_raw_fd(), go_write.as_raw_fd());
         // SAFETY: between fork and exec the closure makes system calls only.
         unsafe { command.pre_exec(move || wait_for_go(pid_fd, go_fd, other_end)) };

@@ -47,6 +47,7 @@ impl<W: Write> Csv<W> {
             if index > 0 {
                 self.out.write_all(b",")?;
             }
+            // RFC 4180 quotes fields with these four; a name of a generic function has commas.
             if field.contains([',', '"', '\r', '\n']) {
                 write!(self.out, "\"{}\"", field.replace('"', "\"\""))?;
             } else {
@@ -118,6 +119,7 @@ impl<W: Write> Sink for Csv<W> {
     }
 
     fn summary(&mut self, _: &Report) -> io::Result<()> {
+        // No command reaches this: `sfgi export` makes no summaries.
         Err(io::Error::other("a summary is not a table of events: use --format json"))
     }
 

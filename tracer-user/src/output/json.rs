@@ -113,6 +113,7 @@ impl<W: Write> Sink for Json<W> {
             schema: SCHEMA,
             ts_ns: step.ts,
             pid: line.pid,
+            // 0 is no goroutine: a context switch or a collection. JSON says null.
             goid: (step.goid != 0).then_some(step.goid),
             event: step.what.name(),
             tid: step.tid,

@@ -61,6 +61,7 @@ impl<'a> Traceback<'a> {
             out.write_all(UNAVAILABLE.as_bytes())?;
         } else {
             let (start, len) = goroutine.args;
+            // The range is into text that was read from the target, so it is checked like everything of it.
             let args = start.checked_add(len).and_then(|end| self.snapshot.args.get(start..end));
             stack.write(out, args.filter(|args| !args.is_empty()))?;
         }

@@ -94,8 +94,8 @@ fn cpu_time() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// The transitions of a busy goroutine, by state: running → waiting → runnable → running. Park walks a stack, wake
-/// reads the waker, so a hit costs what an average one of a real trace costs.
+/// The transitions of a busy goroutine, by state: running → waiting → runnable → running. A park
+/// walks a stack and a wake-up reads the waker, so the average covers dear events and cheap ones.
 const TRANSITIONS: [(u64, u64); 3] = [(2, 4), (4, 1), (1, 2)];
 
 /// Words of memory that look like a `g`, its g0 and its m, with a stack of three frames.

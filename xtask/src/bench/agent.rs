@@ -83,6 +83,7 @@ fn busy(setting: &Setting) -> Result<Vec<Row>> {
         alone.push(round_trip(&program)?);
         let mut agent = agent(setting, &["--include", &include, "--mode", "full", "--budget", "2%"])?;
         let drain = agent.0.stdout.take().context("no stdout")?;
+        // A full pipe would stop the agent.
         let reader = std::thread::spawn(move || BufReader::new(drain).lines().count());
         watched.push(round_trip(&program)?);
         drop(agent);

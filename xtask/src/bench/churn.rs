@@ -38,6 +38,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let mut log = BufReader::new(agent.0.stderr.take().context("no stderr")?).lines().map_while(Result::ok);
     let address = log.find_map(|line| line.split_once("listens on ").map(|(_, at)| at.trim().to_owned()));
     let address = address.context("sfgi agent does not listen")?;
+    // A full pipe would stop the agent.
     thread::spawn(move || log.count());
     let pictures = BufReader::new(agent.0.stdout.take().context("no stdout")?).lines();
     let latest = Arc::new(Mutex::new(Value::Null));

@@ -70,6 +70,7 @@ fn measure(target: Fixture, setting: &Setting) -> Result<Round> {
         let shown = scope.spawn(|| lines.map(|line| Ok((now_ns()?, line?))).collect::<Result<Vec<_>>>());
         let made = target.work();
         let shown = shown.join();
+        // Relaxed: the flag carries no data.
         done.store(true, Ordering::Relaxed);
         (made, shown, asleep.join())
     });

@@ -97,6 +97,7 @@ fn measure(program: &Path, tracer: Option<(&Tracer, &Setting)>) -> Result<(f64, 
     let ready = next_line()?;
     let pid = ready.split(' ').nth(1).with_context(|| format!("not a ready line: {ready}"))?;
     let watcher = tracer.map(|(tracer, setting)| tracer.attach(program, pid, setting)).transpose()?;
+    // The program waits for a line, so that the probes stand before it works.
     child.0.stdin.take().context("no stdin")?.write_all(b"\n")?;
     let result = next_line()?;
     let (round_trips, ns) = parse_result(&result).with_context(|| format!("not a result line: {result}"))?;

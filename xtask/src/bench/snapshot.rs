@@ -1,4 +1,4 @@
-//! What `sfgi dump` costs, and what it costs the program: a million goroutines that wait, and one that looks at the
+//! What `sfgi dump` costs, and what it costs the program: a million goroutines that wait, and one that reads the
 //! clock a thousand times a second. Held against the program's own ways to print its goroutines.
 
 use super::{Row, Setting, fixture::Fixture, process};

@@ -29,6 +29,7 @@ pub(super) fn install() -> Result<()> {
 }
 
 fn download(directory: &Path) -> Result<()> {
+    // Only a program that has run once gets the name that `installed` looks for.
     let partial = directory.with_file_name(format!("{VERSION}.partial"));
     sh::remove(&partial)?;
     fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;

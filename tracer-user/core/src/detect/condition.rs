@@ -69,7 +69,7 @@ pub(super) struct Condition {
 }
 
 impl Condition {
-    /// Whether that fits which all goroutines of a shape have in common.
+    /// Whether what the goroutines of a shape have in common fits.
     pub(super) fn holds_of_shape(&self, shape: &Shape) -> bool {
         let state = match &*self.state {
             [] => StateName::Waiting.holds(shape.state),
@@ -251,8 +251,7 @@ impl Kind {
             ObjectKind::Channel { timer, cap, element_size, .. } => match self {
                 Kind::Channel => true,
                 Kind::Timer => {
-                    // A channel that does not know its timer: a buffer for one `time.Time` is taken for that of a
-                    // timer.
+                    // Where `hchan` has no timer field, a buffer for one `time.Time` is taken for a timer's.
                     let guessed = !release.channels_know_their_timer() && cap == 1;
                     timer || guessed && element_size == TIME_BYTES
                 }

@@ -72,7 +72,7 @@ pub(super) fn round(set: &DeadSet, start: u32) -> Vec<u32> {
 
 fn graph(set: &DeadSet) -> Graph {
     let mut graph = Graph::new();
-    // A goroutine that has what it waits for itself makes no part of two.
+    // A goroutine that waits for itself alone is a part of one, which `parts` does not report.
     for edge in set.edges.iter().filter(|edge| edge.waiter != edge.holder) {
         graph.entry(edge.waiter).or_default().push(edge.holder);
     }

@@ -34,6 +34,7 @@ pub(super) type Site = (u64, u64);
 pub(super) fn find(observed: &Observed) -> HashMap<Site, Growth> {
     let mut stayed: HashMap<Site, u64> = HashMap::new();
     for (goroutine, facts) in observed.snapshot.goroutines.iter().zip(&observed.facts) {
+        // `facts.looks` counts the looks that found this goroutine.
         *stayed.entry((goroutine.gopc, goroutine.startpc)).or_default() += u64::from(facts.looks);
     }
     let Some(last) = observed.looks.last() else { return HashMap::new() };

@@ -80,13 +80,13 @@ impl History {
         }
     }
 
-    /// Lets every second look go: the slope over the whole time needs no more. The counts of each goroutine are
+    /// Drops every second look: the slope over the whole time needs no more. The counts of each goroutine are
     /// halved, too, because they are held against the number of looks.
     fn thin(&mut self) {
         let (mut number, mut gap) = (0, false);
         self.looks.retain_mut(|look| {
             number += 1;
-            // A gap before a look that goes is one before the look that follows it.
+            // A gap before a dropped look is one before the look that follows it.
             gap |= look.after_gap;
             let stays = number % 2 == 0;
             if stays {

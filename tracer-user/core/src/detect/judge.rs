@@ -48,6 +48,7 @@ struct Judge<'a> {
     rules: &'a Rules,
     growth: HashMap<growth::Site, Growth>,
     groups: HashMap<Key, (Group, String)>,
+    /// The keys of `groups` in the order of their discovery: a report must not depend on hashing.
     order: Vec<Key>,
 }
 

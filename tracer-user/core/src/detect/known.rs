@@ -233,7 +233,7 @@ fn never(goroutine: &Goroutine, reason: WaitReason) -> bool {
 pub(super) struct Known<'a> {
     pub(super) observed: &'a Observed,
     pub(super) thresholds: &'a Thresholds,
-    /// Those that wait in a cycle, by index into `Snapshot::goroutines`.
+    /// The goroutines that wait in a cycle, by index into `Snapshot::goroutines`.
     pub(super) cycles: HashMap<u32, Cycle>,
     /// The program's release of Go.
     pub(super) release: Release,

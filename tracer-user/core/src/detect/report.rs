@@ -74,6 +74,7 @@ pub(super) fn evidence(known: &Known<'_>, group: &Group, reason: &str) -> Vec<St
     said.extend(watched(known, group));
     said.extend(orphans(known, group));
     said.extend(known.goroutine(first).and_then(|one| known.objects(one).find_map(queue)));
+    // `proof` is empty where the heap was read and nothing was found to lead to the object.
     said.retain(|sentence| !sentence.is_empty());
     said
 }
@@ -143,6 +144,7 @@ fn dead_set(known: &Known<'_>, first: u32) -> Option<String> {
     let round = cycles::round(set, first);
     let goid = |index: &u32| known.goroutine(*index).map(|goroutine| goroutine.goid.to_string());
     let mut goids: Vec<String> = round.iter().filter_map(goid).take(NAMED).collect();
+    // A short round closes with the goroutine that it began with.
     goids.push(if round.len() > NAMED { "…".to_owned() } else { goids.first()?.clone() });
     let what = match cycle {
         Cycle::Locks => "locks",

@@ -24,6 +24,7 @@ pub fn decode(mut raw: &[u8]) -> Result<Event, DecodeError> {
     }
     let (ts, g, goid, tid) = (raw.get_u64_ne(), raw.get_u64_ne(), raw.get_u64_ne(), raw.get_u32_ne());
     let (kind, from, to, reason) = (raw.get_u8(), raw.get_u8(), raw.get_u8(), raw.get_u8());
+    // The kind first: it says how many bytes must follow.
     let kind = Kind::from_u8(kind).ok_or(DecodeError::UnknownKind(kind))?;
     let payload_len = payload_len(kind);
     if raw.len() < payload_len {

@@ -109,6 +109,7 @@ impl Table {
             kept.push(new);
             kept.len() - 1
         } else {
+            // The place of the oldest stack, whose number is lower by the capacity.
             let place = self.place(new.0);
             self.take_out(place);
             self.kept[place] = new;

@@ -51,7 +51,7 @@ pub struct LeakView {
     pub timers: Option<Timers>,
     /// Why, in sentences without a full stop, the strongest first.
     pub evidence: Vec<String>,
-    /// When it was first found, nanoseconds since 1970; 0: nobody remembers.
+    /// When it was first found, nanoseconds since 1970; 0: not known.
     pub first_seen_unix_ns: u64,
 }
 

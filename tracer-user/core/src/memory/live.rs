@@ -1,23 +1,23 @@
-//! The memory of a running process, by `process_vm_readv`: nothing is stopped, nothing is written.
+//! The memory of a running process, read by `process_vm_readv`: the process is not stopped and not written to.
 
 use super::{Fault, Memory, Range};
 use crate::process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// `IOV_MAX` (`include/uapi/linux/uio.h`): stretches that one call takes.
+/// The most stretches of one call: `UIO_MAXIOV` (`include/uapi/linux/uio.h`).
 const STRETCHES: usize = 1024;
-/// Bytes that one call is asked for. The kernel cuts at `MAX_RW_COUNT`, a page less than 2 GiB.
+/// The most bytes that one call is asked for. The kernel cuts a call at `MAX_RW_COUNT`, a page less than 2 GiB.
 const BYTES: usize = 1 << 30;
-/// Stretches that are no farther apart than this are read as one, together with what lies between.
-/// To the kernel a stretch costs as much as copying a few KiB: with this a million `g`s, which lie
-/// side by side, are read in a third of the time, and the ends of a million stacks of 2 KiB in two
-/// thirds.
+/// Stretches that are at most this far apart are read as one, together with the bytes between. A stretch costs the
+/// kernel as much as copying a few KiB. This reads a million `g`s, which lie side by side, in a third of the time,
+/// and the ends of a million stacks of 2 KiB in two thirds.
 const GAP: u64 = 2 << 10;
-/// Bytes up to which stretches are read as one; longer ones are read by themselves.
+/// The most bytes of a run of stretches that are read as one. Longer stretches are read by themselves, straight into
+/// their place.
 const RUN: usize = 64 << 10;
 
-/// The memory of a process while it runs.
+/// The memory of a process while it runs. It may change between two reads, and during one.
 #[derive(Clone, Copy, Debug)]
 pub struct Live<'a> {
     process: &'a Process,
@@ -28,8 +28,8 @@ impl<'a> Live<'a> {
         Live { process }
     }
 
-    /// Reads stretches into `buffer`, which is as long as all of them. Gives how many bytes were
-    /// read, counted from the first stretch: fewer than all where one of them is not mapped.
+    /// Makes one call that reads stretches into `buffer`, which is as long as all of them. Returns how many bytes
+    /// were read, counted from the first stretch: fewer than all if one of them is not mapped.
     fn call(self, remote: &[libc::iovec], buffer: &mut [u8]) -> Result<usize, Fault> {
         let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
         let (pid, count) = (self.process.pid(), remote.len() as libc::c_ulong);
@@ -46,22 +46,24 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Whether the process has ended, and its number may be another's by now.
+    /// Whether the process has ended, so that its PID may be another process's by now. `process_vm_readv` takes a
+    /// PID, not a pidfd.
     fn gone(self) -> bool {
         let pidfd = self.process.pidfd();
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
-    /// Reads up to [`STRETCHES`] stretches into `buffer`, which is as long as all of them, and says
-    /// for each whether it could be read.
+    /// Reads up to [`STRETCHES`] stretches into `buffer`, which is as long as all of them. Returns for each whether
+    /// it could be read.
     fn stretches(self, ranges: &[Range], mut buffer: &mut [u8]) -> Result<Vec<bool>, Fault> {
         let remote: Vec<_> = ranges.iter().map(iovec).collect();
         let mut whole = Vec::with_capacity(ranges.len());
         while whole.len() < ranges.len() {
             let (from, mut read) =
                 (whole.len(), self.call(remote.get(whole.len()..).unwrap_or_default(), buffer)?);
-            // A call ends at the first stretch that fails, part of which may have been read.
+            // A call ends at the first stretch that fails, part of which may have been read; the next call goes on
+            // behind it.
             for range in ranges.get(from..).unwrap_or_default() {
                 (_, buffer) = std::mem::take(&mut buffer).split_at_mut(range.len);
                 whole.push(range.len <= read);
@@ -74,7 +76,7 @@ impl<'a> Live<'a> {
         Ok(whole)
     }
 
-    /// Reads up to [`STRETCHES`] stretches, each into its part, and says which could be read.
+    /// Reads up to [`STRETCHES`] stretches, each into its part, and notes in `whole` which could be read.
     fn batch(self, ranges: &[Range], parts: &mut [&mut [u8]], whole: &mut [bool]) -> Result<(), Fault> {
         for ((range, part), whole) in ranges.iter().zip(&mut *parts).zip(&mut *whole) {
             if range.len > RUN {
@@ -86,7 +88,7 @@ impl<'a> Live<'a> {
             }
         }
         let alone = self.runs(runs(ranges), ranges, parts, whole)?;
-        // What was read with something that is not mapped may itself be.
+        // A run fails as a whole if anything in it is not mapped, be it a gap: its members are tried again, each alone.
         self.runs(alone, ranges, parts, whole)?;
         for (part, _) in parts.iter_mut().zip(whole).filter(|(_, whole)| !**whole) {
             part.fill(0);
@@ -94,7 +96,7 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    /// Reads runs and gives each stretch of them its part. Returns those of the runs of several that
+    /// Reads runs and copies each of their stretches into its part. Returns the members of those runs of several that
     /// could not be read, each as a run of its own.
     fn runs(
         self,
@@ -127,15 +129,14 @@ impl<'a> Live<'a> {
     }
 }
 
-/// Stretches that are read as one.
+/// A run: stretches that are read as one.
 struct Run {
     range: Range,
-    /// Their indices.
+    /// Indices of the stretches, into the list that was asked for.
     members: Vec<usize>,
 }
 
-/// Puts stretches that lie near each other together. Those that are too long, or wrap around, are
-/// in none.
+/// Joins stretches that lie near each other. Those longer than [`RUN`] and those that wrap around are in no run.
 fn runs(ranges: &[Range]) -> Vec<Run> {
     let end = |range: &Range| range.addr.checked_add(range.len as u64);
     let mut order: Vec<_> =
@@ -177,7 +178,7 @@ impl Memory for Live<'_> {
     }
 
     fn scatter(&self, ranges: &[Range], buffer: &mut Vec<u8>, whole: &mut Vec<bool>) -> Result<(), Fault> {
-        // What was in it is overwritten or zeroed: only what is new needs to be zeroed before.
+        // No `clear`: old content is overwritten or zeroed below, so only what is added needs to be zeroed.
         buffer.resize(ranges.iter().map(|range| range.len).sum(), 0);
         whole.clear();
         whole.resize(ranges.len(), false);
@@ -191,6 +192,7 @@ impl Memory for Live<'_> {
             }
             self.batch(ranges, &mut parts, whole)?;
         }
+        // Asked afterwards: if the process lives now, every call read its memory and not that of a later one.
         if self.gone() { Err(Fault::Gone) } else { Ok(()) }
     }
 }

@@ -1,7 +1,7 @@
 //! The target's memory, read from outside: of a live process, of a core file, of a test.
 //!
-//! Every word that comes from here is hostile. Readers bound each length before they allocate, and
-//! each walk by a number of steps.
+//! Every word that comes from here is hostile. Readers check each length before they allocate, and bound each walk by a
+//! number of steps.
 
 mod core;
 mod freeze;
@@ -16,12 +16,12 @@ pub use registers::{SampleError, Sampler};
 /// Why memory could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Nothing is mapped at this address (or not all that was asked for).
+    /// Nothing readable is mapped at this address, the first one of the read that failed.
     #[error("nothing is mapped at 0x{0:x}")]
     Unmapped(u64),
     #[error("the process has ended")]
     Gone,
-    /// The kernel does not let us read.
+    /// The kernel does not allow this user to read.
     #[error("its memory cannot be read: needs root or CAP_SYS_PTRACE (run with sudo)")]
     Denied,
 }
@@ -33,32 +33,31 @@ pub struct Range {
     pub len: usize,
 }
 
-/// What the registers of a thread held when it was looked at.
+/// The registers of a thread at the moment of the look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadRegisters {
-    /// The thread, in the target's PID namespace.
+    /// The thread's id in the target's PID namespace.
     pub tid: u32,
-    /// Where it was executing: an address in the target's memory.
+    /// The program counter: an address in the target's memory, load bias included.
     pub pc: u64,
     pub sp: u64,
-    /// What its other registers held, in no order that matters: each word may be a pointer.
+    /// The words of its other registers, in no particular order: each may be a pointer.
     pub words: Vec<u64>,
 }
 
-/// The memory of a target, or of what stands for one in a test.
+/// The memory of a target, or what stands for it in a test.
 pub trait Memory {
     /// Fills `buffer` with the bytes at `addr`.
     ///
     /// # Errors
-    /// Not all of them could be read; what the buffer then holds is not said.
+    /// Not all bytes could be read; the contents of the buffer are then unspecified.
     fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault>;
 
-    /// Reads many stretches with as few calls of the system as can be. `buffer` is made as long as
-    /// all of them together and holds them one behind the other, in their order; `whole` says for
-    /// each whether it could be read (its bytes are zero where not).
+    /// Reads many stretches with as few system calls as possible. `buffer` is resized to hold all of them, one behind
+    /// the other, in their order. `whole` tells for each whether it could be read; if not, its bytes are zero.
     ///
     /// # Errors
-    /// Only [`Fault::Gone`] and [`Fault::Denied`], which hold for all of them.
+    /// Only [`Fault::Gone`] and [`Fault::Denied`], which hold for all stretches.
     fn scatter(&self, ranges: &[Range], buffer: &mut Vec<u8>, whole: &mut Vec<bool>) -> Result<(), Fault> {
         buffer.clear();
         buffer.resize(ranges.iter().map(|range| range.len).sum(), 0);
@@ -79,7 +78,7 @@ pub trait Memory {
         Ok(())
     }
 
-    /// The word at `addr`.
+    /// The little-endian word at `addr`.
     ///
     /// # Errors
     /// As [`Memory::read`].

@@ -13,8 +13,8 @@ use crate::{
 };
 use std::collections::VecDeque;
 
-/// How long a creation waits for its goid, nanoseconds of the target's time: up to Go 1.23, and always in set A, a later
-/// event tells it.
+/// How long a creation waits for its goid, nanoseconds of the target's time: up to Go 1.23, and always in set A, a
+/// later event tells it.
 const HOLD_CREATE_NS: u64 = 1_000_000_000;
 
 /// How long an `exitsyscall` is held back in case an `exitsyscall0` follows, which means that it found no P. The
@@ -135,7 +135,7 @@ impl Goroutines {
         self.machine.store.by_goid(goid)
     }
 
-    /// All that are remembered, also those that died a moment ago; in no order.
+    /// All goroutines that are remembered, the recently dead among them; in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Goroutine> {
         self.machine.store.iter()
     }
@@ -393,7 +393,7 @@ impl Goroutines {
         }
     }
 
-    /// `execute` of a goroutine that never ran: names the one that `newproc1` made.
+    /// `execute` of a goroutine that has never run: gives its id to the creation that `newproc1` told.
     fn first_run(&mut self, event: &Event, out: &mut Vec<Step>) {
         let Payload::Birth(birth) = event.payload else { return };
         let at = self.whose(event, out);

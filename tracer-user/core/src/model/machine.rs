@@ -331,7 +331,7 @@ pub(super) fn found(of: &Goroutine, event: &Event) -> Step {
 #[inline]
 fn learn(of: &mut Goroutine, event: &Event, what: What) {
     if let Some(birth) = birth_of(event) {
-        // Up to Go 1.20 `g` has no parent: the one that `newproc1` told stays.
+        // Up to Go 1.20 `g` has no parent: the parent that `newproc1` told stays.
         let parent_goid = if birth.parent_goid != 0 { birth.parent_goid } else { parent_of(of) };
         of.birth = Some(Birth { parent_goid, ..birth });
     }
@@ -343,6 +343,7 @@ fn learn(of: &mut Goroutine, event: &Event, what: What) {
 /// The step of a change; `lasted` is how long the state before did.
 #[inline]
 fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, lasted: Option<u64>) -> Step {
+    // The duration of an exit is that of the life, which is exact or missing.
     let measure = if what == What::Exit || lasted.is_none() { Measure::Exact } else { of.since_is };
     let &Move { from, to, note, .. } = change;
     learn(of, event, what);

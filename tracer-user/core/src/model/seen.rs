@@ -73,6 +73,7 @@ impl Machine {
         merged.corrected += u64::from(known && before != seen.state && before != State::Unknown);
         let stays = seen.state.stays();
         (goroutine.since_ts, goroutine.since_is) = match (stays, seen.since_ts) {
+            // A state that does not stay began at an unknown time.
             (false, _) => (0, Measure::Exact),
             (true, 0) => (began_ts, Measure::AtLeast),
             (true, since_ts) => (since_ts, Measure::About),

@@ -148,6 +148,7 @@ impl What {
     }
 
     const fn of_change(from: State, to: State) -> Option<What> {
+        // The order counts: a creation or an end goes before what else the two states could mean.
         Some(match (from, to) {
             (State::Idle | State::CopyStack, _) | (_, State::CopyStack) => return None,
             (State::Dead | State::DeadExtra, _) => What::Create,
@@ -168,6 +169,7 @@ impl What {
 static BY_CHANGE: [[Option<What>; State::KINDS.len()]; State::KINDS.len()] = {
     let mut all = [[None; State::KINDS.len()]; State::KINDS.len()];
     let mut at = 0;
+    // A constant allows no `for` loop.
     while at < State::KINDS.len() * State::KINDS.len() {
         let (from, to) = (at / State::KINDS.len(), at % State::KINDS.len());
         all[from][to] = What::of_change(State::KINDS[from], State::KINDS[to]);

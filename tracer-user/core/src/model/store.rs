@@ -37,7 +37,7 @@ pub struct Goroutine {
     pub running_ns: u64,
     /// How much of that its thread had no CPU.
     pub off_cpu_ns: u64,
-    /// Time of its last event, also one that is held back.
+    /// Time of its last event, held events included.
     pub(super) last_ts: u64,
     /// When an event last told its state; 0: none did.
     pub(super) told_ts: u64,
@@ -176,7 +176,7 @@ impl Store {
         self.renew(g, goid, last_ts)
     }
 
-    /// The place of a goroutine that begins on this `g`; the one that used it before is dead.
+    /// The place of a goroutine that begins on this `g`; the goroutine that used the `g` before is dead.
     #[inline(never)]
     pub(super) fn renew(&mut self, g: u64, goid: u64, ts: u64) -> usize {
         if let Some(at) = self.by_g.remove(g) {

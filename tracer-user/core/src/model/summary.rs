@@ -53,7 +53,7 @@ pub struct WaitSite {
 /// Durations of waits, or of system calls.
 #[derive(Clone, Debug, Default)]
 pub struct Times {
-    /// Those that ended and whose beginning was seen, nanoseconds.
+    /// Durations whose beginning and end were seen, nanoseconds.
     pub ended: Histogram,
     /// How many ended whose beginning was not seen, or only by a snapshot.
     pub unmeasured: u64,
@@ -251,6 +251,7 @@ impl Histogram {
     pub fn quantile(&self, per_mille: u64) -> u64 {
         let rank = u128::from(self.count) * u128::from(per_mille.min(1000));
         let rank = rank.div_ceil(1000).max(1);
+        // The largest value is known exactly.
         if rank >= u128::from(self.count) {
             return self.max;
         }

@@ -1,9 +1,9 @@
-//! Which functions to probe: chosen for one binary and one mode, from what the binary itself says.
+//! Chooses the functions to probe, for one binary and one mode, from the binary itself.
 //!
-//! There are two sets. Set B asks `casgstatus`, through which an ordinary build takes nearly all
-//! transitions. A profile-guided build (automatic with `default.pgo` since Go 1.21) inlines it at
-//! the hot sites, where a probe sees nothing; then set A asks the functions that can only be
-//! reached by a call. A function that occurs as an inlined callee anywhere is never trusted.
+//! There are two sets. Set B stands on `casgstatus`, which nearly all transitions of an ordinary build pass. A
+//! profile-guided build (automatic with `default.pgo` since Go 1.21) inlines `casgstatus` at the hot sites, where a
+//! probe sees nothing. Set A stands on the scheduler's functions that are reached by a real call only. The inline
+//! trees in pclntab tell which functions were inlined anywhere; such a function is never trusted alone.
 
 use crate::{
     binary::GoBinary,
@@ -19,14 +19,14 @@ use place::{ArgUse, Stack, place};
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::Kind;
 
-/// One function and the place of its probe.
+/// A function with the place of its probe.
 #[derive(Clone, Debug)]
 pub struct ProbeSite {
-    /// What the probe sends; for a probe that sends several kinds, the first of them.
+    /// The kind under which the probe counts its hits; the usual one of a probe that sends several.
     pub kind: Kind,
     pub function: &'static str,
     pub placement: Placement,
-    /// The same place as an offset in the file, which is what a uprobe is attached to.
+    /// The place as an offset in the file: a uprobe is attached to a file, not to an address.
     pub file_offset: u64,
 }
 
@@ -39,7 +39,7 @@ impl ProbeSite {
 /// A function that belongs to the set and gets no probe, or one that does not see all calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// What its probe would have sent.
+    /// The kind that its probe would have sent.
     pub kind: Kind,
     pub function: &'static str,
     pub reason: String,
@@ -48,16 +48,16 @@ pub struct Missing {
 /// The probes for a binary and a mode.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Which set; modes other than [`Mode::Full`] are a part of set A.
+    /// The set; modes other than [`Mode::Full`] take a part of set A.
     pub set: Set,
     pub probes: Vec<ProbeSite>,
-    /// What the trace will not see.
+    /// Functions without a probe or with one that misses calls: what the trace will not see.
     pub missing: Vec<Missing>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// A function without which the mode makes no sense.
+    /// A function that the mode cannot do without has no place for a probe.
     #[error("{function} cannot be probed: {reason}")]
     Mandatory { function: &'static str, reason: String },
     /// Set B was asked for, and the binary does not allow it.
@@ -69,18 +69,18 @@ pub enum PlanError {
     Poll,
 }
 
-/// What to do where a function is not in the binary.
+/// What to do if a function cannot be probed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
-    /// Give up.
+    /// The plan fails with [`PlanError::Mandatory`].
     Must,
-    /// Say so.
+    /// The plan goes on and lists it in [`Plan::missing`].
     Should,
-    /// Nothing: the linker leaves it out where the program does not use it.
+    /// If it is absent, nothing: the linker leaves it out of a program that does not use it.
     IfThere,
 }
 
-/// A function of the runtime that a probe may stand on.
+/// A function of the runtime that a set wants to probe.
 struct Candidate {
     kind: Kind,
     function: &'static str,
@@ -89,24 +89,25 @@ struct Candidate {
     stack: Stack,
 }
 
-/// The largest function that is decoded; the largest of these has four kilobytes.
+/// The largest function that is decoded, bytes. The largest of the candidates has four kilobytes; the bound is for
+/// hostile binaries.
 const MAX_CODE: u64 = 1 << 20;
 
-/// No argument, only the current g.
+/// The program reads only the current g.
 const NONE: ArgUse = ArgUse { integers: 0, frames: false };
-/// `gp *g` alone.
+/// The program reads the first argument, `gp *g`.
 const GP: ArgUse = ArgUse { integers: 1, frames: false };
+/// The program reads three arguments: those of casgstatus and its kin, and of newproc1.
 const THREE: ArgUse = ArgUse { integers: 3, frames: false };
-/// No argument; the callers by frame pointer.
+/// The program reads no argument and walks the callers by frame pointer.
 const FRAMES: ArgUse = ArgUse { integers: 0, frames: true };
 
-/// Calls that the compiler may inline away in a profile-guided build, and what sees them then: a
-/// function inlined into a host, and the function to probe in its place, which is called once for
-/// each of these inlined calls and says as much of the goroutine. The coroutine switch and `Gosched`
-/// are probed anyway. Seen in builds of 1.22, 1.25, 1.26 and 1.27.
+/// Stand-ins for calls that a profile-guided build may inline away: (function, host that it was inlined into,
+/// function to probe instead). The stand-in is called once for each inlined call and says as much of the goroutine.
+/// The coroutine switch and `Gosched` are probed anyway. Seen in builds of 1.22, 1.25, 1.26 and 1.27.
 const STAND_INS: [(&str, &str, &str); 7] = [
     ("runtime.reentersyscall", "runtime.entersyscall", "runtime.entersyscall"),
-    // newproc.func1 runs on the system stack for newproc, with its arguments in a closure.
+    // Not newproc.func1, the host itself: it has its arguments in a closure, not in registers.
     ("runtime.newproc1", "runtime.newproc.func1", "runtime.newproc"),
     ("runtime.gdestroy", "runtime.goexit0", "runtime.goexit0"),
     ("runtime.gdestroy", "runtime.coroswitch_m", "runtime.coroswitch_m"),
@@ -115,11 +116,11 @@ const STAND_INS: [(&str, &str, &str); 7] = [
     ("runtime.goschedImpl", "runtime.gopreempt_m", "runtime.gopreempt_m"),
 ];
 
-/// For each inlined function, the functions that it was inlined into.
+/// For each function that was inlined anywhere, the functions that it was inlined into.
 type Inlined<'a> = BTreeMap<&'static str, BTreeSet<&'a str>>;
 
 impl Plan {
-    /// Chooses the probes. `forced`: this set and no other ([`Mode::Full`] only). `gc`: also the
+    /// Chooses the probes. `forced`: this set and no other; meant for [`Mode::Full`] only. `gc`: also probe
     /// begin and end of garbage collections.
     ///
     /// # Errors
@@ -132,6 +133,7 @@ impl Plan {
         let inlined = binary.functions().inlined_callees(&names);
         let cut = NEVER_INLINED.iter().find(|function| inlined.contains_key(*function));
         let set = match (forced, cut) {
+            // Refused, although the user asked for it: a set that misses transitions would call the next ones illegal.
             (Some(Set::B), Some(cut)) => return Err(PlanError::Inlined(cut)),
             (Some(forced), _) => forced,
             (None, Some(_)) => Set::A,
@@ -154,7 +156,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Adds the probe of a candidate, and what stands in for it where it was inlined.
+    /// Adds the probe of a candidate, and the stand-ins for the hosts that it was inlined into.
     fn add(
         &mut self,
         binary: &GoBinary,
@@ -165,6 +167,7 @@ impl Plan {
         let hosts = inlined.get(function);
         match site(binary, candidate) {
             Ok(site) => self.push(site),
+            // Inlined everywhere: no body is left, and the loop over the hosts below decides what is missing.
             Err(None) if hosts.is_some() || candidate.need == Need::IfThere => {}
             Err(reason) => {
                 let reason = reason.unwrap_or_else(|| "the binary has no such function".into());
@@ -192,13 +195,15 @@ impl Plan {
     }
 
     fn push(&mut self, site: ProbeSite) {
+        // Two hosts may share a stand-in, or the stand-in may be a candidate itself: two probes would send every
+        // event twice.
         if self.probes.iter().all(|known| known.function != site.function) {
             self.probes.push(site);
         }
     }
 }
 
-/// The place of a candidate's probe; without a reason where the function is not there.
+/// Finds the place of a candidate's probe. The error is `None` if the binary has no such function, else the reason.
 fn site(binary: &GoBinary, candidate: &Candidate) -> Result<ProbeSite, Option<String>> {
     let function = binary.functions().find(candidate.function).ok_or(None)?;
     let image = binary.image();
@@ -218,19 +223,19 @@ fn keep(mut candidates: Vec<Candidate>, kinds: &[Kind]) -> Vec<Candidate> {
     candidates
 }
 
-/// The functions that see every transition of an ordinary build between them, only as long as each
-/// is whole.
+/// The functions of set B that must not be inlined anywhere: together they see every transition of an ordinary build,
+/// but only as long as each of them is whole.
 const NEVER_INLINED: [&str; 3] =
     ["runtime.casgstatus", "runtime.casGToPreemptScan", "runtime.casGFromPreempted"];
-/// What [`Mode::Wait`] takes of set A.
+/// The kinds that [`Mode::Wait`] takes of set A: parks, wake-ups, births and deaths.
 const WAIT: [Kind; 5] = [Kind::Park, Kind::Ready, Kind::Inject, Kind::NewProc, Kind::Destroy];
-/// What [`Mode::Life`] takes of set A.
+/// The kinds that [`Mode::Life`] takes of set A: births and deaths.
 const LIFE: [Kind; 2] = [Kind::NewProc, Kind::Destroy];
 
 impl Candidate {
-    /// The same event, from a probe on another function. All that stand in have the goroutine, or
-    /// the function to run, as their first argument; `newproc`, which has no more, is on the
-    /// creator's stack, whose top says from where it was called.
+    /// The candidate for the same event on a stand-in. Every stand-in has the goroutine, or the function to run, as
+    /// its first argument. `newproc` has no other one; it runs on the creator's stack, whose top is the return
+    /// address behind the `go` statement.
     fn moved_to(&self, function: &'static str) -> Candidate {
         let (integers, stack) =
             if function == "runtime.newproc" { (1, Stack::User) } else { (self.args.integers, self.stack) };
@@ -243,7 +248,7 @@ fn candidate(kind: Kind, function: &'static str, need: Need, args: ArgUse, stack
     Candidate { kind, function, need, args, stack }
 }
 
-/// Set B of a release. Signatures: `src/runtime/proc.go`, `coro.go`.
+/// Set B of a release (signatures: `src/runtime/proc.go`, `coro.go`).
 fn set_b(release: Release) -> Vec<Candidate> {
     use Need::*;
     let mut set = vec![
@@ -252,14 +257,14 @@ fn set_b(release: Release) -> Vec<Candidate> {
         candidate(Kind::FromPreempted, "runtime.casGFromPreempted", Must, THREE, Stack::System),
     ];
     if release.syscalls_pass_casgstatus_by() {
-        // entersyscallblock still calls it.
+        // Only the two fast edges: entersyscallblock still calls casgstatus.
         set.extend(syscall_edges());
     }
     set.extend(coroutines(release));
     set
 }
 
-/// Set A of a release. Signatures: `src/runtime/proc.go`.
+/// Set A of a release (signatures: `src/runtime/proc.go`).
 fn set_a(release: Release, cgo: bool) -> Vec<Candidate> {
     use Need::*;
     let destroy = if release.has_gdestroy() { "runtime.gdestroy" } else { "runtime.goexit0" };
@@ -270,7 +275,7 @@ fn set_a(release: Release, cgo: bool) -> Vec<Candidate> {
         candidate(Kind::Execute, "runtime.execute", Must, GP, Stack::System),
         candidate(Kind::Park, "runtime.park_m", Must, GP, Stack::System),
         candidate(Kind::Ready, "runtime.ready", Must, GP, Stack::System),
-        // The garbage collector calls it from goroutines, too.
+        // The garbage collector calls it from goroutines, too, so its stack check may fail.
         candidate(Kind::Inject, "runtime.injectglist", Must, GP, Stack::User),
         candidate(Kind::Gosched, "runtime.gosched_m", Should, GP, Stack::System),
         candidate(Kind::Goyield, "runtime.goyield_m", IfThere, GP, Stack::System),
@@ -289,14 +294,14 @@ fn set_a(release: Release, cgo: bool) -> Vec<Candidate> {
     set
 }
 
-/// Both sets: the switch of `iter.Pull` goes round everything else.
+/// The coroutine switch of `iter.Pull`, for both sets: it changes both states by a bare CAS, which no other probe sees.
 fn coroutines(release: Release) -> Option<Candidate> {
     let switch = candidate(Kind::CoroSwitch, "runtime.coroswitch_m", Need::IfThere, GP, Stack::System);
     release.has_coroutines().then_some(switch)
 }
 
-/// Entering and leaving system calls. `entersyscall` calls `reentersyscall`, as does the end of a
-/// callback from C.
+/// The fast edges of system calls. The probe stands on `reentersyscall`, because `entersyscall` calls it and the end
+/// of a callback from C does, too.
 fn syscall_edges() -> [Candidate; 2] {
     [
         candidate(Kind::SyscallEnter, "runtime.reentersyscall", Need::Must, FRAMES, Stack::User),

@@ -1,22 +1,24 @@
-//! What the path of a control group says of a process: its container, its pod, its systemd unit.
+//! Container, pod and systemd unit of a process, from the path of its control group.
 //!
-//! Names as docker, containerd, CRI-O and podman make them, by systemd's slices or plain directories, control
-//! groups v1 and v2. A path may begin with `/..` where our own namespace of control groups is another.
+//! Knows the names that docker, containerd, CRI-O and podman make, with systemd's slices and with plain directories,
+//! in control groups v1 and v2. A path may begin with `/..` if the process is outside of our own namespace of control
+//! groups.
 
-/// What a control group tells.
+/// The control group of a process and what its path tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Group {
+    /// The path of the group that holds the memory limit, from the root of the hierarchy; empty: not told.
     pub path: String,
     /// The id of the innermost container.
     pub container: Option<String>,
-    /// The uid of the pod, with dashes.
+    /// The uid of the pod, with dashes; of a static pod the hash that stands for one.
     pub pod: Option<String>,
-    /// The innermost systemd unit that is no container.
+    /// The innermost systemd unit that is not the scope of a container.
     pub unit: Option<String>,
 }
 
 impl Group {
-    /// Reads `/proc/PID/cgroup`.
+    /// Parses the text of `/proc/PID/cgroup`.
     pub fn parse(text: &str) -> Group {
         let entries: Vec<(&str, &str)> = text
             .lines()
@@ -30,7 +32,7 @@ impl Group {
             let has = |(controllers, _): &&(&str, &str)| controllers.split(',').any(|name| name == wanted);
             entries.iter().find(has).map(|(_, path)| *path)
         };
-        // In a hybrid host the one of v2 may say nothing, while that of a v1 controller does.
+        // On a hybrid host the path of v2 may tell nothing while that of a v1 controller does.
         let paths = [of(""), of("memory"), of("name=systemd"), of("cpu"), of("pids")];
         let told = paths.iter().flatten().map(|path| Group::of_path(path));
         let best = told.max_by_key(|group| {
@@ -38,7 +40,7 @@ impl Group {
             known.iter().filter(|known| **known).count()
         });
         let mut group = best.unwrap_or_default();
-        // The one that holds the memory's limit.
+        // Independent of the choice above: the path is used to read the memory limit.
         let path = of("memory").or_else(|| of("")).unwrap_or_default();
         path.clone_into(&mut group.path);
         group
@@ -47,12 +49,13 @@ impl Group {
     fn of_path(path: &str) -> Group {
         let mut group = Group::default();
         for part in path.split('/') {
-            // Without systemd containerd writes slice, kind and id in one: `kubepods-…:cri-containerd:ID`.
+            // Without systemd, containerd writes slice, kind and id into one name: `kubepods-…:cri-containerd:ID`.
             for piece in part.split(':') {
                 if let Some(uid) = pod(piece) {
                     group.pod = Some(uid);
                 }
                 if let Some(id) = container(piece) {
+                    // Units outside of the container (the engine's own service) are not what the process is.
                     (group.container, group.unit) = (Some(id), None);
                 }
             }
@@ -66,7 +69,7 @@ impl Group {
     }
 }
 
-/// `…pod0f3c1a2b_….slice`, `pod0f3c1a2b-…`.
+/// The uid in the name of a pod's group: `…pod0f3c1a2b_….slice` with systemd, `pod0f3c1a2b-…` without.
 fn pod(part: &str) -> Option<String> {
     let part = part.strip_suffix(".slice").unwrap_or(part);
     let uid = part.rsplit_once("pod").map(|(_, uid)| uid)?;
@@ -78,9 +81,11 @@ fn pod(part: &str) -> Option<String> {
     (shaped && hexadecimal(&uid)).then_some(uid)
 }
 
-/// `docker-ID.scope`, `cri-containerd-ID.scope`, `crio-ID.scope`, `libpod-ID.scope`, `ID`.
+/// The id in the name of a container's group: `docker-ID.scope`, `cri-containerd-ID.scope`, `crio-ID.scope`,
+/// `libpod-ID.scope`, or `ID` alone. An id has 64 hexadecimal digits.
 fn container(part: &str) -> Option<String> {
     let part = part.strip_suffix(".scope").unwrap_or(part);
+    // The monitor of a container, which is named after it but runs beside it.
     if part.starts_with("libpod-conmon-") || part.starts_with("crio-conmon-") {
         return None;
     }

@@ -1,6 +1,5 @@
-//! A running process: who it is, which executable it runs, where that lies in its memory, and
-//! whether it still lives. Reads `/proc`, writes nothing; its memory is read by
-//! [`crate::memory::Live`].
+//! A running process: its identity, its executable and the load bias of that, its CPU time, and whether it still lives.
+//! Reads `/proc` and writes nothing. [`crate::memory::Live`] reads its memory.
 
 mod cgroup;
 pub mod threads;
@@ -15,42 +14,42 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Auxiliary vector: where the program's entry point is (`include/uapi/linux/auxvec.h`).
+/// Key of the entry point's address in the auxiliary vector (`include/uapi/linux/auxvec.h`).
 const AT_ENTRY: u64 = 9;
-/// Bytes of a file of `/proc` that are read: a process makes its environment as large as it likes.
+/// The most bytes that are read of a file in `/proc`: a process makes its environment as large as it likes.
 const MAX_PROC_FILE: u64 = 256 << 10;
-/// Fields of `/proc/PID/stat` behind the name, counted from the state (field 3 in proc(5)).
+/// Indices into the fields of `/proc/PID/stat` behind the name: 0 is the state, field 3 in proc(5).
 const STAT_STATE: usize = 0;
 const STAT_START_TIME: usize = 19;
 
-/// Why a process cannot be traced.
+/// Why a process cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     /// No process has this id.
     #[error("there is no process with PID {0}")]
     NoSuchProcess(i32),
-    /// The id is one of a thread that is not the process's first.
+    /// The id belongs to a thread that is not the first of its process.
     #[error("{tid} is a thread of process {pid}: give the PID {pid}")]
     IsThread {
         tid: i32,
-        /// The process it belongs to.
+        /// The process of the thread.
         pid: i32,
     },
-    /// It has ended; its parent has not fetched its exit status.
+    /// It has ended, and its parent has not fetched its exit status.
     #[error("process {0} has already ended (it is a zombie)")]
     Zombie(i32),
-    /// It has no executable.
+    /// A thread of the kernel, which has no executable and no memory.
     #[error("process {0} is a thread of the kernel")]
     Kernel(i32),
-    /// The kernel does not let us look.
+    /// The kernel does not allow this user to look.
     #[error("{what} of process {pid} cannot be read: needs root or CAP_SYS_PTRACE (run with sudo)")]
     Permission { pid: i32, what: &'static str },
     #[error("{what} of process {pid} cannot be read")]
     Io { pid: i32, what: &'static str, source: io::Error },
 }
 
-/// A process that ran when it was opened. The pidfd holds on to it: a later process with the
-/// same number is not mistaken for it.
+/// A process that ran when it was opened. A later process with the same PID is not mistaken for it: the pidfd and the
+/// start time tell.
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
@@ -59,10 +58,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Takes hold of the process with this id in our PID namespace.
+    /// Opens the process with this id in our PID namespace.
     ///
     /// # Errors
-    /// [`ProcessError`]: it is not there, it is a thread, it has ended, or it is the kernel's.
+    /// [`ProcessError`]: there is none, it is a thread, it has ended, or it is the kernel's.
     pub fn open(pid: i32) -> Result<Process, ProcessError> {
         let id = (pid > 0).then(|| Pid::from_raw(pid)).flatten().ok_or(ProcessError::NoSuchProcess(pid))?;
         let status =
@@ -71,6 +70,7 @@ impl Process {
         if leader != pid {
             return Err(ProcessError::IsThread { tid: pid, pid: leader });
         }
+        // Before `stat`: what is read there is then of the process that the pidfd holds, or of none.
         let pidfd = pidfd_open(id, PidfdFlags::empty()).map_err(|error| match error {
             rustix::io::Errno::SRCH => ProcessError::NoSuchProcess(pid),
             error => ProcessError::Io { pid, what: "the pidfd", source: error.into() },
@@ -79,24 +79,24 @@ impl Process {
         if state == 'Z' || state == 'X' {
             return Err(ProcessError::Zombie(pid));
         }
-        // The kernel's own threads have no memory, hence no line about its size.
+        // Threads of the kernel have no memory, hence no line about its size.
         if status_field(&status, "VmSize:").is_none() {
             return Err(ProcessError::Kernel(pid));
         }
         Ok(Process { pid, pidfd, start_time })
     }
 
-    /// Its id in our PID namespace.
+    /// Its PID in our PID namespace.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// When it was made: ticks since boot (`starttime` of `/proc/PID/stat`).
+    /// When it was made, in clock ticks since boot (`starttime` of `/proc/PID/stat`). Does not change with an `exec`.
     pub fn start_time(&self) -> u64 {
         self.start_time
     }
 
-    /// The beginning of a file of its directory in `/proc`, at most 256 KiB, as text.
+    /// A file of its directory in `/proc` as text: at most the first 256 KiB, bytes that are no UTF-8 replaced.
     ///
     /// # Errors
     /// The file cannot be opened or read.
@@ -106,30 +106,31 @@ impl Process {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The user whose rights it has: the effective uid, as our user namespace numbers it.
+    /// Its effective uid, as our user namespace numbers it.
     ///
     /// # Errors
     /// The process has ended.
     pub fn uid(&self) -> Result<u32, ProcessError> {
-        // `/proc/PID` itself belongs to root where the process may not be dumped.
+        // Not the owner of `/proc/PID`: that is root where the process may not be dumped.
         let status = self.proc_text("status").map_err(|error| self.error("the status", error))?;
         let uids = status_field(&status, "Uid:").unwrap_or_default();
         let effective = uids.split_ascii_whitespace().nth(1).and_then(|uid| uid.parse().ok());
         effective.ok_or(ProcessError::NoSuchProcess(self.pid))
     }
 
-    /// Becomes readable when the process ends.
+    /// A descriptor that becomes readable when the process ends.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
-    /// Whether it has not ended (a zombie has).
+    /// Whether it still runs; a zombie does not.
     pub fn alive(&self) -> bool {
+        // The start time tells it from a later process with the same PID.
         stat(self.pid).is_some_and(|(state, start)| start == self.start_time && state != 'Z' && state != 'X')
     }
 
-    /// Its executable, also if the file was deleted or replaced since: the kernel's link leads to
-    /// the very file that is mapped.
+    /// Its executable, even if the file was deleted or replaced since: the kernel's link leads to the very file that
+    /// is mapped.
     ///
     /// # Errors
     /// [`ProcessError::Permission`], or the process has ended.
@@ -137,13 +138,13 @@ impl Process {
         File::open(self.exe_link()).map_err(|error| self.error("the executable", error))
     }
 
-    /// The kernel's link to its executable: opens as the mapped file, in any mount namespace.
+    /// The kernel's link to its executable. It opens as the mapped file, from any mount namespace.
     pub fn exe_link(&self) -> PathBuf {
         proc_path(self.pid, "exe")
     }
 
-    /// The name of its executable, as the process itself sees it; ends with ` (deleted)` where the
-    /// file has no name any more.
+    /// The path of its executable in its own mount namespace. It ends with ` (deleted)` if the file has no name any
+    /// more.
     ///
     /// # Errors
     /// As [`Process::exe`].
@@ -151,11 +152,11 @@ impl Process {
         fs::read_link(self.exe_link()).map_err(|error| self.error("the name of the executable", error))
     }
 
-    /// What the kernel added to the addresses its executable was linked for; 0 for an executable
-    /// that is not position-independent. `entry` is the link-time address of the entry point.
+    /// The load bias: what the kernel added to the link-time addresses of its executable; 0 for an executable that is
+    /// not position-independent. `entry` is the link-time address of the entry point.
     ///
-    /// The kernel notes in the auxiliary vector where the entry point went (`AT_ENTRY`), which holds
-    /// however the file is named, mounted or replaced.
+    /// The auxiliary vector has the run-time address of the entry point (`AT_ENTRY`). Unlike `/proc/PID/maps` it
+    /// holds however the file is named, mounted or replaced.
     ///
     /// # Errors
     /// As [`Process::exe`]; also for a 32-bit process.
@@ -171,7 +172,7 @@ impl Process {
         Ok(loaded.wrapping_sub(entry))
     }
 
-    /// CPU time that all its threads have used so far, in user and kernel mode.
+    /// CPU time of all its threads since its start, ended ones included, in user and kernel mode.
     ///
     /// # Errors
     /// The process has ended.
@@ -195,6 +196,7 @@ impl Process {
         let pid = self.pid;
         match source.kind() {
             io::ErrorKind::PermissionDenied => ProcessError::Permission { pid, what },
+            // Reads of a process that is ending fail in many ways; the end is the reason that helps.
             _ if !self.alive() => ProcessError::NoSuchProcess(pid),
             _ => ProcessError::Io { pid, what, source },
         }
@@ -205,18 +207,20 @@ fn proc_path(pid: i32, name: &str) -> PathBuf {
     Path::new("/proc").join(pid.to_string()).join(name)
 }
 
-/// A field of a `status` file; the name ends with a colon.
+/// The value of a field of a `status` file. `name` includes the colon, so that no name is found as the beginning of
+/// another.
 pub(super) fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
-/// State and start time from `/proc/PID/stat`.
+/// State and start time (ticks since boot) from `/proc/PID/stat`; `None`: there is no such process.
 fn stat(pid: i32) -> Option<(char, u64)> {
     let stat = fs::read(proc_path(pid, "stat")).ok()?;
     parse_stat(&String::from_utf8_lossy(&stat))
 }
 
-/// The name may hold anything, also spaces and parentheses; what follows its last one does not.
+/// Parses a line of `/proc/PID/stat`. The name of the program may contain spaces and parentheses, so the fields are
+/// counted from behind the last `)`.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<_> = rest.split_ascii_whitespace().collect();

@@ -1,18 +1,18 @@
-//! The threads of a process, as `/proc/PID/task` tells (`fs/proc/array.c`: `proc_task_name`, `task_state`).
+//! The threads of a process, from `/proc/PID/task` (`fs/proc/array.c`: `proc_task_name`, `task_state`).
 
 use super::{Process, status_field};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// A thread at the moment when it was looked at.
+/// A thread at the moment of the look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thread {
-    /// Its id in the process's own PID namespace, as the process itself knows it.
+    /// Its id in the PID namespace of the process, which is the one that Go's `m.procid` has.
     pub inner: u32,
-    /// As in ps(1): `R` runs, `S` sleeps, `D` sleeps uninterruptibly, `T` is stopped, `t` is stopped by its tracer,
-    /// `Z` and `X` have ended.
+    /// Its state as in ps(1): `R` runs, `S` sleeps, `D` sleeps uninterruptibly, `T` is stopped, `t` is stopped by its
+    /// tracer, `Z` and `X` have ended.
     pub state: char,
-    /// The thread that traces it; 0: none.
+    /// The id of the thread that traces it, in our PID namespace; 0: none.
     pub tracer: i32,
 }
 
@@ -25,13 +25,13 @@ impl Process {
         list(self.pid())
     }
 
-    /// One of its threads; `None` where it has none of this id (any more).
+    /// One of its threads, by its id in our PID namespace. `None`: the process has no such thread (any more).
     pub fn thread(&self, tid: i32) -> Option<Thread> {
         thread(self.pid(), tid)
     }
 }
 
-/// As [`Process::threads`].
+/// As [`Process::threads`], for a tracer that holds a PID only.
 pub(crate) fn list(pid: i32) -> io::Result<Vec<i32>> {
     let mut tids = Vec::new();
     for entry in fs::read_dir(directory(pid))? {
@@ -40,14 +40,14 @@ pub(crate) fn list(pid: i32) -> io::Result<Vec<i32>> {
     Ok(tids)
 }
 
-/// As [`Process::thread`].
+/// As [`Process::thread`], for a tracer that holds a PID only.
 pub(crate) fn thread(pid: i32, tid: i32) -> Option<Thread> {
-    // The name, in its first line, may hold any bytes.
+    // As bytes: the name, in the first line, may be no UTF-8.
     let status = fs::read(directory(pid).join(tid.to_string()).join("status")).ok()?;
     parse(&String::from_utf8_lossy(&status))
 }
 
-/// The process that a thread, of whatever process, belongs to.
+/// The process of a thread, which may be any thread of the host.
 pub(crate) fn process_of(tid: i32) -> Option<i32> {
     let status = fs::read(Path::new("/proc").join(tid.to_string()).join("status")).ok()?;
     status_field(&String::from_utf8_lossy(&status), "Tgid:")?.parse().ok()
@@ -59,7 +59,7 @@ fn directory(pid: i32) -> PathBuf {
 
 fn parse(status: &str) -> Option<Thread> {
     Some(Thread {
-        // From the outermost namespace that we see to its own.
+        // The line lists the ids from our own namespace inwards; the last is that of its own.
         inner: status_field(status, "NSpid:")?.split_ascii_whitespace().next_back()?.parse().ok()?,
         state: status_field(status, "State:")?.chars().next()?,
         tracer: status_field(status, "TracerPid:")?.parse().ok()?,

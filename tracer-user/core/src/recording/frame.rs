@@ -104,7 +104,7 @@ pub enum Damage {
     /// The frame's bytes are not those that were written.
     #[error("a checksum does not match")]
     Checksum,
-    /// The checksum matches, but nobody writes such a frame.
+    /// The checksum matches, but no writer makes such a frame.
     #[error("its contents make no sense")]
     Senseless,
 }

@@ -107,6 +107,7 @@ impl Writer {
                 self.events.ts(ts, out);
             }
             self.events.ts(stack.read_ts, out);
+            // Equal stacks of one reading often share their `Arc`, so the pointers are compared first.
             let same = last.is_some_and(|last| Arc::ptr_eq(&last.pcs, &stack.pcs) || last.pcs == stack.pcs);
             if same {
                 out.number(0);
@@ -152,6 +153,7 @@ impl Reader {
     pub(super) fn item(&mut self, take: &mut Take<'_>) -> Result<Option<Item>, Senseless> {
         let number = take.number()?;
         let target = usize::try_from(number >> TAG_BITS).map_err(|_| Senseless)?;
+        // A number beyond the targets of the head comes from a hostile file.
         if target >= self.pieces.len() {
             return Err(Senseless);
         }
@@ -170,6 +172,7 @@ impl Reader {
         let count = take.count()?;
         let mut events = std::mem::take(&mut self.spare);
         events.clear();
+        // Room for what a writer puts in one item, whatever the count claims.
         events.reserve(count.min(CHUNK));
         for _ in 0..count {
             events.push(self.events.event(take)?);
@@ -441,6 +444,7 @@ impl Decoder {
         let number = take.small::<usize>()?;
         if number == self.stacks.len() {
             let mut room = [0; MAX_FRAMES];
+            // A length beyond `MAX_FRAMES` is refused by the slice.
             let pcs = room.get_mut(..take.small()?).ok_or(Senseless)?;
             for pc in &mut *pcs {
                 *pc = self.pc(take)?;

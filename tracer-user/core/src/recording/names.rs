@@ -120,6 +120,7 @@ impl Writer {
     pub(super) fn write(&mut self, index: usize, wanted: &mut Wanted, target: &mut Target) {
         for startpc in std::mem::take(&mut wanted.starts) {
             let entry = target.symbols().entry(startpc);
+            // The frames at the entry name the function.
             wanted.pc(entry);
             self.out.number(ENTRY);
             self.out.number(index as u64);
@@ -171,6 +172,7 @@ impl Reader {
             let tag = take.number()?;
             if tag == STRING {
                 let text = take.text()?;
+                // A file may have any number of frames of names: the total is bounded.
                 self.room(self.strings.len())?;
                 self.strings.push(text.into());
                 continue;

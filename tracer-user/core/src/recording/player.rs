@@ -137,6 +137,7 @@ impl Player {
                 Kind::Names => names.read(Take(raw), &mut playing.targets).map_err(Stop::from),
                 Kind::Data => playing.data(raw),
                 Kind::Tail => {
+                    // A tail that cannot be read is as good as none: the recording counts as cut off.
                     tail = serde_json::from_slice(raw).ok();
                     Ok(())
                 }

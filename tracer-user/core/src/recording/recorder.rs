@@ -143,6 +143,7 @@ impl Recorder {
         self.cut()?;
         let Store::Ring { ring, names, .. } = &self.store else { return Ok(()) };
         let mut out = (self.outputs)()?;
+        // The file of a ring begins with its oldest segment, and so does its wall clock.
         let start_ts = ring.began_ts().unwrap_or(self.head.start_ts);
         let later_ns = start_ts.saturating_sub(self.head.start_ts).cast_signed();
         let start_unix_ns = self.head.start_unix_ns.saturating_add(later_ns);
@@ -276,6 +277,7 @@ impl Observer for Recorder {
         for (lost, news) in self.lost.iter_mut().zip(&round.news) {
             *lost += news.lost;
         }
+        // A round in which nothing came in leaves nothing in the file.
         if std::mem::take(&mut self.dirty) {
             self.resolve(targets);
             self.data.round();

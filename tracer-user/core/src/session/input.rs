@@ -18,7 +18,7 @@ pub struct SnapshotInput {
     pub seen: Vec<Seen>,
     pub began_ts: u64,
     pub ended_ts: u64,
-    /// Every goroutine that there was is in it.
+    /// Whether every goroutine of the target is in it: the model then buries all others.
     pub complete: bool,
 }
 

@@ -19,14 +19,14 @@ pub struct News {
     pub steps: Vec<Step>,
     /// Events that were lost before these.
     pub lost: u64,
-    /// What a snapshot changed, when it was taken to see how things stand after a loss.
+    /// What a snapshot changed that was taken after a loss; `None`: none was merged in this round.
     pub resync: Option<Merged>,
     /// When this was known, `CLOCK_MONOTONIC` nanoseconds; 0: nothing came in.
     pub ts: u64,
 }
 
 impl Round {
-    /// Begins a round of so many targets.
+    /// Empties the round for the next one, of so many targets; keeps the allocations.
     pub fn clear(&mut self, targets: usize) {
         self.news.resize_with(targets, News::default);
         for news in &mut self.news {
@@ -44,6 +44,7 @@ impl Round {
         let all = || {
             self.news.iter().enumerate().flat_map(|(at, news)| news.steps.iter().map(move |step| (at, step)))
         };
+        // The steps of a single target are taken as they are, without a copy.
         let several = self.news.iter().filter(|news| !news.steps.is_empty()).count() > 1;
         let mut sorted: Vec<(usize, &Step)> = if several { all().collect() } else { Vec::new() };
         sorted.sort_by_key(|(_, step)| step.ts);

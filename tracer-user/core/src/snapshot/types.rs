@@ -40,7 +40,8 @@ pub enum Trust {
     InMotion,
     /// It runs, and its registers cannot be read from outside: the stack is a best effort (the outer frames, or none).
     Running,
-    /// Its stack makes no sense (hostile or corrupt memory); the frames up to the fault are there.
+    /// Its stack makes no sense (hostile or corrupt memory), and the frames end at the fault; or [`Stacks`] had no room
+    /// for the stack, which is then empty.
     Broken,
 }
 
@@ -59,8 +60,8 @@ pub struct Goroutine {
     pub trust: Trust,
     /// `g.waitreason`, an index into the binary's wait reasons; 0: it does not wait.
     pub reason: u8,
-    /// `g.waitsince`, `CLOCK_MONOTONIC` nanoseconds. The collection that first finds the goroutine blocked stamps it
-    /// with its own start, so the wait may have begun earlier. 0: no collection has found it blocked.
+    /// `g.waitsince`, `CLOCK_MONOTONIC` nanoseconds: the time of the garbage collection before the one that first found
+    /// the goroutine blocked, so the wait may have begun up to one cycle later. 0: no collection has found it blocked.
     pub waiting_since_ns: u64,
     /// Goid of the creator (Go 1.21+); 0: not known.
     pub parent_goid: u64,
@@ -91,8 +92,9 @@ pub struct Goroutine {
     /// Whether `waits` is complete: each case of a select was found. An empty but complete list means that only nil
     /// channels are waited for.
     pub waits_known: bool,
-    /// A number that differs between two snapshots if the goroutine ran between them. It does not change when the
-    /// collector moves the stack, nor for a system call since Go 1.26, which the runtime does not count.
+    /// A number that differs between two snapshots if the goroutine ran between them, even if it is blocked at the same
+    /// place again. It does not change when the collector moves the stack. Since Go 1.26 it misses a system call that
+    /// began and ended in between, because the runtime does not count those.
     pub stamp: u64,
 }
 
@@ -125,7 +127,7 @@ pub enum Wants {
     RLock,
     /// The counter to become zero, the condition to be signalled, or the semaphore to be released.
     Wake,
-    /// To receive from or send to the channel; the queue that would say which was not read.
+    /// To receive from or send to the channel: the `sudog` was found in neither of its queues.
     Unknown,
 }
 
@@ -152,8 +154,8 @@ pub enum ObjectKind {
         cap: u64,
         /// Whether `close` was called.
         closed: bool,
-        /// Whether a timer sends to it, so that its receivers will be woken. From `hchan.timer` since Go 1.23; in
-        /// earlier releases only a heap pass finds out.
+        /// Whether a timer sends to it, so that its receivers will be woken. `hchan.timer` says so since Go 1.23;
+        /// before, and with `asynctimerchan=1`, only a pass over the heap finds out.
         timer: bool,
         /// Bytes of one element.
         element_size: u16,

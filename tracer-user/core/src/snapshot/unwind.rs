@@ -1,9 +1,9 @@
-//! The physical frames of a goroutine, told from its saved registers and its stack.
+//! The physical frames of a goroutine, from its saved registers and its stack.
 //!
-//! This is the walk of the runtime's own unwinder (`src/runtime/traceback.go`: `gentraceback` up to
-//! 1.20, `unwinder` since 1.21, the same in what is done here): each function's pc table says how
-//! far the stack pointer lies below the caller's. It needs no frame pointers, so it holds for system
-//! calls and for assembly, too.
+//! The walk is that of the runtime's own unwinder (`src/runtime/traceback.go`: `gentraceback` up to 1.20, `unwinder`
+//! since 1.21; alike in what is done here). Each function's pc table says how far the stack pointer lies below the
+//! caller's. The walk needs no frame pointers, so it also works in system calls, where up to Go 1.22 none is saved, and
+//! in assembly.
 
 use super::args::{ArgProgram, word};
 use super::types::Pc;
@@ -15,31 +15,30 @@ use crate::{
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// Frames of one stack at most. Deeper ones are legal, up to 1 GiB of stack; a traceback shows a
-/// hundred.
+/// Most frames of one stack. Deeper ones are legal, up to 1 GB of stack, but a traceback shows only a hundred.
 const MAX_FRAMES: usize = 10_000;
-/// How many pcs are remembered; a hostile stack can name any number of them.
+/// Most pcs whose [`Site`] is cached; a hostile stack can name any number of pcs.
 const MAX_SITES: usize = 1 << 14;
-/// What a signal handler on arm64 reserves to save LR before it makes the goroutine call
-/// `sigpanic` or `asyncPreempt`: `alignUp(sys.MinFrameSize, sys.StackAlign)`.
+/// Bytes that a signal handler on arm64 reserves to save LR before it makes the goroutine call `sigpanic` or
+/// `asyncPreempt`: `alignUp(sys.MinFrameSize, sys.StackAlign)`.
 const INJECTED_FRAME: u64 = 16;
 
-/// How much is read at once where the stretch does not reach.
+/// Bytes that [`Window`] reads at once beyond what it was given.
 const REFILL: usize = 4096;
-/// Outer frames of a running goroutine that are looked for, and words that are searched for the return address of one:
-/// frames of 32 KiB.
+/// Most outer frames of a running goroutine, and words that are searched for the return address of each: frames of up
+/// to 32 KiB.
 const MAX_OUTER: usize = 64;
 const MAX_WORDS: u64 = 4096;
-/// `CALL rel32` on amd64.
+/// Opcode of amd64's `CALL rel32`, a five-byte instruction that names its target.
 const CALL: u8 = 0xe8;
 
 /// Why a stack could not be walked to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
-    /// A pc that lies in no function.
+    /// The pc lies in no function of the pclntab.
     #[error("0x{0:x} is no address in the program's code")]
     Pc(u64),
-    /// A word that lies outside the stack, or cannot be read.
+    /// The word at this address lies outside the stack, or cannot be read.
     #[error("0x{0:x} is not on the stack")]
     Stack(u64),
     /// The frame at this stack pointer is its own caller, or lies above it.
@@ -49,20 +48,20 @@ pub(crate) enum Broken {
     TooDeep,
 }
 
-/// The words of a `g` that say where it stopped.
+/// The words of a `g` that say where the goroutine stopped.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Saved {
     /// `g.sched.pc`, `.sp` and `.lr` (which is 0 on amd64).
     pub sched: (u64, u64, u64),
-    /// `g.syscallpc` and `g.syscallsp`.
+    /// `g.syscallpc` and `g.syscallsp`; the second is 0 outside of system calls.
     pub syscall: (u64, u64),
-    /// `g.stack.lo` and `.hi`.
+    /// `g.stack.lo` and `.hi`: the lowest address, and the one behind the end.
     pub stack: (u64, u64),
 }
 
 impl Saved {
-    /// The registers to begin with: those of the system call as long as it has not been left, also
-    /// when the state does not say so any more (`unwinder.initAt`).
+    /// The registers to begin with. As in `unwinder.initAt`, those of the system call go first as long as `syscallsp`
+    /// is set, even if the state is no longer "syscall".
     pub(crate) fn registers(&self) -> Registers {
         let (pc, sp) = self.syscall;
         if sp != 0 {
@@ -73,42 +72,41 @@ impl Saved {
     }
 }
 
-/// Where an unwinding begins. The pc is one that the goroutine itself saved: a return address,
-/// unless it is the entry of a function, which the goroutine then has not begun (`symPC`).
+/// Where a walk begins. The pc is one that the goroutine itself saved: a return address, unless it is the entry of a
+/// function, which has then not begun to execute (`symPC`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Registers {
     pub pc: u64,
     pub sp: u64,
-    /// arm64's link register; 0: none, or unknown.
+    /// arm64's link register; 0: none, or not known.
     pub lr: u64,
-    /// Whether they were saved on the way into a system call: before the function at `pc` moved its
-    /// stack pointer.
+    /// Whether `entersyscall` saved them, so that the function at `pc` has not yet written its stack pointer.
     pub syscall: bool,
-    /// Lowest address of the stack, and the one behind it.
+    /// Lowest address of the stack, and the one behind its end. Nothing else is read.
     pub stack: (u64, u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
-    /// Where it goes on.
     pub pc: Pc,
-    /// Its stack pointer: the lowest address of the frame.
+    /// The lowest address of the frame.
     pub sp: u64,
-    /// Its caller's stack pointer, at the call: what lies from `sp` up to here is the frame with its
-    /// return address (`stkframe.fp`).
+    /// The caller's stack pointer at the call (`stkframe.fp`). The frame with its return address lies from `sp` up to
+    /// here.
     pub fp: u64,
 }
 
 /// What the pclntab says of a pc.
 struct Site {
     pc: Pc,
-    /// From the stack pointer to where it was at the function's entry; `None`: not a Go function.
+    /// Bytes from the stack pointer up to its value at the function's entry; `None`: not a Go function.
     delta: Option<u64>,
-    /// The stack ends here, as far as can be told.
+    /// Whether the stack ends with this function (flag `TOPFRAME`).
     last: bool,
-    /// It writes the stack pointer, so that the stack ends here unless it has not yet done so.
+    /// Whether the function writes its stack pointer (flag `SPWRITE`). The walk then ends here, because `delta` only
+    /// holds until the function has done so.
     writes_sp: bool,
-    /// It was not called: a signal handler put it on the stack, and the pc below it is exact.
+    /// Whether a signal handler put the function on the stack, so that the caller's pc is exact and no return address.
     injected: bool,
     shown: Shown,
     args: ArgProgram,
@@ -118,33 +116,32 @@ struct Site {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shown {
     Yes,
-    /// It depends on the frames around it.
+    /// Depending on the frames around it (wrappers, `gopanic`).
     Perhaps,
-    /// Only where nothing else is to be shown.
+    /// Only in a stack that would show nothing else.
     No,
 }
 
-/// Walks the stacks of one target; remembers what it learned of each pc.
+/// Walks the stacks of one target. Caches a [`Site`] for each pc, because a million goroutines share few pcs.
 pub(crate) struct Unwinder<'a> {
     binary: &'a GoBinary,
     bias: u64,
     sites: hashbrown::HashMap<Pc, Option<Rc<Site>>>,
-    /// Used again by [`Unwinder::frames`].
+    /// Buffer for [`Unwinder::frames`], kept to save an allocation for each stack.
     pcs: Vec<Pc>,
 }
 
 impl<'a> Unwinder<'a> {
-    /// `bias`: what the kernel added to the binary's link addresses.
+    /// `bias`: an address in memory minus the link-time address.
     pub(crate) fn new(binary: &'a GoBinary, bias: u64) -> Unwinder<'a> {
         Unwinder { binary, bias, sites: hashbrown::HashMap::new(), pcs: Vec::new() }
     }
 
-    /// Appends the frames to `pcs`, innermost first; and to `args`, where they are asked for, a line
-    /// for each with what a traceback prints between the parentheses, which is empty for functions
-    /// that the traceback hides.
+    /// Appends the frames to `pcs`, innermost first, and to `args` (if given) a line for each: what a traceback prints
+    /// between the parentheses, empty for functions that the traceback hides.
     ///
     /// # Errors
-    /// Where the stack makes no sense; what was appended holds up to there.
+    /// The stack makes no sense; the frames appended before that hold.
     pub(super) fn unwind(
         &mut self,
         memory: &dyn Memory,
@@ -156,7 +153,7 @@ impl<'a> Unwinder<'a> {
         let mut walk =
             Walk { memory, from, pcs, args: args.as_deref_mut(), frames: None, all: false, any_shown: false };
         let end = self.walk(&mut walk);
-        // A traceback that would show nothing shows everything: walk again, with all arguments.
+        // The runtime prints all frames of a stack that would show none, so walk again with all arguments.
         if walk.any_shown || args.is_none() {
             return end;
         }
@@ -167,7 +164,7 @@ impl<'a> Unwinder<'a> {
         self.walk(&mut Walk { memory, from, pcs, args, frames: None, all: true, any_shown: false })
     }
 
-    /// Appends the frames with where they lie, innermost first.
+    /// Appends the frames with their addresses, innermost first.
     ///
     /// # Errors
     /// As [`Unwinder::unwind`].
@@ -198,7 +195,7 @@ impl<'a> Unwinder<'a> {
         let limit = walk.pcs.len() + MAX_FRAMES;
         let Registers { mut pc, mut sp, mut lr, syscall, .. } = walk.from;
         if pc == 0 {
-            // A nil function was called: begin with the caller.
+            // A call of a nil function: only its return address is on the stack, so begin with the caller.
             (pc, lr) = (walk.word(sp)?, 0);
             sp = sp.wrapping_add(if link_register { 0 } else { 8 });
         }
@@ -211,7 +208,7 @@ impl<'a> Unwinder<'a> {
             if walk.pcs.len() >= limit {
                 return Err(Broken::TooDeep);
             }
-            // arm64 keeps a word for LR below the arguments (sys.MinFrameSize).
+            // arm64 keeps a word for LR between the caller's stack pointer and the arguments (sys.MinFrameSize).
             walk.frame(&site, (sp, caller_sp), if link_register { 8 } else { 0 });
             if site.last || site.writes_sp && !(innermost && syscall) {
                 return Ok(());
@@ -223,7 +220,7 @@ impl<'a> Unwinder<'a> {
             } else {
                 lr
             };
-            // A stack that has no function without a caller ends so.
+            // Stacks that do not begin in a `TOPFRAME` function end with a return address of 0.
             if caller == 0 {
                 return Ok(());
             }
@@ -232,7 +229,8 @@ impl<'a> Unwinder<'a> {
             }
             (pc, sp, lr) = (caller, caller_sp, 0);
             (innermost, injected) = (false, site.injected);
-            // On arm64 the handler saved the LR of what it interrupted below it: a leaf still returns by that.
+            // On arm64 the handler saved the LR of what it interrupted: a leaf function returns by that LR, because it
+            // never stored it itself.
             if injected && link_register {
                 let saved = walk.word(sp)?;
                 sp = sp.wrapping_add(INJECTED_FRAME);
@@ -245,7 +243,8 @@ impl<'a> Unwinder<'a> {
         }
     }
 
-    /// What is known of a pc, which is exact where the frame above it was injected.
+    /// The cached [`Site`] of a pc. `exact`: the callee was injected, so `addr` is no return address. `None`: no
+    /// function.
     fn site(&mut self, addr: u64, exact: bool) -> Option<Rc<Site>> {
         let key = if exact { Pc::exact(addr) } else { Pc::of_return(addr) };
         if let Some(site) = self.sites.get(&key) {
@@ -270,7 +269,8 @@ impl<'a> Unwinder<'a> {
             pc,
             delta: delta.and_then(|delta| u64::try_from(delta).ok()),
             last: functions.is_top_frame(&function),
-            // cgocallback switches from the thread's stack to the goroutine's with a frame on either.
+            // `cgocallback` switches from the thread's stack to the goroutine's and has a frame on both, so the walk
+            // goes on.
             writes_sp: functions.writes_sp(&function) && function.name != "runtime.cgocallback",
             injected: is_injected(function.name),
             shown: self.shown(&function),
@@ -278,9 +278,8 @@ impl<'a> Unwinder<'a> {
         })
     }
 
-    /// The address (link-time) at which the traceback asks which arguments are live: where the call lies, but
-    /// up to 1.20, within inlined calls, where the outermost of them lies (`gentraceback`, which moves
-    /// `tracepc` there).
+    /// The link-time address at which the runtime asks which arguments are live: that of the call. Up to 1.20 it is,
+    /// within inlined calls, that of the outermost one (`gentraceback` moves `tracepc` there).
     fn liveness_pc(&self, lookup: u64) -> u64 {
         if self.binary.version().release.unwinds_inlined_calls() {
             return lookup;
@@ -290,28 +289,29 @@ impl<'a> Unwinder<'a> {
 
     fn shown(&self, function: &Function<'_>) -> Shown {
         if !tracebacks::shows(function.name, self.binary.version().release) {
-            // A panic is shown where it is not the innermost frame.
+            // A traceback shows `gopanic` unless it is the innermost frame.
             return if function.name == tracebacks::PANIC { Shown::Perhaps } else { Shown::No };
         }
         if self.binary.functions().is_wrapper(function) { Shown::Perhaps } else { Shown::Yes }
     }
 }
 
-/// `isInjectedCall` of `src/runtime/traceback.go`. (Up to 1.20 the traceback looks up the line of
-/// the pc below `asyncPreempt` as if it were a return address, which may be the line before.)
+/// `isInjectedCall` of `src/runtime/traceback.go`. (Up to 1.20 the runtime takes the pc below `asyncPreempt` for a
+/// return address and may so print the line before; sfgi does not.)
 fn is_injected(function: &str) -> bool {
     matches!(function, "runtime.sigpanic" | "runtime.asyncPreempt" | "runtime.debugCallV2")
 }
 
-/// One walk, and what it writes.
+/// One walk: its input and its outputs.
 struct Walk<'a> {
     memory: &'a dyn Memory,
     from: Registers,
     pcs: &'a mut Vec<Pc>,
     args: Option<&'a mut String>,
     frames: Option<&'a mut Vec<Frame>>,
-    /// Arguments also of what a traceback hides.
+    /// Whether to print the arguments of frames that a traceback hides, too.
     all: bool,
+    /// Whether a frame was met that every traceback shows.
     any_shown: bool,
 }
 
@@ -320,7 +320,7 @@ impl Walk<'_> {
         word(self.memory, addr, self.from.stack).ok_or(Broken::Stack(addr))
     }
 
-    /// `above`: bytes from the caller's stack pointer to the arguments.
+    /// Writes one frame. `above`: bytes from the caller's stack pointer to the arguments.
     fn frame(&mut self, site: &Site, (sp, fp): (u64, u64), above: u64) {
         self.pcs.push(site.pc);
         if let Some(frames) = self.frames.as_deref_mut() {
@@ -336,13 +336,13 @@ impl Walk<'_> {
     }
 }
 
-/// The outer frames, innermost first, of a goroutine that runs, that started at `startpc`, and whose stack begins at
-/// `top` (`g.stktopsp`). Its registers cannot be had without stopping it. But where its stack begins is known, and from
-/// that on each frame's size says where the return address of the next one would lie. A frame that has returned
-/// leaves its bytes behind, so the inner frames may be over: a best effort, and said to be one ([`Trust::Running`]).
+/// The outer frames, innermost first, of a running goroutine that started at `startpc` and whose stack begins at `top`
+/// (`g.stktopsp`). Its registers cannot be read without stopping it. But `top` is known, and from there each frame's
+/// size says where the return address of the next call would lie. A call that has returned leaves its bytes behind, so
+/// the inner frames may be stale: the result is a best effort, which [`Trust::Running`] says.
 ///
-/// At least the function that it started with is given; where in that it is may be unknown, and then it is said to be
-/// at its entry. Empty on arm64, where a return address need not lie on the stack.
+/// The function that the goroutine started with is always there, at its entry if no return address was found in it.
+/// Empty on arm64, where a return address need not lie on the stack.
 ///
 /// [`Trust::Running`]: super::Trust::Running
 pub(super) fn outer_frames(
@@ -366,7 +366,7 @@ pub(super) fn outer_frames(
             break;
         };
         frames.push(Pc::of_return(pc.wrapping_add(bias)));
-        // The frame of the called function begins above the return address.
+        // The called function's stack pointer, before its call pushed the return address.
         frame = slot + 8;
         function = callee(binary, pc);
     }
@@ -374,8 +374,8 @@ pub(super) fn outer_frames(
     frames
 }
 
-/// Where below `frame`, the stack pointer before `of` was called, `of` has left the return address of
-/// a call of its own; and that address, link-time.
+/// The return address (link-time) of a call that the function `of` made, and its place on the stack. `frame` is the
+/// stack pointer before `of` itself was called.
 fn return_address(
     memory: &dyn Memory,
     binary: &GoBinary,
@@ -383,7 +383,8 @@ fn return_address(
     of: &Function<'_>,
     frame: u64,
 ) -> Option<(u64, u64)> {
-    // Its own return address, then its frame, then the one we look for.
+    // Downwards: the return address of `of`, its frame, then the return address of its own call. A word counts only if
+    // the frame size at that pc fits the distance.
     let own = frame.checked_sub(8)?;
     (1..=MAX_WORDS).map_while(|words| own.checked_sub(8 * words)).find_map(|slot| {
         let pc = memory.word(slot).ok()?.wrapping_sub(bias);
@@ -393,7 +394,7 @@ fn return_address(
     })
 }
 
-/// The function that the call before `pc` calls, where the instruction names it.
+/// The function that the call instruction before `pc` calls. `None`: an indirect call.
 fn callee(binary: &GoBinary, pc: u64) -> Option<Function<'_>> {
     let code = binary.image().read(pc.checked_sub(5)?, 5)?;
     let (first, offset) = code.split_first()?;
@@ -402,24 +403,24 @@ fn callee(binary: &GoBinary, pc: u64) -> Option<Function<'_>> {
     binary.functions().function_at(entry).filter(|function| function.entry == entry)
 }
 
-/// The innermost part of a stack that was read already, in front of the rest of it: other reads go to the target, a
-/// page's worth at once.
+/// A stack as memory: the innermost part was read already, the rest comes from the target, [`REFILL`] bytes at once.
 pub(super) struct Window<'a> {
     memory: &'a dyn Memory,
     base: u64,
     bytes: &'a [u8],
-    /// Nothing at or behind this address is read: the end of the stack.
+    /// End of the stack; nothing at or behind this address is read.
     end: u64,
+    /// Address and bytes of the last read from the target.
     beyond: RefCell<(u64, Vec<u8>)>,
 }
 
 impl<'a> Window<'a> {
-    /// `bytes` are what is at `base`.
+    /// `bytes` were read at `base`; the stack ends at `end`.
     pub(super) fn new(memory: &'a dyn Memory, base: u64, bytes: &'a [u8], end: u64) -> Window<'a> {
         Window { memory, base, bytes, end, beyond: RefCell::default() }
     }
 
-    /// Whether anything was read from the target.
+    /// Whether anything was read from the target, later than `bytes`.
     pub(super) fn went_beyond(&self) -> bool {
         !self.beyond.borrow().1.is_empty()
     }
@@ -435,7 +436,7 @@ impl Memory for Window<'_> {
         if buffer.len() > room || buffer.len() > REFILL {
             return Err(Fault::Unmapped(addr));
         }
-        // The walk only goes up the stack, so the next frames are in the same stretch mostly.
+        // A walk only goes up the stack, so the bytes behind `addr` serve the next frames.
         let mut beyond = self.beyond.borrow_mut();
         if part(beyond.0, &beyond.1, addr, buffer.len()).is_none() {
             let mut fresh = vec![0; REFILL.min(room)];

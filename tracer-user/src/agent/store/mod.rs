@@ -58,7 +58,7 @@ impl Store {
         Ok(Store { boot, history, alerts, earlier, pasts, file, committed: Instant::now() })
     }
 
-    /// Takes a picture, and commits every ten seconds ([`COMMIT`]). May wait for the disk.
+    /// Takes a picture, and commits every ten seconds (`COMMIT`). May wait for the disk.
     ///
     /// # Errors
     /// The file cannot be written; the history in memory goes on.

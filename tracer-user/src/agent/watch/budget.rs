@@ -60,6 +60,7 @@ impl Bucket {
 
     /// Notes that the task is over, with the `cost` that was promised; the meter has seen the real one.
     pub(crate) fn settle(&mut self, cost: f64) {
+        // Sums of floating point numbers do not cancel exactly.
         self.promised = (self.promised - cost).max(0.0);
     }
 }
@@ -211,6 +212,7 @@ pub(super) fn correction(
         return None;
     }
     let run = ns as f64 / runs as f64;
+    // The price and the part of the program are of separate measurements; the trap must not come out negative.
     let whole = calibration.emulated_ns.max(expected);
     let trap = whole - expected;
     let dearer = run / expected;

@@ -123,6 +123,7 @@ fn run(shared: &Shared, mut sweep: Sweep, tell: &Tell) {
         });
         // The pause must not count as hanging.
         shared.current.store(0, Ordering::Relaxed);
+        // A thread that was given up and came back must not report: its successor has reported everything anew.
         if shared.stop.load(Ordering::Relaxed) {
             break;
         }

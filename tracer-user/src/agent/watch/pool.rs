@@ -19,7 +19,7 @@ use std::{
     fs, io,
     os::unix::net::UnixStream as StdStream,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     net::UnixStream,
@@ -698,8 +698,3 @@ async fn follow(mut socket: UnixStream, following: Following, silence: Duration)
     }
 }
 
-/// Time that is left until `then`.
-#[expect(dead_code, reason = "kept for the tests of deadlines")]
-fn until(then: Instant) -> Duration {
-    then.saturating_duration_since(Instant::now())
-}

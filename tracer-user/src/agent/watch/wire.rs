@@ -32,8 +32,8 @@ pub(crate) enum Role {
     Sweeper { skipped: Vec<i32> },
     /// Reads targets, one at a time.
     Reader,
-    /// Puts probes into targets.
-    Prober,
+    /// Puts probes into targets, with so many bytes of heap memory.
+    Prober { limit: u64 },
 }
 
 /// Why a target could not be looked at.
@@ -203,7 +203,8 @@ pub(crate) async fn receive_from<T: DeserializeOwned>(from: &mut (impl AsyncRead
     parse(&bytes)
 }
 
-fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
+/// A value as a frame.
+pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = postcard::to_extend(message, vec![0; 4]).map_err(io::Error::other)?;
     let length = bytes.len() - 4;
     let prefix = u32::try_from(length).ok().filter(|_| length <= MAX_FRAME);

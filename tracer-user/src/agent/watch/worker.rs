@@ -63,7 +63,10 @@ pub(crate) fn work(role: Role, socket: UnixStream, config: &Arc<Config>) -> Exit
     let worked = match role {
         Role::Sweeper { skipped } => sweep(skipped, &socket, config),
         Role::Reader => read(socket, config),
-        Role::Prober => probe(socket),
+        Role::Prober { limit } => {
+            budget::set_limit(usize::try_from(limit).unwrap_or(usize::MAX));
+            probe(socket)
+        }
     };
     match worked {
         Ok(()) => ExitCode::SUCCESS,

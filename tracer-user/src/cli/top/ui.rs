@@ -93,6 +93,7 @@ impl Ui<'_> {
         self.look.leaks = self.closer.leaks();
         let Some(new) = self.shared.picture() else { return };
         let old = self.picture.as_ref();
+        // The same picture: the target's memory was read for it already.
         if old.is_some_and(|old| Arc::ptr_eq(old, &new)) {
             return;
         }
@@ -117,6 +118,7 @@ impl Ui<'_> {
             return;
         };
         let pid = picture.heads.get(detail.who.0).map_or(0, |head| head.pid);
+        // The stack of a goroutine that moves would be torn, so it is not tried.
         let read = if detail.waits && detail.g != 0 {
             self.closer.goroutine(pid, detail.who.1, detail.g)
         } else {
@@ -157,6 +159,7 @@ impl Terminal {
         }));
         enable_raw_mode().context("the terminal does not let us read single keys")?;
         let grid = (|| {
+            // Before the alternate screen, so that not a single line can get between.
             hold_stderr()?;
             execute!(io::stdout(), EnterAlternateScreen, EnableMouseCapture)?;
             Grid::new(CrosstermBackend::new(io::stdout()))
@@ -195,6 +198,7 @@ fn hold_stderr() -> io::Result<()> {
     if !io::stderr().is_terminal() {
         return Ok(());
     }
+    // A memfd has no name and no size limit of a pipe: nobody reads it before the end.
     let kept = rustix::fs::memfd_create("sfgi-stderr", rustix::fs::MemfdFlags::CLOEXEC)?;
     // SAFETY: a plain system call on a descriptor that is open.
     let before = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, 3) };

@@ -1,5 +1,5 @@
-//! Goroutines with the same stack, state and wait reason as one entry; as text a heading, the stack once, and what is
-//! known of those who are in it.
+//! Goroutines with the same stack, state and wait reason as one entry. As text: a heading, the stack once, and what is
+//! known of the members.
 
 use super::object::{in_words, verb};
 use crate::output::{
@@ -17,32 +17,29 @@ use std::{
     io::{self, Write},
 };
 
-/// How many goids, creators, sets of labels and objects of a group are named.
+/// Goids, creators, sets of labels and objects that are named of a group: the most frequent ones.
 const NAMED: usize = 5;
 
-/// Goroutines that do the same at the same place.
+/// Goroutines with the same stack, state, wait reason and trust.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Group {
-    /// The first of them, an index into [`Snapshot::goroutines`]: stack, state, reason and trust are
-    /// as its own.
+    /// The first member, an index into [`Snapshot::goroutines`]; its stack, state, reason and trust are those of all.
     pub first: u32,
-    /// How many they are.
+    /// The number of members.
     pub count: u64,
-    /// The shortest and the longest time that one of them is known to have been waiting, in
-    /// nanoseconds.
+    /// The shortest and longest known wait of a member, nanoseconds; `None`: none is known.
     pub age_ns: Option<(u64, u64)>,
-    /// How many of them have no known age.
+    /// Members whose wait has no known length.
     pub age_unknown: u64,
-    /// The ids of the first few.
+    /// The first goids, at most `NAMED`.
     pub goids: Vec<u64>,
-    /// The `go` statements that made them: the index of one that it made, and how many; the most
-    /// frequent few.
+    /// The most frequent `go` statements: the index of one goroutine that each made, and the number.
     pub creators: Vec<(u32, u64)>,
-    /// Their labels as [`Goroutine::labels`] has them, and how many; the most frequent few.
+    /// The most frequent sets of labels, as [`Goroutine::labels`] has them, and the number.
     pub labels: Vec<(u32, u64)>,
-    /// What they wait for, and how many; the most frequent few.
+    /// The most frequent objects that members wait for, and the number.
     pub waits: Vec<(Wait, u64)>,
-    /// How many different objects they wait for.
+    /// The number of different objects that members wait for.
     pub objects: usize,
 }
 
@@ -54,18 +51,18 @@ struct Key {
     trust: u8,
 }
 
-/// A group while it is being counted.
+/// A group while it is counted: with every creator, set of labels and object.
 #[derive(Default)]
 struct Open {
     group: Group,
-    /// By gopc: one of them, and how many.
+    /// By `g.gopc`: one goroutine of it, and the number.
     creators: HashMap<u64, (u32, u64)>,
     labels: HashMap<u32, u64>,
     waits: HashMap<Wait, u64>,
 }
 
 impl Group {
-    /// The groups of these goroutines, the largest first.
+    /// The groups of the goroutines with the indices `chosen`, the largest first.
     pub fn all(snapshot: &Snapshot, names: &Names, chosen: &[u32]) -> Vec<Group> {
         let mut places = HashMap::new();
         let mut open: Vec<Open> = Vec::new();
@@ -87,7 +84,7 @@ impl Group {
 
 impl Key {
     fn of(goroutine: &Goroutine) -> Key {
-        // A reason that is left over from an earlier wait tells nothing.
+        // The runtime does not clear the wait reason on a wake-up. What is left of an earlier wait must split no group.
         Key {
             stack: goroutine.stack,
             state: goroutine.state,
@@ -114,6 +111,7 @@ impl Open {
         if group.goids.len() < NAMED {
             group.goids.push(goroutine.goid);
         }
+        // Goroutine 1 was made by the runtime's start-up code, which is no creator to show.
         if goroutine.gopc != 0 && goroutine.goid != 1 {
             self.creators.entry(goroutine.gopc).or_insert((index, 0)).1 += 1;
         }
@@ -139,7 +137,7 @@ impl Open {
     }
 }
 
-/// The few with the highest counts, in an order that does not depend on chance.
+/// The [`NAMED`] most frequent. Equal counts go by value, since the order of a hash map changes from run to run.
 fn most_frequent<T: Ord + Copy>(counted: impl IntoIterator<Item = (T, u64)>) -> Vec<(T, u64)> {
     let mut counted: Vec<(T, u64)> = counted.into_iter().collect();
     counted.sort_unstable_by_key(|(what, count)| (Reverse(*count), *what));
@@ -147,13 +145,13 @@ fn most_frequent<T: Ord + Copy>(counted: impl IntoIterator<Item = (T, u64)>) -> 
     counted
 }
 
-/// Widest column of functions; a longer name pushes its file to the right.
+/// Widest column of functions. A longer name pushes its file to the right.
 const FUNCTIONS: usize = 60;
 
-/// How many objects of a group are named where each goroutine has its own.
+/// Objects named of a group in which each goroutine has its own.
 const ALIKE: usize = 2;
 
-/// Writes groups.
+/// Writes groups as text.
 pub struct GroupText<'a, W> {
     out: W,
     snapshot: &'a Snapshot,
@@ -162,15 +160,12 @@ pub struct GroupText<'a, W> {
 }
 
 impl<'a, W: Write> GroupText<'a, W> {
-    /// Into `out`; `colour` only for a terminal.
+    /// `colour` is for a terminal only.
     pub fn new(out: W, snapshot: &'a Snapshot, names: &'a mut Names, colour: bool) -> Self {
         GroupText { out, snapshot, names, colour }
     }
 
-    /// All of these groups, with an empty line between two.
-    ///
-    /// # Errors
-    /// Those of the writer.
+    /// Writes the groups with an empty line between two.
     pub fn write(mut self, groups: &[Group]) -> io::Result<()> {
         let snapshot = self.snapshot;
         for (index, group) in groups.iter().enumerate() {
@@ -244,7 +239,7 @@ impl<'a, W: Write> GroupText<'a, W> {
         if group.objects > 1
             && let Some((Wait { wants, .. }, 1)) = group.waits.first()
         {
-            // Each has its own: they are as like as their stacks.
+            // The most frequent object has one waiter: each goroutine has its own, and a few stand for all.
             let same = group.waits.iter().all(|(wait, _)| wait.wants == *wants);
             let some: Vec<String> =
                 group.waits.iter().filter_map(|(wait, _)| object(wait)).take(ALIKE).collect();

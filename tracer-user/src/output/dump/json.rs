@@ -38,7 +38,7 @@ use std::{
     sync::Arc,
 };
 
-/// Writes the document.
+/// Writes the document to `out` as it is made.
 pub struct JsonDump<'a, W> {
     out: W,
     snapshot: &'a Snapshot,
@@ -46,7 +46,7 @@ pub struct JsonDump<'a, W> {
     stacks: Stacks,
 }
 
-/// What stands before the goroutines.
+/// The members of the document before the list.
 #[derive(Serialize)]
 struct Head<'a> {
     schema: &'static str,
@@ -64,16 +64,16 @@ struct Head<'a> {
     object: Option<Waited<'a>>,
 }
 
-/// What the document says about itself.
+/// What the document says about the target.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
-    /// The process, in our PID namespace.
+    /// The process in sfgi's PID namespace; `None`: a core file that names none.
     pub pid: Option<u32>,
-    /// Its executable, as it sees it.
+    /// Path of the executable as the target sees it.
     pub exe: &'a Path,
-    /// Why goroutines are missing.
+    /// Why goroutines are missing; `None`: the list is whole.
     pub incomplete: Option<&'a str>,
-    /// The object that `--object` asked for.
+    /// The object of `--object`, an index into [`Snapshot::objects`].
     pub object: Option<u32>,
 }
 
@@ -143,15 +143,12 @@ struct LabelCount<'a> {
 }
 
 impl<'a, W: Write> JsonDump<'a, W> {
-    /// Into `out`, best a buffered one.
+    /// `out` should be buffered: it gets many small pieces.
     pub fn new(out: W, snapshot: &'a Snapshot, names: &'a mut Names) -> Self {
         JsonDump { out, snapshot, names, stacks: Stacks::default() }
     }
 
-    /// The document with these goroutines, an object a line.
-    ///
-    /// # Errors
-    /// Those of the writer.
+    /// Writes the document with these goroutines, one object a line.
     pub fn goroutines(mut self, about: &About<'_>, chosen: &[u32]) -> io::Result<()> {
         self.begin(about, "goroutines")?;
         let mut separator = "\n";
@@ -164,13 +161,10 @@ impl<'a, W: Write> JsonDump<'a, W> {
         self.end()
     }
 
-    /// The document with these groups, an object a line: `count`, `status`, `wait_reason`, `trust` and `stack` hold for
-    /// all goroutines of a group; `waiting_ms_min` and `waiting_ms_max` for those whose age is known, all but
-    /// `waiting_unknown`; `goids` are a few of theirs; `created_by` (without goid), `labels` and `waits_for` have a
-    /// `count` each, the most frequent first, and are cut short at the same number; `objects` says how many different ones there are.
-    ///
-    /// # Errors
-    /// Those of the writer.
+    /// Writes the document with these groups, one object a line. `count`, `status`, `wait_reason`, `trust` and `stack`
+    /// hold for all goroutines of a group. `waiting_ms_min` and `waiting_ms_max` are of those whose age is known: all
+    /// but `waiting_unknown`. `goids` are a few. `created_by` (without goid), `labels` and `waits_for` have a `count`
+    /// each, the most frequent first, cut at the same number. `objects` is the number of different objects.
     pub fn groups(mut self, about: &About<'_>, groups: &[Group]) -> io::Result<()> {
         self.begin(about, "groups")?;
         let mut separator = "\n";
@@ -182,7 +176,7 @@ impl<'a, W: Write> JsonDump<'a, W> {
         self.end()
     }
 
-    /// The head without its closing brace, and the beginning of the list.
+    /// Writes the head without its closing brace, and the beginning of the list.
     fn begin(&mut self, about: &About<'_>, list: &str) -> io::Result<()> {
         let (began, ended) = self.snapshot.taken_ns;
         let object = about.object.and_then(|object| self.snapshot.objects.get(object as usize));

@@ -1,5 +1,5 @@
-//! A snapshot as a document: JSON, or groups as text; and which of its goroutines are in it. (Goroutine by goroutine as
-//! text is [`super::traceback`], as a profile [`super::pprof`].)
+//! A snapshot as a document: JSON, or groups as text; and the choice of goroutines. [`super::traceback`] writes them
+//! one by one as text, [`super::pprof`] as a profile.
 
 mod group;
 mod json;

@@ -1,8 +1,8 @@
-//! What a goroutine waits for, in words.
+//! Objects that goroutines wait for, in words.
 
 use sfgi_core::snapshot::{Goroutine, Object, ObjectKind, Snapshot, Wants};
 
-/// `chan 0xc000012120 (0/8, open)`.
+/// An object in a few words: `chan 0xc000012120 (0/8, open)`.
 pub(in crate::output) fn in_words(object: &Object) -> String {
     let addr = object.addr;
     match &object.kind {
@@ -24,7 +24,7 @@ pub(in crate::output) fn in_words(object: &Object) -> String {
     }
 }
 
-/// What is to be done with it: `to receive from`.
+/// What a goroutine wants of the object: `to receive from`.
 pub(in crate::output) fn verb(wants: Wants) -> &'static str {
     match wants {
         Wants::Receive => "to receive from",
@@ -35,8 +35,8 @@ pub(in crate::output) fn verb(wants: Wants) -> &'static str {
     }
 }
 
-/// The object itself and how many wait for it which way, in a line or two: what `--object` shows
-/// first.
+/// The object, and how many goroutines wait for it in which way, in a few lines: the head of `sfgi dump --object`.
+/// `None`: there is no such object.
 pub fn in_full(snapshot: &Snapshot, index: u32) -> Option<String> {
     let object = snapshot.objects.get(index as usize)?;
     let mut text = in_words(object);

@@ -1,4 +1,4 @@
-//! Parts of JSON documents: places in the source, stacks, objects, labels.
+//! Parts that JSON documents share: places in the source, stacks, objects, labels.
 
 use crate::output::is_false;
 use serde::{Serialize, ser::SerializeMap};
@@ -9,7 +9,7 @@ use sfgi_core::{
 };
 use std::{collections::HashMap, io, sync::Arc};
 
-/// Stacks kept as JSON, in bytes; a hostile target can have any number of different ones.
+/// Bytes of stacks kept as JSON; above that all are made anew. A hostile target can have any number of stacks.
 const STACKS_KEPT: usize = 64 << 20;
 
 #[derive(Serialize)]
@@ -42,7 +42,7 @@ impl Creator {
     }
 }
 
-/// Pairs as an object.
+/// Labels as a JSON object.
 pub(in crate::output) struct Labels<'a>(pub(in crate::output) &'a [(String, String)]);
 
 impl Serialize for Labels<'_> {
@@ -51,11 +51,11 @@ impl Serialize for Labels<'_> {
     }
 }
 
-/// An object, and what is wanted of it.
+/// An object as JSON, with what a goroutine wants of it.
 pub(in crate::output) struct Waited<'a> {
     pub(in crate::output) object: &'a Object,
     pub(in crate::output) wants: Option<Wants>,
-    /// How many goroutines of a group want that.
+    /// Goroutines of a group that want this; 0: not a group.
     pub(in crate::output) count: u64,
 }
 
@@ -126,7 +126,7 @@ pub(in crate::output) fn labels(snapshot: &Snapshot, set: u32) -> Option<Labels<
     snapshot.labels.get(set.checked_sub(1)? as usize).map(|labels| Labels(labels))
 }
 
-/// Stacks as JSON, each made once.
+/// Stacks as JSON, made once each: many goroutines share a stack.
 #[derive(Default)]
 pub(in crate::output) struct Stacks {
     kept: HashMap<StackId, Box<RawValue>>,

@@ -1,4 +1,4 @@
-//! Which goroutines are wanted, and in which order.
+//! The choice and the order of goroutines.
 
 use regex::Regex;
 use sfgi_core::{
@@ -8,43 +8,44 @@ use sfgi_core::{
 };
 use std::collections::{HashMap, HashSet};
 
-/// What is asked of a goroutine; everything that is set must hold.
+/// Conditions on a goroutine. All that are set must hold.
 #[derive(Debug, Default)]
 pub struct Choice {
     /// Its state is one of these; empty: any.
     pub states: Vec<State>,
-    /// Its wait reason matches.
+    /// Its wait reason matches; `None`: any.
     pub reason: Option<Regex>,
-    /// A function on its stack matches, or the one that created it.
+    /// A function on its stack, or the one that created it, matches.
     pub func: Option<Regex>,
-    /// The runtime says that it has been waiting for at least so many nanoseconds.
+    /// It has waited for at least so many nanoseconds by the runtime's count; 0: any.
     pub older_ns: u64,
     /// It has one of these ids; empty: any.
     pub goids: HashSet<u64>,
     /// It waits for this object, an index into [`Snapshot::objects`].
     pub object: Option<u32>,
-    /// Goroutines that the runtime made for itself too.
+    /// The runtime's own goroutines, too.
     pub system: bool,
 }
 
-/// What goroutines are sorted by.
+/// The order of goroutines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// The goid.
+    /// By goid.
     Goid,
-    /// The time they have been waiting, longest first; unknown ones at the end.
+    /// By the time waited, longest first; unknown ones at the end.
     Age,
-    /// The state, then the wait reason.
+    /// By state, then by wait reason.
     State,
-    /// The innermost function of the stack.
+    /// By the innermost function of the stack.
     Func,
-    /// The function that created them.
+    /// By the function that created them.
     Creator,
 }
 
 impl Choice {
-    /// The goroutines that are wanted, by index, in the order of the snapshot.
+    /// Indices of the chosen goroutines, in the order of the snapshot.
     pub fn of(&self, snapshot: &Snapshot, names: &mut Names) -> Vec<u32> {
+        // A million goroutines have few different stacks and creators, so each is matched once.
         let mut stacks = HashMap::new();
         let mut creators = HashMap::new();
         let wanted = |(_, goroutine): &(u32, &Goroutine)| {
@@ -57,7 +58,7 @@ impl Choice {
         (0..).zip(&snapshot.goroutines).filter(wanted).map(|(index, _)| index).collect()
     }
 
-    /// All but what needs a look at its functions.
+    /// The conditions that need no names, which are asked first because names are dear.
     fn holds(&self, goroutine: &Goroutine, names: &Names) -> bool {
         (self.system || !goroutine.system)
             && (self.goids.is_empty() || self.goids.contains(&goroutine.goid))
@@ -87,7 +88,7 @@ fn creator_matches(
     names: &mut Names,
     known: &mut HashMap<u64, bool>,
 ) -> bool {
-    // Goroutine 1 was made by the runtime, whatever its `gopc`.
+    // Goroutine 1 was made by the runtime, whatever its `gopc` says.
     goroutine.goid != 1
         && *known
             .entry(goroutine.gopc)
@@ -95,7 +96,7 @@ fn creator_matches(
 }
 
 impl Order {
-    /// Sorts indices of goroutines; equal ones keep their order.
+    /// Sorts indices; equal goroutines keep their order.
     pub fn sort(self, chosen: &mut [u32], snapshot: &Snapshot, names: &mut Names) {
         let goroutine = |index: u32| snapshot.goroutines.get(index as usize);
         match self {

@@ -97,6 +97,7 @@ impl Processors {
         if self.has_p(thread) {
             return Ok(());
         }
+        // A resting thread gives its P before a new one is invented: viewers draw one row for each P.
         if self.free.is_empty()
             && let Some(other) = self.resting.first().copied()
         {

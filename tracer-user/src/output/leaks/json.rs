@@ -59,7 +59,7 @@ struct Head<'a> {
     heap_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     frozen_ms: Option<f64>,
-    /// A snapshot loses none; here for readers of documents that come from events.
+    /// Always 0, since a snapshot loses no events; readers of other documents expect the field.
     lost_events: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     doubt: Option<&'a str>,
@@ -126,10 +126,7 @@ struct EdgeEntry {
     inferred: bool,
 }
 
-/// Writes the document; `one_line`: all of it in a line, for a stream of documents.
-///
-/// # Errors
-/// Those of the writer.
+/// Writes the document; `one_line`: on a single line, for the stream of `--watch`.
 pub fn write_json(
     mut out: impl Write,
     document: &Document<'_>,
@@ -161,7 +158,7 @@ pub fn write_json(
     out.flush()
 }
 
-/// What stands before the next element of a list.
+/// Writes what comes before an element of a list: a comma, and a line break.
 struct Separator {
     between: &'static str,
     first: bool,
@@ -185,7 +182,7 @@ fn list<W: Write>(
     out.write_all(b"]")
 }
 
-/// What is made of the observation, goroutine by goroutine.
+/// Makes the entries of the lists one by one.
 struct Entries<'a> {
     document: &'a Document<'a>,
     names: &'a mut Names,
@@ -220,7 +217,7 @@ impl Entries<'_> {
         }
     }
 
-    /// The goroutines of a group.
+    /// Writes the goroutines of a group. They share the evidence, which is serialised once.
     fn leaks(
         &mut self,
         out: &mut dyn Write,
@@ -296,6 +293,7 @@ impl Entries<'_> {
                 object: object.map(|object| format!("{:#x}", object.addr)),
                 kind: object.map(|object| kind(&object.kind)),
                 holder: goid(edge.holder),
+                // That the holder could end the wait follows from its stack alone, which is no proof.
                 inferred: true,
             }
         };

@@ -1,5 +1,4 @@
-//! What was found leaked: as text, JSON (`sfgi.leaks/1`) and SARIF. (As a profile:
-//! [`super::pprof::write_profile`].)
+//! Leaks as text, JSON (`sfgi.leaks/1`) and SARIF. [`super::pprof::write_profile`] writes them as a profile.
 
 mod json;
 mod sarif;
@@ -17,14 +16,14 @@ use std::path::Path;
 /// The schema name in every JSON document of `sfgi leaks`.
 pub const LEAKS_SCHEMA: &str = "sfgi.leaks/1";
 
-/// All that a document says.
+/// What every format says.
 #[derive(Clone, Copy, Debug)]
 pub struct Document<'a> {
-    /// The process, in our PID namespace.
+    /// The process in sfgi's PID namespace; `None`: a core file that names none.
     pub pid: Option<u32>,
-    /// Its executable, as it sees it.
+    /// Path of the executable as the target sees it.
     pub exe: &'a Path,
-    /// As `go1.26.6`.
+    /// The Go version as the build recorded it: `go1.26.6`.
     pub go_version: &'a str,
     pub leaks: &'a Leaks,
 }

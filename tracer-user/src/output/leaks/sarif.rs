@@ -1,6 +1,6 @@
-//! SARIF 2.1.0, the form in which code hosts and editors take findings: a rule for each rule that found
-//! something, a result for each group. The id of a group is its partial fingerprint, so that the same leak is
-//! known again.
+//! SARIF 2.1.0, the form in which code hosts and editors take findings: a rule for each rule of the catalogue that
+//! found something, a result for each group. The id of a group is its partial fingerprint, by which a code host knows a
+//! leak again.
 
 use super::Document;
 use crate::output::traceback::clean;
@@ -13,10 +13,7 @@ use std::{
 
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 
-/// Writes the document.
-///
-/// # Errors
-/// Those of the writer.
+/// Writes the document as a whole: it has one entry for each group, which are few.
 pub fn write_sarif(mut out: impl Write, document: &Document<'_>) -> io::Result<()> {
     let leaks = document.leaks;
     let mut rules: Vec<&Arc<Rule>> = Vec::new();
@@ -70,7 +67,7 @@ fn descriptor(rule: &Rule) -> Value {
             "text": format!("{} Fix: {}", rule.explanation, rule.fix),
             "markdown": format!("{}\n\n**Fix:** {}", rule.explanation, rule.fix),
         },
-        // The words of a severity are those of SARIF by intention.
+        // `Severity` is serialised as error, warning or note, which are SARIF's levels.
         "defaultConfiguration": {"level": rule.severity},
         "properties": {"tags": ["goroutine-leak", rule.class], "formal": formal},
     })
@@ -119,7 +116,7 @@ fn result(group: &LeakView, rule: usize) -> Value {
     value
 }
 
-/// A place: the file if it is known, and the function.
+/// A place: the function, and the file if it is known.
 fn location(site: &Site) -> Value {
     let logical = json!([{"fullyQualifiedName": clean(&site.func), "kind": "function"}]);
     if site.file.is_empty() {
@@ -133,8 +130,7 @@ fn location(site: &Site) -> Value {
     json!({"physicalLocation": physical, "logicalLocations": logical})
 }
 
-/// A file name as a URI reference (RFC 3986): `file:///src/main.go`; what a build with -trimpath says stays
-/// relative.
+/// A file name as a URI reference (RFC 3986): `file:///src/main.go`. A path from a build with -trimpath stays relative.
 fn uri(file: &str) -> String {
     let mut text = String::from(if file.starts_with('/') { "file://" } else { "" });
     for byte in file.bytes() {

@@ -1,5 +1,5 @@
-//! Text: a heading a group, what is known of it, one of its stacks as a traceback has it; a summary at the end. With
-//! `--watch`: what is new and what is gone since the last time.
+//! Leaks as text: for each group a heading, what is known, and one stack as a traceback has it; a summary at the end.
+//! With `--watch`: what is new and what is gone since the last report.
 
 use crate::output::{
     Traceback, bytes, count,
@@ -19,10 +19,10 @@ use std::{
     io::{self, Write},
 };
 
-/// Goroutines of a group that are named, and edges of a set.
+/// Goroutines named of a group, and edges of a set.
 const NAMED: usize = 10;
 
-/// Writes reports.
+/// Writes one report.
 pub struct LeakText<'a, W> {
     out: W,
     leaks: &'a Leaks,
@@ -31,15 +31,12 @@ pub struct LeakText<'a, W> {
 }
 
 impl<'a, W: Write> LeakText<'a, W> {
-    /// Into `out`; `colour` only for a terminal.
+    /// `colour` is for a terminal only.
     pub fn new(out: W, leaks: &'a Leaks, names: &'a mut Names, colour: bool) -> Self {
         LeakText { out, leaks, names, colour }
     }
 
-    /// All groups and the summary.
-    ///
-    /// # Errors
-    /// Those of the writer.
+    /// Writes all groups and the summary.
     pub fn write(mut self) -> io::Result<()> {
         for group in &self.leaks.groups {
             self.group(group)?;
@@ -48,10 +45,7 @@ impl<'a, W: Write> LeakText<'a, W> {
         self.out.flush()
     }
 
-    /// The groups that are new, what else has changed since the last report, and the summary.
-    ///
-    /// # Errors
-    /// Those of the writer.
+    /// Writes the groups that are new, what else has changed since the last report, and the summary.
     pub fn write_changes(mut self, difference: &Difference) -> io::Result<()> {
         for (group, _) in self.leaks.groups.iter().zip(&difference.new).filter(|(_, new)| **new) {
             self.group(group)?;
@@ -125,7 +119,7 @@ impl<'a, W: Write> LeakText<'a, W> {
         writeln!(self.out, "  waits {} {}{more}", verb(awaited.wants), in_words(&awaited.object))
     }
 
-    /// Who waits for whom.
+    /// Writes the edges of the set that the group belongs to: who waits for whom.
     fn set(&mut self, group: &LeakView) -> io::Result<()> {
         let observed = &self.leaks.observed;
         let Some(set) = group.set.and_then(|set| observed.sets.get(set as usize)) else { return Ok(()) };
@@ -140,11 +134,12 @@ impl<'a, W: Write> LeakText<'a, W> {
         }
     }
 
-    /// The stack of the first one, indented.
+    /// Writes the stack of the first goroutine, indented: all of a group have the same.
     fn stack(&mut self, group: &LeakView) -> io::Result<()> {
         let snapshot = &self.leaks.observed.snapshot;
         let first = group.members.first().and_then(|first| snapshot.goroutines.get(*first as usize));
         let Some(first) = first else { return Ok(()) };
+        // Tracebacks have one writer for all commands, so the stack is rendered into memory and indented here.
         let binary = self.names.shared_binary();
         let mut text = Vec::new();
         Traceback::new(&binary, self.names.bias(), snapshot, snapshot.taken_ns.1).write(&mut text, first)?;
@@ -168,7 +163,7 @@ fn edge_in_words(snapshot: &Snapshot, edge: &Edge) -> Option<String> {
     ))
 }
 
-/// What was looked at and what was found, in a line; without a full stop.
+/// What was searched and what was found, in one line without a full stop.
 pub fn summary(leaks: &Leaks) -> String {
     let observed = &leaks.observed;
     let looked = match (leaks.scanned, observed.passes) {
@@ -205,7 +200,7 @@ pub fn summary(leaks: &Leaks) -> String {
     text
 }
 
-/// How far a search is, in words.
+/// The progress of a search, in words.
 pub fn progress(progress: Progress) -> String {
     match progress {
         Progress::Looking(look) => format!("looking at the goroutines, {look}"),
@@ -215,7 +210,7 @@ pub fn progress(progress: Progress) -> String {
     }
 }
 
-/// What the last report held.
+/// Compares each report of `--watch` with the last one.
 #[derive(Debug, Default)]
 pub struct Changes {
     last: BTreeMap<(Fingerprint, Verdict), Before>,
@@ -227,17 +222,17 @@ struct Before {
     class: String,
 }
 
-/// How a report differs from the last one.
+/// What a report has that the last one had not.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Whether each group is to be shown in full: it was not there, or with another verdict.
+    /// For each group, whether it is shown in full: it is new, or has another verdict.
     pub new: Vec<bool>,
-    /// Groups in a line: those whose number has changed, and those that are gone.
+    /// A line for each group whose number has changed, and for each that is gone.
     pub lines: Vec<String>,
 }
 
 impl Changes {
-    /// Compares what was found with what was found last, and keeps it for the next time.
+    /// Compares groups with those of the last call, and keeps them for the next one.
     pub fn since(&mut self, groups: &[LeakView]) -> Difference {
         let mut now: BTreeMap<(Fingerprint, Verdict), Before> = BTreeMap::new();
         for LeakView { id, verdict, rule, count, .. } in groups {

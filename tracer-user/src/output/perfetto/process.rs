@@ -289,6 +289,7 @@ impl Process {
         let off = step.what == What::ThreadOff;
         let (kind, name) = match step.what {
             What::ThreadWake => (Type::Instant, "woken"),
+            // Two changes of the same kind in a row: the one between was lost, and a slice must not open twice.
             _ if thread.off_cpu == off => return Ok(()),
             What::ThreadOff if step.note == Note::KernelPreempted => (Type::SliceBegin, "off CPU: preempted"),
             What::ThreadOff => (Type::SliceBegin, "off CPU"),

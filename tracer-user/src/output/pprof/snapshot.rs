@@ -48,6 +48,7 @@ pub fn write_profile(
     time_ns: i64,
 ) -> io::Result<()> {
     let (image, bias) = (names.binary().image(), names.bias());
+    // With mapping and build id pprof can look up source and assembly itself.
     let (addrs, file_offset) = image.code().unwrap_or_default();
     let head = Head {
         values: &[(kind.name(), "count")],

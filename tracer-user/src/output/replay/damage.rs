@@ -1,4 +1,4 @@
-//! A file that is damaged, at every place where it can be: what is whole before it is shown, all of it.
+//! Files damaged at every possible place: everything that is whole before the damage is shown.
 
 use super::*;
 use sfgi_core::recording::Damage;

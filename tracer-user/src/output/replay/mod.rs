@@ -1,4 +1,4 @@
-//! What is played is what was recorded, and damage costs no more than what it hits.
+//! Recordings played: they show what the live trace showed, and damage costs only what comes behind it.
 
 mod damage;
 
@@ -18,7 +18,7 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
 };
 
-/// Something to write to that can be looked at.
+/// A writer whose bytes can be read by the test.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 
@@ -85,7 +85,7 @@ fn batch(events: Vec<Event>) -> Input {
     Input::Events(Batch { events, lost: 0, blurred: 0, doubt_until: ts, complete_until: ts })
 }
 
-/// Everything that can be in a recording, by rounds.
+/// Every kind of input, by rounds.
 fn inputs() -> Vec<Vec<Input>> {
     let birth = Birth { parent_goid: 1, gopc: 0x3001, startpc: 0x4000, funcval: 0x5000 };
     let site = Stack::of(&[0x1001]);
@@ -161,7 +161,7 @@ fn filter() -> Filter {
     Filter { events: Whats::ALL, goids: Vec::new(), func: None, min_ns: 0, stacks_ns: Some(0) }
 }
 
-/// The text, the JSON and the summary.
+/// Printers of text, JSON and the summary, with what each writes.
 fn printers() -> (Vec<Shared>, Vec<Printer>) {
     let outs = vec![Shared::default(); 3].iter().map(|_| Shared::default()).collect::<Vec<_>>();
     let printers = vec![
@@ -176,7 +176,7 @@ fn ends(until_ts: u64) -> Vec<End> {
     [1, 2].map(|pid| End { until_ts, lost: 3, why: None, closing: format!("PID {pid}: done") }).into()
 }
 
-/// Follows two targets that do the same, as a live trace does, and tells the observers.
+/// Feeds the same inputs to two targets, as a live trace does, and calls the observers.
 fn follow(inputs: Vec<Vec<Input>>, observers: &mut [&mut dyn Observer]) {
     let mut targets: Vec<Target> = [1, 2].map(|pid| Target::new(about(pid), symbols())).into();
     let mut round = Round::default();

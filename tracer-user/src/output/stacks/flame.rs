@@ -35,8 +35,8 @@ fn options(profile: &Profile) -> Options<'static> {
     let subtitle = [within].iter().chain(&profile.comments).cloned().collect::<Vec<_>>().join("; ");
     let mut options = Options::default();
     (options.title, options.subtitle) = (drawable(&title), Some(drawable(&subtitle)));
-    // Palettes as Brendan Gregg's flame graphs have them: `io` for waiting, `aqua` for numbers. `hash` gives a function
-    // the same colour in every graph.
+    // Flame graphs of waiting and of counts have these colours elsewhere, too. `hash` gives a function the same colour
+    // in every graph.
     let (unit, colours) =
         if profile.kind.is_time() { ("ns", BasicPalette::Io) } else { ("goroutines", BasicPalette::Aqua) };
     (options.count_name, options.colors, options.hash) = (unit.to_owned(), Palette::Basic(colours), true);

@@ -20,8 +20,8 @@ pub enum Form {
     Pprof,
     /// A flame graph as an SVG that needs no other file.
     Flamegraph,
-    /// One line for each stack: functions, outermost first, separated by `;`, then the number or nanoseconds. Flame graph
-    /// tools read this.
+    /// One line for each stack: functions, outermost first, separated by `;`, then the number or nanoseconds. Flame
+    /// graph tools read this.
     Folded,
 }
 

@@ -20,8 +20,8 @@ use std::{
 pub enum Kind {
     /// Time that goroutines waited, by place: Go's block profile for every wait reason.
     Blocked,
-    /// Time in which threads of goroutines that run or are in a system call had no CPU, by the place where the goroutine
-    /// last waited or called.
+    /// Time in which threads of goroutines that run or are in a system call had no CPU, by the place where the
+    /// goroutine last waited or called.
     OffCpu,
     /// Goroutines made, by `go` statement.
     Created,
@@ -33,7 +33,7 @@ impl Kind {
     /// The values of a sample, in pprof's terms.
     fn values(self) -> &'static [Unit] {
         match self {
-            // The same values as in the runtime's block profile (`printCountCycleProfile`, `src/runtime/pprof/pprof.go`).
+            // The values of the runtime's block profile (`printCountCycleProfile`, `src/runtime/pprof/pprof.go`).
             Kind::Blocked => &[("contentions", "count"), ("delay", "nanoseconds")],
             Kind::OffCpu => &[("switches", "count"), ("off_cpu", "nanoseconds")],
             Kind::Created => &[("created", "count")],

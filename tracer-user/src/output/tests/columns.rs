@@ -1,4 +1,4 @@
-//! Events as a table.
+//! Events as CSV.
 
 use super::*;
 use crate::output::Printer;

@@ -1,4 +1,4 @@
-//! What counts, and where.
+//! What each kind of profile counts, and at which place.
 
 use super::*;
 use sfgi_core::session::WholeStack;

@@ -1,4 +1,4 @@
-//! Small traces by hand, and what becomes of them in each format.
+//! Small traces made by hand, in each format.
 
 mod columns;
 mod forms;
@@ -27,7 +27,7 @@ const RECEIVE: u8 = 1;
 const LOCK: u8 = 2;
 const IDLE: u8 = 3;
 
-/// Functions by the address of a call in them; what returns there is one further.
+/// Functions by the address of a call in them; the return address is one more.
 const FUNCTIONS: [(u64, &[&str]); 8] = [
     (10, &["runtime.gopark"]),
     (20, &["main.receive"]),
@@ -39,7 +39,7 @@ const FUNCTIONS: [(u64, &[&str]); 8] = [
     (80, &["main.worker"]),
 ];
 
-/// What was written, also when the writer is gone.
+/// A writer whose bytes outlive it.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -115,7 +115,7 @@ fn wake(ts: u64, goid: u64) -> Event {
     event(ts, goid, status::WAITING, status::RUNNABLE, Payload::By(By { by_goid: 1 }))
 }
 
-/// A thread leaves or gets a CPU.
+/// A thread loses or gets a CPU.
 fn cpu(ts: u64, tid: u64, kind: Probe) -> Event {
     Event { kind, g: 0, goid: 0, ..event(ts, tid, 0, 0, Payload::None) }
 }
@@ -144,7 +144,7 @@ fn wanted(kind: Kind) -> Wanted {
     Wanted { kind, span, pid: None, reason: None, system: false, by_creator: false }
 }
 
-/// What is written in this form.
+/// The bytes of a profile in this form.
 fn written(form: Form, wanted: Wanted, inputs: &[Input]) -> Written {
     let out = Written::default();
     play(&mut Stacks::new(out.clone(), form, wanted, 5), inputs).unwrap();
@@ -155,8 +155,8 @@ fn folded(wanted: Wanted, inputs: &[Input]) -> String {
     written(Form::Folded, wanted, inputs).text()
 }
 
-/// Goroutine 2 waits twice in a call of main.inlined, 3 for a lock, 4 is the runtime's own; 3 and 4 have not
-/// ended waiting.
+/// Goroutine 2 waits twice in a call of main.inlined, 3 waits for a lock, 4 is the runtime's own. 3 and 4 still wait at
+/// the end.
 fn waits() -> Vec<Input> {
     vec![
         events(vec![

@@ -1,5 +1,5 @@
-//! Steps of made-up goroutines, for tests. A line is one step: `10 m1 g7 running>waiting chan receive by g1`: time in
-//! nanoseconds, thread, goroutine, states, wait reason, who did it. `-- lost 3` is a loss.
+//! Steps of made-up goroutines, for tests. A line is one step, `10 m1 g7 running>waiting chan receive by g1`: time in
+//! nanoseconds, thread, goroutine, states, wait reason, the goroutine that caused it. `-- lost 3` is a loss.
 
 use sfgi_core::goruntime::Release;
 use sfgi_core::{
@@ -12,7 +12,7 @@ use sfgi_core::{
 
 pub(in crate::output) const REASONS: [&str; 4] = ["", "chan receive", "IO wait", "coroutine"];
 
-/// A target of which nothing is known but two functions: goroutines run `main.work`, and are made in `main.main`.
+/// A target with two known functions: goroutines run `main.work`, and are made in `main.main`.
 pub(in crate::output) fn target() -> Target {
     let mut symbols = Symbols::told();
     let site = |func: &str, line| Site { func: func.into(), file: "main.go".into(), line };
@@ -33,7 +33,7 @@ pub(in crate::output) fn target() -> Target {
     Target::new(about, symbols)
 }
 
-/// Tells an observer of these lines, each in a round of its own, and of the end.
+/// Gives an observer these lines, each as a round of its own, and the end.
 pub(in crate::output) fn tell(observer: &mut dyn Observer, lines: &str) {
     let mut targets = [target()];
     observer.begin(&mut targets).unwrap();
@@ -50,7 +50,6 @@ pub(in crate::output) fn tell(observer: &mut dyn Observer, lines: &str) {
     observer.end(&mut targets, &[End { until_ts: ts, ..End::default() }]).unwrap();
 }
 
-/// The step of a line.
 fn step(line: &str) -> Step {
     let (line, by) = line.split_once(" by g").map_or((line, 0), |(line, by)| (line, by.parse().unwrap()));
     let mut words = line.splitn(5, ' ');
@@ -76,7 +75,7 @@ fn step(line: &str) -> Step {
     Step { birth: (what == What::Create).then_some(birth), reason, ..made(ts, tid, goid, what, from, to, by) }
 }
 
-/// A step with nothing but this.
+/// A step without reason, duration, stack, birth or note.
 pub(in crate::output) fn made(
     ts: u64,
     tid: u32,

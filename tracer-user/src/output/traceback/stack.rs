@@ -38,6 +38,7 @@ impl Rendered {
         for (at, of) in &self.holes {
             out.write_all(self.text.get(written..*at).unwrap_or("").as_bytes())?;
             let args = match &mut lines {
+                // The iterator has passed the lines up to `frame`. Inlined frames have no hole: lines are skipped.
                 Some(lines) => lines.nth(of - frame).unwrap_or("..."),
                 None => "...",
             };

@@ -58,10 +58,12 @@ pub(super) const COLUMNS: [Column; 9] = [
 impl Creations {
     fn at(&mut self, key: (u64, bool)) -> &mut Site {
         let room = self.0.len() < MAX_SITES || self.0.contains_key(&key);
+        // Program and runtime keep a row each, so that hiding the runtime's own hides only those.
         self.0.entry(if room { key } else { (OTHER, key.1) }).or_default()
     }
 
     pub(super) fn step(&mut self, step: &Step, clipped_ns: Option<u64>, birth: &Birth, system: bool) {
+        // Chosen before the row is looked up: most kinds of steps change nothing here and must make no row.
         let add: fn(&mut Sums, Option<u64>, u64) = match step.what {
             What::Create => |sums, _, _| sums.created += 1,
             What::Exit => |sums, _, _| sums.exited += 1,
@@ -91,6 +93,7 @@ impl Creations {
 
     pub(super) fn close(&mut self, standing: &Standing) {
         for (key, (_, startpc)) in &standing.creations {
+            // A snapshot may know goroutines whose creation was never seen: they make a row as well.
             self.at(*key).startpc = *startpc;
         }
         // Standing goroutines of statements without a row count in `OTHER`, by program and runtime.
@@ -123,6 +126,7 @@ impl Creations {
                 key: Key { target: at.target, id: gopc.wrapping_mul(2) | u64::from(*system), goid: 0 },
                 cells: vec![
                     Cell::Count(Some(site.alive)),
+                    // Snapshots alone tell who is alive, but not how many were made and ended in between.
                     Cell::Rate(at.rate(created).filter(|_| at.knows.lives)),
                     Cell::Rate(at.rate(exited).filter(|_| at.knows.lives)),
                     Cell::Change(growth),

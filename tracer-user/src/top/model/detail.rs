@@ -47,6 +47,7 @@ impl Timeline {
         ) {
             return;
         }
+        // The oldest step goes, whichever goroutine it is of: what is asked for is what happened last.
         if self.0.len() >= MAX_STEPS {
             self.0.pop_front();
         }

@@ -137,6 +137,7 @@ impl Findings {
     }
 
     fn at(&mut self, key: (usize, Kind, PlaceId)) -> Option<&mut Sums> {
+        // A hostile target can make illegal transitions at any number of places.
         if self.found.len() >= MAX_ROWS && !self.found.contains_key(&key) {
             self.more += 1;
             return None;
@@ -168,6 +169,7 @@ impl Findings {
                 place: Arc::clone(&place.text),
                 note: sums.note.as_str().into(),
             };
+            // The runtime's own never get here, so findings pass whatever the query says of them.
             query.wants(target, false, &[&place.func, kind.what()]).then_some(finding)
         });
         (list.collect(), self.more)

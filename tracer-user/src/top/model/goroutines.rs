@@ -96,6 +96,7 @@ impl Open {
         if let Some((ns, measure)) = age {
             self.ns = self.ns.saturating_add(ns.min(interval_ns));
             if self.longest.is_none_or(|(longest, _)| ns > longest) {
+                // The measure goes with the longest one: an exact wait must not lend its word to an estimated one.
                 self.longest = Some((ns, measure));
             }
         }
@@ -119,6 +120,7 @@ pub(super) const STATE_COLUMNS: [Column; 6] = [
 impl States {
     pub(super) fn close(&mut self, standing: &Standing) {
         for (key, (state, _)) in &standing.states {
+            // A state that was seen once keeps its row: its trend goes on with zeros.
             self.0.entry(*key).or_insert_with(|| (*state, Trend::default()));
         }
         for (key, (_, trend)) in &mut self.0 {
@@ -178,6 +180,7 @@ pub(super) struct Delay {
 
 impl Delays {
     pub(super) fn started(&mut self, step: &Step) {
+        // Without a beginning the wait in the queue has no length.
         let Some(ns) = step.duration_ns else { return };
         if self.by_goid.len() < MAX_DELAYS || self.by_goid.contains_key(&step.goid) {
             let delay = self.by_goid.entry(step.goid).or_default();
@@ -207,6 +210,7 @@ pub(super) const COLUMNS: [Column; 7] = [
 
 /// Time on a CPU: the slices that were seen from beginning to end, and the one that it is in. `None`: not measured.
 pub(super) fn on_cpu_ns(goroutine: &Goroutine, at: &At<'_>, now_ts: u64) -> Option<u64> {
+    // The model adds a slice when it ends, so the current one is missing there.
     let slice = if goroutine.state == State::Running { age(goroutine, now_ts) } else { None };
     let ran_ns = goroutine.running_ns.saturating_add(slice.map_or(0, |(ns, _)| ns));
     at.knows.threads.then(|| ran_ns.saturating_sub(goroutine.off_cpu_ns))
@@ -240,6 +244,7 @@ pub(super) fn table(
         order.then(one.1.goid.cmp(&other.1.goid))
     };
     for goroutine in goroutines.iter().filter(|goroutine| counts(goroutine)) {
+        // The filter needs words, but no row: a row is made only of what is left in the end.
         let mut spare = String::new();
         let state = state_in_words(goroutine, at, &mut spare);
         let [place, function, maker_of] = maker.places(goroutine).map(|id| &*at.places.get(id).func);

@@ -159,6 +159,7 @@ impl Top {
 
     fn step(&mut self, index: usize, step: &Step, target: &mut Target) {
         let Some(sums) = self.targets.get_mut(index) else { return };
+        // The model has applied the whole round already: place and reason are the goroutine's last ones.
         let known = target.goroutines().get(step.goid).map(|known| (known.site, known.reason, known.birth));
         let (site, reason, birth) = known.unwrap_or_default();
         let birth: Option<Birth> = step.birth.or(birth);
@@ -232,6 +233,7 @@ impl Observer for Top {
 
     fn round(&mut self, targets: &mut [Target], round: &Round) -> io::Result<()> {
         if self.began_ts == 0 {
+            // A target that brought nothing has time 0, which is not the beginning.
             let first = round.news.iter().map(|news| news.ts).filter(|ts| *ts != 0).min().unwrap_or(0);
             (self.began_ts, self.interval_ts, self.now_ts) = (first, first, first);
         }
@@ -248,6 +250,7 @@ impl Observer for Top {
 
     fn end(&mut self, _: &mut [Target], ends: &[End]) -> io::Result<()> {
         for (sums, end) in self.targets.iter_mut().zip(ends) {
+            // A target that ended in between has said why; the end of the trace must not replace that by nothing.
             sums.why_ended = end.why.clone().or(sums.why_ended.take());
         }
         Ok(())
@@ -327,11 +330,13 @@ fn take(top: &Top, targets: &mut [Target], query: &Query) -> Picture {
             all.rows.extend(table.rows);
             all.more += table.more;
         }
+        // Each target may fill its table; all together are cut to one table's bound.
         all.arrange(query.sort[by as usize]);
         all
     });
     let detail = query.detail.and_then(|(index, goid)| {
         let (sums, target) = (top.targets.get(index)?, targets.get_mut(index)?);
+        // `detail::of` needs the target mutably, for its symbols.
         let about = target.about().clone();
         Some(detail::of(top, target, &at(top, index, sums, &about), goid))
     });

@@ -123,6 +123,7 @@ impl Places {
 
     /// The learned place of a goroutine: where it waits or calls, else the function it runs.
     pub(super) fn of(&self, goroutine: &Goroutine) -> PlaceId {
+        // Only a goroutine that stays is at its site; of any other one the site is where it was before.
         let waits = goroutine.state.stays() && !goroutine.site.is_empty();
         let place = waits.then(|| self.stacks.get(&goroutine.site).copied().unwrap_or(OTHER));
         place.unwrap_or_else(|| self.function_of(goroutine))
@@ -154,6 +155,7 @@ impl Places {
         if let Some(id) = self.sites.get(&site) {
             return *id;
         }
+        // New places end at the bound; those that are known keep their numbers, because sums go by them.
         let Ok(id) = PlaceId::try_from(self.list.len()) else { return OTHER };
         if self.list.len() >= MAX_PLACES {
             return OTHER;

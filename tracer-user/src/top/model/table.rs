@@ -57,6 +57,7 @@ impl Cell {
     /// Text goes by the alphabet, numbers from the largest; `reverse` turns both. Unknown values come last either way.
     pub(super) fn compare(&self, other: &Cell, reverse: bool) -> Ordering {
         let turned = |order: Ordering| if reverse { order.reverse() } else { order };
+        // All cells of a column are of one kind, so the two are either both texts or both numbers.
         if let (Cell::Text(one), Cell::Text(other)) = (self, other) {
             return turned(one.cmp(other));
         }
@@ -128,7 +129,7 @@ pub struct Row {
 #[derive(Clone, Debug)]
 pub struct Table {
     pub columns: &'static [Column],
-    /// At most [`MAX_ROWS`].
+    /// At most `MAX_ROWS`.
     pub rows: Vec<Row>,
     /// Rows that were cut off.
     pub more: u64,

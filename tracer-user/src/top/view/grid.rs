@@ -64,6 +64,7 @@ pub(in crate::top) fn slots(columns: &[Column], width: u16, several: bool) -> Ve
     let fixed: u16 = shown.iter().map(|at| columns[*at].width + 1).sum();
     let fixed = fixed + MARKS + if several { PID + 1 } else { 0 };
     let shares = shown.iter().filter(|at| columns[**at].width == 0).count();
+    // On a narrow terminal nothing may be left to share; slots without width are dropped below.
     let share = width.saturating_sub(fixed) / u16::try_from(shares.max(1)).unwrap_or(1);
     let pid = several.then_some((None, PID));
     let named =
@@ -138,6 +139,7 @@ impl Paint<'_> {
             return self.buffer.set_stringn(x, y, &text, usize::from(width), style).0;
         }
         let (end, _) = self.buffer.set_stringn(x, y, &text, usize::from(width - 1), style);
+        // The text may end a column early, before a wide character, so the mark follows what was written.
         self.buffer.set_stringn(end, y, "…", 1, style).0
     }
 

@@ -134,6 +134,7 @@ fn footer(paint: &mut Paint<'_>, areas: &Areas, screen: &Screen, look: &Look) {
         paint.put(end, y, 1, "_", Tone::Chosen);
         return;
     }
+    // A refused filter comes first: it answers what the user just typed.
     if let Some(sentence) = screen.refused.as_ref().or(look.notice.as_ref()) {
         paint.put(0, y, width, sentence, Tone::Alarm);
         return;

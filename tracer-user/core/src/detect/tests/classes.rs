@@ -254,7 +254,7 @@ fn clients_made_again_and_again() {
     world.add(3, "select", &stack, orphans);
     assert_eq!(world.found(), [], "young ones");
     assert_eq!(world.found_younger(5), found("likely", "sdk-resident-named", 3));
-    // Up to Go 1.20 nobody says who made them: goids far apart do.
+    // Up to Go 1.20 no parent is recorded: goids far apart stand for different parents.
     let mut world = World::new();
     world.add(3, "select", &stack, |_, goroutine, _| goroutine.parent_goid = 0);
     assert_eq!(world.detect_with(&Default::default(), 5 * SECOND).groups[0].verdict.word(), "suspect");

@@ -74,7 +74,7 @@ fn creators_stacks_and_verdicts_make_groups() {
         (goroutine.gopc, facts.unreachable) = (other, true);
     });
     let report = world.detect();
-    // What the runtime does below is nobody's difference.
+    // Frames of the runtime do not change the id.
     let groups: Vec<_> = report.groups.iter().map(|group| (group.count, group.members.clone())).collect();
     assert_eq!(groups, [(5, vec![0, 1, 2, 3, 4]), (1, vec![5])]);
     assert_ne!(report.groups[0].id, report.groups[1].id);
@@ -151,7 +151,7 @@ fn a_long_history_is_thinned() {
     }
 }
 
-/// Indices that lead nowhere.
+/// Indices beyond every list, and lists of different lengths, must not make detection panic.
 #[test]
 fn hostile_observations() {
     let mut world = World::new();

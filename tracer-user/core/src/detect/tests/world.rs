@@ -14,7 +14,7 @@ use std::{
 
 pub(super) const SECOND: u64 = 1_000_000_000;
 pub(super) const NOW: u64 = 10_000 * SECOND;
-/// Looks of the observation.
+/// How many looks each observation has.
 pub(super) const LOOKS: u32 = 5;
 
 /// A program as it was observed. Address n is the function with number n.
@@ -199,7 +199,6 @@ pub(super) fn waits(object: u32, wants: Wants) -> Vec<Wait> {
     vec![Wait { object, wants }]
 }
 
-/// An unbuffered open channel.
 pub(super) fn channel() -> ObjectKind {
     ObjectKind::Channel {
         len: 0,

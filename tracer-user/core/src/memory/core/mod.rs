@@ -1,9 +1,7 @@
-//! The memory of a program as a core file has it: written by the kernel when the program died, or
-//! by `gcore` while it ran.
+//! The memory of a program in a core file, which the kernel wrote when the program died, or `gcore` while it ran.
 //!
-//! A core file leaves out what can be read elsewhere (`core(5)`, `/proc/PID/coredump_filter`): of
-//! the executable it has the pages that the program wrote to, and often the very first one. The
-//! rest comes from the executable itself.
+//! A core file leaves out what can be read elsewhere (`core(5)`, `/proc/PID/coredump_filter`). Of the executable it
+//! has the pages that the program wrote to, and often the very first one. The rest comes from the executable itself.
 
 mod notes;
 #[cfg(test)]
@@ -26,42 +24,43 @@ const HEADER: usize = 64;
 const PROGRAM: usize = 56;
 /// Offset of `sh_info` in an `Elf64_Shdr`.
 const SH_INFO: u64 = 44;
-/// Program headers that are read. `vm.max_map_count` is 65,530 unless it was raised.
+/// The most program headers that are read. A process has 65,530 mappings at most (`vm.max_map_count`) unless that was
+/// raised.
 const MAX_PROGRAMS: u64 = 1 << 20;
-/// Mappings begin and end at multiples of this, on every processor.
+/// Mappings begin and end at multiples of this on every processor; larger pages are multiples of it, too.
 const PAGE: u64 = 4096;
 
-/// Why a file is no core file that can be used.
+/// Why a file cannot be used as a core file.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
     #[error("it cannot be read")]
     Io(#[from] io::Error),
-    /// Not even an ELF file that can be read here.
+    /// It is not an ELF file that can be read here.
     #[error(transparent)]
     Elf(#[from] ElfError),
-    /// The number is `e_type`.
+    /// Another kind of ELF file; the number is its `e_type`.
     #[error("it is not a core file but another ELF file (type {0}); the executable goes to --exe")]
     Type(u16),
-    /// The program headers make no sense.
+    /// The program headers contradict each other or the format.
     #[error("it is a corrupt core file: {0}")]
     Corrupt(&'static str),
-    /// There is no auxiliary vector, and the executable may lie anywhere.
+    /// The file has no auxiliary vector, and the executable is position-independent, so its place is not known.
     #[error("it does not say where the executable was loaded: its notes are cut off or missing")]
     NoEntry,
     #[error("it is not of this executable ({why}); it was written by {name}: give that with --exe")]
     Other {
         why: &'static str,
-        /// The name of the file that ran, or what there is instead.
+        /// The name of the file that ran, or words for it if the core file does not tell.
         name: String,
     },
 }
 
-/// A `PT_LOAD` program header.
+/// A `PT_LOAD` program header: a stretch of the memory of the program.
 #[derive(Clone, Copy, Debug)]
 struct Load {
     addr: u64,
     offset: u64,
-    /// Bytes that the core file has of it, and how many it says to have.
+    /// Bytes that are in the file, and bytes that the header announces: fewer are in a file that was cut off.
     there: u64,
     announced: u64,
 }
@@ -69,7 +68,7 @@ struct Load {
 /// A core file with the executable that ran.
 pub struct Core<'a> {
     file: File,
-    /// By address.
+    /// By rising address.
     loads: Vec<Load>,
     exe: &'a Image,
     bias: u64,
@@ -78,16 +77,16 @@ pub struct Core<'a> {
 }
 
 impl<'a> Core<'a> {
-    /// Opens the core file at `path`, of the program `binary`.
+    /// Opens the core file at `path`, written by the program `binary`.
     ///
     /// # Errors
-    /// [`CoreError`], one sentence to be put behind the name of the file. That it ends too early is
-    /// no error, see [`Core::truncated`].
+    /// [`CoreError`], a sentence to put behind the name of the file. A file that ends too early is no error, see
+    /// [`Core::truncated`].
     pub fn open(path: &Path, binary: &'a GoBinary) -> Result<Core<'a>, CoreError> {
         Core::read(File::open(path)?, binary)
     }
 
-    /// As [`Core::open`], of an open file.
+    /// As [`Core::open`], for a file that is open already.
     ///
     /// # Errors
     /// As [`Core::open`].
@@ -138,24 +137,25 @@ impl<'a> Core<'a> {
         }
     }
 
-    /// What the kernel added to the link-time addresses of the executable.
+    /// The load bias: what the kernel added to the link-time addresses of the executable.
     pub fn bias(&self) -> u64 {
         self.bias
     }
 
-    /// The process that it was; 0 where the file does not say.
+    /// The PID of the process; 0: the file does not tell.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Says so, in one sentence to be put behind the name of the file, if it ends before what it
-    /// announces: everything in it that is there can still be read.
+    /// If the file ends before what it announces, a sentence to put behind its name. What is in the file can still be
+    /// read.
     pub fn truncated(&self) -> Option<&str> {
         self.truncated.as_deref()
     }
 
-    /// What shows that another executable ran, if anything does.
+    /// Looks for a sign that another executable ran; the text says which.
     fn other(&self, notes: &Notes) -> Option<&'static str> {
+        // The kernel moves an executable by whole pages, and only a position-independent one.
         if !self.bias.is_multiple_of(PAGE) || (self.bias != 0 && !self.exe.pie()) {
             return Some("it has another entry point");
         }
@@ -165,8 +165,8 @@ impl<'a> Core<'a> {
         {
             return Some("its code lies elsewhere in the file");
         }
-        // The page with the headers is in most core files, and no two programs have the same: it
-        // has sizes of segments, the address of the entry point and often a build id.
+        // The page with the headers is in most core files, and no two programs share it: it has the sizes of segments,
+        // the address of the entry point and often a build id.
         let first = self.exe.at_file_start()?;
         let (mut there, mut bytes) = (0, [0; PAGE as usize]);
         let addr = first.wrapping_add(self.bias);
@@ -181,14 +181,15 @@ impl<'a> Core<'a> {
         (!same(&ours)).then_some("its first page is another")
     }
 
-    /// The last segment that begins at or before this address, and where the next one begins.
+    /// The last segment that begins at or before this address, and the address where the next one begins.
     fn load_at(&self, addr: u64) -> (Option<&Load>, u64) {
         let behind = self.loads.partition_point(|load| load.addr <= addr);
         let next = self.loads.get(behind).map_or(u64::MAX, |load| load.addr);
         (behind.checked_sub(1).and_then(|at| self.loads.get(at)), next)
     }
 
-    /// Reads what the file has at an address. Gives how many bytes that were; 0: none.
+    /// Reads what the core file has from an address on. Returns the number of bytes, at most to the next segment; 0:
+    /// none.
     fn in_file(&self, addr: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let (Some(load), next) = self.load_at(addr) else { return Ok(0) };
         let into = addr - load.addr;
@@ -199,11 +200,13 @@ impl<'a> Core<'a> {
         }
     }
 
-    /// The same for what the executable has, where the core file leaves it out.
+    /// Reads from the executable what the core file leaves out. Returns the number of bytes, at most to the next
+    /// segment; 0: none.
     fn in_executable(&self, addr: u64, buffer: &mut [u8]) -> usize {
         let (load, next) = self.load_at(addr);
         let vaddr = addr.wrapping_sub(self.bias);
-        // What was to be in the file and is cut off may be other than in the executable.
+        // A writable page that was announced and is cut off had other contents than the executable: better none than
+        // old ones.
         let cut_off = load.is_some_and(|load| addr - load.addr < load.announced);
         if cut_off && self.exe.writable(vaddr) {
             return 0;
@@ -219,6 +222,7 @@ impl Memory for Core<'_> {
     fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
         let (mut at, mut rest) = (addr, buffer);
         while !rest.is_empty() {
+            // The core file first: it has what the program wrote.
             let mut count = self.in_file(at, rest).map_err(|_| Fault::Unmapped(at))?;
             if count == 0 {
                 count = self.in_executable(at, rest);
@@ -236,7 +240,7 @@ impl Memory for Core<'_> {
 fn programs(file: &File, header: &FileHeader64<LittleEndian>) -> Result<Vec<u8>, CoreError> {
     let mut count = u64::from(header.e_phnum(LittleEndian));
     if count == u64::from(PN_XNUM) {
-        // More than fit the field: the first section header has the number.
+        // The number does not fit its field (`PN_XNUM`); `sh_info` of the first section header has it.
         let mut number = [0; 4];
         let at = header.e_shoff(LittleEndian).saturating_add(SH_INFO);
         if read_up_to(file, &mut number, at)? < 4 {
@@ -257,11 +261,12 @@ fn programs(file: &File, header: &FileHeader64<LittleEndian>) -> Result<Vec<u8>,
     Ok(programs)
 }
 
-/// Reads until the buffer is full or the file ends. Gives how many bytes were there.
+/// Reads until the buffer is full or the file ends. Returns the number of bytes.
 fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut len = 0;
     while let Some(rest) = buffer.get_mut(len..).filter(|rest| !rest.is_empty()) {
-        // A core file has fewer bytes than `i64::MAX`: an offset beyond that is behind its end.
+        // The kernel takes offsets as `i64` and would return an error, but no file reaches that far: it is behind its
+        // end.
         let Some(at) = at.checked_add(len as u64).filter(|at| i64::try_from(*at).is_ok()) else { break };
         match file.read_at(rest, at) {
             Ok(0) => break,

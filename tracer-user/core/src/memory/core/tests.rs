@@ -1,4 +1,4 @@
-//! Core files made by hand, and changed in every byte. Real ones are read in the live tests.
+//! Core files made by hand, with every byte changed once. The live tests read real ones.
 
 use super::*;
 use crate::testing::binary::{Recipe, binary};

@@ -1,4 +1,4 @@
-//! What is to be seen with a child that sleeps. Go programs are stopped in the live tests.
+//! Tests with a child that sleeps. The live tests stop Go programs.
 
 use super::tracer::Tracer;
 use super::{FreezeError, Frozen, LIMIT};
@@ -31,7 +31,7 @@ impl Sleeper {
         crate::process::threads::thread(self.pid(), self.pid()).unwrap().state
     }
 
-    /// Waits for this state.
+    /// Waits until the child is in this state of ps(1); fails after ten seconds.
     fn becomes(&self, state: char) {
         let begin = Instant::now();
         while self.state() != state {

@@ -1,4 +1,4 @@
-//! The ptrace calls, all of one thread.
+//! The ptrace calls. The kernel accepts them only from the thread that seized, so one thread makes them all.
 
 use super::FreezeError;
 use crate::memory::ThreadRegisters;
@@ -12,7 +12,7 @@ use std::ptr::null_mut;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// What the kernel calls the sets (`include/uapi/linux/elf.h`).
+/// The set of general registers for `PTRACE_GETREGSET` (`include/uapi/linux/elf.h`).
 const NT_PRSTATUS: c_int = 1;
 
 /// amd64 (`struct user_regs_struct` in `arch/x86/include/asm/user_64.h`): fifteen general registers, `orig_rax`, `rip`,
@@ -23,7 +23,7 @@ mod arch {
     pub(super) const GENERAL: usize = 15;
     pub(super) const PC: usize = 16;
     pub(super) const SP: usize = 19;
-    /// `NT_X86_XSTATE`: what the processor's XSAVE wrote, AVX and all.
+    /// `NT_X86_XSTATE`: the area that XSAVE writes, with all vector registers.
     pub(super) const VECTOR: super::c_int = 0x202;
 }
 
@@ -35,27 +35,28 @@ mod arch {
     pub(super) const GENERAL: usize = 31;
     pub(super) const SP: usize = 31;
     pub(super) const PC: usize = 32;
-    /// `NT_PRFPREG`: `v0` to `v31`.
+    /// `NT_PRFPREG`, the set with the vector registers `v0` to `v31`.
     pub(super) const VECTOR: super::c_int = 2;
 }
 
-/// Words of vector registers that are read: those of AVX-512 and AMX are fewer than half of it.
+/// The most words of vector registers that are read. AVX-512 and AMX have fewer than half as many.
 const MAX_VECTOR: usize = 4096;
 
-/// Between two questions whether the threads have stopped: most do within microseconds.
+/// The pause between two questions whether the threads have stopped: `SHORT` at first, because most stop within
+/// microseconds, then doubled up to `LONG`.
 const SHORT: Duration = Duration::from_micros(20);
 const LONG: Duration = Duration::from_millis(1);
 
-/// How far a thread is.
+/// How far a thread is on its way to a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     Asked,
-    /// It stands still, and is to get this signal when it goes on; 0: none.
+    /// It stands still, and must be given this signal when it is detached; 0: none.
     Stopped(c_int),
     Ended,
 }
 
-/// Stops the threads of a process. All its calls must come from one thread: the kernel refuses those of another.
+/// Stops the threads of a process. All its methods must be called on one thread: the kernel refuses calls of another.
 pub(super) struct Tracer {
     pid: i32,
     threads: BTreeMap<i32, Stop>,
@@ -66,30 +67,31 @@ impl Tracer {
         Tracer { pid, threads: BTreeMap::new() }
     }
 
-    /// Stops all threads and tells their registers.
+    /// Stops all threads and returns their registers.
     pub(super) fn stop(&mut self, limit: Duration) -> Result<Vec<ThreadRegisters>, FreezeError> {
         let deadline = Instant::now() + limit;
-        // A thread that still runs may start others. The kernel's list is complete for certain only if
-        // nothing in it came or went meanwhile: so it has to show nothing new twice.
+        // A thread that still runs may start others. The kernel's list is complete for certain only if no thread came
+        // or went while it was read, so it has to show nothing new twice in a row.
         let mut quiet = 0;
         while quiet < 2 {
             let listed = threads::list(self.pid).map_err(|_| FreezeError::Gone(self.pid))?;
             let new: Vec<_> = listed.into_iter().filter(|tid| !self.threads.contains_key(tid)).collect();
             quiet = if new.is_empty() { quiet + 1 } else { 0 };
             new.iter().try_for_each(|tid| self.seize(*tid))?;
+            // All are seized before the first is interrupted: the time between first and last stop is the shortest so.
             new.iter().for_each(|tid| self.interrupt(*tid));
             self.wait(deadline, limit)?;
         }
         let mut registers = Vec::new();
         for (&tid, _) in self.threads.iter().filter(|(_, stop)| matches!(stop, Stop::Stopped(_))) {
-            // Killed meanwhile, by a signal that cannot be held back.
+            // Killed meanwhile: SIGKILL cannot be held back.
             let Some(thread) = threads::thread(self.pid, tid) else { continue };
             registers.extend(registers_of(tid, thread.inner));
         }
         Ok(registers)
     }
 
-    /// Becomes the thread's tracer, without stopping it.
+    /// Becomes the tracer of a thread without stopping it.
     pub(super) fn seize(&mut self, tid: i32) -> Result<(), FreezeError> {
         let pid = self.pid;
         match request(libc::PTRACE_SEIZE, tid, 0) {
@@ -115,7 +117,7 @@ impl Tracer {
         }
     }
 
-    /// Makes a thread stop soon. Waiting for it tells if it has ended.
+    /// Asks a thread to stop soon. An error is ignored: [`Tracer::wait`] notices a thread that has ended.
     pub(super) fn interrupt(&self, tid: i32) {
         if self.threads.get(&tid) == Some(&Stop::Asked) {
             let _ = request(libc::PTRACE_INTERRUPT, tid, 0);
@@ -130,7 +132,8 @@ impl Tracer {
             let mut late = None;
             for (&tid, stop) in self.threads.iter_mut().filter(|(_, stop)| **stop == Stop::Asked) {
                 *stop = look(tid);
-                // The first thread of a process can end before the others; its tracer is told only after them.
+                // The first thread of a process can end before the others, and its tracer is told only after them. So
+                // `/proc` is asked, but only once the pause is long: it is far dearer than `waitpid`.
                 if *stop == Stop::Asked && pause == LONG {
                     let thread = threads::thread(pid, tid).filter(|thread| !has_ended(*thread));
                     *stop = thread.map_or(Stop::Ended, |_| Stop::Asked);
@@ -148,12 +151,12 @@ impl Tracer {
         }
     }
 
-    /// Lets all threads go on. One that has not stopped cannot be detached; the kernel does it when this
-    /// thread of ours ends.
+    /// Resumes all threads. One that has not stopped cannot be detached; the kernel does it when this thread of ours
+    /// ends.
     pub(super) fn release(&mut self) {
         for (tid, stop) in std::mem::take(&mut self.threads) {
             if let Stop::Stopped(signal) = stop {
-                // It may have been killed.
+                // An error means that it was killed.
                 let _ = request(libc::PTRACE_DETACH, tid, signal);
             }
         }
@@ -164,17 +167,17 @@ fn has_ended(thread: threads::Thread) -> bool {
     matches!(thread.state, 'Z' | 'X')
 }
 
-/// Whether a thread has stopped, and why.
+/// Asks, without waiting, whether a thread has stopped, and why.
 fn look(tid: i32) -> Stop {
-    // A thread that is not the first of its process is waited for only with `__WALL`.
+    // Without `__WALL` only the first thread of a process is waited for.
     let options = WaitOptions::NOHANG | WaitOptions::from_bits_retain(libc::__WALL.cast_unsigned());
     match waitpid(Pid::from_raw(tid), options) {
         Ok(None) => Stop::Asked,
         Ok(Some((_, status))) => match status.stopping_signal() {
-            // Both our interruption and a SIGSTOP that already holds the whole process show as this event. A
-            // process that was stopped is so again once it is detached.
+            // Both our interruption and a SIGSTOP that already holds the whole process show as this event. A process
+            // that was stopped is stopped again once it is detached, so no signal is to be given.
             Some(_) if status.as_raw() >> 16 == libc::PTRACE_EVENT_STOP => Stop::Stopped(0),
-            // A signal was about to be delivered. It is not, unless it is handed over at the end.
+            // A signal was about to be delivered. The kernel drops it unless we hand it over when we detach.
             Some(signal) => Stop::Stopped(signal),
             None => Stop::Ended,
         },
@@ -182,7 +185,7 @@ fn look(tid: i32) -> Stop {
     }
 }
 
-/// A request without an address.
+/// Makes a ptrace request that takes no address.
 fn request(request: c_uint, tid: i32, data: c_int) -> Result<(), Errno> {
     let data = data as usize as *mut c_void;
     // SAFETY: none of the requests that are made here writes to our memory.
@@ -192,26 +195,26 @@ fn request(request: c_uint, tid: i32, data: c_int) -> Result<(), Errno> {
     Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL))
 }
 
-/// The registers of a thread that this thread of ours has stopped; `inner` is its id in its own PID
-/// namespace. `None`: it has been killed, or is not of our word size.
+/// The registers of a thread that this thread of ours has stopped; `inner` is its id in its own PID namespace.
+/// `None`: it has been killed, or is not a 64-bit thread.
 ///
-/// A program that copies memory holds pointers in vector registers, and at times nowhere else: they are all
-/// told.
+/// Vector registers are included: code that copies memory holds pointers in them, at times nowhere else.
 fn registers_of(tid: i32, inner: u32) -> Option<ThreadRegisters> {
     let mut general = [0; arch::LEN];
     if get(tid, NT_PRSTATUS, &mut general)? != arch::LEN {
         return None;
     }
     let mut vector = vec![0; MAX_VECTOR];
-    // A processor without XSAVE does not have this set.
+    // A processor without XSAVE does not have this set; then there are no vector words.
     let len = get(tid, arch::VECTOR, &mut vector).unwrap_or(0);
     let mut words = general.get(..arch::GENERAL)?.to_vec();
-    // Most are zero.
+    // Most are zero, which is no pointer.
     words.extend(vector.get(..len)?.iter().filter(|word| **word != 0));
     Some(ThreadRegisters { tid: inner, pc: *general.get(arch::PC)?, sp: *general.get(arch::SP)?, words })
 }
 
-/// How many words of the set were written.
+/// Reads a set of registers into `words`. Returns how many words the kernel wrote; `None`: the thread is gone, or it
+/// has no such set.
 fn get(tid: i32, set: c_int, words: &mut [u64]) -> Option<usize> {
     let mut into = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: size_of_val(words) };
     let set = set as usize as *mut c_void;

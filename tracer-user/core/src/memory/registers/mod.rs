@@ -1,13 +1,13 @@
-//! The registers of threads that run, without stopping them.
+//! The registers of running threads, sampled without stopping them.
 //!
-//! A goroutine that runs may have in a register what is nowhere else; its saved state is stale. The kernel's
-//! profiler (`perf_event_open`, the software event `cpu-clock`) interrupts each thread about a thousand times
-//! in each second that the thread runs, and notes its general registers as they are in user mode, also where
-//! it finds it in the kernel. Vector registers it does not note.
+//! A running goroutine may hold a pointer in a register and nowhere else; the state saved in its `g` is stale. The
+//! kernel's profiler (`perf_event_open`, the software event `cpu-clock`) interrupts each thread about a thousand
+//! times in each second that the thread runs, and records its general registers as they were in user mode, even if
+//! the interrupt finds the thread in the kernel. It does not record vector registers.
 //!
-//! What it costs the process: a timer interrupt for each sample, so nothing while a thread waits, and well
-//! below one percent of the time that it runs; switches to or from a thread take a little longer. Not to be
-//! told from other influences where it was measured (two processors of a virtual machine).
+//! The cost to the process is a timer interrupt for each sample: nothing while a thread waits, and well below one
+//! percent of the time that it runs. Switches to and from a thread take a little longer. On the virtual machine with
+//! two CPUs where it was measured the cost could not be told from noise.
 
 mod perf;
 
@@ -19,14 +19,14 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-/// Threads that are watched at the same time; each takes a descriptor and a ring.
+/// The most threads that are sampled at the same time. Each takes a descriptor and a ring of 64 KiB.
 const MAX_THREADS: usize = 4096;
-/// Samples that are given at once; more stay where they are until the next time.
+/// About the most samples that one [`Sampler::take`] returns; further ones stay in their rings.
 const MAX_SAMPLES: usize = 1 << 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
-    /// The kernel does not let us.
+    /// The kernel does not allow this user to sample.
     #[error(
         "the registers of the running threads of process {0} cannot be read: needs root or CAP_PERFMON (run with sudo)"
     )]
@@ -47,7 +47,7 @@ pub struct Sampler<'a> {
     lost: u64,
 }
 
-/// A thread, its id in its own PID namespace, and what was noted of it.
+/// A thread that is sampled: its id in its own PID namespace, and the ring of its samples.
 #[derive(Debug)]
 struct Watched {
     inner: u32,
@@ -55,10 +55,10 @@ struct Watched {
 }
 
 impl<'a> Sampler<'a> {
-    /// Begins with all threads that there are.
+    /// Begins to sample all threads that the process has now.
     ///
     /// # Errors
-    /// [`SampleError`], if not one of them can be watched.
+    /// [`SampleError`], if not a single thread can be sampled.
     pub fn start(process: &'a Process) -> Result<Sampler<'a>, SampleError> {
         let pid = process.pid();
         let mut sampler = Sampler { process, threads: BTreeMap::new(), unwatched: 0, lost: 0 };
@@ -73,11 +73,12 @@ impl<'a> Sampler<'a> {
         }
     }
 
-    /// What was sampled since the last time, of each thread in the order of time; then watches those threads
-    /// that have been started since, too.
+    /// The samples since the last call, of each thread in the order of time. Afterwards begins to sample threads that
+    /// were started meanwhile.
     pub fn take(&mut self) -> Vec<ThreadRegisters> {
         let mut samples = Vec::new();
-        // First: what ends after this question is still read to its end the next time.
+        // Asked before the rings are drained: a thread that ends after this question is drained to its end by the
+        // next call.
         let ended = self.ended();
         for watched in self.threads.values_mut() {
             if samples.len() >= MAX_SAMPLES {
@@ -87,22 +88,22 @@ impl<'a> Sampler<'a> {
             self.lost += ring.drain(|bytes| perf::parse(bytes, *inner, &mut samples));
         }
         self.threads.retain(|tid, _| !ended.contains(tid));
-        // Fails only where the process has ended.
+        // Fails only if the process has ended; the samples from before are still good.
         let _ = self.watch();
         samples
     }
 
-    /// Samples that the kernel had no room for, as far as it has said so.
+    /// Samples that found their ring full, as far as the kernel has reported it by now.
     pub fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Threads that could not be watched when they were last listed: there were too many.
+    /// Threads that could not be sampled when they were last listed: there were too many, or the kernel refused.
     pub fn unwatched(&self) -> usize {
         self.unwatched
     }
 
-    /// Watches those threads that are not watched yet. Tells why that failed for one of them.
+    /// Begins to sample the threads that are not sampled yet. Returns the last refusal of the kernel, if there was one.
     fn watch(&mut self) -> io::Result<Option<Errno>> {
         let mut refused = None;
         self.unwatched = 0;
@@ -115,7 +116,8 @@ impl<'a> Sampler<'a> {
                 continue;
             }
             match Ring::open(tid) {
-                // Only now is it certain whose thread it is: ids are used again.
+                // Asked after the event was opened: ids are used again, and only now is it certain that the thread is
+                // of this process.
                 Ok(ring) => {
                     let watched =
                         self.process.thread(tid).map(|thread| Watched { inner: thread.inner, ring });
@@ -132,7 +134,7 @@ impl<'a> Sampler<'a> {
         Ok(refused)
     }
 
-    /// The threads that have ended: the kernel hangs their events up (`kernel/events/core.c: perf_poll`).
+    /// The threads that have ended: the kernel signals a hang-up of their events (`kernel/events/core.c: perf_poll`).
     fn ended(&self) -> BTreeSet<i32> {
         let mut events: Vec<_> = self
             .threads

@@ -1,5 +1,5 @@
-//! The kernel's profiler: the event that interrupts a thread and notes its registers, the ring that the event shares
-//! with the kernel, and what the kernel writes there. All that is unsafe here is in this file.
+//! The kernel's profiler: the event that interrupts a thread and records its registers, the ring that the event
+//! shares with the kernel, and the format of the records. All unsafe code of `registers` is in this file.
 
 use crate::memory::ThreadRegisters;
 use aya_obj::generated::{
@@ -12,13 +12,15 @@ use std::io;
 use std::ptr::{copy_nonoverlapping, null_mut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Nanoseconds of a thread's time between two samples: 997 Hz, so that it does not fall in with what a
-/// program does a thousand times in a second.
+/// Nanoseconds of a thread's CPU time between two samples: 997 Hz, a prime, so that samples do not fall in step with
+/// what a program does a thousand times a second.
 const PERIOD_NS: u64 = 1_000_000_000 / 997;
+/// `PERF_FLAG_FD_CLOEXEC` (`include/uapi/linux/perf_event.h`).
 const FD_CLOEXEC: libc::c_ulong = 8;
 
-/// The general registers that are noted, by their numbers; each sample has their values in that order.
-/// `enum perf_event_x86_regs` (`arch/x86/include/uapi/asm/perf_regs.h`): `ax` to `ip` are 0 to 8, `r8` to `r15` 16 to 23.
+/// The mask of general registers that are recorded, by their numbers; a sample has their values in that order. `SP`
+/// and `PC` are indices into a sample. `enum perf_event_x86_regs` (`arch/x86/include/uapi/asm/perf_regs.h`): `ax` to
+/// `ip` are 0 to 8, `r8` to `r15` 16 to 23.
 #[cfg(target_arch = "x86_64")]
 mod arch {
     pub(crate) const MASK: u64 = 0xff_01ff;
@@ -34,15 +36,13 @@ mod arch {
     pub(crate) const PC: usize = 32;
 }
 
-/// How many registers a sample has.
+/// The number of registers in a sample.
 const REGISTERS: usize = arch::MASK.count_ones() as usize;
-/// Where among them the stack pointer is.
 const SP: usize = arch::SP;
-/// Where among them the program counter is.
 const PC: usize = arch::PC;
 
-/// Begins to sample a thread. Without the privilege to see where the kernel is at work, only while the thread
-/// is in user mode.
+/// Begins to sample a thread. Without the privilege to profile the kernel (`perf_event_paranoid`), samples are taken
+/// only while the thread is in user mode.
 fn open(tid: i32) -> Result<OwnedFd, Errno> {
     match open_with(tid, false) {
         Err(Errno::PERM | Errno::ACCESS) => open_with(tid, true),
@@ -70,7 +70,8 @@ fn open_with(tid: i32, user_only: bool) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Bytes of the ring: samples of a third of a second of a thread that runs all the time.
+/// Bytes of the ring: the samples of a third of a second of a thread that runs all the time. The kernel wants a power
+/// of two of pages.
 const DATA: usize = 64 << 10;
 
 #[derive(Debug)]
@@ -93,12 +94,13 @@ impl Ring {
         Ok(Ring { event, start: start.cast(), page })
     }
 
-    /// The event whose ring it is.
+    /// The descriptor of the event.
     pub(super) fn event(&self) -> &OwnedFd {
         &self.event
     }
 
-    /// Hands over the bytes of all whole records that have come since the last time.
+    /// Hands the bytes of all records since the last call to `read`. The kernel moves its position behind whole
+    /// records only.
     pub(super) fn drain<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> T {
         let head = self.position(|start| {
             // SAFETY: within the mapping, of which `start` is the first page.
@@ -108,7 +110,7 @@ impl Ring {
             // SAFETY: as above.
             unsafe { &raw mut (*start).data_tail }
         });
-        // Behind this load the records that `head` says are there.
+        // Acquire: the records that `head` announces are read after this load. `tail` is written by nobody but us.
         let (end, begin) = (head.load(Ordering::Acquire), tail.load(Ordering::Relaxed));
         let len = end.wrapping_sub(begin).min(DATA as u64) as usize;
         let from = begin as usize % DATA;
@@ -122,12 +124,12 @@ impl Ring {
             copy_nonoverlapping(data.add(from), first.as_mut_ptr(), first.len());
             copy_nonoverlapping(data, rest.as_mut_ptr(), rest.len());
         }
-        // Before this store everything was read: the kernel may overwrite it.
+        // Release: everything was copied before this store, after which the kernel may overwrite it.
         tail.store(end, Ordering::Release);
         read(&bytes)
     }
 
-    /// One of the two positions, which both sides change.
+    /// One of the two positions: the kernel writes `data_head`, and we write `data_tail`.
     fn position(&self, of: impl FnOnce(*mut perf_event_mmap_page) -> *mut u64) -> &AtomicU64 {
         // SAFETY: the word is aligned and lives as long as the mapping does.
         unsafe { AtomicU64::from_ptr(of(self.start)) }
@@ -142,21 +144,22 @@ impl Drop for Ring {
     }
 }
 
-/// `PERF_RECORD_LOST`: an id and how many.
+/// `PERF_RECORD_LOST`: an id, and the number of records that found no room.
 const LOST: u32 = 2;
-/// `PERF_RECORD_SAMPLE`: here the word size and the registers.
+/// `PERF_RECORD_SAMPLE`: with our `sample_type` the word size (`PERF_SAMPLE_REGS_ABI_*`) and the registers.
 const SAMPLE: u32 = 9;
-/// `PERF_SAMPLE_REGS_ABI_64`; 0 stands for a thread without user mode.
+/// `PERF_SAMPLE_REGS_ABI_64`. 0 in its place stands for a thread without user mode, and has no registers behind it.
 const ABI_64: u64 = 2;
-/// Bytes of `struct perf_event_header`: the type, flags, and the length of all.
+/// Bytes of `struct perf_event_header`: the type, flags, and the length of the whole record.
 const HEADER: usize = 8;
 
-/// Adds the samples of a thread. Returns how many the kernel says to have lost.
+/// Adds the samples of a thread in `bytes` to `samples`. Returns how many samples the kernel reports as lost.
 pub(super) fn parse(mut bytes: &[u8], tid: u32, samples: &mut Vec<ThreadRegisters>) -> u64 {
     let mut lost = 0u64;
     while let Some([kind0, kind1, kind2, kind3, _, _, len0, len1]) = bytes.first_chunk::<HEADER>().copied() {
         let len = usize::from(u16::from_le_bytes([len0, len1]));
         let Some((record, behind)) = bytes.split_at_checked(len) else { break };
+        // A length below that of a header is no record, and one of 0 would never end the loop.
         let Some(body) = record.get(HEADER..) else { break };
         let words: Vec<u64> = body.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
         match (u32::from_le_bytes([kind0, kind1, kind2, kind3]), &words[..]) {

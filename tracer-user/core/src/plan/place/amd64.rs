@@ -1,5 +1,5 @@
-//! x86-64. The kernel emulates few instructions (`arch/x86/kernel/uprobes.c`), and the stack check at the entry is
-//! none of them.
+//! Places on x86-64. The kernel emulates few instructions (`arch/x86/kernel/uprobes.c`); of the stack check at the
+//! entry only its branch is one.
 
 use super::{ArgUse, CostClass, PlaceError, Placement, Stack, StackFrame};
 use iced_x86::{
@@ -13,7 +13,7 @@ const ARGUMENTS: [Register; 6] =
     [Register::RAX, Register::RBX, Register::RCX, Register::RDI, Register::RSI, Register::R8];
 /// `g.stackguard0` and `g.stackguard1`, against which the stack pointer is checked.
 const GUARDS: [u64; 2] = [16, 24];
-/// How far the spot is looked for. A function's first branch comes far earlier.
+/// Instructions among which the place is looked for. The first branch of a function comes far earlier.
 const MAX_STRAIGHT: usize = 64;
 
 pub(super) fn place(code: &[u8], entry: u64, args: ArgUse, runs_on: Stack) -> Result<Placement, PlaceError> {
@@ -23,6 +23,8 @@ pub(super) fn place(code: &[u8], entry: u64, args: ArgUse, runs_on: Stack) -> Re
     if let Some(placement) = cheap_spot(&body, start, args) {
         return Ok(placement);
     }
+    // No cheap place behind the check. The fallback is the branch of the check, which is emulated, or the first
+    // instruction.
     let at = |index: usize, flags_test| {
         let instruction = body.straight.get(index).ok_or(PlaceError::Undecodable)?;
         let class =
@@ -33,12 +35,14 @@ pub(super) fn place(code: &[u8], entry: u64, args: ArgUse, runs_on: Stack) -> Re
         Ok(body.placement(instruction, class, flags_test, StackFrame::Callers))
     };
     match check {
+        // On g0 the check never fails, so every hit counts without a look at the flags.
         Some(check) => at(check.instructions - 1, runs_on == Stack::User),
         None => at(0, false),
     }
 }
 
-/// A function's instructions from its entry to its first branch, and all targets of its branches.
+/// The instructions of a function from its entry to its first branch behind the stack check, and the targets of all
+/// its branches.
 struct Body<'a> {
     code: &'a [u8],
     entry: u64,
@@ -56,13 +60,15 @@ impl<'a> Body<'a> {
                 instruction.flow_control(),
                 FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
             );
+            // Of the whole body: a loop may jump back to an instruction of the straight line, which would be hit more
+            // than once a call.
             if branches && is_near(&instruction) {
                 targets.insert(instruction.near_branch_target());
             }
             if open && !instruction.is_invalid() && straight.len() < MAX_STRAIGHT {
                 straight.push(instruction);
-                // The stack check's branches do not end the straight line: not taken, they are
-                // just instructions.
+                // The branches of the stack check do not end the straight line: the program runs behind them in
+                // every call.
                 open = instruction.flow_control() == FlowControl::Next || StackCheck::ends_with(&straight);
             } else {
                 open = false;
@@ -91,23 +97,24 @@ fn is_near(instruction: &Instruction) -> bool {
     matches!(instruction.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32 | OpKind::NearBranch16)
 }
 
-/// The stack check at the start of a function (`src/cmd/internal/obj/x86/obj6.go`, `stacksplit`):
-/// the stack pointer, or what it will be, is compared with a guard of the g in R14, and a branch
-/// leads to `morestack` if it is not above.
+/// The stack check at the start of a function (`src/cmd/internal/obj/x86/obj6.go`, `stacksplit`). It compares the stack
+/// pointer, or its value after the frame is made, with a guard of the g in R14, and branches to `morestack` if it is
+/// not above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct StackCheck {
-    /// How many instructions it takes, the last one being the branch.
+    /// The number of its instructions; the last one is the branch.
     instructions: usize,
 }
 
 impl StackCheck {
     fn find(straight: &[Instruction]) -> Option<StackCheck> {
+        // Two instructions for small frames, three for large ones, five for very large ones.
         (2..=straight.len().min(5))
             .find(|count| straight.get(..*count).is_some_and(StackCheck::is_whole))
             .map(|instructions| StackCheck { instructions })
     }
 
-    /// Whether these are the start of a function and end with a branch of its check.
+    /// Whether these instructions, the start of a function, end with a branch of its check.
     fn ends_with(start: &[Instruction]) -> bool {
         StackCheck::is_whole(start) || StackCheck::is_wrap_test(start)
     }
@@ -117,6 +124,7 @@ impl StackCheck {
         if branch.mnemonic() != Mnemonic::Jbe || compare.mnemonic() != Mnemonic::Cmp {
             return false;
         }
+        // Another offset from R14 is another field: an ordinary comparison of the function.
         let guard = compare.op1_kind() == OpKind::Memory
             && compare.memory_base() == Register::R14
             && compare.memory_index() == Register::None
@@ -149,8 +157,8 @@ fn is_lea_of_rsp(instruction: &Instruction) -> bool {
         && instruction.memory_index() == Register::None
 }
 
-/// The first instruction from `start` on that the kernel emulates, that no branch leads to, and
-/// before which nothing the probe reads was overwritten.
+/// The first instruction from `start` on that the kernel emulates, that no branch leads to, and before which no
+/// register that the probe reads was overwritten.
 fn cheap_spot(body: &Body<'_>, start: usize, args: ArgUse) -> Option<Placement> {
     let needed = ARGUMENTS.get(..args.integers)?;
     let mut factory = InstructionInfoFactory::new();
@@ -165,6 +173,7 @@ fn cheap_spot(body: &Body<'_>, start: usize, args: ArgUse) -> Option<Placement> 
             let register = used.register().full_register();
             written && (register == Register::R14 || needed.contains(&register))
         });
+        // R14 counts always: every program reads the current g.
         if overwrites || !frame.step(instruction) {
             return None;
         }
@@ -172,10 +181,12 @@ fn cheap_spot(body: &Body<'_>, start: usize, args: ArgUse) -> Option<Placement> 
     None
 }
 
-/// Follows RSP and RBP through a prologue.
+/// Follows RSP and RBP through a prologue. Go up to 1.20 makes the frame with `sub rsp`, `mov [rsp+N-8],rbp`, `lea
+/// rbp`; later releases with `push rbp`, `mov rbp,rsp`, `sub rsp`.
 struct FrameTracker {
-    /// Bytes RSP has gone down since the entry.
+    /// Bytes that RSP has gone down since the entry.
     down: i64,
+    /// RBP is the function's own frame pointer.
     own: bool,
 }
 
@@ -192,8 +203,7 @@ impl FrameTracker {
         }
     }
 
-    /// Goes on behind an instruction; false where it does something to RBP or RSP that no prologue
-    /// does.
+    /// Steps over an instruction. Returns false if it does something to RBP or RSP that no prologue does.
     fn step(&mut self, instruction: &Instruction) -> bool {
         let target = instruction.op0_register();
         match instruction.mnemonic() {
@@ -205,7 +215,7 @@ impl FrameTracker {
                 let sign = if instruction.mnemonic() == Mnemonic::Sub { 1 } else { -1 };
                 self.down = self.down.saturating_add(size.saturating_mul(sign));
             }
-            // The saved frame pointer lies under the return address.
+            // Valid only if RSP points at the saved frame pointer, one word below the return address.
             Mnemonic::Mov if target == Register::RBP => {
                 self.own = instruction.op1_register() == Register::RSP && self.down == 8;
                 return self.own;
@@ -230,9 +240,10 @@ fn immediate(instruction: &Instruction) -> Option<i64> {
     matches!(kind, OpKind::Immediate8to64 | OpKind::Immediate32to64).then(|| instruction.immediate(1) as i64)
 }
 
-/// Whether the kernel emulates this instruction: `branch_setup_xol_ops` and `push_setup_xol_ops`
-/// in `arch/x86/kernel/uprobes.c`. They know push of a 64-bit register, the one-byte nop, relative
-/// jumps and calls; with a prefix they do so in some kernels only, or refuse the probe.
+/// Whether the kernel emulates this instruction: `branch_setup_xol_ops` and `push_setup_xol_ops` in
+/// `arch/x86/kernel/uprobes.c`. They emulate push of a 64-bit register, the one-byte nop, relative jumps and calls.
+/// With a prefix some kernels emulate them and others refuse the probe, so no prefix is accepted here but that of
+/// `push r8`–`r15`.
 fn emulated(bytes: &[u8]) -> bool {
     matches!(
         bytes,
@@ -244,9 +255,8 @@ fn emulated(bytes: &[u8]) -> bool {
     )
 }
 
-/// Whether the kernel accepts a probe here at all: not on a breakpoint, nor with a prefix it
-/// refuses (`is_prefix_bad`: lock and the unused segments; for branches and nops also the operand
-/// size).
+/// Whether the kernel accepts a probe on this instruction at all. It refuses breakpoints and bad prefixes
+/// (`is_prefix_bad`: lock and the unused segments; on branches and nops also the operand size).
 fn accepted(bytes: &[u8]) -> bool {
     let prefixes = bytes.iter().take_while(|byte| {
         matches!(
@@ -262,8 +272,7 @@ fn accepted(bytes: &[u8]) -> bool {
     !(bad || opcode == 0xcc || short_operand && branch_or_nop)
 }
 
-/// The instruction in Intel's order, as far as it matters: what the kernel emulates in full, of
-/// others the name.
+/// The instruction in Intel syntax: in full for those that the kernel emulates, of others the name only.
 fn describe(instruction: &Instruction) -> String {
     let name = format!("{:?}", instruction.mnemonic()).to_lowercase();
     match instruction.code() {

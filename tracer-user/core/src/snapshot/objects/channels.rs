@@ -1,4 +1,4 @@
-//! Channels (`runtime.hchan`, `src/runtime/chan.go`) and who waits for them.
+//! Channels (`runtime.hchan`, `src/runtime/chan.go`) and the goroutines that wait for them.
 
 use super::super::{Object, ObjectKind, Snapshot, View, Wait, Wants};
 use super::{Fields, MAX_SIZE, Sort, Waiting, records};
@@ -6,17 +6,17 @@ use crate::binary::bytes::{array, u32_at, u64_at};
 use crate::memory::Range;
 use hashbrown::HashMap;
 
-/// Cases of one select that are followed.
+/// Most cases of one select that are read.
 const MAX_CASES: usize = 4096;
-/// Cases of all goroutines that are followed: so many for each that waits, and as many more as one
-/// select can have.
+/// Most cases of all goroutines together: [`MEAN_CASES`] for each that waits, and [`MORE_CASES`] so that a few
+/// goroutines with the largest possible select are read, too.
 const MEAN_CASES: usize = 16;
 const MORE_CASES: usize = 1 << 16;
 
-/// A goroutine in the queue of a channel: one case of a select, or all there is of another wait.
+/// A goroutine in the queue of a channel: one case of a select, or a plain send or receive.
 struct Case {
     goroutine: u32,
-    /// Index into the channels.
+    /// Index into [`Channels::addrs`].
     channel: u32,
     wants: Wants,
     sudog: u64,
@@ -24,7 +24,7 @@ struct Case {
     prev: u64,
 }
 
-/// The channels, each once, in the order in which they were met.
+/// The different channels, in the order in which they were met.
 #[derive(Default)]
 struct Channels {
     addrs: Vec<u64>,
@@ -40,7 +40,7 @@ impl Channels {
     }
 }
 
-/// Adds what the goroutines that wait for channels wait for.
+/// Adds the channels to the snapshot, and to each goroutine what it waits for.
 pub(super) fn find(view: &View, fields: &Fields, waiting: &[Waiting], snapshot: &mut Snapshot) {
     let mut channels = Channels::default();
     let (mut cases, whole) = cases(view, fields, waiting, &mut channels);
@@ -58,7 +58,7 @@ pub(super) fn find(view: &View, fields: &Fields, waiting: &[Waiting], snapshot: 
         let (Some(Some(channel)), Some(object)) =
             (read.get(case.channel as usize), objects.get_mut(case.channel as usize))
         else {
-            // Something that makes no sense is not known.
+            // The `hchan` could not be read or makes no sense, so this case is missing from `waits`.
             if let Some(goroutine) = snapshot.goroutines.get_mut(case.goroutine as usize) {
                 goroutine.waits_known = false;
             }
@@ -81,7 +81,7 @@ fn add(snapshot: &mut Snapshot, index: usize, case: &Case) {
             _ => {}
         }
     }
-    // Two cases of a select may be of one channel.
+    // Two cases of one select may have the same channel. Cases are sorted by goroutine, so the last entry tells.
     if object.waiters.last() != Some(&case.goroutine) {
         object.waiters.push(case.goroutine);
     }
@@ -90,8 +90,8 @@ fn add(snapshot: &mut Snapshot, index: usize, case: &Case) {
     }
 }
 
-/// Reads the `sudog`s: first the first of each goroutine, then the second of each, and so on. Gives also the
-/// goroutines of which all were read.
+/// Reads the `sudog`s: the first of each goroutine, then the second of each, and so on, so that each round is few
+/// calls. Also returns the goroutines of which all `sudog`s were read.
 fn cases(
     view: &View,
     fields: &Fields,
@@ -106,12 +106,12 @@ fn cases(
         .collect();
     let mut left = waiting.len().saturating_mul(MEAN_CASES).saturating_add(MORE_CASES);
     let mut cases = Vec::with_capacity(todo.len());
-    // A select all of whose channels are nil is in no queue.
+    // A select with nothing but nil channels is in no queue: to have no `sudog` is all there is to know.
     let is_channel = |waiting: &&Waiting| matches!(waiting.sort, Sort::Channel(_));
     let none = waiting.iter().filter(is_channel).filter(|waiting| waiting.sudog == 0);
     let mut whole: Vec<u32> = none.map(|waiting| waiting.goroutine).collect();
     for _ in 0..MAX_CASES {
-        // A hostile target could hang every goroutine into one long list.
+        // A hostile target could give every goroutine the same long list.
         todo.truncate(left);
         left -= todo.len();
         if todo.is_empty() {
@@ -122,7 +122,7 @@ fn cases(
         records(view.memory, &ranges, |at, bytes| {
             let (waiting, wants, addr) = *todo.get(at)?;
             let sudog = fields.decode(bytes)?;
-            // It was woken meanwhile, and the `sudog` is another's by now.
+            // The goroutine was woken meanwhile, and the `sudog` was freed or belongs to another one.
             if sudog.g != waiting.g || sudog.c == 0 || sudog.c % 8 != 0 {
                 return None;
             }
@@ -134,7 +134,7 @@ fn cases(
                 next: sudog.next,
                 prev: sudog.prev,
             });
-            // The list ends, or it is a ring and no list of cases.
+            // 0 ends the list. A ring is no list of cases, and would never end.
             match sudog.waitlink {
                 0 => whole.push(waiting.goroutine),
                 ring if ring == waiting.sudog => {}
@@ -147,7 +147,7 @@ fn cases(
     (cases, whole)
 }
 
-/// What is read of an `hchan`.
+/// The fields of an `hchan`.
 #[derive(Clone, Copy, Debug)]
 struct Channel {
     addr: u64,
@@ -156,8 +156,9 @@ struct Channel {
     element_size: u16,
     closed: bool,
     timer: bool,
-    /// First and last `sudog` of the receivers and of the senders.
+    /// First and last `sudog` of the receive queue.
     receivers: [u64; 2],
+    /// First and last `sudog` of the send queue.
     senders: [u64; 2],
 }
 
@@ -175,14 +176,14 @@ impl Channel {
     }
 }
 
-/// Where the fields of an `hchan` are.
+/// Offsets in an `hchan`.
 struct Layout {
     size: usize,
     qcount: usize,
     dataqsiz: usize,
     elemsize: usize,
     closed: usize,
-    /// Since Go 1.23; before, a timer's channel is like any other.
+    /// `None` up to Go 1.22, where a timer's channel is like any other.
     timer: Option<usize>,
     receivers: [usize; 2],
     senders: [usize; 2],
@@ -210,6 +211,7 @@ impl Layout {
         let word = |at| u64_at(bytes, at);
         let queue = |[first, last]: [usize; 2]| Some([word(first)?, word(last)?]);
         let (len, cap, closed) = (word(self.qcount)?, word(self.dataqsiz)?, u32_at(bytes, self.closed)?);
+        // What breaks these rules of `chan.go` is no `hchan`: the memory was reused meanwhile.
         (len <= cap && closed <= 1).then_some(())?;
         Some(Channel {
             addr,
@@ -224,7 +226,7 @@ impl Layout {
     }
 }
 
-/// Reads the `hchan`s; what makes no sense is none.
+/// Reads the `hchan`s; `None` for one that cannot be read or makes no sense.
 fn read(view: &View, addrs: &[u64]) -> Vec<Option<Channel>> {
     let mut channels = vec![None; addrs.len()];
     let Some(layout) = Layout::of(view) else { return channels };
@@ -236,7 +238,8 @@ fn read(view: &View, addrs: &[u64]) -> Vec<Option<Channel>> {
     channels
 }
 
-/// Tells the cases of selects by the queue that they are in, along the `sudog`s that were read.
+/// Finds the direction of select cases, which neither the wait reason nor the `sudog` has: a case receives if the
+/// receive queue leads to its `sudog`. Only `sudog`s that were read are followed.
 fn directions(cases: &mut [Case], channels: &[Option<Channel>]) {
     let unknown = |case: &&Case| case.wants == Wants::Unknown;
     let mut asked = vec![false; channels.len()];
@@ -253,10 +256,10 @@ fn directions(cases: &mut [Case], channels: &[Option<Channel>]) {
     for (index, channel) in channels.iter().enumerate() {
         let (Some(channel), Some(true)) = (channel, asked.get(index)) else { continue };
         for ([first, last], wants) in [(channel.receivers, Wants::Receive), (channel.senders, Wants::Send)] {
-            // From the front; and from the back, for when one in the middle was not read.
+            // From both ends, because one in the middle may not have been read.
             for (start, forward) in [(first, true), (last, false)] {
                 let mut sudog = start;
-                // No queue is longer than all of them.
+                // No queue is longer than all cases together; a longer one is a ring.
                 for _ in 0..by_sudog.len() {
                     let Some(case) = by_sudog.get(&sudog).and_then(|at| cases.get_mut(*at)) else { break };
                     if case.channel as usize != index {

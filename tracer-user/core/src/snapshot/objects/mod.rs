@@ -1,11 +1,11 @@
 //! What goroutines wait for: channels, and what package `sync` makes of semaphores.
 //!
-//! A goroutine that waits is in a queue with a `sudog` (`src/runtime/runtime2.go`), which names it
-//! and what it waits for. Waits for channels hang off `g.waiting`; since Go 1.26 all do. Before,
-//! semaphores are found from `runtime.semtable` only, and the `sync.Cond` from the stack only.
+//! A waiting goroutine is in a queue with a `sudog` (`src/runtime/runtime2.go`), which names the goroutine and what it
+//! waits for. `g.waiting` leads to the `sudog`s of channel waits, since Go 1.26 to those of all waits. Before,
+//! semaphores are found from `runtime.semtable` only, and a `sync.Cond` from the stack only.
 //!
-//! The target runs on while this is read. A `sudog` counts only if it names the goroutine that it
-//! was found for, or one that waits; what does not fit is left out.
+//! The target runs meanwhile. So a `sudog` counts only if it names the goroutine that it was found for, or one of the
+//! waiting ones; others are left out.
 
 mod channels;
 mod sync;
@@ -19,27 +19,27 @@ use crate::goruntime::WaitReason;
 use crate::memory::{Memory, Range};
 use hashbrown::HashMap;
 
-/// Bytes up to which a struct of the runtime is believed.
+/// Largest size and offset of a `sudog` or `hchan` that is believed; the largest real one (`hchan`) has 112 bytes.
 const MAX_SIZE: u32 = 1 << 10;
-/// Records that are read together (enough for the calls to be few, and little memory), and bytes of one at most.
+/// Records that are read together: few calls, and at most some MB of memory. Then the most bytes of one record.
 const BATCH: usize = 16 << 10;
 const MAX_LEN: usize = 4 << 10;
-/// Bytes of a block: a page of the runtime's heap (`_PageSize` of `src/runtime/sizeclasses.go`).
+/// Bytes of a block of [`Blocks`]: a page of the runtime's heap (`_PageSize` of `src/runtime/sizeclasses.go`).
 const BLOCK: u64 = 8 << 10;
-/// Blocks that are kept, 32 MiB.
+/// Most blocks that are kept: 32 MiB.
 const MAX_BLOCKS: usize = 4 << 10;
 
-/// What sort of thing a goroutine waits for, by its wait reason.
+/// How to find the object that a goroutine waits for, by its wait reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sort {
-    /// A channel; which way, where the reason says it: a select's does not.
+    /// A channel, and the direction if the reason says it (a select's does not).
     Channel(Wants),
     Semaphore,
     Cond,
 }
 
 impl Sort {
-    /// Waits for nil channels and for no channel have no object.
+    /// `None`: a wait without an object (also for nil channels and `select {}`).
     fn of(reason: WaitReason) -> Option<Sort> {
         use WaitReason::*;
         match reason.outside_of_bubbles() {
@@ -55,23 +55,24 @@ impl Sort {
     }
 }
 
-/// A goroutine that waits for something.
+/// A goroutine that waits for something with an object.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     /// Index into [`Snapshot::goroutines`].
     goroutine: u32,
-    /// Address of its `g`.
+    /// Address of the `g`, which its `sudog`s must name.
     g: u64,
     sort: Sort,
-    /// `g.waiting`: its first `sudog`; 0: none.
+    /// `g.waiting`: the first `sudog`; 0: none.
     sudog: u64,
-    /// `g.sched.sp`, and `g.stack.hi`.
+    /// `g.sched.sp`.
     sp: u64,
+    /// `g.stack.hi`.
     stack_end: u64,
 }
 
-/// Fills [`Snapshot::objects`] and [`Goroutine::waits`](super::Goroutine::waits). Says
-/// nothing where the memory makes no sense.
+/// Fills [`Snapshot::objects`] and [`Goroutine::waits`](super::Goroutine::waits). What cannot be read or makes no sense
+/// is left out without an error.
 pub(super) fn find(view: &View, globals: &Globals, snapshot: &mut Snapshot) {
     let Some(fields) = Fields::of(view.binary.layout()) else { return };
     let waiting = waiting(view, snapshot).unwrap_or_default();
@@ -79,7 +80,7 @@ pub(super) fn find(view: &View, globals: &Globals, snapshot: &mut Snapshot) {
     sync::find(view, globals, &fields, &waiting, snapshot);
 }
 
-/// The goroutines that wait for something that may have an object.
+/// The goroutines whose wait may have an object, with their `g`s read anew. `None`: the layout lacks a field.
 fn waiting(view: &View, snapshot: &Snapshot) -> Option<Vec<Waiting>> {
     let reasons = view.binary.wait_reasons();
     let candidates: Vec<_> = (snapshot.goroutines.iter().zip(0u32..))
@@ -101,7 +102,7 @@ fn waiting(view: &View, snapshot: &Snapshot) -> Option<Vec<Waiting>> {
     Some(found)
 }
 
-/// Where the fields of a `sudog` are.
+/// Offsets in a `sudog`.
 #[derive(Clone, Copy, Debug)]
 struct Fields {
     size: usize,
@@ -111,7 +112,7 @@ struct Fields {
     elem: usize,
     waitlink: usize,
     c: usize,
-    /// Whether `g.waiting` leads to the `sudog` of every wait (Go 1.26+), not only of channels.
+    /// Whether `g.waiting` leads to the `sudog`s of all waits (Go 1.26+), not only of channel waits.
     all_from_g: bool,
 }
 
@@ -119,8 +120,8 @@ impl Fields {
     fn of(layout: &Layout) -> Option<Fields> {
         let field = |name| layout.field("sudog", name).filter(|at| *at < MAX_SIZE).map(|at| at as usize);
         let (elem, c) = (field("elem")?, field("c")?);
-        // Since Go 1.26 both are two words (`maybeTraceablePtr`): one that the collector sees,
-        // which is nil while it looks for leaks, and one that always holds.
+        // Since Go 1.26 both are two words (`maybeTraceablePtr`). The first is nil while the runtime looks for leaks;
+        // the second (`vu`) always holds the pointer.
         let always = field("elem.vu");
         let into = always.map_or(0, |always| always.saturating_sub(elem));
         Some(Fields {
@@ -135,7 +136,6 @@ impl Fields {
         })
     }
 
-    /// The bytes of the `sudog` at this address.
     fn range(&self, addr: u64) -> Range {
         Range { addr, len: self.size }
     }
@@ -157,19 +157,20 @@ impl Fields {
 #[derive(Clone, Copy, Debug)]
 struct Sudog {
     g: u64,
-    /// Neighbours in the queue of a channel or `sync.Cond`, children in the tree of semaphores.
+    /// The next in the queue of a channel or `sync.Cond`; a child in the tree of semaphores.
     next: u64,
+    /// The one before in the queue of a channel; the other child in the tree of semaphores.
     prev: u64,
-    /// What is sent or received; the address of the semaphore.
+    /// The address of the value that is sent or received, or of the semaphore.
     elem: u64,
-    /// The next `sudog` of the goroutine's select, or the next that waits for the semaphore.
+    /// The `sudog` of the goroutine's next select case, or the next waiter for the same semaphore.
     waitlink: u64,
+    /// The `hchan`; 0 for other waits.
     c: u64,
 }
 
-/// Reads each of `ranges`, at most 4 KiB each, and hands it over with its index. Those that cannot
-/// be read are left out; so is the rest when the target has ended. What `each` returns does not
-/// matter: it may end early with `?`.
+/// Reads each of `ranges`, at most [`MAX_LEN`] bytes each, and hands it to `each` with its index. Unreadable ones are
+/// left out, and all that follow when the target has ended. `each` returns an `Option` only so that it can use `?`.
 fn records(memory: &dyn Memory, ranges: &[Range], mut each: impl FnMut(usize, &[u8]) -> Option<()>) {
     let (mut buffer, mut whole) = (Vec::new(), Vec::new());
     let mut index = 0;
@@ -191,12 +192,12 @@ fn records(memory: &dyn Memory, ranges: &[Range], mut each: impl FnMut(usize, &[
     }
 }
 
-/// A memory as it was when a block of it was first asked for, for chains of small structs: the runtime takes them from
-/// the same few pages, so what lies around one is read with it.
+/// A cache of memory blocks for chains of small structs. The runtime allocates `sudog`s in the same few pages, so the
+/// neighbours are read with each. A block is as old as its first use.
 struct Blocks<'a> {
     memory: &'a dyn Memory,
     blocks: HashMap<u64, Option<Box<[u8]>>>,
-    /// What did not lie in one block.
+    /// Buffer for a record that crosses the border of a block or whose block is not mapped as a whole.
     other: Vec<u8>,
 }
 
@@ -205,7 +206,7 @@ impl<'a> Blocks<'a> {
         Blocks { memory, blocks: HashMap::new(), other: Vec::new() }
     }
 
-    /// The bytes of a stretch that is no longer than a block.
+    /// The bytes of a range that is no longer than a block.
     fn read(&mut self, range: Range) -> Option<&[u8]> {
         let start = range.addr - range.addr % BLOCK;
         let into = (range.addr - start) as usize;
@@ -222,7 +223,7 @@ impl<'a> Blocks<'a> {
             memory.read(start, &mut block).is_ok().then_some(block)
         });
         if there.is_none() {
-            // Not all of the block is mapped.
+            // The block is not mapped as a whole, but the record may be.
             return self.read_alone(range);
         }
         self.blocks.get(&start)?.as_deref()?.get(part)

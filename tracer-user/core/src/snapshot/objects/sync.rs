@@ -1,5 +1,5 @@
-//! Who waits at which semaphore or `sync.Cond` (`src/runtime/sema.go`), and what these belong to: the types of package
-//! `sync`.
+//! The semaphores and `sync.Cond`s that goroutines wait at (`src/runtime/sema.go`), and the types of package `sync`
+//! that they belong to.
 //!
 //! On 64-bit processors, Go 1.19 to 1.27 (`src/sync`): `Mutex { state, sema int32 }`,
 //! `RWMutex { w Mutex; writerSem, readerSem, readerCount, readerWait int32 }`,
@@ -18,31 +18,32 @@ const RWMUTEX_WRITER_SEM: u64 = 8;
 const RWMUTEX_READER_SEM: u64 = 12;
 const RWMUTEX_READER_COUNT: usize = 16;
 const WAITGROUP_SEMA: u64 = 8;
-/// The upper half of `WaitGroup.state`.
+/// Offset of the counter, the upper half of `WaitGroup.state`.
 const WAITGROUP_COUNTER: usize = 4;
-/// Offset of `Cond.notify`.
+/// Offset of `Cond.notify`, behind the two words of the interface `L`.
 const COND_NOTIFY: u64 = 16;
-/// `mutexLocked`.
+/// `mutexLocked`, the lowest bit of `Mutex.state`; the others count waiters and modes.
 const LOCKED: i32 = 1;
-/// `rwmutexMaxReaders`: what a writer takes off the count of readers.
+/// `rwmutexMaxReaders`, which a writer subtracts from `readerCount`: a negative count means a writer.
 const MAX_READERS: i32 = 1 << 30;
-/// Frames, from the innermost, among which the functions of `sync` are: `gopark`, `semacquire1`,
-/// `sync.runtime_Semacquire…`, then they.
+/// Frames, from the innermost, that are searched for a function of `sync`. It comes behind `gopark`, `semacquire1` and
+/// `sync.runtime_Semacquire…`.
 const FRAMES: usize = 12;
 
-/// Buckets of the table (`semTabSize`), and bytes between them, up to which it is believed.
+/// Most buckets of `semtable` (`semTabSize`, 251) and bytes from one to the next that are believed.
 const MAX_BUCKETS: u64 = 4096;
 const MAX_STRIDE: u64 = 4096;
-/// Walks of the table. What changes while it is walked can hide a part of it.
+/// Most walks of `semtable`. A tree that changes during a walk can hide a part of itself.
 const WALKS: usize = 3;
-/// `sudog`s that are looked at beyond the goroutines that are known to wait.
+/// `sudog`s that may be read beyond twice the number of goroutines that are known to wait.
 const MORE_SUDOGS: usize = 1 << 12;
-/// Bytes of the stack, from the innermost frame, that hold the frames of `gopark`,
-/// `notifyListWait` and `sync.(*Cond).Wait`: 0xf8 bytes in Go 1.19 to 1.25, more with `-race`.
+/// Bytes of the stack, from the innermost frame, that are searched for a `sync.Cond`. The frames of `gopark`,
+/// `notifyListWait` and `sync.(*Cond).Wait` have 0xf8 bytes in Go 1.19 to 1.25, more with `-race`.
 const WINDOW: u64 = 512;
-/// Goroutines whose stacks are looked at together.
+/// Goroutines whose stacks are searched together.
 const STACKS: usize = 16 << 10;
-/// Lowest address that may be mapped (`vm.mmap_min_addr` is no less on any usual system).
+/// Lowest address that counts as a pointer: the first page is never mapped (`vm.mmap_min_addr` is at least 4096 on any
+/// usual system).
 const LOWEST: u64 = 4096;
 
 /// A goroutine that waits at an address.
@@ -51,13 +52,13 @@ struct At {
     /// Index into [`Snapshot::goroutines`].
     goroutine: u32,
     sort: Sort,
-    /// Of the semaphore, or of `Cond.notify`.
+    /// Address of the semaphore, or of `Cond.notify`.
     addr: u64,
-    /// With which it is in the queue at `addr`.
+    /// The `sudog` with which the goroutine is in the queue.
     sudog: u64,
 }
 
-/// What an address that goroutines wait at belongs to.
+/// The type that a semaphore or list belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
     Mutex,
@@ -68,7 +69,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Bytes of it that tell how it stands.
+    /// Bytes from its start that [`Kind::state`] needs.
     fn len(self) -> usize {
         match self {
             Kind::Mutex => 4,
@@ -78,7 +79,7 @@ impl Kind {
         }
     }
 
-    /// How it stands; what `bytes` do not have counts as 0.
+    /// The state that its bytes say; missing bytes count as 0.
     fn state(self, bytes: &[u8]) -> ObjectKind {
         let number = |at| i32_at(bytes, at).unwrap_or(0);
         match self {
@@ -95,7 +96,7 @@ impl Kind {
     }
 }
 
-/// A kind, how far into it the address is, and what is wanted.
+/// A kind, the offset in it of the word that is waited at, and what the goroutine wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     kind: Kind,
@@ -104,7 +105,7 @@ struct Place {
 }
 
 const MUTEX: Place = Place { kind: Kind::Mutex, into: MUTEX_SEMA, wants: Wants::Lock };
-/// A writer that waits for another writer waits for the mutex that is the first field.
+/// A writer that waits for another writer: it waits for the mutex in the first field of the `RWMutex`.
 const WRITER_BEHIND: Place = Place { kind: Kind::RwMutex, into: MUTEX_SEMA, wants: Wants::Lock };
 const WRITER: Place = Place { kind: Kind::RwMutex, into: RWMUTEX_WRITER_SEM, wants: Wants::Lock };
 const READER: Place = Place { kind: Kind::RwMutex, into: RWMUTEX_READER_SEM, wants: Wants::RLock };
@@ -113,8 +114,9 @@ const COND: Place = Place { kind: Kind::Cond, into: COND_NOTIFY, wants: Wants::W
 const SEMAPHORE: Place = Place { kind: Kind::Semaphore, into: 0, wants: Wants::Wake };
 
 impl Place {
-    /// By the wait reason, and where that does not say enough, by the functions on the stack,
-    /// innermost first. Reasons of their own came with Go 1.20 for the locks, 1.24 for `WaitGroup`.
+    /// The place by the wait reason, and if that says too little, by the functions on the stack, innermost first. Locks
+    /// have reasons of their own since Go 1.20, `WaitGroup` since 1.24. `SyncMutexLock` may be the mutex in an
+    /// `RWMutex`.
     fn of<'a>(reason: WaitReason, functions: impl Iterator<Item = &'a str>) -> Place {
         match reason.outside_of_bubbles() {
             WaitReason::SyncRwMutexRLock => READER,
@@ -129,7 +131,7 @@ impl Place {
     fn on_stack<'a>(functions: impl Iterator<Item = &'a str>) -> Option<Place> {
         let mut place = None;
         for function in functions {
-            // Until Go 1.23 the mutex is in `sync` itself.
+            // Since Go 1.24 `sync.Mutex` wraps `internal/sync.Mutex`.
             let method = function.strip_prefix("internal/").unwrap_or(function).strip_prefix("sync.");
             match method {
                 Some("(*Mutex).lockSlow" | "(*Mutex).Lock") => place = Some(MUTEX),
@@ -147,8 +149,8 @@ impl Place {
 }
 
 impl Snapshot {
-    /// The object at an address, by its index for [`Wait::object`]: the address is that of its start,
-    /// or of a word in it that goroutines wait at (a semaphore, the list of a `sync.Cond`).
+    /// The index (as [`Wait::object`]) of the object at an address: its start, or a word in it that goroutines wait at
+    /// (a semaphore, the list of a `sync.Cond`).
     pub fn object_at(&self, addr: u64) -> Option<u32> {
         let is_in = |object: &Object| {
             addr.checked_sub(object.addr).is_some_and(|into| waited_at(&object.kind).contains(&into))
@@ -159,7 +161,7 @@ impl Snapshot {
     }
 }
 
-/// Offsets of the words that goroutines wait at, other than the first.
+/// Offsets of the words in an object that goroutines wait at, without offset 0.
 fn waited_at(kind: &ObjectKind) -> &'static [u64] {
     match kind {
         ObjectKind::Mutex { .. } => &[MUTEX_SEMA],
@@ -170,7 +172,7 @@ fn waited_at(kind: &ObjectKind) -> &'static [u64] {
     }
 }
 
-/// What the address belongs to that goroutines with this reason and stack wait at.
+/// The place at which goroutines with this wait reason and stack wait.
 fn place(view: &View, reason: u8, stack: &[Pc]) -> Place {
     let frames: Vec<_> = (stack.iter().take(FRAMES))
         .flat_map(|pc| view.binary.symbolize(pc.lookup().wrapping_sub(view.bias)))
@@ -178,7 +180,7 @@ fn place(view: &View, reason: u8, stack: &[Pc]) -> Place {
     Place::of(view.binary.wait_reasons().get(reason), frames.iter().map(|frame| frame.func))
 }
 
-/// Adds what the goroutines wait for that wait for something of package `sync`.
+/// Adds the objects of package `sync` to the snapshot, and to each goroutine what it waits for.
 pub(super) fn find(
     view: &View,
     globals: &Globals,
@@ -199,7 +201,7 @@ pub(super) fn find(
     add(view, &waits, snapshot);
 }
 
-/// Adds the objects that these addresses belong to. `waits` are in the order of goroutines.
+/// Adds the objects that these addresses belong to. `waits` ascend by goroutine.
 fn add(view: &View, waits: &[At], snapshot: &mut Snapshot) {
     let mut places = HashMap::new();
     let mut indices: HashMap<(u64, Kind), usize> = HashMap::new();
@@ -231,8 +233,8 @@ fn add(view: &View, waits: &[At], snapshot: &mut Snapshot) {
     });
 }
 
-/// Go 1.26 and later: `g.waiting` has the `sudog` of each wait, and that the address: of the
-/// semaphore, or of `Cond.notify`.
+/// Go 1.26 and later: `g.waiting` leads to the `sudog` of each wait, and its `elem` is the address of the semaphore or
+/// of `Cond.notify`.
 fn from_g(view: &View, fields: &Fields, waiting: &[Waiting], found: &mut Vec<At>) {
     let waiting: Vec<_> = (waiting.iter())
         .filter(|waiting| matches!(waiting.sort, Sort::Semaphore | Sort::Cond) && waiting.sudog != 0)
@@ -248,14 +250,14 @@ fn from_g(view: &View, fields: &Fields, waiting: &[Waiting], found: &mut Vec<At>
     });
 }
 
-/// Go up to 1.25: the table has a tree of addresses for each bucket, in which each address has a
-/// list of those that wait.
+/// Go up to 1.25: each bucket of `semtable` has a tree of semaphore addresses, and each address a list of waiters.
 fn from_table(view: &View, fields: &Fields, table: SemTable, waiting: &[Waiting], found: &mut Vec<At>) {
     let mut left: HashMap<u64, u32> = (waiting.iter())
         .filter(|waiting| waiting.sort == Sort::Semaphore)
         .map(|waiting| (waiting.g, waiting.goroutine))
         .collect();
-    // A treap is rotated while goroutines come and go: a subtree may be missed. Repeat while it finds more.
+    // The runtime rotates the treaps while goroutines come and go, so a walk may miss a subtree. Repeat while walks
+    // find more.
     for _ in 0..WALKS {
         let before = left.len();
         walk(view, fields, table, &mut left, found);
@@ -265,7 +267,7 @@ fn from_table(view: &View, fields: &Fields, table: SemTable, waiting: &[Waiting]
     }
 }
 
-/// Walks all trees once. Takes the goroutines it finds out of `left`.
+/// Walks all trees once and removes from `left` the goroutines that it finds. `None`: the table cannot be read.
 fn walk(
     view: &View,
     fields: &Fields,
@@ -288,6 +290,7 @@ fn walk(
         let Some(sudog) = blocks.read(fields.range(addr)).and_then(|bytes| fields.decode(bytes)) else {
             continue;
         };
+        // A semaphore is a uint32: another address is no semaphore, and the `sudog` is stale.
         if sudog.elem != 0
             && sudog.elem % 4 == 0
             && let Some(goroutine) = left.remove(&sudog.g)
@@ -299,9 +302,9 @@ fn walk(
     Some(())
 }
 
-/// Go up to 1.25: the list of a `sync.Cond` (`runtime.notifyList`) can only be found from the stack of a goroutine that
-/// waits, where `sync.(*Cond).Wait` and `notifyListWait` keep its address or that of the `Cond`. That a word of the
-/// stack is one of these the list itself proves: the goroutine is in it.
+/// Go up to 1.25: the list of a `sync.Cond` (`runtime.notifyList`) is found only from the stack of a waiting goroutine,
+/// where `sync.(*Cond).Wait` and `notifyListWait` keep the address of the list or of the `Cond`. Every word of the
+/// stack is tried; the list itself proves the right one, because the goroutine is in it.
 fn from_stacks(view: &View, fields: &Fields, waiting: &[Waiting], found: &mut Vec<At>) {
     let waiting: Vec<_> = waiting.iter().filter(|waiting| waiting.sort == Sort::Cond).collect();
     let mut search = Search {
@@ -312,7 +315,7 @@ fn from_stacks(view: &View, fields: &Fields, waiting: &[Waiting], found: &mut Ve
         found,
     };
     for batch in waiting.chunks(STACKS) {
-        // Those that were found with another goroutine's list need no search.
+        // A list that was found for one goroutine has all others that wait at it, so those need no search.
         let batch: Vec<_> = batch.iter().filter(|waiting| search.left.contains_key(&waiting.g)).collect();
         let window = |waiting: &&&&Waiting| {
             let len = waiting.stack_end.saturating_sub(waiting.sp).min(WINDOW);
@@ -337,7 +340,7 @@ fn from_stacks(view: &View, fields: &Fields, waiting: &[Waiting], found: &mut Ve
     }
 }
 
-/// Which of these addresses may be lists in which goroutines wait, with their first `sudog`.
+/// The addresses among `candidates` that may be `notifyList`s with waiters, each with the first `sudog`.
 fn lists(view: &View, candidates: &[u64]) -> Vec<(u64, u64)> {
     let field = |name| view.binary.layout().field("notifyList", name).filter(|at| *at < 1024);
     let mut lists = Vec::new();
@@ -349,7 +352,8 @@ fn lists(view: &View, candidates: &[u64]) -> Vec<(u64, u64)> {
     };
     let ranges: Vec<_> = candidates.iter().map(|addr| Range { addr: *addr, len: size }).collect();
     records(view.memory, &ranges, |at, bytes| {
-        // Tickets are numbered; `wait` is the next one's, `notify` the next to be woken.
+        // Waiters draw tickets: `wait` is the next number to draw, `notify` the next to wake. The difference is the
+        // number of waiters, also when the counters wrap around.
         let waiters = u32_at(bytes, wait)?.wrapping_sub(u32_at(bytes, notify)?);
         let (head, tail) = (u64_at(bytes, head)?, u64_at(bytes, tail)?);
         let pointer = |word: u64| word >= LOWEST && word.is_multiple_of(8);
@@ -363,23 +367,24 @@ fn lists(view: &View, candidates: &[u64]) -> Vec<(u64, u64)> {
 
 struct Search<'a> {
     fields: &'a Fields,
-    /// Goroutines whose list was not found yet, by the address of their `g`.
+    /// By address of the `g`, the goroutines whose list was not found yet.
     left: HashMap<u64, u32>,
-    /// `sudog`s that may still be looked at.
+    /// Number of `sudog`s that may still be read, in all lists together.
     steps: usize,
     blocks: Blocks<'a>,
     found: &'a mut Vec<At>,
 }
 
 impl Search<'_> {
-    /// Goes along a list from its first `sudog`.
+    /// Follows a list from its first `sudog` and notes the waiting goroutines in it.
     fn follow(&mut self, list: u64, head: u64) {
         let mut next = head;
         while next != 0 && self.steps > 0 {
             self.steps -= 1;
             let bytes = self.blocks.read(self.fields.range(next));
             let Some(sudog) = bytes.and_then(|bytes| self.fields.decode(bytes)) else { break };
-            // In this queue it has neither; others are for a channel or a semaphore.
+            // A `sudog` in a `notifyList` has neither; one with a channel or a semaphore means that this is no such
+            // list.
             if sudog.c != 0 || sudog.elem != 0 {
                 break;
             }

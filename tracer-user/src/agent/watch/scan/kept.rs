@@ -12,8 +12,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// The most goroutines that are kept: those with the lowest goids, which are the oldest. The ages of the others begin
-/// anew.
+/// The most goroutines that are kept: those with the lowest goids, which tend to be the oldest. The ages of the others
+/// begin anew.
 pub(super) const MAX_GOROUTINES: usize = 1 << 16;
 /// The most creation sites that are kept, the largest ones.
 const MAX_SITES: usize = 2048;

@@ -1,10 +1,10 @@
-//! Prologues of real binaries, and made-up ones for what those do not show.
+//! Prologues of real binaries of every release, and made-up ones for cases that those do not show.
 
 use super::*;
 
-/// Version, function, offset and instruction of the place, and the bytes up to the function's
-/// first branch behind the stack check. From `go build` of each release for linux/amd64; offsets
-/// and instructions by GNU objdump.
+/// Version, function, offset and instruction of the place, and the bytes up to the first branch of the function
+/// behind the stack check. The bytes are from `go build` of each release for linux/amd64, offsets and instructions
+/// from GNU objdump.
 const REAL: &[(&str, &str, u64, &str, &str)] = &[
     (
         "1.19.8",
