@@ -3,8 +3,12 @@
 //! Names, paths and labels come from targets and may hold anything: what shows them must escape them. Totals
 //! only rise while a target lives. All tables are bounded.
 
-use serde::{Deserialize, Serialize};
-use sfgi_core::{event::Mode, leaks::LeakView, names::Site};
+use serde::{Deserialize, Serialize, Serializer};
+use sfgi_core::{
+    event::Mode,
+    leaks::{AsJson, LeakView},
+    names::Site,
+};
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// One moment of the agent. Metrics, the API and alerts read nothing else.
@@ -40,10 +44,16 @@ pub struct NodePicture {
     pub scan_failures: u64,
     /// Scans that should have begun by now and have not, for want of budget.
     pub scans_waiting: u64,
+    /// When the last scan ended well: nanoseconds since 1970; 0: none has yet.
+    pub last_scan_unix_ns: u64,
+    /// Workers whose target does not answer now.
+    pub workers_hanging: u64,
+    /// Workers that were ended because their target did not answer.
+    pub workers_hung: u64,
     /// The interval that is wanted, and the mean pause between two scans of a target of late, seconds; the
     /// latter is 0 until a target has been scanned twice.
     pub interval_seconds: (f64, f64),
-    /// Parsed binaries in memory: targets that run the same binary share one.
+    /// Different programs that the targets execute.
     pub binaries: u64,
     /// Changes of a mode, for the budget or because another was wanted.
     pub mode_changes: u64,
@@ -95,6 +105,7 @@ pub struct ProcessPicture {
     /// The last scan; `None`: no scan has ended yet.
     pub scan: Option<Arc<Scan>>,
     /// Leaked goroutines, as of the last look for them; the surest first.
+    #[serde(serialize_with = "leaks")]
     pub leaks: Arc<[LeakView]>,
     /// When that look ended: nanoseconds since 1970; 0: there was no look yet.
     pub leaks_unix_ns: u64,
@@ -114,6 +125,10 @@ pub struct ProcessPicture {
     /// What the next agent needs to know of the target, for [`super::start`]: bytes that only the core can read.
     #[serde(skip)]
     pub kept: Option<Arc<[u8]>>,
+}
+
+fn leaks<S: Serializer>(leaks: &[LeakView], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(leaks.iter().map(AsJson))
 }
 
 /// Names one run of one program: the kernel uses a PID again, but not with the same start time.
@@ -209,6 +224,15 @@ pub struct Top {
     pub other: u64,
     /// Number of places without a row; 0: `rows` is complete.
     pub other_sites: u64,
+}
+
+impl Top {
+    /// Counts all but the first `rows` together.
+    pub(super) fn shorten(&mut self, rows: usize) {
+        let left_out = self.rows.split_off(rows.min(self.rows.len()));
+        self.other += left_out.iter().map(|row| row.count).sum::<u64>();
+        self.other_sites += left_out.len() as u64;
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,12 +5,13 @@ use crate::{
     agent::{
         Handle, Request,
         config::{Config, Overrides},
+        launcher::{self, Launcher},
         services::Opened,
     },
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(ClapArgs)]

@@ -112,14 +112,14 @@ impl Counts {
 }
 
 /// How long a goroutine has been waiting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Age {
     pub ns: u64,
     pub measure: Measure,
 }
 
 /// How far to trust an age.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Measure {
     /// Our looks saw it wait for so long; it may have begun earlier.
     #[default]

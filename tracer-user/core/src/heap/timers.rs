@@ -41,7 +41,7 @@ pub struct TimerSite {
 }
 
 /// Kinds of timers of package `time`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TimerKind {
     /// `time.NewTicker`, `time.Tick`: sends again and again.
     Ticker,

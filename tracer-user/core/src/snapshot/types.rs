@@ -115,7 +115,7 @@ pub struct Wait {
 }
 
 /// What a goroutine wants of the object that it waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Wants {
     /// To receive from the channel.
     Receive,
@@ -132,7 +132,7 @@ pub enum Wants {
 }
 
 /// Something that goroutines wait for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
     /// Address of the `hchan`, `sync.Mutex`, `sync.RWMutex`, `sync.WaitGroup` or `sync.Cond`; of the semaphore's word
     /// if it belongs to none of these.
@@ -144,7 +144,7 @@ pub struct Object {
 }
 
 /// The type of an object, and its state as its memory says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ObjectKind {
     /// A channel (`runtime.hchan`).
     Channel {

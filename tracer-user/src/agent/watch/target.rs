@@ -75,6 +75,11 @@ impl TargetSpec {
     pub(crate) fn pid(&self) -> u32 {
         self.id.pid
     }
+
+    /// Equal for targets that execute copies of one build.
+    pub(crate) fn build(&self) -> impl Eq + std::hash::Hash + use<> {
+        self.program.build()
+    }
 }
 
 /// A target as a worker has it: found again and held on to.
