@@ -18,8 +18,9 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg,
+        socketpair,
     },
     process::{Pid, Signal, WaitOptions, getppid, kill_process, set_parent_process_death_signal, setsid},
 };
@@ -66,7 +67,10 @@ pub(crate) struct Ended {
 /// What the server learns of its workers.
 #[derive(Debug)]
 pub(crate) enum Report {
-    Started { pid: u32, socket: UnixStream },
+    Started {
+        pid: u32,
+        socket: UnixStream,
+    },
     /// None could be started, and why.
     Refused(String),
     Ended(Ended),
@@ -188,6 +192,8 @@ fn fork() -> io::Result<Child> {
 
 /// Ends a forked child without running what its parent had registered for its own end.
 fn exit(code: ExitCode) -> ! {
+    // A pipe that nobody reads any more is no reason not to end.
+    let _ = io::Write::flush(&mut io::stdout());
     // SAFETY: takes no pointer.
     unsafe { libc::_exit(if code == ExitCode::SUCCESS { 0 } else { 1 }) }
 }
@@ -222,7 +228,11 @@ impl Signals {
                 return Err(io::Error::last_os_error());
             }
             let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
-            if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(Signals { fd: OwnedFd::from_raw_fd(fd) }) }
+            if fd < 0 {
+                Err(io::Error::last_os_error())
+            } else {
+                Ok(Signals { fd: OwnedFd::from_raw_fd(fd) })
+            }
         }
     }
 
@@ -254,8 +264,7 @@ pub fn run(
     reload: impl Fn() -> Option<std::sync::Arc<Config>>,
     server: impl FnOnce(Launcher) -> ExitCode,
 ) -> io::Result<ExitCode> {
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let signals = Signals::block()?;
     let server = match fork()? {
         Child::Is => {

@@ -5,6 +5,7 @@ use crate::{
     heap::{Facts, Look, Observed},
     snapshot::Goroutine,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// Looks that are kept unless the caller says otherwise.

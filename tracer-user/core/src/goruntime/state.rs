@@ -1,7 +1,7 @@
 //! The states of a goroutine, under Go's names.
 
-use std::fmt;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use tracer_common::status;
 
 /// What a goroutine is doing: `g.atomicstatus` without the scan bit (`src/runtime/runtime2.go`).

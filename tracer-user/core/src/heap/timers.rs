@@ -12,6 +12,7 @@ use crate::binary::bytes::{u32_at, u64_at};
 use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 
 /// Most timers that are read, of all `p`s together; then how many are read together.
 const MAX_TIMERS: u64 = 1 << 22;

@@ -3,6 +3,7 @@
 use crate::event::Birth;
 use crate::goruntime::State;
 use crate::memory::Fault;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// All goroutines of a target as its memory showed them, read without stopping it.

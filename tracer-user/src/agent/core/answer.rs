@@ -45,7 +45,9 @@ impl Core {
                     state.ask_detail(&why);
                 }
             }
-            Request::Profile { pid, kind: Profile::Block(seconds), answer } => self.block_profile(pid, seconds, answer),
+            Request::Profile { pid, kind: Profile::Block(seconds), answer } => {
+                self.block_profile(pid, seconds, answer)
+            }
             Request::Profile { pid, kind, answer } => self.ask(pid, answer, Ask::Profile(kind)),
             Request::Goroutines { pid, filter, form, answer } => {
                 self.ask(pid, answer, Ask::Goroutines { filter: filter.into(), form });
@@ -109,7 +111,9 @@ impl Core {
                     (Ok(()), Ok(Err(error))) => {
                         Err(Refusal::Failed(format!("cannot write {}: {error}", file.display())))
                     }
-                    (Ok(()), Err(_)) => Err(Refusal::Failed("writing it failed inside sfgi, which is a bug".to_owned())),
+                    (Ok(()), Err(_)) => {
+                        Err(Refusal::Failed("writing it failed inside sfgi, which is a bug".to_owned()))
+                    }
                 };
                 let _ = answer.send(made);
             });
@@ -124,7 +128,10 @@ impl Core {
         self.follow(pid, Stream::Block, seconds, false, pieces, Box::new(|| {}), done);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is one thing of a stream; a struct of them would be used here alone")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one thing of a stream; a struct of them would be used here alone"
+    )]
     fn follow(
         &mut self,
         pid: u32,
@@ -198,8 +205,6 @@ pub(super) fn scanned(leaks: &Leaks) -> Scanned {
         leaks.groups.iter().filter(|group| group.verdict > Verdict::Suspect && !group.goids.is_empty());
     Scanned { scanned: leaks.scanned, leaked: sure.map(|group| group.count).sum() }
 }
-<<<<<<< HEAD
-=======
 
 /// Puts the pieces of a document together. Returns where they go, and where it is said how the document ended.
 fn collect(pid: u32, answer: Answer<Bytes>) -> (mpsc::Sender<Bytes>, oneshot::Sender<Result<(), Failure>>) {
@@ -209,7 +214,8 @@ fn collect(pid: u32, answer: Answer<Bytes>) -> (mpsc::Sender<Bytes>, oneshot::Se
         let mut document = Vec::new();
         while let Some(piece) = receiver.recv().await {
             if document.len() + piece.len() > MAX_DOCUMENT {
-                let why = format!("the answer has more than {} MiB: ask for less at a time", MAX_DOCUMENT >> 20);
+                let why =
+                    format!("the answer has more than {} MiB: ask for less at a time", MAX_DOCUMENT >> 20);
                 let _ = answer.send(Err(Refusal::Failed(why)));
                 return;
             }
@@ -236,7 +242,7 @@ fn refusal(pid: u32, failure: Failure) -> Refusal {
 impl From<Filter> for WireFilter {
     fn from(filter: Filter) -> WireFilter {
         let Filter { states, reason, func, older, goids, system, skip, limit } = filter;
-        let func = func.map(|func| func.as_str().to_owned());
+        let [reason, func] = [reason, func].map(|pattern| pattern.map(|pattern| pattern.as_str().to_owned()));
         WireFilter { states, reason, func, older, goids, system, skip, limit }
     }
 }

@@ -12,8 +12,8 @@ use super::{
     picture::{NodePicture, Picture, ProcessId, Seen},
     request::Request,
     watch::{
-        Again, Ask, Bucket, End, Failure, Lost, Patience, Pool, PoolNews, ProbeAsk, ProbeSaid, Sweeper, Swept,
-        TargetSpec, Task, rss_bytes, scan, trim,
+        Again, Ask, Bucket, End, Failure, Lost, Patience, Pool, PoolNews, ProbeAsk, ProbeSaid, Sweeper,
+        Swept, TargetSpec, Task, rss_bytes, scan, trim,
     },
 };
 use answer::{Trigger, scanned};
@@ -183,18 +183,18 @@ impl Core {
                 Some(Lost::Sweeper) => self.pool.sweep(self.skipped.iter().copied().collect()),
                 Some(Lost::Prober { hung }) => self.prober_lost(hung),
             },
-            PoolNews::Swept { said: Sweeper::Swept(swept), .. } => self.swept(swept),
-            PoolNews::Swept { said: Sweeper::Stuck(pid), .. } => {
+            PoolNews::Swept(Sweeper::Swept(swept)) => self.swept(swept),
+            PoolNews::Swept(Sweeper::Stuck(pid)) => {
                 self.skipped.insert(pid);
                 self.complain(format!("PID {pid}: its executable cannot be read in time; it is left alone"));
             }
-            PoolNews::Probed { said: ProbeSaid::News { number, news }, .. } => {
+            PoolNews::Probed(ProbeSaid::News { number, news }) => {
                 if let Some(id) = self.sessions.get(&number).copied() {
                     self.probe_news(id, news);
                 }
             }
             // The prober follows no stream.
-            PoolNews::Probed { .. } => {}
+            PoolNews::Probed(_) => {}
             PoolNews::Lost { pid, hangs } => self.pool.lost(pid, hangs),
             PoolNews::Free { pid, socket, used, hangs, end } => self.pool.free(pid, socket, used, hangs, end),
         }
@@ -277,7 +277,9 @@ impl Core {
         self.bucket.settle(cost);
         let mut result = match result {
             Ok(End::Told(told)) => Ok(told),
-            Ok(End::Done | End::Failed(_)) => Err(Failure::Other("its reader answered something else".to_owned())),
+            Ok(End::Done | End::Failed(_)) => {
+                Err(Failure::Other("its reader answered something else".to_owned()))
+            }
             Err(failure) => Err(failure),
         };
         // Memory of the server: whoever starts many programs with long names must not decide how much it takes.
@@ -344,14 +346,17 @@ impl Core {
             .collect();
         due.sort_by(|one, other| other.2.total_cmp(&one.2));
         for (pid, work, late) in due {
-            if !self.bucket.has_left() && !late.is_infinite() || (work == Work::Look && looks >= LOOKS_AT_ONCE) {
+            if !self.bucket.has_left() && !late.is_infinite()
+                || (work == Work::Look && looks >= LOOKS_AT_ONCE)
+            {
                 continue;
             }
             let Some(state) = self.targets.get(&pid) else { continue };
             let (target, last, unproven) = (Arc::clone(&state.target), state.reader, state.unproven);
             // Those of a user whose programs hold the workers wait; the next in line is not held up by them.
             let Some(reader) = self.pool.reader_for(&target, last, unproven, late >= LATE) else { continue };
-            looks += usize::from(work == Work::Look && self.start(pid, work, reader));
+            let started = self.start(pid, work, reader);
+            looks += usize::from(started && work == Work::Look);
         }
     }
 
@@ -432,7 +437,8 @@ impl Core {
                 self.config.scan.interval.as_secs_f64(),
                 if number == 0 { 0.0 } else { sum / number as f64 },
             ),
-            binaries: self.targets.values().map(|state| state.target.build()).collect::<HashSet<_>>().len() as u64,
+            binaries: self.targets.values().map(|state| state.target.build()).collect::<HashSet<_>>().len()
+                as u64,
             workers_hanging: self.pool.silent(),
             workers_hung: self.pool.hung(),
             errors: self.errors.iter().cloned().collect(),

@@ -273,7 +273,9 @@ impl Probes {
     pub(super) fn session(&self) -> Option<u64> {
         match self.stage {
             Stage::None => None,
-            Stage::Attaching(number) | Stage::Standing(number, _) | Stage::Removing(number, _) => Some(number),
+            Stage::Attaching(number) | Stage::Standing(number, _) | Stage::Removing(number, _) => {
+                Some(number)
+            }
         }
     }
 

@@ -48,8 +48,8 @@ pub(super) fn goroutines(
     let mut names = Names::new(Arc::clone(&opened.binary), opened.bias, &snapshot);
     let choice = Choice {
         states: filter.states.clone(),
-        reason: filter.reason.clone(),
-        func: filter.func.as_deref().map(Regex::new).transpose().map_err(failed)?,
+        reason: compiled(filter.reason.as_deref())?,
+        func: compiled(filter.func.as_deref())?,
         older_ns: u64::try_from(filter.older.as_nanos()).unwrap_or(u64::MAX),
         goids: filter.goids.iter().copied().collect(),
         object: None,
@@ -81,7 +81,9 @@ pub(super) fn goroutines(
                     traceback.write(&mut *out, goroutine).map_err(failed)?;
                 }
             } else {
-                JsonDump::new(&mut *out, &snapshot, &mut names).goroutines(&about, &chosen).map_err(failed)?;
+                JsonDump::new(&mut *out, &snapshot, &mut names)
+                    .goroutines(&about, &chosen)
+                    .map_err(failed)?;
             }
         }
     }
@@ -127,6 +129,10 @@ pub(super) fn profile(
         }
     }
     out.flush().map_err(failed)
+}
+
+fn compiled(pattern: Option<&str>) -> Result<Option<Regex>, Failure> {
+    pattern.map(Regex::new).transpose().map_err(failed)
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {

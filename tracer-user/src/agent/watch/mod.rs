@@ -19,5 +19,7 @@ pub(super) use budget::{Bucket, Pace, Reading, Step};
 pub(super) use pool::{Following, Lost, Patience, Pool, PoolNews, Task, rss_bytes};
 pub(super) use prober::{Figures, News, Spent};
 pub(super) use target::TargetSpec;
-pub(super) use wire::{Again, Ask, End, Failure, ProbeAsk, ProbeSaid, Role, Stream, Sweeper, Swept, WireFilter};
-pub(super) use worker::{few_heaps, trim, work};
+pub(super) use wire::{
+    Again, Ask, End, Failure, ProbeAsk, ProbeSaid, Role, Stream, Sweeper, Swept, WireFilter,
+};
+pub(super) use worker::{trim, work};

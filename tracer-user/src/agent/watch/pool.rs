@@ -13,12 +13,15 @@ use crate::agent::{
     watch::target::TargetSpec,
 };
 use bytes::Bytes;
-use sfgi_core::budget;
+use sfgi_core::{budget, clock};
 use std::{
     collections::{BTreeMap, VecDeque},
     fs, io,
     os::unix::net::UnixStream as StdStream,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -39,8 +42,6 @@ const MAX_WAITING: usize = 8;
 const LONGEST: Duration = Duration::from_secs(180);
 /// How long a client may leave a piece of its document unread.
 const UNREAD: Duration = Duration::from_secs(30);
-/// Pieces of a document that wait for a client.
-const PIECES: usize = 8;
 /// Jobs after which a reader is replaced: whatever leaked or fragmented in it is gone with it.
 const JOBS: u32 = 10_000;
 /// What a process needs beside what it allocates: stacks, page tables, the pages of the program that it alone touches.
@@ -65,12 +66,21 @@ enum Lane {
 #[derive(Debug)]
 pub(crate) enum PoolNews {
     Report(Report),
-    Swept { pid: u32, said: Sweeper },
-    Probed { pid: u32, said: ProbeSaid },
+    Swept(Sweeper),
+    Probed(ProbeSaid),
     /// It said something that is no message, or fell silent.
-    Lost { pid: u32, hangs: bool },
+    Lost {
+        pid: u32,
+        hangs: bool,
+    },
     /// A reader has done its job, and its socket is free again.
-    Free { pid: u32, socket: Option<UnixStream>, used: u64, hangs: bool, end: Option<Box<End>> },
+    Free {
+        pid: u32,
+        socket: Option<UnixStream>,
+        used: u64,
+        hangs: bool,
+        end: Option<Box<End>>,
+    },
 }
 
 type Tell = Arc<dyn Fn(PoolNews) + Send + Sync>;
@@ -112,12 +122,39 @@ enum Purpose {
 /// What a worker does.
 enum State {
     Idle(UnixStream),
-    Busy { about: ProcessId, uid: u32, unproven: bool, done: Option<Done>, limit: u64 },
+    Busy {
+        about: ProcessId,
+        uid: u32,
+        unproven: bool,
+        done: Option<Done>,
+        limit: u64,
+        /// When it said something last, on the monotonic clock.
+        heard: Heard,
+    },
     /// Its messages come by themselves; frames for it go here.
     Talks(mpsc::UnboundedSender<Vec<u8>>),
-    Follows { for_alert: bool },
+    Follows {
+        for_alert: bool,
+    },
     /// It is being killed; the core hears of it when it has ended.
-    Dying { why: Failure, done: Option<Done> },
+    Dying {
+        why: Failure,
+        done: Option<Done>,
+    },
+}
+
+/// When a worker said something last, shared with the task that listens to it. Relaxed: it guards no data.
+#[derive(Clone, Default)]
+struct Heard(Arc<AtomicU64>);
+
+impl Heard {
+    fn now(&self) {
+        self.0.store(clock::now(), Ordering::Relaxed);
+    }
+
+    fn ago(&self) -> Duration {
+        Duration::from_nanos(clock::now().saturating_sub(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 struct Worker {
@@ -160,6 +197,8 @@ pub(crate) struct Pool {
     workers: BTreeMap<u32, Worker>,
     /// In the order in which the launcher was asked.
     ordered: VecDeque<Purpose>,
+    /// Frames for a prober that is ordered and not there yet.
+    unsent: Vec<Vec<u8>>,
     /// Requests that wait for a worker.
     waiting: VecDeque<Task>,
     /// CPU time of workers that have ended, nanoseconds.
@@ -183,7 +222,8 @@ impl Pool {
             }
         })?;
         let (workers, ordered, waiting) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
-        Ok(Pool { launcher, tell, patience, memory, workers, ordered, waiting, ended_cpu_ns: 0, hung: 0 })
+        let (unsent, ended_cpu_ns, hung) = (Vec::new(), 0, 0);
+        Ok(Pool { launcher, tell, patience, memory, workers, ordered, unsent, waiting, ended_cpu_ns, hung })
     }
 
     /// Bytes for the server itself.
@@ -213,14 +253,28 @@ impl Pool {
         self.memory.saturating_sub(fixed + granted)
     }
 
-    /// Workers that were ended because they hung, ever; and how many are silent by more than half their patience now.
+    /// Workers that were ended because they hung, ever.
     pub(crate) fn hung(&self) -> u64 {
         self.hung
     }
 
-    /// All readers for scans are busy with targets that may be hostile, and none is left for others.
-    pub(crate) fn busy(&self) -> usize {
-        self.readers(Lane::Scans).filter(|worker| matches!(worker.state, State::Busy { .. })).count()
+    /// Workers that have been silent for more than half of what they may.
+    pub(crate) fn silent(&self) -> u64 {
+        let half = self.patience.silence / 2;
+        let silent =
+            |worker: &&Worker| matches!(&worker.state, State::Busy { heard, .. } if heard.ago() > half);
+        self.workers.values().filter(silent).count() as u64
+    }
+
+    /// Ends the prober, because a session of it hangs.
+    pub(crate) fn end_prober(&mut self) {
+        let prober = self.workers.iter().find(|(_, worker)| {
+            worker.purpose == Kind::Prober && !matches!(worker.state, State::Dying { .. })
+        });
+        if let Some(pid) = prober.map(|(pid, _)| *pid) {
+            self.hung += 1;
+            self.kill(pid, Failure::Hangs);
+        }
     }
 
     fn readers(&self, lane: Lane) -> impl Iterator<Item = &Worker> {
@@ -228,7 +282,13 @@ impl Pool {
     }
 
     /// The reader for a scan of this target, if it may begin now; `last` is the one that scanned it last, and knows it.
-    pub(crate) fn reader_for(&mut self, target: &TargetSpec, last: Option<u32>, unproven: bool, late: bool) -> Option<u32> {
+    pub(crate) fn reader_for(
+        &mut self,
+        target: &TargetSpec,
+        last: Option<u32>,
+        unproven: bool,
+        late: bool,
+    ) -> Option<u32> {
         let busy: Vec<(u32, bool)> = self
             .readers(Lane::Scans)
             .filter_map(|worker| match worker.state {
@@ -249,7 +309,10 @@ impl Pool {
                 return None;
             }
         }
-        let found = self.workers.iter().find(|(_, worker)| worker.purpose == Kind::Reader(Lane::Scans) && idle(worker));
+        let found = self
+            .workers
+            .iter()
+            .find(|(_, worker)| worker.purpose == Kind::Reader(Lane::Scans) && idle(worker));
         let found = found.map(|(pid, _)| *pid);
         if found.is_none() {
             self.order_reader(Lane::Scans, READERS);
@@ -257,13 +320,9 @@ impl Pool {
         found
     }
 
-    /// Whether this reader is still there, and knows what it has read.
-    pub(crate) fn knows(&self, pid: u32) -> bool {
-        self.workers.get(&pid).is_some_and(|worker| !worker.old)
-    }
-
     fn order_reader(&mut self, lane: Lane, most: usize) {
-        let ordered = self.ordered.iter().filter(|one| matches!(one, Purpose::Read(other) if *other == lane)).count();
+        let ordered =
+            self.ordered.iter().filter(|one| matches!(one, Purpose::Read(other) if *other == lane)).count();
         let there = self.readers(lane).filter(|worker| !worker.old).count();
         if ordered + there < most {
             self.order(Role::Reader, Purpose::Read(lane));
@@ -282,18 +341,20 @@ impl Pool {
         self.order(Role::Sweeper { skipped }, Purpose::Sweep);
     }
 
-    /// Sends frames to the sweeper or the prober. `false`: there is none yet.
-    pub(crate) fn send_sweeper(&self, again: &wire::Again) -> bool {
-        self.send(Kind::Sweeper, again)
+    /// Sends a frame to the sweeper. Where there is none, the next one looks at all processes anyway.
+    pub(crate) fn send_sweeper(&self, again: &wire::Again) {
+        self.send(Kind::Sweeper, again);
     }
 
-    /// As [`Pool::send_sweeper`]; where there is no prober, one is ordered.
-    pub(crate) fn send_prober(&mut self, ask: &ProbeAsk) -> bool {
-        let sent = self.send(Kind::Prober, ask);
-        if !sent && !self.ordered.iter().any(|one| matches!(one, Purpose::Probe)) {
+    /// Sends a frame to the prober; where there is none, one is ordered, and gets it.
+    pub(crate) fn send_prober(&mut self, ask: &ProbeAsk) {
+        if self.send(Kind::Prober, ask) || matches!(ask, ProbeAsk::Stop { .. }) {
+            return;
+        }
+        self.unsent.extend(wire::frame(ask));
+        if !self.ordered.iter().any(|one| matches!(one, Purpose::Probe)) {
             self.order(Role::Prober { limit: self.share(SIXTEENTHS_PROBER) }, Purpose::Probe);
         }
-        sent
     }
 
     fn send(&self, kind: Kind, message: &impl serde::Serialize) -> bool {
@@ -352,12 +413,12 @@ impl Pool {
             if task.pieces.as_ref().is_some_and(mpsc::Sender::is_closed) {
                 continue;
             }
-            let same = |worker: &Worker| {
-                matches!(&worker.state, State::Busy { about, .. } if *about == task.target.id)
-            };
+            let same = |worker: &Worker| matches!(&worker.state, State::Busy { about, .. } if *about == task.target.id);
             let of_target = self.readers(Lane::Requests).filter(|worker| same(worker)).count();
             let idle = self.workers.iter().find(|(_, worker)| {
-                worker.purpose == Kind::Reader(Lane::Requests) && matches!(worker.state, State::Idle(_)) && !worker.old
+                worker.purpose == Kind::Reader(Lane::Requests)
+                    && matches!(worker.state, State::Idle(_))
+                    && !worker.old
             });
             let idle = idle.map(|(pid, _)| *pid);
             let limit = if task.limit == 0 { self.usual() } else { task.limit.min(self.most()) };
@@ -379,12 +440,22 @@ impl Pool {
     fn begin(&mut self, pid: u32, limit: u64, task: Task) {
         let Some(worker) = self.workers.get_mut(&pid) else { return (task.done)(Err(Failure::Hangs)) };
         let Task { target, ask, unproven, pieces, done, .. } = task;
-        let busy = State::Busy { about: target.id, uid: target.uid, unproven, done: Some(done), limit };
+        let heard = Heard::default();
+        heard.now();
+        let busy = State::Busy {
+            about: target.id,
+            uid: target.uid,
+            unproven,
+            done: Some(done),
+            limit,
+            heard: heard.clone(),
+        };
         let State::Idle(socket) = std::mem::replace(&mut worker.state, busy) else { return };
         worker.grant = limit + OVERHEAD;
         worker.jobs += 1;
         let (tell, silence) = (Arc::clone(&self.tell), self.patience.silence);
-        tokio::spawn(async move { tell(converse(pid, socket, Job { target, limit, ask }, pieces, silence).await) });
+        let job = Job { target, limit, ask };
+        tokio::spawn(async move { tell(converse(pid, socket, job, pieces, silence, &heard).await) });
     }
 
     /// Follows a target with a worker of its own.
@@ -447,12 +518,15 @@ impl Pool {
         let (tell, silence) = (Arc::clone(&self.tell), self.patience.silence);
         let (kind, state, grant) = match purpose {
             Purpose::Sweep => {
-                let to = talk(pid, socket, silence, tell, |pid, said| PoolNews::Swept { pid, said });
+                let to = talk(pid, socket, silence, tell, PoolNews::Swept);
                 (Kind::Sweeper, State::Talks(to), self.share(SIXTEENTHS_SWEEPER))
             }
             Purpose::Probe => {
                 // Sessions beat each half second, but there may be none.
-                let to = talk(pid, socket, Duration::MAX, tell, |pid, said| PoolNews::Probed { pid, said });
+                let to = talk(pid, socket, Duration::MAX, tell, PoolNews::Probed);
+                for frame in self.unsent.drain(..) {
+                    let _ = to.send(frame);
+                }
                 (Kind::Prober, State::Talks(to), self.share(SIXTEENTHS_PROBER) + OVERHEAD)
             }
             Purpose::Read(lane) => (Kind::Reader(lane), State::Idle(socket), OVERHEAD),
@@ -470,7 +544,14 @@ impl Pool {
     }
 
     /// A reader has done its job.
-    pub(crate) fn free(&mut self, pid: u32, socket: Option<UnixStream>, used: u64, hangs: bool, end: Option<Box<End>>) {
+    pub(crate) fn free(
+        &mut self,
+        pid: u32,
+        socket: Option<UnixStream>,
+        used: u64,
+        hangs: bool,
+        end: Option<Box<End>>,
+    ) {
         let Some(worker) = self.workers.get_mut(&pid) else { return };
         let State::Busy { done, limit, .. } = &mut worker.state else { return };
         let (done, limit) = (done.take(), *limit);
@@ -529,7 +610,9 @@ impl Pool {
         let hung = matches!(worker.state, State::Dying { why: Failure::Hangs, .. });
         let (why, done) = match worker.state {
             State::Dying { why: Failure::Hangs, done } => (Failure::Hangs, done),
-            State::Dying { why: Failure::Exhausted { limit }, done } if exhausted => (Failure::Exhausted { limit }, done),
+            State::Dying { why: Failure::Exhausted { limit }, done } if exhausted => {
+                (Failure::Exhausted { limit }, done)
+            }
             State::Busy { done, limit, .. } if exhausted => (Failure::Exhausted { limit }, done),
             State::Dying { done, .. } | State::Busy { done, .. } => {
                 (Failure::Other("the process that looked at it was ended".to_owned()), done)
@@ -570,7 +653,7 @@ impl Pool {
 
     /// CPU time of all workers, ended ones included, nanoseconds.
     pub(crate) fn cpu_ns(&self) -> u64 {
-        self.ended_cpu_ns + self.workers.keys().map(|pid| sfgi_core::clock::cpu_of(*pid)).sum::<u64>()
+        self.ended_cpu_ns + self.workers.keys().map(|pid| clock::cpu_of(*pid)).sum::<u64>()
     }
 
     /// Memory of all workers, bytes.
@@ -593,6 +676,7 @@ async fn converse(
     job: Job,
     pieces: Option<mpsc::Sender<Bytes>>,
     silence: Duration,
+    heard: &Heard,
 ) -> PoolNews {
     let lost = |hangs| PoolNews::Free { pid, socket: None, used: 0, hangs, end: None };
     let until = tokio::time::Instant::now() + LONGEST;
@@ -604,6 +688,7 @@ async fn converse(
             said = timeout(silence, wire::receive_from::<Said>(&mut socket)) => said,
             () = sleep_until(until) => return lost(true),
         };
+        heard.now();
         match said {
             Err(_) => return lost(true),
             Ok(Err(_)) => return lost(false),
@@ -616,7 +701,13 @@ async fn converse(
                 }
             }
             Ok(Ok(Said::End { end, used })) => {
-                return PoolNews::Free { pid, socket: Some(socket), used, hangs: false, end: Some(Box::new(end)) };
+                return PoolNews::Free {
+                    pid,
+                    socket: Some(socket),
+                    used,
+                    hangs: false,
+                    end: Some(Box::new(end)),
+                };
             }
         }
     }
@@ -628,7 +719,7 @@ fn talk<T: serde::de::DeserializeOwned + Send + 'static>(
     socket: UnixStream,
     silence: Duration,
     tell: Tell,
-    news: fn(u32, T) -> PoolNews,
+    news: fn(T) -> PoolNews,
 ) -> mpsc::UnboundedSender<Vec<u8>> {
     let (to, mut frames) = mpsc::unbounded_channel::<Vec<u8>>();
     let (mut read, mut write) = socket.into_split();
@@ -642,7 +733,7 @@ fn talk<T: serde::de::DeserializeOwned + Send + 'static>(
     tokio::spawn(async move {
         loop {
             match timeout(silence, wire::receive_from::<T>(&mut read)).await {
-                Ok(Ok(said)) => tell(news(pid, said)),
+                Ok(Ok(said)) => tell(news(said)),
                 Ok(Err(_)) => return tell(PoolNews::Lost { pid, hangs: false }),
                 Err(_) => return tell(PoolNews::Lost { pid, hangs: true }),
             }
@@ -697,4 +788,3 @@ async fn follow(mut socket: UnixStream, following: Following, silence: Duration)
         }
     }
 }
-

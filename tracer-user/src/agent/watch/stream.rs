@@ -69,7 +69,11 @@ pub(super) fn run(
         refused => refused.into(),
     })?;
     let (sender, pieces) = sync_channel(PIECES);
-    let out = Pieces { sender, buffer: Vec::new(), behind: if what == Stream::Trace { BEHIND } else { usize::MAX } };
+    let out = Pieces {
+        sender,
+        buffer: Vec::new(),
+        behind: if what == Stream::Trace { BEHIND } else { usize::MAX },
+    };
     let observers: Observers = match what {
         Stream::Trace => {
             let filter =
@@ -215,6 +219,9 @@ mod tests {
         lines.write_all(&vec![b'x'; BEHIND + 1]).unwrap();
         assert!(lines.flush().is_err());
         drop(receiver);
-        assert_eq!(lines.write_all(b"e\n").and_then(|()| lines.flush()).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(
+            lines.write_all(b"e\n").and_then(|()| lines.flush()).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
     }
 }

@@ -13,8 +13,8 @@ use crate::agent::{
     Config,
     picture::{ProcessId, Seen},
 };
-use serde::{Deserialize, Serialize};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
 use sfgi_core::process::{Process, ProcessError};
 use std::{
     collections::{HashMap, HashSet},
@@ -155,7 +155,7 @@ impl Sweep {
         if poll(&mut polled, Some(&now)).unwrap_or(0) == 0 {
             return Vec::new();
         }
-        let ended = |(_, fd): &(&(i32, &Arc<Process>), &PollFd<'_>)| !fd.revents().is_empty();
+        let ended = |(_, fd): &(&(i32, &Process), &PollFd<'_>)| !fd.revents().is_empty();
         living.iter().zip(&polled).filter(ended).map(|((pid, _), _)| *pid).collect()
     }
 
@@ -225,7 +225,12 @@ impl Sweep {
         }
     }
 
-    fn identify(&mut self, pid: i32, number: u32, config: &Config) -> io::Result<Option<(TargetSpec, Process)>> {
+    fn identify(
+        &mut self,
+        pid: i32,
+        number: u32,
+        config: &Config,
+    ) -> io::Result<Option<(TargetSpec, Process)>> {
         let file = File::open(format!("/proc/{pid}/exe"))?;
         // The file first: most processes are not Go programs, and cost no more than this.
         let Some(program) = self.programs.of(&file)? else { return Ok(None) };

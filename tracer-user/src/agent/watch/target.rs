@@ -109,7 +109,10 @@ impl Target {
     ///
     /// # Errors
     /// It has ended; its PID may be another's by now.
-    pub(super) fn open_process(spec: Arc<TargetSpec>, binaries: Arc<Binaries>) -> Result<Target, TargetError> {
+    pub(super) fn open_process(
+        spec: Arc<TargetSpec>,
+        binaries: Arc<Binaries>,
+    ) -> Result<Target, TargetError> {
         let process = Process::open(spec.id.pid.cast_signed()).map_err(|error| match error {
             ProcessError::NoSuchProcess(_) | ProcessError::Zombie(_) => TargetError::Ended,
             error => error.into(),

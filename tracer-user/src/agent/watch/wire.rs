@@ -3,12 +3,7 @@
 //! A worker has read what a target says of itself, so the agent takes a frame for hostile: it is bounded before it is read,
 //! and one that does not decode is the end of that worker.
 
-use super::{
-    prober::News,
-    scan::Told,
-    sweep::Changes,
-    target::TargetSpec,
-};
+use super::{prober::News, scan::Told, sweep::Changes, target::TargetSpec};
 use crate::agent::{
     picture::Seen,
     request::{Form, Profile},
@@ -77,7 +72,7 @@ pub(crate) enum Ask {
     Profile(Profile),
 }
 
-/// A [`crate::agent::request::Filter`] on its way; the expression was compiled once, so it compiles again.
+/// A [`crate::agent::request::Filter`] on its way; its expressions were compiled once, so they compile again.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct WireFilter {
     pub(crate) states: Vec<State>,
@@ -156,7 +151,10 @@ pub(crate) enum Stream {
 /// What a prober says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ProbeSaid {
-    News { number: u64, news: News },
+    News {
+        number: u64,
+        news: News,
+    },
     /// The probes of the stream stand.
     StreamBegun,
     Chunk(Vec<u8>),

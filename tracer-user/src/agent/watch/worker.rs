@@ -7,7 +7,7 @@ use super::{
     scan::{self, Past},
     sweep::Sweep,
     target::{Binaries, Target, TargetSpec},
-    wire::{self, Again, Ask, End, Failure, Job, Role, Said, Swept, Sweeper},
+    wire::{self, Again, Ask, End, Failure, Job, Role, Said, Sweeper, Swept},
 };
 use crate::agent::{Config, picture::ProcessId};
 use rustix::{
@@ -78,7 +78,7 @@ pub(crate) fn work(role: Role, socket: UnixStream, config: &Arc<Config>) -> Exit
 }
 
 /// Two heaps for all threads, in place of one for each: the free memory that each heap keeps adds up.
-pub(in crate::agent) fn few_heaps() {
+fn few_heaps() {
     // SAFETY: changes a setting of the allocator.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
 }
@@ -135,8 +135,7 @@ fn sweep(skipped: Vec<i32>, socket: &UnixStream, config: &Arc<Config>) -> io::Re
 fn watch(mut socket: UnixStream) {
     loop {
         thread::sleep(Duration::from_millis(200));
-        let (since_ns, pid) =
-            (SWEPT_SINCE_NS.load(Ordering::Relaxed), SWEPT_PID.load(Ordering::Relaxed));
+        let (since_ns, pid) = (SWEPT_SINCE_NS.load(Ordering::Relaxed), SWEPT_PID.load(Ordering::Relaxed));
         if pid != 0 && clock::now().saturating_sub(since_ns) >= SWEEP_PATIENCE_NS {
             let _ = wire::send(&mut socket, &Sweeper::Stuck(pid));
             // SAFETY: takes no pointer. The other thread hangs, so nothing of this process can be wound up.
@@ -161,11 +160,15 @@ fn read(socket: UnixStream, config: &Arc<Config>) -> io::Result<()> {
         binaries.keep_bytes(limit / 4);
         BEAT.set(Some((to.try_clone()?, clock::now())));
         // What a target can make us do was tested, but not all of it.
-        let done = catch_unwind(AssertUnwindSafe(|| do_it(&mut known, &binaries, &target, ask, config, &mut to)));
+        let done =
+            catch_unwind(AssertUnwindSafe(|| do_it(&mut known, &binaries, &target, ask, config, &mut to)));
         let (end, broken) = match done {
             Ok(Ok(end)) => (end, false),
             Ok(Err(failure)) => (End::Failed(failure), false),
-            Err(_) => (End::Failed(Failure::Other("looking at it failed inside sfgi, which is a bug".to_owned())), true),
+            Err(_) => (
+                End::Failed(Failure::Other("looking at it failed inside sfgi, which is a bug".to_owned())),
+                true,
+            ),
         };
         if matches!(end, End::Failed(_)) {
             known.remove(&target.id);

@@ -3,7 +3,7 @@
 use crate::agent::{
     config::Host,
     picture::{Memory, Scan, SiteCount, StateCount, Top},
-    watch::Target,
+    watch::target::Target,
 };
 use sfgi_core::{
     heap,

@@ -16,6 +16,7 @@ use crate::agent::{
     Config,
     picture::{Memory, Scan, SiteGrowth},
 };
+use serde::{Deserialize, Serialize};
 use sfgi_core::{
     clock,
     detect::Scope,
@@ -26,7 +27,6 @@ use sfgi_core::{
     snapshot,
     snapshot::{Snapshot, View},
 };
-use serde::{Deserialize, Serialize};
 use std::{
     mem,
     sync::Arc,
@@ -66,7 +66,8 @@ impl Told {
             && leaks.groups.len() > FEW
         {
             leaks.groups.truncate(FEW);
-            let why = format!("only the first {FEW} groups are kept: the agent's memory is in use, raise --memory");
+            let why =
+                format!("only the first {FEW} groups are kept: the agent's memory is in use, raise --memory");
             leaks.doubt = Some(leaks.doubt.take().map_or(why.clone(), |doubt| format!("{doubt}; {why}")));
         }
     }
