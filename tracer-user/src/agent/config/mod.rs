@@ -15,7 +15,6 @@ pub use schema::*;
 use sfgi_core::{detect::Rules, event::Mode};
 use std::{
     fmt, fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -146,10 +145,11 @@ pub struct Overrides {
     /// Add the rules of all .toml files in DIR; those with the id of a built-in one replace it
     #[arg(long, value_name = "DIR", env = "SFGI_RULES")]
     pub rules: Option<PathBuf>,
-    /// The address that the HTTP interface listens on [default: 127.0.0.1:6061]
-    #[arg(long, value_name = "ADDRESS", env = "SFGI_LISTEN")]
-    pub listen: Option<SocketAddr>,
-    /// A file with the token that every HTTP request must bring
+    /// The address that the HTTP interface listens on: IP:PORT, or unix:/PATH of a socket (several: repeat)
+    /// [default: 127.0.0.1:6061]
+    #[arg(long, value_name = "ADDRESS", env = "SFGI_LISTEN", value_delimiter = ',')]
+    pub listen: Vec<Address>,
+    /// A file with the token that HTTP requests must bring; it is made where it is missing
     #[arg(long, value_name = "FILE", env = "SFGI_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// The file that keeps the history over restarts
@@ -170,7 +170,9 @@ impl Overrides {
         }
         set(&mut config.scan.interval, self.interval);
         set(&mut config.scan.mode, self.mode);
-        set(&mut config.http.listen, self.listen);
+        if !self.listen.is_empty() {
+            config.http.listen.clone_from(&self.listen);
+        }
         if let Some(file) = &self.token_file {
             config.http.token_file = Some(file.clone());
         }

@@ -35,6 +35,9 @@ use tokio::sync::mpsc;
 
 /// The most requests of this kind at the same time: each takes a thread, rings and probes of its own.
 const MOST: usize = 4;
+/// The most recordings for alerts, as many as `alert/act.rs` begins. They have places of their own: what clients trace
+/// must not keep evidence from being taken.
+const MOST_OF_ALERTS: usize = 4;
 /// The longest that one request may last, whatever it asks for.
 const LONGEST: Duration = Duration::from_secs(600);
 /// The time between two drains of the rings, and between two questions whether the stream is over.
@@ -46,24 +49,35 @@ const CHUNKS: usize = 64;
 const BEHIND: usize = 4 << 20;
 
 static STREAMS: AtomicUsize = AtomicUsize::new(0);
+static OF_ALERTS: AtomicUsize = AtomicUsize::new(0);
 
-/// One of the places that [`STREAMS`] counts. Dropping it gives the place back.
-struct Place;
+/// A place that a counter counts. Dropping it gives the place back.
+struct Place(&'static AtomicUsize);
 
 impl Place {
-    fn take() -> Result<Place, Refusal> {
-        let place = Place;
+    fn take(counter: &'static AtomicUsize, most: usize) -> Result<Place, Refusal> {
+        let place = Place(counter);
         // `place` exists before the count is known: dropping it on the way out takes back what `fetch_add` added.
-        if STREAMS.fetch_add(1, Ordering::Relaxed) < MOST {
+        if counter.fetch_add(1, Ordering::Relaxed) < most {
             return Ok(place);
         }
-        Err(Refusal::Busy(format!("{MOST} processes are followed already: try again later")))
+        Err(Refusal::Busy(format!("{most} processes are followed already: try again later")))
+    }
+
+    /// For a client.
+    fn of_requests() -> Result<Place, Refusal> {
+        Place::take(&STREAMS, MOST)
+    }
+
+    /// For the evidence of an alert.
+    fn of_alerts() -> Result<Place, Refusal> {
+        Place::take(&OF_ALERTS, MOST_OF_ALERTS)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        STREAMS.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -77,7 +91,10 @@ pub(super) struct Limits {
 /// Streams events as JSON lines. The answer, a channel of them, is sent when the probes stand.
 pub(super) fn trace(target: Arc<Target>, limits: Limits, answer: Answer<mpsc::Receiver<Bytes>>) {
     spawn(answer, move |answer| {
-        let (_place, attached) = match begin(&target, Mode::Full, Mode::Life, limits, false) {
+        // The place before anything is attached: probes cost the target.
+        let begun = Place::of_requests()
+            .and_then(|place| Ok((place, begin(&target, Mode::Full, Mode::Life, limits, false)?)));
+        let (_place, attached) = match begun {
             Ok(begun) => begun,
             Err(refusal) => return drop(answer.send(Err(refusal))),
         };
@@ -100,7 +117,8 @@ pub(super) fn trace(target: Arc<Target>, limits: Limits, answer: Answer<mpsc::Re
 pub(super) fn record(target: Arc<Target>, limits: Limits, file: Box<Path>, answer: Answer<u64>) {
     spawn(answer, move |answer| {
         let made = (|| {
-            let (_place, attached) = begin(&target, Mode::Full, Mode::Life, limits, true)?;
+            let _place = Place::of_alerts()?;
+            let attached = begin(&target, Mode::Full, Mode::Life, limits, true)?;
             let cannot = |err: io::Error| Refusal::Failed(format!("cannot write {}: {err}", file.display()));
             // `create_new`: a request must not overwrite a file, nor follow a symbolic link.
             let out = OpenOptions::new().write(true).create_new(true).open(&file).map_err(cannot)?;
@@ -123,7 +141,8 @@ pub(super) fn record(target: Arc<Target>, limits: Limits, file: Box<Path>, answe
 pub(super) fn block_profile(target: Arc<Target>, limits: Limits, answer: Answer<Bytes>) {
     spawn(answer, move |answer| {
         let made = (|| {
-            let (_place, attached) = begin(&target, Mode::Wait, Mode::Wait, limits, true)?;
+            let _place = Place::of_requests()?;
+            let attached = begin(&target, Mode::Wait, Mode::Wait, limits, true)?;
             let out = Shared::default();
             let span = Span { from_ts: clock::now(), to_ts: u64::MAX };
             let wanted = Wanted {
@@ -158,20 +177,16 @@ fn begin(
     least: Mode,
     limits: Limits,
     callers: bool,
-) -> Result<(Place, Attached), Refusal> {
-    // Before anything is attached: probes cost the target.
-    let place = Place::take()?;
-    let attached =
-        attach(target, wanted, least, limits.ceiling, callers).map_err(|refused| match refused {
-            Refused::TooDear(reason) => Refusal::Busy(format!(
-                "{reason}; a larger budget, or sfgi trace -p {}, does it anyway",
-                target.pid()
-            )),
-            refused @ (Refused::Calibration(_) | Refused::Target(_) | Refused::Probes(_)) => {
-                Refusal::Failed(refused.to_string())
-            }
-        })?;
-    Ok((place, attached))
+) -> Result<Attached, Refusal> {
+    attach(target, wanted, least, limits.ceiling, callers).map_err(|refused| match refused {
+        Refused::TooDear(reason) => Refusal::Busy(format!(
+            "{reason}; a larger budget, or sfgi trace -p {}, does it anyway",
+            target.pid()
+        )),
+        refused @ (Refused::Calibration(_) | Refused::Target(_) | Refused::Probes(_)) => {
+            Refusal::Failed(refused.to_string())
+        }
+    })
 }
 
 /// Follows the target until the time is over, the process has ended, or `over` returns true.
@@ -250,6 +265,16 @@ impl Write for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_clients_trace_takes_no_place_of_an_alert() {
+        let traced: Vec<Place> = (0..MOST).map(|_| Place::of_requests().unwrap()).collect();
+        assert!(matches!(Place::of_requests(), Err(Refusal::Busy(_))));
+        let kept: Vec<Place> = (0..MOST_OF_ALERTS).map(|_| Place::of_alerts().unwrap()).collect();
+        assert!(matches!(Place::of_alerts(), Err(Refusal::Busy(_))));
+        drop((traced, kept));
+        assert!(Place::of_requests().is_ok() && Place::of_alerts().is_ok());
+    }
 
     #[test]
     fn a_client_that_is_slow_gets_his_lines_later_and_one_that_stops_ends_the_stream() {
