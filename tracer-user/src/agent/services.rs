@@ -12,7 +12,7 @@ use super::{
         notify::Notify,
         otlp::Exporter,
     },
-    store::{Store, StoreError},
+    store::{Store, StoreError, own_folder},
 };
 use std::{
     io::IsTerminal as _,
@@ -32,6 +32,8 @@ pub enum ServiceError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("evidence.directory: {0}")]
+    Evidence(std::io::Error),
 }
 
 /// Socket and store, opened but not used yet.
@@ -50,6 +52,9 @@ impl Opened {
     pub async fn open(config: &Config) -> Result<Opened, ServiceError> {
         let terminal = std::io::stderr().is_terminal();
         let listener = Listener::bind(&config.http, config.store.file.as_deref(), terminal).await?;
+        if let Some(directory) = &config.evidence.directory {
+            own_folder(directory).map_err(ServiceError::Evidence)?;
+        }
         Ok(Opened { listener, store: Store::open(&config.store)?, notify: Notify::of_environment() })
     }
 

@@ -2,15 +2,20 @@
 //! result.
 
 use super::{Action, Alert, hook};
-use crate::agent::{
-    Request, config,
-    picture::ProcessId,
-    request::{Answer, Filter, Form},
+use crate::{
+    agent::{
+        Request, config,
+        picture::ProcessId,
+        request::{Answer, Filter, Form},
+        store::own_folder,
+    },
+    files,
 };
 use anyhow::{Context as _, Result};
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -145,7 +150,8 @@ async fn keep(
 }
 
 fn write(file: &Path, text: &[u8]) -> Result<()> {
-    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    let written = files::create_new(file).and_then(|mut out| out.write_all(text));
+    written.with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Sends the core a request and waits for its answer.
@@ -177,7 +183,7 @@ impl Evidence {
     /// Makes room for one more file and names it. The service's name comes from the target, so only its ASCII
     /// letters, digits and dashes get into the path.
     fn make_room(&self, service: &str, pid: u32, unix_s: u64, extension: &str) -> io::Result<PathBuf> {
-        fs::create_dir_all(&self.directory)?;
+        own_folder(&self.directory)?;
         self.shrink(1)?;
         let tame = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
         let service: String = service.chars().take(64).map(tame).collect();

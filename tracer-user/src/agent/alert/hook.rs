@@ -222,3 +222,180 @@ fn watch(command: libc::pid_t, watched: RawFd) -> ! {
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::{
+        config::LevelName,
+        picture::{NameFrom, ProcessId},
+    };
+    use std::{fs, os::fd::IntoRawFd as _, path::Path, thread, time::Instant};
+
+    /// How long anything may take that should happen at once, on the slowest machine.
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn alert(service: &str) -> Alert {
+        Alert {
+            pid: 7,
+            process: ProcessId::default(),
+            exe: String::new(),
+            service: service.to_owned(),
+            service_from: NameFrom::Environment,
+            group: None,
+            class: "signs".to_owned(),
+            verdict: None,
+            level: LevelName::Isolate,
+            reason: "two\nlines".to_owned(),
+            since_unix_ns: 0,
+        }
+    }
+
+    /// Runs a script as the hook, and waits for its end.
+    fn run_script(script: &str, timeout: Duration, user: Option<&str>) -> Result<()> {
+        let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
+        let hook = config::Hook { command, timeout, user: user.map(str::to_owned) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run(&hook, &alert("evil\u{1b}[31m\nname")))
+    }
+
+    /// The text of a file, once it is there.
+    fn text(file: &Path) -> String {
+        let began = Instant::now();
+        loop {
+            match fs::read_to_string(file) {
+                Ok(text) if text.ends_with('\n') => return text,
+                _ => assert!(began.elapsed() < SOON, "{} is not there", file.display()),
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn ends(pid: &str) {
+        let began = Instant::now();
+        // A process that was killed may wait for a new parent to take note of it.
+        let runs = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+        };
+        while runs() {
+            assert!(began.elapsed() < SOON, "process {pid} runs on");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn it_has_what_is_documented_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        // A descriptor that is not marked, as one that the agent was started with.
+        let inherited = unsafe {
+            // SAFETY: duplicates a descriptor that is open.
+            libc::dup(fs::File::open("/dev/null").unwrap().into_raw_fd())
+        };
+        let script = format!(
+            "tr '\\0' '\\n' < /proc/$$/environ > {}; grep -E 'Cap|NoNewPrivs' /proc/$$/status > {}; ls /proc/$$/fd > {}",
+            file("env"),
+            file("status"),
+            file("fds")
+        );
+        run_script(&script, SOON, None).unwrap();
+        let environment = fs::read_to_string(file("env")).unwrap();
+        let mut names: Vec<&str> =
+            environment.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        names.sort_unstable();
+        let known = "CLASS GROUP LEVEL PID REASON SERVICE SERVICE_FROM VERDICT".split(' ');
+        let mut expected: Vec<String> = known.map(|name| format!("SFGI_ALERT_{name}")).collect();
+        expected.insert(0, "PATH".to_owned());
+        assert_eq!(names, expected, "{environment}");
+        for line in [
+            "SFGI_ALERT_SERVICE=evil?[31m?name",
+            "SFGI_ALERT_SERVICE_FROM=OTEL_SERVICE_NAME",
+            "SFGI_ALERT_REASON=two?lines",
+        ] {
+            assert!(environment.lines().any(|one| one == line), "no {line} in {environment}");
+        }
+        let status = fs::read_to_string(file("status")).unwrap();
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
+        }
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+        let descriptors = fs::read_to_string(file("fds")).unwrap();
+        assert!(!descriptors.lines().any(|fd| fd == inherited.to_string()), "{inherited}: {descriptors}");
+    }
+
+    #[test]
+    fn its_children_end_with_it_at_its_time_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let child = folder.path().join("child");
+        let script = format!("(sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait)", child.display());
+        let error = run_script(&script, Duration::from_millis(500), None).unwrap_err();
+        assert!(error.to_string().contains("was killed after 500ms"), "{error}");
+        ends(&text(&child));
+    }
+
+    #[test]
+    fn what_it_leaves_behind_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let child = folder.path().join("child");
+        run_script(&format!("sleep 1000 & echo $! > {}", child.display()), SOON, None).unwrap();
+        ends(&text(&child));
+    }
+
+    #[test]
+    fn it_ends_with_the_agent() {
+        let folder = tempfile::tempdir().unwrap();
+        let child = folder.path().join("child");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let script = format!("(sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait)", child.display());
+        let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
+        let hook = config::Hook { command, timeout: SOON, user: None };
+        runtime.spawn(async move { run(&hook, &alert("shop")).await });
+        runtime.block_on(async {
+            while !child.exists() {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        drop(runtime);
+        ends(&text(&child));
+    }
+
+    #[test]
+    fn how_it_ends_and_that_it_cannot_begin_is_told() {
+        let told = |script| run_script(script, SOON, None).unwrap_err().to_string();
+        assert!(told("exit 3").contains("exit status: 3"));
+        assert!(told("kill -9 $$").contains("signal: 9"));
+        let command = vec!["/does/not/exist".to_owned()];
+        let hook = config::Hook { command, timeout: SOON, user: None };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let error = runtime.block_on(run(&hook, &alert("shop"))).unwrap_err();
+        assert!(format!("{error:#}").contains("No such file"), "{error:#}");
+    }
+
+    #[test]
+    fn it_runs_as_another_user_and_is_killed_all_the_same() {
+        let Ok(nobody) = User::find("nobody") else { return };
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        assert_eq!(User::find(&nobody.uid.to_string()).unwrap(), nobody);
+        assert!(User::find("no such user").unwrap_err().to_string().contains("there is no user"));
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let (status, child) = (folder.path().join("status"), folder.path().join("child"));
+        let script = format!(
+            "grep -E 'Uid|Gid|Groups' /proc/$$/status > {}; (sleep 1000 & echo $! > {1}.new; mv {1}.new {1}; wait)",
+            status.display(),
+            child.display()
+        );
+        run_script(&script, Duration::from_secs(1), Some("nobody")).unwrap_err();
+        let (uid, gid) = (nobody.uid, nobody.gid);
+        let told = fs::read_to_string(status).unwrap();
+        for line in [format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}"), format!("Gid:\t{gid}\t{gid}\t{gid}\t{gid}")]
+        {
+            assert!(told.contains(&line), "{told}");
+        }
+        assert!(told.contains("Groups:\t \n"), "{told}");
+        ends(&text(&child));
+    }
+}

@@ -12,9 +12,13 @@ use crate::parse;
 pub(super) use matching::Plan;
 pub use matching::{Glob, Matching, Pattern, PatternError, Rule};
 pub use schema::*;
-use sfgi_core::{detect::Rules, event::Mode};
+use sfgi_core::{
+    detect::Rules,
+    event::Mode,
+    files::{self, FileError},
+};
 use std::{
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -59,22 +63,18 @@ impl Config {
 }
 
 fn read(file: &Path) -> Result<String, ConfigError> {
-    let unreadable = |error| ConfigError::Unreadable { file: file.to_owned(), error };
-    if fs::metadata(file).map_err(unreadable)?.len() > MAX_FILE {
-        let error = std::io::Error::other("larger than a megabyte: that is no configuration of sfgi");
-        return Err(unreadable(error));
-    }
-    fs::read_to_string(file).map_err(unreadable)
+    files::read_text_limited(file, MAX_FILE)
+        .map_err(|error| ConfigError::Unreadable { file: file.to_owned(), error })
 }
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{}: {error}", file.display())]
+    #[error("{} {error}", file.display())]
     Unreadable {
         /// The file that `--config` names.
         file: PathBuf,
-        error: std::io::Error,
+        error: FileError,
     },
     /// The text does not fit the types of `schema.rs`.
     #[error("{}, line {line}: {what}", file.display())]

@@ -6,6 +6,7 @@ use crate::{
         request::{Answer, Refusal},
         watch::{Attached, Ceiling, Refused, Target, attach, calibration, scan::unix_ns},
     },
+    files,
     live::{Engine, Observers},
     output::{
         Json, Printer,
@@ -21,7 +22,6 @@ use sfgi_core::{
     recording::{Head, Keep, Recorder, Trigger},
 };
 use std::{
-    fs::OpenOptions,
     io::{self, Write},
     path::Path,
     sync::{
@@ -120,8 +120,8 @@ pub(super) fn record(target: Arc<Target>, limits: Limits, file: Box<Path>, answe
             let _place = Place::of_alerts()?;
             let attached = begin(&target, Mode::Full, Mode::Life, limits, true)?;
             let cannot = |err: io::Error| Refusal::Failed(format!("cannot write {}: {err}", file.display()));
-            // `create_new`: a request must not overwrite a file, nor follow a symbolic link.
-            let out = OpenOptions::new().write(true).create_new(true).open(&file).map_err(cannot)?;
+            // A request must not overwrite a file, nor follow a symbolic link.
+            let out = files::create_new(&file).map_err(cannot)?;
             let mut first = Some(out);
             let outputs = move || {
                 let file = first.take().ok_or_else(|| io::Error::other("a recording is one file"))?;

@@ -12,10 +12,11 @@ use axum::{body::Body, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sfgi_core::files::read_limited;
 use std::{
     convert::Infallible,
-    fs::{self, File},
-    io::{self, BufReader, Write as _},
+    fs,
+    io::{self, Write as _},
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -61,6 +62,10 @@ const SEND_BUFFER: u32 = 128 << 10;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
+
+/// The largest file of certificates or of a key, bytes. A chain has some kilobytes, a bundle of all that a system trusts
+/// a quarter of it.
+const MAX_PEM: u64 = 1 << 20;
 
 /// Who may use the Unix socket: its owner and its group. Whoever may is answered everything.
 const SOCKET_MODE: u32 = 0o660;
@@ -290,8 +295,8 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rout
 }
 
 fn acceptor(tls: &config::Tls) -> Result<TlsAcceptor, ListenError> {
-    let certificates = read(&tls.certificate, |reader| CertificateDer::pem_reader_iter(reader).collect())?;
-    let key = read(&tls.key, |reader| PrivateKeyDer::from_pem_reader(reader))?;
+    let chain = certificates(&tls.certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&tls.key)?).map_err(|error| failed(&tls.key, error))?;
     let wrong = |error: tokio_rustls::rustls::Error| failed(&tls.certificate, error);
     // ring by name: `ServerConfig::builder` panics where crate features leave the choice of a provider open.
     let provider = Arc::new(ring::default_provider());
@@ -301,26 +306,28 @@ fn acceptor(tls: &config::Tls) -> Result<TlsAcceptor, ListenError> {
     let config = match &tls.client_ca {
         None => config.with_no_client_auth(),
         Some(file) => {
-            let signers: Vec<CertificateDer<'_>> =
-                read(file, |reader| CertificateDer::pem_reader_iter(reader).collect())?;
             let mut roots = RootCertStore::empty();
-            for signer in signers {
+            for signer in certificates(file)? {
                 roots.add(signer).map_err(|error| failed(file, error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
             config.with_client_cert_verifier(verifier.map_err(|error| failed(file, error))?)
         }
     };
-    let config = config.with_single_cert(certificates, key).map_err(wrong)?;
+    let config = config.with_single_cert(chain, key).map_err(wrong)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn read<T, E: ToString>(
-    file: &Path,
-    parse: impl FnOnce(&mut BufReader<File>) -> Result<T, E>,
-) -> Result<T, ListenError> {
-    let open = File::open(file).map_err(|error| failed(file, error))?;
-    parse(&mut BufReader::new(open)).map_err(|error| failed(file, error))
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ListenError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(failed(file, "it has no certificate")),
+        found => found.map_err(|error| failed(file, error)),
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, ListenError> {
+    read_limited(file, MAX_PEM).map_err(|error| failed(file, format!("it {error}")))
 }
 
 fn failed(file: &Path, error: impl ToString) -> ListenError {
