@@ -5,6 +5,8 @@
 
 pub mod agent;
 pub mod cli;
+pub mod confine;
+pub mod files;
 mod live;
 pub mod output;
 mod parse;

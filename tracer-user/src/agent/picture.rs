@@ -1,8 +1,10 @@
 //! What the agent knows at one moment: plain data with names, never changed once it is published.
 //!
-//! Names, paths and labels come from targets and may hold anything: what shows them must escape them. Totals
-//! only rise while a target lives. All tables are bounded.
+//! Names, paths and labels come from targets. In those of an [`Identity`] nothing misleads (`output::clean`), but for the
+//! path of the executable, which [`Identity::exe_text`] shows; names of functions and files may hold anything: what shows
+//! them must clean them. Totals only rise while a target lives. All tables are bounded.
 
+use crate::output::clean;
 use serde::{Deserialize, Serialize, Serializer};
 use sfgi_core::{
     event::Mode,
@@ -44,9 +46,10 @@ pub struct NodePicture {
     pub scan_failures: u64,
     /// Scans that should have begun by now and have not, for want of budget.
     pub scans_waiting: u64,
-    /// When the last scan ended well: nanoseconds since 1970; 0: none has yet.
+    /// When the last scan of any target ended well: nanoseconds since 1970; 0: none has.
     pub last_scan_unix_ns: u64,
-    /// Workers whose target does not answer now.
+    /// Workers that scan, and those of them whose target does not answer now; 0 workers: it is not known.
+    pub workers: u64,
     pub workers_hanging: u64,
     /// Workers that were ended because their target did not answer.
     pub workers_hung: u64,
@@ -160,6 +163,8 @@ pub struct Identity {
     /// The service's name: from a rule, else from `OTEL_SERVICE_NAME`, else from the systemd unit, else the
     /// executable's file name.
     pub service: String,
+    /// Who has given that name.
+    pub service_from: NameFrom,
     pub unit: Option<String>,
     /// The container's full id, not the twelve digits that `docker ps` shows.
     pub container: Option<String>,
@@ -168,6 +173,43 @@ pub struct Identity {
     pub cgroup: String,
     /// The PID in the innermost PID namespace; `None`: it is the same as outside.
     pub inner_pid: Option<u32>,
+}
+
+impl Identity {
+    /// The path of the executable, to be shown.
+    pub fn exe_text(&self) -> String {
+        clean(&self.exe.to_string_lossy()).into_owned()
+    }
+}
+
+/// Where the name of a service comes from. A name that the target itself has chosen is no fact: any program may call
+/// itself `sshd`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NameFrom {
+    /// The configuration (`rule.service`).
+    #[serde(rename = "rule")]
+    Rule,
+    /// The target's own environment.
+    #[serde(rename = "OTEL_SERVICE_NAME")]
+    Environment,
+    /// The systemd unit of the control group.
+    #[serde(rename = "unit")]
+    Unit,
+    /// The file name of the executable.
+    #[default]
+    #[serde(rename = "exe")]
+    Exe,
+}
+
+impl NameFrom {
+    pub fn word(self) -> &'static str {
+        match self {
+            NameFrom::Rule => "rule",
+            NameFrom::Environment => "OTEL_SERVICE_NAME",
+            NameFrom::Unit => "unit",
+            NameFrom::Exe => "exe",
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -104,6 +104,7 @@ async fn serve(args: &Args, config: Arc<Config>, opened: Opened, mut handle: Han
             }
         }
     }
+    services.ending();
     handle.requests.send(Request::Stop).await?;
     // The core's thread owns the sender: `changed` fails once that thread has ended.
     while handle.pictures.changed().await.is_ok() {}

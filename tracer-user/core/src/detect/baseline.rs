@@ -110,6 +110,9 @@ struct Accepted {
 }
 
 impl Baseline {
+    /// The most bytes of a file: an accepted group has about a hundred.
+    pub const MAX_FILE: u64 = 16 << 20;
+
     pub fn parse(text: &str) -> Result<Baseline, BaselineError> {
         let document: Document = serde_json::from_str(text)?;
         if document.schema != SCHEMA {

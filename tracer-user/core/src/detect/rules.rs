@@ -1,6 +1,7 @@
 //! Rules and what they say: the built-in ones and those of a directory.
 
 use super::condition::Condition;
+use crate::files::{self, FileError};
 use serde::{Deserialize, Serialize};
 use std::{
     cmp::Reverse,
@@ -23,6 +24,8 @@ const BUILT_IN: [(&str, &str); 8] = [
 ];
 /// Bytes of a file of rules; all of the built-in ones together are less than a tenth of that.
 const MAX_FILE: u64 = 1 << 20;
+/// Files of rules in one directory; whoever has many has some dozens.
+const MAX_FILES: usize = 1 << 10;
 
 /// How sure it is that goroutines are leaked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
@@ -168,8 +171,11 @@ pub enum RulesError {
     /// Two rules of one set have the same id; `file` has the second one.
     #[error("{file}: there are two rules with the id {id}: give one of them another id")]
     Twice { file: String, id: String },
-    #[error("{path} is larger than {MAX_FILE} bytes: that is no file of rules")]
-    Large { path: PathBuf },
+    /// It is no file of rules: too large, a device, not text.
+    #[error("the rules in {path} cannot be used: the file {error}")]
+    Unread { path: PathBuf, error: FileError },
+    #[error("{path} has more than {MAX_FILES} files of rules: give a directory of rules")]
+    Many { path: PathBuf },
 }
 
 /// Rules in the order in which they are asked.
@@ -239,21 +245,24 @@ impl Rules {
             let path = path.to_owned();
             move |source| RulesError::Read { path, source }
         };
-        let mut files = Vec::new();
+        let mut paths = Vec::new();
         for entry in std::fs::read_dir(directory).map_err(failed(directory))? {
             let path = entry.map_err(failed(directory))?.path();
             if path.extension().is_some_and(|extension| extension == "toml") {
-                files.push(path);
+                if paths.len() == MAX_FILES {
+                    return Err(RulesError::Many { path: directory.to_owned() });
+                }
+                paths.push(path);
             }
         }
         // `read_dir` has no order, and rules of the same priority are asked in the order of their files.
-        files.sort();
+        paths.sort();
         let mut added = Vec::new();
-        for path in files {
-            if std::fs::metadata(&path).map_err(failed(&path))?.len() > MAX_FILE {
-                return Err(RulesError::Large { path });
-            }
-            let text = std::fs::read_to_string(&path).map_err(failed(&path))?;
+        for path in paths {
+            let text = match files::read_text_limited(&path, MAX_FILE) {
+                Ok(text) => text,
+                Err(error) => return Err(RulesError::Unread { path, error }),
+            };
             let class_fails = |class: &str| {
                 let known = self.0.iter().find(|rule| rule.class == class);
                 Some(known.map_or(Failure::BlockedForever, |rule| rule.failure))

@@ -1,6 +1,7 @@
 //! Checks what the types of `schema.rs` cannot express: values that make no sense, alone or together.
 
 use super::{Config, ConfigError, LevelName, Matching, Thresholds};
+use crate::agent::alert::hook::User;
 use std::time::Duration;
 
 /// Who must look more often than once a second needs a mode with probes.
@@ -44,8 +45,14 @@ impl Config {
             let what = "http.max_requests, metrics.max_series and store.max_processes must be at least 1";
             return wrong(what.into());
         }
+        if self.http.listen.is_empty() {
+            return wrong("http.listen is empty: give an address, or leave it out".into());
+        }
         if self.alerts.hook.as_ref().is_some_and(|hook| hook.command.is_empty()) {
             return wrong("alerts.hook.command is empty: give a program and its arguments".into());
+        }
+        if let Some(user) = self.alerts.hook.as_ref().and_then(|hook| hook.user.as_ref()) {
+            User::find(user).map_err(|error| ConfigError::Senseless(format!("alerts.hook.user: {error}")))?;
         }
         // `serve/otlp.rs` speaks HTTP without TLS.
         if let Some(otlp) = &self.otlp

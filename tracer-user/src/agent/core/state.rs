@@ -8,7 +8,7 @@ use super::{
 use crate::agent::{
     Config,
     config::{Plan, Raise},
-    picture::{Identity, Memory, ProcessPicture, Scan, SiteGrowth},
+    picture::{Identity, Memory, NameFrom, ProcessPicture, Scan, SiteGrowth},
     watch::{Failure, TargetSpec, scan::Told},
 };
 use sfgi_core::{event::Mode, leaks::LeakView};
@@ -344,7 +344,11 @@ impl TargetState {
 
 fn named(identity: &Arc<Identity>, plan: &Plan) -> Arc<Identity> {
     match &plan.service {
-        Some(service) => Arc::new(Identity { service: service.to_string(), ..(**identity).clone() }),
+        Some(service) => Arc::new(Identity {
+            service: service.to_string(),
+            service_from: NameFrom::Rule,
+            ..(**identity).clone()
+        }),
         None => Arc::clone(identity),
     }
 }

@@ -33,9 +33,10 @@ use tokio::{
 /// Workers that scan, and those that answer requests: a client's questions hold up no scan.
 const READERS: usize = 3;
 const ANSWERERS: usize = 2;
-/// Streams at the same time that clients asked for, and those that alerts asked for.
+/// Streams at the same time that clients asked for, and those that alerts asked for, as many as `alert/act.rs` begins:
+/// what clients trace must not keep evidence from being taken.
 const CLIENT_STREAMS: usize = 4;
-const ALERT_STREAMS: usize = 2;
+const ALERT_STREAMS: usize = 4;
 /// Requests that wait for a worker; beyond that they are refused.
 const MAX_WAITING: usize = 8;
 /// The longest that one job may take, however steadily its worker beats.
@@ -258,12 +259,17 @@ impl Pool {
         self.hung
     }
 
-    /// Workers that have been silent for more than half of what they may.
+    /// Workers that scan.
+    pub(crate) fn scanners(&self) -> u64 {
+        self.readers(Lane::Scans).count() as u64
+    }
+
+    /// Workers that scan and have been silent for more than half of what they may.
     pub(crate) fn silent(&self) -> u64 {
         let half = self.patience.silence / 2;
         let silent =
             |worker: &&Worker| matches!(&worker.state, State::Busy { heard, .. } if heard.ago() > half);
-        self.workers.values().filter(silent).count() as u64
+        self.readers(Lane::Scans).filter(silent).count() as u64
     }
 
     /// Ends the prober, because a session of it hangs.

@@ -1,7 +1,7 @@
 //! The options of `sfgi leaks`.
 
 use crate::{cli::args::LayoutArg, parse};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::{
     Args as ClapArgs, ValueEnum,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
@@ -9,9 +9,9 @@ use clap::{
 use regex::Regex;
 use sfgi_core::{
     detect::{Baseline, Rules, Scope, Thresholds, Verdict},
-    heap,
+    files, heap,
 };
-use std::{fs, num::NonZero, path::PathBuf, time::Duration};
+use std::{num::NonZero, path::PathBuf, time::Duration};
 
 /// Default bound of `--threads`: more scanning threads would take the machine's processors from the target.
 const MAX_THREADS: usize = 4;
@@ -176,7 +176,8 @@ impl Args {
     pub(super) fn baseline(&self) -> Result<Baseline> {
         let Some(path) = &self.baseline else { return Ok(Baseline::default()) };
         let name = path.display();
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read the baseline {name}"))?;
+        let text = files::read_text_limited(path, Baseline::MAX_FILE)
+            .map_err(|error| anyhow!("the baseline {name} {error}"))?;
         Baseline::parse(&text).with_context(|| name.to_string())
     }
 
