@@ -143,9 +143,16 @@ impl Needs {
         Needs { signals: true, ..self }
     }
 
-    /// And writes files.
+    /// And writes files. For files of any user root has capabilities, as for giving a new one to who called sudo.
     #[must_use]
-    pub fn with_writes(self, writes: Writes) -> Needs {
+    pub fn with_writes(mut self, writes: Writes) -> Needs {
+        if writes == Writes::Anything {
+            self.capabilities.extend([
+                Capability::CAP_DAC_OVERRIDE,
+                Capability::CAP_FOWNER,
+                Capability::CAP_CHOWN,
+            ]);
+        }
         Needs { writes, ..self }
     }
 
