@@ -13,7 +13,10 @@
 //! ends with the server.
 
 use super::watch::{Role, work};
-use crate::agent::Config;
+use crate::{
+    agent::Config,
+    confine::{self, Needs},
+};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
@@ -274,6 +277,7 @@ pub fn run(
         Child::Has(pid) => pid,
     };
     drop(theirs);
+    log::debug!("launcher: {}", confine::apply(&Needs::launcher()));
     let mut workers = BTreeSet::new();
     loop {
         let mut polled = [PollFd::new(&ours, PollFlags::IN), PollFd::new(&signals.fd, PollFlags::IN)];

@@ -8,10 +8,15 @@ use crate::{
         launcher::{self, Launcher},
         services::Opened,
     },
+    confine::{self, Needs},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(ClapArgs)]
@@ -69,9 +74,19 @@ fn server(args: &Args, config: Arc<Config>, launcher: Launcher) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The socket and the store are opened before any process is looked at, so that a wrong setting ends the command.
     let mut opened = runtime.block_on(Opened::open(&config))?;
+    // Before threads: each has capabilities of its own. After the socket, which may want a low port.
+    log::info!("server: {}", confine::apply(&Needs::server(writable(&config))));
     let handle = agent::start(Arc::clone(&config), opened.take_earlier(), launcher)
         .context("the agent cannot start")?;
     runtime.block_on(serve(args, config, opened, handle))
+}
+
+/// The folders in which the server writes. What a reload adds to them needs a restart.
+fn writable(config: &Config) -> Vec<PathBuf> {
+    let folder = |file: &PathBuf| file.parent().map(Path::to_owned);
+    let files = [&config.store.file, &config.http.token_file];
+    let folders = files.into_iter().flatten().filter_map(folder);
+    folders.chain(config.evidence.directory.clone()).collect()
 }
 
 /// Runs until SIGINT or SIGTERM. SIGHUP reads the configuration again.

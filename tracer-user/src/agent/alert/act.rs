@@ -1,7 +1,7 @@
 //! Carries out the actions of alerts: more detail, evidence, the hook. Each runs as a task of its own and logs its
 //! result.
 
-use super::{Action, Alert, hook};
+use super::{Action, Alert, hook::HookJob};
 use crate::{
     agent::{
         Request, config,
@@ -81,10 +81,12 @@ impl Actor {
             }
             (Action::RunHook(_), None) | (Action::WantDetail(_), _) => return,
             (Action::RunHook(alert), Some(hook)) => {
-                let hook = hook.clone();
-                Box::pin(
-                    async move { hook::run(&hook, &alert).await.map(|()| "the hook has run".to_owned()) },
-                )
+                let (hook, requests) = (hook.clone(), self.requests.clone());
+                Box::pin(async move {
+                    let job = HookJob::new(&hook, &alert);
+                    ask(&requests, |answer| Request::RunHook { job, answer }).await?;
+                    Ok("the hook has run".to_owned())
+                })
             }
         };
         tokio::spawn(async move {

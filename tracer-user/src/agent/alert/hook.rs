@@ -6,14 +6,18 @@
 //! killed, although the agent may not signal that user's processes.
 
 use super::Alert;
-use crate::{agent::config, output::clean};
+use crate::{
+    agent::{config, watch::wire},
+    output::clean,
+};
 use anyhow::{Context as _, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 use std::{
     ffi::{CString, c_int},
     io,
     os::{
         fd::{AsRawFd as _, OwnedFd, RawFd},
-        unix::process::ExitStatusExt as _,
+        unix::{net::UnixStream, process::ExitStatusExt as _},
     },
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -75,14 +79,57 @@ impl User {
     }
 }
 
+/// A hook that is to be run: the server has no right to execute anything, so a worker does it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HookJob {
+    command: Vec<String>,
+    user: Option<String>,
+    /// How long it may take.
+    pub(in crate::agent) timeout: Duration,
+    environment: Vec<(String, String)>,
+}
+
+impl HookJob {
+    pub(super) fn new(hook: &config::Hook, alert: &Alert) -> HookJob {
+        let config::Hook { command, timeout, user } = hook.clone();
+        let environment = environment(alert).map(|(name, value)| (name.to_owned(), value)).to_vec();
+        HookJob { command, user, timeout, environment }
+    }
+}
+
+/// The worker: receives a [`HookJob`], runs it, and says how that ended. A server that closes the socket ends the hook.
+pub(in crate::agent) fn work(mut socket: UnixStream) -> io::Result<()> {
+    let Some(job) = wire::receive::<HookJob>(&mut socket)? else { return Ok(()) };
+    let mut alive = socket.try_clone()?;
+    alive.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let mut server = tokio::net::UnixStream::from_std(alive)?;
+        tokio::select! {
+            ended = run(&job) => Ok(Some(ended)),
+            // It says nothing more: this is its end.
+            _ = tokio::io::AsyncReadExt::read(&mut server, &mut [0]) => io::Result::Ok(None),
+        }
+    })?;
+    socket.set_nonblocking(false)?;
+    match ended {
+        Some(ended) => wire::send(&mut socket, &ended.map_err(|error| format!("{error:#}"))),
+        None => Ok(()),
+    }
+}
+
 /// Runs the hook and waits for its end, or kills it after its time limit. It is killed, too, when this is dropped.
-pub(super) async fn run(hook: &config::Hook, alert: &Alert) -> Result<()> {
+async fn run(hook: &HookJob) -> Result<()> {
     let (program, args) = hook.command.split_first().context("the hook has no command")?;
     let user = hook.user.as_deref().map(User::find).transpose().context("alerts.hook.user")?;
     let (watched, alive) = std::io::pipe().context("cannot make a pipe for the hook")?;
     let mut command = Command::new(program);
     // Names come from the target: as the values of variables nothing interprets them.
-    command.args(args).env_clear().env("PATH", PATH).envs(environment(alert));
+    command
+        .args(args)
+        .env_clear()
+        .env("PATH", PATH)
+        .envs(hook.environment.iter().map(|(name, value)| (name, value)));
     command.current_dir("/").stdin(Stdio::null());
     let watched = OwnedFd::from(watched);
     let raw = watched.as_raw_fd();
@@ -256,7 +303,7 @@ mod tests {
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
         let hook = config::Hook { command, timeout, user: user.map(str::to_owned) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(&hook, &alert("evil\u{1b}[31m\nname")))
+        runtime.block_on(run(&HookJob::new(&hook, &alert("evil\u{1b}[31m\nname"))))
     }
 
     /// The text of a file, once it is there.
@@ -350,7 +397,7 @@ mod tests {
         let script = format!("(sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait)", child.display());
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
         let hook = config::Hook { command, timeout: SOON, user: None };
-        runtime.spawn(async move { run(&hook, &alert("shop")).await });
+        runtime.spawn(async move { run(&HookJob::new(&hook, &alert("shop"))).await });
         runtime.block_on(async {
             while !child.exists() {
                 time::sleep(Duration::from_millis(5)).await;
@@ -368,7 +415,7 @@ mod tests {
         let command = vec!["/does/not/exist".to_owned()];
         let hook = config::Hook { command, timeout: SOON, user: None };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let error = runtime.block_on(run(&hook, &alert("shop"))).unwrap_err();
+        let error = runtime.block_on(run(&HookJob::new(&hook, &alert("shop")))).unwrap_err();
         assert!(format!("{error:#}").contains("No such file"), "{error:#}");
     }
 

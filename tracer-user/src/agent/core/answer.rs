@@ -22,7 +22,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 /// Bytes of a document or a profile that an answer may have. Larger ones are asked for in parts.
-const MAX_DOCUMENT: usize = 64 << 20;
+const MAX_DOCUMENT: usize = 16 << 20;
 /// Pieces that wait for whoever takes them.
 const PIECES: usize = 16;
 
@@ -55,6 +55,12 @@ impl Core {
             }
             Request::Trace { pid, seconds, answer } => self.trace(pid, seconds, answer),
             Request::Record { pid, seconds, file, answer } => self.record(pid, seconds, &file, answer),
+            Request::RunHook { job, answer } => {
+                let done = Box::new(move |ended: Result<(), String>| {
+                    drop(answer.send(ended.map_err(Refusal::Failed)))
+                });
+                self.pool.hook(job, done);
+            }
             Request::Reload(config) => self.reload(config),
             // `Core::run` has ended the loop for it.
             Request::Stop => {}

@@ -8,6 +8,7 @@
 
 use super::wire::{self, Ask, End, Failure, Job, ProbeAsk, ProbeSaid, Role, Said, Sweeper};
 use crate::agent::{
+    alert::hook::HookJob,
     launcher::{Ended, Launcher, Report},
     picture::ProcessId,
     watch::target::TargetSpec,
@@ -118,7 +119,11 @@ enum Purpose {
     Read(Lane),
     Probe,
     Follow(Box<Following>),
+    Hook(Box<HookJob>, HookDone),
 }
+
+/// Called with how a hook ended.
+pub(crate) type HookDone = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// What a worker does.
 enum State {
@@ -137,6 +142,7 @@ enum State {
     Follows {
         for_alert: bool,
     },
+    RunsHook,
     /// It is being killed; the core hears of it when it has ended.
     Dying {
         why: Failure,
@@ -174,6 +180,7 @@ enum Kind {
     Reader(Lane),
     Prober,
     Follower,
+    Hook,
 }
 
 /// How long a worker may be silent.
@@ -485,6 +492,11 @@ impl Pool {
         self.order(Role::Prober { limit }, Purpose::Follow(Box::new(following)));
     }
 
+    /// Has a worker run a hook.
+    pub(crate) fn hook(&mut self, job: HookJob, done: HookDone) {
+        self.order(Role::Hook, Purpose::Hook(Box::new(job), done));
+    }
+
     /// Takes in a report of the launcher. Returns what became of the sweeper or the prober.
     pub(crate) fn report(&mut self, report: Report) -> Option<Lost> {
         match report {
@@ -504,6 +516,10 @@ impl Pool {
                     Purpose::Read(_) => None,
                     Purpose::Follow(following) => {
                         (following.done)(Err(Failure::Other(format!("no worker can be started: {why}"))));
+                        None
+                    }
+                    Purpose::Hook(_, done) => {
+                        done(Err(format!("no worker can be started: {why}")));
                         None
                     }
                 }
@@ -536,6 +552,13 @@ impl Pool {
                 (Kind::Prober, State::Talks(to), self.share(SIXTEENTHS_PROBER) + OVERHEAD)
             }
             Purpose::Read(lane) => (Kind::Reader(lane), State::Idle(socket), OVERHEAD),
+            Purpose::Hook(job, done) => {
+                tokio::spawn(async move {
+                    done(run_hook(socket, *job).await);
+                    tell(PoolNews::Lost { pid, hangs: false });
+                });
+                (Kind::Hook, State::RunsHook, OVERHEAD)
+            }
             Purpose::Follow(following) => {
                 let for_alert = following.for_alert;
                 tokio::spawn(async move {
@@ -623,7 +646,9 @@ impl Pool {
             State::Dying { done, .. } | State::Busy { done, .. } => {
                 (Failure::Other("the process that looked at it was ended".to_owned()), done)
             }
-            State::Idle(_) | State::Talks(_) | State::Follows { .. } => (Failure::Ended, None),
+            State::Idle(_) | State::Talks(_) | State::Follows { .. } | State::RunsHook => {
+                (Failure::Ended, None)
+            }
         };
         if let Some(done) = done {
             done(Err(why));
@@ -631,7 +656,7 @@ impl Pool {
         let lost = match worker.purpose {
             Kind::Sweeper => Some(Lost::Sweeper),
             Kind::Prober => Some(Lost::Prober { hung }),
-            Kind::Reader(_) | Kind::Follower => None,
+            Kind::Reader(_) | Kind::Follower | Kind::Hook => None,
         };
         self.next_request();
         lost
@@ -651,7 +676,7 @@ impl Pool {
                 }
                 // It names processes by the configuration.
                 Kind::Sweeper => idle.push(*pid),
-                Kind::Prober | Kind::Follower => {}
+                Kind::Prober | Kind::Follower | Kind::Hook => {}
             }
         }
         idle.into_iter().for_each(|pid| self.kill(pid, Failure::Ended));
@@ -716,6 +741,22 @@ async fn converse(
                 };
             }
         }
+    }
+}
+
+/// How long the worker of a hook may take beyond the hook's own time limit: to kill what the hook has started.
+const HOOK_KILLED: Duration = Duration::from_secs(10);
+
+async fn run_hook(mut socket: UnixStream, job: HookJob) -> Result<(), String> {
+    let until = job.timeout + HOOK_KILLED;
+    let ended = timeout(until, async {
+        wire::send_to(&mut socket, &job).await?;
+        wire::receive_from::<Result<(), String>>(&mut socket).await
+    });
+    match ended.await {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(error)) => Err(format!("the process that ran the hook was ended: {error}")),
+        Err(_) => Err("the hook cannot be killed".to_owned()),
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) enum Role {
     Sweeper { skipped: Vec<i32> },
     /// Reads targets, one at a time.
     Reader,
+    /// Runs the hook of an alert.
+    Hook,
     /// Puts probes into targets, with so many bytes of heap memory.
     Prober { limit: u64 },
 }

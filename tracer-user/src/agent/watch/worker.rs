@@ -9,7 +9,10 @@ use super::{
     target::{Binaries, Target, TargetSpec},
     wire::{self, Again, Ask, End, Failure, Job, Role, Said, Sweeper, Swept},
 };
-use crate::agent::{Config, picture::ProcessId};
+use crate::{
+    agent::{Config, alert::hook, picture::ProcessId},
+    confine::{self, Needs},
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -60,9 +63,20 @@ pub(super) fn beat() {
 /// Works until the server closes the socket.
 pub(crate) fn work(role: Role, socket: UnixStream, config: &Arc<Config>) -> ExitCode {
     few_heaps();
+    let needs = match &role {
+        Role::Sweeper { .. } => Some(Needs::reader()),
+        Role::Reader => Some(Needs::reader().with_registers()),
+        Role::Prober { .. } => Some(Needs::prober()),
+        // It executes a command, which gives up everything itself (`alert/hook.rs`).
+        Role::Hook => None,
+    };
+    if let Some(needs) = needs {
+        log::debug!("{role:?}: {}", confine::apply(&needs));
+    }
     let worked = match role {
         Role::Sweeper { skipped } => sweep(skipped, &socket, config),
         Role::Reader => read(socket, config),
+        Role::Hook => hook::work(socket),
         Role::Prober { limit } => {
             budget::set_limit(usize::try_from(limit).unwrap_or(usize::MAX));
             probe(socket)
