@@ -4,7 +4,7 @@
 use super::{Config, picture::ProcessId};
 use bytes::Bytes;
 use regex::Regex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sfgi_core::{event::Mode, goruntime::State};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
@@ -94,7 +94,7 @@ pub struct Scanned {
 }
 
 /// Profiles, by their names in `net/http/pprof`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Profile {
     /// `goroutine`: all goroutines, by stack.
     Goroutines,
@@ -105,7 +105,7 @@ pub enum Profile {
 }
 
 /// The format of a document about goroutines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Form {
     /// The schema `sfgi.dump/1`, each goroutine by itself.
     Json,

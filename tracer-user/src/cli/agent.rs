@@ -5,12 +5,13 @@ use crate::{
     agent::{
         Handle, Request,
         config::{Config, Overrides},
+        launcher::{self, Launcher},
         services::Opened,
     },
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(ClapArgs)]
@@ -46,13 +47,30 @@ pub(super) fn run(args: &Args) -> Result<()> {
         println!("the configuration is right");
         return Ok(());
     }
-    // The core has a thread of its own; this one only waits for signals, requests and pictures.
+    let config = Arc::new(config);
+    let reload = || args.load().ok().map(Arc::new);
+    let code = launcher::run(Arc::clone(&config), reload, |launcher| match server(args, config, launcher) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sfgi: {error:#}");
+            ExitCode::FAILURE
+        }
+    });
+    if code.context("the agent cannot start")? == ExitCode::SUCCESS {
+        Ok(())
+    } else {
+        bail!("the agent has ended")
+    }
+}
+
+/// The process that decides and talks to clients. The core has a thread of its own; this one only waits for signals, requests
+/// and pictures.
+fn server(args: &Args, config: Arc<Config>, launcher: Launcher) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The socket and the store are opened before any process is looked at, so that a wrong setting ends the command.
     let mut opened = runtime.block_on(Opened::open(&config))?;
-    let config = Arc::new(config);
-    let handle =
-        agent::start(Arc::clone(&config), opened.take_earlier()).context("the agent cannot start")?;
+    let handle = agent::start(Arc::clone(&config), opened.take_earlier(), launcher)
+        .context("the agent cannot start")?;
     runtime.block_on(serve(args, config, opened, handle))
 }
 

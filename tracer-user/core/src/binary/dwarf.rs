@@ -99,6 +99,7 @@ pub(super) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
         abbrev: DebugAbbrev::new(&abbrev, LittleEndian),
         strings: DebugStr::from(EndianSlice::new(&strings, LittleEndian)),
     };
+    // Assembly units are named `runtime` as well and describe no types; `find_map` goes on to the next unit.
     let types = reader.units().find_map(|(unit, abbreviations)| reader.types(&unit, &abbreviations))?;
     let mut found = types.arrays.clone();
     for of in types.structs.values() {
@@ -203,6 +204,7 @@ impl Types {
             if found.len() >= MAX_FIELDS {
                 return;
             }
+            // The type of a field may be a typedef, whose entry has no members of its own.
             let inner = field.of.and_then(|of| self.structs.get(self.aliases.get(&of).unwrap_or(&of)));
             if let Some(inner) = inner.filter(|inner| !inner.is_plain())
                 && depth + 1 < MAX_DEPTH

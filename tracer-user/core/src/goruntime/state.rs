@@ -1,10 +1,11 @@
 //! The states of a goroutine, under Go's names.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use tracer_common::status;
 
 /// What a goroutine is doing: `g.atomicstatus` without the scan bit (`src/runtime/runtime2.go`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum State {
     /// Not known yet: the first event came in mid-life, or from a probe that does not see the state.
     #[default]
@@ -37,6 +38,7 @@ pub enum State {
 /// States by their number. A table, because the model converts two numbers for every event.
 static BY_STATUS: [State; 256] = {
     let mut all = [State::Unknown; 256];
+    // A `while` loop, because `for` is not allowed in a constant.
     let mut raw = 0;
     while raw < all.len() {
         all[raw] = State::of_status(raw as u8);

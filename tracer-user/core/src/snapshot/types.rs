@@ -3,6 +3,7 @@
 use crate::event::Birth;
 use crate::goruntime::State;
 use crate::memory::Fault;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// All goroutines of a target as its memory showed them, read without stopping it.
@@ -115,7 +116,7 @@ pub struct Wait {
 }
 
 /// What a goroutine wants of the object that it waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Wants {
     /// To receive from the channel.
     Receive,
@@ -132,7 +133,7 @@ pub enum Wants {
 }
 
 /// Something that goroutines wait for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
     /// Address of the `hchan`, `sync.Mutex`, `sync.RWMutex`, `sync.WaitGroup` or `sync.Cond`; of the semaphore's word
     /// if it belongs to none of these.
@@ -144,7 +145,7 @@ pub struct Object {
 }
 
 /// The type of an object, and its state as its memory says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ObjectKind {
     /// A channel (`runtime.hchan`).
     Channel {
@@ -241,6 +242,7 @@ pub struct Stacks {
 
 impl Default for Stacks {
     fn default() -> Self {
+        // `ends[0]` is 0 and belongs to the empty stack, which is thus always `StackId(0)`.
         Stacks { pcs: Vec::new(), ends: vec![0], ids: HashMap::from([(Box::default(), StackId(0))]) }
     }
 }

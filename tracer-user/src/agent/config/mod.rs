@@ -127,6 +127,9 @@ pub struct Overrides {
     /// The budget for all programs together, and for each: a share of a core
     #[arg(long, value_name = "PERCENT", env = "SFGI_BUDGET", value_parser = budget)]
     pub budget: Option<f64>,
+    /// The memory that the agent may take, all its processes together [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "SFGI_MEMORY", value_parser = parse::size)]
+    pub memory: Option<u64>,
     /// The time between two scans of a program
     #[arg(long, value_name = "TIME", env = "SFGI_INTERVAL", value_parser = parse::time)]
     pub interval: Option<Duration>,
@@ -162,8 +165,9 @@ impl Overrides {
     fn put_over(&self, config: &mut Config) {
         if let Some(budget) = self.budget {
             // One figure sets both: the file's `process` could be above the new `node`, which `check` refuses.
-            config.budget = Budget { node: budget, process: None };
+            config.budget = Budget { node: budget, process: None, ..config.budget };
         }
+        set(&mut config.budget.memory, self.memory);
         set(&mut config.leaks.min_age, self.min_age);
         if let Some(rules) = &self.rules {
             config.leaks.rules = Some(rules.clone());

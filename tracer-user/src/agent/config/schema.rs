@@ -53,6 +53,9 @@ pub struct Scan {
     pub interval: Duration,
     /// For targets where no rule says otherwise.
     pub mode: Mode,
+    /// How long a target may leave a read of its memory or executable unanswered before that is given up.
+    #[serde(deserialize_with = "time")]
+    pub timeout: Duration,
 }
 
 /// When a wait is suspicious, and the rules that tell leaks: the options of `sfgi leaks`.
@@ -94,6 +97,9 @@ pub struct Budget {
     /// For each target; at most `node`. `None`: as `node`.
     #[serde(deserialize_with = "some_share")]
     pub process: Option<f64>,
+    /// Memory that all processes of the agent may take together, bytes.
+    #[serde(deserialize_with = "size")]
+    pub memory: u64,
 }
 
 impl Budget {
@@ -413,7 +419,7 @@ fn warn() -> LevelName {
 
 impl Default for Scan {
     fn default() -> Self {
-        Scan { interval: thirty_seconds(), mode: Mode::Poll }
+        Scan { interval: thirty_seconds(), mode: Mode::Poll, timeout: Duration::from_secs(20) }
     }
 }
 
@@ -439,7 +445,7 @@ impl Default for Leaks {
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { node: 0.02, process: None }
+        Budget { node: 0.02, process: None, memory: 256 << 20 }
     }
 }
 
