@@ -52,14 +52,10 @@ impl Seen {
     }
 
     /// Whether the agent need not be started anew.
-    fn lives(&self, now: Duration, picture: &Picture) -> Result<(), String> {
+    fn lives(&self, now: Duration) -> Result<(), String> {
         let silent = now.saturating_sub(self.picture);
         if silent >= DEAD {
             return Err(format!("nothing was published for {} s: the agent hangs", silent.as_secs()));
-        }
-        let node = &picture.node;
-        if node.workers > 0 && node.workers_hanging >= node.workers {
-            return Err(format!("all {} workers hang: no program is scanned", node.workers));
         }
         Ok(())
     }
@@ -69,10 +65,15 @@ impl Seen {
         if picture.unix_ns == 0 {
             return Err("no look at the node has ended yet".to_owned());
         }
-        self.lives(now, picture)?;
+        self.lives(now)?;
         let silent = now.saturating_sub(self.picture);
         if silent >= STALE {
             return Err(format!("nothing was published for {} s", silent.as_secs()));
+        }
+        let node = &picture.node;
+        // No reason to start anew: workers that hang are ended and replaced.
+        if node.workers > 0 && node.workers_hanging >= node.workers {
+            return Err(format!("all {} workers hang: no program is scanned", node.workers));
         }
         let Some(since) = self.targets_since else { return Ok(()) };
         let waited = now.saturating_sub(since.max(self.scan.1));
@@ -95,7 +96,7 @@ impl Health {
     /// # Errors
     /// Why it does not, in a sentence.
     pub fn lives(&self) -> Result<(), String> {
-        self.seen().lives(now(), &self.agent.pictures.borrow())
+        self.seen().lives(now())
     }
 
     /// Whether the agent works and sees what it should.
@@ -176,13 +177,13 @@ mod tests {
         let mut seen = Seen::default();
         let nothing = Picture::default();
         assert!(seen.ready(at(1), &nothing, INTERVAL).unwrap_err().contains("no look"));
-        assert!(seen.lives(at(1), &nothing).is_ok());
+        assert!(seen.lives(at(1)).is_ok());
         let last = picture(100, 0, 0, 0);
         seen.take(&last);
         assert_eq!(seen.ready(at(109), &last, INTERVAL), Ok(()));
         assert!(seen.ready(at(110), &last, INTERVAL).unwrap_err().contains("for 10 s"));
-        assert!(seen.lives(at(129), &last).is_ok());
-        assert!(seen.lives(at(130), &last).unwrap_err().contains("for 30 s"));
+        assert!(seen.lives(at(129)).is_ok());
+        assert!(seen.lives(at(130)).unwrap_err().contains("for 30 s"));
     }
 
     #[test]
@@ -202,7 +203,7 @@ mod tests {
         seen.take(&late);
         let why = seen.ready(at(1091), &late, INTERVAL).unwrap_err();
         assert_eq!(why, "no scan of any of 2 programs has ended for 90 s");
-        assert!(seen.lives(at(1091), &late).is_ok());
+        assert!(seen.lives(at(1091)).is_ok());
         // An interval that is longer is waited for, and a scan that ends is enough.
         assert_eq!(seen.ready(at(1091), &late, INTERVAL * 2), Ok(()));
         let scanned = picture(1092, 2, 6, 0);
@@ -213,11 +214,11 @@ mod tests {
     #[test]
     fn workers_that_all_hang_are_said() {
         let mut seen = Seen::default();
-        for (hanging, lives) in [(0, true), (3, true), (4, false)] {
+        for (hanging, ready) in [(0, true), (3, true), (4, false)] {
             let now = picture(10, 1, 1, hanging);
             seen.take(&now);
-            assert_eq!(seen.lives(at(10), &now).is_ok(), lives, "{hanging}");
-            assert_eq!(seen.ready(at(10), &now, INTERVAL).is_ok(), lives, "{hanging}");
+            assert_eq!(seen.ready(at(10), &now, INTERVAL).is_ok(), ready, "{hanging}");
+            assert_eq!(seen.lives(at(10)), Ok(()), "{hanging}");
         }
     }
 }
