@@ -258,6 +258,7 @@ impl Dump<'_> {
             args: text,
             labels: true,
             objects: !(text || pprof) || self.args.object.is_some(),
+            most: 0,
         }
     }
 
@@ -315,7 +316,7 @@ impl Dump<'_> {
     }
 
     fn json(&self, out: &mut impl Write, shown: &Shown<'_>, names: &mut Names) -> Result<()> {
-        let incomplete = shown.snapshot.incomplete.map(|fault| fault.to_string());
+        let incomplete = shown.snapshot.lacks();
         let about = About {
             pid: self.pid,
             exe: &self.opened.name,
@@ -353,8 +354,8 @@ impl Dump<'_> {
         if layout.is_unusual() {
             text += &format!("; layout: {layout}");
         }
-        if let Some(fault) = snapshot.incomplete {
-            text += &format!("; incomplete: {fault}");
+        if let Some(why) = snapshot.lacks() {
+            text += &format!("; incomplete: {why}");
         }
         if shown.left_out > 0 {
             let what = if shown.groups.is_some() { "groups" } else { "goroutines" };
