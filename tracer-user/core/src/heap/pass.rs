@@ -271,8 +271,8 @@ impl Pass<'_> {
             let now =
                 snapshot::take_only(setting.view, snapshot::Options::default(), listed).map_err(|error| {
                     match error {
-                        SnapshotError::Unreadable(fault) => fault,
-                        SnapshotError::NoList(_) | SnapshotError::NoField(_) => Fault::Unmapped(0),
+                        snapshot::SnapshotError::Unreadable(fault) => fault,
+                        snapshot::SnapshotError::NoList(_) | snapshot::SnapshotError::NoField(_) => Fault::Unmapped(0),
                     }
                 })?;
             if let Some(fault) = now.incomplete {

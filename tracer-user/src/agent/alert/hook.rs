@@ -100,15 +100,16 @@ impl HookJob {
 /// The worker: receives a [`HookJob`], runs it, and says how that ended. A server that closes the socket ends the hook.
 pub(in crate::agent) fn work(mut socket: UnixStream) -> io::Result<()> {
     let Some(job) = wire::receive::<HookJob>(&mut socket)? else { return Ok(()) };
-    let mut alive = socket.try_clone()?;
+    let alive = socket.try_clone()?;
     alive.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let mut server = tokio::net::UnixStream::from_std(alive)?;
+        let mut nothing = [0];
         tokio::select! {
             ended = run(&job) => Ok(Some(ended)),
             // It says nothing more: this is its end.
-            _ = tokio::io::AsyncReadExt::read(&mut server, &mut [0]) => io::Result::Ok(None),
+            _ = tokio::io::AsyncReadExt::read(&mut server, &mut nothing) => io::Result::Ok(None),
         }
     })?;
     socket.set_nonblocking(false)?;
