@@ -274,6 +274,7 @@ impl Dump<'_> {
             args: text,
             labels: true,
             objects: !(text || pprof) || self.args.object.is_some(),
+            most: 0,
         }
     }
 
@@ -331,7 +332,7 @@ impl Dump<'_> {
     }
 
     fn json(&self, out: &mut impl Write, shown: &Shown<'_>, names: &mut Names) -> Result<()> {
-        let incomplete = shown.snapshot.incomplete.map(|fault| fault.to_string());
+        let incomplete = shown.snapshot.lacks();
         let about = About {
             pid: self.pid,
             exe: &self.opened.name,
@@ -369,8 +370,8 @@ impl Dump<'_> {
         if layout.is_unusual() {
             text += &format!("; layout: {layout}");
         }
-        if let Some(fault) = snapshot.incomplete {
-            text += &format!("; incomplete: {fault}");
+        if let Some(why) = snapshot.lacks() {
+            text += &format!("; incomplete: {why}");
         }
         if shown.left_out > 0 {
             let what = if shown.groups.is_some() { "groups" } else { "goroutines" };

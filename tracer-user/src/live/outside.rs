@@ -86,7 +86,7 @@ impl Outside {
         self.wanted = false;
         self.not_before_ts = ended_ts + PAUSE_NS.max((ended_ts - began_ts).saturating_mul(PAUSE_TIMES));
         let stacks = if self.threshold_ns.is_some() { whole_stacks(snapshot, |_| None) } else { Vec::new() };
-        let complete = snapshot.incomplete.is_none() && snapshot.unreadable == 0;
+        let complete = snapshot.lacks().is_none() && snapshot.unreadable == 0;
         let seen = snapshot.goroutines.iter().map(|goroutine| seen(goroutine, snapshot)).collect();
         (Input::Snapshot(SnapshotInput { seen, began_ts, ended_ts, complete }), Input::Stacks(stacks))
     }

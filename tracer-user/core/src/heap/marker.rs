@@ -31,6 +31,7 @@ mod tests;
 
 use super::spans::{HeapError, ObjectId, Place, Span, Spans, words};
 use crate::binary::Globals;
+use crate::budget;
 use crate::memory::{Fault, Memory, Range};
 use crate::snapshot::View;
 use std::collections::VecDeque;
@@ -45,6 +46,9 @@ const BATCH_SPANS: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 /// Addresses that lie in no span, which are looked at again: more are not kept.
 const MAX_MISSES: usize = 1 << 16;
+/// How many times more bytes may be read of objects than the target has in memory, and how many more.
+const MAX_READ: u64 = 4;
+const MORE_READ: u64 = 1 << 30;
 
 /// Where a pointer was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,8 @@ pub(super) struct Found {
     queue: Vec<u32>,
     woken: Vec<Woken>,
     misses: Vec<u64>,
+    /// There were more of them than are kept.
+    dropped: bool,
     bytes: u64,
 }
 
@@ -88,6 +94,10 @@ pub(super) struct Marker<'a> {
     wake: Condvar,
     woken: Mutex<Vec<Woken>>,
     misses: Mutex<Vec<u64>>,
+    /// There were more misses than are kept.
+    dropped: AtomicBool,
+    /// Bytes from which on large objects are not read any more.
+    most_read: u64,
     read: AtomicU64,
     unread: AtomicU64,
     reached: AtomicU64,
@@ -100,14 +110,38 @@ struct Queue {
     busy: usize,
 }
 
+/// Makes room among misses where there are too many: each counts once. Says whether some had to be dropped.
+fn crowded(misses: &mut Vec<u64>) -> bool {
+    if misses.len() <= MAX_MISSES {
+        return false;
+    }
+    misses.sort_unstable();
+    misses.dedup();
+    let dropped = misses.len() > MAX_MISSES;
+    misses.truncate(MAX_MISSES);
+    dropped
+}
+
 impl Found {
+    /// An address that lies in no span was found.
+    fn miss(&mut self, word: u64) {
+        // Twice as many, so that sorting is rare.
+        if self.misses.len() >= 2 * MAX_MISSES {
+            self.dropped |= crowded(&mut self.misses);
+        }
+        self.misses.push(word);
+    }
+
     pub(super) fn is_any(&self) -> bool {
         !self.queue.is_empty() || !self.woken.is_empty()
     }
 }
 
 impl<'a> Marker<'a> {
-    pub(super) fn new(memory: &'a (dyn Memory + Sync), spans: Spans) -> Marker<'a> {
+    /// # Errors
+    /// The budget does not allow its bitmaps.
+    pub(super) fn new(memory: &'a (dyn Memory + Sync), spans: Spans) -> Result<Marker<'a>, HeapError> {
+        let most_read = memory.resident().map_or(u64::MAX, |bytes| bytes * MAX_READ + MORE_READ);
         let mut marker = Marker {
             memory,
             spans,
@@ -118,16 +152,23 @@ impl<'a> Marker<'a> {
             wake: Condvar::new(),
             woken: Mutex::default(),
             misses: Mutex::default(),
+            dropped: AtomicBool::new(false),
+            most_read,
             read: AtomicU64::new(0),
             unread: AtomicU64::new(0),
             reached: AtomicU64::new(0),
         };
-        marker.grow();
-        marker
+        marker.grow()?;
+        Ok(marker)
     }
 
     pub(super) fn spans(&self) -> &Spans {
         &self.spans
+    }
+
+    /// Whether addresses that lie in no span were dropped, because there were too many: what they lead to was not marked.
+    pub(super) fn has_dropped(&self) -> bool {
+        self.dropped.load(Relaxed)
     }
 
     /// Bytes that were read of objects.
@@ -148,15 +189,20 @@ impl<'a> Marker<'a> {
     /// Adds the spans that came into use since, where none was.
     pub(super) fn extend(&mut self, view: &View<'_>, globals: &Globals) -> Result<(), HeapError> {
         self.spans.extend(view, globals)?;
-        self.grow();
-        Ok(())
+        self.grow()
     }
 
-    fn grow(&mut self) {
+    fn grow(&mut self) -> Result<(), HeapError> {
         let words = (self.spans.bits() / 64) as usize;
+        let more = words.saturating_sub(self.marks.len());
+        budget::reserve(&mut self.marks, more)?;
+        budget::reserve(&mut self.done, more)?;
+        let more = self.spans.len().saturating_sub(self.queued.len());
+        budget::reserve(&mut self.queued, more)?;
         self.marks.resize_with(words, AtomicU64::default);
         self.done.resize_with(words, AtomicU64::default);
         self.queued.resize_with(self.spans.len(), AtomicBool::default);
+        Ok(())
     }
 
     /// What lies in this object leads nowhere.
@@ -187,7 +233,7 @@ impl<'a> Marker<'a> {
     pub(super) fn reach(&self, word: u64, by: Source, found: &mut Found) {
         match self.spans.find(word) {
             Place::Object(object) => self.mark(object, by, found),
-            Place::Nowhere if found.misses.len() < MAX_MISSES => found.misses.push(word),
+            Place::Nowhere => found.miss(word),
             _ => {}
         }
     }
@@ -266,8 +312,11 @@ impl<'a> Marker<'a> {
         }
         if !found.misses.is_empty() {
             let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-            let room = MAX_MISSES.saturating_sub(misses.len());
-            misses.extend(found.misses.drain(..).take(room));
+            misses.append(&mut found.misses);
+            found.dropped |= crowded(&mut misses);
+        }
+        if found.dropped {
+            self.dropped.store(true, Relaxed);
         }
     }
 
@@ -286,7 +335,9 @@ impl<'a> Marker<'a> {
     fn work(&self, progress: &mut dyn FnMut(u64)) -> Result<(), Fault> {
         let mut scan = Scan::default();
         while let Some(batch) = self.take() {
-            let result = self.scan(&batch, &mut scan);
+            // What a batch finds at most, in each word an object that is waited for.
+            let room = budget::check(BATCH_BYTES / 8 * size_of::<Woken>() * 2).map_err(Fault::from);
+            let result = room.and_then(|()| self.scan(&batch, &mut scan));
             self.give(&mut scan.found);
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.busy -= 1;
@@ -454,6 +505,11 @@ impl<'a> Marker<'a> {
     fn read_large(&self, Range { addr, len }: Range, scan: &mut Scan) -> Result<(), Fault> {
         for from in (0..len).step_by(BATCH_BYTES) {
             let size = (len - from).min(BATCH_BYTES);
+            if self.read.load(Relaxed) > self.most_read {
+                // A terabyte of pages that nobody wrote reads as zeros.
+                self.unread.fetch_add((len - from) as u64, Relaxed);
+                break;
+            }
             scan.buffer.resize(size, 0);
             match self.memory.read(addr + from as u64, &mut scan.buffer) {
                 Ok(()) => self.reach_all(addr + from as u64, &scan.buffer, &mut scan.found),

@@ -157,7 +157,7 @@ fn goroutines(target: &Target, filter: &Filter, form: Form) -> Result<Bytes, Ref
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
     let text = form == Form::Text;
-    let options = Options { stacks: true, args: text, labels: true, objects: !text };
+    let options = Options { stacks: true, args: text, labels: true, objects: !text, most: 0 };
     let snapshot = snapshot::take(&view, options, &mut |_, _| {}).map_err(failed)?;
     // Only now is it certain that the snapshot is of the program whose names follow.
     target.still_the_same()?;
@@ -173,7 +173,7 @@ fn goroutines(target: &Target, filter: &Filter, form: Form) -> Result<Bytes, Ref
     };
     let limit = if filter.limit == 0 { LIMIT } else { filter.limit.min(MAX_LIMIT) };
     let mut chosen = choice.of(&snapshot, &mut names);
-    let incomplete = snapshot.incomplete.map(|fault| fault.to_string());
+    let incomplete = snapshot.lacks();
     let exe = target.exe();
     let about = About { pid: Some(target.pid()), exe: &exe, incomplete: incomplete.as_deref(), object: None };
     let mut out = Vec::new();

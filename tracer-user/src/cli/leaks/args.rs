@@ -204,6 +204,7 @@ impl Args {
             passes: self.passes,
             threads: self.threads.map_or(processors.min(MAX_THREADS), NonZero::get),
             heap: !self.no_heap,
+            most: 0,
         }
     }
 }
