@@ -32,7 +32,7 @@ use crate::{
 
 /// Between two looks at the reads of the child.
 const TICK: Duration = Duration::from_millis(100);
-/// After Ctrl-C a command has so long before a read that hangs ends it. A second one takes this away.
+/// After Ctrl-C a command has so long before a read that hangs ends it, and after a second one before it is ended whatever it does.
 const AFTER_ASKED: Duration = Duration::from_millis(1500);
 /// A read that has taken so long after Ctrl-C hangs: of a healthy program it takes milliseconds.
 const HANGS: Duration = Duration::from_secs(1);
@@ -114,7 +114,7 @@ pub(crate) fn run(limits: &Limits, command: impl FnOnce() -> ExitCode) -> ExitCo
             // SAFETY: the page is mapped until this process ends, and holds atomics only.
             let page = unsafe { page.as_ref() };
             let mut parent =
-                Parent { child, page, limits, terminal, before, asked: None, again: false, resumed: None };
+                Parent { child, page, limits, terminal, before, asked: None, again: None, resumed: None };
             parent.supervise()
         }
     }
@@ -202,8 +202,8 @@ struct Parent<'a> {
     before: libc::sigset_t,
     /// When somebody first asked for the end.
     asked: Option<Instant>,
-    /// Somebody has asked twice.
-    again: bool,
+    /// When somebody asked a second time.
+    again: Option<Instant>,
     /// When both last went on after they had been stopped: no read was making progress before.
     resumed: Option<Instant>,
 }
@@ -249,7 +249,9 @@ impl Parent<'_> {
             }
             libc::SIGUSR1 | libc::SIGUSR2 => self.send(signal),
             _ => {
-                self.again |= self.asked.is_some();
+                if self.asked.is_some() {
+                    self.again.get_or_insert_with(Instant::now);
+                }
                 self.asked.get_or_insert_with(Instant::now);
                 if sent {
                     let since = now_ms().saturating_sub(ms(BOTH));
@@ -285,19 +287,22 @@ impl Parent<'_> {
 
     /// Why the child is to be killed, if it is.
     fn hangs(&self) -> Option<String> {
+        if self.again.is_some_and(|again| again.elapsed() > AFTER_ASKED) {
+            return Some("interrupted twice, so it was ended at once: the end is missing".to_owned());
+        }
         let Pending { what, since } = self.page.reads.longest()?;
         let since = self.resumed.map_or(since, |resumed| since.min(resumed.elapsed()));
         let allowed = self.limits.timeout;
         if !allowed.is_zero() && since > allowed {
             let allowed = duration(u64::try_from(allowed.as_nanos()).unwrap_or(u64::MAX));
-            let (subject, what) = (self.subject(what), what_it_reads(what));
+            let subject = self.subject(what);
             return Some(format!(
                 "{subject} does not answer: a read of {what} has lasted {allowed}; try again, or allow more with --timeout"
             ));
         }
-        let asked = self.asked.filter(|asked| self.again || asked.elapsed() > AFTER_ASKED);
+        let asked = self.asked.filter(|asked| self.again.is_some() || asked.elapsed() > AFTER_ASKED);
         if asked.is_some() && since > HANGS {
-            let (subject, what) = (self.subject(what), what_it_reads(what));
+            let subject = self.subject(what);
             return Some(format!(
                 "interrupted while {subject} did not answer: a read of {what} had not ended"
             ));
@@ -363,10 +368,6 @@ impl Parent<'_> {
         // It was blocked by who started us.
         ExitCode::FAILURE
     }
-}
-
-fn what_it_reads(what: What) -> String {
-    what.to_string()
 }
 
 fn ms(time: Duration) -> u64 {
