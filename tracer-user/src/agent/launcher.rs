@@ -120,7 +120,7 @@ impl Reports {
 }
 
 /// Sends a value, with a descriptor where one is given.
-fn send(to: BorrowedFd<'_>, value: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+pub(super) fn send(to: BorrowedFd<'_>, value: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let bytes = postcard::to_allocvec(value).map_err(io::Error::other)?;
     if bytes.len() > MAX_MESSAGE {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -136,7 +136,9 @@ fn send(to: BorrowedFd<'_>, value: &impl Serialize, fd: Option<BorrowedFd<'_>>) 
 }
 
 /// Receives a value; `None`: the other end is closed.
-fn receive<T: serde::de::DeserializeOwned>(from: BorrowedFd<'_>) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+pub(super) fn receive<T: serde::de::DeserializeOwned>(
+    from: BorrowedFd<'_>,
+) -> io::Result<Option<(T, Option<OwnedFd>)>> {
     let (mut bytes, mut space) =
         ([0; MAX_MESSAGE], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -159,7 +161,7 @@ fn receive<T: serde::de::DeserializeOwned>(from: BorrowedFd<'_>) -> io::Result<O
 }
 
 /// How many bytes a child's life begins with: its socket.
-enum Child {
+pub(super) enum Child {
     /// In the child.
     Is,
     /// In the launcher: the child's PID.
@@ -168,7 +170,7 @@ enum Child {
 
 /// Forks. The child dies with this process, has a session of its own, so that a terminal's signals reach the launcher alone, and
 /// takes signals as a new process does.
-fn fork() -> io::Result<Child> {
+pub(super) fn fork() -> io::Result<Child> {
     let own = rustix::process::getpid();
     // SAFETY: this process has one thread, so the child may do whatever its parent could.
     match unsafe { libc::fork() } {

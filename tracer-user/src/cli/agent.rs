@@ -4,6 +4,7 @@ use crate::{
     agent,
     agent::{
         Handle, Request,
+        alert::hook::Runner,
         config::{Config, Overrides},
         launcher::{self, Launcher},
         services::Opened,
@@ -48,14 +49,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let config = Arc::new(config);
+    // Forked first, with all rights: it may have to become another user.
+    let runner = Runner::start(|| args.load().ok()).context("the agent cannot start")?;
     let reload = || args.load().ok().map(Arc::new);
-    let code = launcher::run(Arc::clone(&config), reload, |launcher| match server(args, config, launcher) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("sfgi: {error:#}");
-            ExitCode::FAILURE
-        }
-    });
+    let code =
+        launcher::run(Arc::clone(&config), reload, |launcher| match server(args, config, launcher, runner) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("sfgi: {error:#}");
+                ExitCode::FAILURE
+            }
+        });
     if code.context("the agent cannot start")? == ExitCode::SUCCESS {
         Ok(())
     } else {
@@ -65,20 +69,26 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 /// The process that decides and talks to clients. The core has a thread of its own; this one only waits for signals, requests
 /// and pictures.
-fn server(args: &Args, config: Arc<Config>, launcher: Launcher) -> Result<()> {
+fn server(args: &Args, config: Arc<Config>, launcher: Launcher, runner: Runner) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The socket and the store are opened before any process is looked at, so that a wrong setting ends the command.
     let mut opened = runtime.block_on(Opened::open(&config))?;
     let handle = agent::start(Arc::clone(&config), opened.take_earlier(), launcher)
         .context("the agent cannot start")?;
-    runtime.block_on(serve(args, config, opened, handle))
+    runtime.block_on(serve(args, config, opened, handle, runner))
 }
 
 /// Runs until SIGINT or SIGTERM. SIGHUP reads the configuration again.
-async fn serve(args: &Args, config: Arc<Config>, opened: Opened, mut handle: Handle) -> Result<()> {
+async fn serve(
+    args: &Args,
+    config: Arc<Config>,
+    opened: Opened,
+    mut handle: Handle,
+    runner: Runner,
+) -> Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut hangup = signal(SignalKind::hangup())?;
-    let services = opened.start(config, &handle);
+    let services = opened.start(config, &handle, runner);
     log::info!("begins: PID {}", std::process::id());
     loop {
         tokio::select! {

@@ -1,7 +1,7 @@
 //! Carries out the actions of alerts: more detail, evidence, the hook. Each runs as a task of its own and logs its
 //! result.
 
-use super::{Action, Alert, hook};
+use super::{Action, Alert, hook::Runner};
 use crate::{
     agent::{
         Request, config,
@@ -34,7 +34,8 @@ pub struct Actor {
     requests: mpsc::Sender<Request>,
     evidence: Option<Evidence>,
     record: Duration,
-    hook: Option<config::Hook>,
+    /// `None`: the configuration has no hook.
+    hook: Option<Runner>,
     free: Arc<Semaphore>,
     /// Targets whose evidence is being kept: two alerts of one target ask for the same evidence.
     keeping: Arc<Mutex<BTreeSet<ProcessId>>>,
@@ -45,12 +46,13 @@ impl Actor {
         alerts: &config::Alerts,
         evidence: &config::Evidence,
         requests: mpsc::Sender<Request>,
+        runner: &Runner,
     ) -> Actor {
         Actor {
             requests,
             evidence: Evidence::of(evidence),
             record: evidence.record,
-            hook: alerts.hook.clone(),
+            hook: alerts.hook.as_ref().map(|_| runner.clone()),
             free: Arc::new(Semaphore::new(AT_A_TIME)),
             keeping: Arc::default(),
         }
@@ -82,9 +84,7 @@ impl Actor {
             (Action::RunHook(_), None) | (Action::WantDetail(_), _) => return,
             (Action::RunHook(alert), Some(hook)) => {
                 let hook = hook.clone();
-                Box::pin(
-                    async move { hook::run(&hook, &alert).await.map(|()| "the hook has run".to_owned()) },
-                )
+                Box::pin(async move { hook.run(&alert).await.map(|()| "the hook has run".to_owned()) })
             }
         };
         tokio::spawn(async move {
