@@ -161,7 +161,7 @@ fn receive<T: serde::de::DeserializeOwned>(from: BorrowedFd<'_>) -> io::Result<O
     Ok(Some((value.ok_or(io::ErrorKind::InvalidData)?, fd)))
 }
 
-/// How many bytes a child's life begins with: its socket.
+/// On which side of a fork this is.
 enum Child {
     /// In the child.
     Is,
@@ -183,8 +183,12 @@ fn fork() -> io::Result<Child> {
                 Signals::restore()?;
                 Ok(())
             })();
+            if let Err(error) = begun {
+                log::error!("a process of the agent cannot begin: {error}");
+                exit(ExitCode::FAILURE);
+            }
             // The parent may have died before it could be asked to take the child along.
-            if begun.is_err() || getppid() != Some(own) {
+            if getppid() != Some(own) {
                 exit(ExitCode::FAILURE);
             }
             Ok(Child::Is)
@@ -361,6 +365,9 @@ fn reap(server: Pid, workers: &mut BTreeSet<u32>, to: &OwnedFd) -> Option<ExitCo
         let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) else { return code };
         let cpu_ns = children_cpu_ns().saturating_sub(before);
         if pid == server {
+            if let Some(signal) = status.terminating_signal() {
+                log::error!("signal {signal} has ended the process that decides");
+            }
             let status = status.exit_status().and_then(|status| u8::try_from(status).ok());
             code = Some(status.map_or(ExitCode::FAILURE, ExitCode::from));
             continue;

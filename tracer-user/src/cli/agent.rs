@@ -46,11 +46,12 @@ pub(super) struct Args {
     pictures: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+/// Returns the exit code of the process that decides, which has said what there was to say.
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = args.load()?;
     if args.check_config {
         println!("the configuration is right");
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let config = Arc::new(config);
     let reload = || args.load().ok().map(Arc::new);
@@ -61,11 +62,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             ExitCode::FAILURE
         }
     });
-    if code.context("the agent cannot start")? == ExitCode::SUCCESS {
-        Ok(())
-    } else {
-        bail!("the agent has ended")
-    }
+    Ok(code.context("the agent cannot start")?)
 }
 
 /// The process that decides and talks to clients. The core has a thread of its own; this one only waits for signals, requests

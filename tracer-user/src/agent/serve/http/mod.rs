@@ -22,6 +22,7 @@ pub use listen::{ListenError, Listener};
 
 use super::health::Health;
 use crate::agent::{Handle, Picture, Refusal, alert::Alert, store::History};
+use crate::output::clean;
 use axum::{
     Json,
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -222,7 +223,8 @@ impl From<Refusal> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(Explanation { error: self.error })).into_response();
+        let mut response =
+            (self.status, Json(Explanation { error: clean(&self.error).into_owned() })).into_response();
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, value);
         }
