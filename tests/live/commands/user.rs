@@ -1,6 +1,6 @@
 //! `trace -- CMD` under sudo: the command runs as the user who called, not as root.
 
-use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use live_tests::{
