@@ -60,11 +60,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 ExitCode::FAILURE
             }
         });
-    if code.context("the agent cannot start")? == ExitCode::SUCCESS {
-        Ok(())
-    } else {
-        bail!("the agent has ended")
+    let code = code.context("the agent cannot start")?;
+    if code == ExitCode::FAILURE {
+        // The server has said why.
+        std::process::exit(1);
     }
+    if code != ExitCode::SUCCESS {
+        bail!("the agent's server was ended from outside, or has used more memory than it may");
+    }
+    Ok(())
 }
 
 /// The process that decides and talks to clients. The core has a thread of its own; this one only waits for signals, requests
