@@ -41,6 +41,9 @@ const MAX_MESSAGE: usize = 4096;
 /// Workers at the same time, whatever is ordered.
 const MAX_WORKERS: usize = 32;
 
+/// The exit code for a server that a signal has ended: it could not say why itself.
+const KILLED: u8 = 137;
+
 /// What the server orders.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
@@ -369,7 +372,7 @@ fn reap(server: Pid, workers: &mut BTreeSet<u32>, to: &OwnedFd) -> Option<ExitCo
                 log::error!("signal {signal} has ended the process that decides");
             }
             let status = status.exit_status().and_then(|status| u8::try_from(status).ok());
-            code = Some(status.map_or(ExitCode::FAILURE, ExitCode::from));
+            code = Some(ExitCode::from(status.unwrap_or(KILLED)));
             continue;
         }
         let pid = pid.as_raw_nonzero().get().unsigned_abs();

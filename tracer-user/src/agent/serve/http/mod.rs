@@ -216,7 +216,7 @@ impl From<Refusal> for Problem {
             Refusal::Busy(_) => {
                 Problem::later(StatusCode::SERVICE_UNAVAILABLE, error, Duration::from_secs(5))
             }
-            Refusal::Failed(_) => Problem::new(StatusCode::BAD_GATEWAY, error),
+            Refusal::Failed(_) | Refusal::TooLarge => Problem::new(StatusCode::BAD_GATEWAY, error),
         }
     }
 }
