@@ -30,6 +30,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
+    ffi::CStr,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::unix::net::UnixStream,
@@ -208,6 +209,12 @@ fn exit(code: ExitCode) -> ! {
     unsafe { libc::_exit(if code == ExitCode::SUCCESS { 0 } else { 1 }) }
 }
 
+/// Names this process for `ps` and `top`, which would show the same command line for all.
+fn name(name: &CStr) {
+    // Longer names than 15 bytes are cut; ours are not.
+    let _ = rustix::thread::set_name(name);
+}
+
 /// The signals that the launcher waits for, as a descriptor.
 struct Signals {
     fd: OwnedFd,
@@ -279,6 +286,7 @@ pub fn run(
     let server = match fork()? {
         Child::Is => {
             drop((ours, signals));
+            name(c"sfgi-server");
             exit(server(Launcher { socket: theirs }))
         }
         Child::Has(pid) => pid,
@@ -349,6 +357,7 @@ fn begin(role: Role, config: &std::sync::Arc<Config>, ours: (i32, i32)) -> io::R
     match fork()? {
         Child::Is => {
             drop(near);
+            name(role.name());
             // What the launcher holds is none of the worker's business.
             for fd in [ours.0, ours.1] {
                 // SAFETY: this process never uses these two again: it ends in this function.
