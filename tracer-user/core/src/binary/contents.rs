@@ -21,7 +21,7 @@ const MAX_HOLES: usize = 1 << 16;
 const CHUNK: usize = 8 << 20;
 
 /// Contents in memory, or in a file.
-pub(super) enum Contents {
+pub(crate) enum Contents {
     Memory(Bytes),
     File { file: File, len: u64 },
 }

@@ -106,7 +106,7 @@ pub(super) fn separate(image: &Image) -> Option<(String, HashMap<String, u32>)> 
 
 /// Offsets by `struct.field`, as in `Layout`. `None`: the binary has no DWARF, or its DWARF does not describe
 /// `runtime.g`.
-pub(super) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
+pub(crate) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
     let section = |name| image.contents(name, MAX_SECTION).unwrap_or_default();
     let (info, abbrev, strings) = (section(".debug_info"), section(".debug_abbrev"), section(".debug_str"));
     let reader = Reader {

@@ -162,7 +162,7 @@ pub struct Image {
 
 /// Why an image cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ImageError {
+pub(crate) enum ImageError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -197,7 +197,7 @@ impl Image {
     ///
     /// # Errors
     /// As [`Image::parse`], or the file cannot be read.
-    pub(super) fn headers(file: Contents) -> Result<Image, ImageError> {
+    pub(crate) fn headers(file: Contents) -> Result<Image, ImageError> {
         let head = file.read(0, HEADER)?;
         let header = file_header(&head)?;
         let arch = match header.e_machine(LittleEndian) {
