@@ -62,6 +62,7 @@ impl GoVersion {
         let minor = self.release.minor();
         let number = match self.patch {
             Some(patch) => format!("go1.{minor}.{patch}"),
+            // Since 1.21 the first release of a series is `go1.21.0`, and a text without a patch is no release.
             None if !self.release.numbers_its_first_patch() => format!("go1.{minor}"),
             None => return false,
         };
@@ -156,6 +157,7 @@ fn at(image: &Image, vaddr: u64) -> Option<BuildInfo> {
 
 /// Reads the contents of `.go.buildinfo`. `None`: other contents, or the format before Go 1.18.
 pub(super) fn parse(blob: &[u8]) -> Option<BuildInfo> {
+    // Before 1.18 the blob holds pointers instead of texts; such programs are too old anyway.
     if !blob.starts_with(MAGIC) || blob.get(15)? & FLAG_INLINE == 0 {
         return None;
     }

@@ -276,6 +276,7 @@ impl Types {
             if found.len() >= MAX_FIELDS {
                 return;
             }
+            // The type of a field may be a typedef, whose entry has no members of its own.
             let inner = field.of.and_then(|of| self.structs.get(self.aliases.get(&of).unwrap_or(&of)));
             if let Some(inner) = inner.filter(|inner| !inner.is_plain())
                 && depth + 1 < MAX_DEPTH

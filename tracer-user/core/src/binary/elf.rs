@@ -232,6 +232,7 @@ impl Image {
                     return Err(ElfError::Corrupt("it has more segments than any program").into());
                 }
                 Some(kind) if kind == PT_LOAD.0 => {
+                    // Checked once here: later sums of these fields need no check.
                     let end = offset.checked_add(size).ok_or(ElfError::Corrupt("a segment wraps around"))?;
                     if end > file.len() {
                         return Err(ElfError::Truncated("a segment").into());
@@ -332,6 +333,7 @@ impl Image {
 
     /// Drops the whole file. From then on no section is found; the build id stays known.
     pub(super) fn forget_file(&mut self) {
+        // The build id's section is about to go.
         let _ = self.build_id();
         self.file = None;
         self.sections = OnceLock::new();
@@ -423,6 +425,7 @@ impl Image {
     pub(super) fn is_writable(&self, vaddr: u64, len: u64) -> bool {
         self.segments.iter().filter(|segment| segment.writable).any(|segment| {
             let room =
+                // `memory_size`, not `file_size`: most variables of the runtime are in `.bss`.
                 vaddr.checked_sub(segment.vaddr).and_then(|into| segment.memory_size.checked_sub(into));
             room.is_some_and(|room| len <= room)
         })
@@ -490,6 +493,7 @@ impl Image {
     /// The pointer at a link-time address, with its relative relocation applied: again a link-time address.
     pub(crate) fn read_ptr(&self, vaddr: u64) -> Option<u64> {
         let relocations = self.relocations();
+        // The word in the file does not count where the loader overwrites it.
         if let Ok(index) = relocations.binary_search_by_key(&vaddr, |(place, _)| *place) {
             return relocations.get(index).map(|(_, target)| *target);
         }
@@ -578,6 +582,7 @@ impl Image {
             .filter(|entry| u32_at(entry, 8) == Some(relative))
             .filter_map(|entry| Some((u64_at(entry, 0)?, u64_at(entry, 16)?)))
             .collect();
+        // `read_ptr` searches by place.
         found.sort_unstable();
         Some(found)
     }

@@ -41,6 +41,7 @@ pub enum Identified {
 /// The file's size cannot be read. A file that is no ELF is [`Identified::NotGo`].
 pub fn identify(file: &File) -> io::Result<Identified> {
     let size = file.metadata()?.len();
+    // Reads only the ranges that are asked for.
     let cache = ReadCache::new(file);
     Ok(look(&cache, size).unwrap_or(Identified::NotGo))
 }
@@ -49,6 +50,7 @@ pub fn identify(file: &File) -> io::Result<Identified> {
 fn look<'d, R: ReadRef<'d>>(data: R, size: u64) -> Option<Identified> {
     let header = FileHeader64::<LittleEndian>::parse(data).ok()?;
     let sections = header.e_shnum(LittleEndian);
+    // Without a section table the segments may still hold a Go program.
     if header.e_shoff(LittleEndian) == 0 || sections == 0 {
         return Some(Identified::Unsure);
     }

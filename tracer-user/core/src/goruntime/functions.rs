@@ -19,6 +19,7 @@ pub fn starts_system<'n>(start: &str, mut stack: impl Iterator<Item = &'n str>) 
         return false;
     }
     if CALLERS.contains(&start) {
+        // As `isSystemGoroutine`: while it calls a finalizer, functions outside of the runtime are on its stack.
         return stack.all(|name| name.starts_with("runtime."));
     }
     start.starts_with("runtime.")

@@ -37,6 +37,7 @@ pub enum State {
 /// States by their number. A table, because the model converts two numbers for every event.
 static BY_STATUS: [State; 256] = {
     let mut all = [State::Unknown; 256];
+    // A `while` loop, because `for` is not allowed in a constant.
     let mut raw = 0;
     while raw < all.len() {
         all[raw] = State::of_status(raw as u8);

@@ -175,6 +175,7 @@ impl WaitReasons {
     /// The reason of a number; [`WaitReason::Unknown`] for a number that the binary lacks.
     #[inline]
     pub fn get(&self, number: u8) -> WaitReason {
+        // Number 0 is `waitReasonZero` in every version, so it needs no table.
         let unknown = if number == 0 { WaitReason::Zero } else { WaitReason::Unknown };
         self.reasons.get(usize::from(number)).copied().unwrap_or(unknown)
     }

@@ -1,9 +1,9 @@
-//! Candidates: goroutines that may never run again, and what would have to be reached for them to run.
+//! Candidates: goroutines that may never run again, and the objects that must be reached for them to run.
 //!
-//! The rules are those of the runtime's own leak detection (`src/runtime/mgc.go: isMaybeRunnable`, 1.26), for
-//! the same eleven wait reasons (`isChanWait`, `isSyncWait` of `runtime2.go`), with two differences: what
-//! lies on the stack of a goroutine lives with that goroutine, and the locks and groups of package `sync`
-//! that wait as "semacquire" up to Go 1.23 count as what they are.
+//! The rules are those of the runtime's own leak detection (`src/runtime/mgc.go: isMaybeRunnable`, 1.26), for the same
+//! eleven wait reasons (`isChanWait`, `isSyncWait` of `runtime2.go`). Two rules differ: an object on the stack of a
+//! goroutine is reached if that goroutine is live. Locks up to Go 1.19 and wait groups up to 1.23 wait as "semacquire",
+//! but count as what they are.
 
 use super::marker::Marker;
 use super::spans::ObjectId;
@@ -14,11 +14,11 @@ use hashbrown::HashMap;
 /// What a goroutine waits for, by its wait reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sort {
-    /// Nothing that could ever happen.
+    /// Nothing: a nil channel or `select {}`. Such a wait never ends.
     Nothing,
-    /// Channels, or something of package `sync`.
+    /// Channels, or an object of package `sync`.
     Object,
-    /// The same, if it is of package `sync`.
+    /// An object of package `sync`, or else a semaphore of the runtime, which makes no candidate.
     Semaphore,
 }
 
@@ -33,24 +33,24 @@ fn sort(reason: WaitReason) -> Option<Sort> {
     }
 }
 
-/// Whether what waits for this reason can be proven to be leaked.
+/// Whether a goroutine with this wait reason can be a candidate, and so proven to be leaked.
 pub fn can_be_leaked(reason: WaitReason) -> bool {
     sort(reason).is_some()
 }
 
-/// All candidates of a snapshot, and what makes them live.
+/// The candidates of a snapshot, and what makes each live.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
-    /// By index into the snapshot's goroutines: it is a candidate, and nothing has made it live.
+    /// By index into the snapshot's goroutines, whether it is a candidate that nothing has made live.
     dead: Vec<bool>,
-    /// Who waits for an object of the heap.
+    /// By object of the heap, the candidates that wait for it.
     by_object: HashMap<ObjectId, Vec<u32>>,
-    /// Who waits for something on the stack of this goroutine.
+    /// By goroutine, the candidates that wait for something on its stack.
     by_host: HashMap<u32, Vec<u32>>,
 }
 
 impl Candidates {
-    /// Those of a snapshot. Their awaited objects are watched in `marker`.
+    /// Finds the candidates of a snapshot, and has `marker` report their awaited objects.
     pub(super) fn of(view: &View<'_>, snapshot: &Snapshot, marker: &mut Marker<'_>) -> Candidates {
         let hosts = Hosts::of(snapshot);
         let mut candidates =
@@ -83,8 +83,8 @@ impl Candidates {
         }
     }
 
-    /// Makes those live that wait for something on the stack of a goroutine that is no candidate: the marker knows no
-    /// objects on stacks, so it would never report them as reached.
+    /// Makes candidates live that wait for something on the stack of a goroutine that is no candidate. The marker knows
+    /// only objects of the heap, so it would never report those as reached.
     pub(super) fn hosted_by_live(&mut self, live: &mut Vec<u32>) {
         let hosts: Vec<u32> = self.by_host.keys().copied().collect();
         for host in hosts {
@@ -94,15 +94,16 @@ impl Candidates {
         }
     }
 
-    /// This object was reached. Adds those that are live for that to `live`.
+    /// Notes that an object was reached, and adds the candidates that this makes live to `live`.
     pub(super) fn reached(&mut self, object: ObjectId, live: &mut Vec<u32>) {
         for index in self.by_object.remove(&object).unwrap_or_default() {
             self.revive(index, live);
         }
     }
 
-    /// This goroutine can run, whatever it waits for; and so can those that wait for what lies on its stack.
+    /// Makes a candidate live, and with it those that wait for something on its stack; adds all to `live`.
     pub(super) fn revive(&mut self, index: u32, live: &mut Vec<u32>) {
+        // A list and no recursion: hostile waits can form a chain as long as the list of goroutines.
         let mut todo = vec![index];
         while let Some(index) = todo.pop() {
             if let Some(dead) = self.dead.get_mut(index as usize).filter(|dead| **dead) {
@@ -119,27 +120,27 @@ impl Candidates {
         }
     }
 
-    /// Those that nothing has made live.
+    /// The candidates that nothing has made live.
     pub(super) fn left(&self) -> impl Iterator<Item = u32> {
         self.dead.iter().zip(0u32..).filter(|(dead, _)| **dead).map(|(_, index)| index)
     }
 
-    /// The others, and all goroutines that are none.
+    /// All other goroutines: live candidates, and those that are no candidates.
     pub(super) fn live(&self) -> impl Iterator<Item = u32> {
         self.dead.iter().zip(0u32..).filter(|(dead, _)| !**dead).map(|(_, index)| index)
     }
 }
 
-/// Where something that is waited for lies.
+/// Where an awaited object lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
     Heap(ObjectId),
-    /// On the stack of this goroutine.
+    /// On the stack of the goroutine with this index.
     StackOf(u32),
 }
 
-/// All that a goroutine waits for. `None`: it may be woken by what we cannot see, or what lies among the
-/// variables, which everybody can reach.
+/// The places of all objects that a goroutine waits for. `None`: no candidate, because not all objects are known, or
+/// one is a variable (which every goroutine can reach) or a bare semaphore.
 fn awaited(
     sort: Sort,
     goroutine: &Goroutine,
@@ -154,7 +155,7 @@ fn awaited(
     (goroutine.waits.iter())
         .map(|wait| {
             let object = snapshot.objects.get(wait.object as usize)?;
-            // Not of package `sync`: the runtime or `internal/poll` (`fdMutex`) uses the semaphore in its own ways.
+            // Outside of package `sync` the runtime and `internal/poll` (`fdMutex`) use semaphores in their own ways.
             if sort == Sort::Semaphore && object.kind == ObjectKind::Semaphore {
                 return None;
             }
@@ -164,7 +165,7 @@ fn awaited(
         .collect()
 }
 
-/// The stacks of all goroutines, in the order of their addresses.
+/// The stacks of all goroutines as (low, high, index), ascending, for a binary search by address.
 struct Hosts(Vec<(u64, u64, u32)>);
 
 impl Hosts {

@@ -1,11 +1,11 @@
-//! Marks what can be reached, as the collector does: every object that a word of a reached one points into.
+//! Marks what can be reached, as the collector does: every object that a word of a reached object points into.
 //!
-//! Objects are scanned span by span, not one by one: an object that is marked puts its span into a queue,
-//! and when the span's turn comes, all of its objects that were marked meanwhile are scanned with one
-//! read. So the queue is never longer than the list of spans, and the memory needed is two bits an object.
+//! Objects are scanned span by span, not one by one. A marked object puts its span into a queue, and when the span's
+//! turn comes, one read scans all objects of it that were marked meanwhile. So the queue is never longer than the list
+//! of spans, and an object needs two bits of memory.
 //!
-//! Within an object every word counts, whatever its type says: what is not a pointer and looks like one
-//! keeps something alive at worst, and so hides a leak, but never invents one.
+//! Within an object every word counts, whatever its type is. A word that only looks like a pointer keeps something
+//! alive at worst, and so may hide a leak but never invents one.
 //!
 //! # Several threads
 //! Threads mark without a lock. What keeps a mark from being missed is the order of two steps on either side:
@@ -41,10 +41,10 @@ use std::sync::atomic::{
 };
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// Spans that one thread takes from the queue at once, and bytes that it reads at once.
+/// Spans that a thread takes from the queue at once, and bytes that it reads at once.
 const BATCH_SPANS: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
-/// Addresses that lie in no span, which are looked at again: more are not kept.
+/// Most addresses in no known span that are kept for [`Marker::misses`].
 const MAX_MISSES: usize = 1 << 16;
 /// How many times more bytes may be read of objects than the target has in memory, and how many more.
 const MAX_READ: u64 = 4;
@@ -53,24 +53,24 @@ const MORE_READ: u64 = 1 << 30;
 /// Where a pointer was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// In a variable of the target, at this address.
+    /// In a variable, at this address in memory.
     Global(u64),
-    /// On the stack or among the fields of a goroutine: its index in the snapshot.
+    /// On the stack or in the `g` of the goroutine with this index in the snapshot; `u32::MAX`: not in the snapshot.
     Goroutine(u32),
     /// In an object of the heap, at this address.
     Heap(u64),
-    /// Elsewhere: a register, a timer, a finalizer.
+    /// In a register, a timer, a finalizer or a `sudog`.
     Other,
 }
 
-/// An object that is waited for and was reached.
+/// An object of a watched span that was reached.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Woken {
     pub(super) object: ObjectId,
     pub(super) by: Source,
 }
 
-/// What one thread found and has not handed over yet: locks are taken once a batch, not once a pointer.
+/// What one thread found and has not handed over yet, so that locks are taken once for a batch, not for each pointer.
 #[derive(Default)]
 pub(super) struct Found {
     queue: Vec<u32>,
@@ -84,11 +84,11 @@ pub(super) struct Found {
 pub(super) struct Marker<'a> {
     memory: &'a (dyn Memory + Sync),
     spans: Spans,
-    /// Reached, by [`Span::bits`].
+    /// A bit for each object, at [`Span::bits`]: it was reached.
     marks: Vec<AtomicU64>,
-    /// Scanned already, or never to be.
+    /// A bit for each object: it was scanned already, or never is to be.
     done: Vec<AtomicU64>,
-    /// By the number of a span: it is in the queue.
+    /// By the number of a span, whether it is in the queue.
     queued: Vec<AtomicBool>,
     queue: Mutex<Queue>,
     wake: Condvar,
@@ -106,7 +106,7 @@ pub(super) struct Marker<'a> {
 #[derive(Default)]
 struct Queue {
     spans: VecDeque<u32>,
-    /// Threads that scan, and may still find something.
+    /// Number of threads that scan and may still find something.
     busy: usize,
 }
 
@@ -171,7 +171,7 @@ impl<'a> Marker<'a> {
         self.dropped.load(Relaxed)
     }
 
-    /// Bytes that were read of objects.
+    /// Bytes of objects that were scanned.
     pub(super) fn bytes_read(&self) -> u64 {
         self.read.load(Relaxed)
     }
@@ -181,12 +181,12 @@ impl<'a> Marker<'a> {
         self.unread.load(Relaxed)
     }
 
-    /// Bytes of all objects that were reached, with pointers or without.
+    /// Bytes of all reached objects, with pointers or without.
     pub(super) fn bytes_reached(&self) -> u64 {
         self.reached.load(Relaxed)
     }
 
-    /// Adds the spans that came into use since, where none was.
+    /// Adds the spans that came into use since the table was made.
     pub(super) fn extend(&mut self, view: &View<'_>, globals: &Globals) -> Result<(), HeapError> {
         self.spans.extend(view, globals)?;
         self.grow()
@@ -205,19 +205,19 @@ impl<'a> Marker<'a> {
         Ok(())
     }
 
-    /// What lies in this object leads nowhere.
+    /// Excludes the object at this address from scanning: it can be reached, but leads nowhere.
     pub(super) fn never_scan(&self, addr: u64) {
         if let Some((word, bit)) = self.spans.object(addr).and_then(|object| self.bit(object)) {
             self.done.get(word).map(|done| done.fetch_or(bit, Relaxed));
         }
     }
 
-    /// Tells when this object is reached.
+    /// Has [`Marker::woken`] report when this object is reached (with the other objects of its span).
     pub(super) fn watch(&mut self, object: ObjectId) {
         self.spans.watch(object.span);
     }
 
-    /// Whether the object at this address was reached; what lies in none counts as reached.
+    /// Whether the object at this address was reached. An address in no object counts as reached.
     pub(super) fn is_reached(&self, addr: u64) -> bool {
         let at = self.spans.object(addr).and_then(|object| self.bit(object));
         at.is_none_or(|(word, bit)| self.marks.get(word).is_some_and(|marks| marks.load(Relaxed) & bit != 0))
@@ -228,7 +228,7 @@ impl<'a> Marker<'a> {
         Some(((at / 64) as usize, 1 << (at % 64)))
     }
 
-    /// A word that may be a pointer was found.
+    /// Marks the object that a word points into, if there is one.
     #[inline]
     pub(super) fn reach(&self, word: u64, by: Source, found: &mut Found) {
         match self.spans.find(word) {
@@ -238,8 +238,8 @@ impl<'a> Marker<'a> {
         }
     }
 
-    /// A word that may be anything was found, also what is left of a pointer to an object that was freed. The collector
-    /// would keep nothing alive for such a word, so an object counts only if the runtime has it in use.
+    /// As [`Marker::reach`], for a word that may also be a stale pointer to a freed object. The object counts only if
+    /// the runtime has it allocated now.
     pub(super) fn reach_doubtful(&self, view: &View<'_>, word: u64, by: Source, found: &mut Found) {
         match self.spans.object(word) {
             Some(object) if self.is_marked(object) || !self.spans.is_used(view, object) => {}
@@ -258,7 +258,7 @@ impl<'a> Marker<'a> {
         let at = span.bits + u64::from(object.index);
         let bit = 1 << (at % 64);
         let Some(marks) = self.marks.get((at / 64) as usize) else { return };
-        // The thread that sets the bit queues the span: the others leave it to that one.
+        // Only the thread that sets the bit goes on. The load before spares the `fetch_or` for objects marked already.
         if marks.load(Relaxed) & bit != 0 || marks.fetch_or(bit, Relaxed) & bit != 0 {
             return;
         }
@@ -273,7 +273,7 @@ impl<'a> Marker<'a> {
         }
     }
 
-    /// Marks from the words of the object at an address, but not the object itself.
+    /// Marks from the words of the object at an address, but not the object itself, as finalizers need it.
     ///
     /// # Errors
     /// The target has ended, or may not be read.
@@ -299,7 +299,7 @@ impl<'a> Marker<'a> {
         Ok(())
     }
 
-    /// Hands over what was found.
+    /// Hands what a thread found to the shared queue and lists, and empties it.
     pub(super) fn give(&self, found: &mut Found) {
         self.reached.fetch_add(std::mem::take(&mut found.bytes), Relaxed);
         if !found.queue.is_empty() {
@@ -320,7 +320,7 @@ impl<'a> Marker<'a> {
         }
     }
 
-    /// Scans until nothing is left to be scanned.
+    /// Scans with `threads` threads until the queue is empty. `progress` gets the bytes scanned so far.
     ///
     /// # Errors
     /// The target has ended, or may not be read.
@@ -354,12 +354,13 @@ impl<'a> Marker<'a> {
         Ok(())
     }
 
-    /// The next spans to be scanned; waits for other threads that may find some. `None`: all is done.
+    /// The next spans to scan; waits while other threads may still find some. `None`: nothing is left, in any thread.
     fn take(&self) -> Option<Vec<u32>> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if !queue.spans.is_empty() {
-                // The oldest first: the longer a span waits, the more of it is marked.
+                // The oldest first: the longer a span waits, the more of its objects are marked and scanned with one
+                // read.
                 let count = queue.spans.len().min(BATCH_SPANS);
                 queue.busy += 1;
                 return Some(queue.spans.drain(..count).collect());
@@ -394,8 +395,8 @@ impl<'a> Marker<'a> {
         self.read(scan)
     }
 
-    /// Reads spans of several objects whole: what lies in one often points to its neighbours, and a list whose
-    /// nodes lie side by side would otherwise need a read for each.
+    /// Reads spans with several objects as a whole. An object often points to its neighbours; a list whose nodes lie
+    /// side by side would otherwise need a read for each node.
     fn read_shared(&self, scan: &mut Scan) -> Result<(), Fault> {
         let shared = std::mem::take(&mut scan.shared);
         let ranges: Vec<_> = shared.iter().map(|(_, range)| *range).collect();
@@ -414,7 +415,7 @@ impl<'a> Marker<'a> {
         Ok(())
     }
 
-    /// Scans the marked objects of a span, and those that get marked by that.
+    /// Scans the marked objects of a span, and repeats that for those which the scan itself marks.
     fn scan_shared(&self, span: &Span, bytes: &[u8], found: &mut Found) {
         let first = (span.bits / 64) as usize;
         let mut again = true;
@@ -433,7 +434,7 @@ impl<'a> Marker<'a> {
         }
     }
 
-    /// The objects behind one word of the bitmaps that are to be scanned; they count as scanned.
+    /// Takes the objects of one word of the bitmaps that are marked and not done, as bit numbers, and sets them done.
     fn todo(&self, at: usize) -> impl Iterator<Item = u32> + use<> {
         let mut todo = 0;
         if let (Some(marks), Some(done)) = (self.marks.get(at), self.done.get(at)) {
@@ -449,7 +450,7 @@ impl<'a> Marker<'a> {
         })
     }
 
-    /// Takes the objects of a span that are to be scanned, in runs.
+    /// Takes the objects of a span that are to be scanned; neighbours become one piece to read.
     fn collect(&self, span: &Span, scan: &mut Scan) {
         let first = (span.bits / 64) as usize;
         let mut run: Option<(u32, u32)> = None;
@@ -467,7 +468,7 @@ impl<'a> Marker<'a> {
         scan.add(span, run);
     }
 
-    /// Reads what was collected, and goes through its words.
+    /// Reads the collected pieces and marks from their words.
     fn read(&self, scan: &mut Scan) -> Result<(), Fault> {
         let pieces = std::mem::take(&mut scan.pieces);
         scan.bytes = 0;
@@ -493,7 +494,7 @@ impl<'a> Marker<'a> {
         Ok(())
     }
 
-    /// Goes through the words of objects that were read at this address.
+    /// Marks from the words that were read at this address.
     fn reach_all(&self, addr: u64, bytes: &[u8], found: &mut Found) {
         self.read.fetch_add(bytes.len() as u64, Relaxed);
         for (word, at) in words(bytes).zip((addr..).step_by(8)) {
@@ -501,7 +502,7 @@ impl<'a> Marker<'a> {
         }
     }
 
-    /// One object that is too large to be read at once.
+    /// Reads an object that is larger than [`BATCH_BYTES`] in parts, and marks from its words.
     fn read_large(&self, Range { addr, len }: Range, scan: &mut Scan) -> Result<(), Fault> {
         for from in (0..len).step_by(BATCH_BYTES) {
             let size = (len - from).min(BATCH_BYTES);
@@ -524,22 +525,23 @@ impl<'a> Marker<'a> {
         Ok(())
     }
 
-    /// The objects that are waited for and were reached since the last call.
+    /// The objects of watched spans that were reached since the last call.
     pub(super) fn woken(&self) -> Vec<Woken> {
         std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The addresses that lay in no span since the last call.
+    /// Words since the last call that point where the heap is or may grow, but into no known span.
     pub(super) fn misses(&self) -> Vec<u64> {
         std::mem::take(&mut *self.misses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// What one thread scans with.
+/// The buffers of one scanning thread.
 #[derive(Default)]
 struct Scan {
-    /// Spans that are read whole, by their number.
+    /// Spans to read as a whole: number and range.
     shared: Vec<(u32, Range)>,
+    /// Runs of objects to read.
     pieces: Vec<Range>,
     bytes: usize,
     buffer: Vec<u8>,

@@ -1,9 +1,9 @@
-//! The heap, read from outside: which goroutines nothing can wake any more, and what they hold.
+//! The heap, read from outside: finds goroutines that nothing can wake any more, and what they hold.
 //!
 //! # How
-//! What can be reached is marked as the collector does it, but with other roots: a goroutine that waits for something
-//! that only other goroutines can do is none. If nothing reaches what it waits for, no goroutine can end the wait.
-//! (`src/runtime/mgc.go: findGoroutineLeaks` of Go 1.26 does the same from within, with the world stopped.)
+//! A pass marks what can be reached, as the collector does, but from other roots: a goroutine is no root if it waits
+//! for something that only other goroutines can do. If nothing reaches what it waits for, no goroutine can end the
+//! wait. (`src/runtime/mgc.go: findGoroutineLeaks` of Go 1.26 does the same from within, with the world stopped.)
 //!
 //! # Words
 //! - A **look** reads all goroutines once, with their stacks, and counts them by creation site (`observe.rs`). What
@@ -19,7 +19,7 @@
 //! - A **doubt** is why nothing counts as proven, whatever the passes left: a part of the heap that cannot be read, a
 //!   finalizer that is stuck, a goroutine that runs at every look and whose registers cannot be seen.
 //!
-//! A *blur* is none of these: it is a failed read in a probe ([`crate::event::Batch::blurred`]) and concerns events.
+//! A *blur* ([`crate::event::Batch::blurred`]) is none of these: it is a failed read in a probe and concerns events.
 //! Here a failed read means that something moved; it is repeated, or becomes a doubt.
 
 mod candidates;
@@ -43,10 +43,10 @@ use crate::snapshot::{Snapshot, View};
 use marker::Marker;
 use references::{Depths, References, Wanted};
 
-/// What was observed of a target over a time: the material of every verdict.
+/// What an observation found: the input of every verdict.
 #[derive(Debug, Default)]
 pub struct Observed {
-    /// The goroutines as the last look found them, with stacks, labels and objects.
+    /// The last look: all goroutines with stacks, labels and objects.
     pub snapshot: Snapshot,
     /// One for each goroutine of `snapshot`, in its order.
     pub facts: Vec<Facts>,
@@ -54,77 +54,78 @@ pub struct Observed {
     pub sets: Vec<DeadSet>,
     /// One for each of [`Snapshot::objects`], in its order.
     pub holders: Vec<Holders>,
-    /// The oldest first.
+    /// All looks, the oldest first.
     pub looks: Vec<Look>,
-    /// Timers that are set, by what they do; the largest number first.
+    /// Timers that are set, grouped by what they do; the largest group first.
     pub timers: Vec<TimerSite>,
-    /// How many passes there were; with 0 nothing is proven.
+    /// Number of passes; 0: nothing is proven.
     pub passes: u32,
-    /// Bytes that the last pass read of the heap, and how long it took, nanoseconds.
+    /// Bytes of the heap that the last pass read, and its duration in nanoseconds.
     pub scanned: (u64, u64),
-    /// How long the whole observation took, nanoseconds.
+    /// Duration of the whole observation, nanoseconds.
     pub took_ns: u64,
-    /// How long the target was stopped (`--freeze`), nanoseconds; `None`: it was not.
+    /// How long the target was stopped (`--freeze`), nanoseconds; `None`: it was not stopped.
     pub frozen_ns: Option<u64>,
-    /// Why nothing counts as proven although it seems unreachable; `None`: nothing stands against it.
+    /// Why nothing counts as proven, as a clause for the user; `None`: no doubt.
     pub doubt: Option<String>,
 }
 
-/// What is known of one goroutine beyond its snapshot.
+/// What an observation found out about one goroutine, beyond its snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// No pass reached what could wake it: it cannot run again.
+    /// Whether no pass reached what could wake it. Without a doubt ([`Observed::doubt`]) it cannot run again.
     pub unreachable: bool,
-    /// When the first look that found it in this very wait was taken, `CLOCK_MONOTONIC` nanoseconds.
+    /// Time of the first look that found it in its present wait, `CLOCK_MONOTONIC` nanoseconds.
     pub since_ns: u64,
+    /// Number of looks that found it.
     pub looks: u32,
-    /// Looks that found it to have run since the look before.
+    /// Number of looks that found that it had run since the look before.
     pub moved: u32,
-    /// Looks that found it running or runnable.
+    /// Number of looks that found it running or runnable.
     pub busy: u32,
-    /// Looks that found its thread or its stack in a function that only yields (`runtime.Gosched`, `time.Sleep`).
+    /// Number of looks that found its thread or its stack in a function that only yields (`runtime.Gosched`,
+    /// `time.Sleep`).
     pub yielding: u32,
-    /// Index into [`Observed::sets`], if it is in one.
+    /// Index into [`Observed::sets`]; `None`: it is in no set.
     pub set: Option<u32>,
-    /// Awaited objects that its stack refers to, without those that it waits for itself: index into
+    /// Awaited objects that its stack refers to, without those that it waits for itself: indices into
     /// [`Snapshot::objects`].
     pub holds: Vec<u32>,
-    /// The channel that it waits for is the `Done` of a context.
+    /// Whether the channel that it waits for is the `Done` of a context.
     pub context: bool,
 }
 
-/// What one look counted.
+/// The counts of one look.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Look {
-    /// `CLOCK_MONOTONIC` nanoseconds.
+    /// When the look began, `CLOCK_MONOTONIC` nanoseconds.
     pub at_ns: u64,
-    /// How many goroutines were made at each site: (`gopc`, `startpc`) as in the target's memory; by the pair.
+    /// Number of goroutines by creation site: (`gopc`, `startpc`) as in the target's memory. Without the runtime's own.
     pub counts: std::collections::BTreeMap<(u64, u64), u64>,
-    /// No look was taken for a while before this one: how the counts came to be these is not known.
+    /// Whether no look was taken for a while before this one, so that a rise of the counts is no step of growth.
     pub after_gap: bool,
 }
 
-/// An observation, and what is needed to ask it more.
+/// An observation with the marks of its last pass, so that it can still be asked what goroutines hold.
 pub struct Observation<'a> {
+    /// What was found.
     pub observed: Observed,
     view: View<'a>,
-    /// As the last pass left it.
+    /// The marks of the last pass; `None`: no pass was made.
     marker: Option<Marker<'a>>,
     threads: usize,
 }
 
 impl Observation<'_> {
-    /// The bytes of the heap that are reachable only through the goroutines of each group (indices into
-    /// [`Snapshot::goroutines`]), without their stacks: an estimate. What several groups hold together is counted
-    /// with the first of them.
+    /// Estimates the bytes of the heap that are reachable only through the goroutines of each group (indices into
+    /// [`Snapshot::goroutines`]), without their stacks. What several groups share is counted for the first of them.
     pub fn pinned(&mut self, groups: &[Vec<u32>]) -> Vec<u64> {
         let references = References::new(&self.view, Depths::default());
         let Some((marker, mut references)) = self.marker.as_ref().zip(references) else {
             return vec![0; groups.len()];
         };
         let goroutines = &self.observed.snapshot.goroutines;
-        // The marks of the last pass are those of everything that is alive. What is marked on top of them is what only
-        // the unreachable hold.
+        // The last pass has marked everything that is alive. What a group marks on top of that, only the group holds.
         let mut pinned = |group: &Vec<u32>| {
             let wanted = |index: &u32| {
                 let g = goroutines.get(*index as usize)?.g;
@@ -132,7 +133,7 @@ impl Observation<'_> {
             };
             let before = marker.bytes_reached();
             let wanted: Vec<_> = group.iter().filter_map(wanted).collect();
-            // What cannot be read any more holds nothing any more.
+            // A fault means that the target has ended; the bytes counted so far are still an estimate.
             let _ = references.mark(&wanted, marker).and_then(|()| marker.drain(self.threads, &mut |_| {}));
             marker.bytes_reached() - before
         };

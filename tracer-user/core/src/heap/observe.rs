@@ -1,4 +1,4 @@
-//! An observation: look at a target again and again, and make passes over its heap, until what was found holds still.
+//! An observation: looks at a target and passes over its heap, repeated until passes no longer change the result.
 
 use super::pass::{self, Pass, Proof, Setting};
 use super::references::Depths;
@@ -16,27 +16,29 @@ use crate::{
 use hashbrown::HashMap;
 use std::time::{Duration, Instant};
 
-/// Looks in one window, about; more would only cost.
+/// Looks in one window, about; more would only cost CPU time.
 const LOOKS: u32 = 20;
-/// Share of the time that looking may take: one in so many.
+/// Looks take at most one `SHARE`th of the time.
 const SHARE: u32 = 10;
 /// Bytes that a goroutine takes in a look and in a pass, and the share of the memory that is left which they may take:
 /// one in so many. The heap's tables come after them.
 const LOOK_COST: usize = 1 << 10;
 const LOOK_SHARE: usize = 2;
-/// Addresses of code of which it is remembered whether they only yield.
+/// Most addresses of code that are cached with whether they only yield.
 const MAX_NAMES: usize = 1 << 16;
-/// Functions that only give way to others.
+/// Functions in which a goroutine does nothing but give way to others.
 const YIELDING: [&str; 2] = ["runtime.Gosched", "time.Sleep"];
 
+/// How long and how thoroughly to observe.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long, at least.
+    /// Shortest duration of the observation.
     pub window: Duration,
-    /// Passes at least; more follow while they still change what was found.
+    /// Least number of passes. More follow while they still change the result, up to four times as many.
     pub passes: u32,
+    /// Threads that mark, at least 1.
     pub threads: usize,
-    /// Make passes at all; without, nothing is proven.
+    /// Whether to make passes at all; without them nothing is proven.
     pub heap: bool,
     /// The most goroutines that are looked at; of more a sample is, and nothing is proven. 0: as many as the budget has
     /// room for.
@@ -46,34 +48,37 @@ pub struct Options {
 /// How far an observation is, for a line on the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
+    /// A look with this number, from 1 on.
     Looking(u32),
-    /// It makes pass number n: bytes read, of about how many.
+    /// A pass: its number from 1 on, bytes read, and bytes of all spans with pointers.
     Scanning(u32, u64, u64),
 }
 
+/// Why there is no observation at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
-    /// Not even one look could be taken.
+    /// A look failed.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The target was to be stopped and could not be.
+    /// The target could not be stopped for [`Registers::Frozen`].
     #[error(transparent)]
     Freeze(#[from] FreezeError),
 }
 
-/// Where the registers of threads come from. What a goroutine that runs refers to may be in a register only.
+/// Where the registers of threads come from. A running goroutine may have its only reference to an object in a
+/// register.
 #[derive(Debug)]
 pub enum Registers<'p> {
-    /// From samples, while the target runs on.
+    /// From samples, while the target runs.
     Sampled(Sampler<'p>),
-    /// From the threads of this target, which is stopped for the one pass that is made.
+    /// From the stopped threads of this target: it is stopped for the one pass that is made.
     Frozen(&'p Process),
-    /// They cannot be had: of a core file, or where the kernel does not allow it.
+    /// Not available: the target is a core file, or the kernel does not allow sampling.
     Unknown,
 }
 
 impl Registers<'_> {
-    /// What was sampled since the last call.
+    /// The samples since the last call.
     fn take(&mut self) -> Vec<ThreadRegisters> {
         match self {
             Registers::Sampled(sampler) => sampler.take(),
@@ -81,7 +86,7 @@ impl Registers<'_> {
         }
     }
 
-    /// Stops the target, if that is wanted.
+    /// Stops the target if `self` is [`Registers::Frozen`].
     fn freeze(&self) -> Result<Option<Frozen>, FreezeError> {
         match self {
             Registers::Frozen(process) => Frozen::stop(process).map(Some),
@@ -94,10 +99,10 @@ impl Registers<'_> {
     }
 }
 
-/// Observes a target: looks and passes over at least the window of the options.
+/// Observes a target for at least the window of the options.
 ///
 /// # Errors
-/// [`ObserveError`]; what else goes wrong is the observation's doubt.
+/// [`ObserveError`]. Everything else that goes wrong becomes [`Observed::doubt`].
 pub fn observe<'a>(
     view: &View<'a>,
     options: &Options,
@@ -109,7 +114,7 @@ pub fn observe<'a>(
     let stopped = view.clock == Clock::Stopped;
     let freezes = matches!(registers, Registers::Frozen(_));
     if freezes {
-        // While the target is stopped nothing moves. What moves and what grows shows in the looks before.
+        // Nothing moves while the target is stopped, so the looks that show what moves and grows come before.
         looks.look(false)?;
         looks.pause(options.window, registers)?;
     }
@@ -128,7 +133,7 @@ pub fn observe<'a>(
             proof.give_up(sampled.to_string());
         }
         if options.heap && !proof.has_failed() {
-            // Before the depths are copied: a stack may have grown deeper since the last samples.
+            // Take the samples before `depths` is copied: a stack may have grown deeper since the last ones.
             let mut sampled = Some(looks.note(registers.take()));
             let mut setting = Setting {
                 view,
@@ -156,12 +161,12 @@ pub fn observe<'a>(
                     } else {
                         proof.fail(reason);
                     }
-                    // The pass has taken the snapshot with it.
+                    // `run` consumed the snapshot, so take another one.
                     snapshot = looks.look(true)?;
                 }
             }
         }
-        // A target that is stopped does not move: a second pass would find the same.
+        // A stopped target does not move, so a second pass would find the same.
         let over = stopped || freezes || begun.elapsed() >= options.window;
         let proven = !options.heap || proof.has_failed() || proof.is_settled();
         if over && proven {
@@ -177,7 +182,7 @@ pub fn observe<'a>(
     Ok(observation)
 }
 
-/// What the looks told of one goroutine.
+/// What the looks found of one goroutine; fields as in [`Facts`].
 #[derive(Clone, Copy)]
 struct Track {
     stamp: u64,
@@ -186,21 +191,22 @@ struct Track {
     moved: u32,
     busy: u32,
     yielding: u32,
-    /// The number of the last look that found it.
+    /// Number of the last look that found it.
     last: usize,
 }
 
 struct Looks<'s, 'a> {
     view: &'s View<'a>,
     options: &'s Options,
-    /// By goid.
+    /// By goid, which is never reused, while a `g` is.
     tracks: HashMap<u64, Track>,
     taken: Vec<Look>,
-    /// By address of code, whether it belongs to a function that only yields.
+    /// By address of code, whether it lies in a function of [`YIELDING`].
     names: HashMap<u64, bool>,
-    /// Stack pointers of threads that were sampled in one since the last look, ascending.
+    /// Stack pointers of threads that were sampled in such a function since the last look, ascending.
     yielded: Vec<u64>,
     depths: Depths,
+    /// Whether registers are not available.
     unseen: bool,
 }
 
@@ -218,7 +224,7 @@ impl<'s, 'a> Looks<'s, 'a> {
         }
     }
 
-    /// Takes a look; a `whole` one has labels and objects, too.
+    /// Takes a look; a `whole` one also reads labels and objects.
     fn look(&mut self, whole: bool) -> Result<Snapshot, SnapshotError> {
         // A pass keeps as much of each goroutine again, and looks follow each other.
         let fit = (budget::left() / LOOK_SHARE / LOOK_COST).max(1);
@@ -236,7 +242,7 @@ impl<'s, 'a> Looks<'s, 'a> {
         }
         self.yielded.clear();
         let last = self.taken.len();
-        // Goroutines that have ended: their ids do not come again.
+        // Drop goroutines that have ended: their goids do not come again.
         self.tracks.retain(|_, track| track.last == last);
         Ok(snapshot)
     }
@@ -265,7 +271,7 @@ impl<'s, 'a> Looks<'s, 'a> {
         track.yielding += u32::from(yields && goroutine.state != State::Waiting);
     }
 
-    /// Whether an address lies in a function that only yields.
+    /// Whether an address lies in a function of [`YIELDING`], also one inlined there.
     fn yields(&mut self, pc: u64) -> bool {
         let (view, names) = (self.view, &mut self.names);
         if names.len() > MAX_NAMES {
@@ -277,7 +283,7 @@ impl<'s, 'a> Looks<'s, 'a> {
         })
     }
 
-    /// Remembers how deep the stacks of threads are, and which threads only yielded.
+    /// Notes from sampled registers how deep stacks are and which threads only yielded; returns them for marking.
     fn note(&mut self, registers: Vec<ThreadRegisters>) -> Vec<ThreadRegisters> {
         self.depths.add(&registers);
         for thread in &registers {
@@ -289,6 +295,7 @@ impl<'s, 'a> Looks<'s, 'a> {
         registers
     }
 
+    /// Waits for `pause` and takes looks meanwhile.
     fn pause(&mut self, pause: Duration, registers: &mut Registers<'_>) -> Result<(), SnapshotError> {
         let (end, before) = (Instant::now() + pause, self.taken.len());
         let shortest = self.options.window / LOOKS;
@@ -299,7 +306,7 @@ impl<'s, 'a> Looks<'s, 'a> {
                 std::thread::sleep(left);
                 break;
             }
-            // A look that takes long, as of a million goroutines, is taken the more rarely.
+            // The longer a look takes (a million goroutines), the more rarely it is taken.
             let took = self.look_again(every, registers)?;
             every = every.max(took * SHARE);
         }
@@ -312,7 +319,7 @@ impl<'s, 'a> Looks<'s, 'a> {
         Ok(())
     }
 
-    /// Takes a look after a while, and says how long that took.
+    /// Takes a look after a pause, and returns how long the look took.
     fn look_again(
         &mut self,
         after: Duration,
@@ -358,7 +365,8 @@ impl<'s, 'a> Looks<'s, 'a> {
         Observation { observed, view, marker, threads: self.options.threads.max(1) }
     }
 
-    /// A goroutine that runs at every look may have the only reference to anything in a register.
+    /// The doubt if registers are not available and a goroutine ran at every look: it may have the only reference to
+    /// anything in a register.
     fn always_running(&self, snapshot: &Snapshot) -> Option<String> {
         let goroutine = snapshot.goroutines.iter().filter(|_| self.unseen).find(|goroutine| {
             let track = self.tracks.get(&goroutine.goid);

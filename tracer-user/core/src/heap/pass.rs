@@ -22,9 +22,9 @@ use crate::{
 use hashbrown::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// `m`s in the list of all.
+/// Most `m`s of the list `runtime.allm`; the runtime's own default is 10,000 (`sched.maxmcount`).
 const MAX_MS: usize = 1 << 16;
-/// Entries of `runtime.allgs`, as in a snapshot.
+/// Most entries of `runtime.allgs`, as `MAX_ENTRIES` of a snapshot.
 const MAX_GS: u64 = 1 << 24;
 /// Bytes that an entry and its `g` have at least in the memory of the target, and entries beyond those that there is
 /// room for: the kernel counts memory with a delay.
@@ -32,50 +32,51 @@ const LEAST_G: u64 = 128;
 const MORE_GS: u64 = 1 << 16;
 /// Goroutines that are looked at together while the pass catches up.
 const LOOKED_AT: usize = 1 << 16;
-/// How often a pass catches up, and how often if all of that takes no longer than this.
+/// How often a pass catches up, and how often if all that takes no longer than [`QUICK`]. More rounds,
+/// while they are cheap, catch goroutines that pass one reference to and fro (ARCHITECTURE.md, "Proof").
 const CATCH_UPS: u32 = 4;
 const QUICK_CATCH_UPS: u32 = 12;
 const QUICK: Duration = Duration::from_millis(20);
-/// `sudog`s that are read together, and bytes of one at most.
+/// `sudog`s that are read together, and most bytes of one.
 const SUDOGS: usize = 1 << 14;
 const MAX_SUDOG: u32 = 1 << 10;
-/// Passes in a row that change nothing and so end an observation; and passes that end it anyway: as many times what
-/// was asked for.
+/// Number of passes in a row without a change after which an observation ends, and the factor on the requested number
+/// of passes after which it ends anyway.
 const QUIET: u32 = 3;
 const AT_MOST: u32 = 4;
 
-/// A pass, and what it found.
+/// A pass and its results.
 pub(super) struct Pass<'a> {
     pub(super) snapshot: Snapshot,
     pub(super) marker: Marker<'a>,
-    /// What was seen to refer to an awaited object first.
+    /// From where each awaited object was first reached.
     pub(super) reached_by: HashMap<ObjectId, Source>,
     pub(super) timers: Vec<Timer>,
     candidates: Candidates,
-    /// Addresses of timers to whose channel nothing else led.
+    /// Addresses of timers whose channel was reached from nothing but the timers.
     unheard: HashSet<u64>,
-    /// Why the pass proves nothing; `None`: it does.
+    /// Why the pass proves nothing; `None`: no doubt.
     doubt: Option<String>,
-    /// By address of a `g`, the goroutine and its stamp when it was marked from, or first seen.
+    /// By address of a `g`, the goid and the stamp at the time when it was last marked from, or first seen.
     seen: HashMap<u64, (u64, u64)>,
 }
 
-/// What a pass is made with.
+/// The inputs of a pass.
 pub(super) struct Setting<'s, 'a> {
     pub(super) view: &'s View<'a>,
     pub(super) globals: &'s Globals,
     pub(super) threads: usize,
     pub(super) depths: Depths,
-    /// What threads held in their registers since the last call.
+    /// Returns the registers of threads that were sampled since its last call.
     pub(super) registers: &'s mut dyn FnMut() -> Vec<ThreadRegisters>,
-    /// Told how many bytes of about how many were read.
+    /// Called with the bytes read so far and the bytes of all spans with pointers.
     pub(super) progress: &'s mut dyn FnMut(u64, u64),
 }
 
-/// Makes a pass over a snapshot that was taken just now.
+/// Makes a pass. The snapshot must have been taken just before.
 ///
 /// # Errors
-/// Why it could not be made.
+/// Why the pass could not be made, as a clause for the user.
 pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Result<Pass<'a>, String> {
     let view = setting.view;
     let spans = Spans::read(view, setting.globals).map_err(|error| error.to_string())?;
@@ -102,6 +103,7 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
     if let Some(fault) = pass.snapshot.incomplete {
         return Err(fault.to_string());
     }
+    // An object that could not be read may lead to anything.
     let unread = pass.marker.bytes_unread();
     if unread > 0 {
         pass.doubt.get_or_insert(format!("{unread} bytes of its heap could not be read"));
@@ -141,7 +143,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Marks from the timers: first those whose channel is awaited, or that have none, then from all.
+    /// Marks from timers: first from those whose channel is awaited and those without a channel, then, when it is known
+    /// what else leads to the other channels, from all.
     fn timers(
         &mut self,
         setting: &mut Setting<'_, '_>,
@@ -173,7 +176,7 @@ impl Pass<'_> {
         Roots::new(view, globals, &self.marker, opaque).timers().map_err(unreadable)
     }
 
-    /// Marks until no candidate becomes live any more.
+    /// Marks until no more candidate becomes live.
     fn until_settled(
         &mut self,
         setting: &mut Setting<'_, '_>,
@@ -209,7 +212,7 @@ impl Pass<'_> {
             })
             .collect();
         references.mark(&wanted, &self.marker)?;
-        // The `sudog`s that they wait with were hidden from the marker, and are objects like any other now.
+        // `hide` kept the marker out of the `sudog`s of waiting goroutines. Those of live ones count like any object.
         let live: HashSet<u32> = wanted.iter().map(|wanted| wanted.index).collect();
         let len = setting
             .view
@@ -231,8 +234,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Marks from what changed while the pass went on: new spans, goroutines that are new or moved. Says whether there
-    /// was any.
+    /// Marks from what changed during the pass: new spans, and goroutines that are new or moved. `false`: nothing
+    /// changed.
     fn catch_up(
         &mut self,
         setting: &mut Setting<'_, '_>,
@@ -244,7 +247,7 @@ impl Pass<'_> {
         if !misses.is_empty() {
             match self.marker.extend(setting.view, setting.globals) {
                 Ok(()) => misses.iter().for_each(|word| self.marker.reach(*word, Source::Other, &mut found)),
-                // What lies in the new spans may lead to anything.
+                // Without the new spans their objects are missing, and these may lead to anything.
                 Err(error) => {
                     self.doubt.get_or_insert(format!("its heap has grown meanwhile: {error}"));
                 }
@@ -258,9 +261,9 @@ impl Pass<'_> {
         Ok(changed || !moved.is_empty() || !live.is_empty())
     }
 
-    /// Goroutines that have run since they were marked from, and new ones. One may have handed a reference to another
-    /// that had been marked from before it got it, and lost it before it was marked from itself. Candidates among
-    /// them become live.
+    /// The goroutines that have run since they were marked from, and new ones; candidates among them become live. One
+    /// of them may have handed a reference to a goroutine that was marked from too early to have it, and dropped its
+    /// own before it was marked from itself.
     fn moved(&mut self, setting: &Setting<'_, '_>, live: &mut Vec<u32>) -> Result<Vec<Wanted>, Fault> {
         let mut wanted = Vec::new();
         for listed in listed(setting)?.chunks(LOOKED_AT) {
@@ -288,7 +291,7 @@ impl Pass<'_> {
         Ok(wanted)
     }
 
-    /// Marks from the registers of threads.
+    /// Marks from the sampled registers of threads. Any word there may be stale or no pointer.
     fn registers(&self, setting: &mut Setting<'_, '_>) {
         let mut found = Found::default();
         for thread in (setting.registers)() {
@@ -303,6 +306,7 @@ impl Pass<'_> {
 /// The `g`s of all goroutines, the dead included (`runtime.allgs`), each once.
 fn listed(setting: &Setting<'_, '_>) -> Result<Vec<u64>, Fault> {
     let (view, globals) = (setting.view, setting.globals);
+    // The length before the array, as in `Reading::begin`.
     let most = view.memory.resident().map_or(MAX_GS, |bytes| bytes / LEAST_G + MORE_GS);
     let len = view.memory.word(globals.allglen.wrapping_add(view.bias))?.min(MAX_GS).min(most) as usize;
     let array = view.memory.word(globals.allgptr.wrapping_add(view.bias))?;
@@ -315,9 +319,9 @@ fn listed(setting: &Setting<'_, '_>) -> Result<Vec<u64>, Fault> {
     Ok(listed)
 }
 
-/// Keeps the marker out of what the runtime knows its goroutines by: every `g`, `m` and `p`, and the `sudog`s of those
-/// that wait. Through these everything would reach every goroutine. Gives the ranges of those that are variables
-/// (`m0`, `g0`).
+/// Keeps the marker out of the structs by which the runtime knows its goroutines: every `g`, `m` and `p`, and the
+/// `sudog`s of waiting goroutines. Through these, everything would reach every goroutine. Returns the ranges of those
+/// that are variables (`m0`, `g0`), which [`Roots`] must leave out.
 fn hide(
     setting: &Setting<'_, '_>,
     snapshot: &Snapshot,
@@ -344,7 +348,7 @@ fn hide(
     let ps =
         processors(view, setting.globals).map_err(|fault| format!("runtime.allp cannot be read: {fault}"))?;
     ps.into_iter().for_each(|p| hide(p, size("p")));
-    // The others are objects of the heap: the marker knows them.
+    // The others are objects of the heap, which `never_scan` has covered.
     let variables =
         opaque.iter().filter(|(addr, _)| marker.spans().object(*addr).is_none()).copied().collect();
     listed.iter().for_each(|g| marker.never_scan(*g));
@@ -352,9 +356,9 @@ fn hide(
     Ok(variables)
 }
 
-/// Says if a finalizer or cleanup is stuck. What waits for its own is in queues of the runtime that are not read
-/// (`finq` of `src/runtime/mfinal.go`, `gcCleanups` of `mcleanup.go`). They are empty but for moments, unless the
-/// goroutine that works them off is held up.
+/// The doubt that a stuck finalizer or cleanup casts. Objects whose finalizer is due are in queues of the runtime that
+/// are not read (`finq` of `src/runtime/mfinal.go`, `gcCleanups` of `mcleanup.go`). The queues are empty but for
+/// moments, unless the goroutine that empties them is held up.
 fn stuck_finalizer(view: &View<'_>, snapshot: &Snapshot) -> Option<String> {
     let name = |pc: u64| view.binary.functions().function_at(pc.wrapping_sub(view.bias)).map(|f| f.name);
     let busy = snapshot.goroutines.iter().find(|goroutine| {
@@ -372,18 +376,19 @@ fn stuck_finalizer(view: &View<'_>, snapshot: &Snapshot) -> Option<String> {
     ))
 }
 
-/// What the passes of an observation prove together: only what held in each of them.
+/// What all passes of an observation prove together: only what held in each of them.
 #[derive(Default)]
 pub(super) struct Proof {
     passes: u32,
-    /// Passes without a doubt, and how many of these it takes.
+    /// Number of passes without a doubt.
     sound: u32,
+    /// Number of passes without a doubt that a proof takes.
     least: u32,
-    /// Passes in a row that changed nothing.
+    /// Number of passes in a row that changed nothing.
     quiet: u32,
-    /// By goid, with the stamp: unreachable in every pass, and not run since the first.
+    /// Goid and stamp of the goroutines that were unreachable in every pass and have not run since the first.
     dead: HashMap<u64, u64>,
-    /// Addresses of timers that were unheard in every pass.
+    /// Addresses of timers whose channel nothing else reached in every pass.
     unheard: HashSet<u64>,
     doubt: Option<String>,
     /// Why no further pass can be made.
@@ -398,7 +403,7 @@ impl Proof {
         Proof { least: passes, ..Proof::default() }
     }
 
-    /// Adds a pass, and how long it took.
+    /// Adds a pass and its duration.
     pub(super) fn add(&mut self, pass: &Pass<'_>, took: Duration) {
         let goroutine = |index: u32| pass.snapshot.goroutines.get(index as usize);
         let found: HashMap<u64, u64> =
@@ -409,6 +414,7 @@ impl Proof {
             self.dead = found;
             self.unheard.clone_from(&pass.unheard);
         } else {
+            // Keep what the first pass had: a goroutine that ran in between has another stamp and is not proven.
             self.dead.retain(|goid, stamp| found.get(goid) == Some(stamp));
             self.unheard.retain(|timer| pass.unheard.contains(timer));
         }
@@ -436,8 +442,8 @@ impl Proof {
         self.failed.is_some()
     }
 
-    /// Whether further passes would hardly change anything. A pass can only take away from what the first one found; a
-    /// goroutine that was merely in motion would have to be missed by several passes in a row.
+    /// Whether enough passes were made. A pass can only take away from what the first one found, so after several
+    /// passes without a change a goroutine that was merely in motion would have been missed by each of them.
     pub(super) fn is_settled(&self) -> bool {
         let quiet = self.quiet >= QUIET.min(self.least.saturating_sub(1));
         self.sound >= self.least && quiet || self.passes >= self.least.saturating_mul(AT_MOST)
@@ -447,7 +453,7 @@ impl Proof {
         self.passes
     }
 
-    /// See [`super::Observed::scanned`].
+    /// As [`super::Observed::scanned`].
     pub(super) fn scanned(&self) -> (u64, u64) {
         self.scanned
     }
@@ -456,12 +462,13 @@ impl Proof {
         self.dead.get(&goroutine.goid) == Some(&goroutine.stamp)
     }
 
-    /// Whether no pass found anything but the timer itself that led to the channel that it sends to.
+    /// Whether in every pass nothing but timers reached the channel that this timer sends to.
     pub(super) fn is_unheard(&self, timer: &Timer) -> bool {
         self.unheard.contains(&timer.addr)
     }
 
-    /// What stands against the proof in the end. One pass with a doubt among enough without is none.
+    /// The doubt that remains: why passes failed, or the doubt of the last pass that had one if too few passes had
+    /// none.
     pub(super) fn doubt(&mut self) -> Option<String> {
         let doubt = self.doubt.take().filter(|_| self.sound < self.least);
         self.failed.take().or(doubt)

@@ -1,8 +1,9 @@
-//! What a goroutine refers to: with its stack, its `g`, the calls that it deferred.
+//! What a goroutine refers to with its stack, its `g` and its deferred calls.
 //!
-//! The target runs on. A goroutine's `g` is read before and after its stack; if both are the same it stood still,
-//! and its live words are told precisely. One that moves is read again a few times, and counts with every word
-//! of its stack in the end: what is not sure to be a pointer may keep something alive, but invents no leak.
+//! The target runs meanwhile. A goroutine's `g` is read before and after its stack. If both are the same it stood
+//! still, and the compiler's maps tell its live words precisely. A goroutine that moves is read again a few times; in
+//! the end every word of its stack counts. A word that is no pointer may then keep something alive, but it invents no
+//! leak.
 
 use super::marker::{Found, Marker, Source};
 use super::spans::words;
@@ -13,52 +14,57 @@ use crate::memory::{Fault, Range, ThreadRegisters};
 use crate::snapshot::{Offsets, Raw, View};
 use std::time::Duration;
 
-/// Goroutines that are read together, and bytes of their stacks.
+/// Most goroutines that are read together, and most bytes of their stacks.
 const BATCH: usize = 1024;
 const BATCH_BYTES: u64 = 8 << 20;
-/// Bytes of a stack that are told precisely; of a larger one every word counts.
+/// Largest used part of a stack whose live words are found precisely; of a larger one every word counts.
 const MAX_PRECISE: u64 = 1 << 20;
-/// The largest stack (`maxstacksize` of `src/runtime/proc.go` on 64 bits is 1 GB), and what is read of one at once.
+/// Largest stack (`maxstacksize` of `src/runtime/proc.go` is 1 GB on 64 bits), and bytes of one that are read at once.
 const MAX_STACK: u64 = 1 << 30;
 const PIECE: u64 = 1 << 20;
-/// How often a goroutine that moves is read again, and after which time.
+/// Attempts to read a goroutine that moves, and the pause between them.
 const RETRIES: usize = 4;
 const PAUSE: Duration = Duration::from_micros(50);
+/// Most deferred calls of one goroutine that are read.
 const MAX_DEFERS: usize = 1 << 12;
-/// Bytes of a `_defer` (`src/runtime/runtime2.go`), in every version no more.
+/// Bytes of a `_defer` that are read; no version has more (`src/runtime/runtime2.go`).
 const DEFER: usize = 80;
 /// Bytes of `xRegState`, the vector registers of a goroutine that was preempted (since 1.26).
 const X_REGS: usize = 2112;
-/// Stack pointers that are kept: about what the threads of the target had in the last minute.
+/// Most sampled stack pointers that are kept. Beyond that all are dropped, and stacks count as fully used until there
+/// are enough samples again.
 const MAX_DEPTHS: usize = 1 << 16;
-/// Samples of one stack from which on the deepest of them tells how much of it is used.
+/// Samples of one stack after which the deepest of them counts as the depth of the stack: fewer may all be of a shallow
+/// moment.
 const ENOUGH: usize = 8;
-/// Bytes below the deepest stack pointer that was sampled that count as used, too.
+/// Bytes below the deepest sampled stack pointer that count as used, too, because no sample need be the deepest moment.
 const MARGIN: u64 = 1 << 10;
 
 /// A goroutine whose references are asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
-    /// Its index in the snapshot; `u32::MAX`: it is not in it.
+    /// Its index in the snapshot; `u32::MAX`: it is not in the snapshot.
     pub(super) index: u32,
-    /// The address of its `g`.
+    /// Address of its `g`.
     pub(super) g: u64,
-    /// It moved while the snapshot was taken: it is read anew.
+    /// Whether it moved while the snapshot was taken, so that it is not read together with others.
     pub(super) moved: bool,
 }
 
 pub(super) struct References<'a> {
     view: View<'a>,
     at: Offsets,
-    /// Bytes of a `g`.
+    /// Bytes of a whole `g`: each of its words counts.
     size: usize,
-    /// Offsets in a `g`.
+    /// Offset of `g._defer`.
     defer: Option<usize>,
+    /// Offset of `g.xRegs.state`; `None` up to Go 1.25.
     x_regs: Option<usize>,
     live: LiveWords<'a>,
     depths: Depths,
-    /// Bytes of `g`s before and after their stacks were read.
+    /// Buffer for `g`s before their stacks are read.
     gs: Vec<u8>,
+    /// Buffer for the same `g`s after their stacks were read.
     again: Vec<u8>,
     stacks: Vec<u8>,
     whole: Vec<bool>,
@@ -86,6 +92,8 @@ impl<'a> References<'a> {
         })
     }
 
+    /// Marks from the references of these goroutines.
+    ///
     /// # Errors
     /// The target has ended, or may not be read.
     pub(super) fn mark(&mut self, wanted: &[Wanted], marker: &Marker<'_>) -> Result<(), Fault> {
@@ -105,8 +113,8 @@ impl<'a> References<'a> {
         Ok(())
     }
 
-    /// Hands over each word with which one of these refers to anything: the index of the goroutine, the word, and
-    /// whether it is sure to be live.
+    /// Hands each word with which one of these goroutines may refer to something to `sink`: the goroutine's index, the
+    /// word, and whether the word is sure to be live.
     ///
     /// # Errors
     /// The target has ended, or may not be read.
@@ -123,7 +131,7 @@ impl<'a> References<'a> {
         Ok(())
     }
 
-    /// The first of these, as many as can be read together; says how many.
+    /// Handles the first of these goroutines, as many as can be read together, and returns how many.
     fn batch(&mut self, wanted: &[Wanted], sink: &mut dyn FnMut(u32, u64, bool)) -> Result<usize, Fault> {
         let mut gs = std::mem::take(&mut self.gs);
         let read = self.read_gs(wanted, &mut gs)?;
@@ -136,6 +144,7 @@ impl<'a> References<'a> {
         for index in 0..wanted.len() {
             let range = raw(index, &gs).map_or(NOTHING, |raw| used(&raw));
             total += range.len as u64;
+            // A single stack may exceed the limit, so the first one is always taken.
             if index > 0 && total > BATCH_BYTES {
                 break;
             }
@@ -155,11 +164,11 @@ impl<'a> References<'a> {
             let (first, second) = (raw(index, &gs), raw(index, &again));
             let mut sink = |word, sure| sink(wanted.index, word, sure);
             let Some(now) = second.or(first) else { continue };
-            // Both images: a field that was set between the two reads counts, and so does what it held before.
+            // Both images of the `g` count: a field that changed between the two reads may hold either reference.
             for image in [&gs, &again] {
                 let bytes = image.get(index * self.size..).and_then(|rest| rest.get(..self.size));
-                // Every word of the `g` counts but those that say where its stack lies: one behind the end of the stack
-                // an object of the heap may begin.
+                // Without the words that say where the stack lies: `stack.hi` may be the address of an object that
+                // begins behind the stack.
                 let (lo, hi) = now.still.stack;
                 let words = words(bytes.unwrap_or_default()).filter(|word| !(lo..=hi).contains(word));
                 words.for_each(|word| sink(word, true));
@@ -185,14 +194,14 @@ impl<'a> References<'a> {
         Ok(whole)
     }
 
-    /// What a goroutine that stood still refers to, besides its `g`.
+    /// The references of a goroutine that stood still, besides its `g`.
     fn precise(&mut self, raw: &Raw, (base, bytes): (u64, &[u8]), g: &[u8], sink: impl FnMut(u64)) {
         let also = self.elsewhere(g);
         let used = Used::new(base, bytes, raw.still.stack.0);
         self.live.each(raw.saved().registers(), &used, &also, sink);
     }
 
-    /// Words that are neither on the stack nor in the `g`: deferred calls and vector registers.
+    /// References that are neither on the stack nor in the `g`: deferred calls and saved vector registers.
     fn elsewhere(&self, g: &[u8]) -> Vec<u64> {
         let memory = self.view.memory;
         let mut also = Vec::new();
@@ -218,8 +227,8 @@ impl<'a> References<'a> {
         also
     }
 
-    /// What a goroutine refers to that runs or moved. It may stand still a moment later, or have ended; else every word
-    /// of its stack counts.
+    /// The references of a goroutine that runs or moved. It may stand still or have ended a moment later; else every
+    /// word of its stack counts.
     fn unsteady(&mut self, g: u64, sink: &mut dyn FnMut(u64, bool)) -> Result<(), Fault> {
         let mut last = None;
         for _ in 0..RETRIES {
@@ -243,7 +252,7 @@ impl<'a> References<'a> {
         last.map_or(Ok(()), |raw| self.everything(&raw, &mut |word| sink(word, false)))
     }
 
-    /// A `g` and its bytes; `None`: this address has none.
+    /// A `g` and its bytes; `None`: no `g` at this address.
     fn read_one(&self, g: u64) -> Result<Option<(Raw, Vec<u8>)>, Fault> {
         let mut bytes = vec![0; self.size];
         match self.view.memory.read(g, &mut bytes) {
@@ -253,8 +262,8 @@ impl<'a> References<'a> {
         }
     }
 
-    /// Every word of its stack, as deep as it is used, also below the stack pointer that it saved last: it has moved on
-    /// since, and what it now holds in registers it may have left a copy of.
+    /// Hands over every word of the used part of a stack. That includes words below the saved stack pointer: the
+    /// goroutine has moved on since, and may have left there a copy of what it now holds in registers.
     fn everything(&self, raw: &Raw, sink: &mut dyn FnMut(u64)) -> Result<(), Fault> {
         let (lo, hi) = raw.still.stack;
         if hi <= lo || hi - lo > MAX_STACK {
@@ -276,7 +285,7 @@ impl<'a> References<'a> {
 
 const NOTHING: Range = Range { addr: 0, len: 0 };
 
-/// The used part of the stack of a goroutine that stands still; nothing of one that runs, or is too large.
+/// The used part of the stack of a goroutine that stands still; nothing if it runs or its stack is too large.
 fn used(raw: &Raw) -> Range {
     let sp = raw.saved().registers().sp;
     let (lo, hi) = raw.still.stack;
@@ -287,18 +296,18 @@ fn used(raw: &Raw) -> Range {
     Range { addr: sp, len: (hi - sp) as usize }
 }
 
-/// How deep the stacks of running goroutines were seen to reach. What lies below is left over from calls that
-/// have returned, often of another goroutine that had the stack before: stale pointers, which would hide leaks.
+/// How deep the stacks of running goroutines reach, by sampled stack pointers. What lies below is left over from calls
+/// that have returned, often of another goroutine that had the stack before: stale pointers, which would hide leaks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Depths {
-    /// Stack pointers, ascending.
+    /// The sampled stack pointers, ascending.
     sampled: Vec<u64>,
-    /// The target is stopped: one stack pointer a stack tells its depth.
+    /// Whether the target is stopped, so that one stack pointer tells the depth of a stack.
     exact: bool,
 }
 
 impl Depths {
-    /// Those of threads that are stopped.
+    /// The depths of stopped threads.
     pub(super) fn exact(registers: &[ThreadRegisters]) -> Depths {
         let mut depths = Depths { exact: true, ..Depths::default() };
         depths.add(registers);
@@ -313,7 +322,7 @@ impl Depths {
         self.sampled.sort_unstable();
     }
 
-    /// The lowest address of a stack that is used.
+    /// The lowest used address of a stack; its lowest address of all while there are too few samples.
     fn used_from(&self, (lo, hi): (u64, u64)) -> u64 {
         let first = self.sampled.partition_point(|sp| *sp < lo);
         let behind = self.sampled.partition_point(|sp| *sp < hi);

@@ -1,8 +1,7 @@
-//! Who refers to what others wait for: holders of awaited objects, and sets of unreachable goroutines that wait for
-//! each other.
+//! Holders of awaited objects, and sets of unreachable goroutines that wait for each other.
 //!
-//! That a goroutine refers to a lock does not prove that it holds it: nothing in a Go mutex says who does. So
-//! all of this is inferred, and shown as such.
+//! A goroutine that refers to a lock need not hold it: a Go mutex does not say who does. So holders are inferred, and
+//! outputs say so.
 
 #[cfg(test)]
 mod tests;
@@ -15,63 +14,67 @@ use crate::binary::bytes::u64_at;
 use crate::snapshot::{ObjectKind, Snapshot, View};
 use hashbrown::{HashMap, HashSet};
 
-/// Goroutines whose references are looked at.
+/// Most goroutines whose references are read.
 const MAX_GOROUTINES: usize = 20_000;
-/// How far references are followed through the heap: from a closure or a context to what it holds.
+/// Steps through the heap from a goroutine's own references: enough to come from a closure or a context to what it
+/// holds.
 const DEPTH: usize = 3;
-/// Objects looked at for one goroutine, and bytes of each.
+/// Most objects that are read for one goroutine, and the largest one that is.
 const MAX_OBJECTS: usize = 64;
 const MAX_SIZE: u64 = 512;
-/// Bytes of an object that the tiny allocator cuts up, and of the smallest thing that is waited for
+/// Bytes of an object of the tiny allocator, which several values share, and of the smallest value that can be awaited
 /// (`sync.Mutex`).
 const TINY: u64 = 16;
 const LEAST: u64 = 8;
-/// Holders of one object that make an edge each in a set: a thousand goroutines that share a thousand locks would make
+/// Most holders of one object that make an edge in a set: a thousand goroutines that share a thousand locks would make
 /// a million edges.
 const MAX_EDGES: usize = 1000;
-/// Goroutines that are named as holders of one object.
+/// Most goroutines that are named as holders of one object.
 const MAX_HOLDERS: usize = 16;
 
-/// Unreachable goroutines that wait for each other: what one waits for, only others of the set refer to.
+/// Unreachable goroutines that wait for each other: members refer to what other members wait for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadSet {
-    /// Index into [`Snapshot::goroutines`], at least two.
+    /// At least two indices into [`Snapshot::goroutines`], ascending.
     pub members: Vec<u32>,
+    /// The waits between members.
     pub edges: Vec<Edge>,
 }
 
-/// One goroutine waits for an object that another one refers to.
+/// A goroutine that waits for an object which another goroutine refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
-    /// Who waits: index into [`Snapshot::goroutines`].
+    /// The waiting goroutine: index into [`Snapshot::goroutines`].
     pub waiter: u32,
-    /// For what: index into [`Snapshot::objects`].
+    /// The object that it waits for: index into [`Snapshot::objects`].
     pub object: u32,
-    /// Who has it on its stack, and so is the one that could end the wait: inferred.
+    /// The goroutine that refers to the object and so could end the wait (inferred): index into
+    /// [`Snapshot::goroutines`].
     pub holder: u32,
 }
 
+/// What refers to one awaited object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders {
-    /// Goroutines with a reference on their stack: index into [`Snapshot::goroutines`], at most a few.
+    /// Goroutines that refer to it from their stacks: at most 16 indices into [`Snapshot::goroutines`], ascending.
     pub goroutines: Vec<u32>,
-    /// A variable of the target refers to it: its link-time address.
+    /// Link-time address of the variable from which the last pass reached it; `None`: it did not come from a variable.
     pub global: Option<u64>,
-    /// Objects of the heap that refer to it.
+    /// 1 if the last pass reached it from another object of the heap, else 0.
     pub heap: u32,
 }
 
-/// What is known of one goroutine.
+/// What the references of one goroutine say.
 #[derive(Debug, Default)]
 struct Relation {
-    /// Awaited objects that it refers to and does not wait for itself.
+    /// Awaited objects that it refers to and does not wait for itself: indices into [`Snapshot::objects`].
     holds: Vec<u32>,
-    /// What it waits for is the `Done` of a context.
+    /// Whether what it waits for is the `Done` of a context.
     context: bool,
 }
 
-/// Tells who refers to what. Fills [`Facts::holds`], [`Facts::context`] and [`Facts::set`]; gives the sets, and the
-/// holders of each object. `reached_by`: what led the last pass to an awaited object first.
+/// Fills [`Facts::holds`], [`Facts::context`] and [`Facts::set`]; returns the sets, and the holders of each object.
+/// `reached_by`: from where the last pass first reached each awaited object.
 pub(super) fn relate(
     view: &View<'_>,
     snapshot: &Snapshot,
@@ -85,7 +88,7 @@ pub(super) fn relate(
     let waiting = snapshot.objects.iter().flat_map(|object| object.waiters.iter().copied());
     let related: HashSet<u32> = dead.chain(waiting).collect();
     let mut related: Vec<u32> = related.into_iter().collect();
-    // The unreachable first: no more than [`MAX_GOROUTINES`] are read.
+    // The unreachable first, because at most `MAX_GOROUTINES` are read.
     related.sort_unstable_by_key(|index| (!is_dead(facts, *index), *index));
     let mut relations = find(view, snapshot, marker, &related);
     let holders = holders(snapshot, marker, reached_by, &relations, view.bias);
@@ -108,8 +111,8 @@ pub(super) fn relate(
     (sets, holders)
 }
 
-/// Notes who waits for the `Done` of a context that the last pass came to through the context itself: the goroutine
-/// need not have the context on its stack any more.
+/// Sets [`Facts::context`] for waiters on a channel that the last pass reached from the context itself. Such a waiter
+/// need not have the context on its stack any more, so [`Search::follow`] misses it.
 fn contexts(
     view: &View<'_>,
     snapshot: &Snapshot,
@@ -132,7 +135,7 @@ fn contexts(
     }
 }
 
-/// Finds what these goroutines (indices into the snapshot) refer to.
+/// Finds what these goroutines (indices into the snapshot) refer to; empty if the target has ended.
 fn find(
     view: &View<'_>,
     snapshot: &Snapshot,
@@ -164,10 +167,12 @@ fn find(
     refers.into_iter().map(|(index, refers)| (index, search.follow(index, refers))).collect()
 }
 
-/// Objects that were met, and where in them the pointers point.
+/// The references of one goroutine.
 #[derive(Default)]
 struct Refers {
+    /// All objects that were met, so that cycles end.
     met: HashSet<ObjectId>,
+    /// The references to follow next: object, and the pointer into it.
     words: Vec<(ObjectId, u64)>,
 }
 
@@ -188,7 +193,6 @@ struct Search<'s> {
 }
 
 impl Search<'_> {
-    /// Follows the references of a goroutine.
     fn follow(&self, goroutine: u32, mut refers: Refers) -> Relation {
         let waits = self.snapshot.goroutines.get(goroutine as usize).map(|goroutine| &goroutine.waits[..]);
         let own: HashSet<u32> = waits.unwrap_or_default().iter().map(|wait| wait.object).collect();
@@ -201,7 +205,7 @@ impl Search<'_> {
                 let mut meant = awaited.iter().filter(|index| self.points_at(**index, object, word));
                 let is_channel = meant.clone().any(|index| self.is_channel(*index));
                 relation.holds.extend(meant.by_ref().filter(|index| !own.contains(*index)));
-                // What lies in a channel belongs to the one that will receive it.
+                // What lies in a channel belongs to its receiver, not to a goroutine that merely refers to the channel.
                 let Some(bytes) = (!is_channel).then(|| self.bytes(object)).flatten() else { continue };
                 relation.context |= self.is_context(&bytes, &channels);
                 for word in words(&bytes) {
@@ -221,9 +225,9 @@ impl Search<'_> {
         matches!(object.map(|object| &object.kind), Some(ObjectKind::Channel { .. }))
     }
 
-    /// Whether a pointer into an object of the heap means this thing that is waited for. Small things without
-    /// pointers share an object (the tiny allocator, `src/runtime/malloc.go`): of these only a pointer to the
-    /// thing itself means it.
+    /// Whether a pointer into an object of the heap refers to the awaited `thing` in it. Small values without pointers
+    /// share an object (the tiny allocator, `src/runtime/malloc.go`); a pointer to a neighbour does not refer to the
+    /// thing.
     fn points_at(&self, thing: u32, object: ObjectId, word: u64) -> bool {
         let Some((thing, span)) =
             self.snapshot.objects.get(thing as usize).zip(self.marker.spans().get(object.span))
@@ -234,6 +238,7 @@ impl Search<'_> {
         !shared || (thing.addr..thing.addr.saturating_add(LEAST)).contains(&word)
     }
 
+    /// The bytes of an object; `None`: it is too large, holds no pointers, or cannot be read.
     fn bytes(&self, object: ObjectId) -> Option<Vec<u8>> {
         let (addr, size) = self.marker.spans().range(object).filter(|(_, size)| *size <= MAX_SIZE)?;
         self.marker.spans().get(object.span).filter(|span| !span.noscan)?;
@@ -246,6 +251,7 @@ impl Search<'_> {
     /// `atomic.Value` (`src/context/context.go`, 1.19 to 1.27) that holds a `chan struct{}`.
     fn is_context(&self, bytes: &[u8], channels: &[u64]) -> bool {
         let words: Vec<u64> = words(bytes).collect();
+        // An interface is two words: the type, then the value, which for a channel is the `hchan` itself.
         words.array_windows().any(|[of, data]| channels.contains(data) && self.is_chan_of_nothing(*of))
     }
 
@@ -264,7 +270,7 @@ impl Search<'_> {
     }
 }
 
-/// The sets of goroutines that wait for each other.
+/// The sets among these goroutines: an edge from each waiter to each holder, grouped.
 fn sets(snapshot: &Snapshot, relations: &HashMap<u32, Relation>) -> Vec<DeadSet> {
     let mut holders: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut indices: Vec<u32> = relations.keys().copied().collect();
@@ -289,7 +295,7 @@ fn sets(snapshot: &Snapshot, relations: &HashMap<u32, Relation>) -> Vec<DeadSet>
     group(&edges)
 }
 
-/// Edges that hang together, the largest set first (union-find).
+/// Groups connected edges into sets, the largest first (union-find).
 fn group(edges: &[Edge]) -> Vec<DeadSet> {
     let mut parent: HashMap<u32, u32> = HashMap::new();
     for edge in edges {
@@ -316,7 +322,7 @@ fn group(edges: &[Edge]) -> Vec<DeadSet> {
 fn root(parent: &mut HashMap<u32, u32>, of: u32) -> u32 {
     let mut at = of;
     while let Some(up) = parent.get(&at).copied().filter(|up| *up != at) {
-        // Path halving: the next search from here goes half the way.
+        // Path halving keeps chains short: the next search from here takes half the steps.
         let further = parent.get(&up).copied().unwrap_or(up);
         parent.insert(at, further);
         at = further;
@@ -325,7 +331,7 @@ fn root(parent: &mut HashMap<u32, u32>, of: u32) -> u32 {
     at
 }
 
-/// What was seen to refer to each object: what led the last pass to it first, and goroutines that refer to it.
+/// The holders of each object: from where the last pass first reached it, and the goroutines that refer to it.
 fn holders(
     snapshot: &Snapshot,
     marker: &Marker<'_>,
@@ -337,6 +343,7 @@ fn holders(
         let mut holders = Holders::default();
         match marker.spans().object(addr).and_then(|object| reached_by.get(&object)) {
             Some(Source::Global(at)) => holders.global = Some(at.wrapping_sub(bias)),
+            // `u32::MAX` stands for a goroutine that is not in the snapshot.
             Some(Source::Goroutine(index)) if *index != u32::MAX => holders.goroutines.push(*index),
             Some(Source::Heap(_)) => holders.heap = 1,
             Some(Source::Goroutine(_) | Source::Other) | None => {}

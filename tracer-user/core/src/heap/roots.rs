@@ -1,7 +1,7 @@
-//! Roots that belong to no goroutine: variables, timers, finalizers and the like.
+//! Roots that belong to no goroutine: variables, timers, finalizers and the like, as in `src/runtime/mgcmark.go:
+//! markroot` of 1.19 to 1.27.
 //!
-//! `src/runtime/mgcmark.go: markroot`, 1.19 to 1.27. What the runtime keeps outside of its heap is not scanned: all it
-//! refers to is its own.
+//! Memory that the runtime keeps outside of its heap is not scanned: it refers only to the runtime's own objects.
 
 use super::marker::{Found, Marker, Source};
 use super::spans::words;
@@ -12,16 +12,16 @@ use crate::goruntime::SpecialKinds;
 use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 
-/// Modules of one target: the executable and its plugins.
+/// Most modules of a target: the executable and its plugins.
 const MAX_MODULES: usize = 256;
 /// Bytes of the variables of all modules, and what is read at once.
 const MAX_ALL_DATA: u64 = 1 << 33;
 const CHUNK: u64 = 1 << 20;
-/// `p`s: `GOMAXPROCS` (`src/runtime/proc.go: maxGomaxprocs` is less on any real machine).
+/// Most `p`s, which is `GOMAXPROCS`.
 const MAX_PS: u64 = 1 << 16;
-/// Specials of all spans together, and of one.
+/// Most specials of all spans together.
 const MAX_SPECIALS: usize = 1 << 22;
-/// Bytes of a special that are looked at: every kind that holds pointers has no more.
+/// Bytes of a special that are read: no kind that holds pointers has more.
 const SPECIAL: usize = 64;
 /// Specials that are read together.
 const BATCH: usize = 1 << 14;
@@ -35,7 +35,7 @@ pub(super) struct Roots<'a> {
 }
 
 impl<'a> Roots<'a> {
-    /// `opaque`: ranges among the variables that lead nowhere (`m0` and `g0`).
+    /// `opaque`: ranges among the variables that are not scanned (`m0` and `g0`).
     pub(super) fn new(
         view: &'a View<'a>,
         globals: &'a Globals,
@@ -45,16 +45,16 @@ impl<'a> Roots<'a> {
         Roots { view, globals, marker, opaque }
     }
 
-    /// Marks from all of them but the timers.
+    /// Marks from variables and specials. Timers come later, by [`Roots::timers`].
     ///
     /// # Errors
-    /// What cannot be done without could not be read.
+    /// A root could not be read, so that nothing can be proven; as a clause for the user.
     pub(super) fn mark(&self) -> Result<(), String> {
         self.variables()?;
         self.specials().map_err(|error| format!("its finalizers cannot be read: {error}"))
     }
 
-    /// Variables with pointers, of every module, by the masks that the collector uses.
+    /// Marks from the variables of every module, by the pointer masks that the collector uses.
     fn variables(&self) -> Result<(), String> {
         let mut left = MAX_ALL_DATA;
         let first = self.globals.first_module.ok_or("where its variables lie is not known")?;
@@ -86,7 +86,7 @@ impl<'a> Roots<'a> {
         let (mut bytes, mut bits) = (Vec::new(), Vec::new());
         let mut found = Found::default();
         for from in (0..len).step_by(CHUNK as usize) {
-            // A bit of the mask stands for a word of the block, so a byte of it for 64 bytes.
+            // A bit of the mask stands for a word of the block, so a byte of the mask for 64 bytes.
             let size = (len - from).min(CHUNK);
             bytes.resize(size as usize, 0);
             bits.resize(size.div_ceil(64) as usize, 0);
@@ -104,10 +104,11 @@ impl<'a> Roots<'a> {
         Ok(())
     }
 
-    /// The `p`s, of which only the timers count: they also hold stale pointers (write-barrier buffers).
+    /// Marks from the timers of the `p`s. Their other fields do not count: a `p` also holds stale pointers (the
+    /// write-barrier buffer).
     ///
     /// # Errors
-    /// Their lists could not be read.
+    /// The list of `p`s or a timer heap could not be read.
     pub(super) fn timers(&self) -> Result<(), Fault> {
         let layout = self.view.binary.layout();
         let Some(at) = layout.field("p", "timers.heap").or_else(|| layout.field("p", "timers")) else {
@@ -187,10 +188,10 @@ impl<'a> Roots<'a> {
     }
 }
 
-/// The addresses of the `p`s.
+/// The addresses of the `p`s; empty if the binary does not show `runtime.allp`.
 ///
 /// # Errors
-/// The list cannot be read.
+/// `runtime.allp` cannot be read.
 pub(super) fn processors(view: &View<'_>, globals: &Globals) -> Result<Vec<u64>, Fault> {
     let Some(slice) = globals.allp.map(|addr| addr.wrapping_add(view.bias)) else { return Ok(Vec::new()) };
     let (array, len) = (view.memory.word(slice)?, view.memory.word(slice.wrapping_add(8))?);

@@ -1,7 +1,7 @@
-//! The spans of the heap, and which object an address lies in.
+//! The spans of the heap: finds the object that an address lies in.
 //!
-//! `runtime.mheap_.allspans` has every `mspan` there ever was (`src/runtime/mheap.go`; an `mspan` that is
-//! free is kept for later). A span in use is a run of pages of 8 KiB, cut into objects of one size.
+//! `runtime.mheap_.allspans` has every `mspan` that ever was (`src/runtime/mheap.go`; the runtime keeps free `mspan`s
+//! for reuse). A span in use is a run of pages of 8 KiB, cut into objects of one size.
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -16,20 +16,20 @@ use crate::snapshot::View;
 const PAGE_SHIFT: u32 = 13;
 const ARENA_SHIFT: u32 = 26;
 const PAGES_OF_ARENA: usize = 1 << (ARENA_SHIFT - PAGE_SHIFT);
-/// Arenas in an address space of Linux: 48 bits, on arm64, too.
+/// Arenas in a user address space of 48 bits, on both processors.
 const MAX_ARENAS: u64 = 1 << (48 - ARENA_SHIFT);
-/// `mspan`s that are read: a heap of 128 GiB of the smallest spans.
+/// Most `mspan`s: a heap of 128 GiB of one-page spans.
 const MAX_SPANS: u64 = 1 << 24;
-/// Pages of all spans together: 1 TiB.
+/// Most pages of all spans together: 1 TiB.
 const MAX_PAGES: u64 = 1 << 27;
-/// Arenas by which a heap may grow while it is read: 4 GiB. The runtime takes the one behind the last if it can
-/// (`src/runtime/malloc.go: sysAlloc`).
+/// Arenas behind the last one in which a heap may grow while it is read: 4 GiB. The runtime takes the next arena if it
+/// can (`src/runtime/malloc.go: sysAlloc`).
 const GROWTH: u64 = 64;
-/// Arenas that have a span, and objects of all spans together: each costs us a table, or two bits, also
-/// where a hostile target has no memory behind it.
+/// Most arenas with a span, and most objects of all spans together. An arena costs us a table and an object two bits,
+/// even if a hostile target has no memory behind them.
 const MAX_TABLES: usize = 1 << 14;
 const MAX_OBJECTS: u64 = 1 << 32;
-/// Pages of a span that has more than one object; ten at most in every version.
+/// Most pages of a span with more than one object; the runtime's have ten at most in every version.
 const MAX_SHARED_PAGES: u64 = 128;
 /// How many times more bytes spans of several objects may have than the target has in memory, and how many bytes more.
 /// The runtime gives out such a span when an object is needed, so one page of it has been written, and most have ten at
@@ -40,21 +40,22 @@ const MORE_CLAIM: u64 = 256 << 20;
 const MORE_SPANS: u64 = 1 << 16;
 /// `mspan`s that are read together.
 const BATCH: u64 = 1 << 16;
-/// `mSpanInUse` and `mSpanManual`.
+/// `mSpanInUse` of `mspan.state`: objects of the collector's heap.
 pub(super) const IN_USE: u8 = 1;
+/// `mSpanManual`: stacks and the like, without objects.
 const MANUAL: u8 = 2;
-/// In the page table: no span of the heap.
+/// Entry of the page table for a page without a span.
 const NONE: u32 = 0;
-/// In the page table: stacks and the like, which have no objects.
+/// Entry of the page table for a page of a [`MANUAL`] span.
 const NO_OBJECTS: u32 = u32::MAX;
 
 /// Why the heap cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HeapError {
-    /// The binary does not show it, or its layout is not known.
+    /// The binary does not show `runtime.mheap_`, or the layout lacks a field.
     #[error("where its heap lies is not known (runtime.mheap_ or the layout of its structures)")]
     NoHeap,
-    /// There is more than is believed.
+    /// One of the bounds [`MAX_SPANS`], [`MAX_OBJECTS`], [`MAX_PAGES`] or [`MAX_TABLES`] is exceeded.
     #[error("its heap has more than {MAX_SPANS} spans, {MAX_OBJECTS} objects or 1 TiB")]
     TooLarge,
     /// Its spans have more objects than it can have written: bytes that they claim, and that it has.
@@ -66,26 +67,28 @@ pub(super) enum HeapError {
     Exhausted(#[from] Exhausted),
 }
 
-/// A span in use.
+/// A span in use: `count` objects of `size` bytes from `base` on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
     pub(super) base: u64,
     pub(super) size: u64,
     pub(super) count: u32,
-    /// For dividing by `size` (`mspan.divMul`).
+    /// Factor for dividing by `size` with a multiplication (`mspan.divMul`): every word of the heap needs the division.
     magic: u32,
     /// Where the bits of its objects begin in a bitmap of all objects. A multiple of 64: a scan of the span
     /// takes whole words.
     pub(super) bits: u64,
+    /// Whether its objects hold no pointers.
     pub(super) noscan: bool,
-    /// Some of its objects are waited for.
+    /// Whether a candidate waits for one of its objects.
     pub(super) watched: bool,
+    /// Address of its first special; 0: none.
     pub(super) specials: u64,
-    /// Its `mspan`.
+    /// Address of its `mspan`.
     record: u64,
 }
 
-/// An object: the number of its span, and its number within it.
+/// An object: the number of its span, and its index in that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct ObjectId {
     pub(super) span: u32,
@@ -94,28 +97,30 @@ pub(super) struct ObjectId {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// In this object of the heap.
     Object(ObjectId),
-    /// Where the heap is, or grows, but in no span that was in use when the table was made.
+    /// Where the heap is or may grow, but in no span that was in use when the table was made.
     Nowhere,
+    /// Anywhere else, also in a stack or behind the last object of a span.
     Outside,
 }
 
-/// All spans in use.
+/// All spans in use, with a page table to find them by address.
 #[derive(Default)]
 pub(super) struct Spans {
-    /// Number 0 stands for none.
+    /// By number; number 0 stands for no span.
     spans: Vec<Span>,
-    /// Bits of all of them.
+    /// Length of a bitmap of all objects.
     bits: u64,
     pages: u64,
-    /// By arena: its table of pages, + 1. The kernel gives memory only for the parts of this that are written
-    /// to.
+    /// By arena, the number of its table in `tables` + 1; 0: none. 16 MiB of zeros, of which the kernel backs only the
+    /// pages that are written to.
     arenas: Vec<u32>,
     /// Arenas from the first that has a table to [`GROWTH`] behind the last: a pointer to one of these may lead to a
     /// span that came into use meanwhile.
     near: std::ops::Range<u64>,
+    /// By page of an arena, the number of its span, [`NONE`] or [`NO_OBJECTS`].
     tables: Vec<u32>,
+    /// Bytes of all objects that may hold pointers.
     scannable: u64,
     /// Bytes of spans of several objects.
     shared: u64,
@@ -155,7 +160,7 @@ impl Fields {
 }
 
 impl Spans {
-    /// Reads them. The target runs on, so these are spans of various moments.
+    /// Reads all spans in use. The target runs meanwhile, so these are spans of different moments.
     pub(super) fn read(view: &View, globals: &Globals) -> Result<Spans, HeapError> {
         budget::check(MAX_ARENAS as usize * size_of::<u32>())?;
         let arenas = vec![0; MAX_ARENAS as usize];
@@ -164,7 +169,7 @@ impl Spans {
         Ok(spans)
     }
 
-    /// Adds those that came into use since, where no span was.
+    /// Reads `allspans` again and adds spans that came into use where none was before.
     pub(super) fn extend(&mut self, view: &View, globals: &Globals) -> Result<(), HeapError> {
         let fields = Fields::of(view).ok_or(HeapError::NoHeap)?;
         let heap = globals.mheap.ok_or(HeapError::NoHeap)?.wrapping_add(view.bias);
@@ -204,6 +209,7 @@ impl Spans {
         };
         let plausible = base.is_multiple_of(1 << PAGE_SHIFT)
             && pages > 0
+            // Arena 0 holds the first page, which is never mapped: a null base is no span.
             && base >> ARENA_SHIFT > 0
             && base.checked_add(pages << PAGE_SHIFT).is_some_and(|end| end >> 48 == 0)
             && pages <= MAX_PAGES;
@@ -218,6 +224,7 @@ impl Spans {
         }
         let number = match (state, self.span((record, addr), fields, (base, pages))) {
             (IN_USE, Some(span)) => {
+                // Rounded up so that each span begins at a word of the bitmaps.
                 self.bits += u64::from(span.count).next_multiple_of(64);
                 if self.bits > MAX_OBJECTS {
                     return Err(HeapError::TooLarge);
@@ -235,6 +242,7 @@ impl Spans {
                 self.spans.push(span);
                 (self.spans.len() - 1) as u32
             }
+            // Stacks are read by goroutine (`references.rs`), not as objects.
             (MANUAL, _) => NO_OBJECTS,
             _ => return Ok(()),
         };
@@ -262,6 +270,7 @@ impl Spans {
             count: count as u32,
             magic,
             bits: self.bits,
+            // The lowest bit of the span class says noscan (`src/runtime/mheap.go: spanClass`).
             noscan: record.get(fields.spanclass)? & 1 != 0,
             watched: false,
             specials: u64_at(record, fields.specials)?,
@@ -269,7 +278,6 @@ impl Spans {
         })
     }
 
-    /// Enters a span into the page table.
     fn enter(&mut self, base: u64, pages: u64, number: u32) -> Result<(), HeapError> {
         let first = base >> PAGE_SHIFT;
         for page in first..first + pages {
@@ -281,7 +289,7 @@ impl Spans {
         Ok(())
     }
 
-    /// Where the table of an arena begins; makes it.
+    /// The index in `tables` at which the table of an arena begins; makes the table if there is none.
     fn table(&mut self, arena: u64) -> Result<usize, HeapError> {
         let entry = self.arenas.get_mut(arena as usize).ok_or(HeapError::TooLarge)?;
         if *entry == 0 {
@@ -322,7 +330,7 @@ impl Spans {
         }
     }
 
-    /// The object at an address, if there is one.
+    /// The object that an address lies in; `None`: in no object.
     pub(super) fn object(&self, addr: u64) -> Option<ObjectId> {
         match self.find(addr) {
             Place::Object(object) => Some(object),
@@ -335,7 +343,7 @@ impl Spans {
         self.spans.get(number as usize)
     }
 
-    /// Some object of this span is awaited.
+    /// Marks a span as one with awaited objects, whose marks must be reported.
     pub(super) fn watch(&mut self, number: u32) {
         if let Some(span) = self.spans.get_mut(number as usize) {
             span.watched = true;
@@ -350,19 +358,19 @@ impl Spans {
         self.spans.iter().skip(1)
     }
 
-    /// One more than the highest number.
+    /// One more than the highest number of a span.
     pub(super) fn len(&self) -> usize {
         self.spans.len()
     }
 
-    /// How many bits a bitmap of all objects has.
+    /// Length of a bitmap of all objects, a multiple of 64.
     pub(super) fn bits(&self) -> u64 {
         self.bits
     }
 
-    /// Whether the target has this object in use now, as `mspan.isFree` tells it (`src/runtime/mbitmap.go`):
-    /// what was given out since the last sweep lies below `freeindex`, what the sweep found in use is in
-    /// `allocBits`. Where it cannot be told it is in use.
+    /// Whether the runtime has this object allocated now, as `mspan.isFree` decides (`src/runtime/mbitmap.go`): an
+    /// object that was allocated since the last sweep lies below `freeindex`, one that the sweep found in use is in
+    /// `allocBits`. If that cannot be read the object counts as allocated, which hides a leak at worst.
     pub(super) fn is_used(&self, view: &View, object: ObjectId) -> bool {
         let free = || {
             let span = self.get(object.span)?;
@@ -381,7 +389,7 @@ impl Spans {
         !free().unwrap_or(false)
     }
 
-    /// Where an object lies.
+    /// Address and size of an object.
     pub(super) fn range(&self, object: ObjectId) -> Option<(u64, u64)> {
         let span = self.get(object.span)?;
         Some((span.base + u64::from(object.index) * span.size, span.size))
@@ -401,16 +409,16 @@ impl Span {
         record: 0,
     };
 
-    /// Where its objects lie.
+    /// The range of all its objects, without the rest behind the last one.
     pub(super) fn objects(&self) -> Range {
         Range { addr: self.base, len: (self.size * u64::from(self.count)) as usize }
     }
 
-    /// The number of the object at an address within the span; `None` behind the last one.
+    /// The index of the object at an address within the span; `None`: behind the last object.
     #[inline]
     fn object(&self, addr: u64) -> Option<u32> {
         let into = addr.wrapping_sub(self.base);
-        // As `mspan.objIndex`; exact because such a span is small.
+        // As `mspan.objIndex`; exact because the runtime's spans with several objects have ten pages at most.
         let index = ((into * u64::from(self.magic)) >> 32) as u32;
         if self.count == 1 {
             return (into < self.size).then_some(0);
@@ -419,21 +427,21 @@ impl Span {
     }
 }
 
-/// The word at the beginning of some bytes that are a multiple of eight.
+/// The little-endian words of some bytes; up to seven bytes at the end are left out.
 pub(super) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
 }
 
-/// What the runtime itself counts of its heap: two words, no walk.
+/// What the runtime itself counts of its heap: two words, so the agent can ask often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of spans in use: `HeapInuse` of `runtime.MemStats`.
     pub bytes: u64,
-    /// Collections whose marking has ended: `NumGC`.
+    /// Number of collections whose marking has ended: `NumGC` of `runtime.MemStats`.
     pub cycles: u64,
 }
 
-/// Reads it; `None`: the binary does not show where these words are, or they make no sense.
+/// Reads the two words. `None`: the binary does not show where they are, or they make no sense.
 ///
 /// `mheap.pagesInUse` counts the pages of spans with objects; `mheap.sweepgen` rises by two at the end of each
 /// collection's marking (`src/runtime/mheap.go`, `mgc.go: gcMarkTermination`; Go 1.19 to 1.27).

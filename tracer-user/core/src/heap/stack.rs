@@ -1,10 +1,10 @@
 //! The live pointers of a goroutine's stack.
 //!
-//! What is live in a frame the compiler left for the collector, in every binary, also a stripped one
-//! (`src/runtime/stkframe.go: getStackMap`, 1.21 to 1.27; `stack.go` and `mgcmark.go` before): a bitmap of the local
-//! variables and one of the arguments, both by the call that the frame stands at, and the variables whose address
-//! is taken, which live as long as something live points at them. Where a stack cannot be walked by these, every
-//! word of its used part counts.
+//! The compiler leaves maps for the collector in every binary, also in a stripped one (`src/runtime/stkframe.go:
+//! getStackMap`, 1.21 to 1.27; `stack.go` and `mgcmark.go` before). For each call there is a bitmap of the local
+//! variables and one of the arguments. Variables whose address is taken are listed once for a function; they live as
+//! long as something live points at them. If a stack cannot be walked by these maps, every word of its used part
+//! counts.
 
 use super::spans::words;
 use crate::binary::bytes::{i32_at, u64_at};
@@ -14,28 +14,28 @@ use crate::snapshot::{Frame, Pc, Registers, Unwinder, View};
 use hashbrown::HashMap;
 use std::rc::Rc;
 
-/// Pcs whose map is remembered; a hostile stack can name any number of them.
+/// Most pcs whose [`FrameMap`] is cached; a hostile stack can name any number of pcs.
 const MAX_MAPS: usize = 1 << 14;
-/// Bytes of the arguments of a function that reflection made.
+/// Most bytes of the arguments of a function that reflection made.
 const MAX_REFLECTED: u64 = 1 << 12;
-/// Words of one bitmap: those of a frame of 8 MiB.
+/// Most words of one bitmap: a frame of 8 MiB.
 const MAX_BITS: usize = 1 << 20;
-/// Variables whose address is taken, of one function.
+/// Most variables of one function whose address is taken.
 const MAX_OBJECTS: usize = 1 << 12;
 /// Bytes of a `stackObjectRecord` (`src/runtime/stack.go`).
 const RECORD: usize = 16;
-/// Functions that reflection calls with any arguments; only the method value at their stack pointer says which
-/// (`argMapInternal`).
+/// Functions that reflection calls with any arguments. Only the method value at their stack pointer says which
+/// (`argMapInternal`), so no map of the compiler does.
 const REFLECTED: [&str; 2] = ["reflect.makeFuncStub", "reflect.methodValueCall"];
-/// Functions that a signal handler put on the stack. They save all registers, whatever the code below them kept there,
-/// so no map holds for their frame nor for the one that they interrupted.
+/// Functions that a signal handler puts on the stack. They save all registers of the code they interrupt, at any of its
+/// instructions, so no map holds for their frame or for the interrupted one.
 const INJECTED: [&str; 3] = ["runtime.asyncPreempt", "runtime.debugCallV2", "runtime.sigpanic"];
 
-/// The used part of a stack as it was read: from its stack pointer to its end.
+/// The used part of a stack as it was read: from the stack pointer to the end of the stack.
 pub(super) struct Used<'a> {
     base: u64,
     bytes: &'a [u8],
-    /// `g.stack.lo`: pointers into the unused part are pointers into the stack, too.
+    /// `g.stack.lo`. A pointer into the unused part is a pointer into the stack, not into the heap.
     lo: u64,
 }
 
@@ -56,7 +56,7 @@ impl<'a> Used<'a> {
         self.base.saturating_add(self.bytes.len() as u64)
     }
 
-    /// The words from one address up to another, as far as the bytes reach.
+    /// The aligned words from one address up to another, as far as they were read.
     fn between(&self, from: u64, to: u64) -> impl Iterator<Item = u64> {
         let into = |addr: u64| (addr.clamp(self.base, self.end()) - self.base) as usize;
         words(self.bytes.get(into(from.next_multiple_of(8))..into(to)).unwrap_or_default())
@@ -71,9 +71,10 @@ pub(super) struct LiveWords<'a> {
     unwinder: Unwinder<'a>,
     maps: HashMap<Pc, Option<Rc<FrameMap>>>,
     frames: Vec<Frame>,
-    /// Variables whose address is taken: first address, what they are, whether something live points there.
+    /// Variables of the present stack whose address is taken: first address, description, whether something live points
+    /// at them.
     objects: Vec<(u64, StackObject, bool)>,
-    /// Pointers into the stack itself that were not followed yet.
+    /// Live pointers into the stack itself whose variable was not scanned yet.
     own: Vec<u64>,
 }
 
@@ -91,9 +92,9 @@ impl<'a> LiveWords<'a> {
         }
     }
 
-    /// Hands over each live word of a stack, the innermost frame of which has these registers. `also` are words
-    /// from elsewhere that may point into it (deferred calls). A pointer into the stack itself is followed, not
-    /// handed over.
+    /// Hands each live word of a stack to `live`. `registers` are those of the innermost frame. `also` are words from
+    /// elsewhere that may point into the stack (deferred calls). A pointer into the stack itself is not handed over,
+    /// but the variable that it points at is scanned.
     pub(super) fn each(
         &mut self,
         registers: Registers,
@@ -111,7 +112,7 @@ impl<'a> LiveWords<'a> {
         }
     }
 
-    /// As [`LiveWords::each`], by the maps of the frames. `None`: one is of no function.
+    /// As [`LiveWords::each`], by the maps of the frames. `None`: a frame belongs to no function.
     fn precise(
         &mut self,
         frames: &[Frame],
@@ -129,7 +130,7 @@ impl<'a> LiveWords<'a> {
             let map = self.map(frame.pc)?;
             let args = frame.fp.wrapping_add(above);
             if map.unknown || interrupted {
-                // The whole frame, and the arguments that it was about to pass on.
+                // No map: the whole frame, and its own arguments in the frame above.
                 used.between(frame.sp, args.saturating_add(map.args_size)).for_each(&mut found);
             } else {
                 if map.reflected {
@@ -148,14 +149,14 @@ impl<'a> LiveWords<'a> {
             }
             interrupted = map.injected;
             if number + 1 == frames.len() && !map.top {
-                // The walk ended before the outermost function (assembly that writes the stack pointer, a return
-                // address of zero): the rest of the stack may hold frames that were not seen.
+                // The walk ended before the outermost function (at assembly that writes the stack pointer, or at a
+                // return address of 0), so the rest of the stack may hold frames that were not seen.
                 used.between(frame.sp, used.end()).for_each(&mut found);
             }
         }
         also.iter().copied().for_each(&mut found);
-        // As the collector does (`scanstack`): a variable whose address is taken is scanned when the first live
-        // pointer to it is found, and what it refers to may be the next one.
+        // As the collector does (`scanstack`): the first live pointer to a variable makes it live, and a word of it may
+        // be the first pointer to the next one.
         self.objects.sort_unstable_by_key(|(start, ..)| *start);
         while let Some(addr) = own.pop() {
             let behind = self.objects.partition_point(|(start, ..)| *start <= addr);
@@ -177,9 +178,9 @@ impl<'a> LiveWords<'a> {
         Some(())
     }
 
-    /// Bytes of the arguments of a function that reflection made (`src/runtime/stkframe.go: argMapInternal`):
-    /// the frame begins with a pointer to `{ fn; stack *bitvector; … }`, and the bitvector with its number of
-    /// words.
+    /// Bytes of the arguments of a function that reflection made (`src/runtime/stkframe.go: argMapInternal`). The frame
+    /// begins with a pointer to `{ fn; stack *bitvector; … }`, and the bitvector with its number of words. The maximum
+    /// if these cannot be read.
     fn reflected_args(&self, frame: &Frame, used: &Used<'_>) -> u64 {
         let above = if self.binary.arch() == Arch::Arm64 { 8 } else { 0 };
         let words = || {
@@ -190,7 +191,8 @@ impl<'a> LiveWords<'a> {
         words().map_or(MAX_REFLECTED, |words| words.saturating_mul(8)).min(MAX_REFLECTED)
     }
 
-    /// `stkframe.varp`: where the local variables end, below the return address (amd64) and the saved frame pointer.
+    /// `stkframe.varp`: the end of the local variables, below the return address (amd64) and the saved frame pointer.
+    /// An empty frame has no saved frame pointer.
     fn locals_end(&self, frame: &Frame) -> u64 {
         let return_address = if self.binary.arch() == Arch::Arm64 { 0 } else { 8 };
         let end = frame.fp.wrapping_sub(return_address);
@@ -210,7 +212,7 @@ impl<'a> LiveWords<'a> {
     }
 }
 
-/// Serves reads from a stack that was read.
+/// A [`Used`] stack as memory, so that the unwinder reads the copy and not the target.
 struct Bytes<'a, 'b>(&'a Used<'b>);
 
 impl Memory for Bytes<'_, '_> {
@@ -225,35 +227,35 @@ impl Memory for Bytes<'_, '_> {
 /// What is live in a frame at one pc.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct FrameMap {
-    /// The tables say nothing: every word of the frame may be live.
+    /// Whether the tables say nothing, so that every word of the frame may be live.
     unknown: bool,
-    /// One of [`INJECTED`]: no map holds for the frame that it interrupted either.
+    /// Whether the function is one of [`INJECTED`]: no map holds for the interrupted frame either.
     injected: bool,
-    /// One of [`REFLECTED`].
+    /// Whether the function is one of [`REFLECTED`].
     reflected: bool,
-    /// Pointers among the local variables: bytes below [`LiveWords::locals_end`].
+    /// Pointers among the local variables, in bytes below [`LiveWords::locals_end`].
     locals: Box<[u32]>,
-    /// Pointers among the arguments: bytes from the first one.
+    /// Pointers among the arguments, in bytes from the first argument.
     args: Box<[u32]>,
     args_size: u64,
     objects: Box<[StackObject]>,
-    /// No function called this one: the stack ends with it.
+    /// Whether the stack ends with this function, which none called.
     top: bool,
 }
 
 /// A variable on the stack whose address is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct StackObject {
-    /// From the end of the local variables if negative, else from the first argument.
+    /// Bytes from the end of the local variables if negative, else from the first argument.
     offset: i32,
     size: u32,
-    /// Where in it pointers may be: first byte, and the one behind.
+    /// Range of its bytes that may hold pointers.
     pointers: (u32, u32),
 }
 
 impl StackObject {
-    /// The arguments in registers of a function that reflection made: an `abi.RegArgs` at the end of its
-    /// frame (`methodValueCallFrameObjs`): `{ Ints, Floats, Ptrs, ReturnIsPtr }`, nine, fifteen and nine on
+    /// The register arguments of a function that reflection made: an `abi.RegArgs` at the end of its frame
+    /// (`methodValueCallFrameObjs`). It is `{ Ints, Floats, Ptrs, ReturnIsPtr }` with nine, fifteen and nine words on
     /// amd64, sixteen each on arm64 (`src/internal/abi/abi.go`).
     fn reg_args(arch: Arch) -> StackObject {
         let (ints, floats, bitmap) = match arch {
@@ -268,8 +270,8 @@ impl StackObject {
 }
 
 impl FrameMap {
-    /// The map for a frame that goes on at `pc`, which the kernel moved by `bias`. `None`: there is no such
-    /// function.
+    /// The map of a frame that goes on at `pc` in memory; `bias` is that minus the link-time address. `None`: no
+    /// function contains `pc`.
     fn of(binary: &GoBinary, bias: u64, pc: Pc) -> Option<FrameMap> {
         let functions = binary.functions();
         let linked = pc.addr().wrapping_sub(bias);
@@ -293,17 +295,17 @@ impl FrameMap {
         Some(map)
     }
 
-    /// `None`: the tables do not say.
+    /// Reads the tables of the function. `None`: they are missing or make no sense, so the map stays unknown.
     fn fill(&mut self, binary: &GoBinary, function: &Function<'_>, linked: u64) -> Option<()> {
         let functions = binary.functions();
         let at_entry = linked == function.entry;
         let index = (!at_entry)
             .then(|| functions.pcdata(function, PcData::StackMapIndex, linked.wrapping_sub(1)))
             .flatten();
-        // Where there is no value the runtime takes map 0, that of the function's entry.
+        // Without a value the runtime takes map 0, that of the function's entry.
         let index = usize::try_from(index.unwrap_or(-1).max(0)).ok()?;
         let frame = u64::try_from(functions.sp_delta(function, linked)?).ok()?;
-        // A smaller frame has no variables, only the saved frame pointer or link register.
+        // A frame of this size has no variables, only the saved frame pointer and (arm64) the link register.
         let least = if binary.arch() == Arch::Arm64 { 16 } else { 8 };
         self.locals = match functions.funcdata(function, FuncData::LocalsPointerMaps) {
             Some(table) => {
@@ -332,8 +334,8 @@ impl FrameMap {
     }
 }
 
-/// The bits that are set in bitmap number `index` of a `stackmap` (`{ n, nbit int32; bytedata }`), and how
-/// many bits it has.
+/// The set bits of bitmap number `index` of a `stackmap` (`{ n, nbit int32; bytedata }`), and the number of all its
+/// bits.
 fn bitmap(table: &[u8], index: usize) -> Option<(impl Iterator<Item = usize>, usize)> {
     let maps = usize::try_from(i32_at(table, 0)?).ok()?;
     let bits = usize::try_from(i32_at(table, 4)?).ok().filter(|bits| *bits <= MAX_BITS)?;

@@ -14,68 +14,72 @@ use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 use hashbrown::HashMap;
 
-/// Timers that are looked at, and how many together.
+/// Most timers that are read, of all `p`s together; then how many are read together.
 const MAX_TIMERS: u64 = 1 << 22;
 const CHUNK: u64 = 4096;
-/// More than the largest `timer` has (96 bytes in Go 1.27).
+/// Largest offset in a `timer` that is believed; a `timer` of Go 1.27 has 96 bytes.
 const MAX_LEN: usize = 512;
-/// `timerZombie` (since 1.23): stopped, and not taken out yet.
+/// Bit `timerZombie` of `timer.state` (since 1.23): stopped, but not yet removed from the heap.
 const ZOMBIE: u8 = 4;
-/// Up to 1.22: `timerWaiting`, `timerRunning`, `timerModifying`, `timerModifiedEarlier`,
-/// `timerModifiedLater`, `timerMoving`; all others are stopped, or about to be.
+/// Values of `timer.status` (up to 1.22) of a timer that will fire: `timerWaiting`, `timerRunning`, `timerModifying`,
+/// `timerModifiedEarlier`, `timerModifiedLater`, `timerMoving`. All others are stopped, or about to be.
 const SET: [u32; 6] = [1, 2, 6, 7, 8, 9];
-/// The two of them whose time is `nextwhen`.
+/// The values among [`SET`] with which `nextwhen` is the time, not `when`: `timerModifiedEarlier`,
+/// `timerModifiedLater`.
 const MODIFIED: [u32; 2] = [7, 8];
 
-/// Timers that do the same.
+/// Timers of one kind with one function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimerSite {
-    /// The function that runs when they fire, as an address in the target's code: of `time.AfterFunc` the
-    /// function given to it.
+    /// Entry of the function that runs when they fire, in the target's memory. For `time.AfterFunc` it is the function
+    /// given to that; 0: it could not be read.
     pub func: u64,
+    /// What made the timers.
     pub kind: TimerKind,
+    /// Number of timers.
     pub count: u64,
-    /// When the next and the last of them fire, from now, nanoseconds.
+    /// Nanoseconds from now until the first and until the last of them fires; 0: due.
     pub fires_in_ns: (u64, u64),
-    /// For a channel's timer: no root reaches the channel, so no goroutine can receive what is sent.
+    /// Whether nothing but the timers themselves reaches their channels, so that no goroutine can receive what they
+    /// send.
     pub unreachable: bool,
 }
 
 /// Kinds of timers of package `time`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TimerKind {
-    /// `time.NewTicker`, `time.Tick`: sends again and again.
+    /// `time.NewTicker`, `time.Tick`: sends to its channel periodically.
     Ticker,
-    /// `time.NewTimer`, `time.After`: sends once.
+    /// `time.NewTimer`, `time.After`: sends to its channel once.
     Timer,
-    /// `time.AfterFunc`: starts a function.
+    /// `time.AfterFunc`: calls a function in a new goroutine.
     AfterFunc,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timer {
-    /// Of the runtime's `timer`, which may lie within an object (`time.Timer`).
+    /// Address of the runtime's `timer`, which may lie within an object (`time.Timer`).
     pub(super) addr: u64,
     pub(super) kind: TimerKind,
-    /// See [`TimerSite::func`].
+    /// As [`TimerSite::func`].
     pub(super) func: u64,
-    /// The channel that it sends to; 0: it has none.
+    /// Address of the `hchan` that it sends to; 0: none.
     pub(super) channel: u64,
     /// When it fires, `CLOCK_MONOTONIC` nanoseconds.
     pub(super) when_ns: u64,
 }
 
-/// Where things lie in a `timer`, and where the heap of a `p` is.
+/// Offsets in a `timer`, and that of the timer heap in a `p`.
 struct Fields {
     heap: u64,
-    /// Bytes of an entry of it.
+    /// Bytes of an entry of the heap: a pointer up to 1.22, then a pointer and a time.
     entry: u64,
     when: usize,
     period: usize,
     f: usize,
     arg: usize,
     state: usize,
-    /// Up to 1.22.
+    /// `None` since 1.23, where `state` is a set of bits and not a number.
     nextwhen: Option<usize>,
     len: usize,
 }
@@ -84,6 +88,7 @@ impl Fields {
     fn of(view: &View<'_>) -> Option<Fields> {
         let layout = view.binary.layout();
         let at = |name| layout.field("timer", name).map(|at| at as usize).filter(|at| *at < MAX_LEN - 16);
+        // `timers.heap` exists since 1.23; before, `p.timers` is the slice itself.
         let (heap, entry, state) = match layout.field("p", "timers.heap") {
             Some(heap) => (heap, 16, at("state")?),
             None => (layout.field("p", "timers")?, 8, at("status")?),
@@ -94,7 +99,7 @@ impl Fields {
         Some(Fields { heap: heap.into(), entry, when, period, f, arg, state, nextwhen, len: last + 16 })
     }
 
-    /// When a timer fires; `None`: it is not set.
+    /// When a timer fires, `CLOCK_MONOTONIC` nanoseconds; `None`: it is not set.
     fn when(&self, timer: &[u8]) -> Option<u64> {
         match self.nextwhen {
             None if timer.get(self.state)? & ZOMBIE != 0 => None,
@@ -107,20 +112,21 @@ impl Fields {
     }
 }
 
-/// A timer whose functions are not known yet.
+/// A timer whose function is not known yet.
 struct Raw {
     addr: u64,
     when_ns: u64,
     period: u64,
-    /// A func value: the address of its code's address.
+    /// A func value: the address of the word that holds the code's address.
     f: u64,
+    /// The data word of the interface `arg`: a channel or a func value.
     arg: u64,
 }
 
-/// Reads them all.
+/// Reads the timers of all `p`s; none if the layout lacks a field.
 ///
 /// # Errors
-/// The lists of them cannot be read.
+/// The list of `p`s or the header of a timer heap cannot be read.
 pub(super) fn read(view: &View<'_>, globals: &Globals) -> Result<Vec<Timer>, Fault> {
     let Some(fields) = Fields::of(view) else { return Ok(Vec::new()) };
     let entry_of =
@@ -130,6 +136,7 @@ pub(super) fn read(view: &View<'_>, globals: &Globals) -> Result<Vec<Timer>, Fau
     for p in processors(view, globals)? {
         let slice = p.wrapping_add(fields.heap);
         let (array, len) = (view.memory.word(slice)?, view.memory.word(slice.wrapping_add(8))?);
+        // Bounds the whole walk, whatever each `p` claims.
         let count = len.min(MAX_TIMERS - seen);
         seen += count;
         for first in (0..count).step_by(CHUNK as usize) {
@@ -138,7 +145,7 @@ pub(super) fn read(view: &View<'_>, globals: &Globals) -> Result<Vec<Timer>, Fau
             let at = array.wrapping_add(first * fields.entry);
             match view.memory.read(at, &mut entries) {
                 Ok(()) => {}
-                // The list has moved meanwhile, or is none.
+                // The heap has moved meanwhile, or its length is a lie.
                 Err(Fault::Unmapped(_)) => break,
                 Err(fault) => return Err(fault),
             }
@@ -160,14 +167,14 @@ fn raws(view: &View<'_>, fields: &Fields, addrs: impl Iterator<Item = u64>) -> R
             when_ns: fields.when(bytes).filter(|_| *whole)?,
             period: u64_at(bytes, fields.period)?,
             f: u64_at(bytes, fields.f)?,
-            // An interface: its type, then the channel or the func value itself.
+            // `arg` is an interface: the type, then the channel or the func value itself.
             arg: u64_at(bytes, fields.arg + 8)?,
         })
     };
     Ok(bytes.chunks_exact(fields.len).zip(ranges.iter().zip(&whole)).filter_map(raw).collect())
 }
 
-/// Adds those of package `time`, by the code that they run: `time.sendTime` or `time.goFunc`.
+/// Adds the timers of package `time`, which run `time.sendTime` or `time.goFunc`. All others are the runtime's own.
 fn named(
     view: &View<'_>,
     raws: &[Raw],
@@ -182,6 +189,7 @@ fn named(
         words(&bytes).zip(&whole).map(|(word, whole)| whole.then_some(word)).collect();
     for (raw, code) in raws.iter().zip(code.as_chunks::<2>().0) {
         let [Some(f), arg] = *code else { continue };
+        // `sendTime` serves timers and tickers: only a ticker has a period.
         let (kind, func, channel) = match raw.period {
             _ if Some(f) == go_func => (TimerKind::AfterFunc, arg.unwrap_or(0), 0),
             0 if Some(f) == send_time => (TimerKind::Timer, f, raw.arg),
@@ -193,7 +201,7 @@ fn named(
     Ok(())
 }
 
-/// Timers that do the same, together; the largest number first.
+/// Groups timers by kind, function and reachability; the largest group first.
 pub(super) fn sites(timers: &[Timer], now_ns: u64, unreachable: impl Fn(&Timer) -> bool) -> Vec<TimerSite> {
     let mut sites: HashMap<(TimerKind, u64, bool), TimerSite> = HashMap::new();
     for timer in timers {

@@ -58,6 +58,7 @@ impl ArgProgram {
                         continue;
                     };
                     let bits = 8 * u32::from(*size).min(8);
+                    // `checked_shr` fails for a shift by 64, which is size 0: the runtime prints 0 then.
                     let mask = u64::MAX.checked_shr(64 - bits).unwrap_or(0);
                     // Writing to a String cannot fail.
                     let _ = write!(out, "{:#x}{}", word & mask, if *live { "" } else { "?" });
@@ -120,6 +121,7 @@ fn translate(program: &[u8], liveness: &Liveness<'_>) -> Box<[Piece]> {
                 Piece::Value { offset, size, live }
             }
         });
+        // A separator follows everything but the beginning of an aggregate.
         first = operator == START_AGGREGATE;
     }
     pieces.into()

@@ -144,6 +144,7 @@ impl Raw {
             Some(u64::from_le_bytes(*bytes))
         };
         let flags = u32::from_le_bytes(*bytes.get(at.status..)?.first_chunk()?);
+        // A status that fits no byte is no state of any version.
         let status = u8::try_from(flags & !SCAN).unwrap_or(status::UNSAID);
         // `newproc1` lists a new `g` as dead before it sets `sched.g`.
         let used_by = word(at.sched_g)?;

@@ -334,6 +334,7 @@ impl<'a> Reading<'a> {
             let still = second.as_ref().is_some_and(|second| second.still == first.still);
             match bytes {
                 Some(bytes) if still && self.add(addr, first, Some((range.addr, bytes)))? => {}
+                // A stack that could not be read at once may have been freed: read that goroutine by itself.
                 _ => self.one_by_one(addr, first)?,
             }
         }
@@ -396,6 +397,7 @@ impl<'a> Reading<'a> {
             // What `Window` read only now was not covered by the second read of the `g`, and a stack that makes no
             // sense may be one that moved: look at the `g` a third time.
             if (walked.is_err() || window.went_beyond()) && !self.is_still(addr, raw)? {
+                // The text of an abandoned attempt must not stay: `args` are ranges of one text.
                 self.snapshot.args.truncate(text);
                 return Ok(false);
             }

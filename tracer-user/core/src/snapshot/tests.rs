@@ -193,7 +193,7 @@ fn a_list_that_is_not_there_is_an_error() {
 struct Chaos {
     binary: GoBinary,
     seed: u64,
-    /// What `allglen` is.
+    /// The value of `allglen`.
     entries: u64,
 }
 

@@ -267,6 +267,7 @@ pub struct Stacks {
 
 impl Default for Stacks {
     fn default() -> Self {
+        // `ends[0]` is 0 and belongs to the empty stack, which is thus always `StackId(0)`.
         Stacks { pcs: Vec::new(), ends: vec![0], ids: HashMap::from([(Box::default(), StackId(0))]) }
     }
 }

@@ -50,6 +50,7 @@ pub fn event(text: &str) -> Event {
 
 fn kind_of(name: &str, from: u8, to: u8) -> Kind {
     match (name, from, to) {
+        // The probes have a kind of their own for the commonest changes of `casgstatus`.
         ("", status::WAITING, status::RUNNABLE) => Kind::StatusWake,
         ("", status::RUNNING, status::WAITING) => Kind::StatusPark,
         ("", status::DEAD, status::RUNNABLE | status::WAITING) => Kind::StatusCreate,
@@ -123,6 +124,7 @@ fn details(event: &mut Event, rest: &str) {
 /// `g7` → (7, its `g`), `g7@3` → (7, the `g` of 3), `g0@3` → (0, the `g` of 3).
 fn goroutine(text: &str) -> (u64, u64) {
     let (goid, on) = text.split_once('@').unwrap_or((text, text));
+    // Each goroutine has a made-up address, so that one `g` can be named by the goid that had it first.
     (number(goid), number(on) * 0x1000)
 }
 

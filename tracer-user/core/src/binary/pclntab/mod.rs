@@ -113,6 +113,7 @@ impl Pclntab {
         for vaddr in candidates(image) {
             match Pclntab::at(image, vaddr, gofunc) {
                 Ok(found) => return Ok(found),
+                // A corrupt candidate does not end the search: the magic may occur by chance before the real table.
                 Err(error) => verdict = error,
             }
         }
@@ -145,6 +146,7 @@ impl Pclntab {
             Header::parse(&data, data.len(), image.arch()).ok_or(corrupt("its header makes no sense"))?;
         let module = moduledata(image, vaddr, &header).ok_or(corrupt("no module data refers to it"))?;
         let read = |offset| module.checked_add(offset).and_then(|at| image.read_ptr(at));
+        // The text base is only here: since 1.26 `textStart` in the header is 0.
         let text = read(MODULEDATA_TEXT).ok_or(corrupt("the module data has no text"))?;
         let funcdata = read(u64::from(gofunc))
             .and_then(|vaddr| image.tail(vaddr))
@@ -222,6 +224,7 @@ impl Pclntab {
         (names.hashed.iter().skip(start))
             .take_while(|(other, _)| *other == hash)
             .filter_map(|(_, index)| self.function(*index as usize))
+            // Different names may have one hash, so compare the names, too.
             .filter(|function| function.name == name)
             .min_by_key(|function| self.data.get(function.record + self.format.func_id()))
     }
@@ -255,6 +258,8 @@ impl Pclntab {
     }
 
     fn file(&self, function: &Function<'_>, index: i32) -> Option<&str> {
+        // The index is `_func.cuOffset` (at 32) plus the value of `pcfile`: file numbers are local to a compilation
+        // unit.
         let base = u32_at(&self.data, function.record + 32)? as usize;
         let index = base.checked_add(usize::try_from(index).ok()?)?;
         let offset = u32_at(&self.data, self.cu.checked_add(index.checked_mul(4)?)?)?;
@@ -267,6 +272,7 @@ impl Pclntab {
         let wrapper = self.function_at(entry)?;
         let offset = u32_at(self.funcdata(&wrapper, FuncData::WrapInfo)?, 0)?;
         let entry = self.text.checked_add(u64::from(offset))?;
+        // A wrapper's target is an entry; an offset into the middle of a function means a corrupt table.
         (self.function_at(entry)?.entry == entry).then_some(entry)
     }
 }
@@ -292,6 +298,7 @@ impl Header {
             Arch::Amd64 => 1,
             Arch::Arm64 => 4,
         };
+        // `minLC` and `ptrSize` make a chance match of the magic unlikely.
         if data.get(4..8)? != [0, 0, quantum, 8] {
             return None;
         }

@@ -69,6 +69,7 @@ impl Pclntab {
     /// Bytes of the arguments on the stack, results included. `None`: `ArgsSizeUnknown`, as assembly and functions that
     /// reflection makes have it.
     pub(crate) fn args_size(&self, function: &Function<'_>) -> Option<u64> {
+        // `ArgsSizeUnknown` is -0x80000000.
         u32_at(&self.data, function.record + ARGS).filter(|size| *size < 1 << 31).map(u64::from)
     }
 
@@ -200,6 +201,7 @@ impl Pclntab {
         let wrapper = self.wrapper_id();
         let mut frames = Vec::new();
         let mut into = pc - function.entry;
+        // As the runtime expands inlining: each inlined call leads to the pc of its own call in the parent.
         while frames.len() < MAX_INLINE_DEPTH
             && let Some((call, parent)) = self.inlined_at(&function, into)
         {
@@ -230,6 +232,7 @@ impl Pclntab {
 
     fn inlined_call(&self, tree: &[u8], index: i32) -> Option<InlinedCall> {
         let (size, func_id, name, parent) = self.format.inlined_call();
+        // -1 (not inlined) fails here as well, and ends the expansion.
         let entry = tree.get(usize::try_from(index).ok()?.checked_mul(size)?..)?.get(..size)?;
         Some(InlinedCall {
             func_id: *entry.get(func_id)?,
@@ -276,6 +279,7 @@ impl Pclntab {
 
     /// Offsets of the wanted names in the name table, so that inlined calls are compared by number and not by text.
     fn name_offsets<'w>(&self, wanted: &[&'w str]) -> HashMap<i32, &'w str> {
+        // A hostile header may put the next table before the names.
         let table = self.data.get(self.names..self.cu.max(self.names)).unwrap_or_default();
         let mut found = HashMap::new();
         let mut start = 0;

@@ -17,7 +17,7 @@ const FIELDS: Fields = Fields {
 const BASE: u64 = 0xc000_0000_0000;
 const PAGE: u64 = 1 << PAGE_SHIFT;
 
-/// An `mspan`.
+/// The bytes of an `mspan` as [`FIELDS`] lay it out.
 pub(in crate::heap) fn record(base: u64, pages: u64, (size, count): (u64, u16), state: u8) -> Vec<u8> {
     let mut bytes = vec![0; FIELDS.size];
     let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);

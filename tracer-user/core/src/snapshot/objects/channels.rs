@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 /// Most cases of one select that are read.
 const MAX_CASES: usize = 4096;
 /// Most cases of all goroutines together: [`MEAN_CASES`] for each that waits, and [`MORE_CASES`] so that a few
-/// goroutines with the largest possible select are read, too.
+/// goroutines with large selects are read, too.
 const MEAN_CASES: usize = 16;
 const MORE_CASES: usize = 1 << 16;
 

@@ -87,6 +87,7 @@ fn waiting(view: &View, snapshot: &Snapshot) -> Option<Vec<Waiting>> {
         .filter(|(goroutine, _)| goroutine.state.waits())
         .filter_map(|(goroutine, index)| Some((goroutine.g, index, Sort::of(reasons.get(goroutine.reason))?)))
         .collect();
+    // The `g`s are read anew: a snapshot keeps neither `g.waiting` nor the stack pointer.
     let field = |field| view.binary.layout().field("g", field).map(|at| at as usize);
     let (waiting, sp, stack_end) = (field("waiting")?, field("sched.sp")?, field("stack.hi")?);
     let len = waiting.max(sp).max(stack_end) + 8;
@@ -214,6 +215,7 @@ impl<'a> Blocks<'a> {
         if part.end > BLOCK as usize {
             return self.read_alone(range);
         }
+        // A hostile chain may touch any number of pages.
         if self.blocks.len() >= MAX_BLOCKS {
             self.blocks.clear();
         }
