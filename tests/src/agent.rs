@@ -27,6 +27,7 @@ impl Agent {
     /// It cannot be started.
     pub fn start(args: &[&str]) -> Result<Agent> {
         let mut command = sfgi::command(&["agent", "--pictures", "--listen", "127.0.0.1:0"])?;
+        command.env(agent_http::TOKEN_VARIABLE, agent_http::TOKEN);
         let process = Process::spawn(command.args(args))?;
         process.stderr.wait_for(SOON, |line| line.contains("begins: PID"))?;
         Ok(Agent { process })
@@ -34,6 +35,15 @@ impl Agent {
 
     pub fn address(&self) -> Result<SocketAddr> {
         agent_http::address(&self.process)
+    }
+
+    /// Makes a request that shows the token.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub fn ask(&self, method: &str, path: &str) -> Result<agent_http::Answer> {
+        let shown = format!("Bearer {}", agent_http::TOKEN);
+        agent_http::ask(self.address()?, method, path, &[("authorization", &shown)])
     }
 
     /// Waits for a picture, later than this call, for which `wanted` holds.

@@ -14,6 +14,15 @@ use serde_json::Value;
 
 use crate::{process::Process, sfgi};
 
+/// The token of agents that are given none otherwise.
+pub const TOKEN: &str = "5d1d0a35ce4cd6d2f1d1a83f3d0d9c1b";
+
+/// The environment variable for it.
+pub const TOKEN_VARIABLE: &str = "SFGI_TOKEN";
+
+/// The header that shows [`TOKEN`], with its line end: for requests that are written byte by byte.
+pub const AUTHORIZATION: &str = "authorization: Bearer 5d1d0a35ce4cd6d2f1d1a83f3d0d9c1b\r\n";
+
 /// How long anything may take on the slowest machine.
 pub const LONGEST: Duration = Duration::from_secs(120);
 
@@ -63,13 +72,20 @@ impl Answer {
 /// # Errors
 /// It does not say.
 pub fn address(process: &Process) -> Result<SocketAddr> {
-    let line = process.stderr.wait_for(LONGEST, |line| line.contains("listens on "))?;
-    let (_, address) = line.text.split_once("listens on ").context("no address")?;
-    address.trim().parse().with_context(|| line.text.clone())
+    let of = |line: &str| line.split_once("listens on ")?.1.trim().parse::<SocketAddr>().ok();
+    let line = process.stderr.wait_for(LONGEST, |line| of(line).is_some())?;
+    of(&line.text).context(line.text)
+}
+
+/// The token that an agent keeps in a file, which its log names; `None`: it keeps none.
+fn kept_token(process: &Process) -> Option<String> {
+    let log = process.stderr.text();
+    let file = log.lines().find_map(|line| Some(line.split_once("requests need the token in ")?.1.trim()))?;
+    Some(std::fs::read_to_string(file).ok()?.trim().to_owned())
 }
 
 /// The command `sfgi agent ARGS…`, with an interval of a second and a budget that allows it; on a free port, unless
-/// the arguments say where.
+/// the arguments say where. [`TOKEN`] is its token.
 ///
 /// # Errors
 /// sfgi was not built.
@@ -79,7 +95,7 @@ pub fn command<S: AsRef<OsStr>>(args: &[S]) -> Result<Command> {
     if !listens {
         command.args(["--listen", "127.0.0.1:0"]);
     }
-    command.args(args);
+    command.args(args).env(TOKEN_VARIABLE, TOKEN);
     Ok(command)
 }
 
@@ -112,9 +128,14 @@ impl Agent {
     /// # Errors
     /// It does not begin.
     pub fn of(command: &mut Command) -> Result<Agent> {
+        let given = command.get_envs().find(|(name, _)| *name == TOKEN_VARIABLE);
+        let given = given.and_then(|(_, value)| Some(value?.to_str()?.to_owned()));
         let process = Process::spawn(command)?;
         let address = address(&process)?;
-        Ok(Agent { process, address, token: None })
+        // Which token it is was said before where it listens, or right behind.
+        process.stderr.wait_for(LONGEST, |line| line.contains("begins: PID"))?;
+        let token = given.or_else(|| kept_token(&process));
+        Ok(Agent { process, address, token })
     }
 
     /// GET, with the token if there is one.
@@ -122,10 +143,14 @@ impl Agent {
     /// # Errors
     /// There is no answer.
     pub fn get(&self, path: &str) -> Result<Answer> {
+        self.ask("GET", path)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> Result<Answer> {
         let shown = self.token.as_ref().map(|token| format!("Bearer {token}"));
         let headers: Vec<(&str, &str)> =
             shown.iter().map(|shown| ("authorization", shown.as_str())).collect();
-        ask(self.address, "GET", path, &headers)
+        ask(self.address, method, path, &headers)
     }
 
     /// POST without a body and without a token.
@@ -133,7 +158,7 @@ impl Agent {
     /// # Errors
     /// There is no answer.
     pub fn post(&self, path: &str) -> Result<Answer> {
-        ask(self.address, "POST", path, &[])
+        self.ask("POST", path)
     }
 
     /// GET of a JSON document; the status must be 200.

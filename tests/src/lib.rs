@@ -21,3 +21,4 @@ pub mod source;
 pub mod state;
 pub mod toolchain;
 pub mod traceback;
+pub mod tree;

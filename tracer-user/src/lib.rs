@@ -5,8 +5,11 @@
 
 pub mod agent;
 pub mod cli;
+pub mod confine;
+pub mod files;
 mod live;
 pub mod output;
 mod parse;
 pub mod probe;
+mod supervise;
 pub mod top;

@@ -50,7 +50,9 @@ fn what_cannot_be_had_is_said_before_anything_is_watched() -> Result<()> {
     let token = directory.path().join("token");
     fs::write(&token, "short")?;
     let token = token.to_string_lossy();
-    let refuses = |args: &[&str], word| fails(&mut agent_http::command(args)?, 1, &[word]);
+    let refuses = |args: &[&str], word| {
+        fails(agent_http::command(args)?.env_remove(agent_http::TOKEN_VARIABLE), 1, &[word])
+    };
     refuses(&["--listen", "0.0.0.0:0"], "can be reached from other machines")?;
     refuses(&["--listen", "[::]:0"], "can be reached from other machines")?;
     refuses(&["--listen", "0.0.0.0:0", "--token-file", &token], "openssl rand")?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::Command,
     thread,
@@ -81,7 +81,7 @@ fn does_everything(agent: &Agent, target: &Process, state: &Path) -> Result<()> 
     let pid = target.pid();
     proves_leaks(agent, pid)?;
     agent.until(&format!("/sfgi/processes?pid={pid}"), |document| document[0]["mode"] == "full")?;
-    let traced = agent.get(&format!("/sfgi/trace?pid={pid}&seconds=1"))?;
+    let traced = agent.post(&format!("/sfgi/trace?pid={pid}&seconds=1"))?;
     ensure!(
         traced.status == 200 && traced.text().contains("\"create\""),
         "{} {}",
@@ -206,7 +206,7 @@ fn without_administrator_it_does_all_that_needs_no_probes() -> Result<()> {
     let confined = as_a_unit(&target, directory.path(), CapabilitySet::SYS_ADMIN)?;
     let (agent, pid) = (&confined.started, target.pid());
     proves_leaks(agent, pid)?;
-    let traced = agent.get(&format!("/sfgi/trace?pid={pid}&seconds=1"))?;
+    let traced = agent.post(&format!("/sfgi/trace?pid={pid}&seconds=1"))?;
     // Kernels from before July 2025 let it.
     let refused = traced.status == 502 && traced.text().contains("CAP_SYS_ADMIN");
     ensure!(refused || traced.status == 200, "{} {}", traced.status, traced.text());
@@ -281,6 +281,8 @@ fn the_daemon_set_gives_the_agent_all_that_it_takes() -> Result<()> {
         fs::create_dir(directory)?;
     }
     fs::write(token.join("token"), TOKEN)?;
+    // `defaultMode` of the volume.
+    fs::set_permissions(token.join("token"), fs::Permissions::from_mode(0o400))?;
     let told = kubernetes.one("ConfigMap")?["data"]["sfgi.toml"].as_str().context("no sfgi.toml")?.to_owned();
     // Another may use the port here, and the test does not wait for half a minute.
     let changed = told.replace(":6061", ":0").replace("node = \"2%\"", "node = \"50%\"");

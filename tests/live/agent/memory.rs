@@ -6,7 +6,6 @@ use crate::harness::{Test, live};
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     agent::{Agent, SOON},
-    agent_http,
     fixture::{self, Variant},
     process::Process,
     toolchain::Go,
@@ -79,7 +78,7 @@ fn heap_and_collections_are_those_of_the_runtime() -> Result<()> {
     let (heap, cycles) = target.stats()?;
     let pid = target.process.pid();
     agent.wait_for(pid, |process| process["memory"]["gc_cycles"] == cycles)?;
-    let metrics = agent_http::ask(agent.address()?, "GET", "/metrics", &[])?.text();
+    let metrics = agent.ask("GET", "/metrics")?.text();
     let value = |name: &str| -> Result<f64> {
         let start = format!("{name}{{pid=\"{pid}\",");
         let line = metrics.lines().find(|line| line.starts_with(&start)).context(start)?;

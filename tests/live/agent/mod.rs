@@ -1,5 +1,7 @@
+mod access;
 mod alerts;
 mod api;
+mod bounds;
 mod config;
 mod deploy;
 mod deploy_files;
@@ -18,8 +20,10 @@ use crate::harness::Test;
 
 pub(crate) fn tests() -> Vec<Test> {
     let all = [
+        access::tests(),
         alerts::tests(),
         api::tests(),
+        bounds::tests(),
         config::tests(),
         deploy::tests(),
         deploy_files::tests(),

@@ -127,7 +127,7 @@ fn a_stream_has_every_goroutine_and_a_block_profile_is_made() -> Result<()> {
     let mut stream = TcpStream::connect(watching.agent.address()?)?;
     stream.set_read_timeout(Some(SOON))?;
     let request =
-        format!("GET /sfgi/trace?pid={pid}&seconds=4 HTTP/1.1\r\nhost: localhost\r\nconnection: close");
+        format!("POST /sfgi/trace?pid={pid}&seconds=4 HTTP/1.1\r\nhost: localhost\r\nconnection: close");
     write!(stream, "{request}\r\nauthorization: Bearer {TOKEN}\r\n\r\n")?;
     // It begins to answer when the probes stand.
     let mut begin = vec![0; 1];

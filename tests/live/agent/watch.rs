@@ -14,7 +14,6 @@ use crate::harness::{Test, live};
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     agent::{Agent, SOON, of, sum},
-    agent_http,
     fixture::{self, Own, Variant},
     leaks, sfgi,
     toolchain::Go,
@@ -140,7 +139,7 @@ fn what_leaks_is_told_as_sfgi_leaks_tells_it() -> Result<()> {
     let first = &process["leaks"][0];
     ensure!(first["verdict"] == "proven", "{first}");
     let path = format!("/sfgi/leaks?pid={}", target.pid());
-    let shown = agent_http::ask(agent.address()?, "GET", &path, &[])?.json()?;
+    let shown = agent.ask("GET", &path)?.json()?;
     ensure!(
         shown[0]["verdict"] == "proven" && shown[0]["silent_failure_type"] == "blocked_forever",
         "{shown:#}"

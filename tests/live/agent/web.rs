@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use crate::harness::{Need, Test, live};
 use anyhow::{Context, Result, ensure};
 use live_tests::{
-    agent_http::{Agent, LONGEST},
+    agent_http::{Agent, LONGEST, TOKEN},
     fixture::{self, Variant},
     machine,
     process::Process,
@@ -43,7 +43,8 @@ fn the_page_shows_processes_and_leaks_and_runs_nothing_of_theirs() -> Result<()>
     let agent = Agent::start(&["--include", "onerror", "--min-age", "1s"])?;
     agent.until("/sfgi/leaks", |document| document[0]["count"].as_u64() >= Some(5))?;
 
-    let (url, profile) = (format!("http://{}/", agent.address), directory.path().join("profile"));
+    let (url, profile) =
+        (format!("http://{}/?token={TOKEN}", agent.address), directory.path().join("profile"));
     let mut shown = Process::spawn(&mut browser(&profile, &["--dump-dom", &url]))?;
     shown.wait_code(LONGEST, 0)?;
     let page = shown.stdout.text();
@@ -53,6 +54,7 @@ fn the_page_shows_processes_and_leaks_and_runs_nothing_of_theirs() -> Result<()>
     ensure!(page.contains("of a core <small>budget 50 %, "), "what the agent costs is not shown:\n{page}");
     ensure!(page.contains("main.") && page.contains("<polyline"), "no stack or no trend:\n{page}");
     ensure!(page.contains("&lt;img src=x"), "the hostile name is not shown as text:\n{page}");
+    ensure!(!page.contains(TOKEN), "the token is in the page:\n{page}");
     ensure!(!page.contains("<img") && !page.contains("<title>owned"), "the hostile name is markup:\n{page}");
 
     let picture = machine::target_dir().join("agent-page.png");

@@ -7,6 +7,7 @@
 pub mod alert;
 pub mod config;
 mod core;
+pub mod launcher;
 pub mod picture;
 pub mod request;
 pub mod serve;

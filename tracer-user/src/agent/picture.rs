@@ -1,10 +1,16 @@
 //! What the agent knows at one moment: plain data with names, never changed once it is published.
 //!
-//! Names, paths and labels come from targets and may hold anything: what shows them must escape them. Totals
-//! only rise while a target lives. All tables are bounded.
+//! Names, paths and labels come from targets. In those of an [`Identity`] nothing misleads (`output::clean`), but for the
+//! path of the executable, which [`Identity::exe_text`] shows; names of functions and files may hold anything: what shows
+//! them must clean them. Totals only rise while a target lives. All tables are bounded.
 
-use serde::Serialize;
-use sfgi_core::{event::Mode, leaks::LeakView, names::Site};
+use crate::output::clean;
+use serde::{Deserialize, Serialize, Serializer};
+use sfgi_core::{
+    event::Mode,
+    leaks::{AsJson, LeakView},
+    names::Site,
+};
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// One moment of the agent. Metrics, the API and alerts read nothing else.
@@ -40,10 +46,17 @@ pub struct NodePicture {
     pub scan_failures: u64,
     /// Scans that should have begun by now and have not, for want of budget.
     pub scans_waiting: u64,
+    /// When the last scan of any target ended well: nanoseconds since 1970; 0: none has.
+    pub last_scan_unix_ns: u64,
+    /// Workers that scan, and those of them whose target does not answer now; 0 workers: it is not known.
+    pub workers: u64,
+    pub workers_hanging: u64,
+    /// Workers that were ended because their target did not answer.
+    pub workers_hung: u64,
     /// The interval that is wanted, and the mean pause between two scans of a target of late, seconds; the
     /// latter is 0 until a target has been scanned twice.
     pub interval_seconds: (f64, f64),
-    /// Parsed binaries in memory: targets that run the same binary share one.
+    /// Different programs that the targets execute.
     pub binaries: u64,
     /// Changes of a mode, for the budget or because another was wanted.
     pub mode_changes: u64,
@@ -64,7 +77,7 @@ pub struct Raises {
 }
 
 /// Counts of the host's processes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// Processes that run now, without the kernel's threads.
     pub running: u64,
@@ -95,6 +108,7 @@ pub struct ProcessPicture {
     /// The last scan; `None`: no scan has ended yet.
     pub scan: Option<Arc<Scan>>,
     /// Leaked goroutines, as of the last look for them; the surest first.
+    #[serde(serialize_with = "leaks")]
     pub leaks: Arc<[LeakView]>,
     /// When that look ended: nanoseconds since 1970; 0: there was no look yet.
     pub leaks_unix_ns: u64,
@@ -116,8 +130,12 @@ pub struct ProcessPicture {
     pub kept: Option<Arc<[u8]>>,
 }
 
+fn leaks<S: Serializer>(leaks: &[LeakView], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(leaks.iter().map(AsJson))
+}
+
 /// Names one run of one program: the kernel uses a PID again, but not with the same start time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
     /// In the agent's PID namespace.
     pub pid: u32,
@@ -128,7 +146,7 @@ pub struct ProcessId {
     pub program: u32,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The path of the executable in the target's own mount namespace.
     pub exe: PathBuf,
@@ -145,6 +163,8 @@ pub struct Identity {
     /// The service's name: from a rule, else from `OTEL_SERVICE_NAME`, else from the systemd unit, else the
     /// executable's file name.
     pub service: String,
+    /// Who has given that name.
+    pub service_from: NameFrom,
     pub unit: Option<String>,
     /// The container's full id, not the twelve digits that `docker ps` shows.
     pub container: Option<String>,
@@ -155,7 +175,44 @@ pub struct Identity {
     pub inner_pid: Option<u32>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+impl Identity {
+    /// The path of the executable, to be shown.
+    pub fn exe_text(&self) -> String {
+        clean(&self.exe.to_string_lossy()).into_owned()
+    }
+}
+
+/// Where the name of a service comes from. A name that the target itself has chosen is no fact: any program may call
+/// itself `sshd`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NameFrom {
+    /// The configuration (`rule.service`).
+    #[serde(rename = "rule")]
+    Rule,
+    /// The target's own environment.
+    #[serde(rename = "OTEL_SERVICE_NAME")]
+    Environment,
+    /// The systemd unit of the control group.
+    #[serde(rename = "unit")]
+    Unit,
+    /// The file name of the executable.
+    #[default]
+    #[serde(rename = "exe")]
+    Exe,
+}
+
+impl NameFrom {
+    pub fn word(self) -> &'static str {
+        match self {
+            NameFrom::Rule => "rule",
+            NameFrom::Environment => "OTEL_SERVICE_NAME",
+            NameFrom::Unit => "unit",
+            NameFrom::Exe => "exe",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// The pod's uid, with dashes, from the control group's path.
     pub uid: String,
@@ -168,7 +225,7 @@ pub struct Pod {
 }
 
 /// One reading of all goroutines of a target.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scan {
     /// When the scan ended: nanoseconds since 1970.
     pub unix_ns: u64,
@@ -192,7 +249,7 @@ pub struct Scan {
     pub oldest_seconds: f64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateCount {
     /// In the words of the runtime's tracebacks: `waiting`, `running`, …
     pub state: Arc<str>,
@@ -202,7 +259,7 @@ pub struct StateCount {
 }
 
 /// Goroutines by place, the most frequent first, with at most [`super::config::Metrics::sites`] rows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Top {
     pub rows: Vec<SiteCount>,
     /// Goroutines of all places without a row.
@@ -211,7 +268,16 @@ pub struct Top {
     pub other_sites: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+impl Top {
+    /// Counts all but the first `rows` together.
+    pub(super) fn shorten(&mut self, rows: usize) {
+        let left_out = self.rows.split_off(rows.min(self.rows.len()));
+        self.other += left_out.iter().map(|row| row.count).sum::<u64>();
+        self.other_sites += left_out.len() as u64;
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteCount {
     /// Function, file and line. A goroutine without a place has the function `-`: the main goroutine has no creator.
     pub site: Site,
@@ -219,7 +285,7 @@ pub struct SiteCount {
 }
 
 /// A creation site whose goroutines become more for certain.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiteGrowth {
     pub site: Site,
     pub per_second: f64,
@@ -228,7 +294,7 @@ pub struct SiteGrowth {
 }
 
 /// Memory of a target; `None`: not known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Spans in use (`HeapInuse` of `runtime.MemStats`), read from the target's memory.
     pub heap_bytes: Option<u64>,
@@ -293,7 +359,7 @@ pub const BOUNDS_SECONDS: [f64; 16] = [
 ];
 
 /// A histogram of durations. OTLP takes its classes as they are; the text for Prometheus adds them up.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     /// Class `n` counts durations above bound `n - 1` and up to bound `n`; the last one those above all bounds.
     pub counts: [u64; BOUNDS_SECONDS.len() + 1],
@@ -309,6 +375,14 @@ impl Distribution {
             *count += 1;
         }
         self.sum_seconds += seconds;
+    }
+
+    /// Adds all durations of another one.
+    pub(super) fn merge(&mut self, other: &Distribution) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum_seconds += other.sum_seconds;
     }
 
     pub fn count(&self) -> u64 {

@@ -1,10 +1,10 @@
 //! What the core can be asked for. Each request carries the channel for its answer; the core does not care when
 //! the receiver has gone.
 
-use super::{Config, picture::ProcessId};
+use super::{Config, alert::hook::HookJob, picture::ProcessId};
 use bytes::Bytes;
 use regex::Regex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sfgi_core::{event::Mode, goruntime::State};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
@@ -59,6 +59,12 @@ pub enum Request {
         /// The file's size in bytes, sent when the file is complete.
         answer: Answer<u64>,
     },
+    /// Run the hook of an alert.
+    RunHook {
+        job: HookJob,
+        /// Sent when it has ended.
+        answer: Answer<()>,
+    },
     /// Go on with another configuration; nothing that is known of targets is lost.
     Reload(Arc<Config>),
     /// End: remove all probes.
@@ -94,7 +100,7 @@ pub struct Scanned {
 }
 
 /// Profiles, by their names in `net/http/pprof`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Profile {
     /// `goroutine`: all goroutines, by stack.
     Goroutines,
@@ -105,7 +111,7 @@ pub enum Profile {
 }
 
 /// The format of a document about goroutines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Form {
     /// The schema `sfgi.dump/1`, each goroutine by itself.
     Json,

@@ -5,13 +5,17 @@ use super::{
     Earlier, Handle,
     alert::{self, Alert, Alerts, Change, Remembered, act::Actor},
     config::{self, Config, LevelName, Part},
+    picture::NameFrom,
     serve::{
+        health::Health,
         http::{ListenError, Listener, Shared},
+        notify::Notify,
         otlp::Exporter,
     },
-    store::{Store, StoreError},
+    store::{Store, StoreError, own_folder},
 };
 use std::{
+    io::IsTerminal as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -28,12 +32,15 @@ pub enum ServiceError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("evidence.directory: {0}")]
+    Evidence(std::io::Error),
 }
 
 /// Socket and store, opened but not used yet.
 pub struct Opened {
     listener: Listener,
     store: Store,
+    notify: Notify,
 }
 
 impl Opened {
@@ -43,8 +50,12 @@ impl Opened {
     /// # Errors
     /// One of them cannot be opened.
     pub async fn open(config: &Config) -> Result<Opened, ServiceError> {
-        let listener = Listener::bind(&config.http).await?;
-        Ok(Opened { listener, store: Store::open(&config.store)? })
+        let terminal = std::io::stderr().is_terminal();
+        let listener = Listener::bind(&config.http, config.store.file.as_deref(), terminal).await?;
+        if let Some(directory) = &config.evidence.directory {
+            own_folder(directory).map_err(ServiceError::Evidence)?;
+        }
+        Ok(Opened { listener, store: Store::open(&config.store)?, notify: Notify::of_environment() })
     }
 
     /// What an earlier agent knew of targets, for the core; empty when called a second time.
@@ -59,17 +70,16 @@ impl Opened {
         let (trigger_to, trigger_interval) = watch::channel(config.http.trigger_interval);
         let (config_to, config) = watch::channel(config);
         let history = self.store.history();
-        if let Ok(address) = self.listener.address() {
-            log::info!("listens on {address}");
-        }
-        let guarded = self.listener.guarded();
+        self.listener.announce();
+        let health = Arc::new(Health::new(agent.clone(), config.clone()));
+        let notify = Arc::new(self.notify);
         let shared = Shared::new(
             agent.clone(),
             standing.clone(),
             history,
             max_series.clone(),
             trigger_interval,
-            guarded,
+            Arc::clone(&health),
         );
         let store = Arc::new(Mutex::new(self.store));
         let listener = self.listener;
@@ -77,11 +87,19 @@ impl Opened {
             tokio::spawn(async move {
                 listener.serve(Arc::new(shared)).await;
             }),
+            tokio::spawn(health.follow(Arc::clone(&notify))),
             tokio::spawn(alerts(agent.clone(), config.clone(), Arc::clone(&store), alerts_to)),
             tokio::spawn(remember(agent.clone(), Arc::clone(&store))),
             tokio::spawn(export(agent.clone(), config, standing, max_series)),
         ];
-        Services { config: config_to, max_series: max_series_to, trigger_interval: trigger_to, store, tasks }
+        Services {
+            config: config_to,
+            max_series: max_series_to,
+            trigger_interval: trigger_to,
+            store,
+            tasks,
+            notify,
+        }
     }
 }
 
@@ -91,9 +109,15 @@ pub struct Services {
     trigger_interval: watch::Sender<Duration>,
     store: Arc<Mutex<Store>>,
     tasks: Vec<JoinHandle<()>>,
+    notify: Arc<Notify>,
 }
 
 impl Services {
+    /// Says that the agent is about to end.
+    pub fn ending(&self) {
+        self.notify.say("STOPPING=1");
+    }
+
     /// Goes on with another configuration and says what has changed, and which keys need a restart. The caller
     /// sends the core its own [`Request::Reload`](super::Request::Reload).
     pub fn reload(&self, new: Arc<Config>) -> config::Reload {
@@ -221,14 +245,19 @@ async fn alerts(
 
 fn say(change: &Change) {
     let alert = &change.alert;
+    // What a program calls itself is no fact, and whoever reads the log should know.
+    let called = match alert.service_from {
+        NameFrom::Environment => ", as it calls itself",
+        NameFrom::Rule | NameFrom::Unit | NameFrom::Exe => "",
+    };
     let word = |level: Option<LevelName>| level.map_or("none", LevelName::word);
     let (service, pid, class, reason) = (&alert.service, alert.pid, &alert.class, &alert.reason);
     // `Alerts::resume` gives equal levels for an alert that an earlier agent left.
     if change.from == change.to {
-        log::info!("alert {service} (PID {pid}), {class}: still {}: {reason}", word(change.to));
+        log::info!("alert {service} (PID {pid}{called}), {class}: still {}: {reason}", word(change.to));
     } else {
         let (from, to) = (word(change.from), word(change.to));
-        log::info!("alert {service} (PID {pid}), {class}: {from} -> {to}: {reason}");
+        log::info!("alert {service} (PID {pid}{called}), {class}: {from} -> {to}: {reason}");
     }
 }
 

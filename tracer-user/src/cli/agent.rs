@@ -5,12 +5,18 @@ use crate::{
     agent::{
         Handle, Request,
         config::{Config, Overrides},
+        launcher::{self, Launcher},
         services::Opened,
     },
+    confine::{self, Needs},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(ClapArgs)]
@@ -46,14 +52,41 @@ pub(super) fn run(args: &Args) -> Result<()> {
         println!("the configuration is right");
         return Ok(());
     }
-    // The core has a thread of its own; this one only waits for signals, requests and pictures.
+    let config = Arc::new(config);
+    let reload = || args.load().ok().map(Arc::new);
+    let code = launcher::run(Arc::clone(&config), reload, |launcher| match server(args, config, launcher) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sfgi: {error:#}");
+            ExitCode::FAILURE
+        }
+    });
+    if code.context("the agent cannot start")? == ExitCode::SUCCESS {
+        Ok(())
+    } else {
+        bail!("the agent has ended")
+    }
+}
+
+/// The process that decides and talks to clients. The core has a thread of its own; this one only waits for signals, requests
+/// and pictures.
+fn server(args: &Args, config: Arc<Config>, launcher: Launcher) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The socket and the store are opened before any process is looked at, so that a wrong setting ends the command.
     let mut opened = runtime.block_on(Opened::open(&config))?;
-    let config = Arc::new(config);
-    let handle =
-        agent::start(Arc::clone(&config), opened.take_earlier()).context("the agent cannot start")?;
+    // Before threads: each has capabilities of its own. After the socket, which may want a low port.
+    log::info!("server: {}", confine::apply(&Needs::server(writable(&config))));
+    let handle = agent::start(Arc::clone(&config), opened.take_earlier(), launcher)
+        .context("the agent cannot start")?;
     runtime.block_on(serve(args, config, opened, handle))
+}
+
+/// The folders in which the server writes. What a reload adds to them needs a restart.
+fn writable(config: &Config) -> Vec<PathBuf> {
+    let folder = |file: &PathBuf| file.parent().map(Path::to_owned);
+    let files = [&config.store.file, &config.http.token_file];
+    let folders = files.into_iter().flatten().filter_map(folder);
+    folders.chain(config.evidence.directory.clone()).collect()
 }
 
 /// Runs until SIGINT or SIGTERM. SIGHUP reads the configuration again.
@@ -86,6 +119,7 @@ async fn serve(args: &Args, config: Arc<Config>, opened: Opened, mut handle: Han
             }
         }
     }
+    services.ending();
     handle.requests.send(Request::Stop).await?;
     // The core's thread owns the sender: `changed` fails once that thread has ended.
     while handle.pictures.changed().await.is_ok() {}

@@ -2,7 +2,7 @@
 
 use super::{parse, report, session};
 use crate::output::{
-    Csv, GoTrace, Json, Perfetto, Printer, Sink,
+    Csv, GoTrace, Json, Perfetto, Printer, Sink, say,
     stacks::{Form, Kind, Span, Stacks, Wanted},
 };
 use anyhow::{Context as _, Result, ensure};
@@ -124,12 +124,13 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     args.check()?;
-    let player = report::open(&args.file)?;
     // An output that cannot be written is refused before any event is read.
     let (out, terminal) = report::output(args.output.as_deref(), &args.file)?;
     if !args.to.is_text() {
         session::no_text("this format", terminal)?;
     }
+    report::confine(&args.file);
+    let player = report::open(&args.file)?;
     let mut out = BufWriter::with_capacity(1 << 16, out);
     if args.kind == Some(KindArg::Leaks) {
         return args.leaks(&mut out);
@@ -139,7 +140,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut observer = args.observer(&head, until_ts, Box::new(out));
     let played = report::play(player, &args.file, &mut [&mut *observer], until_ts)?;
     for end in played.ends.iter().filter(|end| end.lost > 0) {
-        eprintln!("sfgi: {}", end.closing);
+        say(&end.closing);
     }
     Ok(())
 }
@@ -213,7 +214,10 @@ impl Args {
             by_creator: self.by_creator,
         };
         if wanted.kind == Kind::OffCpu && !head.threads {
-            eprintln!("sfgi: {}: no time off CPU was recorded: use sfgi record --sched", self.file.display());
+            say(format_args!(
+                "{}: no time off CPU was recorded: use sfgi record --sched",
+                self.file.display()
+            ));
         }
         // Profiles carry the wall clock of their beginning; events have only `CLOCK_MONOTONIC`.
         let offset_ns = i64::try_from(span.from_ts.saturating_sub(head.start_ts)).unwrap_or(i64::MAX);

@@ -115,6 +115,7 @@ pub(crate) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
         strings: &strings,
         steps: Cell::new(MAX_STEPS),
     };
+    // Assembly units are named `runtime` as well and describe no types; the search goes on to the next unit.
     let types = reader.find()?;
     let (mut found, mut left) = (types.arrays.clone(), MAX_FLATTENED);
     for of in types.structs.values() {

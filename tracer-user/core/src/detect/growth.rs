@@ -6,10 +6,11 @@
 //! there.
 
 use crate::heap::{Look, Observed};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// How a creation site grows.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Growth {
     /// Goroutines made a second, less those that end.
     pub per_s: f64,

@@ -5,6 +5,7 @@ use crate::{
     heap::{Facts, Look, Observed},
     snapshot::Goroutine,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// Looks that are kept unless the caller says otherwise.
@@ -112,14 +113,14 @@ impl Counts {
 }
 
 /// How long a goroutine has been waiting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Age {
     pub ns: u64,
     pub measure: Measure,
 }
 
 /// How far to trust an age.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Measure {
     /// Our looks saw it wait for so long; it may have begun earlier.
     #[default]

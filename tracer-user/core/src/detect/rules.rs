@@ -101,7 +101,7 @@ words!(Failure, "type of failure", BlockedForever => "blocked_forever", Deadlock
     Livelock => "livelock", Starvation => "starvation", ResourceHeld => "resource_held", Growth => "growth");
 
 /// A rule of the catalogue.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Rule {
     /// Small letters, digits and hyphens; unique among the rules, and what a rule of a directory replaces.
     pub id: String,
@@ -121,6 +121,8 @@ pub struct Rule {
     /// What to do about it.
     pub fix: String,
     pub formal: Formal,
+    /// Not serialised: what reads a rule shows it, and judges by none.
+    #[serde(skip)]
     pub(super) condition: Condition,
 }
 
@@ -217,6 +219,11 @@ enum Gives {
 }
 
 impl Rules {
+    /// The rule with this id.
+    pub fn find(&self, id: &str) -> Option<&Arc<Rule>> {
+        self.0.iter().find(|rule| rule.id == id)
+    }
+
     /// The built-in rules.
     ///
     /// # Errors

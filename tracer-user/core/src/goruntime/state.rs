@@ -1,10 +1,11 @@
 //! The states of a goroutine, under Go's names.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use tracer_common::status;
 
 /// What a goroutine is doing: `g.atomicstatus` without the scan bit (`src/runtime/runtime2.go`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum State {
     /// Not known yet: the first event came in mid-life, or from a probe that does not see the state.
     #[default]

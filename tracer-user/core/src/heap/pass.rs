@@ -267,10 +267,14 @@ impl Pass<'_> {
     fn moved(&mut self, setting: &Setting<'_, '_>, live: &mut Vec<u32>) -> Result<Vec<Wanted>, Fault> {
         let mut wanted = Vec::new();
         for listed in listed(setting)?.chunks(LOOKED_AT) {
-            // If they cannot be read now they have at least been marked from as they were.
-            let Ok(now) = snapshot::take_only(setting.view, snapshot::Options::default(), listed) else {
-                return Ok(Vec::new());
-            };
+            // Whoever cannot be read may have moved: without this round nothing is proven.
+            let now =
+                snapshot::take_only(setting.view, snapshot::Options::default(), listed).map_err(|error| {
+                    match error {
+                        snapshot::SnapshotError::Unreadable(fault) => fault,
+                        snapshot::SnapshotError::NoList(_) | snapshot::SnapshotError::NoField(_) => Fault::Unmapped(0),
+                    }
+                })?;
             if let Some(fault) = now.incomplete {
                 return Err(fault);
             }
@@ -303,7 +307,7 @@ impl Pass<'_> {
     }
 }
 
-/// The `g`s of all goroutines, the dead included (`runtime.allgs`), each once.
+/// The addresses of all `g`s, those of dead goroutines included (`runtime.allgs`), each once.
 fn listed(setting: &Setting<'_, '_>) -> Result<Vec<u64>, Fault> {
     let (view, globals) = (setting.view, setting.globals);
     // The length before the array, as in `Reading::begin`.

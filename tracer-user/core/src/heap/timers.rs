@@ -13,6 +13,7 @@ use crate::budget;
 use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 
 /// Most timers that are read, of all `p`s together; then how many are read together.
 const MAX_TIMERS: u64 = 1 << 22;
@@ -46,7 +47,7 @@ pub struct TimerSite {
 }
 
 /// Kinds of timers of package `time`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TimerKind {
     /// `time.NewTicker`, `time.Tick`: sends to its channel periodically.
     Ticker,

@@ -8,4 +8,4 @@ mod search;
 mod view;
 
 pub use search::{Found, Leaks, OPTIONS, Search};
-pub use view::{Awaited, LeakView, Timers, views};
+pub use view::{AsJson, Awaited, LeakView, Timers, views};

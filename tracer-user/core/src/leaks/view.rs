@@ -7,12 +7,12 @@ use crate::{
     names::{Names, Site},
     snapshot::{Goroutine, Object, Snapshot, Wants},
 };
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use std::{collections::HashSet, sync::Arc};
 
 /// A group of leaked goroutines, or of timers, with names in place of addresses. Text, JSON, SARIF, `top`, the agent's
 /// pages, metrics and records each show a part of it; as JSON it is a group of `sfgi.leaks/1`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeakView {
     /// The same in another run and another build.
     pub id: Fingerprint,
@@ -56,7 +56,7 @@ pub struct LeakView {
 }
 
 /// What a group waits for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Awaited {
     /// What the first member wants of the first object that it waits for.
     pub wants: Wants,
@@ -69,11 +69,10 @@ pub struct Awaited {
 }
 
 /// What the timers of a group run, and of which kind they are.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Timers {
     /// The function that they run; `?` where it has no name.
     pub func: Arc<str>,
-    #[serde(serialize_with = "timer_kind")]
     pub kind: TimerKind,
 }
 
@@ -176,40 +175,44 @@ impl LeakView {
     }
 }
 
-/// A group of `sfgi.leaks/1`, whose other lists (`leaks`, `sets`) are made of the observation.
-impl Serialize for LeakView {
+/// A view as JSON: a group of `sfgi.leaks/1`, whose other lists (`leaks`, `sets`) are made of the observation. A view itself
+/// serialises as it is, for another process of sfgi.
+pub struct AsJson<'a>(pub &'a LeakView);
+
+impl Serialize for AsJson<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let rule = &self.rule;
+        let AsJson(this) = self;
+        let rule = &this.rule;
         let mut map = to.serialize_map(None)?;
-        map.serialize_entry("id", &self.id)?;
-        map.serialize_entry("verdict", &self.verdict)?;
+        map.serialize_entry("id", &this.id)?;
+        map.serialize_entry("verdict", &this.verdict)?;
         map.serialize_entry("class", &rule.class)?;
         map.serialize_entry("rule", &rule.id)?;
-        map.serialize_entry("title", &self.title)?;
+        map.serialize_entry("title", &this.title)?;
         map.serialize_entry("severity", &rule.severity)?;
-        map.serialize_entry("count", &self.count)?;
-        if let Some((min, max)) = self.age {
+        map.serialize_entry("count", &this.count)?;
+        if let Some((min, max)) = this.age {
             map.serialize_entry("age_ms", &[min.ns / 1_000_000, max.ns / 1_000_000])?;
         }
-        if let Some(growth) = self.growth {
+        if let Some(growth) = this.growth {
             map.serialize_entry("growth_per_s", &growth.per_s)?;
             map.serialize_entry("growth_confidence", &growth.confidence)?;
         }
-        map.serialize_entry("pinned_bytes", &self.pinned_bytes)?;
-        if let Some(site) = &self.created_by {
+        map.serialize_entry("pinned_bytes", &this.pinned_bytes)?;
+        if let Some(site) = &this.created_by {
             map.serialize_entry("created_by", &Place::of(site))?;
         }
-        if let Some(site) = &self.wait_site {
+        if let Some(site) = &this.wait_site {
             map.serialize_entry("wait_site", &Place::of(site))?;
         }
-        map.serialize_entry("goids", &self.goids)?;
-        if let Some(awaited) = &self.awaited {
+        map.serialize_entry("goids", &this.goids)?;
+        if let Some(awaited) = &this.awaited {
             map.serialize_entry("object", &format_args!("{:#x}", awaited.object.addr))?;
         }
-        if let Some(timers) = &self.timers {
-            map.serialize_entry("timers", timers)?;
+        if let Some(timers) = &this.timers {
+            map.serialize_entry("timers", &TimersJson { func: &timers.func, kind: timers.kind })?;
         }
-        map.serialize_entry("evidence", &self.evidence)?;
+        map.serialize_entry("evidence", &this.evidence)?;
         map.serialize_entry("explanation", &rule.explanation)?;
         map.serialize_entry("fix", &rule.fix)?;
         map.serialize_entry("formal", &rule.formal)?;
@@ -230,6 +233,13 @@ impl Place<'_> {
     fn of(site: &Site) -> Place<'_> {
         Place { func: &site.func, file: &site.file, line: (site.line != 0).then_some(site.line) }
     }
+}
+
+#[derive(Serialize)]
+struct TimersJson<'a> {
+    func: &'a str,
+    #[serde(serialize_with = "timer_kind")]
+    kind: TimerKind,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it serializes by reference")]

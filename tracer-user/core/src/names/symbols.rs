@@ -1,11 +1,11 @@
 //! Program counters of one process → function, file and line, remembered.
 
 use crate::{binary::GoBinary, event::Stack, goruntime::is_plumbing};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, sync::Arc};
 
 /// A place in the program's source, in the form of all JSON of sfgi.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Site {
     /// Full function name, as Go prints it.
     pub func: Arc<str>,

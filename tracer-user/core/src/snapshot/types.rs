@@ -4,6 +4,7 @@ use crate::budget;
 use crate::event::Birth;
 use crate::goruntime::State;
 use crate::memory::Fault;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// All goroutines of a target as its memory showed them, read without stopping it.
@@ -141,7 +142,7 @@ pub struct Wait {
 }
 
 /// What a goroutine wants of the object that it waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Wants {
     /// To receive from the channel.
     Receive,
@@ -158,7 +159,7 @@ pub enum Wants {
 }
 
 /// Something that goroutines wait for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
     /// Address of the `hchan`, `sync.Mutex`, `sync.RWMutex`, `sync.WaitGroup` or `sync.Cond`; of the semaphore's word
     /// if it belongs to none of these.
@@ -170,7 +171,7 @@ pub struct Object {
 }
 
 /// The type of an object, and its state as its memory says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ObjectKind {
     /// A channel (`runtime.hchan`).
     Channel {

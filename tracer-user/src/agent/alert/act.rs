@@ -1,26 +1,26 @@
 //! Carries out the actions of alerts: more detail, evidence, the hook. Each runs as a task of its own and logs its
 //! result.
 
-use super::{Action, Alert};
-use crate::agent::{
-    Request, config,
-    picture::ProcessId,
-    request::{Answer, Filter, Form},
+use super::{Action, Alert, hook::HookJob};
+use crate::{
+    agent::{
+        Request, config,
+        picture::ProcessId,
+        request::{Answer, Filter, Form},
+        store::own_folder,
+    },
+    files,
 };
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
-    process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
-use tokio::{
-    process::Command,
-    sync::{Semaphore, mpsc, oneshot},
-    time,
-};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// The bound of actions at a time: when a whole node fails, sfgi must not record all of its targets. Actions beyond
 /// are logged and left out.
@@ -81,8 +81,12 @@ impl Actor {
             }
             (Action::RunHook(_), None) | (Action::WantDetail(_), _) => return,
             (Action::RunHook(alert), Some(hook)) => {
-                let hook = hook.clone();
-                Box::pin(async move { run_hook(&hook, &alert).await.map(|()| "the hook has run".to_owned()) })
+                let (hook, requests) = (hook.clone(), self.requests.clone());
+                Box::pin(async move {
+                    let job = HookJob::new(&hook, &alert);
+                    ask(&requests, |answer| Request::RunHook { job, answer }).await?;
+                    Ok("the hook has run".to_owned())
+                })
             }
         };
         tokio::spawn(async move {
@@ -148,7 +152,8 @@ async fn keep(
 }
 
 fn write(file: &Path, text: &[u8]) -> Result<()> {
-    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    let written = files::create_new(file).and_then(|mut out| out.write_all(text));
+    written.with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Sends the core a request and waits for its answer.
@@ -180,7 +185,7 @@ impl Evidence {
     /// Makes room for one more file and names it. The service's name comes from the target, so only its ASCII
     /// letters, digits and dashes get into the path.
     fn make_room(&self, service: &str, pid: u32, unix_s: u64, extension: &str) -> io::Result<PathBuf> {
-        fs::create_dir_all(&self.directory)?;
+        own_folder(&self.directory)?;
         self.shrink(1)?;
         let tame = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
         let service: String = service.chars().take(64).map(tame).collect();
@@ -229,36 +234,6 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Runs the hook without a shell and waits for its end, or kills it after its time limit.
-async fn run_hook(hook: &config::Hook, alert: &Alert) -> Result<()> {
-    let (program, args) = hook.command.split_first().context("the hook has no command")?;
-    let mut command = Command::new(program);
-    // Names come from the target: as the values of variables nothing interprets them.
-    command.args(args).stdin(Stdio::null()).kill_on_drop(true).envs(environment(alert));
-    let mut child = command.spawn().with_context(|| format!("cannot start the hook {program}"))?;
-    let Ok(status) = time::timeout(hook.timeout, child.wait()).await else {
-        child.kill().await.with_context(|| format!("cannot kill the hook {program}"))?;
-        bail!("the hook {program} was killed after {:?}: raise alerts.hook.timeout", hook.timeout);
-    };
-    let status = status?;
-    ensure!(status.success(), "the hook {program} failed: {status}");
-    Ok(())
-}
-
-fn environment(alert: &Alert) -> [(&'static str, String); 7] {
-    [
-        ("SFGI_ALERT_LEVEL", alert.level.word().to_owned()),
-        ("SFGI_ALERT_PID", alert.pid.to_string()),
-        ("SFGI_ALERT_SERVICE", alert.service.clone()),
-        ("SFGI_ALERT_GROUP", alert.group.clone().unwrap_or_default()),
-        ("SFGI_ALERT_CLASS", alert.class.clone()),
-        ("SFGI_ALERT_VERDICT", alert.verdict.unwrap_or_default().to_owned()),
-        ("SFGI_ALERT_REASON", alert.reason.clone()),
-    ]
-    // `Command` does not start a program with a NUL in a variable.
-    .map(|(name, value)| (name, value.replace('\0', "")))
 }
 
 #[cfg(test)]

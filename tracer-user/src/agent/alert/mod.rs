@@ -3,6 +3,7 @@
 //! effects: it returns what is to be done as values, which [`act`] carries out.
 
 pub mod act;
+pub(crate) mod hook;
 mod level;
 mod remember;
 mod signs;
@@ -12,7 +13,7 @@ mod tests;
 
 use super::{
     config::{self, LevelName},
-    picture::{Picture, ProcessId, ProcessPicture, cut},
+    picture::{NameFrom, Picture, ProcessId, ProcessPicture, cut},
 };
 use level::{Measured, Pace, Tracker, level};
 pub use remember::Remembered;
@@ -39,6 +40,7 @@ pub struct Alert {
     /// The executable's path, cut to the length that the store keeps (`picture::cut`).
     pub exe: String,
     pub service: String,
+    pub service_from: NameFrom,
     /// The fingerprint of the group of leaked goroutines; `None`: the target itself, whose signs agree.
     pub group: Option<String>,
     /// The group's class; `signs` for the target itself.
@@ -298,8 +300,9 @@ fn alert(
     Alert {
         pid: process.id.pid,
         process: process.id,
-        exe: cut(&process.identity.exe.to_string_lossy()),
+        exe: cut(&process.identity.exe_text()),
         service: process.identity.service.clone(),
+        service_from: process.identity.service_from,
         group,
         class: class.to_owned(),
         verdict,

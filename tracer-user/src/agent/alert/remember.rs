@@ -7,7 +7,7 @@ use super::{
 };
 use crate::agent::{
     config::LevelName,
-    picture::{Picture, ProcessId, ProcessPicture, cut},
+    picture::{NameFrom, Picture, ProcessId, ProcessPicture, cut},
 };
 use serde::{Deserialize, Serialize};
 use sfgi_core::detect::Verdict;
@@ -28,6 +28,8 @@ pub struct Remembered {
     /// `None`: the target itself.
     pub group: Option<String>,
     service: String,
+    #[serde(default)]
+    service_from: NameFrom,
     class: String,
     verdict: Option<String>,
     level: LevelName,
@@ -111,6 +113,7 @@ impl Alerts {
                 exe: alert.exe.clone(),
                 group: group.clone(),
                 service: cut(&alert.service),
+                service_from: alert.service_from,
                 class: alert.class.clone(),
                 verdict: alert.verdict.map(str::to_owned),
                 level: alert.level,
@@ -143,7 +146,7 @@ impl Alerts {
             return Vec::new();
         };
         // An `exec` keeps PID and start time; what the old program leaked is gone with its memory.
-        let exe = cut(&process.identity.exe.to_string_lossy());
+        let exe = cut(&process.identity.exe_text());
         let (same, other): (Vec<_>, Vec<_>) = remembered.into_iter().partition(|one| one.exe == exe);
         let mut changes: Vec<Change> =
             other.iter().map(|one| one.ended(id, "the process runs another program")).collect();
@@ -197,6 +200,7 @@ impl Remembered {
             process: id,
             exe: self.exe.clone(),
             service: self.service.clone(),
+            service_from: self.service_from,
             group: self.group.clone(),
             class: self.class.clone(),
             // [`Alert::verdict`] borrows the program's own words; one of another version is left out.

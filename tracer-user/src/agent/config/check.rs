@@ -1,10 +1,17 @@
 //! Checks what the types of `schema.rs` cannot express: values that make no sense, alone or together.
 
 use super::{Config, ConfigError, LevelName, Matching, Thresholds};
+use crate::agent::alert::hook::User;
 use std::time::Duration;
 
 /// Who must look more often than once a second needs a mode with probes.
 const SHORTEST_SCAN: Duration = Duration::from_secs(1);
+
+/// A scheduler under load may keep a thread waiting for nearly as long.
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A launcher, a server, a sweeper and a reader, with a few megabytes for one small target.
+const LEAST_MEMORY: u64 = 64 << 20;
 
 /// The core publishes a picture once a second: a shorter interval would export the same one again.
 const SHORTEST_EXPORT: Duration = Duration::from_secs(1);
@@ -22,6 +29,12 @@ impl Config {
         if self.budget.process.is_some_and(|share| share <= 0.0 || share > self.budget.node) {
             return wrong("budget.process must be above nothing and at most budget.node".into());
         }
+        if self.budget.memory < LEAST_MEMORY {
+            return wrong("budget.memory is less than 64MiB: the agent's processes alone take that".into());
+        }
+        if self.scan.timeout < SHORTEST_TIMEOUT {
+            return wrong("scan.timeout is less than a second: a busy host alone takes that".into());
+        }
         if self.raise.hold.is_zero() {
             return wrong("raise.for is nothing: set raise.on_finding = false to switch it off".into());
         }
@@ -32,8 +45,14 @@ impl Config {
             let what = "http.max_requests, metrics.max_series and store.max_processes must be at least 1";
             return wrong(what.into());
         }
+        if self.http.listen.is_empty() {
+            return wrong("http.listen is empty: give an address, or leave it out".into());
+        }
         if self.alerts.hook.as_ref().is_some_and(|hook| hook.command.is_empty()) {
             return wrong("alerts.hook.command is empty: give a program and its arguments".into());
+        }
+        if let Some(user) = self.alerts.hook.as_ref().and_then(|hook| hook.user.as_ref()) {
+            User::find(user).map_err(|error| ConfigError::Senseless(format!("alerts.hook.user: {error}")))?;
         }
         // `serve/otlp.rs` speaks HTTP without TLS.
         if let Some(otlp) = &self.otlp

@@ -162,6 +162,12 @@ pub(crate) struct Plan {
 }
 
 impl Config {
+    /// The longest time between two scans that any target can have.
+    pub(crate) fn longest_interval(&self) -> Duration {
+        let of_rules = self.rule.iter().filter_map(|rule| rule.interval);
+        of_rules.fold(self.scan.interval, Duration::max)
+    }
+
     /// The plan for one target. `exclude` wins over everything; of the rules the first that matches holds. Where
     /// `include` has entries, only targets that match one of them or a rule are watched.
     pub(crate) fn plan(&self, identity: &Identity) -> Plan {

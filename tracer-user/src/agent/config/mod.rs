@@ -12,10 +12,13 @@ use crate::parse;
 pub(super) use matching::Plan;
 pub use matching::{Glob, Matching, Pattern, PatternError, Rule};
 pub use schema::*;
-use sfgi_core::{detect::Rules, event::Mode};
+use sfgi_core::{
+    detect::Rules,
+    event::Mode,
+    files::{self, FileError},
+};
 use std::{
-    fmt, fs,
-    net::SocketAddr,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -60,22 +63,18 @@ impl Config {
 }
 
 fn read(file: &Path) -> Result<String, ConfigError> {
-    let unreadable = |error| ConfigError::Unreadable { file: file.to_owned(), error };
-    if fs::metadata(file).map_err(unreadable)?.len() > MAX_FILE {
-        let error = std::io::Error::other("larger than a megabyte: that is no configuration of sfgi");
-        return Err(unreadable(error));
-    }
-    fs::read_to_string(file).map_err(unreadable)
+    files::read_text_limited(file, MAX_FILE)
+        .map_err(|error| ConfigError::Unreadable { file: file.to_owned(), error })
 }
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{}: {error}", file.display())]
+    #[error("{} {error}", file.display())]
     Unreadable {
         /// The file that `--config` names.
         file: PathBuf,
-        error: std::io::Error,
+        error: FileError,
     },
     /// The text does not fit the types of `schema.rs`.
     #[error("{}, line {line}: {what}", file.display())]
@@ -128,6 +127,9 @@ pub struct Overrides {
     /// The budget for all programs together, and for each: a share of a core
     #[arg(long, value_name = "PERCENT", env = "SFGI_BUDGET", value_parser = budget)]
     pub budget: Option<f64>,
+    /// The memory that the agent may take, all its processes together [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "SFGI_MEMORY", value_parser = parse::size)]
+    pub memory: Option<u64>,
     /// The time between two scans of a program
     #[arg(long, value_name = "TIME", env = "SFGI_INTERVAL", value_parser = parse::time)]
     pub interval: Option<Duration>,
@@ -146,10 +148,11 @@ pub struct Overrides {
     /// Add the rules of all .toml files in DIR; those with the id of a built-in one replace it
     #[arg(long, value_name = "DIR", env = "SFGI_RULES")]
     pub rules: Option<PathBuf>,
-    /// The address that the HTTP interface listens on [default: 127.0.0.1:6061]
-    #[arg(long, value_name = "ADDRESS", env = "SFGI_LISTEN")]
-    pub listen: Option<SocketAddr>,
-    /// A file with the token that every HTTP request must bring
+    /// The address that the HTTP interface listens on: IP:PORT, or unix:/PATH of a socket (several: repeat)
+    /// [default: 127.0.0.1:6061]
+    #[arg(long, value_name = "ADDRESS", env = "SFGI_LISTEN", value_delimiter = ',')]
+    pub listen: Vec<Address>,
+    /// A file with the token that HTTP requests must bring; it is made where it is missing
     #[arg(long, value_name = "FILE", env = "SFGI_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// The file that keeps the history over restarts
@@ -162,15 +165,18 @@ impl Overrides {
     fn put_over(&self, config: &mut Config) {
         if let Some(budget) = self.budget {
             // One figure sets both: the file's `process` could be above the new `node`, which `check` refuses.
-            config.budget = Budget { node: budget, process: None };
+            config.budget = Budget { node: budget, process: None, ..config.budget };
         }
+        set(&mut config.budget.memory, self.memory);
         set(&mut config.leaks.min_age, self.min_age);
         if let Some(rules) = &self.rules {
             config.leaks.rules = Some(rules.clone());
         }
         set(&mut config.scan.interval, self.interval);
         set(&mut config.scan.mode, self.mode);
-        set(&mut config.http.listen, self.listen);
+        if !self.listen.is_empty() {
+            config.http.listen.clone_from(&self.listen);
+        }
         if let Some(file) = &self.token_file {
             config.http.token_file = Some(file.clone());
         }

@@ -9,9 +9,10 @@ use sfgi_core::{
     event::Mode,
 };
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -52,6 +53,9 @@ pub struct Scan {
     pub interval: Duration,
     /// For targets where no rule says otherwise.
     pub mode: Mode,
+    /// How long a target may leave a read of its memory or executable unanswered before that is given up.
+    #[serde(deserialize_with = "time")]
+    pub timeout: Duration,
 }
 
 /// When a wait is suspicious, and the rules that tell leaks: the options of `sfgi leaks`.
@@ -93,6 +97,9 @@ pub struct Budget {
     /// For each target; at most `node`. `None`: as `node`.
     #[serde(deserialize_with = "some_share")]
     pub process: Option<f64>,
+    /// Memory that all processes of the agent may take together, bytes.
+    #[serde(deserialize_with = "size")]
+    pub memory: u64,
 }
 
 impl Budget {
@@ -129,9 +136,11 @@ pub struct Host {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// An address that other machines reach needs TLS or a token (`Access::of`).
-    pub listen: SocketAddr,
-    /// A file with the token that requests must bring (`Authorization: Bearer …`).
+    /// One address or several. One that other machines reach needs a token or client certificates (`Access::of`).
+    #[serde(deserialize_with = "addresses")]
+    pub listen: Vec<Address>,
+    /// A file with the token that requests must bring (`Authorization: Bearer …`), made where it is missing.
+    /// `None`: the agent makes a token of its own.
     pub token_file: Option<PathBuf>,
     pub tls: Option<Tls>,
     /// The shortest time between two scans by request.
@@ -149,6 +158,45 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// The private key (PEM).
     pub key: PathBuf,
+    /// Certificates (PEM) by which those of clients must be signed; such a client needs no token. `None`: clients
+    /// show none.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Where the HTTP interface listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    /// A Unix socket; who may open it may ask for everything.
+    Unix(PathBuf),
+}
+
+/// Why a text is no [`Address`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no address: give IP:PORT, or unix:/PATH of a socket")]
+pub struct AddressError(String);
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Address, AddressError> {
+        let wrong = || AddressError(text.to_owned());
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Address::Unix(path.into())),
+            Some(_) => Err(wrong()),
+            None => text.parse().map(Address::Tcp).map_err(|_| wrong()),
+        }
+    }
+}
+
+impl Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -311,6 +359,9 @@ pub struct Hook {
     /// The command is killed after this.
     #[serde(default = "ten_seconds", deserialize_with = "time")]
     pub timeout: Duration,
+    /// The user as whom the command runs: a name or a number. `None`: as the agent itself.
+    #[serde(default)]
+    pub user: Option<String>,
 }
 
 /// The file for what outlives a restart, and its bound.
@@ -368,7 +419,7 @@ fn warn() -> LevelName {
 
 impl Default for Scan {
     fn default() -> Self {
-        Scan { interval: thirty_seconds(), mode: Mode::Poll }
+        Scan { interval: thirty_seconds(), mode: Mode::Poll, timeout: Duration::from_secs(20) }
     }
 }
 
@@ -394,7 +445,7 @@ impl Default for Leaks {
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { node: 0.02, process: None }
+        Budget { node: 0.02, process: None, memory: 256 << 20 }
     }
 }
 
@@ -407,7 +458,7 @@ impl Default for Raise {
 impl Default for Http {
     fn default() -> Self {
         Http {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 6061)),
+            listen: vec![Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 6061)))],
             token_file: None,
             tls: None,
             trigger_interval: ten_seconds(),
@@ -496,6 +547,21 @@ fn share<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
 /// As [`share`], for a key that may be left out.
 fn some_share<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
     share(from).map(Some)
+}
+
+/// One address, or a list of them.
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        One(String),
+        Several(Vec<String>),
+    }
+    let texts = match Given::deserialize(from)? {
+        Given::One(text) => vec![text],
+        Given::Several(texts) => texts,
+    };
+    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
 }
 
 fn text<'de, D: Deserializer<'de>, T, E: Display>(

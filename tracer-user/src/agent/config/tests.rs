@@ -22,7 +22,7 @@ fn its_examples_can_be_uncommented() {
     let uncommented =
         EXAMPLE.replace("\n# [", "\n[").replace("\n# token", "\ntoken").replace("\n# tls", "\ntls");
     let keys = [
-        "exe", "unit", "match", "service", "mode", "interval", "name", "warn", "command", "timeout",
+        "exe", "unit", "match", "service", "mode", "interval", "name", "warn", "command", "timeout", "user",
         "endpoint",
     ];
     let keys = keys
@@ -59,6 +59,10 @@ fn what_makes_no_sense_together_is_refused() {
         ("[budget]\nnode = \"1%\"\nprocess = \"2%\"", "budget.process"),
         ("[alerts.observe]\ncount = 1000", "alerts.observe.count"),
         ("[alerts.hook]\ncommand = []", "alerts.hook.command"),
+        ("[alerts.hook]\ncommand = [\"true\"]\nuser = \"no such user\"", "alerts.hook.user"),
+        ("[http]\nlisten = []", "http.listen is empty"),
+        ("[http]\nlisten = \"unix:sfgi.sock\"", "line 2: \"unix:sfgi.sock\" is no address"),
+        ("[http]\nlisten = [\"127.0.0.1\"]", "line 2: \"127.0.0.1\" is no address"),
         ("[[rule]]\nmode = \"full\"", "nothing in particular"),
         ("[[exclude]]\nunit = \"(\"", "line 2: \"(\" is no regular expression: unclosed group"),
         ("[[rule]]\nmatch = { exe = \"*shop\" }", "line 2: \"*shop\" is no regular expression: "),
@@ -72,6 +76,18 @@ fn what_makes_no_sense_together_is_refused() {
         assert!(error.contains(word), "{text}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
+}
+
+#[test]
+fn one_address_is_given_as_such_and_several_as_a_list() {
+    let listen = |text: &str| parse(text).unwrap().http.listen;
+    let (tcp, unix) = ("127.0.0.1:7".parse().unwrap(), Address::Unix("/run/a.sock".into()));
+    assert_eq!(listen("[http]\nlisten = \"127.0.0.1:7\""), [Address::Tcp(tcp)]);
+    assert_eq!(
+        listen("[http]\nlisten = [\"127.0.0.1:7\", \"unix:/run/a.sock\"]"),
+        [Address::Tcp(tcp), unix.clone()]
+    );
+    assert_eq!(unix.to_string().parse(), Ok(unix));
 }
 
 #[test]

@@ -1,32 +1,30 @@
-//! Answers requests. Those that only change settings are done at once by the core; those that read a target by a
-//! thread of the pool; those that follow a target for a time by a thread of their own ([`stream`]).
+//! Answers requests. Those that only change settings are done at once by the core; those that read a target by a reader that
+//! scans nothing; those that follow a target for a time by a worker of their own.
 
-use super::{Core, state::TargetState, stream, stream::Limits};
+use super::{Core, state::TargetState};
 use crate::{
     agent::{
-        Config,
         picture::ProcessId,
-        request::{Answer, Filter, Form, Profile, Refusal, Request, Scanned},
-        watch::{
-            Ceiling, Target, TargetError, Task,
-            scan::{self, Leaks},
-        },
+        request::{Answer, Filter, Profile, Refusal, Request, Scanned},
+        watch::{Ask, Failure, Following, ProbeAsk, Stream, Task, WireFilter, scan::Leaks},
     },
-    output::{
-        Traceback,
-        dump::{About, Choice, Group, JsonDump},
-        pprof::{ProfileKind, write_profile},
-    },
+    files,
 };
 use bytes::Bytes;
-use sfgi_core::{
-    detect::Verdict, event::Mode, leaks::Found, memory::Live, names::Names, snapshot, snapshot::Options,
+use sfgi_core::{detect::Verdict, event::Mode};
+use std::{
+    collections::HashSet,
+    io::{self, Write as _},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
-use std::{collections::HashSet, io, sync::Arc, time::Duration};
+use tokio::sync::{mpsc, oneshot};
 
-/// Goroutines in a document: where the request names no limit, and the largest that it may name.
-const LIMIT: usize = 1000;
-const MAX_LIMIT: usize = 100_000;
+/// Bytes of a document or a profile that an answer may have. Larger ones are asked for in parts.
+const MAX_DOCUMENT: usize = 16 << 20;
+/// Pieces that wait for whoever takes them.
+const PIECES: usize = 16;
 
 /// A client that waits until a look at each of these targets is done.
 pub(super) struct Trigger {
@@ -49,19 +47,19 @@ impl Core {
                 }
             }
             Request::Profile { pid, kind: Profile::Block(seconds), answer } => {
-                self.stream(pid, seconds, answer, stream::block_profile);
+                self.block_profile(pid, seconds, answer)
             }
-            Request::Profile { pid, kind, answer } => {
-                self.ask(pid, answer, move |target, config| profile(target, kind, config));
-            }
+            Request::Profile { pid, kind, answer } => self.ask(pid, answer, Ask::Profile(kind)),
             Request::Goroutines { pid, filter, form, answer } => {
-                self.ask(pid, answer, move |target, _| goroutines(target, &filter, form));
+                self.ask(pid, answer, Ask::Goroutines { filter: filter.into(), form });
             }
-            Request::Trace { pid, seconds, answer } => self.stream(pid, seconds, answer, stream::trace),
-            Request::Record { pid, seconds, file, answer } => {
-                self.stream(pid, seconds, answer, |target, limits, answer| {
-                    stream::record(target, limits, file.into(), answer);
+            Request::Trace { pid, seconds, answer } => self.trace(pid, seconds, answer),
+            Request::Record { pid, seconds, file, answer } => self.record(pid, seconds, &file, answer),
+            Request::RunHook { job, answer } => {
+                let done = Box::new(move |ended: Result<(), String>| {
+                    drop(answer.send(ended.map_err(Refusal::Failed)))
                 });
+                self.pool.hook(job, done);
             }
             Request::Reload(config) => self.reload(config),
             // `Core::run` has ended the loop for it.
@@ -69,42 +67,105 @@ impl Core {
         }
     }
 
-    /// Starts a stream of a target on a thread of its own.
-    fn stream<T>(
-        &self,
-        pid: u32,
-        seconds: Duration,
-        answer: Answer<T>,
-        begin: impl FnOnce(Arc<Target>, Limits, Answer<T>),
-    ) {
-        let Some(state) = self.targets.get(&pid) else {
-            let _ = answer.send(Err(Refusal::Unknown(pid)));
-            return;
+    /// Streams the events of a target as JSON lines. The answer, a channel of them, is sent when the probes stand.
+    fn trace(&mut self, pid: u32, seconds: Duration, answer: Answer<mpsc::Receiver<Bytes>>) {
+        let (pieces, receiver) = mpsc::channel(PIECES);
+        // Either the probes stand, or they never will.
+        let answer = Arc::new(Mutex::new(Some(answer)));
+        let take = |answer: &Mutex<Option<_>>| answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let begun = {
+            let answer = Arc::clone(&answer);
+            Box::new(move || {
+                if let Some(answer) = take(&answer) {
+                    let answer: Answer<_> = answer;
+                    let _ = answer.send(Ok(receiver));
+                }
+            })
         };
-        // The stream has probes of its own, beside those that stand already.
-        let left = self.config.budget.process() - state.probes.program_cores();
-        begin(Arc::clone(&state.target), Limits { ceiling: Ceiling(left), seconds }, answer);
+        let done = Box::new(move |ended: Result<(), Failure>| {
+            if let (Err(failure), Some(answer)) = (ended, take(&answer)) {
+                let answer: Answer<mpsc::Receiver<Bytes>> = answer;
+                let _ = answer.send(Err(refusal(pid, failure)));
+            }
+        });
+        self.follow(pid, Stream::Trace, seconds, false, pieces, begun, done);
     }
 
-    /// Has a thread of the pool make the answer, so that a target that does not answer holds up no other request.
-    fn ask<T: Send + 'static>(
-        &self,
+    /// Records into a file that must not exist yet. The answer, its length, is sent when the recording is complete.
+    fn record(&mut self, pid: u32, seconds: Duration, file: &Path, answer: Answer<u64>) {
+        let cannot = |error: io::Error| Refusal::Failed(format!("cannot write {}: {error}", file.display()));
+        // A request must not overwrite a file, nor follow a symbolic link.
+        let mut out = match files::create_new(file) {
+            Ok(out) => out,
+            Err(error) => return drop(answer.send(Err(cannot(error)))),
+        };
+        let (pieces, mut receiver) = mpsc::channel::<Bytes>(PIECES);
+        let written = tokio::task::spawn_blocking(move || -> io::Result<u64> {
+            let mut length = 0;
+            while let Some(piece) = receiver.blocking_recv() {
+                out.write_all(&piece)?;
+                length += piece.len() as u64;
+            }
+            Ok(length)
+        });
+        let file = file.to_owned();
+        let done = Box::new(move |ended: Result<(), Failure>| {
+            tokio::spawn(async move {
+                let made = match (ended, written.await) {
+                    (Err(failure), _) => Err(refusal(pid, failure)),
+                    (Ok(()), Ok(Ok(length))) => Ok(length),
+                    (Ok(()), Ok(Err(error))) => {
+                        Err(Refusal::Failed(format!("cannot write {}: {error}", file.display())))
+                    }
+                    (Ok(()), Err(_)) => {
+                        Err(Refusal::Failed("writing it failed inside sfgi, which is a bug".to_owned()))
+                    }
+                };
+                let _ = answer.send(made);
+            });
+        });
+        self.follow(pid, Stream::Record, seconds, true, pieces, Box::new(|| {}), done);
+    }
+
+    /// Makes a profile of where the goroutines block from now on. The answer, a pprof file, is sent at the end.
+    fn block_profile(&mut self, pid: u32, seconds: Duration, answer: Answer<Bytes>) {
+        let (pieces, whole) = collect(pid, answer);
+        let done = Box::new(move |ended: Result<(), Failure>| drop(whole.send(ended)));
+        self.follow(pid, Stream::Block, seconds, false, pieces, Box::new(|| {}), done);
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one thing of a stream; a struct of them would be used here alone"
+    )]
+    fn follow(
+        &mut self,
         pid: u32,
-        answer: Answer<T>,
-        make: impl FnOnce(&Target, &Config) -> Result<T, Refusal> + Send + 'static,
+        what: Stream,
+        seconds: Duration,
+        for_alert: bool,
+        pieces: mpsc::Sender<Bytes>,
+        begun: Box<dyn FnOnce() + Send>,
+        done: Box<dyn FnOnce(Result<(), Failure>) + Send>,
     ) {
+        let Some(state) = self.targets.get(&pid) else { return done(Err(Failure::Ended)) };
+        let cores = self.config.budget.process() - state.probes.program_cores();
+        let ask = ProbeAsk::Stream { target: Arc::clone(&state.target), what, cores, seconds };
+        self.pool.follow(Following { ask, for_alert, pieces, begun, done });
+    }
+
+    /// Has a reader make a document, so that a target that cannot be read holds up no other request.
+    fn ask(&mut self, pid: u32, answer: Answer<Bytes>, ask: Ask) {
         let Some(state) = self.targets.get(&pid) else {
             let _ = answer.send(Err(Refusal::Unknown(pid)));
             return;
         };
-        let (target, config) = (Arc::clone(&state.target), Arc::clone(&self.config));
-        let run = Box::new(move || {
-            let made = make(&target, &config);
-            // Of a target that ended meanwhile any error may have come; the client is told the reason.
-            let ended = made.is_err() && !target.process.alive();
-            let _ = answer.send(if ended { Err(Refusal::Ended(pid)) } else { made });
-        });
-        self.pool.run(Task { about: pid, run });
+        let (pieces, whole) = collect(pid, answer);
+        let done = Box::new(move |ended: Result<_, Failure>| drop(whole.send(ended.map(|_| ()))));
+        // A document has stacks and labels, which a scan has not.
+        let limit = state.limit.saturating_mul(2);
+        let target = Arc::clone(&state.target);
+        self.pool.ask(Task { target, ask, limit, unproven: false, pieces: Some(pieces), done });
     }
 
     fn trigger(&mut self, pid: Option<u32>, answer: Answer<Scanned>) {
@@ -151,100 +212,43 @@ pub(super) fn scanned(leaks: &Leaks) -> Scanned {
     Scanned { scanned: leaks.scanned, leaked: sure.map(|group| group.count).sum() }
 }
 
-/// Reads the goroutines of a target into a document.
-fn goroutines(target: &Target, filter: &Filter, form: Form) -> Result<Bytes, Refusal> {
-    let opened = target.open()?;
-    let memory = Live::of(&target.process);
-    let view = opened.view(&memory);
-    let text = form == Form::Text;
-    let options = Options { stacks: true, args: text, labels: true, objects: !text, most: 0 };
-    let snapshot = snapshot::take(&view, options, &mut |_, _| {}).map_err(failed)?;
-    // Only now is it certain that the snapshot is of the program whose names follow.
-    target.still_the_same()?;
-    let mut names = Names::new(Arc::clone(&opened.binary), opened.bias, &snapshot);
-    let choice = Choice {
-        states: filter.states.clone(),
-        reason: filter.reason.clone(),
-        func: filter.func.clone(),
-        older_ns: u64::try_from(filter.older.as_nanos()).unwrap_or(u64::MAX),
-        goids: filter.goids.iter().copied().collect(),
-        object: None,
-        system: filter.system,
-    };
-    let limit = if filter.limit == 0 { LIMIT } else { filter.limit.min(MAX_LIMIT) };
-    let mut chosen = choice.of(&snapshot, &mut names);
-    let incomplete = snapshot.lacks();
-    let exe = target.exe();
-    let about = About { pid: Some(target.pid()), exe: &exe, incomplete: incomplete.as_deref(), object: None };
-    let mut out = Vec::new();
-    match form {
-        Form::JsonGroups => {
-            let mut groups = Group::all(&snapshot, &names, &chosen);
-            groups.drain(..filter.skip.min(groups.len()));
-            groups.truncate(limit);
-            JsonDump::new(&mut out, &snapshot, &mut names).groups(&about, &groups).map_err(failed)?;
-        }
-        Form::Json | Form::Text => {
-            chosen.drain(..filter.skip.min(chosen.len()));
-            chosen.truncate(limit);
-            if text {
-                let mut traceback =
-                    Traceback::new(&opened.binary, opened.bias, &snapshot, snapshot.taken_ns.1);
-                let goroutine = |index: &u32| snapshot.goroutines.get(*index as usize);
-                for (number, goroutine) in chosen.iter().filter_map(goroutine).enumerate() {
-                    if number > 0 {
-                        out.push(b'\n');
-                    }
-                    traceback.write(&mut out, goroutine).map_err(failed)?;
-                }
-            } else {
-                JsonDump::new(&mut out, &snapshot, &mut names).goroutines(&about, &chosen).map_err(failed)?;
+/// Puts the pieces of a document together. Returns where they go, and where it is said how the document ended.
+fn collect(pid: u32, answer: Answer<Bytes>) -> (mpsc::Sender<Bytes>, oneshot::Sender<Result<(), Failure>>) {
+    let (pieces, mut receiver) = mpsc::channel::<Bytes>(PIECES);
+    let (whole, ended) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut document = Vec::new();
+        while let Some(piece) = receiver.recv().await {
+            if document.len() + piece.len() > MAX_DOCUMENT {
+                let why =
+                    format!("the answer has more than {} MiB: ask for less at a time", MAX_DOCUMENT >> 20);
+                let _ = answer.send(Err(Refusal::Failed(why)));
+                return;
             }
+            document.extend_from_slice(&piece);
         }
-    }
-    Ok(out.into())
+        let made = match ended.await {
+            Ok(Ok(())) => Ok(document.into()),
+            Ok(Err(failure)) => Err(refusal(pid, failure)),
+            Err(_) => Err(Refusal::Failed("the agent is ending".to_owned())),
+        };
+        let _ = answer.send(made);
+    });
+    (pieces, whole)
 }
 
-/// Makes a profile of a target as `net/http/pprof` would serve it.
-fn profile(target: &Target, kind: Profile, config: &Config) -> Result<Bytes, Refusal> {
-    let opened = target.open()?;
-    let memory = Live::of(&target.process);
-    let view = opened.view(&memory);
-    let (exe, time_ns) = (target.exe(), i64::try_from(scan::unix_ns()).unwrap_or(0));
-    let mut out = Vec::new();
-    let mut write = |kind, snapshot, names: &mut Names, chosen: &[u32]| -> io::Result<()> {
-        write_profile(&mut out, kind, snapshot, names, chosen, &exe, time_ns)
-    };
-    match kind {
-        Profile::Goroutines => {
-            let options = Options { stacks: true, labels: true, ..Options::default() };
-            let snapshot = snapshot::take(&view, options, &mut |_, _| {}).map_err(failed)?;
-            target.still_the_same()?;
-            let mut names = Names::new(Arc::clone(&opened.binary), opened.bias, &snapshot);
-            let chosen = Choice::default().of(&snapshot, &mut names);
-            write(ProfileKind::Goroutines, &snapshot, &mut names, &chosen).map_err(failed)?;
-        }
-        Profile::Leaks => {
-            let Found { leaks, mut names } = scan::search(target, &opened, &view, None, config)?;
-            let sure = leaks.groups.iter().filter(|group| group.verdict > Verdict::Suspect);
-            let chosen: Vec<u32> = sure.flat_map(|group| &group.members).copied().collect();
-            let snapshot = &leaks.observed.snapshot;
-            write(ProfileKind::Leaks, snapshot, &mut names, &chosen).map_err(failed)?;
-        }
-        // `Core::answer` sends this kind to `stream`.
-        Profile::Block(_) => {
-            return Err(Refusal::Failed("where it blocks is told by events, not by its memory".to_owned()));
-        }
-    }
-    Ok(out.into())
-}
-
-impl From<TargetError> for Refusal {
-    fn from(error: TargetError) -> Self {
-        failed(error)
+fn refusal(pid: u32, failure: Failure) -> Refusal {
+    match failure {
+        Failure::Ended => Refusal::Ended(pid),
+        Failure::TooDear(why) => Refusal::Busy(why),
+        failure => Refusal::Failed(failure.to_string()),
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> Refusal {
-    Refusal::Failed(error.to_string())
+impl From<Filter> for WireFilter {
+    fn from(filter: Filter) -> WireFilter {
+        let Filter { states, reason, func, older, goids, system, skip, limit } = filter;
+        let [reason, func] = [reason, func].map(|pattern| pattern.map(|pattern| pattern.as_str().to_owned()));
+        WireFilter { states, reason, func, older, goids, system, skip, limit }
+    }
 }

@@ -5,22 +5,24 @@ mod answer;
 mod detail;
 mod probes;
 mod state;
-mod stream;
 
 use super::{
     Config, Handle,
+    launcher::Launcher,
     picture::{NodePicture, Picture, ProcessId, Seen},
     request::Request,
-    watch::{Binaries, Bucket, Discovery, News, Pool, Swept, Target, TargetError, Task, scan, scan::Told},
+    watch::{
+        Again, Ask, Bucket, End, Failure, Lost, Patience, Pool, PoolNews, ProbeAsk, ProbeSaid, Sweeper,
+        Swept, TargetSpec, Task, rss_bytes, scan, trim,
+    },
 };
-use crate::probe;
 use answer::{Trigger, scanned};
-use sfgi_core::clock;
+use sfgi_core::{budget, clock};
 use state::{TargetState, Work};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    fs, io,
-    sync::{Arc, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    io,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -30,10 +32,10 @@ use tokio::sync::{mpsc, watch};
 const TICK: Duration = Duration::from_millis(100);
 /// The time between two pictures.
 const PUBLISH: Duration = Duration::from_secs(1);
-/// The most scans and looks that run at the same time, and how many of them may be looks at a heap. A look takes at
-/// least a second, and one thread stays free for scans.
-const AT_ONCE: usize = 3;
+/// The most looks at heaps that run at the same time. A look takes at least a second, and one reader stays free for scans.
 const LOOKS_AT_ONCE: usize = 2;
+/// How late a scan must be, in intervals, for a reader to do it that did not scan the target last and so knows less of it.
+const LATE: f64 = 0.1;
 /// The first scan of a target is due `FIRST` after it was found, and `FIRST_APART` later for each target that waits
 /// for its first: when the agent starts, all are found at once.
 const FIRST: Duration = Duration::from_secs(1);
@@ -53,24 +55,23 @@ pub type Earlier = HashMap<(u32, u64), Arc<[u8]>>;
 ///
 /// # Errors
 /// The system refuses a thread.
-pub fn start(config: Arc<Config>, earlier: Earlier) -> io::Result<Handle> {
+pub fn start(config: Arc<Config>, earlier: Earlier, launcher: Launcher) -> io::Result<Handle> {
     let (pictures, receiver) = watch::channel(Arc::default());
     let (requests, asked) = mpsc::channel(REQUESTS);
-    // Unbounded, so that no scan, sweep or probe waits for the core; how many of these there are is bounded.
+    // Unbounded, so that no report waits for the core; how many workers there are is bounded, and so is what each says.
     let (told, inbox) = mpsc::unbounded_channel();
     let tell = told.clone();
-    let sweeps = move |swept| {
-        let _ = tell.send(Message::Swept(swept));
+    let tell = move |news| {
+        // The agent may have ended.
+        let _ = tell.send(Message::Pool(news));
     };
-    // Before the agent's threads start: the setting does not take back heaps that exist.
-    few_heaps();
-    let binaries = Arc::default();
     let core = Core {
-        discovery: Discovery::start(Arc::clone(&config), Arc::clone(&binaries), Arc::new(sweeps))?,
+        pool: Pool::new(launcher, config.budget.memory, patience(&config), tell)?,
         bucket: Bucket::new(),
         config,
-        binaries,
-        pool: Pool::default(),
+        skipped: BTreeSet::new(),
+        sessions: HashMap::new(),
+        next_session: 0,
         targets: BTreeMap::new(),
         earlier,
         excluded: BTreeMap::new(),
@@ -80,51 +81,43 @@ pub fn start(config: Arc<Config>, earlier: Earlier) -> io::Result<Handle> {
         triggers: Vec::new(),
         achieved: (0.0, 0),
         programs_seconds: 0.0,
+        bpf_ns: (0, None),
         told,
         pictures,
         used: (clock::now(), clock::process_cpu()),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new()
         .name("agent".to_owned())
         .spawn(move || runtime.block_on(core.run(asked, inbox)))?;
     Ok(Handle { pictures: receiver, requests })
 }
 
-/// The results of other threads.
+fn patience(config: &Config) -> Patience {
+    Patience { silence: config.scan.timeout }
+}
+
+/// What comes from workers.
 enum Message {
-    Swept(Swept),
-    Probes { id: ProcessId, news: News },
-    Done { id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, TargetError> },
-}
-
-/// Sends its message when it is dropped, so that a task that panics reports, too.
-struct Report {
-    message: Option<Message>,
-    to: mpsc::UnboundedSender<Message>,
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        if let Some(message) = self.message.take() {
-            // The agent may have ended.
-            let _ = self.to.send(message);
-        }
-    }
+    Pool(PoolNews),
+    Done { id: ProcessId, work: Work, cost: f64, result: Result<End, Failure> },
 }
 
 struct Core {
     config: Arc<Config>,
-    discovery: Discovery,
-    binaries: Arc<Binaries>,
     pool: Pool,
+    /// Processes on which sweepers hung.
+    skipped: BTreeSet<i32>,
+    /// Sessions of probes, by their number.
+    sessions: HashMap<u64, ProcessId>,
+    next_session: u64,
     bucket: Bucket,
     /// By PID: requests name a target so.
     targets: BTreeMap<u32, TargetState>,
     /// What an earlier agent kept; empty after the first sweep.
     earlier: Earlier,
     /// Go processes that a rule excludes.
-    excluded: BTreeMap<u32, Arc<Target>>,
+    excluded: BTreeMap<u32, Arc<TargetSpec>>,
     seen: Seen,
     node: NodePicture,
     errors: VecDeque<String>,
@@ -134,6 +127,9 @@ struct Core {
     achieved: (f64, u64),
     /// CPU seconds that probes have cost the targets since the start of the agent.
     programs_seconds: f64,
+    /// Run time of BPF programs, nanoseconds: of probers that have ended, and of the one that runs (`None`: the kernel does
+    /// not count).
+    bpf_ns: (u64, Option<u64>),
     told: mpsc::UnboundedSender<Message>,
     pictures: watch::Sender<Arc<Picture>>,
     /// The monotonic clock and our CPU time at the last picture, nanoseconds: the quotient of their growth is the
@@ -147,6 +143,7 @@ impl Core {
         // Ticks that were missed (a suspended host) are not made up for.
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut published, mut trimmed) = (Instant::now(), Instant::now());
+        self.pool.sweep(Vec::new());
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
@@ -174,9 +171,32 @@ impl Core {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Swept(swept) => self.swept(swept),
-            Message::Probes { id, news } => self.probe_news(id, news),
+            Message::Pool(news) => self.pool_news(news),
             Message::Done { id, work, cost, result } => self.done(id, work, cost, result),
+        }
+    }
+
+    fn pool_news(&mut self, news: PoolNews) {
+        match news {
+            PoolNews::Report(report) => match self.pool.report(report) {
+                None => {}
+                Some(Lost::Sweeper) => self.pool.sweep(self.skipped.iter().copied().collect()),
+                Some(Lost::Prober { hung }) => self.prober_lost(hung),
+            },
+            PoolNews::Swept(Sweeper::Swept(swept)) => self.swept(swept),
+            PoolNews::Swept(Sweeper::Stuck(pid)) => {
+                self.skipped.insert(pid);
+                self.complain(format!("PID {pid}: its executable cannot be read in time; it is left alone"));
+            }
+            PoolNews::Probed(ProbeSaid::News { number, news }) => {
+                if let Some(id) = self.sessions.get(&number).copied() {
+                    self.probe_news(id, news);
+                }
+            }
+            // The prober follows no stream.
+            PoolNews::Probed(_) => {}
+            PoolNews::Lost { pid, hangs } => self.pool.lost(pid, hangs),
+            PoolNews::Free { pid, socket, used, hangs, end } => self.pool.free(pid, socket, used, hangs, end),
         }
     }
 
@@ -190,8 +210,7 @@ impl Core {
             self.forget(id);
         }
         if first {
-            // The thread of discovery is new: it names every process that runs, but no process that ended between the
-            // two threads.
+            // The sweeper is new: it names every process that runs, but no process that ended between the two.
             let there: HashSet<ProcessId> = changes.started.iter().map(|target| target.id).collect();
             let all = self.all().map(|target| target.id);
             let gone: Vec<ProcessId> = all.filter(|id| !there.contains(id)).collect();
@@ -205,7 +224,7 @@ impl Core {
     }
 
     /// All Go processes, including those that a rule excludes.
-    fn all(&self) -> impl Iterator<Item = &Arc<Target>> {
+    fn all(&self) -> impl Iterator<Item = &Arc<TargetSpec>> {
         self.targets.values().map(|state| &state.target).chain(self.excluded.values())
     }
 
@@ -214,7 +233,7 @@ impl Core {
         self.targets.get_mut(&id.pid).filter(|state| state.target.id == id)
     }
 
-    fn add(&mut self, target: Arc<Target>) {
+    fn add(&mut self, target: Arc<TargetSpec>) {
         if self.state(target.id).is_some() {
             return;
         }
@@ -235,7 +254,7 @@ impl Core {
 
     fn forget(&mut self, id: ProcessId) {
         if self.state(id).is_some() {
-            self.targets.remove(&id.pid);
+            self.remove(id.pid);
         }
         if self.excluded.get(&id.pid).is_some_and(|target| target.id == id) {
             self.excluded.remove(&id.pid);
@@ -244,25 +263,60 @@ impl Core {
         self.untrigger(id, None);
     }
 
-    fn done(&mut self, id: ProcessId, work: Work, cost: f64, result: Result<Box<Told>, TargetError>) {
+    /// Takes a target out, and its probes.
+    fn remove(&mut self, pid: u32) {
+        let Some(state) = self.targets.remove(&pid) else { return };
+        if let Some(number) = state.probes.session() {
+            self.sessions.remove(&number);
+            self.pool.send_prober(&ProbeAsk::Stop { number });
+        }
+    }
+
+    fn done(&mut self, id: ProcessId, work: Work, cost: f64, result: Result<End, Failure>) {
         // In any case, also for a target that is gone: the promise was made when the task began.
         self.bucket.settle(cost);
+        let mut result = match result {
+            Ok(End::Told(told)) => Ok(told),
+            Ok(End::Done | End::Failed(_)) => {
+                Err(Failure::Other("its reader answered something else".to_owned()))
+            }
+            Err(failure) => Err(failure),
+        };
+        // Memory of the server: whoever starts many programs with long names must not decide how much it takes.
+        if let Some(leaks) = result.as_mut().ok().and_then(|told| told.leaks.as_mut()) {
+            // One rule for all groups that it found, not one each.
+            for group in &mut leaks.groups {
+                if let Some(rule) = self.config.leaks.catalogue.find(&group.rule.id) {
+                    group.rule = Arc::clone(rule);
+                }
+            }
+        }
+        if let Ok(told) = &mut result
+            && budget::used() as u64 > self.pool.server_share()
+        {
+            told.shorten();
+        }
         self.node.scans += u64::from(result.is_ok());
         self.node.scan_failures += u64::from(result.is_err());
+        if result.is_ok() {
+            self.node.last_scan_unix_ns = scan::unix_ns();
+        }
         let scanned = match &result {
             Ok(told) => told.leaks.as_ref().map(|leaks| Some(scanned(leaks))),
             Err(_) => Some(None),
         };
         let known = self.state(id).is_some();
         match result.as_ref().err().filter(|_| known) {
-            // Discovery has not noticed the `exec` yet. An end it notices by itself, so nothing is said of that.
-            Some(TargetError::Replaced) => self.discovery.look_again(id.pid),
-            None | Some(TargetError::Ended) => {}
-            Some(error) => log::warn!("PID {}: {error}", id.pid),
+            // The sweeper has not noticed the `exec` yet. An end it notices by itself, so nothing is said of that.
+            Some(Failure::Replaced) => {
+                self.pool.send_sweeper(&Again(vec![id.pid.cast_signed()]));
+            }
+            None | Some(Failure::Ended) => {}
+            Some(error) => self.complain(format!("PID {}: {error}", id.pid)),
         }
-        let config = Arc::clone(&self.config);
+        let (config, most) = (Arc::clone(&self.config), self.pool.most());
         if let Some(state) = self.state(id) {
-            state.told(work, result, &config);
+            state.told(work, result, &config, most);
             if let Some(achieved) = state.achieved.filter(|_| work == Work::Scan) {
                 self.achieved.0 += achieved.as_secs_f64();
                 self.achieved.1 += 1;
@@ -273,56 +327,73 @@ impl Core {
         }
     }
 
-    /// Starts the scans and looks that are due, the most overdue first, as far as the budget goes.
+    /// Starts the scans and looks that are due, the most overdue first, as far as the budget and the workers go.
     fn begin(&mut self) {
         let at = clock::now() as f64 / 1e9;
-        let used = clock::process_cpu() as f64 / 1e9 + self.programs_seconds;
+        let used = self.cpu_ns() as f64 / 1e9 + self.programs_seconds;
         self.bucket.read(at, used, self.config.budget.node);
         let now = Instant::now();
-        while self.pool.busy() < AT_ONCE {
-            let looks = self.targets.values().filter(|state| state.running == Some(Work::Look)).count();
-            let (paid, may_look) = (self.bucket.has_left(), looks < LOOKS_AT_ONCE);
-            let due = self.targets.iter().filter_map(|(pid, state)| {
+        let looks = self.targets.values().filter(|state| state.running == Some(Work::Look)).count();
+        let (paid, mut looks) = (self.bucket.has_left(), looks);
+        let mut due: Vec<(u32, Work, f64)> = self
+            .targets
+            .iter()
+            .filter_map(|(pid, state)| {
                 let (work, late) = state.due(now)?;
                 // Infinitely late: somebody asked for it, and what a person asks for is done whatever the budget says.
-                let allowed = (paid || late.is_infinite()) && (may_look || work != Work::Look);
-                allowed.then_some((*pid, work, late))
-            });
-            let Some((pid, work, _)) = due.max_by(|one, other| one.2.total_cmp(&other.2)) else { break };
-            self.start(pid, work);
+                (paid || late.is_infinite()).then_some((*pid, work, late))
+            })
+            .collect();
+        due.sort_by(|one, other| other.2.total_cmp(&one.2));
+        for (pid, work, late) in due {
+            if !self.bucket.has_left() && !late.is_infinite()
+                || (work == Work::Look && looks >= LOOKS_AT_ONCE)
+            {
+                continue;
+            }
+            let Some(state) = self.targets.get(&pid) else { continue };
+            let (target, last, unproven) = (Arc::clone(&state.target), state.reader, state.unproven);
+            // Those of a user whose programs hold the workers wait; the next in line is not held up by them.
+            let Some(reader) = self.pool.reader_for(&target, last, unproven, late >= LATE) else { continue };
+            let started = self.start(pid, work, reader);
+            looks += usize::from(started && work == Work::Look);
         }
     }
 
-    fn start(&mut self, pid: u32, work: Work) {
-        let Some(state) = self.targets.get_mut(&pid) else { return };
-        state.running = Some(work);
+    /// Has a reader do it. `false`: there is no room for it now.
+    fn start(&mut self, pid: u32, work: Work, reader: u32) -> bool {
+        let Some(state) = self.targets.get_mut(&pid) else { return false };
         let (id, cost) = (state.target.id, state.estimate(work));
+        // A reader that did not scan it last starts from what was kept.
+        let kept = if state.reader == Some(reader) { None } else { state.kept() };
+        let told = self.told.clone();
+        let done = Box::new(move |result| {
+            let _ = told.send(Message::Done { id, work, cost, result });
+        });
+        let ask = match work {
+            Work::Scan => Ask::Poll { kept },
+            Work::Look => Ask::Look { kept },
+        };
+        let (target, limit, unproven) = (Arc::clone(&state.target), state.limit, state.unproven);
+        if self.pool.scan(reader, Task { target, ask, limit, unproven, pieces: None, done }).is_err() {
+            return false;
+        }
+        (state.running, state.reader) = (Some(work), Some(reader));
         // Before the meter sees any of it: otherwise all that are due would start on the same CPU time.
         self.bucket.promise(cost);
-        let (target, past) = (Arc::clone(&state.target), Arc::clone(&state.past));
-        let (config, told) = (Arc::clone(&self.config), self.told.clone());
-        let run = Box::new(move || {
-            // In place until the real result is there: this is what a panic of the task reports.
-            let failed = Message::Done { id, work, cost, result: Err(TargetError::Bug) };
-            let mut done = Report { message: Some(failed), to: told };
-            let mut past = past.lock().unwrap_or_else(PoisonError::into_inner);
-            let result = match work {
-                Work::Scan => scan::poll(&target, &mut past, &config),
-                Work::Look => scan::look(&target, &mut past, &config),
-            };
-            done.message = Some(Message::Done { id, work, cost, result: result.map(Box::new) });
-        });
-        self.pool.run(Task { about: pid, run });
+        true
     }
 
-    /// Gives up targets on which a thread hangs because their memory or executable does not answer.
+    /// CPU time of the server and all its workers, nanoseconds.
+    fn cpu_ns(&self) -> u64 {
+        clock::process_cpu() + self.pool.cpu_ns()
+    }
+
+    /// Ends the prober when a session has said nothing for too long: its target does not answer.
     fn check(&mut self) {
-        for pid in self.pool.check() {
-            self.complain(format!("PID {pid}: reading it does not end; it is left alone"));
-            self.targets.remove(&pid);
-        }
-        if let Some(pid) = self.discovery.check() {
-            self.complain(format!("PID {pid}: its executable cannot be read in time; it is left alone"));
+        let silence = self.config.scan.timeout;
+        if self.targets.values().any(|state| state.probes.silent_for() > silence) {
+            self.pool.end_prober();
         }
     }
 
@@ -335,7 +406,7 @@ impl Core {
     }
 
     fn publish(&mut self) {
-        let now = (clock::now(), clock::process_cpu());
+        let now = (clock::now(), self.cpu_ns());
         let passed = now.0.saturating_sub(self.used.0).max(1);
         let used_cores = now.1.saturating_sub(self.used.1) as f64 / passed as f64;
         self.used = now;
@@ -351,8 +422,8 @@ impl Core {
         }
         self.node = NodePicture {
             cpu_seconds: now.1 as f64 / 1e9,
-            rss_bytes: rss_bytes(),
-            bpf_seconds: probe::ran_ns().map(|ns| ns as f64 / 1e9),
+            rss_bytes: rss_bytes("self") + self.pool.rss_bytes(),
+            bpf_seconds: self.bpf_ns.1.map(|ns| (self.bpf_ns.0 + ns) as f64 / 1e9),
             budget_cores,
             used_cores: used_cores + probes,
             seen: Seen {
@@ -366,7 +437,11 @@ impl Core {
                 self.config.scan.interval.as_secs_f64(),
                 if number == 0 { 0.0 } else { sum / number as f64 },
             ),
-            binaries: self.binaries.len(),
+            binaries: self.targets.values().map(|state| state.target.build()).collect::<HashSet<_>>().len()
+                as u64,
+            workers: self.pool.scanners(),
+            workers_hanging: self.pool.silent(),
+            workers_hung: self.pool.hung(),
             errors: self.errors.iter().cloned().collect(),
             // The counters that only rise (scans, failures, changes of mode, raises) stay.
             ..std::mem::take(&mut self.node)
@@ -379,13 +454,15 @@ impl Core {
     /// Continues with another configuration. What is known of targets stays, except of those that it excludes.
     fn reload(&mut self, config: Arc<Config>) {
         self.config = config;
-        self.discovery.set(Arc::clone(&self.config));
-        let all: Vec<Arc<Target>> = self.all().map(Arc::clone).collect();
+        self.pool.renew(self.config.budget.memory, patience(&self.config));
+        let all: Vec<Arc<TargetSpec>> = self.all().map(Arc::clone).collect();
         for target in all {
             let (pid, plan) = (target.pid(), self.config.plan(&target.identity));
             if plan.exclude {
-                self.targets.remove(&pid);
+                let id = target.id;
+                self.remove(pid);
                 self.excluded.insert(pid, target);
+                self.untrigger(id, None);
             } else if let Some(state) = self.targets.get_mut(&pid) {
                 state.replan(plan);
             } else {
@@ -395,24 +472,4 @@ impl Core {
         }
         log::info!("goes on with other settings");
     }
-}
-
-/// The resident memory of the agent, bytes; 0 where `/proc` does not tell.
-fn rss_bytes() -> u64 {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
-}
-
-/// Returns unused memory to the system. The allocator would keep for ever what one large snapshot needed.
-fn trim() {
-    // SAFETY: takes no pointer, and may be called at any time.
-    unsafe { libc::malloc_trim(0) };
-}
-
-/// Limits the allocator to two heaps for all threads. By default glibc makes up to eight for each CPU, and
-/// each keeps free memory of its own.
-fn few_heaps() {
-    // SAFETY: changes a setting of the allocator.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
 }

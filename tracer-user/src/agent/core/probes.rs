@@ -1,13 +1,16 @@
 //! Decides the probes of all targets within the budget, and follows those of each through attaching, standing and
 //! removal.
 
-use super::{Core, Message};
+use super::Core;
 use crate::agent::{
     picture::{Events, ProcessId},
-    watch::{Ceiling, Figures, News, Pace, Prober, Reading, Spent, Step, Target},
+    watch::{Failure, Figures, News, Pace, ProbeAsk, Reading, Spent, Step},
 };
 use sfgi_core::{clock, event::Mode};
-use std::{io, sync::Arc};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// The most targets that have probes at the same time, because each takes a thread and rings; and the most of them
 /// that are being attached to at the same time.
@@ -50,6 +53,11 @@ impl Core {
                 Next::Changed(text) => changes.push((*pid, text)),
             }
         }
+        for state in self.targets.values_mut() {
+            if let Some(number) = state.probes.take_stop() {
+                self.pool.send_prober(&ProbeAsk::Stop { number });
+            }
+        }
         for (pid, text) in changes {
             self.say_change(pid, &text);
         }
@@ -60,26 +68,45 @@ impl Core {
 
     fn probe(&mut self, pid: u32, mode: Mode, budget: f64) {
         let Some(state) = self.targets.get_mut(&pid) else { return };
-        let (id, told) = (state.target.id, self.told.clone());
-        let tell = move |news| {
-            let _ = told.send(Message::Probes { id, news });
-        };
-        if let Err(err) = state.probes.start(&state.target, mode, budget, tell) {
-            self.complain(format!("no thread can be started to probe PID {pid} with: {err}"));
-        }
+        let number = self.next_session;
+        self.next_session += 1;
+        self.sessions.insert(number, state.target.id);
+        state.probes.start(number);
+        let target = Arc::clone(&state.target);
+        self.pool.send_prober(&ProbeAsk::Watch { number, target, mode, cores: budget });
     }
 
-    /// Takes in a message of the thread that probes a target.
+    /// The worker that probed is gone: every session begins anew, but those that may have been its end count as failed.
+    pub(super) fn prober_lost(&mut self, hung: bool) {
+        self.bpf_ns = (self.bpf_ns.0 + self.bpf_ns.1.unwrap_or(0), self.bpf_ns.1.map(|_| 0));
+        let silence = self.config.scan.timeout;
+        let ended = |state: &super::TargetState| {
+            let blamed = if hung { state.probes.silent_for() > silence } else { state.probes.is_attaching() };
+            let failure = match (blamed, hung) {
+                (false, _) => None,
+                (true, true) => Some(Failure::Hangs),
+                (true, false) => Some(Failure::Other("the process that probed it was ended".to_owned())),
+            };
+            (state.target.id, News::Ended(failure))
+        };
+        let active = self.targets.values().filter(|state| state.probes.is_active());
+        let all: Vec<_> = active.map(ended).collect();
+        self.sessions.clear();
+        all.into_iter().for_each(|(id, news)| self.probe_news(id, news));
+    }
+
+    /// Takes in a message about the probes of a target.
     pub(super) fn probe_news(&mut self, id: ProcessId, news: News) {
         let at = clock::now() as f64 / 1e9;
         // Before the target is looked up: the CPU time was spent even if it has ended by now.
-        if let News::Cost(spent) = &news {
+        if let News::Cost(spent, _) = &news {
             self.programs_seconds += spent.program_cores * spent.seconds;
+            self.bpf_ns.1 = spent.ran_ns.or(self.bpf_ns.1);
         }
         let all: f64 = self.targets.values().map(|state| state.probes.cores()).sum();
         let Some(state) = self.state(id) else { return };
         // A target that ends makes its probes fail. That is no error; the next sweep removes the target.
-        if matches!(news, News::Ended(Some(_))) && !state.target.process.alive() {
+        if matches!(news, News::Ended(Some(Failure::Ended))) {
             return;
         }
         state.changed();
@@ -121,17 +148,22 @@ pub(super) struct Probes {
     wanted: Mode,
     /// Probes have stood at least once, so there are figures to publish.
     ever: bool,
+    /// A session that the prober must be told to end.
+    stop: Option<u64>,
+    /// When the session said something last.
+    heard: Option<Instant>,
 }
 
-#[derive(Default)]
+/// Each has the number of its session.
+#[derive(Clone, Copy, Default)]
 enum Stage {
     #[default]
     None,
     /// A thread tries to attach; [`News::Attached`] says in which mode.
-    Attaching(Prober),
-    Standing(Prober, Mode),
-    /// The thread removes its probes. When it has ended, this mode is tried; `Poll`: none.
-    Removing(#[expect(dead_code, reason = "dropping it would not wait for its end either")] Prober, Mode),
+    Attaching(u64),
+    Standing(u64, Mode),
+    /// The session removes its probes. When it has ended, this mode is tried; `Poll`: none.
+    Removing(u64, Mode),
 }
 
 #[derive(Clone, Copy, Default)]
@@ -225,29 +257,41 @@ impl Probes {
     }
 
     fn remove(&mut self, then: Mode) {
-        if let Stage::Standing(prober, _) = std::mem::take(&mut self.stage) {
-            // `Prober::stop` only asks; the stage keeps the place in the count of active targets until the thread has
-            // ended.
-            prober.stop();
-            self.stage = Stage::Removing(prober, then);
+        if let Stage::Standing(number, _) = self.stage {
+            // The stage keeps the place in the count of active targets until the session has ended.
+            self.stop = Some(number);
+            self.stage = Stage::Removing(number, then);
         }
     }
 
-    /// Starts a thread that attaches in `mode` or, where that is too dear, in a cheaper one.
-    pub(super) fn start(
-        &mut self,
-        target: &Arc<Target>,
-        mode: Mode,
-        budget: f64,
-        tell: impl Fn(News) + Send + Sync + 'static,
-    ) -> io::Result<()> {
-        let prober = Prober::start(Arc::clone(target), mode, Ceiling(budget), self.figures.clone(), tell)?;
-        self.stage = Stage::Attaching(prober);
-        Ok(())
+    /// A session was ordered.
+    pub(super) fn start(&mut self, number: u64) {
+        (self.stage, self.heard) = (Stage::Attaching(number), Some(Instant::now()));
+    }
+
+    /// The session that attaches, stands or ends; `None`: there is none.
+    pub(super) fn session(&self) -> Option<u64> {
+        match self.stage {
+            Stage::None => None,
+            Stage::Attaching(number) | Stage::Standing(number, _) | Stage::Removing(number, _) => {
+                Some(number)
+            }
+        }
+    }
+
+    /// The session that the prober must be told to end, once.
+    pub(super) fn take_stop(&mut self) -> Option<u64> {
+        self.stop.take()
+    }
+
+    /// How long its session has said nothing; zero where there is none.
+    pub(super) fn silent_for(&self) -> Duration {
+        self.heard.filter(|_| self.is_active()).map_or(Duration::ZERO, |heard| heard.elapsed())
     }
 
     /// Takes in a message of its thread.
     pub(super) fn news(&mut self, news: News, at: f64) -> Next {
+        self.heard = Some(Instant::now());
         match news {
             News::Attached { mode, reason } => {
                 let Stage::Attaching(prober) = std::mem::take(&mut self.stage) else {
@@ -271,7 +315,8 @@ impl Probes {
                     self.pace.next() - at
                 ))
             }
-            News::Cost(spent) => {
+            News::Cost(spent, sums) => {
+                self.figures.add(*sums);
                 self.seconds += spent.seconds;
                 (self.spent, self.fresh) = (spent, true);
                 Next::Nothing
@@ -287,7 +332,7 @@ impl Probes {
                 (self.spent, self.seconds) = (Spent::default(), 0.0);
                 if let Some(error) = error {
                     self.pace.refused(at);
-                    self.reason = error.as_str().into();
+                    self.reason = error.to_string().into();
                     return Next::Changed(format!("stays in poll: {error}"));
                 }
                 match stage {

@@ -8,15 +8,12 @@ use super::{
 use crate::agent::{
     Config,
     config::{Plan, Raise},
-    picture::{Identity, Memory, ProcessPicture, Scan, SiteGrowth},
-    watch::{
-        Target, TargetError,
-        scan::{Past, Told},
-    },
+    picture::{Identity, Memory, NameFrom, ProcessPicture, Scan, SiteGrowth},
+    watch::{Failure, TargetSpec, scan::Told},
 };
 use sfgi_core::{event::Mode, leaks::LeakView};
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,6 +22,8 @@ const LOOK_PAUSE: u32 = 4;
 const LOOK_AT_LEAST: u32 = 20;
 /// Scan intervals until a target that could not be read is tried again.
 const RETRY: u32 = 4;
+/// The pause until the next try doubles this often.
+const MAX_DOUBLINGS: u32 = 5;
 /// CPU seconds that a scan and a look at the heap are assumed to cost until the first one was measured.
 const SCAN_COST: f64 = 0.005;
 const LOOK_COST: f64 = 0.05;
@@ -38,7 +37,7 @@ pub(super) enum Work {
 
 /// A target, as the core sees it.
 pub(super) struct TargetState {
-    pub(super) target: Arc<Target>,
+    pub(super) target: Arc<TargetSpec>,
     /// The target's identity; a rule may have replaced the name of the service.
     pub(super) identity: Arc<Identity>,
     plan: Plan,
@@ -50,7 +49,14 @@ pub(super) struct TargetState {
     wish: Option<Wish>,
     alert: Option<Wish>,
     /// Shared with the thread that scans: locked only on it, for the length of a scan, so the core must not lock it.
-    pub(super) past: Arc<Mutex<Past>>,
+    /// The reader that scanned it last, and so knows its past.
+    pub(super) reader: Option<u32>,
+    /// It was never read to the end, or was not the last time.
+    pub(super) unproven: bool,
+    /// Bytes that a reader may take for it; 0: the usual share.
+    pub(super) limit: u64,
+    /// Failures in a row: the pause until the next try doubles with each.
+    failures: u32,
     /// The task of this target that the pool has now: at most one.
     pub(super) running: Option<Work>,
     /// Somebody asked for a look at the heap; it comes before everything else.
@@ -87,7 +93,7 @@ struct Costs {
 impl TargetState {
     /// A target that was just found. Its first scan is due after `first`; `kept` is what an earlier agent knew of it.
     pub(super) fn new(
-        target: Arc<Target>,
+        target: Arc<TargetSpec>,
         plan: Plan,
         first: Duration,
         kept: Option<Arc<[u8]>>,
@@ -100,7 +106,10 @@ impl TargetState {
             detail: Detail::default(),
             wish: None,
             alert: None,
-            past: Arc::new(Mutex::new(Past::remembering(kept))),
+            reader: None,
+            unproven: true,
+            limit: 0,
+            failures: 0,
             running: None,
             triggered: false,
             scan_due: Instant::now() + first,
@@ -118,7 +127,7 @@ impl TargetState {
             scans: 0,
             scan_cpu_seconds: 0.0,
             error: None,
-            kept: None,
+            kept,
             probes: Probes::default(),
             picture: None,
         }
@@ -205,22 +214,42 @@ impl TargetState {
         }
     }
 
-    /// Takes in the result of a task, and sets when the next ones are due.
-    pub(super) fn told(&mut self, work: Work, result: Result<Box<Told>, TargetError>, config: &Config) {
+    /// What another reader, or another agent, should know of its past.
+    pub(super) fn kept(&self) -> Option<Arc<[u8]>> {
+        self.kept.clone()
+    }
+
+    /// Takes in the result of a task, and sets when the next ones are due. `most`: bytes that a reader can have at most.
+    pub(super) fn told(
+        &mut self,
+        work: Work,
+        result: Result<Box<Told>, Failure>,
+        config: &Config,
+        most: u64,
+    ) {
         self.running = None;
         self.picture = None;
         let now = Instant::now();
         let told = match result {
             Ok(told) => told,
+            Err(Failure::Exhausted { limit }) if limit < most => {
+                // At once, with more.
+                self.limit = limit.saturating_mul(2).min(most);
+                self.scan_due = now;
+                return;
+            }
             Err(error) => {
                 self.error = Some(error.to_string().into());
                 self.triggered = false;
-                self.scan_due = now + self.plan.interval * RETRY;
+                self.unproven = true;
+                let times = RETRY << self.failures.min(MAX_DOUBLINGS);
+                self.failures += 1;
+                self.scan_due = now + self.plan.interval * times;
                 self.look_due = None;
                 return;
             }
         };
-        self.error = None;
+        (self.error, self.unproven, self.failures) = (None, false, 0);
         let cost = told.scan.cpu_seconds;
         let known = match work {
             Work::Scan => &mut self.costs.scan,
@@ -315,7 +344,11 @@ impl TargetState {
 
 fn named(identity: &Arc<Identity>, plan: &Plan) -> Arc<Identity> {
     match &plan.service {
-        Some(service) => Arc::new(Identity { service: service.to_string(), ..(**identity).clone() }),
+        Some(service) => Arc::new(Identity {
+            service: service.to_string(),
+            service_from: NameFrom::Rule,
+            ..(**identity).clone()
+        }),
         None => Arc::clone(identity),
     }
 }

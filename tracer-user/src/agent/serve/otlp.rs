@@ -6,6 +6,7 @@ use crate::agent::{
     alert::Alert,
     picture::{BOUNDS_SECONDS, Picture, ProcessId, ProcessPicture},
 };
+use crate::output::clean;
 use anyhow::{Context as _, Result, bail, ensure};
 use axum::http::{Method, Request, Uri, header};
 use bytes::Bytes;
@@ -177,19 +178,24 @@ fn finding(now: u64, process: &ProcessPicture, group: &LeakView) -> LogRecord {
         Severity::Warning => SeverityNumber::Warn,
         Severity::Note => SeverityNumber::Info,
     };
-    let stack: Vec<String> =
-        group.stack.iter().map(|site| format!("{}\n\t{}:{}", site.func, site.file, site.line)).collect();
+    let stack: Vec<String> = group
+        .stack
+        .iter()
+        .map(|site| format!("{}\n\t{}:{}", clean(&site.func), clean(&site.file), site.line))
+        .collect();
+    let evidence: Vec<_> = group.evidence.iter().map(|sentence| clean(sentence)).collect();
     let identity = &process.identity;
     let texts = [
         ("service.name", identity.service.clone()),
-        ("process.executable.path", identity.exe.to_string_lossy().into_owned()),
+        ("sfgi.service.name.from", identity.service_from.word().to_owned()),
+        ("process.executable.path", identity.exe_text()),
         ("container.id", identity.container.clone().unwrap_or_default()),
         ("sfgi.finding.id", group.id.to_string()),
         ("sfgi.finding.verdict", group.verdict.word().to_owned()),
         ("sfgi.finding.class", group.rule.class.clone()),
         ("sfgi.finding.silent_failure_type", group.rule.failure.to_string()),
         ("sfgi.finding.stack", stack.join("\n")),
-        ("sfgi.finding.evidence", group.evidence.join("\n")),
+        ("sfgi.finding.evidence", evidence.join("\n")),
         ("sfgi.finding.fix", group.rule.fix.clone()),
     ];
     let numbers = [
@@ -241,7 +247,7 @@ fn scope() -> InstrumentationScope {
 
 fn attributes(labels: &[Label<'_>]) -> Vec<KeyValue> {
     let value = |text: &str| any_value::Value::StringValue(text.to_owned());
-    labels.iter().map(|(name, text)| attribute(name, value(text))).collect()
+    labels.iter().map(|(name, text)| attribute(name, value(&clean(text)))).collect()
 }
 
 fn attribute(key: &str, value: any_value::Value) -> KeyValue {

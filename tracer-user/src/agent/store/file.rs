@@ -3,16 +3,21 @@
 
 use super::{
     history::{Key, Series},
+    own_folder,
     pasts::{Changes, MAX_BYTES},
 };
 use crate::agent::{
     Earlier,
     alert::{MAX_ALERTS, Remembered},
 };
-use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
+use redb::{
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
+    backends::FileBackend,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -29,6 +34,9 @@ const ALERTS: Table = TableDefinition::new("alerts/1");
 const PASTS: Table = TableDefinition::new("pasts/2");
 /// What older versions of sfgi wrote in place of [`PASTS`], in another format; it is deleted unread.
 const OLD_PASTS: Table = TableDefinition::new("pasts/1");
+
+/// The mode of the file: what it keeps was read out of programs of all users.
+const FILE_MODE: u32 = 0o600;
 
 /// redb's page cache, bytes: the store has hundreds of kilobytes, and redb's default is 1 GiB.
 const CACHE_BYTES: usize = 1 << 20;
@@ -53,8 +61,8 @@ impl File {
     /// Opens or makes the file. A damaged one is renamed; the second value is the sentence that says so.
     pub(super) fn open(path: &Path) -> Result<(File, Option<String>), StoreError> {
         // The parent of a bare file name is the empty path.
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).map_err(|error| failed(path, error))?;
+        if let Some(parent) = path.parent() {
+            own_folder(parent).map_err(|error| failed(path, error))?;
         }
         let error = match open(path) {
             Ok(file) => return Ok((file, None)),
@@ -248,9 +256,30 @@ enum Opening {
     Damaged(String),
 }
 
+/// Opens or makes the file itself, for its owner only. No link is followed: it would be another user's, or lead to a
+/// file that the store would overwrite.
+fn opened(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+    // O_NONBLOCK: a FIFO would hold the agent up.
+    let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    if meta.nlink() > 1 {
+        return Err(io::Error::other("it has a second name somewhere (a hard link)"));
+    }
+    // An older version has made it for everybody to read.
+    file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+    Ok(file)
+}
+
 fn open(path: &Path) -> Result<File, Opening> {
     let attempt = || {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        let backend = FileBackend::new(opened(path).map_err(Opening::Io)?);
+        let database = backend
+            .and_then(|backend| Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend));
         let database = database.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => Opening::Used,
             // redb reports a damaged file by these two kinds as well; other kinds are errors of the disk or of

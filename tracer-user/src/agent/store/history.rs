@@ -124,7 +124,7 @@ impl History {
     }
 
     fn key(&self, process: &ProcessPicture) -> Key {
-        let exe = cut(&process.identity.exe.to_string_lossy());
+        let exe = cut(&process.identity.exe_text());
         Key(format!("{}/{}/{}/{exe}", self.boot, process.id.pid, process.id.start_ticks))
     }
 }
@@ -133,7 +133,7 @@ impl Series {
     /// Names may become better known while a target lives, so each scan sets them anew.
     fn name(&mut self, process: &ProcessPicture) {
         self.pid = process.id.pid;
-        self.exe = cut(&process.identity.exe.to_string_lossy());
+        self.exe = cut(&process.identity.exe_text());
         self.service = cut(&process.identity.service);
     }
 

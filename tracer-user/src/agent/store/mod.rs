@@ -15,13 +15,18 @@ pub use history::{History, Key, STEP_SECONDS, STEPS, Series, Step};
 use pasts::Pasts;
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 /// Between two commits of history and scans' knowledge: what `kill -9` may cost. Alerts are written at once.
 const COMMIT: Duration = Duration::from_secs(10);
+
+/// The mode of folders that the agent makes: what it keeps was read out of programs of all users.
+const FOLDER_MODE: u32 = 0o700;
 
 /// All that outlives a restart, in memory and, where the configuration names one, in a file.
 pub struct Store {
@@ -115,4 +120,32 @@ impl Store {
 fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
+}
+
+/// Makes a folder for what the agent keeps, of mode 0700. One that exists must be one where nobody else may write: he
+/// could lay links there, or put other files in the place of ours.
+///
+/// # Errors
+/// It cannot be made, or others may write to it.
+pub(super) fn own_folder(path: &Path) -> io::Result<()> {
+    // Without a folder of its own a file lies in the working directory.
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let meta = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)?;
+            fs::metadata(path)?
+        }
+        meta => meta?,
+    };
+    let refused = |why: &str| io::Error::other(format!("{} {why}", path.display()));
+    if !meta.is_dir() {
+        return Err(refused("is no folder"));
+    }
+    if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(refused("belongs to another user: choose another folder"));
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err(refused("may be written to by others: chmod 700 it, or choose another folder"));
+    }
+    Ok(())
 }

@@ -4,7 +4,10 @@
 //! million times a second is slowed down for that moment only, not for the seconds that attaching and removing all
 //! probes would take.
 
-use super::target::{Target, TargetError};
+use super::{
+    target::{Target, TargetError},
+    wire::Failure,
+};
 use crate::{
     live::{Attach, LiveTarget, Opened},
     probe,
@@ -85,6 +88,16 @@ pub(crate) enum Refused {
     /// The kernel or the binary does not allow the probes.
     #[error("it cannot be probed: {0}")]
     Probes(String),
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Failure {
+        match refused {
+            Refused::TooDear(reason) => Failure::TooDear(reason),
+            Refused::Target(error) => error.into(),
+            refused @ (Refused::Calibration(_) | Refused::Probes(_)) => Failure::Other(refused.to_string()),
+        }
+    }
 }
 
 /// Attaches in mode `wanted` or, if that is too dear, in the closest mode that is not, but in none below `least`.

@@ -3,8 +3,9 @@
 use super::target::Program;
 use crate::agent::{
     Config,
-    picture::{Identity, Pod},
+    picture::{Identity, NameFrom, Pod},
 };
+use crate::output::clean;
 use sfgi_core::process::{Group, Process};
 use std::{
     collections::HashMap,
@@ -37,10 +38,10 @@ pub(super) fn of(
     let environment = environment(&process.proc_text("environ").unwrap_or_default());
     let (info, mut identity) = (program.info.as_ref(), Identity::default());
     if let Some(info) = info {
-        identity.package = info.path.clone().unwrap_or_default();
-        identity.module = info.module.clone().unwrap_or_default();
-        identity.module_version = info.module_version.clone().unwrap_or_default();
-        identity.go_version.clone_from(&info.version.raw);
+        identity.package = tame(info.path.as_deref().unwrap_or_default());
+        identity.module = tame(info.module.as_deref().unwrap_or_default());
+        identity.module_version = tame(info.module_version.as_deref().unwrap_or_default());
+        identity.go_version = tame(&info.version.raw);
     }
     identity.build_id = program.build_id.clone().unwrap_or_default();
     identity.inner_pid = inner_pid(&process.proc_text("status").unwrap_or_default(), process.pid());
@@ -50,8 +51,13 @@ pub(super) fn of(
         || exe.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(" (deleted)").to_owned();
     let unit = || group.unit.as_deref().and_then(|unit| unit.strip_suffix(".service")).map(str::to_owned);
     // What the program says of itself first, then the unit that the administrator named, then the file.
-    identity.service = told.filter(|name| !name.is_empty()).or_else(unit).unwrap_or_else(name);
-    (identity.unit, identity.container, identity.cgroup) = (group.unit, group.container, group.path);
+    let told = told.filter(|name| !name.is_empty()).map(|name| (name, NameFrom::Environment));
+    let named = told.or_else(|| Some((unit()?, NameFrom::Unit)));
+    let (service, from) = named.unwrap_or_else(|| (name(), NameFrom::Exe));
+    (identity.service, identity.service_from) = (tame(&service), from);
+    let tamed = |name: Option<String>| name.map(|name| tame(&name));
+    (identity.unit, identity.container) = (tamed(group.unit), tamed(group.container));
+    identity.cgroup = group.path;
     identity.exe = exe;
     Ok(identity)
 }
@@ -61,8 +67,13 @@ fn environment(text: &str) -> Vec<(String, String)> {
     let wanted = variables.filter(|(key, _)| VARIABLES.contains(key) || key.starts_with(LABEL));
     wanted
         .take(MAX_LABELS)
-        .map(|(key, value)| (key.to_owned(), value.chars().take(MAX_VALUE).collect()))
+        .map(|(key, value)| (tame(key), tame(&value.chars().take(MAX_VALUE).collect::<String>())))
         .collect()
+}
+
+/// A name that a target has chosen, without what may mislead: it gets into logs, labels and the hook.
+fn tame(name: &str) -> String {
+    clean(name).into_owned()
 }
 
 /// The PID in the process's own namespace; `None` where it is the same as ours.
@@ -129,6 +140,12 @@ mod tests {
         let kept = environment("SECRET=x\0OTEL_SERVICE_NAME=cart\0POD_LABEL_APP=shop\0PATH=/bin\0");
         let kept: Vec<_> = kept.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(kept, [("OTEL_SERVICE_NAME", "cart"), ("POD_LABEL_APP", "shop")]);
+    }
+
+    #[test]
+    fn a_name_that_would_split_a_log_is_tamed() {
+        let kept = environment("OTEL_SERVICE_NAME=a\n\u{1b}[31m\u{9b}b\u{202e}c\0");
+        assert_eq!(kept[0].1, "a??[31m?b?c");
     }
 
     #[test]

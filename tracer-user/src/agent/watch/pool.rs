@@ -1,227 +1,837 @@
-//! The threads that read targets. A thread that hangs on a target, for example because its memory is mapped from a
-//! file system that does not answer, is replaced; other targets are not held up.
+//! The workers that look at targets, as the server has them: which are there, what each does, how much memory it may take, and
+//! when it is ended.
+//!
+//! A worker that says nothing for [`Patience::silence`] is killed: its target does not answer, or has it compute without end.
+//! So whatever a target does costs one worker for that long, and its program waits for the next try twice as long each time.
+//! Targets that were never read to the end, or were not the last time, share one worker, and those of one user never take
+//! all: the others are read at their interval.
 
-use sfgi_core::clock;
+use super::wire::{self, Ask, End, Failure, Job, ProbeAsk, ProbeSaid, Role, Said, Sweeper};
+use crate::agent::{
+    alert::hook::HookJob,
+    launcher::{Ended, Launcher, Report},
+    picture::ProcessId,
+    watch::target::TargetSpec,
+};
+use bytes::Bytes;
+use sfgi_core::{budget, clock};
 use std::{
-    cell::RefCell,
-    collections::VecDeque,
-    panic::{AssertUnwindSafe, catch_unwind},
+    collections::{BTreeMap, VecDeque},
+    fs, io,
+    os::unix::net::UnixStream as StdStream,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
+    time::Duration,
+};
+use tokio::{
+    net::UnixStream,
+    sync::mpsc,
+    time::{sleep_until, timeout},
 };
 
-/// Threads in the pool. The core lets scans have three of them (`AT_ONCE` in `core/mod.rs`), so one is left for
-/// requests.
-const WORKERS: usize = 4;
-/// Bytes of the stack of each thread. Nothing on them recurses deeply: the marker keeps a stack of its own on the heap.
-const STACK: usize = 2 << 20;
-/// A thread whose last [`beat`] is so long ago hangs.
-const HANGS_NS: u64 = 60_000_000_000;
-/// The most threads that are given up at the same time, because a thread that hangs cannot be ended. With more, the
-/// pool stands still.
-const MAX_HANGING: usize = 16;
+/// Workers that scan, and those that answer requests: a client's questions hold up no scan.
+const READERS: usize = 3;
+const ANSWERERS: usize = 2;
+/// Streams at the same time that clients asked for, and those that alerts asked for, as many as `alert/act.rs` begins:
+/// what clients trace must not keep evidence from being taken.
+const CLIENT_STREAMS: usize = 4;
+const ALERT_STREAMS: usize = 4;
+/// Requests that wait for a worker; beyond that they are refused.
+const MAX_WAITING: usize = 8;
+/// The longest that one job may take, however steadily its worker beats.
+const LONGEST: Duration = Duration::from_secs(180);
+/// How long a client may leave a piece of its document unread.
+const UNREAD: Duration = Duration::from_secs(30);
+/// Jobs after which a reader is replaced: whatever leaked or fragmented in it is gone with it.
+const JOBS: u32 = 10_000;
+/// What a process needs beside what it allocates: stacks, page tables, the pages of the program that it alone touches.
+const OVERHEAD: u64 = 4 << 20;
 
-thread_local! {
-    /// The time of the last beat of this thread, shared with the pool; `None` on threads that are not of a pool.
-    static BEAT: RefCell<Option<Arc<AtomicU64>>> = const { RefCell::new(None) };
+/// The shares of the memory budget, in sixteenths. What is left is for readers and streams.
+const SIXTEENTHS_SERVER: u64 = 4;
+const SIXTEENTHS_PROGRAM: u64 = 2;
+const SIXTEENTHS_SWEEPER: u64 = 1;
+const SIXTEENTHS_PROBER: u64 = 2;
+/// A job has this share where nobody knows better.
+const SIXTEENTHS_JOB: u64 = 2;
+
+/// For whom a reader works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    Scans,
+    Requests,
 }
 
-/// Notes that the task of this thread makes progress. A task calls it at every step that may take long. It does
-/// nothing on threads that are not of a pool.
-pub(super) fn beat() {
-    BEAT.with_borrow(|beat| {
-        if let Some(beat) = beat {
-            // Relaxed: only the value counts, and only against a minute.
-            beat.store(clock::now(), Ordering::Relaxed);
-        }
-    });
+/// News from the workers, for the core.
+#[derive(Debug)]
+pub(crate) enum PoolNews {
+    Report(Report),
+    Swept(Sweeper),
+    Probed(ProbeSaid),
+    /// It said something that is no message, or fell silent.
+    Lost {
+        pid: u32,
+        hangs: bool,
+    },
+    /// A reader has done its job, and its socket is free again.
+    Free {
+        pid: u32,
+        socket: Option<UnixStream>,
+        used: u64,
+        hangs: bool,
+        end: Option<Box<End>>,
+    },
 }
 
+type Tell = Arc<dyn Fn(PoolNews) + Send + Sync>;
+
+/// Called with how a job ended.
+pub(crate) type Done = Box<dyn FnOnce(Result<End, Failure>) + Send>;
+
+/// What is to be done with a target.
 pub(crate) struct Task {
-    /// The PID of the target that it reads, for the report if it hangs.
-    pub(crate) about: u32,
-    pub(crate) run: Box<dyn FnOnce() + Send>,
+    pub(crate) target: Arc<TargetSpec>,
+    pub(crate) ask: Ask,
+    /// Bytes that the worker may hold; 0: the usual share.
+    pub(crate) limit: u64,
+    /// It was never read to the end, or was not the last time.
+    pub(crate) unproven: bool,
+    /// Where the pieces of a document go; `None` for a scan.
+    pub(crate) pieces: Option<mpsc::Sender<Bytes>>,
+    pub(crate) done: Done,
 }
 
-/// A pool of threads. They start when there is work, and end when the pool is dropped.
-#[derive(Default)]
-pub(crate) struct Pool {
-    shared: Arc<Shared>,
-    /// Threads that were given up, as long as they hang.
-    hanging: Vec<u64>,
+/// A stream that is to be followed by a worker of its own.
+pub(crate) struct Following {
+    pub(crate) ask: ProbeAsk,
+    pub(crate) for_alert: bool,
+    pub(crate) pieces: mpsc::Sender<Bytes>,
+    /// Called once the probes stand.
+    pub(crate) begun: Box<dyn FnOnce() + Send>,
+    pub(crate) done: Box<dyn FnOnce(Result<(), Failure>) + Send>,
 }
 
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
+/// What a worker was ordered for.
+enum Purpose {
+    Sweep,
+    Read(Lane),
+    Probe,
+    Follow(Box<Following>),
+    Hook(Box<HookJob>, HookDone),
 }
 
-#[derive(Default)]
-struct State {
-    tasks: VecDeque<Task>,
-    /// For each thread at work: its number, the PID, and its last beat.
-    running: Vec<(u64, u32, Arc<AtomicU64>)>,
-    /// Threads that are not given up.
-    threads: usize,
-    idle: usize,
-    next: u64,
-    /// Numbers of threads that were given up. They still count in `running`, and end when their task returns.
-    given_up: Vec<u64>,
-    closed: bool,
+/// Called with how a hook ended.
+pub(crate) type HookDone = Box<dyn FnOnce(Result<(), String>) + Send>;
+
+/// What a worker does.
+enum State {
+    Idle(UnixStream),
+    Busy {
+        about: ProcessId,
+        uid: u32,
+        unproven: bool,
+        done: Option<Done>,
+        limit: u64,
+        /// When it said something last, on the monotonic clock.
+        heard: Heard,
+    },
+    /// Its messages come by themselves; frames for it go here.
+    Talks(mpsc::UnboundedSender<Vec<u8>>),
+    Follows {
+        for_alert: bool,
+    },
+    RunsHook,
+    /// It is being killed; the core hears of it when it has ended.
+    Dying {
+        why: Failure,
+        done: Option<Done>,
+    },
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+/// When a worker said something last, shared with the task that listens to it. Relaxed: it guards no data.
+#[derive(Clone, Default)]
+struct Heard(Arc<AtomicU64>);
+
+impl Heard {
+    fn now(&self) {
+        self.0.store(clock::now(), Ordering::Relaxed);
     }
+
+    fn ago(&self) -> Duration {
+        Duration::from_nanos(clock::now().saturating_sub(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+struct Worker {
+    purpose: Kind,
+    state: State,
+    /// Bytes that it may take, of the budget.
+    grant: u64,
+    jobs: u32,
+    /// It was forked before the configuration changed: it is given no other job.
+    old: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Sweeper,
+    Reader(Lane),
+    Prober,
+    Follower,
+    Hook,
+}
+
+/// How long a worker may be silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) silence: Duration,
+}
+
+/// What became of the worker that swept or probed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    Sweeper,
+    Prober { hung: bool },
+}
+
+pub(crate) struct Pool {
+    launcher: Launcher,
+    tell: Tell,
+    patience: Patience,
+    /// Bytes that all processes of the agent may take.
+    memory: u64,
+    workers: BTreeMap<u32, Worker>,
+    /// In the order in which the launcher was asked.
+    ordered: VecDeque<Purpose>,
+    /// Frames for a prober that is ordered and not there yet.
+    unsent: Vec<Vec<u8>>,
+    /// Requests that wait for a worker.
+    waiting: VecDeque<Task>,
+    /// CPU time of workers that have ended, nanoseconds.
+    ended_cpu_ns: u64,
+    /// Workers that were ended because they hung.
+    hung: u64,
 }
 
 impl Pool {
-    /// Queues a task; the first free thread takes it.
-    pub(crate) fn run(&self, task: Task) {
-        let mut state = self.shared.lock();
-        state.tasks.push_back(task);
-        if state.idle < state.tasks.len() && state.threads < WORKERS {
-            self.start(&mut state);
-        }
-        self.shared.changed.notify_one();
-    }
-
-    /// How many tasks wait or run; those of threads that were given up do not count.
-    pub(crate) fn busy(&self) -> usize {
-        let state = self.shared.lock();
-        state.tasks.len() + state.running.len() - state.given_up.len()
-    }
-
-    /// Replaces threads that hang. Returns the PIDs that they hang on, each once.
-    pub(crate) fn check(&mut self) -> Vec<u32> {
-        self.check_at(clock::now())
-    }
-
-    fn check_at(&mut self, now: u64) -> Vec<u32> {
-        let mut state = self.shared.lock();
-        let running = state.running.clone();
-        self.hanging.retain(|number| running.iter().any(|(other, ..)| other == number));
-        let mut found = Vec::new();
-        for (number, about, beat) in running {
-            let silent_ns = now.saturating_sub(beat.load(Ordering::Relaxed));
-            let hangs = silent_ns >= HANGS_NS && !state.given_up.contains(&number);
-            if hangs && self.hanging.len() < MAX_HANGING {
-                self.hanging.push(number);
-                state.given_up.push(number);
-                state.threads -= 1;
-                found.push(about);
-                self.start(&mut state);
+    pub(crate) fn new(
+        launcher: Launcher,
+        memory: u64,
+        patience: Patience,
+        tell: impl Fn(PoolNews) + Send + Sync + 'static,
+    ) -> io::Result<Pool> {
+        let tell: Tell = Arc::new(tell);
+        let (mut reports, told) = (launcher.reports()?, Arc::clone(&tell));
+        std::thread::Builder::new().name("reports".to_owned()).spawn(move || {
+            while let Some(report) = reports.next() {
+                told(PoolNews::Report(report));
             }
+        })?;
+        let (workers, ordered, waiting) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
+        let (unsent, ended_cpu_ns, hung) = (Vec::new(), 0, 0);
+        Ok(Pool { launcher, tell, patience, memory, workers, ordered, unsent, waiting, ended_cpu_ns, hung })
+    }
+
+    /// Bytes for the server itself.
+    pub(crate) fn server_share(&self) -> u64 {
+        self.share(SIXTEENTHS_SERVER)
+    }
+
+    /// The most that one job may have.
+    pub(crate) fn most(&self) -> u64 {
+        let fixed = SIXTEENTHS_SERVER + SIXTEENTHS_PROGRAM + SIXTEENTHS_SWEEPER;
+        self.share(16 - fixed).saturating_sub(OVERHEAD)
+    }
+
+    /// What a job has where nobody knows better.
+    pub(crate) fn usual(&self) -> u64 {
+        self.share(SIXTEENTHS_JOB)
+    }
+
+    fn share(&self, sixteenths: u64) -> u64 {
+        self.memory / 16 * sixteenths
+    }
+
+    fn left(&self) -> u64 {
+        let fixed = self.share(SIXTEENTHS_SERVER + SIXTEENTHS_PROGRAM + SIXTEENTHS_SWEEPER);
+        let granted = self.workers.values().filter(|worker| worker.purpose != Kind::Sweeper);
+        let granted: u64 = granted.map(|worker| worker.grant).sum();
+        self.memory.saturating_sub(fixed + granted)
+    }
+
+    /// Workers that were ended because they hung, ever.
+    pub(crate) fn hung(&self) -> u64 {
+        self.hung
+    }
+
+    /// Workers that scan.
+    pub(crate) fn scanners(&self) -> u64 {
+        self.readers(Lane::Scans).count() as u64
+    }
+
+    /// Workers that scan and have been silent for more than half of what they may.
+    pub(crate) fn silent(&self) -> u64 {
+        let half = self.patience.silence / 2;
+        let silent =
+            |worker: &&Worker| matches!(&worker.state, State::Busy { heard, .. } if heard.ago() > half);
+        self.readers(Lane::Scans).filter(silent).count() as u64
+    }
+
+    /// Ends the prober, because a session of it hangs.
+    pub(crate) fn end_prober(&mut self) {
+        let prober = self.workers.iter().find(|(_, worker)| {
+            worker.purpose == Kind::Prober && !matches!(worker.state, State::Dying { .. })
+        });
+        if let Some(pid) = prober.map(|(pid, _)| *pid) {
+            self.hung += 1;
+            self.kill(pid, Failure::Hangs);
+        }
+    }
+
+    fn readers(&self, lane: Lane) -> impl Iterator<Item = &Worker> {
+        self.workers.values().filter(move |worker| worker.purpose == Kind::Reader(lane))
+    }
+
+    /// The reader for a scan of this target, if it may begin now; `last` is the one that scanned it last, and knows it.
+    pub(crate) fn reader_for(
+        &mut self,
+        target: &TargetSpec,
+        last: Option<u32>,
+        unproven: bool,
+        late: bool,
+    ) -> Option<u32> {
+        let busy: Vec<(u32, bool)> = self
+            .readers(Lane::Scans)
+            .filter_map(|worker| match worker.state {
+                State::Busy { uid, unproven, .. } => Some((uid, unproven)),
+                _ => None,
+            })
+            .collect();
+        let of_user = busy.iter().filter(|(uid, _)| *uid == target.uid).count();
+        if of_user >= READERS - 1 || (unproven && busy.iter().any(|(_, unproven)| *unproven)) {
+            return None;
+        }
+        let idle = |worker: &Worker| matches!(worker.state, State::Idle(_)) && !worker.old;
+        if let Some(pid) = last.filter(|pid| self.workers.contains_key(pid)) {
+            if self.workers.get(&pid).is_some_and(idle) {
+                return Some(pid);
+            }
+            if !late {
+                return None;
+            }
+        }
+        let found = self
+            .workers
+            .iter()
+            .find(|(_, worker)| worker.purpose == Kind::Reader(Lane::Scans) && idle(worker));
+        let found = found.map(|(pid, _)| *pid);
+        if found.is_none() {
+            self.order_reader(Lane::Scans, READERS);
         }
         found
     }
 
-    fn start(&self, state: &mut State) {
-        // A number of our own, never used twice: a thread that was given up must not be taken for its successor.
-        let (shared, number) = (Arc::clone(&self.shared), state.next);
-        state.next += 1;
-        let builder = thread::Builder::new().name("scan".to_owned()).stack_size(STACK);
-        match builder.spawn(move || work(&shared, number)) {
-            Ok(_) => state.threads += 1,
-            Err(err) => log::error!("no thread can be started to scan with: {err}"),
+    fn order_reader(&mut self, lane: Lane, most: usize) {
+        let ordered =
+            self.ordered.iter().filter(|one| matches!(one, Purpose::Read(other) if *other == lane)).count();
+        let there = self.readers(lane).filter(|worker| !worker.old).count();
+        if ordered + there < most {
+            self.order(Role::Reader, Purpose::Read(lane));
         }
     }
-}
 
-impl Drop for Pool {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.closed = true;
-        // Threads are not joined: one that hangs would hang the end of the agent.
-        state.tasks.clear();
-        self.shared.changed.notify_all();
+    fn order(&mut self, role: Role, purpose: Purpose) {
+        match self.launcher.start(role) {
+            Ok(()) => self.ordered.push_back(purpose),
+            Err(error) => log::error!("no worker can be ordered: {error}"),
+        }
     }
-}
 
-fn work(shared: &Shared, number: u64) {
-    let own = Arc::new(AtomicU64::new(0));
-    BEAT.set(Some(Arc::clone(&own)));
-    let mut state = shared.lock();
-    loop {
-        if let Some(at) = state.given_up.iter().position(|other| *other == number) {
-            state.given_up.swap_remove(at);
+    /// Orders the worker that finds processes.
+    pub(crate) fn sweep(&mut self, skipped: Vec<i32>) {
+        self.order(Role::Sweeper { skipped }, Purpose::Sweep);
+    }
+
+    /// Sends a frame to the sweeper. Where there is none, the next one looks at all processes anyway.
+    pub(crate) fn send_sweeper(&self, again: &wire::Again) {
+        self.send(Kind::Sweeper, again);
+    }
+
+    /// Sends a frame to the prober; where there is none, one is ordered, and gets it.
+    pub(crate) fn send_prober(&mut self, ask: &ProbeAsk) {
+        if self.send(Kind::Prober, ask) || matches!(ask, ProbeAsk::Stop { .. }) {
             return;
         }
-        if state.closed {
-            return;
+        self.unsent.extend(wire::frame(ask));
+        if !self.ordered.iter().any(|one| matches!(one, Purpose::Probe)) {
+            self.order(Role::Prober { limit: self.share(SIXTEENTHS_PROBER) }, Purpose::Probe);
         }
-        let Some(task) = state.tasks.pop_front() else {
-            state.idle += 1;
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.idle -= 1;
-            continue;
+    }
+
+    fn send(&self, kind: Kind, message: &impl serde::Serialize) -> bool {
+        let to = self.workers.values().find_map(|worker| match &worker.state {
+            State::Talks(to) if worker.purpose == kind && !worker.old => Some(to),
+            _ => None,
+        });
+        let (Some(to), Ok(frame)) = (to, wire::frame(message)) else { return false };
+        to.send(frame).is_ok()
+    }
+
+    /// Has a reader do it. Call only with what [`Pool::reader_for`] gave. `false`: there is no room for it now, and nothing was
+    /// begun.
+    pub(crate) fn scan(&mut self, pid: u32, task: Task) -> Result<(), Task> {
+        let limit = if task.limit == 0 { self.usual() } else { task.limit.min(self.most()) };
+        if !self.make_room(pid, limit + OVERHEAD) {
+            return Err(task);
+        }
+        self.begin(pid, limit, task);
+        Ok(())
+    }
+
+    /// Whether `grant` fits for this worker; idle ones are ended where that makes it fit.
+    fn make_room(&mut self, pid: u32, grant: u64) -> bool {
+        let own = self.workers.get(&pid).map_or(0, |worker| worker.grant);
+        if grant <= own + self.left() {
+            return true;
+        }
+        let idle: Vec<u32> = self
+            .workers
+            .iter()
+            .filter(|(other, worker)| **other != pid && matches!(worker.state, State::Idle(_)))
+            .map(|(pid, _)| *pid)
+            .collect();
+        let more: u64 = idle.iter().filter_map(|pid| self.workers.get(pid)).map(|worker| worker.grant).sum();
+        if grant <= own + self.left() + more {
+            // The room is there when they have ended.
+            idle.into_iter().for_each(|pid| self.kill(pid, Failure::Ended));
+        }
+        false
+    }
+
+    /// Answers a request as soon as a worker is free.
+    pub(crate) fn ask(&mut self, task: Task) {
+        if self.waiting.len() >= MAX_WAITING {
+            let why = "too many requests wait for a worker already: try again later";
+            return (task.done)(Err(Failure::TooDear(why.to_owned())));
+        }
+        self.waiting.push_back(task);
+        self.next_request();
+    }
+
+    fn next_request(&mut self) {
+        while let Some(task) = self.waiting.pop_front() {
+            // One that waits for a client who has gone needs no worker.
+            if task.pieces.as_ref().is_some_and(mpsc::Sender::is_closed) {
+                continue;
+            }
+            let same = |worker: &Worker| matches!(&worker.state, State::Busy { about, .. } if *about == task.target.id);
+            let of_target = self.readers(Lane::Requests).filter(|worker| same(worker)).count();
+            let idle = self.workers.iter().find(|(_, worker)| {
+                worker.purpose == Kind::Reader(Lane::Requests)
+                    && matches!(worker.state, State::Idle(_))
+                    && !worker.old
+            });
+            let idle = idle.map(|(pid, _)| *pid);
+            let limit = if task.limit == 0 { self.usual() } else { task.limit.min(self.most()) };
+            match idle {
+                Some(pid) if of_target == 0 && self.make_room(pid, limit + OVERHEAD) => {
+                    self.begin(pid, limit, task);
+                }
+                _ => {
+                    if idle.is_none() {
+                        self.order_reader(Lane::Requests, ANSWERERS);
+                    }
+                    self.waiting.push_front(task);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, pid: u32, limit: u64, task: Task) {
+        let Some(worker) = self.workers.get_mut(&pid) else { return (task.done)(Err(Failure::Hangs)) };
+        let Task { target, ask, unproven, pieces, done, .. } = task;
+        let heard = Heard::default();
+        heard.now();
+        let busy = State::Busy {
+            about: target.id,
+            uid: target.uid,
+            unproven,
+            done: Some(done),
+            limit,
+            heard: heard.clone(),
         };
-        beat();
-        // After the beat: it would be found to hang by the time of its last task.
-        state.running.push((number, task.about, Arc::clone(&own)));
-        drop(state);
-        // A target may find a bug that no test has found; it must not cost the thread.
-        if catch_unwind(AssertUnwindSafe(task.run)).is_err() {
-            log::error!("PID {}: looking at it failed inside sfgi, which is a bug", task.about);
+        let State::Idle(socket) = std::mem::replace(&mut worker.state, busy) else { return };
+        worker.grant = limit + OVERHEAD;
+        worker.jobs += 1;
+        let (tell, silence) = (Arc::clone(&self.tell), self.patience.silence);
+        let job = Job { target, limit, ask };
+        tokio::spawn(async move { tell(converse(pid, socket, job, pieces, silence, &heard).await) });
+    }
+
+    /// Follows a target with a worker of its own.
+    pub(crate) fn follow(&mut self, following: Following) {
+        let for_alert = following.for_alert;
+        let (most, word) =
+            if for_alert { (ALERT_STREAMS, "for alerts") } else { (CLIENT_STREAMS, "for clients") };
+        let same = |one: &Purpose| matches!(one, Purpose::Follow(other) if other.for_alert == for_alert);
+        let there = self.workers.values().filter(
+            |worker| matches!(worker.state, State::Follows { for_alert: other } if other == for_alert),
+        );
+        if there.count() + self.ordered.iter().filter(|one| same(one)).count() >= most {
+            let why = format!("{most} processes are followed {word} already: try again later");
+            return (following.done)(Err(Failure::TooDear(why)));
         }
-        state = shared.lock();
-        state.running.retain(|(other, ..)| *other != number);
+        let limit = self.share(SIXTEENTHS_PROBER);
+        if limit + OVERHEAD > self.left() && !self.make_room(0, limit + OVERHEAD) && self.left() < limit / 2 {
+            let why = "the agent's memory is in use: try again later, or raise --memory";
+            return (following.done)(Err(Failure::TooDear(why.to_owned())));
+        }
+        self.order(Role::Prober { limit }, Purpose::Follow(Box::new(following)));
+    }
+
+    /// Has a worker run a hook.
+    pub(crate) fn hook(&mut self, job: HookJob, done: HookDone) {
+        self.order(Role::Hook, Purpose::Hook(Box::new(job), done));
+    }
+
+    /// Takes in a report of the launcher. Returns what became of the sweeper or the prober.
+    pub(crate) fn report(&mut self, report: Report) -> Option<Lost> {
+        match report {
+            Report::Started { pid, socket } => {
+                let Some(purpose) = self.ordered.pop_front() else {
+                    self.end(pid);
+                    return None;
+                };
+                self.started(pid, socket, purpose);
+                None
+            }
+            Report::Refused(why) => {
+                log::error!("no worker can be started: {why}");
+                match self.ordered.pop_front()? {
+                    Purpose::Sweep => Some(Lost::Sweeper),
+                    Purpose::Probe => Some(Lost::Prober { hung: false }),
+                    Purpose::Read(_) => None,
+                    Purpose::Follow(following) => {
+                        (following.done)(Err(Failure::Other(format!("no worker can be started: {why}"))));
+                        None
+                    }
+                    Purpose::Hook(_, done) => {
+                        done(Err(format!("no worker can be started: {why}")));
+                        None
+                    }
+                }
+            }
+            Report::Ended(ended) => self.ended(ended),
+        }
+    }
+
+    fn started(&mut self, pid: u32, socket: StdStream, purpose: Purpose) {
+        let socket = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                log::error!("a worker cannot be talked to: {error}");
+                return self.end(pid);
+            }
+        };
+        let (tell, silence) = (Arc::clone(&self.tell), self.patience.silence);
+        let (kind, state, grant) = match purpose {
+            Purpose::Sweep => {
+                let to = talk(pid, socket, silence, tell, PoolNews::Swept);
+                (Kind::Sweeper, State::Talks(to), self.share(SIXTEENTHS_SWEEPER))
+            }
+            Purpose::Probe => {
+                // Sessions beat each half second, but there may be none.
+                let to = talk(pid, socket, Duration::MAX, tell, PoolNews::Probed);
+                for frame in self.unsent.drain(..) {
+                    let _ = to.send(frame);
+                }
+                (Kind::Prober, State::Talks(to), self.share(SIXTEENTHS_PROBER) + OVERHEAD)
+            }
+            Purpose::Read(lane) => (Kind::Reader(lane), State::Idle(socket), OVERHEAD),
+            Purpose::Hook(job, done) => {
+                tokio::spawn(async move {
+                    done(run_hook(socket, *job).await);
+                    tell(PoolNews::Lost { pid, hangs: false });
+                });
+                (Kind::Hook, State::RunsHook, OVERHEAD)
+            }
+            Purpose::Follow(following) => {
+                let for_alert = following.for_alert;
+                tokio::spawn(async move {
+                    let hangs = follow(socket, *following, silence).await;
+                    tell(PoolNews::Lost { pid, hangs });
+                });
+                (Kind::Follower, State::Follows { for_alert }, self.share(SIXTEENTHS_PROBER) + OVERHEAD)
+            }
+        };
+        self.workers.insert(pid, Worker { purpose: kind, state, grant, jobs: 0, old: false });
+        self.next_request();
+    }
+
+    /// A reader has done its job.
+    pub(crate) fn free(
+        &mut self,
+        pid: u32,
+        socket: Option<UnixStream>,
+        used: u64,
+        hangs: bool,
+        end: Option<Box<End>>,
+    ) {
+        let Some(worker) = self.workers.get_mut(&pid) else { return };
+        let State::Busy { done, limit, .. } = &mut worker.state else { return };
+        let (done, limit) = (done.take(), *limit);
+        match (socket, end) {
+            (Some(socket), Some(end)) => {
+                worker.state = State::Idle(socket);
+                worker.grant = used.min(limit) + OVERHEAD;
+                if let Some(done) = done {
+                    done(match *end {
+                        End::Failed(failure) => Err(failure),
+                        end => Ok(end),
+                    });
+                }
+                if worker.old || worker.jobs >= JOBS {
+                    self.end(pid);
+                }
+            }
+            _ => {
+                self.hung += u64::from(hangs);
+                // Why is told by its exit code, unless it hung.
+                let why = if hangs { Failure::Hangs } else { Failure::Exhausted { limit } };
+                worker.state = State::Dying { why, done };
+                self.end(pid);
+            }
+        }
+        self.next_request();
+    }
+
+    /// A worker that talks by itself said nothing for too long, or nonsense.
+    pub(crate) fn lost(&mut self, pid: u32, hangs: bool) {
+        self.hung += u64::from(hangs);
+        self.kill(pid, if hangs { Failure::Hangs } else { Failure::Ended });
+    }
+
+    fn kill(&mut self, pid: u32, why: Failure) {
+        if let Some(worker) = self.workers.get_mut(&pid) {
+            let done = match &mut worker.state {
+                State::Busy { done, .. } => done.take(),
+                _ => None,
+            };
+            worker.state = State::Dying { why, done };
+        }
+        self.end(pid);
+    }
+
+    fn end(&self, pid: u32) {
+        if let Err(error) = self.launcher.kill(pid) {
+            log::error!("a worker cannot be ended: {error}");
+        }
+    }
+
+    fn ended(&mut self, ended: Ended) -> Option<Lost> {
+        self.ended_cpu_ns += ended.cpu_ns;
+        let worker = self.workers.remove(&ended.pid)?;
+        let exhausted = ended.code == Some(budget::EXIT_CODE);
+        let hung = matches!(worker.state, State::Dying { why: Failure::Hangs, .. });
+        let (why, done) = match worker.state {
+            State::Dying { why: Failure::Hangs, done } => (Failure::Hangs, done),
+            State::Dying { why: Failure::Exhausted { limit }, done } if exhausted => {
+                (Failure::Exhausted { limit }, done)
+            }
+            State::Busy { done, limit, .. } if exhausted => (Failure::Exhausted { limit }, done),
+            State::Dying { done, .. } | State::Busy { done, .. } => {
+                (Failure::Other("the process that looked at it was ended".to_owned()), done)
+            }
+            State::Idle(_) | State::Talks(_) | State::Follows { .. } | State::RunsHook => {
+                (Failure::Ended, None)
+            }
+        };
+        if let Some(done) = done {
+            done(Err(why));
+        }
+        let lost = match worker.purpose {
+            Kind::Sweeper => Some(Lost::Sweeper),
+            Kind::Prober => Some(Lost::Prober { hung }),
+            Kind::Reader(_) | Kind::Follower | Kind::Hook => None,
+        };
+        self.next_request();
+        lost
+    }
+
+    /// The configuration has changed: all that is idle is ended now, the rest after what it does.
+    pub(crate) fn renew(&mut self, memory: u64, patience: Patience) {
+        (self.memory, self.patience) = (memory, patience);
+        let mut idle = Vec::new();
+        for (pid, worker) in &mut self.workers {
+            match worker.purpose {
+                Kind::Reader(_) => {
+                    worker.old = true;
+                    if matches!(worker.state, State::Idle(_)) {
+                        idle.push(*pid);
+                    }
+                }
+                // It names processes by the configuration.
+                Kind::Sweeper => idle.push(*pid),
+                Kind::Prober | Kind::Follower | Kind::Hook => {}
+            }
+        }
+        idle.into_iter().for_each(|pid| self.kill(pid, Failure::Ended));
+    }
+
+    /// CPU time of all workers, ended ones included, nanoseconds.
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        self.ended_cpu_ns + self.workers.keys().map(|pid| clock::cpu_of(*pid)).sum::<u64>()
+    }
+
+    /// Memory of all workers, bytes.
+    pub(crate) fn rss_bytes(&self) -> u64 {
+        self.workers.keys().map(|pid| rss_bytes(&pid.to_string())).sum()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc;
+/// Memory of a process, bytes; 0: it has ended.
+pub(crate) fn rss_bytes(pid: &str) -> u64 {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages: u64 = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
 
-    #[test]
-    fn threads_that_hang_are_replaced() {
-        let mut pool = Pool::default();
-        let (release, held) = mpsc::channel::<()>();
-        let held = Arc::new(Mutex::new(held));
-        let (sender, receiver) = mpsc::channel();
-        for about in 0..WORKERS as u32 {
-            let (held, sender) = (Arc::clone(&held), sender.clone());
-            let run = Box::new(move || {
-                sender.send(about).unwrap();
-                // Until the other end is dropped.
-                let _ = held.lock().unwrap().recv();
-            });
-            pool.run(Task { about, run });
-        }
-        let mut hang: Vec<u32> = (0..WORKERS).map(|_| receiver.recv().unwrap()).collect();
-        hang.sort_unstable();
-        assert!(pool.check().is_empty());
-        pool.run(Task { about: 99, run: Box::new(move || sender.send(99).unwrap()) });
-        assert!(receiver.try_recv().is_err());
-        let mut found = pool.check_at(clock::now() + HANGS_NS);
-        found.sort_unstable();
-        assert_eq!(found, hang);
-        assert_eq!(receiver.recv(), Ok(99));
-        assert!(pool.check_at(clock::now() + HANGS_NS).iter().all(|about| *about == 99));
-        drop(release);
+/// Has a reader do a job, and hands on the pieces of the document that it makes.
+async fn converse(
+    pid: u32,
+    mut socket: UnixStream,
+    job: Job,
+    pieces: Option<mpsc::Sender<Bytes>>,
+    silence: Duration,
+    heard: &Heard,
+) -> PoolNews {
+    let lost = |hangs| PoolNews::Free { pid, socket: None, used: 0, hangs, end: None };
+    let until = tokio::time::Instant::now() + LONGEST;
+    if !matches!(timeout(silence, wire::send_to(&mut socket, &job)).await, Ok(Ok(()))) {
+        return lost(false);
     }
-
-    #[test]
-    fn a_task_that_panics_does_not_hold_up_others() {
-        let pool = Pool::default();
-        let (sender, receiver) = mpsc::channel();
-        for number in 0..20 {
-            let sender = sender.clone();
-            let run = Box::new(move || {
-                assert!(number % 2 == 0, "this one is to panic");
-                sender.send(number).unwrap();
-            });
-            pool.run(Task { about: 1, run });
+    loop {
+        let said = tokio::select! {
+            said = timeout(silence, wire::receive_from::<Said>(&mut socket)) => said,
+            () = sleep_until(until) => return lost(true),
+        };
+        heard.now();
+        match said {
+            Err(_) => return lost(true),
+            Ok(Err(_)) => return lost(false),
+            Ok(Ok(Said::Beat)) => {}
+            Ok(Ok(Said::Chunk(bytes))) => {
+                let Some(pieces) = &pieces else { return lost(false) };
+                // A client that has gone, or does not read: its worker is ended, because it cannot be told.
+                if !matches!(timeout(UNREAD, pieces.send(bytes.into())).await, Ok(Ok(()))) {
+                    return lost(false);
+                }
+            }
+            Ok(Ok(Said::End { end, used })) => {
+                return PoolNews::Free {
+                    pid,
+                    socket: Some(socket),
+                    used,
+                    hangs: false,
+                    end: Some(Box::new(end)),
+                };
+            }
         }
-        drop(sender);
-        let mut done: Vec<i32> = receiver.iter().collect();
-        done.sort_unstable();
-        assert_eq!(done, (0..20).step_by(2).collect::<Vec<_>>());
+    }
+}
+
+/// How long the worker of a hook may take beyond the hook's own time limit: to kill what the hook has started.
+const HOOK_KILLED: Duration = Duration::from_secs(10);
+
+async fn run_hook(mut socket: UnixStream, job: HookJob) -> Result<(), String> {
+    let until = job.timeout + HOOK_KILLED;
+    let ended = timeout(until, async {
+        wire::send_to(&mut socket, &job).await?;
+        wire::receive_from::<Result<(), String>>(&mut socket).await
+    });
+    match ended.await {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(error)) => Err(format!("the process that ran the hook was ended: {error}")),
+        Err(_) => Err("the hook cannot be killed".to_owned()),
+    }
+}
+
+/// Hands on what a worker says by itself. Returns where frames for it go.
+fn talk<T: serde::de::DeserializeOwned + Send + 'static>(
+    pid: u32,
+    socket: UnixStream,
+    silence: Duration,
+    tell: Tell,
+    news: fn(T) -> PoolNews,
+) -> mpsc::UnboundedSender<Vec<u8>> {
+    let (to, mut frames) = mpsc::unbounded_channel::<Vec<u8>>();
+    let (mut read, mut write) = socket.into_split();
+    tokio::spawn(async move {
+        while let Some(frame) = frames.recv().await {
+            if tokio::io::AsyncWriteExt::write_all(&mut write, &frame).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        loop {
+            match timeout(silence, wire::receive_from::<T>(&mut read)).await {
+                Ok(Ok(said)) => tell(news(said)),
+                Ok(Err(_)) => return tell(PoolNews::Lost { pid, hangs: false }),
+                Err(_) => return tell(PoolNews::Lost { pid, hangs: true }),
+            }
+        }
+    });
+    to
+}
+
+/// Follows a stream to its end. Returns whether its worker hung.
+async fn follow(mut socket: UnixStream, following: Following, silence: Duration) -> bool {
+    let Following { ask, pieces, begun, done, .. } = following;
+    let mut begun = Some(begun);
+    let lost = || Failure::Other("the process that followed it was ended".to_owned());
+    if wire::send_to(&mut socket, &ask).await.is_err() {
+        done(Err(lost()));
+        return false;
+    }
+    loop {
+        let said = tokio::select! {
+            said = timeout(silence, wire::receive_from::<ProbeSaid>(&mut socket)) => said,
+            // The client has gone: so do the probes.
+            () = pieces.closed() => {
+                done(Ok(()));
+                return false;
+            }
+        };
+        match said {
+            Err(_) => {
+                done(Err(Failure::Hangs));
+                return true;
+            }
+            Ok(Err(_)) | Ok(Ok(ProbeSaid::News { .. })) => {
+                done(Err(lost()));
+                return false;
+            }
+            Ok(Ok(ProbeSaid::Beat)) => {}
+            Ok(Ok(ProbeSaid::StreamBegun)) => {
+                if let Some(begun) = begun.take() {
+                    begun();
+                }
+            }
+            Ok(Ok(ProbeSaid::Chunk(bytes))) => {
+                if !matches!(timeout(UNREAD, pieces.send(bytes.into())).await, Ok(Ok(()))) {
+                    done(Ok(()));
+                    return false;
+                }
+            }
+            Ok(Ok(ProbeSaid::StreamEnded(failure))) => {
+                done(failure.map_or(Ok(()), Err));
+                return false;
+            }
+        }
     }
 }

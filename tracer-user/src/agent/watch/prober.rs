@@ -1,17 +1,21 @@
-//! One target under probes: a thread that attaches, drains and reports the cost ([`Prober`]), and the sums of its
-//! events ([`Figures`]), which only rise and are kept from session to session.
+//! The worker that puts probes into targets: a thread for each session, which attaches, drains, and says what the events come to.
+//! One worker watches all targets that the core wants watched; a stream has a worker of its own, which its client ends.
 
 use super::{
     attach::{self, Attached, Ceiling, Refused},
     budget,
     scan::{nowhere, table},
-    target::Target,
+    stream,
+    target::{Binaries, Target, TargetSpec},
+    wire::{self, Failure, ProbeAsk, ProbeSaid},
 };
 use crate::{
     agent::picture::{Distribution, Events},
     live::{Engine, Observers},
+    probe,
     probe::{Calibration, Cost, Programs},
 };
+use serde::{Deserialize, Serialize};
 use sfgi_core::{
     clock,
     event::Mode,
@@ -22,6 +26,7 @@ use sfgi_core::{
 use std::{
     collections::HashMap,
     io,
+    os::unix::net::UnixStream,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -33,23 +38,24 @@ use std::{
 /// The time between two drains of the rings. Longer than that of a trace: nobody waits for a line, and each drain
 /// costs the agent CPU time.
 const EVERY: Duration = Duration::from_millis(50);
+/// Bytes of executables that stay parsed while no session needs them.
+const IDLE_BYTES: u64 = 8 << 20;
 
-/// Messages of the thread, in this order: at most one of `Attached` and `TooDear`, any number of `Cost`, `Ended`.
-#[derive(Clone, Debug)]
+/// Messages about one session, in this order: `Attached` or `TooDear`, any number of `Cost`, `Ended`.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum News {
     /// Probes stand in `mode`. `reason`: why it is not the wanted mode; empty where it is.
     Attached { mode: Mode, reason: String },
     /// No probes stand, because every mode was too dear; the text says by how much.
     TooDear(String),
-    /// A reading of the cost, about twice a second.
-    Cost(Spent),
-    /// The thread has ended, and no probe is left. The text is the error that ended it; `None`: it was asked to end,
-    /// or all modes were too dear.
-    Ended(Option<String>),
+    /// A reading of the cost, about twice a second, and what the events since the last one came to.
+    Cost(Spent, Box<Sums>),
+    /// No probe is left. `None`: it was asked to end, or all modes were too dear.
+    Ended(Option<Failure>),
 }
 
 /// The cost of a session of probes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spent {
     /// Seconds since the last reading, and hits a second in them.
     pub(crate) seconds: f64,
@@ -64,77 +70,111 @@ pub(crate) struct Spent {
     pub(crate) own_cores: f64,
     /// Run time of the BPF programs since the last reading, cores; `None`: the kernel does not count.
     pub(crate) bpf_cores: Option<f64>,
+    /// Run time of all BPF programs of this worker since it began, nanoseconds; `None`: the kernel does not count.
+    pub(crate) ran_ns: Option<u64>,
 }
 
-type Tell = Arc<dyn Fn(News) + Send + Sync>;
+/// The way to the server, shared by the threads of a prober.
+#[derive(Clone)]
+pub(super) struct Server(Arc<Mutex<UnixStream>>);
 
-/// A handle of the thread. Dropping it asks the thread to remove the probes, and does not wait for that.
-pub(crate) struct Prober {
-    stop: Arc<AtomicBool>,
-}
-
-impl Drop for Prober {
-    fn drop(&mut self) {
-        self.stop();
+impl Server {
+    pub(super) fn say(&self, said: &ProbeSaid) -> io::Result<()> {
+        wire::send(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), said)
     }
 }
 
-impl Prober {
-    /// Starts the thread, which calls `tell` with its messages.
-    pub(crate) fn start(
-        target: Arc<Target>,
-        wanted: Mode,
-        ceiling: Ceiling,
-        figures: Figures,
-        tell: impl Fn(News) + Send + Sync + 'static,
-    ) -> io::Result<Prober> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stop);
-        thread::Builder::new().name("probe".to_owned()).spawn(move || {
-            let tell: Tell = Arc::new(tell);
-            let error = run(&target, wanted, ceiling, &figures, &flag, &tell);
-            tell(News::Ended(error));
-        })?;
-        Ok(Prober { stop })
+/// Works until the server closes the socket; then the process ends, and the kernel removes what probes are left.
+pub(super) fn probe(socket: UnixStream) -> io::Result<()> {
+    let mut from = socket.try_clone()?;
+    let server = Server(Arc::new(Mutex::new(socket)));
+    let binaries = Arc::<Binaries>::default();
+    binaries.keep_bytes(IDLE_BYTES);
+    let mut sessions: HashMap<u64, Arc<AtomicBool>> = HashMap::new();
+    while let Some(ask) = wire::receive::<ProbeAsk>(&mut from)? {
+        match ask {
+            ProbeAsk::Stop { number } => {
+                if let Some(stop) = sessions.remove(&number) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+            ProbeAsk::Watch { number, target, mode, cores } => {
+                let stop = Arc::new(AtomicBool::new(false));
+                // Those that have ended by themselves let go of their flags.
+                sessions.retain(|_, stop| Arc::strong_count(stop) > 1);
+                sessions.insert(number, Arc::clone(&stop));
+                let (to, binaries) = (server.clone(), Arc::clone(&binaries));
+                thread::Builder::new().name("probe".to_owned()).spawn(move || {
+                    let tell = |news| to.say(&ProbeSaid::News { number, news });
+                    let failure = watch(&target, &binaries, mode, Ceiling(cores), &stop, &tell);
+                    // A server that does not listen is gone, and this worker ends as well.
+                    let _ = tell(News::Ended(failure));
+                })?;
+            }
+            ProbeAsk::Stream { target, what, cores, seconds } => {
+                let (to, binaries) = (server.clone(), Arc::clone(&binaries));
+                thread::Builder::new().name("stream".to_owned()).spawn(move || {
+                    let failure = stream::run(target, binaries, what, Ceiling(cores), seconds, &to).err();
+                    let _ = to.say(&ProbeSaid::StreamEnded(failure));
+                })?;
+            }
+        }
     }
-
-    /// Asks the thread to remove the probes; [`News::Ended`] says when they are gone.
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
+    Ok(())
 }
 
-/// The body of the thread. Returns the error that ended it.
-fn run(
-    target: &Target,
+/// The body of a session. Returns what ended it, unless it was asked to end.
+fn watch(
+    target: &Arc<TargetSpec>,
+    binaries: &Arc<Binaries>,
     wanted: Mode,
     ceiling: Ceiling,
-    figures: &Figures,
     stop: &AtomicBool,
-    tell: &Tell,
-) -> Option<String> {
+    tell: &impl Fn(News) -> io::Result<()>,
+) -> Option<Failure> {
+    let target = match Target::open_process(Arc::clone(target), Arc::clone(binaries)) {
+        Ok(target) => target,
+        Err(error) => return Some(error.into()),
+    };
     // `_counting` is bound first and so dropped last: the kernel counts until the probes are gone.
     let Attached { counting: _counting, mode, live, state, reason } =
-        match attach::attach(target, wanted, Mode::Life, ceiling, false) {
+        match attach::attach(&target, wanted, Mode::Life, ceiling, false) {
             Ok(attached) => attached,
             Err(Refused::TooDear(reason)) => {
-                tell(News::TooDear(reason));
+                let _ = tell(News::TooDear(reason));
                 return None;
             }
-            Err(refused) => return Some(refused.to_string()),
+            Err(_) if !target.process.alive() => return Some(Failure::Ended),
+            Err(refused) => return Some(refused.into()),
         };
-    tell(News::Attached { mode, reason });
+    tell(News::Attached { mode, reason }).ok()?;
     let calibration = attach::calibration().ok()?;
     let mut gauge = Gauge { last: Cost::default(), own_ns: clock::thread_cpu(), factor: 1.0 };
+    let figures = Figures::default();
     let observers: Observers = vec![Box::new(figures.listener())];
-    let meter_tell = Arc::clone(tell);
+    // The meter is called on the thread that drains, which this function is: it only keeps the reading.
+    let (readings, read) = std::sync::mpsc::channel();
     let engine =
         Engine::new(vec![(live, state)], observers, calibration, EVERY).quiet().metered(move |costs| {
             if let Some(spent) = costs.first().and_then(|cost| gauge.read(*cost, &calibration)) {
-                meter_tell(News::Cost(spent));
+                let _ = readings.send(spent);
             }
         });
-    engine.run(stop).err().map(|err| format!("its probes cannot be read: {err:#}"))
+    let result = thread::scope(|scope| {
+        let engine = scope.spawn(|| engine.run(stop));
+        // Ends when the engine drops its meter.
+        for spent in read {
+            if tell(News::Cost(spent, Box::new(figures.take()))).is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        engine.join()
+    });
+    match result {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(Failure::Other(format!("its probes cannot be read: {error:#}"))),
+        Err(_) => Some(Failure::Other("following it failed inside sfgi, which is a bug".to_owned())),
+    }
 }
 
 /// Turns totals into rates.
@@ -175,6 +215,7 @@ impl Gauge {
             program_cores: ns / passed,
             own_cores: own / passed,
             bpf_cores: ran(last.programs, cost.programs),
+            ran_ns: probe::ran_ns(),
         })
     }
 }
@@ -184,12 +225,13 @@ const MAX_SITES: usize = 1024;
 /// Wait reasons that are counted; the runtime has about forty.
 const MAX_REASONS: usize = 64;
 
-/// Sums of all events of a target so far, shared with the thread that drains.
+/// Sums of events, shared with the thread that drains.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures(Arc<Mutex<Sums>>);
 
-#[derive(Debug, Default)]
-struct Sums {
+/// What events came to. At most [`MAX_SITES`] places and [`MAX_REASONS`] reasons each.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Sums {
     created: HashMap<Site, u64>,
     exited: HashMap<Site, u64>,
     blocked: HashMap<Arc<str>, Distribution>,
@@ -201,6 +243,25 @@ impl Figures {
     /// An observer that adds events to these sums.
     fn listener(&self) -> Listener {
         Listener { figures: self.clone(), births: HashMap::new() }
+    }
+
+    /// The sums since this was called last.
+    fn take(&self) -> Sums {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds what another worker counted.
+    pub(crate) fn add(&self, more: Sums) {
+        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        more.created.into_iter().for_each(|(site, count)| add(&mut sums.created, site, count));
+        more.exited.into_iter().for_each(|(site, count)| add(&mut sums.exited, site, count));
+        for (reason, times) in more.blocked {
+            if sums.blocked.len() < MAX_REASONS || sums.blocked.contains_key(&reason) {
+                sums.blocked.entry(reason).or_default().merge(&times);
+            }
+        }
+        sums.run_queue.merge(&more.run_queue);
+        sums.illegal += more.illegal;
     }
 
     /// Copies the sums into a picture, with tables of `top` rows.
@@ -243,7 +304,7 @@ impl Observer for Listener {
                     let gopc = step.birth.map_or(0, |birth| birth.gopc);
                     let site = self.site(target, gopc);
                     let sums = if step.what == What::Create { &mut sums.created } else { &mut sums.exited };
-                    add(sums, site);
+                    add(sums, site, 1);
                 }
                 What::Unblock => {
                     let Some(ns) = exact else { continue };
@@ -282,7 +343,7 @@ impl Listener {
     }
 }
 
-fn add(sites: &mut HashMap<Site, u64>, site: Site) {
+fn add(sites: &mut HashMap<Site, u64>, site: Site, count: u64) {
     let site = if sites.len() >= MAX_SITES && !sites.contains_key(&site) { nowhere() } else { site };
-    *sites.entry(site).or_default() += 1;
+    *sites.entry(site).or_default() += count;
 }

@@ -7,13 +7,14 @@
 
 use super::{
     identity::{self, PodNames},
-    target::{Binaries, Programs, Target},
+    target::{Programs, TargetSpec},
 };
 use crate::agent::{
     Config,
     picture::{ProcessId, Seen},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
 use sfgi_core::process::{Process, ProcessError};
 use std::{
     collections::{HashMap, HashSet},
@@ -32,9 +33,9 @@ const RARELY: u32 = 10;
 /// Processes that are remembered, a bound for our memory. Further ones are not looked at.
 const MAX_PROCESSES: usize = 1 << 16;
 
-#[derive(Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Changes {
-    pub(crate) started: Vec<Arc<Target>>,
+    pub(crate) started: Vec<Arc<TargetSpec>>,
     pub(crate) ended: Vec<ProcessId>,
     /// Sentences for the log, each said once.
     pub(crate) notes: Vec<String>,
@@ -46,7 +47,7 @@ enum Kind {
     /// A thread of the kernel, this agent, or a program that is not Go's.
     Other,
     Unreadable,
-    Go(ProcessId, Arc<Process>, Space),
+    Go(ProcessId, Process, Space),
 }
 
 #[derive(Debug)]
@@ -67,7 +68,6 @@ struct Known {
 pub(super) struct Sweep {
     known: HashMap<i32, Known>,
     programs: Programs,
-    binaries: Arc<Binaries>,
     pods: PodNames,
     /// Processes on which a thread hung: never looked at again.
     skipped: HashSet<i32>,
@@ -85,8 +85,8 @@ type Note<'a> = &'a mut dyn FnMut(i32);
 
 impl Sweep {
     /// Never looks at the processes in `skipped`.
-    pub(super) fn skipping(skipped: HashSet<i32>, binaries: Arc<Binaries>) -> Sweep {
-        Sweep { skipped, binaries, ..Sweep::default() }
+    pub(super) fn skipping(skipped: HashSet<i32>) -> Sweep {
+        Sweep { skipped, ..Sweep::default() }
     }
 
     /// Sweeps `/proc` once. `again` names processes that may have replaced their program by the same file.
@@ -140,7 +140,7 @@ impl Sweep {
     /// Go processes that have ended, told by their pidfds, because another process may have the PID by now. One
     /// `poll` for all.
     fn gone(&self) -> Vec<i32> {
-        let living: Vec<(i32, &Arc<Process>)> = self
+        let living: Vec<(i32, &Process)> = self
             .known
             .iter()
             .filter_map(|(pid, known)| match &known.kind {
@@ -155,7 +155,7 @@ impl Sweep {
         if poll(&mut polled, Some(&now)).unwrap_or(0) == 0 {
             return Vec::new();
         }
-        let ended = |(_, fd): &(&(i32, &Arc<Process>), &PollFd<'_>)| !fd.revents().is_empty();
+        let ended = |(_, fd): &(&(i32, &Process), &PollFd<'_>)| !fd.revents().is_empty();
         living.iter().zip(&polled).filter(ended).map(|((pid, _), _)| *pid).collect()
     }
 
@@ -214,8 +214,8 @@ impl Sweep {
         let space = Space::of(pid);
         match self.identify(pid, number, config) {
             Ok(None) => (Kind::Other, exe),
-            Ok(Some(target)) => {
-                let kind = Kind::Go(target.id, Arc::clone(&target.process), space);
+            Ok(Some((target, process))) => {
+                let kind = Kind::Go(target.id, process, space);
                 self.started += 1;
                 changes.started.push(Arc::new(target));
                 (kind, exe)
@@ -225,7 +225,12 @@ impl Sweep {
         }
     }
 
-    fn identify(&mut self, pid: i32, number: u32, config: &Config) -> io::Result<Option<Target>> {
+    fn identify(
+        &mut self,
+        pid: i32,
+        number: u32,
+        config: &Config,
+    ) -> io::Result<Option<(TargetSpec, Process)>> {
         let file = File::open(format!("/proc/{pid}/exe"))?;
         // The file first: most processes are not Go programs, and cost no more than this.
         let Some(program) = self.programs.of(&file)? else { return Ok(None) };
@@ -241,8 +246,9 @@ impl Sweep {
                 }
             })?;
         let id = ProcessId { pid: pid.unsigned_abs(), start_ticks: process.start_time(), program: number };
-        let binaries = Arc::clone(&self.binaries);
-        Ok(Some(Target::new(id, Arc::new(process), identity, program, binaries)))
+        let uid = process.uid().map_err(io::Error::other)?;
+        let spec = TargetSpec { id, uid, identity: Arc::new(identity), program: program.file.clone() };
+        Ok(Some((spec, process)))
     }
 
     fn unreadable(&mut self, pid: i32, err: &io::Error, changes: &mut Changes) -> Kind {

@@ -1,7 +1,9 @@
 //! A target and its program. The executable is identified once a file and parsed once a build, however many targets
 //! execute it.
 
+use super::wire::Failure;
 use crate::agent::picture::{Identity, ProcessId};
+use serde::{Deserialize, Serialize};
 use sfgi_core::{
     binary::{BinaryError, BuildInfo, GoBinary, Identified, identify},
     heap::ObserveError,
@@ -15,14 +17,14 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Files that are remembered; when there are more, all are forgotten and identified anew.
 const MAX_FILES: usize = 16_384;
-/// Bytes of executables (of their files) that stay parsed after their last use. Without it every scan of a lone
-/// target would parse anew.
-const MAX_IDLE_BYTES: u64 = 48 << 20;
 /// Larger executables are not read: parsed, they would not fit into the memory that an agent may take.
 const MAX_BINARY: u64 = 512 << 20;
 
@@ -46,17 +48,44 @@ pub(crate) enum TargetError {
     Snapshot(#[from] SnapshotError),
     #[error(transparent)]
     Observe(#[from] ObserveError),
-    #[error("looking at it failed inside sfgi, which is a bug")]
-    Bug,
 }
 
-/// A Go process of this host.
-pub(crate) struct Target {
+impl From<TargetError> for Failure {
+    fn from(error: TargetError) -> Failure {
+        match error {
+            TargetError::Ended => Failure::Ended,
+            TargetError::Replaced => Failure::Replaced,
+            error => Failure::Other(error.to_string()),
+        }
+    }
+}
+
+/// A Go process of this host: all that the server needs to know of it, and that a worker needs to find it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TargetSpec {
     pub(crate) id: ProcessId,
-    pub(crate) process: Arc<Process>,
+    /// The user that it runs as, in the host's user namespace.
+    pub(crate) uid: u32,
     /// The identity that the host tells; a rule may give its service another name.
     pub(crate) identity: Arc<Identity>,
-    program: Arc<Program>,
+    pub(super) program: ProgramFile,
+}
+
+impl TargetSpec {
+    pub(crate) fn pid(&self) -> u32 {
+        self.id.pid
+    }
+
+    /// Equal for targets that execute copies of one build.
+    pub(crate) fn build(&self) -> impl Eq + std::hash::Hash + use<> {
+        self.program.build()
+    }
+}
+
+/// A target as a worker has it: found again and held on to.
+pub(crate) struct Target {
+    spec: Arc<TargetSpec>,
+    pub(crate) process: Process,
     binaries: Arc<Binaries>,
     /// The auxiliary vector as the first scan read it. Every `exec` makes another one, an `exec` of the same file,
     /// too, because it contains addresses (of the vDSO, of 16 random bytes) that the kernel randomises.
@@ -76,18 +105,30 @@ impl Opened {
 }
 
 impl Target {
-    pub(super) fn new(
-        id: ProcessId,
-        process: Arc<Process>,
-        identity: Identity,
-        program: Arc<Program>,
+    /// Finds the process again.
+    ///
+    /// # Errors
+    /// It has ended; its PID may be another's by now.
+    pub(super) fn open_process(
+        spec: Arc<TargetSpec>,
         binaries: Arc<Binaries>,
-    ) -> Target {
-        Target { id, process, identity: Arc::new(identity), program, binaries, auxv: Mutex::default() }
+    ) -> Result<Target, TargetError> {
+        let process = Process::open(spec.id.pid.cast_signed()).map_err(|error| match error {
+            ProcessError::NoSuchProcess(_) | ProcessError::Zombie(_) => TargetError::Ended,
+            error => error.into(),
+        })?;
+        if process.start_time() != spec.id.start_ticks {
+            return Err(TargetError::Ended);
+        }
+        Ok(Target { spec, process, binaries, auxv: Mutex::default() })
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.spec.identity
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.id.pid
+        self.spec.id.pid
     }
 
     /// A number for this run of the program: another one after an `exec`, even of the same file, and the same one for
@@ -98,7 +139,7 @@ impl Target {
 
     /// The path of the executable, as the process sees it.
     pub(crate) fn exe(&self) -> PathBuf {
-        self.identity.exe.clone()
+        self.spec.identity.exe.clone()
     }
 
     /// The parsed program and its load bias.
@@ -107,11 +148,12 @@ impl Target {
     /// The target has ended or has executed something else, or the executable cannot be parsed.
     pub(crate) fn open(&self) -> Result<Opened, TargetError> {
         self.still_the_same()?;
-        let binary = self.binaries.get(&self.program, || {
+        let program = &self.spec.program;
+        let binary = self.binaries.get(program, || {
             let file = self.process.exe()?;
             // The link of the kernel may lead to another file by now.
             let metadata = file.metadata()?;
-            let same = (self.program.key.dev, self.program.key.ino) == (metadata.dev(), metadata.ino());
+            let same = (program.key.dev, program.key.ino) == (metadata.dev(), metadata.ino());
             if same { Ok(file) } else { Err(TargetError::Replaced) }
         })?;
         let bias = self.process.load_bias(binary.image().entry())?;
@@ -121,7 +163,7 @@ impl Target {
     /// Fails unless the process still executes what it did when it was first opened. Called before and after a scan:
     /// if both succeed, nothing that was read in between is another program's.
     pub(crate) fn still_the_same(&self) -> Result<(), TargetError> {
-        let now = fs::read(format!("/proc/{}/auxv", self.id.pid)).map_err(|_| TargetError::Ended)?;
+        let now = fs::read(format!("/proc/{}/auxv", self.pid())).map_err(|_| TargetError::Ended)?;
         let mut first = self.auxv.lock().unwrap_or_else(PoisonError::into_inner);
         // After the read: if the process lives now, the vector that was read is its own and not that of a later
         // process.
@@ -133,7 +175,7 @@ impl Target {
 }
 
 /// Names the contents of a file: another size or time of change is another file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct FileKey {
     dev: u64,
     ino: u64,
@@ -148,14 +190,20 @@ impl FileKey {
     }
 }
 
+/// Which file a target executes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ProgramFile {
+    key: FileKey,
+    go_build_id: Option<String>,
+}
+
 /// A file that is a Go program.
 #[derive(Debug)]
 pub(super) struct Program {
-    key: FileKey,
+    pub(super) file: ProgramFile,
     /// Its build information; `None`: it is found only by parsing the whole file, and that failed.
     pub(super) info: Option<BuildInfo>,
     pub(super) build_id: Option<String>,
-    go_build_id: Option<String>,
 }
 
 /// For each executable file that was seen, what it is.
@@ -171,8 +219,9 @@ impl Programs {
         if let Some(known) = self.known.get(&key) {
             return Ok(known.clone());
         }
-        let program =
-            |info, build_id, go_build_id| Some(Arc::new(Program { key, info, build_id, go_build_id }));
+        let program = |info, build_id, go_build_id| {
+            Some(Arc::new(Program { file: ProgramFile { key, go_build_id }, info, build_id }))
+        };
         let found = match identify(file)? {
             Identified::NotGo => None,
             Identified::Go { info, build_id, go_build_id } => program(Some(*info), build_id, go_build_id),
@@ -200,7 +249,7 @@ enum Build {
     File(FileKey),
 }
 
-impl Program {
+impl ProgramFile {
     fn build(&self) -> Build {
         match &self.go_build_id {
             Some(id) if !id.is_empty() => Build::Id(id.clone(), self.key.size),
@@ -209,10 +258,12 @@ impl Program {
     }
 }
 
-/// The parsed executables. Each lives while somebody uses it; the last ones used stay within [`MAX_IDLE_BYTES`].
+/// The parsed executables of a worker. Each lives while somebody uses it; the last ones used stay, as many as
+/// [`keep_bytes`](Self::keep_bytes) allows: without that every scan of a lone target would parse anew.
 #[derive(Default)]
 pub(crate) struct Binaries {
     shelf: Mutex<Shelf>,
+    idle_bytes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -228,11 +279,11 @@ impl Binaries {
     /// The parsed program. `open` is called for the file only if it must be parsed.
     fn get(
         &self,
-        program: &Program,
+        program: &ProgramFile,
         open: impl FnOnce() -> Result<File, TargetError>,
     ) -> Result<Arc<GoBinary>, TargetError> {
         let build = program.build();
-        // The lock of the shelf is released before the slot is locked: parsing takes long. `len` takes them in the
+        // The lock of the shelf is released before the slot is locked: parsing takes long. `used` takes them in the
         // other order, so it only tries the slots.
         let slot = Arc::clone(self.lock().known.entry(build.clone()).or_default());
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,18 +298,14 @@ impl Binaries {
                 binary
             }
         };
-        self.lock().used(build, program.key.size, &binary);
+        let idle_bytes = self.idle_bytes.load(Ordering::Relaxed);
+        self.lock().used(build, program.key.size, &binary, idle_bytes);
         Ok(binary)
     }
 
-    /// How many are in memory. Forgets the slots of those that are not.
-    pub(crate) fn len(&self) -> u64 {
-        let mut shelf = self.lock();
-        shelf.known.retain(|_, slot| {
-            // A locked one is just being parsed.
-            slot.try_lock().map_or(true, |slot| slot.strong_count() > 0)
-        });
-        shelf.known.len() as u64
+    /// How many bytes of executables (of their files) stay parsed after their last use.
+    pub(super) fn keep_bytes(&self, bytes: u64) {
+        self.idle_bytes.store(bytes, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelf> {
@@ -267,11 +314,13 @@ impl Binaries {
 }
 
 impl Shelf {
-    fn used(&mut self, build: Build, size: u64, binary: &Arc<GoBinary>) {
+    fn used(&mut self, build: Build, size: u64, binary: &Arc<GoBinary>, idle_bytes: u64) {
+        // The slots of binaries that nobody has any more; one that is locked is just being parsed.
+        self.known.retain(|_, slot| slot.try_lock().map_or(true, |slot| slot.strong_count() > 0));
         self.recent.retain(|(other, ..)| *other != build);
         self.recent.push_back((build, size, Arc::clone(binary)));
         let mut total: u64 = self.recent.iter().map(|(_, size, _)| size).sum();
-        while total > MAX_IDLE_BYTES && self.recent.len() > 1 {
+        while total > idle_bytes && self.recent.len() > 1 {
             total -= self.recent.pop_front().map_or(0, |(_, size, _)| size);
         }
     }

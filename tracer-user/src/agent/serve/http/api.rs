@@ -1,7 +1,10 @@
 //! All routes, and the OpenAPI document of them, from the same list: none can be missing from the document.
 
 use super::{
-    Access, Explanation, Problem, Shared, access, asking,
+    Explanation, Problem, Shared,
+    access::{self, Gate},
+    asking,
+    bound::{self, Bounds},
     query::{Nothing, Params},
     reading,
 };
@@ -14,9 +17,13 @@ use axum::{
     routing::get,
 };
 use std::sync::Arc;
-use utoipa::openapi::{
-    Info, OpenApi,
-    security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+use utoipa::{
+    PartialSchema as _,
+    openapi::{
+        ContentBuilder, Info, OpenApi, ResponseBuilder,
+        path::Operation,
+        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -25,11 +32,35 @@ const MAX_BODY: usize = 1024;
 
 /// The description of the interface (OpenAPI 3.1), which `/openapi.json` serves.
 pub fn document() -> OpenApi {
-    described().split_for_parts().1
+    let mut document = described().split_for_parts().1;
+    for path in document.paths.paths.values_mut() {
+        for operation in [&mut path.get, &mut path.post].into_iter().flatten() {
+            refusals(operation);
+        }
+    }
+    document
 }
 
-/// All routes, behind the check of access.
-pub(super) fn router(shared: Arc<Shared>, access: Arc<Access>) -> Router {
+/// Adds the answers that come before any handler: to who may not ask.
+fn refusals(operation: &mut Operation) {
+    let mut add = |status: &str, description: &str| {
+        let response = ResponseBuilder::new()
+            .description(description)
+            .content("application/json", ContentBuilder::new().schema(Some(Explanation::schema())).build());
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.build().into());
+    };
+    add("503", "Too much at once");
+    // Paths that hold nothing have an empty alternative only.
+    if operation.security.as_ref().is_some_and(|all| *all == [SecurityRequirement::default()]) {
+        return;
+    }
+    add("401", "The token is missing or wrong");
+    add("403", "It comes from a page of another site");
+    add("421", "The host is a name that need not be this machine");
+}
+
+/// All routes, behind the check of access and the bounds.
+pub(super) fn router(shared: Arc<Shared>, gate: Arc<Gate>, bounds: Bounds) -> Router {
     let (routes, _) = described().split_for_parts();
     routes
         .merge(page())
@@ -43,7 +74,9 @@ pub(super) fn router(shared: Arc<Shared>, access: Arc<Access>) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method: see /openapi.json")
         })
         // After `merge` and the fallbacks: a layer covers only what was added before it.
-        .layer(middleware::from_fn_with_state(access, access::check))
+        .layer(middleware::from_fn_with_state(bounds, bound::hold))
+        // Outermost: who may not ask, or waits for his turn, takes no place.
+        .layer(middleware::from_fn_with_state(gate, access::check))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(shared)
 }
@@ -55,9 +88,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
     let mut components = utoipa::openapi::Components::new();
     components.add_security_scheme("token", token);
     document.components = Some(components);
-    // Alternatives: a token is needed only where the configuration has one.
-    document.security =
-        Some(vec![SecurityRequirement::new("token", Vec::<String>::new()), SecurityRequirement::default()]);
+    document.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
     OpenApiRouter::with_openapi(document)
         .routes(routes!(reading::leaks))
         .routes(routes!(reading::processes))

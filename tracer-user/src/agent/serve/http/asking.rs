@@ -3,6 +3,7 @@
 
 use super::{
     Explanation, Problem, Shared,
+    bound::held,
     query::{
         CompressedOrText, GoroutineParams, GoroutineProfileParams, MAX_LIMIT, ModeParams, Params,
         ProfileParams, TraceParams, TriggerParams,
@@ -27,7 +28,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -41,13 +41,18 @@ impl Shared {
         Ok(answered.await.map_err(|_| Problem::ending())??)
     }
 
-    /// One of [`COSTLY_AT_A_TIME`](super::COSTLY_AT_A_TIME) permits, or a refusal at once: waiting requests would
-    /// only pile up.
-    fn costly(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        Arc::clone(&self.costly).try_acquire_owned().map_err(|_| {
-            let error = "as many requests as may read programs at a time do: try again";
-            Problem::later(StatusCode::SERVICE_UNAVAILABLE, error, Duration::from_secs(1))
-        })
+    /// As [`ask`](Self::ask), with a place that the request keeps until the core has answered, also when its client has
+    /// gone: the core works on. The answer keeps it further.
+    async fn ask_with<T: Send + 'static>(
+        &self,
+        place: OwnedSemaphorePermit,
+        request: impl FnOnce(Answer<T>) -> Request,
+    ) -> Result<(T, OwnedSemaphorePermit), Problem> {
+        let (answer, answered) = oneshot::channel();
+        self.agent.requests.send(request(answer)).await.map_err(|_| Problem::ending())?;
+        let waits = tokio::spawn(async move { (answered.await, place) });
+        let (answered, place) = waits.await.map_err(|_| Problem::ending())?;
+        Ok((answered.map_err(|_| Problem::ending())??, place))
     }
 }
 
@@ -72,11 +77,10 @@ pub(super) async fn trigger(
     Ok(Json(Found { scanned: found.scanned, leaked: found.leaked }))
 }
 
-/// Watch a process more or less closely from now on. Only where the agent has a token.
+/// Watch a process more or less closely from now on.
 #[utoipa::path(post, path = "/sfgi/mode", tag = "processes", params(ModeParams), responses(
     (status = 200, description = "It was noted; /sfgi/processes says what became of it", body = Noted),
     (status = 400, description = "A parameter is wrong", body = Explanation),
-    (status = 403, description = "The agent has no token", body = Explanation),
     (status = 404, description = "There is no such process", body = Explanation),
     (status = 502, description = "The process cannot be watched so", body = Explanation),
     (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
@@ -85,11 +89,6 @@ pub(super) async fn mode(
     State(shared): Of,
     Params(params): Params<ModeParams>,
 ) -> Result<Json<Noted>, Problem> {
-    // A mode stays set, unlike a trace or a profile, which end by themselves.
-    if !shared.guarded {
-        let error = "this changes what sfgi does to programs: start the agent with --token-file to allow it";
-        return Err(Problem::new(StatusCode::FORBIDDEN, error));
-    }
     shared.ask(|answer| Request::SetMode { pid: params.pid, mode: params.mode, answer }).await?;
     Ok(Json(Noted { noted: true }))
 }
@@ -106,15 +105,27 @@ pub(super) async fn goroutines(
     State(shared): Of,
     Params(params): Params<GoroutineParams>,
 ) -> Result<Response, Problem> {
-    let _permit = shared.costly()?;
     let (pid, filter) = params.filter()?;
     let form = if params.group { Form::JsonGroups } else { Form::Json };
-    let document = shared.ask(|answer| Request::Goroutines { pid, filter, form, answer }).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], document).into_response())
+    document(&shared, pid, filter, form, "application/json").await
 }
 
-/// The events of a process's goroutines while they happen, as JSON lines (`sfgi.trace/1`).
-#[utoipa::path(get, path = "/sfgi/trace", tag = "processes", params(TraceParams), responses(
+async fn document(
+    shared: &Shared,
+    pid: u32,
+    filter: Filter,
+    form: Form,
+    kind: &'static str,
+) -> Result<Response, Problem> {
+    let place = shared.costly.read().await?;
+    let asked = shared.ask_with(place, |answer| Request::Goroutines { pid, filter, form, answer });
+    let (document, place) = asked.await?;
+    Ok(([(header::CONTENT_TYPE, kind)], held(document.into(), place)).into_response())
+}
+
+/// The events of a process's goroutines while they happen, as JSON lines (`sfgi.trace/1`). It puts probes into the
+/// program until it ends.
+#[utoipa::path(post, path = "/sfgi/trace", tag = "processes", params(TraceParams), responses(
     (status = 200, description = "The events, a line each", body = String, content_type = "application/jsonl"),
     (status = 400, description = "A parameter is wrong", body = Explanation),
     (status = 404, description = "There is no such process", body = Explanation),
@@ -125,19 +136,15 @@ pub(super) async fn trace(
     State(shared): Of,
     Params(params): Params<TraceParams>,
 ) -> Result<Response, Problem> {
-    // It moves into the body: the trace is costly until its end, not until its headers.
-    let permit = shared.costly()?;
     let (pid, seconds) = (params.pid, params.seconds()?);
-    let lines = shared.ask(|answer| Request::Trace { pid, seconds, answer }).await?;
-    let body = Body::new(Lines { lines, _permit: permit });
+    let place = shared.costly.stream()?;
+    let (lines, place) = shared.ask_with(place, |answer| Request::Trace { pid, seconds, answer }).await?;
+    let body = held(Body::new(Lines(lines)), place);
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
 }
 
 /// A body that grows while the trace runs. hyper drops it when the client has gone; the closed channel ends the trace.
-struct Lines {
-    lines: mpsc::Receiver<Bytes>,
-    _permit: OwnedSemaphorePermit,
-}
+struct Lines(mpsc::Receiver<Bytes>);
 
 impl HttpBody for Lines {
     type Data = Bytes;
@@ -147,7 +154,7 @@ impl HttpBody for Lines {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.lines.poll_recv(context).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
+        self.0.poll_recv(context).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
     }
 }
 
@@ -169,11 +176,8 @@ pub(super) async fn goroutine(
     // Not used, but the document bounds it: a value beyond is refused as for the other profiles.
     profiled.seconds()?;
     if params.debug == CompressedOrText::Text {
-        let _permit = shared.costly()?;
         let (pid, filter) = (params.pid, Filter { limit: MAX_LIMIT, ..Filter::default() });
-        let form = Form::Text;
-        let text = shared.ask(|answer| Request::Goroutines { pid, filter, form, answer }).await?;
-        return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response());
+        return document(&shared, pid, filter, Form::Text, "text/plain; charset=utf-8").await;
     }
     profile(&shared, profiled, Profile::Goroutines, "goroutine").await
 }
@@ -193,7 +197,8 @@ pub(super) async fn goroutineleak(
     profile(&shared, params, Profile::Leaks, "goroutineleak").await
 }
 
-/// A profile of the time that goroutines are blocked from now on, by stack. It needs probes.
+/// A profile of the time that goroutines are blocked from now on, by stack. It puts probes into the program until it
+/// ends; it is a GET all the same, because pprof and those who collect profiles know nothing else.
 #[utoipa::path(get, path = "/debug/pprof/block", tag = "profiles", params(ProfileParams), responses(
     (status = 200, description = "A profile, compressed", content_type = "application/octet-stream", body = Vec<u8>),
     (status = 400, description = "A parameter is wrong", body = Explanation),
@@ -213,11 +218,15 @@ async fn profile(
     name: &str,
 ) -> Result<Response, Problem> {
     params.seconds()?;
-    let _permit = shared.costly()?;
-    let bytes = shared.ask(|answer| Request::Profile { pid: params.pid, kind, answer }).await?;
+    let place = match kind {
+        Profile::Block(_) => shared.costly.stream()?,
+        Profile::Goroutines | Profile::Leaks => shared.costly.read().await?,
+    };
+    let asked = shared.ask_with(place, |answer| Request::Profile { pid: params.pid, kind, answer });
+    let (bytes, place) = asked.await?;
     let headers: [(HeaderName, String); 2] = [
         (header::CONTENT_TYPE, "application/octet-stream".into()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")),
     ];
-    Ok((headers, bytes).into_response())
+    Ok((headers, held(bytes.into(), place)).into_response())
 }

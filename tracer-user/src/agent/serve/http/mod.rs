@@ -5,9 +5,12 @@
 mod access;
 mod api;
 mod asking;
+mod bound;
 mod listen;
+mod pace;
 mod query;
 mod reading;
+mod token;
 mod views;
 
 #[cfg(test)]
@@ -17,23 +20,39 @@ pub use access::{Access, AccessError};
 pub use api::document;
 pub use listen::{ListenError, Listener};
 
+use super::health::Health;
 use crate::agent::{Handle, Picture, Refusal, alert::Alert, store::History};
 use axum::{
     Json,
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bound::Flight;
+use bytes::Bytes;
+use pace::Pace;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
 use utoipa::ToSchema;
 
-/// The bound of requests at a time for which the agent reads a target: its goroutines, its heap, its events.
-const COSTLY_AT_A_TIME: usize = 8;
+/// Requests at a time for which the agent reads a target: its goroutines, its heap. Each may take a worker that scans
+/// need and has a snapshot in memory.
+const READS_AT_A_TIME: usize = 2;
+
+/// Requests at a time for which the agent probes a target, as many as `core/stream.rs` serves: these may last for
+/// minutes, and must not keep out those that read.
+const STREAMS_AT_A_TIME: usize = 4;
+
+/// Requests that wait for a place to read, and for how long.
+const MAX_WAITING: usize = 32;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The state of all handlers.
 #[derive(Debug)]
@@ -46,11 +65,56 @@ pub struct Shared {
     pub max_series: watch::Receiver<usize>,
     /// The shortest time between two scans by request; a reload may change it.
     pub trigger_interval: watch::Receiver<Duration>,
-    /// Whether requests must bring a token: only then may they change modes.
-    pub guarded: bool,
+    pub health: Arc<Health>,
     triggered: Mutex<Option<Instant>>,
-    dropped: Mutex<BTreeMap<&'static str, u64>>,
-    costly: Arc<Semaphore>,
+    metrics: Mutex<Metrics>,
+    costly: Costly,
+    flight: Flight,
+}
+
+/// What `/metrics` answers.
+#[derive(Debug, Default)]
+struct Metrics {
+    /// Series that the cap has left out, by metric, each time the text was made.
+    dropped: BTreeMap<&'static str, u64>,
+    /// The last text, and what it was made of: who asks more often than pictures come gets the same.
+    last: Option<(MadeOf, Bytes)>,
+}
+
+/// The time of a picture, when the alerts changed last, and the cap of series.
+type MadeOf = (u64, usize, usize);
+
+/// Places of requests that make the agent read or probe a target.
+#[derive(Debug)]
+struct Costly {
+    reads: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    waiting: Semaphore,
+    pace: Pace,
+}
+
+impl Costly {
+    /// A place to read a target with, after a while where others have them.
+    async fn read(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let busy = || {
+            let error = "as many requests as may read programs at a time do: try again";
+            Problem::later(StatusCode::SERVICE_UNAVAILABLE, error, Duration::from_secs(1))
+        };
+        let _waits = self.waiting.try_acquire().map_err(|_| busy())?;
+        let turn = async {
+            self.pace.turn().await;
+            Arc::clone(&self.reads).acquire_owned().await
+        };
+        timeout(PATIENCE, turn).await.map_err(|_| busy())?.map_err(|_| Problem::ending())
+    }
+
+    /// A place to probe a target with, or a refusal at once: others may keep theirs for minutes.
+    fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            let error = "as many requests as may probe programs at a time do: try again";
+            Problem::later(StatusCode::SERVICE_UNAVAILABLE, error, Duration::from_secs(5))
+        })
+    }
 }
 
 impl Shared {
@@ -61,7 +125,7 @@ impl Shared {
         history: Arc<RwLock<History>>,
         max_series: watch::Receiver<usize>,
         trigger_interval: watch::Receiver<Duration>,
-        guarded: bool,
+        health: Arc<Health>,
     ) -> Shared {
         Shared {
             agent,
@@ -69,10 +133,16 @@ impl Shared {
             history,
             max_series,
             trigger_interval,
-            guarded,
+            health,
             triggered: Mutex::new(None),
-            dropped: Mutex::new(BTreeMap::new()),
-            costly: Arc::new(Semaphore::new(COSTLY_AT_A_TIME)),
+            metrics: Mutex::default(),
+            costly: Costly {
+                reads: Arc::new(Semaphore::new(READS_AT_A_TIME)),
+                streams: Arc::new(Semaphore::new(STREAMS_AT_A_TIME)),
+                waiting: Semaphore::new(MAX_WAITING),
+                pace: Pace::of_reads(),
+            },
+            flight: Flight::default(),
         }
     }
 
@@ -118,8 +188,9 @@ impl Problem {
         Problem::new(StatusCode::BAD_REQUEST, error)
     }
 
-    fn unauthorized() -> Problem {
-        let error = "this agent wants its token: send Authorization: Bearer TOKEN";
+    /// The token is missing; `place` says where it is to be had.
+    fn unauthorized(place: &str) -> Problem {
+        let error = format!("this agent wants its token: send Authorization: Bearer TOKEN{place}");
         let header = (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         Problem { header: Some(header), ..Problem::new(StatusCode::UNAUTHORIZED, error) }
     }

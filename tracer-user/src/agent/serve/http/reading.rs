@@ -2,8 +2,9 @@
 
 use super::{
     Explanation, Problem, Shared,
+    bound::Weighed,
     query::{LeakParams, Nothing, Params, ProcessParams, page},
-    views::{AlertView, Health, Leak, Node, Process},
+    views::{AlertView, HealthView, Leak, Node, Process},
 };
 use crate::agent::serve::metrics;
 use axum::{
@@ -97,55 +98,77 @@ pub(super) async fn profile(State(shared): Of, Params(Nothing {}): Params<Nothin
 }
 
 /// All metrics of the agent and its targets, in the text format of Prometheus.
-#[utoipa::path(get, path = "/metrics", tag = "agent", responses(
+#[utoipa::path(get, path = "/metrics", tag = "agent", security((), ("token" = [])), responses(
     (status = 200, description = "The metrics", body = String, content_type = "text/plain"),
     (status = 400, description = "A parameter is wrong", body = Explanation),
 ))]
-pub(super) async fn prometheus(State(shared): Of, Params(Nothing {}): Params<Nothing>) -> Response {
+pub(super) async fn prometheus(
+    State(shared): Of,
+    Params(Nothing {}): Params<Nothing>,
+) -> Result<Response, Problem> {
     let picture = shared.picture();
     let alerts = Arc::clone(&shared.alerts.borrow());
     let max_series = *shared.max_series.borrow();
-    // Held over the whole answer: each scrape shows the drops of the scrapes before it, and adds its own.
-    let mut dropped = shared.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = dropped.clone();
-    let about = metrics::About { picture: &picture, alerts: &alerts, dropped: &before, max_series };
-    let families = metrics::families(&about);
-    for family in families.iter().filter(|family| family.dropped > 0) {
-        *dropped.entry(family.name).or_default() += family.dropped;
-    }
-    text(metrics::text(&families))
+    // Held over the whole answer: each text shows the drops of the texts before it, and adds its own.
+    let mut all = shared.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+    // An address instead of the alerts: they would be kept for as long as nobody asks.
+    let made_of = (picture.monotonic_ns, Arc::as_ptr(&alerts).addr(), max_series);
+    let last = all.last.as_ref().filter(|(of, _)| *of == made_of).map(|(_, text)| text.clone());
+    let text = match last {
+        Some(text) => text,
+        None => {
+            let before = all.dropped.clone();
+            let about = metrics::About { picture: &picture, alerts: &alerts, dropped: &before, max_series };
+            let families = metrics::families(&about);
+            for family in families.iter().filter(|family| family.dropped > 0) {
+                *all.dropped.entry(family.name).or_default() += family.dropped;
+            }
+            // First: the old text counts as long as it is kept.
+            all.last = None;
+            let text = shared.flight.share(metrics::text(&families))?;
+            all.last = Some((made_of, text.clone()));
+            text
+        }
+    };
+    let mut response = ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response();
+    response.extensions_mut().insert(Weighed);
+    Ok(response)
 }
 
 fn text(text: String) -> Response {
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
-/// Whether the agent lives; no token is needed.
+/// Whether the agent works, so that it need not be started anew; no token is needed.
 #[utoipa::path(get, path = "/healthz", tag = "agent", security(()), responses(
-    (status = 200, description = "It lives", body = Health),
+    (status = 200, description = "It does", body = HealthView),
     (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 503, description = "It does not, and why", body = HealthView),
 ))]
-pub(super) async fn healthz(Params(Nothing {}): Params<Nothing>) -> Json<Health> {
-    Json(Health { status: "ok".into() })
+pub(super) async fn healthz(
+    State(shared): Of,
+    Params(Nothing {}): Params<Nothing>,
+) -> (StatusCode, Json<HealthView>) {
+    told(shared.health.lives())
 }
 
-/// Whether the agent has a first picture of the node; no token is needed.
+/// Whether the agent sees what it should: it has looked at the node, and scans come to an end; no token is needed.
 #[utoipa::path(get, path = "/readyz", tag = "agent", security(()), responses(
-    (status = 200, description = "It has", body = Health),
+    (status = 200, description = "It does", body = HealthView),
     (status = 400, description = "A parameter is wrong", body = Explanation),
-    (status = 503, description = "Not yet, or it is ending", body = Health),
+    (status = 503, description = "It does not, and why", body = HealthView),
 ))]
 pub(super) async fn readyz(
     State(shared): Of,
     Params(Nothing {}): Params<Nothing>,
-) -> (StatusCode, Json<Health>) {
-    // A closed channel means that the core has ended; its last picture would still look ready.
-    let (status, words) = if shared.agent.requests.is_closed() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the agent is ending")
-    } else if shared.picture().unix_ns == 0 {
-        (StatusCode::SERVICE_UNAVAILABLE, "no look at the node has ended yet")
-    } else {
-        (StatusCode::OK, "ok")
+) -> (StatusCode, Json<HealthView>) {
+    told(shared.health.ready())
+}
+
+fn told(health: Result<(), String>) -> (StatusCode, Json<HealthView>) {
+    let (status, words) = match health {
+        Ok(()) => (StatusCode::OK, "ok".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
     };
-    (status, Json(Health { status: words.into() }))
+    (status, Json(HealthView { status: words }))
 }

@@ -1,6 +1,11 @@
 //! The routes without a socket and without targets: the core is a task that answers requests.
 
-use super::*;
+use super::{
+    access::{Gate, Way},
+    bound::Bounds,
+    pace::Paces,
+    *,
+};
 use crate::agent::{
     Refusal, Request as Ask,
     picture::{ProcessId, ProcessPicture},
@@ -49,15 +54,22 @@ fn router() -> axum::Router {
     let alerts = watch::channel(Arc::from([])).1;
     let history = Arc::new(RwLock::new(History::new("boot", 10, Vec::new())));
     let trigger = watch::channel(Duration::from_secs(60)).1;
-    let shared = Shared::new(agent, alerts, history, watch::channel(100).1, trigger, false);
-    let access = Access::of(&crate::agent::config::Http::default()).unwrap();
-    api::router(Arc::new(shared), Arc::new(access))
+    let health = Arc::new(Health::new(agent.clone(), watch::channel(Arc::default()).1));
+    let shared = Shared::new(agent, alerts, history, watch::channel(100).1, trigger, health);
+    let bounds = Bounds::new(1024, shared.flight.clone());
+    let gate = Gate { access: Access::guarded(), paces: Paces::default() };
+    api::router(Arc::new(shared), Arc::new(gate), bounds)
 }
 
 /// Status, content type and body.
 async fn ask(router: &axum::Router, method: Method, path: &str) -> (StatusCode, String, String) {
-    let request = Request::builder().method(method).uri(path).header("host", "localhost").body(Body::empty());
-    let response = router.clone().oneshot(request.unwrap()).await.unwrap();
+    asked(router, method, path, Way::Unix).await
+}
+
+/// As [`ask`], by another way.
+async fn asked(router: &axum::Router, method: Method, path: &str, way: Way) -> (StatusCode, String, String) {
+    let request = Request::builder().method(method).uri(path).header("host", "localhost").extension(way);
+    let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     let kind = response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
     let status = response.status();
     let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
@@ -103,8 +115,8 @@ fn a_wrong_request_is_told_what_is_wrong() {
             (Method::GET, "/sfgi/goroutines?pid=7&older=5", 400, "a time needs a unit"),
             (Method::GET, "/debug/pprof/block?pid=7&seconds=301", 400, "seconds is 301"),
             (Method::GET, "/debug/pprof/block?pid=7&debug=1", 400, "unknown variant `1`"),
-            (Method::POST, "/sfgi/mode?pid=7&mode=full", 403, "--token-file"),
             (Method::GET, "/sfgi/trigger-scan", 405, "method"),
+            (Method::GET, "/sfgi/trace?pid=7", 405, "method"),
             (Method::GET, "/nothing", 404, "/openapi.json"),
         ] {
             let (got, kind, body) = ask(&router, method, path).await;
@@ -128,8 +140,39 @@ fn scans_are_triggered_once_in_a_while() {
 #[test]
 fn a_trace_is_passed_on_to_its_end() {
     run(async {
-        let (_, kind, body) = ask(&router(), Method::GET, "/sfgi/trace?pid=7").await;
+        let (_, kind, body) = ask(&router(), Method::POST, "/sfgi/trace?pid=7").await;
         assert_eq!((kind.as_str(), body.as_str()), ("application/jsonl", "{\"a\":1}\n{\"b\":2}\n"));
+    });
+}
+
+#[test]
+fn without_the_token_nothing_is_told_and_nothing_is_done() {
+    run(async {
+        let router = router();
+        let document = serde_json::to_value(document()).unwrap();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let open = ["/metrics", "/healthz", "/readyz"].contains(&path.as_str());
+                let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+                let (status, kind, body) = asked(&router, method, path, Way::Loopback).await;
+                assert_eq!(status == StatusCode::UNAUTHORIZED, !open, "{path}: {status} {body}");
+                let documented = &operation["responses"][status.as_str()]["content"];
+                assert!(documented[kind.split(';').next().unwrap()].is_object(), "{path}: {status}");
+            }
+        }
+        let (status, ..) = asked(&router, Method::GET, "/metrics", Way::Network).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    });
+}
+
+#[test]
+fn metrics_are_made_once_a_picture() {
+    run(async {
+        let router = router();
+        let (_, _, first) = ask(&router, Method::GET, "/metrics").await;
+        let (_, kind, second) = ask(&router, Method::GET, "/metrics").await;
+        assert_eq!(first, second);
+        assert!(kind.starts_with("text/plain") && first.contains("sfgi_build_info"));
     });
 }
 

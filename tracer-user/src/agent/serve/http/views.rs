@@ -5,6 +5,7 @@ use crate::agent::{
     picture::{NodePicture, ProcessPicture, SiteCount, Top},
     store::{STEP_SECONDS, Series},
 };
+use crate::output::clean;
 use serde::Serialize;
 use sfgi_core::{leaks::LeakView, names::Site};
 use utoipa::ToSchema;
@@ -22,8 +23,13 @@ pub(super) struct Place {
 
 impl From<&Site> for Place {
     fn from(site: &Site) -> Self {
-        Place { func: site.func.to_string(), file: site.file.to_string(), line: site.line }
+        Place { func: tame(&site.func), file: tame(&site.file), line: site.line }
     }
+}
+
+/// A text that has names of a target in it, without what may mislead.
+fn tame(text: &str) -> String {
+    clean(text).into_owned()
 }
 
 /// A group of goroutines that are leaked in the same way.
@@ -78,6 +84,8 @@ pub(super) struct Owner {
     pid: u32,
     /// The name of the service.
     service: String,
+    /// Who has given that name: `rule`, `OTEL_SERVICE_NAME` (the program itself), `unit` or `exe`.
+    service_from: &'static str,
     /// The path of the executable.
     exe: String,
     /// The id of the container.
@@ -92,7 +100,8 @@ impl Owner {
         Owner {
             pid: process.id.pid,
             service: identity.service.clone(),
-            exe: identity.exe.to_string_lossy().into_owned(),
+            service_from: identity.service_from.word(),
+            exe: identity.exe_text(),
             container: identity.container.clone(),
             pod: pod(process),
         }
@@ -118,7 +127,7 @@ impl Leak {
             stack_trace: group.stack.iter().map(Place::from).collect(),
             verdict: group.verdict.to_string(),
             class: rule.class.clone(),
-            title: group.title.clone(),
+            title: tame(&group.title),
             severity: rule.severity.to_string(),
             silent_failure_type: rule.failure.to_string(),
             count: group.count,
@@ -126,9 +135,9 @@ impl Leak {
             pinned_bytes: group.pinned_bytes,
             goids: group.goids.clone(),
             state: group.state.map(|state| state.to_string()).unwrap_or_default(),
-            wait_reason: group.reason.clone(),
+            wait_reason: tame(&group.reason),
             created_by: group.created_by.as_ref().map(Place::from),
-            evidence: group.evidence.clone(),
+            evidence: group.evidence.iter().map(|sentence| tame(sentence)).collect(),
             explanation: rule.explanation.clone(),
             fix: rule.fix.clone(),
             first_seen_unix_ms: group.first_seen_unix_ns / 1_000_000,
@@ -144,6 +153,8 @@ pub(super) struct Process {
     pid: u32,
     /// The name of the service.
     service: String,
+    /// Who has given that name: `rule`, `OTEL_SERVICE_NAME` (the program itself), `unit` or `exe`.
+    service_from: &'static str,
     /// The path of the executable.
     exe: String,
     /// The path of the main module.
@@ -245,7 +256,8 @@ impl Process {
         Process {
             pid: process.id.pid,
             service: identity.service.clone(),
-            exe: identity.exe.to_string_lossy().into_owned(),
+            service_from: identity.service_from.word(),
+            exe: identity.exe_text(),
             module: identity.module.clone(),
             module_version: identity.module_version.clone(),
             go_version: identity.go_version.clone(),
@@ -254,20 +266,20 @@ impl Process {
             pod: pod(process),
             mode: process.mode.word().to_owned(),
             wanted_mode: process.wanted.word().to_owned(),
-            mode_reason: process.mode_reason.to_string(),
+            mode_reason: tame(&process.mode_reason),
             goroutines: scan.map(|scan| scan.goroutines.saturating_sub(scan.system)),
             states: states.collect(),
             creators: scan.map(|scan| counts(&scan.creators)).unwrap_or_default(),
             waits: scan.map(|scan| counts(&scan.waits)).unwrap_or_default(),
             leaked: certain.map(|group| group.count).sum(),
             findings: process.leaks.len() as u64,
-            doubt: process.leaks_doubt.as_deref().map(str::to_owned),
+            doubt: process.leaks_doubt.as_deref().map(tame),
             heap_bytes: process.memory.heap_bytes,
             memory_limit_bytes: process.memory.limit_bytes,
             scanned_unix_ms: scan.map(|scan| scan.unix_ns / 1_000_000),
             scan_seconds: scan.map(|scan| scan.wall_seconds),
             history: history.iter().flat_map(|series| &series.steps).map(step).collect(),
-            error: process.error.as_deref().map(str::to_owned),
+            error: process.error.as_deref().map(tame),
         }
     }
 }
@@ -286,6 +298,8 @@ pub(super) struct AlertView {
     pid: u32,
     /// The name of the service.
     service: String,
+    /// Who has given that name: `rule`, `OTEL_SERVICE_NAME` (the program itself), `unit` or `exe`.
+    service_from: &'static str,
     /// The id of the finding that the alert is about; null where it is about the process itself.
     group: Option<String>,
     /// The class of the finding; `signs` where the alert is about the process itself.
@@ -305,6 +319,7 @@ impl From<&Alert> for AlertView {
         AlertView {
             pid: alert.pid,
             service: alert.service.clone(),
+            service_from: alert.service_from.word(),
             group: alert.group.clone(),
             class: alert.class.clone(),
             verdict: alert.verdict.map(str::to_owned),
@@ -326,7 +341,7 @@ pub(super) struct Found {
 
 /// The state of the agent.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Health {
+pub(super) struct HealthView {
     /// `ok`, or what is missing.
     pub(super) status: String,
 }
@@ -393,7 +408,7 @@ impl From<&NodePicture> for Node {
             excluded: node.seen.excluded,
             unsupported: node.seen.unsupported,
             unreadable: node.seen.unreadable,
-            errors: node.errors.clone(),
+            errors: node.errors.iter().map(|error| tame(error)).collect(),
         }
     }
 }

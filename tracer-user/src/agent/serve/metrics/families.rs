@@ -162,7 +162,8 @@ fn identity(process: &ProcessPicture) -> Vec<Label<'_>> {
     let pod = identity.pod.as_ref();
     let of_pod = |part: Option<&'_ String>| part.map_or_else(String::new, String::clone);
     vec![
-        ("exe", identity.exe.to_string_lossy()),
+        label("exe", identity.exe_text()),
+        label("service_from", identity.service_from.word()),
         label("module", identity.module.as_str()),
         label("module_version", identity.module_version.as_str()),
         label("go_version", identity.go_version.as_str()),

@@ -10,6 +10,7 @@ use crate::agent::{
     picture::{BOUNDS_SECONDS, Distribution, ProcessPicture},
     store::{History, STEP_SECONDS, Step},
 };
+use crate::output::clean;
 pub use families::{About, families};
 use std::{
     borrow::Cow,
@@ -208,14 +209,18 @@ fn line(
 }
 
 /// Escapes backslash, quote and line end, as the format wants it: nothing else can end a value. Without this a
-/// target's name could add series of its own.
+/// target's name could add series of its own. What else may mislead is replaced.
 fn escape(out: &mut String, value: &str) {
-    for c in value.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '"' => out.push_str("\\\""),
-            '\n' => out.push_str("\\n"),
-            c => out.push(c),
+    for (number, line) in value.split('\n').enumerate() {
+        if number > 0 {
+            out.push_str("\\n");
+        }
+        for c in clean(line).chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                '"' => out.push_str("\\\""),
+                c => out.push(c),
+            }
         }
     }
 }

@@ -36,11 +36,11 @@ fn names_follow_the_conventions() {
 
 #[test]
 fn a_hostile_name_stays_within_its_quotes() {
-    let picture = Picture { processes: vec![process(1, "a\"} 1\nsfgi_evil 1\\")], ..Picture::default() };
+    let hostile = "a\"} 1\nsfgi_evil\u{1b}[31m 1\\";
+    let picture = Picture { processes: vec![process(1, hostile)], ..Picture::default() };
     let text = text(&families(&about(&picture, &BTreeMap::new(), 10)));
     assert!(!text.lines().any(|line| line.starts_with("sfgi_evil")));
-    let expected =
-        r#"sfgi_goroutines{pid="1",service="a\"} 1\nsfgi_evil 1\\",state="waiting",reason="chan receive"} 3"#;
+    let expected = r#"sfgi_goroutines{pid="1",service="a\"} 1\nsfgi_evil?[31m 1\\",state="waiting",reason="chan receive"} 3"#;
     assert!(text.contains(expected), "{text}");
 }
 

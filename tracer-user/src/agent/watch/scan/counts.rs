@@ -3,7 +3,7 @@
 use crate::agent::{
     config::Host,
     picture::{Memory, Scan, SiteCount, StateCount, Top},
-    watch::Target,
+    watch::target::Target,
 };
 use sfgi_core::{
     heap,
@@ -113,7 +113,7 @@ const NO_LIMIT: u64 = 1 << 60;
 pub(super) fn memory(target: &Target, view: &View, host: &Host) -> Memory {
     let statm = fs::read_to_string(format!("/proc/{}/statm", target.pid())).unwrap_or_default();
     let pages: Option<u64> = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok());
-    let (limit_bytes, cgroup_bytes) = control_group(&host.cgroup, &target.identity.cgroup);
+    let (limit_bytes, cgroup_bytes) = control_group(&host.cgroup, &target.identity().cgroup);
     let usage = heap::usage(view);
     Memory {
         heap_bytes: usage.map(|usage| usage.bytes),

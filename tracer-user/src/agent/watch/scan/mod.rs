@@ -1,4 +1,4 @@
-//! Reads one target, on a thread of the pool: all goroutines ([`poll`]), or those and its heap ([`look`]).
+//! Reads one target: all goroutines ([`poll`]), or those and its heap ([`look`]).
 
 mod counts;
 mod kept;
@@ -8,11 +8,15 @@ mod places;
 pub(super) use counts::{nowhere, table};
 pub(crate) use past::Past;
 
-use super::{Opened, Target, TargetError, pool::beat};
+use super::{
+    target::{Opened, Target, TargetError},
+    worker::beat,
+};
 use crate::agent::{
     Config,
     picture::{Memory, Scan, SiteGrowth},
 };
+use serde::{Deserialize, Serialize};
 use sfgi_core::{
     clock,
     detect::Scope,
@@ -31,12 +35,14 @@ use std::{
 
 /// The most groups of one target that are kept. The surest and most severe come first.
 const MAX_GROUPS: usize = 200;
+/// Rows of a table, and groups, where the server has no room for more.
+const FEW: usize = 8;
 /// The most goroutines that are named of a group, and frames of its stack: a recursion may have a million.
 const MAX_GOIDS: usize = 100;
 const MAX_STACK: usize = 64;
 
 /// The result of a poll or a look.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Told {
     pub(crate) scan: Scan,
     pub(crate) memory: Memory,
@@ -49,8 +55,26 @@ pub(crate) struct Told {
     pub(crate) kept: Option<Arc<[u8]>>,
 }
 
+impl Told {
+    /// Keeps the first few rows of each table, and says so: the server has no room for more.
+    pub(crate) fn shorten(&mut self) {
+        for table in [&mut self.scan.creators, &mut self.scan.waits] {
+            table.shorten(FEW);
+        }
+        self.growth.truncate(FEW);
+        if let Some(leaks) = &mut self.leaks
+            && leaks.groups.len() > FEW
+        {
+            leaks.groups.truncate(FEW);
+            let why =
+                format!("only the first {FEW} groups are kept: the agent's memory is in use, raise --memory");
+            leaks.doubt = Some(leaks.doubt.take().map_or(why.clone(), |doubt| format!("{doubt}; {why}")));
+        }
+    }
+}
+
 /// The leaks that a look at the heap found.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Leaks {
     pub(crate) groups: Vec<LeakView>,
     /// The doubt that turned `proven` into `likely`; `None`: the look saw everything.
@@ -84,9 +108,7 @@ pub(crate) fn poll(target: &Target, past: &mut Past, config: &Config) -> Result<
     let reasons = view.binary.wait_reasons();
     told.suspicious = past.poll(snapshot, reasons, config);
     told.growth = past.growth(&mut names);
-    if config.store.file.is_some() {
-        told.kept = past.keep(target.run());
-    }
+    told.kept = past.keep(target.run());
     (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
     Ok(told)
 }
@@ -110,9 +132,7 @@ pub(crate) fn look(target: &Target, past: &mut Past, config: &Config) -> Result<
     past.looked(observed, view.binary.wait_reasons(), config);
     past.date(&mut groups, told.scan.unix_ns);
     told.growth = past.growth(&mut names);
-    if config.store.file.is_some() {
-        told.kept = past.keep(target.run());
-    }
+    told.kept = past.keep(target.run());
     told.leaks = Some(Leaks { groups, doubt: observed.doubt.clone(), scanned: leaks.scanned });
     (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
     Ok(told)

@@ -2,6 +2,13 @@
 // they only ever become text (textContent), never markup.
 "use strict";
 
+// The address that the agent prints has the token. This tab keeps it; the address bar and the history do not.
+const printed = new URLSearchParams(location.search).get("token");
+if (printed) {
+  sessionStorage.setItem("token", printed);
+  history.replaceState(null, "", location.pathname + location.hash);
+}
+
 const EVERY_MS = 5000;
 const ask = async (path, options = {}) => {
   const token = sessionStorage.getItem("token");
