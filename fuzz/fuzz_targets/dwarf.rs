@@ -1,6 +1,6 @@
-//! The input is how often a piece of `.debug_info` is repeated (two bytes), how much is cut off its beginning each time (one
-//! byte), whether the sections are compressed (one byte), how long the piece is (one byte), and how long a piece of
-//! `.debug_abbrev` (one byte), which is repeated, too; then the two pieces, and what is left is `.debug_str`.
+//! The input is how often a piece of `.debug_info` is repeated (two bytes), how much is cut off its beginning each time
+//! (one byte), whether the sections are compressed (one byte), how long the piece is (one byte), and how long a piece
+//! of `.debug_abbrev` (one byte), which is repeated, too; then the two pieces, and what is left is `.debug_str`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! The input is how many program headers of notes a core file has (two bytes), each of which holds all of the notes, and how often
-//! these are repeated (one byte); then the notes.
+//! The input is how many program headers of notes a core file has (two bytes), each of which holds all of the notes,
+//! and how often these are repeated (one byte); then the notes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

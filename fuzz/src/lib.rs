@@ -16,8 +16,8 @@ static ALLOCATOR: PerThread = PerThread;
 /// Bytes that one input may have allocated at a time; libFuzzer's are some kilobytes.
 const MEMORY: usize = 64 << 20;
 
-/// Runs a target on one input. An input that needs more than 64 MiB is a finding, as one that needs more than the seconds
-/// of `cargo xtask fuzz` is.
+/// Runs a target on one input. An input that needs more than 64 MiB is a finding, as one that needs more than the
+/// seconds of `cargo xtask fuzz` is.
 pub fn bounded(run: impl FnOnce()) {
     peak::bounded(MEMORY, run);
 }

@@ -272,7 +272,9 @@ impl Pass<'_> {
                 snapshot::take_only(setting.view, snapshot::Options::default(), listed).map_err(|error| {
                     match error {
                         snapshot::SnapshotError::Unreadable(fault) => fault,
-                        snapshot::SnapshotError::NoList(_) | snapshot::SnapshotError::NoField(_) => Fault::Unmapped(0),
+                        snapshot::SnapshotError::NoList(_) | snapshot::SnapshotError::NoField(_) => {
+                            Fault::Unmapped(0)
+                        }
                     }
                 })?;
             if let Some(fault) = now.incomplete {

@@ -26,8 +26,8 @@ impl Observer for Nothing {
     }
 }
 
-/// Plays the head of a real recording with these frames behind it, which must need no more than so many bytes. Says what
-/// was wrong with it.
+/// Plays the head of a real recording with these frames behind it, which must need no more than so many bytes. Says
+/// what was wrong with it.
 fn plays(most: usize, frames: &[(Kind, Vec<u8>)]) -> Option<Damage> {
     let shop = testing::frames(include_bytes!("../../../../tests/recordings/shop.sfgi"));
     let mut all = vec![shop[0].clone()];
