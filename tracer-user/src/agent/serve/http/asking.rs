@@ -118,7 +118,7 @@ async fn document(
     kind: &'static str,
 ) -> Result<Response, Problem> {
     let place = shared.costly.read().await?;
-    let room = shared.flight.document()?;
+    let room = shared.documents.document()?;
     let asked = shared.ask_with((place, room), |answer| Request::Goroutines { pid, filter, form, answer });
     let (document, (place, room)) = asked.await?;
     Ok(made([(header::CONTENT_TYPE, kind.into())], document, place, room))
@@ -236,7 +236,7 @@ async fn profile(
         Profile::Block(_) => shared.costly.stream()?,
         Profile::Goroutines | Profile::Leaks => shared.costly.read().await?,
     };
-    let room = shared.flight.document()?;
+    let room = shared.documents.document()?;
     let asked = shared.ask_with((place, room), |answer| Request::Profile { pid: params.pid, kind, answer });
     let (bytes, (place, room)) = asked.await?;
     let headers: [(HeaderName, String); 2] = [

@@ -20,9 +20,13 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of all answers that are being made or were not taken yet. A client that asks and does not read keeps its answer
-/// in our memory; this is enough for dozens of pages.
-const IN_FLIGHT: usize = 32 << 20;
+/// Bytes of all answers that were made of pictures and not taken yet. A client that asks and does not read keeps its
+/// answer in our memory; this is enough for dozens of pages.
+const IN_FLIGHT: usize = 16 << 20;
+
+/// Bytes of all documents and profiles that are being made, or were not taken yet. They have room of their own: two of
+/// them would leave none for others.
+const DOCUMENTS_IN_FLIGHT: usize = 2 * MAX_DOCUMENT;
 
 /// What an answer without a known length counts for: what a stream buffers for a slow client (`BEHIND` in
 /// `core/stream.rs`).
@@ -75,9 +79,8 @@ pub(super) struct Flight {
 
 impl Default for Flight {
     fn default() -> Self {
-        // At most half of the memory that this process may take: the rest is what the answers are made of.
-        let most = IN_FLIGHT.min(budget::limit() / 2);
-        Flight { room: Arc::new(Semaphore::new(most)), most }
+        // Of the memory that this process may take a quarter, and half for documents: the rest is what answers are made of.
+        Flight::new(IN_FLIGHT.min(budget::limit() / 4))
     }
 }
 
@@ -94,6 +97,15 @@ impl Room {
 }
 
 impl Flight {
+    fn new(most: usize) -> Flight {
+        Flight { room: Arc::new(Semaphore::new(most)), most }
+    }
+
+    /// For documents and profiles.
+    pub(super) fn of_documents() -> Flight {
+        Flight::new(DOCUMENTS_IN_FLIGHT.min(budget::limit() / 2))
+    }
+
     /// Makes room for a document whose length is not known yet.
     pub(super) fn document(&self) -> Result<Room, Problem> {
         self.reserve(MAX_DOCUMENT).map(Room)

@@ -71,6 +71,7 @@ pub struct Shared {
     metrics: Mutex<Metrics>,
     costly: Costly,
     flight: Flight,
+    documents: Flight,
 }
 
 /// What `/metrics` answers.
@@ -144,6 +145,7 @@ impl Shared {
                 pace: Pace::of_reads(),
             },
             flight: Flight::default(),
+            documents: Flight::of_documents(),
         }
     }
 

@@ -73,10 +73,11 @@ impl Token {
         let unreadable = |error| AccessError::Unreadable { file: file.to_owned(), error };
         match read(file, 0) {
             Ok((text, mode)) => {
+                let token = Token::given(&text, &file.display().to_string())?;
                 if mode & 0o077 != 0 {
                     log::warn!("others than its owner may read the token: chmod 600 {}", file.display());
                 }
-                Token::given(&text, &file.display().to_string())
+                Ok(token)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let text = make(file).map_err(|error| AccessError::Kept { file: file.to_owned(), error })?;
