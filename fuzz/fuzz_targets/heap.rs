@@ -157,7 +157,7 @@ fuzz_target!(|input: &[u8]| {
         target.set(place, if word < SIZE as u64 { BASE + word } else { word });
     }
     let view = View { memory: &target, binary: &binary, bias: 0, clock: Clock::Stopped };
-    let options = Options { window: Duration::ZERO, passes: 1, threads: 1, heap: true };
+    let options = Options { window: Duration::ZERO, passes: 1, threads: 1, heap: true, most: 0 };
     let mut found = observe(&view, &options, &mut Registers::Unknown, &mut |_| {})
         .expect("the list of goroutines can be read");
     let observed = &found.observed;

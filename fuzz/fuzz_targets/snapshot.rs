@@ -110,7 +110,7 @@ fuzz_target!(|input: &[u8]| {
         target.set(at, if word < SIZE as u64 { BASE + word } else { word });
     }
     let view = View { memory: &target, binary: &binary, bias: 0, clock: Clock::Stopped };
-    let options = Options { stacks: true, args: true, labels: true, objects: true };
+    let options = Options { stacks: true, args: true, labels: true, objects: true, most: 0 };
     let snapshot = take(&view, options, &mut |_, _| {}).expect("the list of goroutines can be read");
     if changes.len() < 10 {
         assert_eq!(snapshot.goroutines.len(), GOROUTINES);

@@ -20,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(binary) = GoBinary::parse(data.into()) else { return };
     let Some(memory) = Stopped::new(&binary, memory) else { return };
     let view = View { memory: &memory, binary: &binary, bias: 0, clock: Clock::Stopped };
-    let options = Options { stacks: true, args: true, labels: true, objects: true };
+    let options = Options { stacks: true, args: true, labels: true, objects: true, most: 0 };
     let Ok(snapshot) = snapshot::take(&view, options, &mut |_, _| {}) else { return };
     for goroutine in &snapshot.goroutines {
         let (start, len) = goroutine.args;

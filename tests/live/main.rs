@@ -4,6 +4,7 @@
 //! the words, `--list` says which there are and what each needs.
 
 mod agent;
+mod commands;
 mod doctor;
 mod dump;
 mod export;
@@ -27,6 +28,7 @@ fn main() -> Result<ExitCode> {
     }
     let groups = [
         agent::tests(),
+        commands::tests(),
         doctor::tests(),
         dump::tests(),
         export::tests(),

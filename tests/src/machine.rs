@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::toolchain;
+use crate::{toolchain, tree};
 
 /// The path of a program that `cargo xtask setup` unpacks without installing it.
 ///
@@ -66,20 +66,32 @@ pub fn target_dir() -> PathBuf {
     exe.ancestors().nth(3).expect("a test binary lies in TARGET/PROFILE/deps").to_path_buf()
 }
 
-/// The BPF programs, maps and links that a process holds now, as `prog_id 7`.
+/// The processes that a process has started.
+///
+/// # Errors
+/// The process has gone.
+pub fn children(pid: u32) -> Result<Vec<u32>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    Ok(text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
+}
+
+/// The BPF programs, maps and links that a process and its children hold now, as `prog_id 7`: a command works in a child.
 ///
 /// # Errors
 /// The process has gone.
 pub fn bpf_objects_of(pid: u32) -> Result<BTreeSet<String>> {
     let mut objects = BTreeSet::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // A descriptor may be closed meanwhile.
-        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-        // A link's entry also names its program.
-        objects.extend(text.lines().filter_map(|line| {
-            let (key, id) = line.split_once(":\t")?;
-            ["prog_id", "map_id", "link_id"].contains(&key).then(|| format!("{key} {id}"))
-        }));
+    for pid in tree::of(pid)? {
+        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { continue };
+        for entry in entries {
+            // A descriptor may be closed meanwhile.
+            let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+            // A link's entry also names its program.
+            objects.extend(text.lines().filter_map(|line| {
+                let (key, id) = line.split_once(":\t")?;
+                ["prog_id", "map_id", "link_id"].contains(&key).then(|| format!("{key} {id}"))
+            }));
+        }
     }
     Ok(objects)
 }

@@ -35,6 +35,8 @@ pub enum Profile {
     Prober,
     /// Talks to clients. Reads no process.
     Server,
+    /// Starts the agent's other processes. Reads nothing.
+    Launcher,
     /// Makes one file of another: recordings, core files. Neither processes nor network.
     Converter,
 }
@@ -123,6 +125,17 @@ impl Needs {
         Needs { reads: Some(Vec::new()), signals: true, ..Needs::of(Profile::Converter, &[]) }
     }
 
+    /// Of what starts the agent's other processes: their capabilities, and those that a hook needs to become another user. What it
+    /// gave up they could not have, so it has no filter; it reads nothing of a target.
+    pub fn launcher() -> Needs {
+        let mut needs = Needs::prober();
+        needs.profile = Profile::Launcher;
+        needs.capabilities.extend([Capability::CAP_KILL, Capability::CAP_SETUID, Capability::CAP_SETGID]);
+        // To take capabilities out of the bounding set of a child.
+        needs.capabilities.push(Capability::CAP_SETPCAP);
+        needs
+    }
+
     /// And stops targets.
     #[must_use]
     pub fn with_freeze(self, freeze: bool) -> Needs {
@@ -143,9 +156,16 @@ impl Needs {
         Needs { signals: true, ..self }
     }
 
-    /// And writes files.
+    /// And writes files. For files of any user root has capabilities, as for giving a new one to who called sudo.
     #[must_use]
-    pub fn with_writes(self, writes: Writes) -> Needs {
+    pub fn with_writes(mut self, writes: Writes) -> Needs {
+        if writes == Writes::Anything {
+            self.capabilities.extend([
+                Capability::CAP_DAC_OVERRIDE,
+                Capability::CAP_FOWNER,
+                Capability::CAP_CHOWN,
+            ]);
+        }
         Needs { writes, ..self }
     }
 
@@ -221,9 +241,11 @@ pub fn apply(needs: &Needs) -> InForce {
     drop_capabilities(&needs.capabilities);
     // Landlock first: the filter allows neither its system calls nor the opening of what its rules name.
     let landlock = restrict_files(needs);
-    let seccomp = match filter_calls(needs) {
-        Ok(()) => Status::InForce,
-        Err(error) => Status::Missing(error.to_string()),
+    let seccomp = match (needs.profile, filter_calls) {
+        (Profile::Launcher, _) => Status::NotUsed("its children would inherit it"),
+        (_, filter) => {
+            filter(needs).map_or_else(|error| Status::Missing(error.to_string()), |()| Status::InForce)
+        }
     };
     let mut capabilities: Vec<String> =
         caps::read(None, CapSet::Effective).unwrap_or_default().iter().map(ToString::to_string).collect();
@@ -249,6 +271,9 @@ fn drop_capabilities(keep: &[Capability]) {
 }
 
 fn restrict_files(needs: &Needs) -> Status {
+    if needs.profile == Profile::Launcher {
+        return Status::NotUsed("its children would inherit it");
+    }
     if needs.reads_processes() {
         return Status::NotUsed("it would bar reading processes; seccomp keeps files from being written");
     }

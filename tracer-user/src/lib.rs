@@ -11,4 +11,5 @@ mod live;
 pub mod output;
 mod parse;
 pub mod probe;
+mod supervise;
 pub mod top;

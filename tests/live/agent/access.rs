@@ -17,11 +17,11 @@ use anyhow::{Context, Result, ensure};
 use live_tests::{
     agent_http::{self, AUTHORIZATION, Agent, Answer, LONGEST, TOKEN, TOKEN_VARIABLE, answer, ask},
     fixture::{self, Variant},
+    machine,
     process::Process,
     screen::Terminal,
     sfgi::{self, fails},
     toolchain::{self, Go},
-    tree,
 };
 use rustix::process::Signal;
 
@@ -78,7 +78,7 @@ fn without_the_token_nothing_is_told_and_nothing_is_done() -> Result<()> {
         ensure!(!refused.text().contains("idle"), "{}", refused.text());
         ensure!(refused.text().contains(&*file.to_string_lossy()), "{}", refused.text());
     }
-    ensure!(tree::bpf_objects(agent.process.pid())?.is_empty(), "it has put probes");
+    ensure!(machine::bpf_objects_of(agent.process.pid())?.is_empty(), "it has put probes");
     for path in ["/metrics", "/healthz", "/readyz", "/", "/page.css", "/page.js"] {
         let open = ask(agent.address, "GET", path, &[])?;
         ensure!(open.status == 200, "{path}: {} {}", open.status, open.text());

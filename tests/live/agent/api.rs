@@ -18,7 +18,6 @@ use live_tests::{
     process::Process,
     sfgi,
     toolchain::{self, Go},
-    tree,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -154,11 +153,15 @@ fn a_trace_streams_and_ends_with_its_client() -> Result<()> {
         text.push_str(&String::from_utf8_lossy(&bytes[..count]));
     }
     ensure!(text.starts_with("HTTP/1.1 200"), "{text}");
-    ensure!(!tree::bpf_objects(agent.process.pid())?.is_empty(), "no probes while it traces");
+    ensure!(!machine::bpf_objects_of(agent.process.pid())?.is_empty(), "no probes while it traces");
     drop(stream);
     let deadline = Instant::now() + LONGEST;
-    while !tree::bpf_objects(agent.process.pid())?.is_empty() {
-        ensure!(Instant::now() < deadline, "the probes stay: {:?}", tree::bpf_objects(agent.process.pid())?);
+    while !machine::bpf_objects_of(agent.process.pid())?.is_empty() {
+        ensure!(
+            Instant::now() < deadline,
+            "the probes stay: {:?}",
+            machine::bpf_objects_of(agent.process.pid())?
+        );
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())

@@ -175,7 +175,7 @@ fn facts(kind: &ObjectKind, waiters: usize) -> (BTreeMap<&'static str, String>, 
     (facts, name)
 }
 
-const ALL: Options = Options { stacks: true, args: false, labels: false, objects: true };
+const ALL: Options = Options { stacks: true, args: false, labels: false, objects: true, most: 0 };
 
 fn what_goroutines_wait_for() -> Result<()> {
     everywhere(|go, target, binary, expected| {

@@ -34,7 +34,7 @@ fn timers(go: &Go, variant: Variant, heap: bool) -> Result<Vec<(String, TimerSit
     let memory = Live::of(&process);
     let bias = process.load_bias(binary.image().entry())?;
     let view = View { memory: &memory, binary: &binary, bias, clock: Clock::Live };
-    let options = Options { window: Duration::ZERO, passes: 1, threads: 1, heap };
+    let options = Options { window: Duration::ZERO, passes: 1, threads: 1, heap, most: 0 };
     let observed = heap::observe(&view, &options, &mut Registers::Unknown, &mut |_| {})?.observed;
     ensure!(!heap || observed.passes > 0, "no pass: {:?}", observed.doubt);
     let name = |site: TimerSite| {

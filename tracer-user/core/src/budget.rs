@@ -64,6 +64,23 @@ pub fn check(more: usize) -> Result<(), Exhausted> {
     if more > left() { Err(Exhausted { limit: limit() }) } else { Ok(()) }
 }
 
+/// Makes room for `more` elements, as [`Vec::reserve`] does, where the budget allows it. What a vector grows by on its own
+/// account doubles it, and may go beyond the hard limit at once.
+///
+/// # Errors
+/// The budget does not allow them.
+pub fn reserve<T>(to: &mut Vec<T>, more: usize) -> Result<(), Exhausted> {
+    if to.capacity() - to.len() >= more {
+        return Ok(());
+    }
+    let bytes = |count: usize| count.saturating_mul(size_of::<T>());
+    let double = to.len().max(more);
+    let more = if check(bytes(double)).is_ok() { double } else { more };
+    check(bytes(more))?;
+    to.reserve_exact(more);
+    Ok(())
+}
+
 /// Counts an allocation; ends the process where it goes beyond the hard limit.
 fn count(bytes: usize) {
     let used = USED.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);

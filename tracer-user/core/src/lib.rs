@@ -28,3 +28,7 @@ pub mod session;
 pub mod snapshot;
 #[doc(hidden)]
 pub mod testing;
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: testing::peak::PerThread = testing::peak::PerThread;

@@ -154,7 +154,13 @@ impl Drop for Slot {
     }
 }
 
+/// Leaves the reads of this thread out of the table from now on: whoever waits for the thread goes on without it where it hangs.
+pub fn unwatch() {
+    UNWATCHED.set(true);
+}
+
 thread_local! {
+    static UNWATCHED: Cell<bool> = const { Cell::new(false) };
     static SLOT: Slot = Slot::take();
     /// The entry of the read around the one that begins: reading a debug file is part of reading the executable.
     static OUTER: Cell<u64> = const { Cell::new(0) };
@@ -184,6 +190,9 @@ impl Drop for Reading {
 }
 
 fn note(entry: u64) {
+    if UNWATCHED.get() {
+        return;
+    }
     // A thread that ends has no slot any more.
     let _ = SLOT.try_with(|slot| {
         if let Some(slot) = table().slots.get(slot.number) {
@@ -218,10 +227,21 @@ mod tests {
         assert!(seen(What::File) && now_ms() - (entry >> WHAT_BITS) >= 10, "the outer one goes on");
         drop(outer);
         assert_eq!(OWN.slots[number].load(Relaxed), 0);
+        threads_beyond_the_table_read_unwatched();
     }
 
     #[test]
-    fn threads_beyond_the_table_read_unwatched_and_slots_come_back() {
+    fn a_thread_can_read_unwatched() {
+        let noted = std::thread::spawn(|| {
+            unwatch();
+            let _reading = reading(What::Proc);
+            OWN.slots.iter().any(|slot| slot.load(Relaxed) & 0xff == What::Proc as u64)
+        });
+        assert!(!noted.join().unwrap());
+    }
+
+    // Not beside the other one: it takes all slots.
+    fn threads_beyond_the_table_read_unwatched() {
         let wait = std::sync::Barrier::new(SLOTS + 8);
         let numbers: Vec<usize> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..SLOTS + 8)

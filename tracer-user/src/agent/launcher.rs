@@ -13,7 +13,10 @@
 //! ends with the server.
 
 use super::watch::{Role, work};
-use crate::agent::Config;
+use crate::{
+    agent::Config,
+    confine::{self, Needs},
+};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
@@ -27,6 +30,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
+    ffi::CStr,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::unix::net::UnixStream,
@@ -123,7 +127,7 @@ impl Reports {
 }
 
 /// Sends a value, with a descriptor where one is given.
-pub(super) fn send(to: BorrowedFd<'_>, value: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+fn send(to: BorrowedFd<'_>, value: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let bytes = postcard::to_allocvec(value).map_err(io::Error::other)?;
     if bytes.len() > MAX_MESSAGE {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -139,9 +143,7 @@ pub(super) fn send(to: BorrowedFd<'_>, value: &impl Serialize, fd: Option<Borrow
 }
 
 /// Receives a value; `None`: the other end is closed.
-pub(super) fn receive<T: serde::de::DeserializeOwned>(
-    from: BorrowedFd<'_>,
-) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+fn receive<T: serde::de::DeserializeOwned>(from: BorrowedFd<'_>) -> io::Result<Option<(T, Option<OwnedFd>)>> {
     let (mut bytes, mut space) =
         ([0; MAX_MESSAGE], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -163,8 +165,8 @@ pub(super) fn receive<T: serde::de::DeserializeOwned>(
     Ok(Some((value.ok_or(io::ErrorKind::InvalidData)?, fd)))
 }
 
-/// How many bytes a child's life begins with: its socket.
-pub(super) enum Child {
+/// On which side of a fork this is.
+enum Child {
     /// In the child.
     Is,
     /// In the launcher: the child's PID.
@@ -173,7 +175,7 @@ pub(super) enum Child {
 
 /// Forks. The child dies with this process, has a session of its own, so that a terminal's signals reach the launcher alone, and
 /// takes signals as a new process does.
-pub(super) fn fork() -> io::Result<Child> {
+fn fork() -> io::Result<Child> {
     let own = rustix::process::getpid();
     // SAFETY: this process has one thread, so the child may do whatever its parent could.
     match unsafe { libc::fork() } {
@@ -185,8 +187,12 @@ pub(super) fn fork() -> io::Result<Child> {
                 Signals::restore()?;
                 Ok(())
             })();
+            if let Err(error) = begun {
+                log::error!("a process of the agent cannot begin: {error}");
+                exit(ExitCode::FAILURE);
+            }
             // The parent may have died before it could be asked to take the child along.
-            if begun.is_err() || getppid() != Some(own) {
+            if getppid() != Some(own) {
                 exit(ExitCode::FAILURE);
             }
             Ok(Child::Is)
@@ -201,6 +207,12 @@ fn exit(code: ExitCode) -> ! {
     let _ = io::Write::flush(&mut io::stdout());
     // SAFETY: takes no pointer.
     unsafe { libc::_exit(if code == ExitCode::SUCCESS { 0 } else { 1 }) }
+}
+
+/// Names this process for `ps` and `top`, which would show the same command line for all.
+fn name(name: &CStr) {
+    // Longer names than 15 bytes are cut; ours are not.
+    let _ = rustix::thread::set_name(name);
 }
 
 /// The signals that the launcher waits for, as a descriptor.
@@ -274,11 +286,13 @@ pub fn run(
     let server = match fork()? {
         Child::Is => {
             drop((ours, signals));
+            name(c"sfgi-server");
             exit(server(Launcher { socket: theirs }))
         }
         Child::Has(pid) => pid,
     };
     drop(theirs);
+    log::debug!("launcher: {}", confine::apply(&Needs::launcher()));
     let mut workers = BTreeSet::new();
     loop {
         let mut polled = [PollFd::new(&ours, PollFlags::IN), PollFd::new(&signals.fd, PollFlags::IN)];
@@ -343,6 +357,7 @@ fn begin(role: Role, config: &std::sync::Arc<Config>, ours: (i32, i32)) -> io::R
     match fork()? {
         Child::Is => {
             drop(near);
+            name(role.name());
             // What the launcher holds is none of the worker's business.
             for fd in [ours.0, ours.1] {
                 // SAFETY: this process never uses these two again: it ends in this function.
@@ -362,6 +377,9 @@ fn reap(server: Pid, workers: &mut BTreeSet<u32>, to: &OwnedFd) -> Option<ExitCo
         let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) else { return code };
         let cpu_ns = children_cpu_ns().saturating_sub(before);
         if pid == server {
+            if let Some(signal) = status.terminating_signal() {
+                log::error!("signal {signal} has ended the process that decides");
+            }
             let status = status.exit_status().and_then(|status| u8::try_from(status).ok());
             code = Some(ExitCode::from(status.unwrap_or(KILLED)));
             continue;

@@ -46,11 +46,10 @@ pub struct NodePicture {
     pub scan_failures: u64,
     /// Scans that should have begun by now and have not, for want of budget.
     pub scans_waiting: u64,
-    /// When the last scan ended well: nanoseconds since 1970; 0: none has yet.
+    /// When the last scan of any target ended well: nanoseconds since 1970; 0: none has.
     pub last_scan_unix_ns: u64,
-    /// Workers that scan; 0: it is not known.
+    /// Workers that scan, and those of them whose target does not answer now; 0 workers: it is not known.
     pub workers: u64,
-    /// Workers whose target does not answer now.
     pub workers_hanging: u64,
     /// Workers that were ended because their target did not answer.
     pub workers_hung: u64,

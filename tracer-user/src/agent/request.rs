@@ -1,7 +1,7 @@
 //! What the core can be asked for. Each request carries the channel for its answer; the core does not care when
 //! the receiver has gone.
 
-use super::{Config, picture::ProcessId};
+use super::{Config, alert::hook::HookJob, picture::ProcessId};
 use bytes::Bytes;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,12 @@ pub enum Request {
         file: PathBuf,
         /// The file's size in bytes, sent when the file is complete.
         answer: Answer<u64>,
+    },
+    /// Run the hook of an alert.
+    RunHook {
+        job: HookJob,
+        /// Sent when it has ended.
+        answer: Answer<()>,
     },
     /// Go on with another configuration; nothing that is known of targets is lost.
     Reload(Arc<Config>),

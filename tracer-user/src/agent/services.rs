@@ -3,7 +3,7 @@
 
 use super::{
     Earlier, Handle,
-    alert::{self, Alert, Alerts, Change, Remembered, act::Actor, hook::Runner},
+    alert::{self, Alert, Alerts, Change, Remembered, act::Actor},
     config::{self, Config, LevelName, Part},
     picture::NameFrom,
     serve::{
@@ -64,7 +64,7 @@ impl Opened {
     }
 
     /// Starts all tasks. Must be called within a tokio runtime.
-    pub fn start(self, config: Arc<Config>, agent: &Handle, runner: Runner) -> Services {
+    pub fn start(self, config: Arc<Config>, agent: &Handle) -> Services {
         let (alerts_to, standing) = watch::channel(Arc::from([]));
         let (max_series_to, max_series) = watch::channel(config.metrics.max_series);
         let (trigger_to, trigger_interval) = watch::channel(config.http.trigger_interval);
@@ -88,13 +88,7 @@ impl Opened {
                 listener.serve(Arc::new(shared)).await;
             }),
             tokio::spawn(health.follow(Arc::clone(&notify))),
-            tokio::spawn(alerts(
-                agent.clone(),
-                config.clone(),
-                Arc::clone(&store),
-                alerts_to,
-                runner.clone(),
-            )),
+            tokio::spawn(alerts(agent.clone(), config.clone(), Arc::clone(&store), alerts_to)),
             tokio::spawn(remember(agent.clone(), Arc::clone(&store))),
             tokio::spawn(export(agent.clone(), config, standing, max_series)),
         ];
@@ -105,7 +99,6 @@ impl Opened {
             store,
             tasks,
             notify,
-            runner,
         }
     }
 }
@@ -117,7 +110,6 @@ pub struct Services {
     store: Arc<Mutex<Store>>,
     tasks: Vec<JoinHandle<()>>,
     notify: Arc<Notify>,
-    runner: Runner,
 }
 
 impl Services {
@@ -133,7 +125,6 @@ impl Services {
         self.max_series.send_replace(new.metrics.max_series);
         self.trigger_interval.send_replace(new.http.trigger_interval);
         self.config.send_replace(new);
-        self.runner.reload();
         changes
     }
 
@@ -212,7 +203,6 @@ async fn alerts(
     mut config: watch::Receiver<Arc<Config>>,
     store: Arc<Mutex<Store>>,
     publish: watch::Sender<Arc<[Arc<Alert>]>>,
-    runner: Runner,
 ) {
     let mut now = Arc::clone(&config.borrow_and_update());
     let mut alerts = Alerts::new(now.alerts.clone());
@@ -220,7 +210,7 @@ async fn alerts(
     let remembered = store.lock().unwrap_or_else(PoisonError::into_inner).take_alerts();
     alerts.remember(remembered, now.leaks.min_age);
     let mut keeper = Keeper { store, writes: None, last: Instant::now(), failed: false };
-    let mut actor = Actor::new(&now.alerts, &now.evidence, agent.requests.clone(), &runner);
+    let mut actor = Actor::new(&now.alerts, &now.evidence, agent.requests.clone());
     let mut dropped = false;
     while agent.pictures.changed().await.is_ok() {
         if config.has_changed().unwrap_or(false) {
@@ -228,7 +218,7 @@ async fn alerts(
             // An `Actor` counts the actions that run; a new one for every reload would forget them without need.
             if config::changes(&now, &new).parts.contains(&Part::Alerts) {
                 alerts.reload(new.alerts.clone());
-                actor = Actor::new(&new.alerts, &new.evidence, agent.requests.clone(), &runner);
+                actor = Actor::new(&new.alerts, &new.evidence, agent.requests.clone());
             }
             now = new;
         }

@@ -4,15 +4,19 @@ use crate::{
     agent,
     agent::{
         Handle, Request,
-        alert::hook::Runner,
         config::{Config, Overrides},
         launcher::{self, Launcher},
         services::Opened,
     },
+    confine::{self, Needs},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(ClapArgs)]
@@ -42,57 +46,51 @@ pub(super) struct Args {
     pictures: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+/// Returns the exit code of the process that decides, which has said what there was to say.
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = args.load()?;
     if args.check_config {
         println!("the configuration is right");
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let config = Arc::new(config);
-    // Forked first, with all rights: it may have to become another user.
-    let runner = Runner::start(|| args.load().ok()).context("the agent cannot start")?;
     let reload = || args.load().ok().map(Arc::new);
-    let code =
-        launcher::run(Arc::clone(&config), reload, |launcher| match server(args, config, launcher, runner) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("sfgi: {error:#}");
-                ExitCode::FAILURE
-            }
-        });
-    let code = code.context("the agent cannot start")?;
-    if code == ExitCode::FAILURE {
-        // The server has said why.
-        std::process::exit(1);
-    }
-    if code != ExitCode::SUCCESS {
-        bail!("the agent's server was ended from outside, or has used more memory than it may");
-    }
-    Ok(())
+    let code = launcher::run(Arc::clone(&config), reload, |launcher| match server(args, config, launcher) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sfgi: {error:#}");
+            ExitCode::FAILURE
+        }
+    });
+    Ok(code.context("the agent cannot start")?)
 }
 
 /// The process that decides and talks to clients. The core has a thread of its own; this one only waits for signals, requests
 /// and pictures.
-fn server(args: &Args, config: Arc<Config>, launcher: Launcher, runner: Runner) -> Result<()> {
+fn server(args: &Args, config: Arc<Config>, launcher: Launcher) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The socket and the store are opened before any process is looked at, so that a wrong setting ends the command.
     let mut opened = runtime.block_on(Opened::open(&config))?;
+    // Before threads: each has capabilities of its own. After the socket, which may want a low port.
+    log::info!("server: {}", confine::apply(&Needs::server(writable(&config))));
     let handle = agent::start(Arc::clone(&config), opened.take_earlier(), launcher)
         .context("the agent cannot start")?;
-    runtime.block_on(serve(args, config, opened, handle, runner))
+    runtime.block_on(serve(args, config, opened, handle))
+}
+
+/// The folders in which the server writes. What a reload adds to them needs a restart.
+fn writable(config: &Config) -> Vec<PathBuf> {
+    let folder = |file: &PathBuf| file.parent().map(Path::to_owned);
+    let files = [&config.store.file, &config.http.token_file];
+    let folders = files.into_iter().flatten().filter_map(folder);
+    folders.chain(config.evidence.directory.clone()).collect()
 }
 
 /// Runs until SIGINT or SIGTERM. SIGHUP reads the configuration again.
-async fn serve(
-    args: &Args,
-    config: Arc<Config>,
-    opened: Opened,
-    mut handle: Handle,
-    runner: Runner,
-) -> Result<()> {
+async fn serve(args: &Args, config: Arc<Config>, opened: Opened, mut handle: Handle) -> Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut hangup = signal(SignalKind::hangup())?;
-    let services = opened.start(config, &handle, runner);
+    let services = opened.start(config, &handle);
     log::info!("begins: PID {}", std::process::id());
     loop {
         tokio::select! {

@@ -3,10 +3,12 @@
 
 use super::{
     parse,
-    session::Session,
+    session::{Session, Signals},
     source::{self, Attached},
+    user::User,
 };
 use crate::{
+    confine::{self, Needs},
     live::Attach,
     output::{Json, Printer, Sink, Text},
 };
@@ -88,9 +90,26 @@ pub(super) struct TargetArgs {
     /// How often the rings are read
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse::time)]
     drain_every: Duration,
+    #[command(flatten)]
+    user: UserArg,
     /// Command to start and trace, with its arguments
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+/// `--user`, for commands that start another one.
+#[derive(Debug, ClapArgs)]
+pub(super) struct UserArg {
+    /// Run CMD as this user, by name or number [default: the one who called sudo]
+    #[arg(long, value_name = "USER", requires = "command")]
+    user: Option<String>,
+}
+
+impl UserArg {
+    /// `None`: as sfgi itself.
+    pub(super) fn chosen(&self) -> Result<Option<User>> {
+        User::chosen(self.user.as_deref())
+    }
 }
 
 fn ring_size(text: &str) -> Result<u32> {
@@ -130,17 +149,22 @@ impl TargetArgs {
         }
     }
 
+    pub(super) fn pids(&self) -> &[u32] {
+        &self.pid
+    }
+
     /// Opens every target first, so that a wrong PID fails before anything is attached. Then it measures what a probe
-    /// costs on this host, and attaches.
-    pub(super) fn attach(&self, wants: Wants) -> Result<Session> {
-        let probes = self.probes(wants);
+    /// costs on this host, attaches, and gives up all but `needs` and what ending the command takes.
+    pub(super) fn attach(&self, wants: Wants, needs: Needs) -> Result<Session> {
+        let (probes, signals) = (self.probes(wants), Signals::listen()?);
         // clap refuses -p together with a command (`conflicts_with`), so one of the two is empty.
         let attached = if self.command.is_empty() {
             Attached::processes(&self.pid, source::open(&self.pid, &self.layout)?, &probes)?
         } else {
-            Attached::command(&self.command, &self.layout, &probes, false)?
+            Attached::command(&self.command, &self.layout, &probes, self.user.chosen()?, false)?
         };
-        Ok(Session::new(attached, self.drain_every, self.duration))
+        confine::apply(&if self.command.is_empty() { needs } else { needs.with_signals() });
+        Ok(Session::new(attached, self.drain_every, self.duration, signals))
     }
 }
 

@@ -2,13 +2,15 @@
 
 use super::{args::LayoutArg, source::Opened};
 use crate::{
+    confine::{self, InForce, Needs},
     live::in_words,
-    output::{bytes, count},
+    output::{bytes, clean, count},
     probe,
     probe::Calibration,
 };
 use anyhow::{Result, bail};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
 use sfgi_core::{
     event::Mode,
     heap,
@@ -28,12 +30,17 @@ use std::{
 #[derive(ClapArgs)]
 #[command(after_help = "\
 Everything that dump, leaks and trace need is tried, and what is missing is said. Exit code 1: one of them
-would be refused.
+would be refused. `confined` is what this kernel lets sfgi give up before it reads a program.
+
+JSON is one document, schema sfgi.doctor/1: `told` (the lines: `what`, `text`), `refused` (commands),
+`confined` (`profile`, `no_new_privs`, `capabilities`, `seccomp`, `landlock`) and `probes` (`mode`,
+`function`, `address`, `offset`, `instruction`, `ns`; `missing` says why there is none).
 
 EXAMPLES
   sfgi doctor                  is this host fit, and what does a probe cost here?
   sfgi doctor -p 1234          can process 1234 be read and traced, and which probes would stand where?
-  sfgi doctor ./server         the same for a file")]
+  sfgi doctor ./server         the same for a file
+  sfgi doctor --format json    for scripts")]
 pub(super) struct Args {
     /// Process to look at
     #[arg(short, long, value_name = "PID", conflicts_with = "file")]
@@ -41,16 +48,38 @@ pub(super) struct Args {
     /// Executable to look at
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Output format
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
     #[command(flatten)]
     layout: LayoutArg,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// The schema name of the JSON document.
+const SCHEMA: &str = "sfgi.doctor/1";
+
+impl Args {
+    pub(super) fn pids(&self) -> &[u32] {
+        self.pid.as_slice()
+    }
 }
 
 /// The modes that place probes: all but `poll`.
 const MODES: [Mode; 3] = [Mode::Full, Mode::Wait, Mode::Life];
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let mut report = Report { out: io::stdout().lock(), refused: Vec::new() };
+    let mut report = Report::new(args.format);
     let calibration = report.host()?;
+    // Executables and memory are read by a process that can do nothing else.
+    let confined = confine::apply(&Needs::reader().with_registers());
+    report.say("confined", &confined.to_string())?;
+    report.document.confined = Some(confined);
     let opened = match (args.pid, &args.file) {
         (Some(pid), _) => Some(Opened::process(pid, &args.layout)?),
         (None, Some(path)) => Some(Opened::file(path, &args.layout)?),
@@ -72,28 +101,86 @@ pub(super) fn run(args: &Args) -> Result<()> {
             report.plan(mode, &plan, calibration.as_ref())?;
         }
     }
-    match &report.refused[..] {
+    report.end()?;
+    match &report.document.refused[..] {
         [] => Ok(()),
         refused => bail!("would be refused here: {}", refused.join(", ")),
     }
 }
 
-/// The report. Each line is printed as soon as it is known, because calibration and reading take their time.
+/// The report. Each line of text is printed as soon as it is known, because calibration and reading take their time.
 struct Report {
     out: io::StdoutLock<'static>,
+    format: Format,
+    document: Document,
+}
+
+/// The JSON document.
+#[derive(Serialize)]
+struct Document {
+    schema: &'static str,
+    told: Vec<Told>,
     /// Commands that would be refused, each once. They make the exit code.
     refused: Vec<&'static str>,
+    confined: Option<InForce>,
+    probes: Vec<ProbeRow>,
+}
+
+#[derive(Serialize)]
+struct Told {
+    what: String,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct ProbeRow {
+    mode: &'static str,
+    function: String,
+    address: Option<u64>,
+    offset: Option<u64>,
+    instruction: Option<String>,
+    ns: Option<f64>,
+    missing: Option<String>,
 }
 
 impl Report {
+    fn new(format: Format) -> Report {
+        let document = Document {
+            schema: SCHEMA,
+            told: Vec::new(),
+            refused: Vec::new(),
+            confined: None,
+            probes: Vec::new(),
+        };
+        Report { out: io::stdout().lock(), format, document }
+    }
+
     fn say(&mut self, what: &str, text: &str) -> io::Result<()> {
-        writeln!(self.out, "{what:<12} {text}")
+        match self.format {
+            Format::Text => writeln!(self.out, "{what:<12} {}", clean(text)),
+            Format::Json => {
+                // A line without a name goes on with the one before.
+                match self.document.told.last_mut() {
+                    Some(told) if what.is_empty() => told.text += &format!(" {text}"),
+                    _ => self.document.told.push(Told { what: what.to_owned(), text: text.to_owned() }),
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if self.format == Format::Json {
+            serde_json::to_writer(&mut self.out, &self.document)?;
+            writeln!(self.out)?;
+        }
+        self.out.flush()
     }
 
     /// Says that a command would be refused, and why.
     fn no(&mut self, command: &'static str, why: &str) -> io::Result<()> {
-        if !self.refused.contains(&command) {
-            self.refused.push(command);
+        if !self.document.refused.contains(&command) {
+            self.document.refused.push(command);
         }
         self.say(command, &format!("no: {why}"))
     }
@@ -173,23 +260,28 @@ impl Report {
 
     /// Lists the probes of a mode, with what a hit costs where that could be measured.
     fn plan(&mut self, mode: Mode, plan: &Plan, calibration: Option<&Calibration>) -> io::Result<()> {
+        if self.format == Format::Json {
+            self.probes(mode, plan, calibration);
+            return Ok(());
+        }
         let out = &mut self.out;
         writeln!(out, "\nmode {mode}: {}", in_words(plan, mode, false))?;
         let titles = ("FUNCTION", "ADDRESS", "OFFSET", "INSTRUCTION", "NS/HIT");
         let (function, address, offset, instruction, ns) = titles;
         writeln!(out, "  {function:<46} {address:>10} {offset:>9}  {instruction:<28} {ns:>8}")?;
         for probe in &plan.probes {
-            let (ns, mark) = match probe.cost() {
-                CostClass::Emulated => (calibration.map(|measured| measured.emulated_ns), ""),
-                CostClass::SingleStepped => {
-                    (calibration.map(|measured| measured.single_stepped_ns), "  single-stepped")
-                }
+            let mark = match probe.cost() {
+                CostClass::Emulated => "",
+                CostClass::SingleStepped => "  single-stepped",
             };
-            let ns = ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0}"));
+            let ns = price(probe.cost(), calibration).map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0}"));
             writeln!(
                 out,
                 "  {:<46} {:>#10x} {:>#9x}  {:<28} {ns:>8}{mark}",
-                probe.function, probe.placement.vaddr, probe.file_offset, probe.placement.instruction
+                clean(probe.function),
+                probe.placement.vaddr,
+                probe.file_offset,
+                probe.placement.instruction
             )?;
         }
         for missing in &plan.missing {
@@ -197,4 +289,34 @@ impl Report {
         }
         Ok(())
     }
+
+    fn probes(&mut self, mode: Mode, plan: &Plan, calibration: Option<&Calibration>) {
+        let rows = &mut self.document.probes;
+        rows.extend(plan.probes.iter().map(|probe| ProbeRow {
+            mode: mode.word(),
+            function: probe.function.to_string(),
+            address: Some(probe.placement.vaddr),
+            offset: Some(probe.file_offset),
+            instruction: Some(probe.placement.instruction.to_string()),
+            ns: price(probe.cost(), calibration),
+            missing: None,
+        }));
+        rows.extend(plan.missing.iter().map(|missing| ProbeRow {
+            mode: mode.word(),
+            function: missing.function.to_string(),
+            address: None,
+            offset: None,
+            instruction: None,
+            ns: None,
+            missing: Some(missing.reason.to_string()),
+        }));
+    }
+}
+
+/// What a hit costs, nanoseconds, where that could be measured.
+fn price(class: CostClass, calibration: Option<&Calibration>) -> Option<f64> {
+    calibration.map(|measured| match class {
+        CostClass::Emulated => measured.emulated_ns,
+        CostClass::SingleStepped => measured.single_stepped_ns,
+    })
 }

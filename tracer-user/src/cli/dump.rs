@@ -1,10 +1,19 @@
 //! `sfgi dump`: every goroutine of a running program, or of a core file, as its memory shows it.
 
-use super::{args::LayoutArg, parse, session, session::Progress, source::Opened};
-use crate::output::{
-    Traceback, count,
-    dump::{About, Choice, Group, GroupText, JsonDump, Order, object_in_full},
-    pprof::{ProfileKind, write_profile},
+use super::{
+    args::LayoutArg,
+    parse, session,
+    session::Progress,
+    source::{self, Opened},
+};
+use crate::{
+    confine::{self, Needs},
+    output::{
+        Traceback, count,
+        dump::{About, Choice, Group, GroupText, JsonDump, Order, object_in_full},
+        pprof::{ProfileKind, write_profile},
+        say,
+    },
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -160,6 +169,10 @@ impl Args {
     pub(super) fn has_no_target(&self) -> bool {
         self.pid.is_none() && self.core.is_none()
     }
+
+    pub(super) fn pids(&self) -> &[u32] {
+        self.pid.as_slice()
+    }
 }
 
 fn address(text: &str) -> Result<u64> {
@@ -172,12 +185,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.group && args.format == Format::Pprof {
         bail!("a pprof profile always is in groups: leave out --group");
     }
-    let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
-    // An output that cannot be written is refused before anything is read.
+    // A process that is not there is said before an output is made for it, and an output that cannot be written before anything
+    // is read.
+    source::may_be_read(args.pid)?;
     let (out, terminal) = session::output(args.output.as_deref())?;
     if args.format == Format::Pprof {
         session::no_text("a pprof profile", terminal)?;
     }
+    confine::apply(&Needs::reader());
+    let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
     let mut out = BufWriter::with_capacity(BUFFER, out);
     if let Some(process) = &opened.process {
         let (memory, bias) = (Live::of(process), opened.bias()?);
@@ -189,7 +205,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let name = path.display();
     let core = Core::open(path, &opened.binary).with_context(|| name.to_string())?;
     if let Some(truncated) = core.truncated() {
-        eprintln!("sfgi: {name}: {truncated}");
+        say(format_args!("{name}: {truncated}"));
     }
     // A core file may name no process; PID 0 stands for that.
     let (bias, pid) = (core.bias(), u32::try_from(core.pid()).ok().filter(|pid| *pid != 0));
@@ -244,7 +260,7 @@ impl Dump<'_> {
             }
         }
         out.flush()?;
-        eprintln!("sfgi: {}", self.closing(&shown, took));
+        say(self.closing(&shown, took));
         Ok(())
     }
 
@@ -258,6 +274,7 @@ impl Dump<'_> {
             args: text,
             labels: true,
             objects: !(text || pprof) || self.args.object.is_some(),
+            most: 0,
         }
     }
 
@@ -315,7 +332,7 @@ impl Dump<'_> {
     }
 
     fn json(&self, out: &mut impl Write, shown: &Shown<'_>, names: &mut Names) -> Result<()> {
-        let incomplete = shown.snapshot.incomplete.map(|fault| fault.to_string());
+        let incomplete = shown.snapshot.lacks();
         let about = About {
             pid: self.pid,
             exe: &self.opened.name,
@@ -353,8 +370,8 @@ impl Dump<'_> {
         if layout.is_unusual() {
             text += &format!("; layout: {layout}");
         }
-        if let Some(fault) = snapshot.incomplete {
-            text += &format!("; incomplete: {fault}");
+        if let Some(why) = snapshot.lacks() {
+            text += &format!("; incomplete: {why}");
         }
         if shown.left_out > 0 {
             let what = if shown.groups.is_some() { "groups" } else { "goroutines" };

@@ -2,7 +2,7 @@
 
 use super::{parse, report, session};
 use crate::output::{
-    Csv, GoTrace, Json, Perfetto, Printer, Sink,
+    Csv, GoTrace, Json, Perfetto, Printer, Sink, say,
     stacks::{Form, Kind, Span, Stacks, Wanted},
 };
 use anyhow::{Context as _, Result, ensure};
@@ -44,6 +44,14 @@ impl To {
         match self {
             To::Pprof | To::Flamegraph | To::Folded => true,
             To::Json | To::Csv | To::GoTrace | To::Perfetto => false,
+        }
+    }
+
+    /// Whether it can be of one process only (--pid). The others name the process of each event.
+    fn takes_pid(self) -> bool {
+        match self {
+            To::Pprof | To::Flamegraph | To::Folded | To::GoTrace | To::Perfetto => true,
+            To::Json | To::Csv => false,
         }
     }
 
@@ -124,12 +132,13 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     args.check()?;
-    let player = report::open(&args.file)?;
     // An output that cannot be written is refused before any event is read.
     let (out, terminal) = report::output(args.output.as_deref(), &args.file)?;
     if !args.to.is_text() {
         session::no_text("this format", terminal)?;
     }
+    report::confine(&args.file);
+    let player = report::open(&args.file)?;
     let mut out = BufWriter::with_capacity(1 << 16, out);
     if args.kind == Some(KindArg::Leaks) {
         return args.leaks(&mut out);
@@ -139,7 +148,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut observer = args.observer(&head, until_ts, Box::new(out));
     let played = report::play(player, &args.file, &mut [&mut *observer], until_ts)?;
     for end in played.ends.iter().filter(|end| end.lost > 0) {
-        eprintln!("sfgi: {}", end.closing);
+        say(&end.closing);
     }
     Ok(())
 }
@@ -156,7 +165,7 @@ impl Args {
             ("--from", self.from.is_some()),
         ];
         ensure!(
-            self.pid.is_none() || !matches!(self.to, To::Json | To::Csv),
+            self.pid.is_none() || self.to.takes_pid(),
             "--pid is for profiles and traces: json and csv name the process of each event"
         );
         if !self.to.is_profile() {
@@ -213,7 +222,10 @@ impl Args {
             by_creator: self.by_creator,
         };
         if wanted.kind == Kind::OffCpu && !head.threads {
-            eprintln!("sfgi: {}: no time off CPU was recorded: use sfgi record --sched", self.file.display());
+            say(format_args!(
+                "{}: no time off CPU was recorded: use sfgi record --sched",
+                self.file.display()
+            ));
         }
         // Profiles carry the wall clock of their beginning; events have only `CLOCK_MONOTONIC`.
         let offset_ns = i64::try_from(span.from_ts.saturating_sub(head.start_ts)).unwrap_or(i64::MAX);

@@ -5,13 +5,18 @@ mod documents;
 
 use super::{
     Outcome, session,
-    session::{Progress, Stop},
-    source::Opened,
+    session::{Progress, Signals, Stop},
+    source::{self, Opened},
 };
-use crate::output::{
-    count,
-    leaks::{Changes, Document, LeakText, progress, summary, write_json, write_sarif},
-    pprof::{ProfileKind, write_profile},
+use crate::{
+    confine::{self, Needs, Writes},
+    files,
+    output::{
+        count,
+        leaks::{Changes, Document, LeakText, progress, summary, write_json, write_sarif},
+        pprof::{ProfileKind, write_profile},
+        say,
+    },
 };
 use anyhow::{Context as _, Result, bail};
 pub(super) use args::Args;
@@ -27,7 +32,6 @@ use sfgi_core::{
     snapshot::{Clock, View},
 };
 use std::{
-    fs,
     io::{BufWriter, Write},
     path::Path,
     time::Duration,
@@ -38,12 +42,17 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         bail!("--watch writes text or JSON: leave out --watch, or choose --format text or json");
     }
     let (rules, baseline) = (args.rules()?, args.baseline()?);
-    let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
-    // An output that cannot be written is refused before anything is read.
+    // A process that is not there is said before an output is made for it, and an output that cannot be written before anything
+    // is read.
+    source::may_be_read(args.pid)?;
     let (out, terminal) = session::output(args.output.as_deref())?;
     if args.format == Format::Pprof {
         session::no_text("a pprof profile", terminal)?;
     }
+    // The baseline is made anew when the search is over.
+    let writes = if args.write_baseline.is_some() { Writes::Anything } else { Writes::Nothing };
+    confine::apply(&Needs::reader().with_registers().with_freeze(args.freeze).with_writes(writes));
+    let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
     let out = BufWriter::with_capacity(1 << 16, out);
     let mut writer = Writer { out, colour: terminal, changes: Changes::default() };
     let mut run = Run::new(args, &opened, rules, baseline);
@@ -61,7 +70,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let name = path.display();
     let core = Core::open(path, &opened.binary).with_context(|| name.to_string())?;
     if let Some(truncated) = core.truncated() {
-        eprintln!("sfgi: {name}: {truncated}");
+        say(format_args!("{name}: {truncated}"));
     }
     run.pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
     let view = View { memory: &core, binary: &opened.binary, bias: core.bias(), clock: Clock::Stopped };
@@ -78,7 +87,7 @@ fn registers(process: &Process, freeze: bool) -> Registers<'_> {
     match Sampler::start(process) {
         Ok(sampler) => Registers::Sampled(sampler),
         Err(err) => {
-            eprintln!("sfgi: {err}");
+            say(err);
             Registers::Unknown
         }
     }
@@ -109,14 +118,14 @@ impl<'a> Run<'a> {
         writer: &mut Writer,
         pause: Duration,
     ) -> Result<Outcome> {
-        let stop = Stop::on_signals()?;
+        let stop = Stop::on(Signals::listen()?)?;
         let mut outcome = self.once(view, registers, writer)?;
         while !stop.wait(pause) {
             outcome = match self.once(view, registers, writer) {
                 Ok(outcome) => outcome,
                 // `bias` reads /proc of the target. Where that fails, the target has ended: no error of the search.
                 Err(_) if self.opened.bias().is_err() => {
-                    eprintln!("sfgi: {}: the program has ended", self.name());
+                    say(format_args!("{}: the program has ended", self.name()));
                     break;
                 }
                 Err(err) => return Err(err),
@@ -164,9 +173,10 @@ impl<'a> Run<'a> {
     fn write_baseline(&self, leaks: &Leaks) -> Result<()> {
         let Some(path) = &self.args.write_baseline else { return Ok(()) };
         let name = path.display();
-        fs::write(path, leaks.baseline()).with_context(|| format!("cannot write the baseline {name}"))?;
+        files::replace(path, leaks.baseline().as_bytes())
+            .with_context(|| format!("cannot write the baseline {name}"))?;
         let accepted = leaks.groups.len() + leaks.accepted.len();
-        eprintln!("sfgi: {name} accepts {} groups", count(accepted as u64));
+        say(format_args!("{name} accepts {} groups", count(accepted as u64)));
         Ok(())
     }
 
@@ -205,7 +215,7 @@ impl Writer {
         }
         // Text ends with the summary. Where text does not reach the terminal, the summary is said on standard error.
         if args.format != Format::Text || args.output.is_some() {
-            eprintln!("sfgi: {}: {}", run.name(), summary(leaks));
+            say(format_args!("{}: {}", run.name(), summary(leaks)));
         }
         Ok(())
     }

@@ -13,10 +13,19 @@ mod session;
 mod source;
 mod top;
 mod trace;
+mod user;
 
-use crate::parse;
-use clap::{Parser, Subcommand};
-use std::{io, process::ExitCode};
+use crate::{
+    output::{one_line, raw, say},
+    parse,
+    supervise::{self, Limits},
+};
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 /// The goroutine inspector: watches the goroutines of unmodified, already running Go programs.
 #[derive(Parser)]
@@ -51,39 +60,87 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Trace goroutine events live, a line each
-    Trace(trace::Args),
+    Trace(Limited<trace::Args>),
     /// Show what the goroutines do, refreshed each second, with keys to look closer
-    Top(top::Args),
+    Top(Limited<top::Args>),
     /// Record what trace would show, into a file
-    Record(record::Args),
+    Record(Limited<record::Args>),
     /// Show a recording as trace would have
-    Report(report::Args),
+    Report(Limited<report::Args>),
     /// Convert a recording for other tools: pprof, flame graphs, CSV
-    Export(export::Args),
+    Export(Limited<export::Args>),
     /// Print all goroutines with their stacks, without stopping the program
-    Dump(dump::Args),
+    Dump(Limited<dump::Args>),
     /// Say which goroutines are leaked, with evidence
-    Leaks(Box<leaks::Args>),
+    Leaks(Box<Limited<leaks::Args>>),
     /// Watch all Go programs of this host, within a budget
     Agent(agent::Args),
     /// List the Go processes of this host, and what can be done with each
-    Ps(ps::Args),
+    Ps(Limited<ps::Args>),
     /// Say what this host and a binary allow: each probe with address, instruction and cost
-    Doctor(doctor::Args),
+    Doctor(Limited<doctor::Args>),
+}
+
+/// A command that ends by itself or by Ctrl-C, and runs in a child ([`supervise`]).
+#[derive(ClapArgs)]
+struct Limited<A: ClapArgs> {
+    #[command(flatten)]
+    args: A,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// What such a command may take.
+#[derive(Clone, Copy, ClapArgs)]
+struct LimitArgs {
+    /// End if the program, or a file, does not answer for so long: a number of seconds, or 500ms, 1m (0: wait for ever)
+    #[arg(long, value_name = "TIME", value_parser = parse::time, default_value = "10s", help_heading = "Limits")]
+    timeout: Duration,
+    /// End rather than use more memory: bytes, or 512MiB, 4GiB (0: no limit)
+    #[arg(long, value_name = "SIZE", value_parser = parse::size, default_value = "2GiB", help_heading = "Limits")]
+    memory: u64,
+}
+
+impl<A: ClapArgs> Limited<A> {
+    /// `pids`: the processes that are read.
+    fn limits(&self, pids: &[u32], draws: bool) -> Limits {
+        let LimitArgs { timeout, memory } = self.limits;
+        let subject = match pids {
+            [pid] => Some(format!("PID {pid}")),
+            _ => None,
+        };
+        Limits { timeout, memory, subject, draws }
+    }
 }
 
 impl Command {
+    /// `None`: the agent, which looks after its processes itself.
+    fn limits(&self) -> Option<Limits> {
+        Some(match self {
+            Command::Trace(limited) => limited.limits(limited.args.pids(), false),
+            Command::Top(limited) => limited.limits(limited.args.pids(), limited.args.draws()),
+            Command::Record(limited) => limited.limits(limited.args.pids(), false),
+            Command::Report(limited) => limited.limits(&[], false),
+            Command::Export(limited) => limited.limits(&[], false),
+            Command::Dump(limited) => limited.limits(limited.args.pids(), false),
+            Command::Leaks(limited) => limited.limits(limited.args.pids(), false),
+            Command::Agent(_) => return None,
+            Command::Ps(limited) => limited.limits(&[], false),
+            Command::Doctor(limited) => limited.limits(limited.args.pids(), false),
+        })
+    }
+
     /// For a command that needs a process and was given none: how it is called, and what `-p PID` can be replaced by.
     /// `None`: the command has a target, or needs none.
     fn without_target(&self) -> Option<(&'static str, &'static str)> {
         const LAUNCH: &str = "-- CMD";
         const CORE: &str = "--core FILE --exe FILE";
         let (missing, call, other) = match self {
-            Command::Trace(args) => (args.has_no_target(), "sfgi trace", LAUNCH),
-            Command::Top(args) => (args.has_no_target(), "sfgi top", LAUNCH),
-            Command::Record(args) => (args.has_no_target(), "sfgi record -o FILE", LAUNCH),
-            Command::Dump(args) => (args.has_no_target(), "sfgi dump", CORE),
-            Command::Leaks(args) => (args.has_no_target(), "sfgi leaks", CORE),
+            Command::Trace(limited) => (limited.args.has_no_target(), "sfgi trace", LAUNCH),
+            Command::Top(limited) => (limited.args.has_no_target(), "sfgi top", LAUNCH),
+            Command::Record(limited) => (limited.args.has_no_target(), "sfgi record -o FILE", LAUNCH),
+            Command::Dump(limited) => (limited.args.has_no_target(), "sfgi dump", CORE),
+            Command::Leaks(limited) => (limited.args.has_no_target(), "sfgi leaks", CORE),
             Command::Report(_)
             | Command::Export(_)
             | Command::Agent(_)
@@ -98,6 +155,8 @@ impl Command {
 
 /// How a command ended that did not fail.
 enum Outcome {
+    /// Another process of the command has ended so, and has said why.
+    Said(ExitCode),
     Done,
     /// `sfgi leaks --fail` found something.
     Found,
@@ -111,36 +170,52 @@ const FOUND: u8 = 3;
 /// Parses the arguments, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    match cli.command.limits() {
+        Some(limits) => supervise::run(&limits, || run(cli)),
+        None => run(cli),
+    }
+}
+
+fn run(cli: Cli) -> ExitCode {
     // clap would only say that an argument is missing. Who calls `sfgi trace` alone needs the PID, so show the list.
     if let Some((call, other)) = cli.command.without_target() {
-        eprintln!(
-            "sfgi: of which process? Call {call} -p PID, or {call} {other}. The Go processes of this host:\n"
-        );
+        say(format_args!(
+            "of which process? Call {call} -p PID, or {call} {other}. The Go processes of this host:"
+        ));
+        raw("\n");
         ps::to_stderr();
         return ExitCode::from(USAGE);
     }
     // The agent has no output but its log; the other commands print results, and only warnings beside them.
     let level = if matches!(cli.command, Command::Agent(_)) { "info" } else { "warn" };
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", level)).init();
+    let mut logger = env_logger::Builder::from_env(env_logger::Env::new().filter_or("SFGI_LOG", level));
+    // What a message quotes of a target must not end the line or reach the terminal.
+    logger.format(|out, record| {
+        let (time, level, message) = (out.timestamp_seconds(), record.level(), record.args().to_string());
+        writeln!(out, "[{time} {level:<5} {}] {}", record.target(), one_line(&message))
+    });
+    logger.init();
     let result = match cli.command {
-        Command::Top(args) => top::run(&args).map(|()| Outcome::Done),
-        Command::Trace(args) => trace::run(&args).map(|()| Outcome::Done),
-        Command::Record(args) => record::run(&args).map(|()| Outcome::Done),
-        Command::Report(args) => report::run(&args).map(|()| Outcome::Done),
-        Command::Export(args) => export::run(&args).map(|()| Outcome::Done),
-        Command::Dump(args) => dump::run(&args).map(|()| Outcome::Done),
-        Command::Leaks(args) => leaks::run(&args),
-        Command::Agent(args) => agent::run(&args).map(|()| Outcome::Done),
-        Command::Ps(args) => ps::run(&args).map(|()| Outcome::Done),
-        Command::Doctor(args) => doctor::run(&args).map(|()| Outcome::Done),
+        Command::Top(limited) => top::run(&limited.args).map(|()| Outcome::Done),
+        Command::Trace(limited) => trace::run(&limited.args).map(|()| Outcome::Done),
+        Command::Record(limited) => record::run(&limited.args).map(|()| Outcome::Done),
+        Command::Report(limited) => report::run(&limited.args).map(|()| Outcome::Done),
+        Command::Export(limited) => export::run(&limited.args).map(|()| Outcome::Done),
+        Command::Dump(limited) => dump::run(&limited.args).map(|()| Outcome::Done),
+        Command::Leaks(limited) => leaks::run(&limited.args),
+        Command::Agent(args) => agent::run(&args).map(Outcome::Said),
+        Command::Ps(limited) => ps::run(&limited.args).map(|()| Outcome::Done),
+        Command::Doctor(limited) => doctor::run(&limited.args).map(|()| Outcome::Done),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Found) => ExitCode::from(FOUND),
+        Ok(Outcome::Said(code)) => code,
         // The reader of our output has closed it (`sfgi … | head`): it has what it wanted.
         Err(err) if is_broken_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => {
-            eprintln!("sfgi: {err:#}");
+            // The whole chain of causes, with whatever it quotes of a target, is cleaned here.
+            say(format_args!("{err:#}"));
             ExitCode::FAILURE
         }
     }
@@ -170,7 +245,9 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("EXAMPLES\n  sfgi "), "{name}");
             let takes = |wanted: &str| {
-                let mut names = command.get_arguments().filter_map(|arg| arg.get_value_names()).flatten();
+                // What --timeout takes is said in its own line: every command has it.
+                let own = command.get_arguments().filter(|arg| arg.get_id() != "timeout");
+                let mut names = own.filter_map(|arg| arg.get_value_names()).flatten();
                 names.any(|name| name.contains(wanted))
             };
             assert_eq!(
@@ -221,6 +298,8 @@ mod tests {
             "agent --interval 10 --min-age 1h",
             "record -p 1 -o a --last 64MiB --ring-size 1MiB",
             "trace -p 1 --ring-size 4096",
+            "dump -p 1 --timeout 500ms --memory 512MiB",
+            "ps --timeout 0 --memory 0",
         ] {
             let parsed = Cli::try_parse_from(std::iter::once("sfgi").chain(call.split(' ')));
             assert!(

@@ -5,7 +5,9 @@
 
 use super::session;
 use crate::{
-    output::{clean, count},
+    confine::{self, Needs},
+    live::Aside,
+    output::{clean, count, raw, say},
     probe,
 };
 use anyhow::{Context as _, Result, anyhow};
@@ -18,11 +20,15 @@ use sfgi_core::{
     snapshot::{Clock, Options, Reading, View},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     fs::{self, File},
     io::{self, Read as _, Write},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -77,9 +83,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         Format::Text => {
             out.write_all(host.table().as_bytes())?;
-            for note in host.notes() {
-                eprintln!("sfgi: {note}");
-            }
+            host.notes().iter().for_each(say);
         }
     }
     Ok(out.flush()?)
@@ -89,12 +93,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
 pub(super) fn to_stderr() {
     match Host::look() {
         Ok(host) => {
-            eprint!("{}", host.table());
-            for note in host.notes() {
-                eprintln!("sfgi: {note}");
-            }
+            raw(&host.table());
+            host.notes().iter().for_each(say);
         }
-        Err(error) => eprintln!("sfgi: {error:#}"),
+        Err(error) => say(format_args!("{error:#}")),
     }
 }
 
@@ -149,6 +151,9 @@ struct Host {
     /// Programs that were found after [`PATIENCE`], and so not parsed.
     #[serde(skip)]
     out_of_time: u64,
+    /// Executables that could not be looked at, because their file system does not answer.
+    #[serde(skip)]
+    no_answer: u64,
 }
 
 /// A Go executable and the processes that run it: parsed once for all of them.
@@ -157,41 +162,63 @@ struct Program {
     size: u64,
     /// Build information from the sections; `None`: only the whole file can tell whether it is a Go program.
     info: Option<BuildInfo>,
-    processes: Vec<Process>,
+    processes: Vec<Arc<Process>>,
 }
 
 impl Host {
     fn look() -> Result<Host> {
         let deadline = Instant::now() + PATIENCE;
-        let (programs, unreadable) = programs().context("cannot list the processes of this host")?;
-        let users = users();
+        // Asked before the capabilities go that it asks for.
         let no_trace = probe::check_host().err().map(|error| error.to_string());
-        let mut host = Host { schema: SCHEMA, processes: Vec::new(), unreadable, no_trace, out_of_time: 0 };
+        confine::apply(&Needs::reader());
+        let mut aside = Aside::default();
+        let listed = programs(&mut aside, deadline).context("cannot list the processes of this host")?;
+        let Listed { programs, unreadable, no_answer } = listed;
+        let users = users();
+        let mut host =
+            Host { schema: SCHEMA, processes: Vec::new(), unreadable, no_trace, out_of_time: 0, no_answer };
         for program in programs {
-            host.add(program, &users, deadline);
+            host.add(program, &users, &mut aside, deadline)?;
         }
         host.processes.sort_by_key(|row| row.pid);
         Ok(host)
     }
 
-    fn add(&mut self, program: Program, users: &HashMap<u32, String>, deadline: Instant) {
+    fn add(
+        &mut self,
+        program: Program,
+        users: &HashMap<u32, String>,
+        aside: &mut Aside,
+        deadline: Instant,
+    ) -> Result<()> {
         let Program { file, size, info, processes } = program;
         // A program found too late is listed by what its sections said.
         let late = Instant::now() >= deadline;
-        let parsed = if late || size > MAX_BINARY { None } else { Some(GoBinary::read_to_keep(file)) };
+        let parsed = if late || size > MAX_BINARY {
+            None
+        } else {
+            aside.patiently(|_| GoBinary::read_to_keep(file).map(Arc::new), || Ok(()))?
+        };
         // The sections left it open, and the whole file says no or was not read: such a file is not listed.
         if info.is_none() && matches!(parsed, None | Some(Err(BinaryError::NotGo | BinaryError::Elf(_)))) {
-            return;
+            return Ok(());
         }
         self.out_of_time += u64::from(late);
-        let info =
-            parsed.as_ref().and_then(|parsed| parsed.as_ref().ok()).map(GoBinary::info).or(info.as_ref());
+        let binary = parsed.as_ref().and_then(|parsed| parsed.as_ref().ok());
+        let info = binary.map(|binary| binary.info()).or(info.as_ref());
         for process in processes {
             let mut row = Row::of(&process, info, users);
             let read = match &parsed {
                 None => Ok(None),
                 Some(Err(error)) => Err(anyhow!("{error}")),
-                Some(Ok(binary)) => goroutines(&process, binary, deadline),
+                Some(Ok(binary)) => {
+                    let (process, binary) = (Arc::clone(&process), Arc::clone(binary));
+                    let counted = aside.patiently(
+                        move |progress| goroutines(&process, &binary, deadline, progress),
+                        || Ok(()),
+                    )?;
+                    counted.unwrap_or_else(|| Err(anyhow!("its memory does not answer")))
+                }
             };
             match read {
                 Ok(goroutines) => {
@@ -205,6 +232,7 @@ impl Host {
                 self.processes.push(row);
             }
         }
+        Ok(())
     }
 
     /// One line for each process, below a line of titles.
@@ -240,6 +268,10 @@ impl Host {
         if self.out_of_time > 0 {
             let programs = things(self.out_of_time, "one program was", "programs were");
             notes.push(format!("{programs} not read: it took too long"));
+        }
+        if self.no_answer > 0 {
+            let executables = things(self.no_answer, "one executable", "executables");
+            notes.push(format!("{executables} could not be looked at: the file system does not answer"));
         }
         if self.unreadable > 0 {
             let processes = things(self.unreadable, "one process", "processes");
@@ -306,9 +338,17 @@ fn short(name: &str) -> String {
     format!("…{end}")
 }
 
-/// The Go programs that run, and the number of processes that this user may not look at.
-fn programs() -> io::Result<(Vec<Program>, u64)> {
-    let mut unreadable = 0;
+/// The Go programs that run.
+struct Listed {
+    programs: Vec<Program>,
+    /// Processes that this user may not look at.
+    unreadable: u64,
+    /// Executables whose file system does not answer.
+    no_answer: u64,
+}
+
+fn programs(aside: &mut Aside, deadline: Instant) -> Result<Listed> {
+    let (mut unreadable, mut no_answer) = (0, 0);
     let mut seen: BTreeMap<(u64, u64), Option<Program>> = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -325,28 +365,54 @@ fn programs() -> io::Result<(Vec<Program>, u64)> {
         // The file was opened through /proc, so it is the one that runs, whatever its path names by now.
         let Ok(metadata) = file.metadata() else { continue };
         // A file is known by device and inode: the same path may be another file in another mount namespace.
-        let program = seen.entry((metadata.dev(), metadata.ino())).or_insert_with(|| {
-            let info = match identify(&file) {
-                Err(_) | Ok(Identified::NotGo) => return None,
-                Ok(Identified::Go { info, .. }) => Some(*info),
-                Ok(Identified::Unsure) => None,
-            };
-            Some(Program { file, size: metadata.size(), info, processes: Vec::new() })
-        });
+        let program = match seen.entry((metadata.dev(), metadata.ino())) {
+            Entry::Occupied(program) => program.into_mut(),
+            Entry::Vacant(new) => {
+                // Each that does not answer takes its second, so there may not be many.
+                let given_up = no_answer > 0 && Instant::now() >= deadline;
+                let looked = if given_up { None } else { aside.patiently(|_| looked_at(file), || Ok(()))? };
+                no_answer += u64::from(looked.is_none());
+                let program = looked.flatten().map(|(file, info)| Program {
+                    file,
+                    size: metadata.size(),
+                    info,
+                    processes: Vec::new(),
+                });
+                new.insert(program)
+            }
+        };
         if let Some(program) = program {
-            program.processes.push(process);
+            program.processes.push(Arc::new(process));
         }
     }
-    Ok((seen.into_values().flatten().collect(), unreadable))
+    Ok(Listed { programs: seen.into_values().flatten().collect(), unreadable, no_answer })
+}
+
+/// What the sections of an executable tell; `None`: it is no Go program.
+fn looked_at(file: File) -> Option<(File, Option<BuildInfo>)> {
+    match identify(&file) {
+        Err(_) | Ok(Identified::NotGo) => None,
+        Ok(Identified::Go { info, .. }) => Some((file, Some(*info))),
+        Ok(Identified::Unsure) => Some((file, None)),
+    }
 }
 
 /// Counts the goroutines of a process without the runtime's own; `None`: the time was up.
-fn goroutines(process: &Process, binary: &GoBinary, deadline: Instant) -> Result<Option<u64>> {
+fn goroutines(
+    process: &Process,
+    binary: &GoBinary,
+    deadline: Instant,
+    progress: &AtomicU64,
+) -> Result<Option<u64>> {
+    if Instant::now() >= deadline {
+        return Ok(None);
+    }
     let bias = process.load_bias(binary.image().entry())?;
     let memory = Live::of(process);
     let view = View { memory: &memory, binary, bias, clock: Clock::Live };
     let mut reading = Reading::begin(&view, Options::default())?;
     while reading.chunk() {
+        progress.fetch_add(1, Ordering::Relaxed);
         if Instant::now() >= deadline {
             return Ok(None);
         }
@@ -400,7 +466,7 @@ mod tests {
     }
 
     fn host(processes: Vec<Row>) -> Host {
-        Host { schema: SCHEMA, processes, unreadable: 7, no_trace: None, out_of_time: 0 }
+        Host { schema: SCHEMA, processes, unreadable: 7, no_trace: None, out_of_time: 0, no_answer: 0 }
     }
 
     #[test]
@@ -457,9 +523,10 @@ mod tests {
 
     #[test]
     fn this_host_can_be_listed() {
-        let host = Host::look().expect("/proc is there");
-        assert!(host.processes.is_sorted_by_key(|row| row.pid));
+        let deadline = Instant::now() + PATIENCE;
+        let listed = programs(&mut Aside::default(), deadline).expect("/proc is there");
         let own = std::process::id().cast_signed();
-        assert!(host.processes.iter().all(|row| row.pid != own), "a Rust program is none of Go's");
+        let processes = || listed.programs.iter().flat_map(|program| &program.processes);
+        assert!(processes().all(|process| process.pid() != own), "a Rust program is none of Go's");
     }
 }

@@ -6,8 +6,10 @@ use super::{
     leaks, parse, session,
 };
 use crate::{
+    confine::{Needs, Writes},
+    files,
     live::Observers,
-    output::{bytes, count},
+    output::{bytes, count, say},
     probe,
 };
 use anyhow::{Context as _, Result, bail, ensure};
@@ -27,7 +29,10 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 #[derive(ClapArgs)]
 #[command(
@@ -84,6 +89,10 @@ impl Args {
     pub(super) fn has_no_target(&self) -> bool {
         self.target.is_empty()
     }
+
+    pub(super) fn pids(&self) -> &[u32] {
+        self.target.pids()
+    }
 }
 
 /// Parses `--last`: `30s` or `64MiB`. A number alone could be either, so it is refused.
@@ -104,11 +113,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let output = Output::create(path)?;
     let trigger = Trigger { asked: Arc::default(), on_finding: args.on_finding };
     // Without --last SIGUSR2 keeps its default: there is nothing to write on demand.
-    if args.last.is_some() {
-        on_usr2(Arc::clone(&trigger.asked))?;
-    }
+    // Listened to from here on, but by a thread that is started when this process has given up what it does not need.
+    let usr2 = args.last.map(|_| Usr2::listen()).transpose()?;
     let wants = Wants { gc: true, threads: args.sched, stacks: Some(args.stacks), callers: !args.no_callers };
-    let session = args.target.attach(wants)?;
+    // A flight recorder makes a file each time that it writes.
+    let writes = if args.last.is_some() { Writes::Anything } else { Writes::Nothing };
+    let session = args.target.attach(wants, Needs::attached().with_writes(writes))?;
+    if let Some(usr2) = usr2 {
+        usr2.tell(Arc::clone(&trigger.asked))?;
+    }
     let counts = Arc::<Counts>::default();
     let keep = args.last.unwrap_or(Keep::All);
     let recorder = output.recorder(session.start_ts(), args.sched, keep, trigger)?;
@@ -119,7 +132,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         if args.leaks {
             match leaks::documents(pid) {
                 Ok(documents) => found.push((pid, documents)),
-                Err(err) => eprintln!("sfgi: PID {pid}: no search for leaks: {err:#}"),
+                Err(err) => say(format_args!("PID {pid}: no search for leaks: {err:#}")),
             }
         }
     });
@@ -127,7 +140,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         output.append(*pid, documents)?;
     }
     // An error of the trace comes last: what was recorded until then is in the file, and this line says so.
-    eprintln!("sfgi: {}", counts.closing(path, output.bytes()));
+    say(counts.closing(path, output.bytes()));
     result
 }
 
@@ -145,7 +158,7 @@ impl Output {
             session::no_text("a recording", io::stdout().is_terminal())?;
             None
         } else {
-            Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
+            Some(files::create(path).with_context(|| format!("cannot write {}", path.display()))?)
         };
         Ok(Output { path: path.to_owned(), first })
     }
@@ -175,7 +188,7 @@ impl Output {
             number += 1;
             let mut name = path.clone().into_os_string();
             name.push(format!(".{number}"));
-            Ok(Box::new(File::create(name)?) as Box<dyn Write + Send>)
+            Ok(Box::new(files::create(Path::new(&name))?) as Box<dyn Write + Send>)
         };
         let recorder = Recorder::new(head, keep, trigger, Box::new(outputs));
         recorder.with_context(|| format!("cannot write {}", self.path.display()))
@@ -199,23 +212,36 @@ impl Output {
     }
 }
 
-/// Sets `asked` at every SIGUSR2 from now on.
-fn on_usr2(asked: Arc<AtomicBool>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // `signal` needs a runtime in whose context it registers. It is called here, so that no signal after this function
-    // returns meets the default action, which is the end of the process.
-    let guard = runtime.enter();
-    let mut signals = signal(SignalKind::user_defined2())?;
-    drop(guard);
-    std::thread::Builder::new().name("SIGUSR2".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            while signals.recv().await.is_some() {
-                // Relaxed: the flag stands for nothing but itself.
-                asked.store(true, Ordering::Relaxed);
-            }
-        });
-    })?;
-    Ok(())
+/// SIGUSR2, whose default action is the end of the process.
+struct Usr2 {
+    runtime: Runtime,
+    signals: Signal,
+}
+
+impl Usr2 {
+    /// From now on it does not end the process.
+    fn listen() -> Result<Usr2> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // `signal` needs a runtime in whose context it registers.
+        let guard = runtime.enter();
+        let signals = signal(SignalKind::user_defined2())?;
+        drop(guard);
+        Ok(Usr2 { runtime, signals })
+    }
+
+    /// Sets `asked` at every one, those that came meanwhile too.
+    fn tell(self, asked: Arc<AtomicBool>) -> Result<()> {
+        let Usr2 { runtime, mut signals } = self;
+        std::thread::Builder::new().name("SIGUSR2".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                while signals.recv().await.is_some() {
+                    // Relaxed: the flag stands for nothing but itself.
+                    asked.store(true, Ordering::Relaxed);
+                }
+            });
+        })?;
+        Ok(())
+    }
 }
 
 /// Events received and lost. The tracing thread counts, the main thread reads at the end.

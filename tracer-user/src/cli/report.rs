@@ -6,12 +6,14 @@ use super::{
     session::Progress,
 };
 use crate::{
-    output::{bytes, count, duration as in_words},
+    confine::{self, Capability, Needs},
+    output::{bytes, count, duration as in_words, say},
     top::{By, Frozen, Query, Screen, Source},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use sfgi_core::{
+    files,
     model::Whats,
     recording::{Head, PlayError, Played, Player, copy_document},
     session::{End, Input, Observer, Round, Target},
@@ -98,9 +100,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let player = open(&args.file)?;
     // An output that cannot be written is refused before anything is read.
     let (out, terminal) = output(args.output.as_deref(), &args.file)?;
+    confine(&args.file);
+    let player = open(&args.file)?;
     let head = player.head().clone();
     if args.info {
         return info(out, &head, &args.file);
@@ -117,9 +120,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let played = play(player, &args.file, &mut [&mut printer], until)?;
     for end in &played.ends {
         if let Some(why) = &end.why {
-            eprintln!("sfgi: {why}");
+            say(why);
         }
-        eprintln!("sfgi: {}", end.closing);
+        say(&end.closing);
     }
     Ok(())
 }
@@ -147,6 +150,11 @@ fn top(mut out: Box<dyn Write + Send>, player: Player, args: &Args) -> Result<()
 /// Opens the file of `-o`. The second value says whether it is a terminal. The recording itself is refused: creating it
 /// would empty it before it is read.
 pub(super) fn output(path: Option<&Path>, recording: &Path) -> Result<(Box<dyn Write + Send>, bool)> {
+    // A pipe would keep us until somebody writes, and a recording is read twice for some of what is asked. And no output is made
+    // for a recording that is not there.
+    files::open(recording)
+        .map_err(files::FileError::into_io)
+        .with_context(|| recording.display().to_string())?;
     if path.is_some_and(|path| is_same(path, recording)) {
         bail!("{}: that is the recording itself: write to another file", recording.display());
     }
@@ -157,6 +165,16 @@ pub(super) fn output(path: Option<&Path>, recording: &Path) -> Result<(Box<dyn W
 fn is_same(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
     id(one).is_some_and(|one| Some(one) == id(other))
+}
+
+/// Leaves this process nothing but the recording, which is opened again for some of what is asked, and what is open.
+pub(super) fn confine(recording: &Path) {
+    let mut needs = Needs::converter(vec![recording.to_owned()]);
+    // Root reads the recordings of others by this capability only; Landlock keeps it to the recording.
+    if fs::metadata(recording).is_ok_and(|file| file.uid() != rustix::process::geteuid().as_raw()) {
+        needs.capabilities.push(Capability::CAP_DAC_READ_SEARCH);
+    }
+    confine::apply(&needs);
 }
 
 pub(super) fn open(path: &Path) -> Result<Player> {
@@ -181,11 +199,11 @@ pub(super) fn play(
         played => played.with_context(|| path.display().to_string())?,
     };
     if let Some((offset, damage)) = played.damage {
-        eprintln!(
-            "sfgi: {}: damaged after {}: {damage}; everything before is shown",
+        say(format_args!(
+            "{}: damaged after {}: {damage}; everything before is shown",
             path.display(),
             bytes(offset)
-        );
+        ));
     }
     Ok(played)
 }

@@ -1,11 +1,15 @@
 //! What a command needs while it runs: its targets under trace, the progress line, the signals that stop it, and its
 //! output.
 
-use super::source::{self, Attached, Launched};
-use crate::live::{Ending, Engine, Observers};
+use super::source::{self, Attached, Launched, pipe};
+use crate::{
+    files,
+    live::{Ending, Engine, Observers},
+    output::{one_line, raw},
+    supervise,
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::{
-    fs::File,
     io::{self, IsTerminal as _, Write},
     os::fd::OwnedFd,
     path::Path,
@@ -17,7 +21,8 @@ use std::{
 };
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{SignalKind, signal},
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 /// The progress line appears after this time, and is refreshed as often.
@@ -29,12 +34,18 @@ pub(super) struct Session {
     /// Pause between two drains of the rings.
     every: Duration,
     limit: Option<Duration>,
+    signals: Signals,
 }
 
 impl Session {
-    pub(super) fn new(attached: Attached, every: Duration, limit: Option<Duration>) -> Session {
+    pub(super) fn new(
+        attached: Attached,
+        every: Duration,
+        limit: Option<Duration>,
+        signals: Signals,
+    ) -> Session {
         attached.describe();
-        Session { attached, every, limit }
+        Session { attached, every, limit, signals }
     }
 
     pub(super) fn targets(&self) -> usize {
@@ -49,13 +60,13 @@ impl Session {
     /// Traces until the end. A launched command begins here and is stopped at the end. Before that, if any target still
     /// runs, `last_look` gets the PIDs.
     pub(super) fn follow(self, observers: Observers, last_look: &mut dyn FnMut(u32)) -> Result<()> {
-        let Session { attached, every, limit } = self;
+        let Session { attached, every, limit, signals } = self;
         // The engine takes the targets, so what else is needed of them is taken first.
         let (pidfds, pids) = (attached.pidfds()?, attached.pids());
         let engine = Engine::new(attached.targets, observers, attached.calibration, every);
         // The command executes only now: probes stand and the engine exists, so that its first goroutine is seen.
         let mut child = attached.launched.map(Launched::go).transpose()?;
-        if drive(engine, pidfds, limit)? == Ending::TargetsGone {
+        if drive(engine, pidfds, limit, signals)? == Ending::TargetsGone {
             return Ok(());
         }
         pids.into_iter().for_each(last_look);
@@ -63,14 +74,36 @@ impl Session {
     }
 }
 
+/// The signals that ask for the end, from the moment this is made on. Before anything is attached: it takes descriptors, and probes
+/// may have used up those that there are.
+pub(super) struct Signals {
+    runtime: Runtime,
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Result<Signals> {
+        let too_few = "too few files may be open (ulimit -n)";
+        // What listens to signals panics where these cannot be had, so it is tried before.
+        let spare = [pipe(), pipe(), pipe()].into_iter().collect::<io::Result<Vec<_>>>();
+        drop(spare.context(too_few)?);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context(too_few)?;
+        // It needs a runtime in whose context it registers.
+        let guard = runtime.enter();
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let hangup = signal(SignalKind::hangup())?;
+        drop(guard);
+        Ok(Signals { runtime, interrupt, terminate, hangup })
+    }
+}
+
 /// Runs the engine on a thread of its own until the user, the time limit or the targets end it.
-fn drive(engine: Engine, pidfds: Vec<OwnedFd>, limit: Option<Duration>) -> Result<Ending> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+fn drive(engine: Engine, pidfds: Vec<OwnedFd>, limit: Option<Duration>, signals: Signals) -> Result<Ending> {
+    let Signals { runtime, mut interrupt, mut terminate, mut hangup } = signals;
     let stop = Arc::new(AtomicBool::new(false));
     let ending = runtime.block_on(async {
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let mut hangup = signal(SignalKind::hangup())?;
         let flag = Arc::clone(&stop);
         let mut work = tokio::task::spawn_blocking(move || engine.run(&flag));
         let ending = tokio::select! {
@@ -82,6 +115,7 @@ fn drive(engine: Engine, pidfds: Vec<OwnedFd>, limit: Option<Duration>) -> Resul
             // The engine ended by itself: its output was closed, or every target has replaced its program.
             result = &mut work => return result?.map(|()| Ending::TargetsGone),
         };
+        supervise::noticed();
         // The engine drains what the rings still hold before it returns.
         stop.store(true, Ordering::Relaxed);
         tokio::select! {
@@ -132,14 +166,14 @@ impl Progress {
         {
             *next = Instant::now() + EVERY;
             self.shown = true;
-            eprint!("\r\x1b[Ksfgi: {}", text());
+            raw(&format!("\r\x1b[Ksfgi: {}", one_line(&text())));
         }
     }
 
     /// Removes the line, so that the next output begins in the first column.
     pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
-            eprint!("\r\x1b[K");
+            raw("\r\x1b[K");
         }
     }
 }
@@ -149,18 +183,13 @@ impl Progress {
 pub(super) struct Stop(Arc<(Mutex<bool>, Condvar)>);
 
 impl Stop {
-    /// Listens for SIGINT, SIGTERM and SIGHUP from now on. A second signal ends the process at once.
-    pub(super) fn on_signals() -> Result<Stop> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let guard = runtime.enter();
-        // Handlers are installed here and not on the thread, so that no later signal meets the default action.
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        drop(guard);
+    /// Is asked by the first of these signals. A second one ends the process at once.
+    pub(super) fn on(signals: Signals) -> Result<Stop> {
+        let Signals { runtime, interrupt, terminate, hangup } = signals;
         let stop = Stop::default();
         let asked = stop.clone();
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let (mut interrupt, mut terminate, mut hangup) = (interrupt, terminate, hangup);
             runtime.block_on(async {
                 for _ in 0..2 {
                     tokio::select! {
@@ -168,6 +197,7 @@ impl Stop {
                         _ = terminate.recv() => {}
                         _ = hangup.recv() => {}
                     }
+                    supervise::noticed();
                     asked.ask();
                 }
             });
@@ -196,7 +226,7 @@ impl Stop {
 pub(super) fn output(path: Option<&Path>) -> Result<(Box<dyn Write + Send>, bool)> {
     Ok(match path {
         Some(path) if path.as_os_str() != "-" => {
-            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            let file = files::create(path).with_context(|| format!("cannot write {}", path.display()))?;
             (Box::new(file), false)
         }
         _ => (Box::new(io::stdout()), io::stdout().is_terminal()),

@@ -1,9 +1,10 @@
 //! The target of a command: a process, an executable file, or a command that sfgi starts.
 
-use super::args::LayoutArg;
+use super::{args::LayoutArg, user::User};
 pub(super) use crate::live::Opened;
 use crate::{
     live::{Attach, LiveTarget, Targets},
+    output::say,
     probe,
     probe::Calibration,
 };
@@ -54,6 +55,14 @@ impl Opened {
     }
 }
 
+/// Whether there is this process and its executable may be opened; without one there is nothing to ask.
+pub(super) fn may_be_read(pid: Option<u32>) -> Result<()> {
+    if let Some(pid) = pid {
+        Process::open(pid.cast_signed())?.exe()?;
+    }
+    Ok(())
+}
+
 /// Opens processes without attaching anything.
 pub(super) fn open(pids: &[u32], layout: &LayoutArg) -> Result<Vec<Opened>> {
     pids.iter().map(|pid| Opened::process(*pid, layout)).collect()
@@ -82,13 +91,14 @@ impl Attached {
         command: &[OsString],
         layout: &LayoutArg,
         probes: &Attach,
+        user: Option<User>,
         silent: bool,
     ) -> Result<Attached> {
         let (name, arguments) = command.split_first().context("no command was given")?;
         let path = resolve(name)?;
         let opened = Opened::file(&path, layout)?;
         let calibration = calibrate()?;
-        let launched = Launched::fork(&path, arguments, silent)?;
+        let launched = Launched::fork(&path, arguments, user, silent)?;
         let targets = vec![LiveTarget::attach(launched.pid, opened, probes)?];
         Ok(Attached { calibration, targets, launched: Some(launched) })
     }
@@ -96,7 +106,7 @@ impl Attached {
     /// Prints one line for each target: its probes and their price.
     pub(super) fn describe(&self) {
         for (live, _) in &self.targets {
-            eprintln!("sfgi: {}", live.describe(&self.calibration));
+            live.describe(&self.calibration).iter().for_each(say);
         }
     }
 
@@ -117,7 +127,7 @@ fn calibrate() -> Result<Calibration> {
 /// Sends SIGTERM to the launched command, if it still runs.
 pub(super) fn stop(child: &mut Child) -> Result<()> {
     if child.try_wait()?.is_none() {
-        eprintln!("sfgi: stopping the command (PID {})", child.id());
+        say(format_args!("stopping the command (PID {})", child.id()));
         // SAFETY: our own child, not waited for yet, so the id is still its.
         unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
     }
@@ -149,8 +159,13 @@ pub(super) fn resolve(name: &OsString) -> Result<PathBuf> {
 
 impl Launched {
     /// Forks. The child waits until [`Launched::go`], and ends if sfgi dies before. `silent` gives it no standard
-    /// streams, because `sfgi top` draws on the terminal.
-    pub(super) fn fork(program: &Path, args: &[OsString], silent: bool) -> Result<Launched> {
+    /// streams, because `sfgi top` draws on the terminal. It belongs to `user` where one is given.
+    pub(super) fn fork(
+        program: &Path,
+        args: &[OsString],
+        user: Option<User>,
+        silent: bool,
+    ) -> Result<Launched> {
         let (pid_read, pid_write) = pipe()?;
         let (go_read, go_write) = pipe()?;
         let mut command = Command::new(program);
@@ -159,9 +174,17 @@ impl Launched {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         }
         // Raw numbers: the owners of these descriptors go to the thread and to `Launched`.
+        if let Some(user) = &user {
+            user.tell(&mut command);
+        }
         let (pid_fd, go_fd, other_end) = (pid_write.as_raw_fd(), go_read.as_raw_fd(), go_write.as_raw_fd());
         // SAFETY: between fork and exec the closure makes system calls only.
-        unsafe { command.pre_exec(move || wait_for_go(pid_fd, go_fd, other_end)) };
+        unsafe {
+            command.pre_exec(move || {
+                user.as_ref().map_or(Ok(()), User::become_one)?;
+                wait_for_go(pid_fd, go_fd, other_end)
+            });
+        }
         // `Command::spawn` returns after `exec`, so it needs a thread of its own. The child's ends of the pipes stay
         // open in the parent until then.
         let spawner = std::thread::spawn(move || {
@@ -190,7 +213,8 @@ impl Launched {
     }
 }
 
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+/// A pipe that no program inherits.
+pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
 }
 

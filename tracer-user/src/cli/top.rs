@@ -5,11 +5,14 @@ mod source;
 mod ui;
 
 use super::{
-    args::{LayoutArg, mode},
+    args::{LayoutArg, UserArg, mode},
     parse,
-    session::Stop,
+    session::{Signals, Stop},
 };
-use crate::top::{By, Look, Picture, Screen, Shared, Sort, text};
+use crate::{
+    output::say,
+    top::{By, Look, Picture, Screen, Shared, Sort, text},
+};
 use anyhow::{Result, bail, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
@@ -79,6 +82,8 @@ pub(super) struct Args {
     batch: Option<u64>,
     #[command(flatten)]
     layout: LayoutArg,
+    #[command(flatten)]
+    user: UserArg,
     /// Command to start and watch, with its arguments
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -95,6 +100,15 @@ fn interval(text: &str) -> Result<Duration> {
 impl Args {
     pub(super) fn has_no_target(&self) -> bool {
         self.pid.is_empty() && self.command.is_empty()
+    }
+
+    pub(super) fn pids(&self) -> &[u32] {
+        &self.pid
+    }
+
+    /// Whether it draws on the terminal.
+    pub(super) fn draws(&self) -> bool {
+        self.batch.is_none()
     }
 
     fn by(&self) -> By {
@@ -132,19 +146,27 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let shared = Arc::new(Shared::default());
     shared.ask(&screen.query);
+    let signals = Signals::listen()?;
     let (running, notice) = source::start(args, &shared)?;
     let look = Look { colour: args.colour(), notice, ..Look::default() };
     match args.batch {
-        Some(pages) => batch(pages, &screen, &look, &shared, running),
-        None => ui::run(args, screen, look, &shared, running),
+        Some(pages) => batch(pages, &screen, &look, &shared, running, signals),
+        None => ui::run(args, screen, look, &shared, running, signals),
     }
 }
 
 /// Writes `pages` pages of text, one for each interval.
-fn batch(pages: u64, screen: &Screen, look: &Look, shared: &Shared, mut running: Running) -> Result<()> {
-    let stop = Stop::on_signals()?;
+fn batch(
+    pages: u64,
+    screen: &Screen,
+    look: &Look,
+    shared: &Shared,
+    mut running: Running,
+    signals: Signals,
+) -> Result<()> {
+    let stop = Stop::on(signals)?;
     if let Some(notice) = &look.notice {
-        eprintln!("sfgi: {notice}");
+        say(notice);
     }
     let (width, height) = (size("COLUMNS", PAGE.0), size("LINES", PAGE.1));
     let mut out = io::stdout().lock();

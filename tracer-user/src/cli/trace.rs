@@ -4,7 +4,7 @@ use super::{
     args::{Layout, LineArgs, TargetArgs, Wants},
     record, session,
 };
-use crate::{live::Observers, probe};
+use crate::{confine::Needs, live::Observers, probe};
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use sfgi_core::{
@@ -46,6 +46,10 @@ impl Args {
     pub(super) fn has_no_target(&self) -> bool {
         self.target.is_empty()
     }
+
+    pub(super) fn pids(&self) -> &[u32] {
+        self.target.pids()
+    }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -57,7 +61,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let wants =
         Wants { gc: events.contains(&What::GcStart), threads, stacks: args.lines.stacks, callers: false };
     let recording = args.record.as_deref().map(record::Output::create).transpose()?;
-    let session = args.target.attach(wants)?;
+    let session = args.target.attach(wants, Needs::attached())?;
     let start_ts = session.start_ts();
     let layout = Layout { start_ts, several: session.targets() > 1, colour };
     let mut observers: Observers = vec![Box::new(args.lines.printer(out, &args.target.goid, &layout))];

@@ -1,7 +1,10 @@
 //! The loop of a trace: drain the rings, apply the events to the model, tell the observers; and the lines at its end.
 
 use super::target::{Feed, LiveTarget, Observers, Targets};
-use crate::probe::{Calibration, Cost};
+use crate::{
+    output::say,
+    probe::{Calibration, Cost},
+};
 use anyhow::Result;
 use sfgi_core::session::{End, Round, Target};
 use std::{
@@ -136,7 +139,7 @@ impl Engine {
                 if self.quiet {
                     log::debug!("{line}");
                 } else {
-                    eprintln!("sfgi: {line}");
+                    say(line);
                 }
             }
         }

@@ -6,5 +6,5 @@ mod outside;
 mod target;
 
 pub(crate) use engine::{Ending, Engine};
-pub(crate) use outside::{Outside, read_all};
+pub(crate) use outside::{Aside, Outside, read_all};
 pub(crate) use target::{Attach, LiveTarget, Observers, Opened, Targets, in_words};

@@ -5,13 +5,21 @@ use sfgi_core::{
     event::Stack,
     goruntime::State,
     model::{Goroutines, Seen, Step, What},
+    patience,
     session::{Input, SnapshotInput, WholeStack},
     snapshot,
     snapshot::{Goroutine, Options, Reading, Snapshot, Trust, View},
 };
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{RecvTimeoutError, Sender, channel, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Blocks that are remembered until they have lasted long enough, a bound for our memory. Beyond it the oldest is
@@ -24,6 +32,12 @@ const TRIES: u8 = 5;
 /// one. Under permanent loss the reads then take at most a twentieth of the time.
 const PAUSE_NS: u64 = 1_000_000_000;
 const PAUSE_TIMES: u64 = 20;
+
+/// A read that makes no progress for so long is given up: the kernel keeps who reads a page that nobody fills. It bounds how long
+/// Ctrl-C has to wait.
+const STUCK: Duration = Duration::from_secs(1);
+/// Between two drains of the rings while something is read: as often as a trace drains them.
+const BETWEEN: Duration = Duration::from_millis(1);
 
 /// Decides what is to be read next, and when.
 pub(crate) struct Outside {
@@ -72,9 +86,15 @@ impl Outside {
         self.wanted = false;
         self.not_before_ts = ended_ts + PAUSE_NS.max((ended_ts - began_ts).saturating_mul(PAUSE_TIMES));
         let stacks = if self.threshold_ns.is_some() { whole_stacks(snapshot, |_| None) } else { Vec::new() };
-        let complete = snapshot.incomplete.is_none() && snapshot.unreadable == 0;
+        let complete = snapshot.lacks().is_none() && snapshot.unreadable == 0;
         let seen = snapshot.goroutines.iter().map(|goroutine| seen(goroutine, snapshot)).collect();
         (Input::Snapshot(SnapshotInput { seen, began_ts, ended_ts, complete }), Input::Stacks(stacks))
+    }
+
+    /// Reads no more stacks: the memory does not answer.
+    pub(crate) fn give_up_stacks(&mut self) {
+        self.threshold_ns = None;
+        self.young.clear();
     }
 
     /// Asks for no more snapshots. The caller has reported the reason.
@@ -97,13 +117,13 @@ impl Outside {
         }
     }
 
-    /// Reads the stacks of the blocks that have lasted long enough at `now_ts`. `None`: no block has, or the memory
-    /// cannot be read.
+    /// Has `read` read the stacks of the blocks that have lasted long enough at `now_ts`, by the addresses of their `g`. `None`: no
+    /// block has, or the memory cannot be read.
     pub(crate) fn read_long(
         &mut self,
-        view: &View<'_>,
         goroutines: &Goroutines,
         now_ts: u64,
+        read: impl FnOnce(Vec<u64>) -> Option<Snapshot>,
     ) -> Option<Input> {
         let threshold_ns = self.threshold_ns?;
         let mut due = HashMap::new();
@@ -121,7 +141,7 @@ impl Outside {
         }
         let addrs: Vec<u64> = due.values().map(|(_, g)| *g).collect();
         // What cannot be read has no stack to show.
-        let snapshot = snapshot::take_only(view, Outside::options(), &addrs).ok()?;
+        let snapshot = read(addrs)?;
         let stacks = whole_stacks(&snapshot, |goid| due.get(&goid).map(|(block, _)| block.since_ts));
         for stack in &stacks {
             due.remove(&stack.goid);
@@ -167,18 +187,70 @@ fn seen(goroutine: &Goroutine, snapshot: &Snapshot) -> Seen {
     }
 }
 
-/// Reads all goroutines, with the stacks. Calls `between` after each chunk, so that the caller can drain the rings
-/// before they overflow. The outer error is that of `between`, the inner one that of the reading.
-pub(crate) fn read_all(
-    view: &View<'_>,
-    mut between: impl FnMut() -> anyhow::Result<()>,
-) -> anyhow::Result<Result<Snapshot, snapshot::SnapshotError>> {
-    let mut reading = match Reading::begin(view, Outside::options()) {
-        Ok(reading) => reading,
-        Err(error) => return Ok(Err(error)),
-    };
+/// Reads all goroutines, with the stacks. Tells `progress` after each chunk.
+pub(crate) fn read_all(view: &View<'_>, progress: impl Fn()) -> Result<Snapshot, snapshot::SnapshotError> {
+    let mut reading = Reading::begin(view, Outside::options())?;
     while reading.chunk() {
-        between()?;
+        progress();
     }
-    Ok(Ok(reading.finish()))
+    Ok(reading.finish())
+}
+
+/// A thread that reads for another one, which is not kept by a read that never ends. It is started when it is first needed.
+#[derive(Default)]
+pub(crate) struct Aside(Option<Sender<Job>>);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Aside {
+    /// Has the thread do `read`, and calls `between` meanwhile, so that the caller can drain the rings before they overflow. `None`:
+    /// it made no progress for [`STUCK`]; the thread is left behind then and ends with this process, since nothing but SIGKILL ends
+    /// such a read. `read` gets a number that it raises where it makes progress. The error is that of `between`.
+    pub(crate) fn patiently<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce(&AtomicU64) -> T + Send + 'static,
+        mut between: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<T>> {
+        let progress = Arc::<AtomicU64>::default();
+        let (say, said) = sync_channel(1);
+        let theirs = Arc::clone(&progress);
+        let job: Job = Box::new(move || {
+            // Nobody may wait for it any more.
+            let _ = say.send(read(&theirs));
+        });
+        let jobs = match self.0.take() {
+            Some(jobs) => jobs,
+            None => start()?,
+        };
+        // Where the thread has panicked, the answer is missing, too.
+        let _ = jobs.send(job);
+        let (mut last, mut since) = (0, Instant::now());
+        loop {
+            match said.recv_timeout(BETWEEN) {
+                Ok(read) => {
+                    self.0 = Some(jobs);
+                    return Ok(Some(read));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            between()?;
+            let now = progress.load(Relaxed);
+            if now != last {
+                (last, since) = (now, Instant::now());
+            } else if since.elapsed() > STUCK {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+fn start() -> io::Result<Sender<Job>> {
+    let (jobs, todo) = channel::<Job>();
+    thread::Builder::new().name("reading".to_owned()).spawn(move || {
+        // Who waits in `patiently` watches over it.
+        patience::unwatch();
+        todo.iter().for_each(|job| job());
+    })?;
+    Ok(jobs)
 }

@@ -1,7 +1,10 @@
 //! One live target: its binary, its process with the probes, and the reads of its memory.
 
-use super::outside::{self, Outside};
-use crate::probe::{Calibration, Cost, Options, Session, Totals};
+use super::outside::{self, Aside, Outside};
+use crate::{
+    output::say,
+    probe::{Calibration, Cost, Options, Session, Totals},
+};
 use anyhow::{Context as _, Result};
 use sfgi_core::{
     binary::GoBinary,
@@ -12,7 +15,7 @@ use sfgi_core::{
     plan::{CostClass, Plan, ProbeSite},
     process::{Process, ProcessError},
     session::{About, End, Input, News, Observer, Target},
-    snapshot::{Clock, View},
+    snapshot::{self, Clock, View},
 };
 use std::{
     fs::File,
@@ -20,9 +23,15 @@ use std::{
     num::NonZeroU32,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
+
+/// What is said where a read does not end.
+const NO_ANSWER: &str = "its memory does not answer";
 
 /// A Go program that a process executes or is about to.
 pub(crate) struct Opened {
@@ -98,6 +107,8 @@ pub(crate) struct LiveTarget {
     plan: Plan,
     session: Session,
     outside: Outside,
+    /// Reads the target's memory.
+    aside: Aside,
     mode: Mode,
     /// The user chose the probe set; only the wording of [`in_words`] depends on it.
     forced: bool,
@@ -145,6 +156,7 @@ impl LiveTarget {
             plan,
             session,
             outside: Outside::new(attach.stacks_ns, !from_birth),
+            aside: Aside::default(),
             mode: attach.mode,
             forced: attach.set.is_some(),
             batch: Batch::default(),
@@ -178,9 +190,9 @@ impl LiveTarget {
         Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
     }
 
-    /// The text at the start of a trace: the target, its probes and their price; then a line for each probe that is
+    /// The lines at the start of a trace: the target, its probes and their price; then one for each probe that is
     /// single-stepped and each function without a probe.
-    pub(crate) fn describe(&self, calibration: &Calibration) -> String {
+    pub(crate) fn describe(&self, calibration: &Calibration) -> Vec<String> {
         let mut text = format!(
             "attached to PID {}: {}, {}, {} probes ({}), about {:.0} ns a hit",
             self.pid,
@@ -194,16 +206,17 @@ impl LiveTarget {
         if layout.is_unusual() {
             text += &format!("; layout: {layout}");
         }
+        let mut lines = vec![text];
         for probe in self.plan.probes.iter().filter(|probe| probe.cost() == CostClass::SingleStepped) {
-            text += &format!(
-                "\nsfgi: {} can only be probed at `{}`, which the kernel single-steps: about {:.0} ns a hit",
+            lines.push(format!(
+                "{} can only be probed at `{}`, which the kernel single-steps: about {:.0} ns a hit",
                 probe.function, probe.placement.instruction, calibration.single_stepped_ns
-            );
+            ));
         }
         for missing in &self.plan.missing {
-            text += &format!("\nsfgi: without {}: {}", missing.function, missing.reason);
+            lines.push(format!("without {}: {}", missing.function, missing.reason));
         }
-        text
+        lines
     }
 
     /// Drains the rings into the model, and reads the target's memory where a snapshot or a stack is due. `finish`
@@ -219,12 +232,28 @@ impl LiveTarget {
         if let Some(process) = self.process.clone()
             && !finish
         {
-            let (memory, binary) = (Live::of(&process), Arc::clone(&self.binary));
-            let view = view(&memory, &binary, feed.target.bias());
+            let (binary, bias) = (Arc::clone(&self.binary), feed.target.bias());
             // By the time up to which events are complete, not by the clock: a block may have ended in an event not
             // drained yet.
             let until = self.batch.complete_until;
-            if let Some(stacks) = self.outside.read_long(&view, feed.target.goroutines(), until) {
+            let mut stuck = false;
+            let stacks = self.outside.read_long(feed.target.goroutines(), until, |addrs| {
+                let read = self.aside.patiently(
+                    move |_| {
+                        let memory = Live::of(&process);
+                        snapshot::take_only(&view(&memory, &binary, bias), Outside::options(), &addrs).ok()
+                    },
+                    || Ok(()),
+                );
+                stuck = matches!(read, Ok(None));
+                // What cannot be read has no stack to show.
+                read.ok().flatten().flatten()
+            });
+            if stuck {
+                say(format_args!("PID {}: no more stacks are read: {NO_ANSWER}", self.pid));
+                self.outside.give_up_stacks();
+            }
+            if let Some(stacks) = stacks {
                 feed.take(&stacks)?;
             }
         }
@@ -260,14 +289,23 @@ impl LiveTarget {
     /// Reads all goroutines and drains the rings meanwhile.
     fn take_snapshot(&mut self, feed: &mut Feed<'_>) -> Result<bool> {
         let Some(process) = self.process.clone() else { return Ok(false) };
-        let (memory, binary) = (Live::of(&process), Arc::clone(&self.binary));
-        let view = view(&memory, &binary, feed.target.bias());
+        let (binary, bias) = (Arc::clone(&self.binary), feed.target.bias());
         let mut more = false;
-        let snapshot = outside::read_all(&view, || {
+        let read = move |progress: &AtomicU64| {
+            let memory = Live::of(&process);
+            let further = || {
+                progress.fetch_add(1, Ordering::Relaxed);
+            };
+            outside::read_all(&view(&memory, &binary, bias), further).map_err(|error| error.to_string())
+        };
+        // Taken out, because draining takes the rest of this.
+        let mut aside = std::mem::take(&mut self.aside);
+        let snapshot = aside.patiently(read, || {
             more = self.drain(false, feed)?;
             Ok(())
         })?;
-        match snapshot {
+        self.aside = aside;
+        match snapshot.unwrap_or_else(|| Err(NO_ANSWER.to_owned())) {
             Ok(snapshot) => {
                 let (snapshot, stacks) = self.outside.take(&snapshot);
                 feed.take(&snapshot)?;
@@ -275,7 +313,7 @@ impl LiveTarget {
             }
             Err(error) => {
                 // Said once, and no error: the events alone are still a trace.
-                eprintln!("sfgi: PID {}: goroutines are only known once they move: {error}", self.pid);
+                say(format_args!("PID {}: goroutines are only known once they move: {error}", self.pid));
                 self.outside.give_up();
             }
         }

@@ -15,6 +15,7 @@ pub mod pprof;
 mod printer;
 #[cfg(test)]
 mod replay;
+mod say;
 pub mod stacks;
 mod summary;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use printer::Printer;
 pub use text::Text;
 pub use traceback::Traceback;
 
+pub(crate) use say::{cleaned, one_line, raw, say};
 pub use sfgi_core::clock::duration;
 use sfgi_core::{
     model::Merged,

@@ -1,6 +1,6 @@
 //! The summary of a trace (`-c`) as tables of text.
 
-use super::duration;
+use super::{clean, duration};
 use sfgi_core::names::{CreationRow, Report, WaitRow};
 use std::io::{self, Write};
 
@@ -22,7 +22,8 @@ pub(super) fn write_text(report: &Report, out: &mut impl Write) -> io::Result<()
     writeln!(out, "\n{:>9} {:>9} {:>9}  GO STATEMENTS", "CREATED", "EXITED", "ALIVE")?;
     for row in report.creation_sites.iter().take(TEXT_ROWS) {
         let CreationRow { func, file, line, start_func, created, exited, alive } = row;
-        let file = file.rsplit('/').next().unwrap_or_default();
+        let (func, file) = (clean(func), clean(file.rsplit('/').next().unwrap_or_default()));
+        let start_func = clean(start_func);
         writeln!(out, "{created:>9} {exited:>9} {alive:>9}  {func}  {file}:{line}  go {start_func}")?;
     }
     more(out, report.creation_sites.len())
@@ -44,11 +45,12 @@ fn write_waits(out: &mut impl Write, title: &str, rows: &[WaitRow]) -> io::Resul
             (time(row.total_ns), time(row.p50_ns), time(row.p99_ns), time(row.max_ns));
         let place = match (&row.func, &row.file, row.line) {
             (Some(func), Some(file), Some(line)) => {
-                format!("{func}  {}:{line}", file.rsplit('/').next().unwrap_or_default())
+                format!("{}  {}:{line}", clean(func), clean(file.rsplit('/').next().unwrap_or_default()))
             }
             _ => String::new(),
         };
-        let reason = if place.is_empty() { row.reason.clone() } else { format!("{:<22}", row.reason) };
+        let reason = clean(&row.reason);
+        let reason = if place.is_empty() { reason.into_owned() } else { format!("{reason:<22}") };
         let (count, open) = (row.count, row.open);
         write!(
             out,

@@ -1,6 +1,6 @@
 //! Events as text, one aligned line for each.
 
-use super::{Sink, duration, summary};
+use super::{Sink, clean, cleaned, duration, summary};
 use sfgi_core::model::{Measure, Merged, What};
 use sfgi_core::names::{Line, Report, Site};
 use std::io::{self, Write};
@@ -59,7 +59,7 @@ impl<W: Write> Sink for Text<W> {
         };
         let took = step.duration_ns.map(|ns| format!("{sign}{}", duration(ns))).unwrap_or_default();
         let (on, off) = self.paint(step.what);
-        let (event, detail) = (word(step.what), detail(line));
+        let (event, detail) = (word(step.what), cleaned(detail(line)));
         let mut site = line.site.as_ref().map(place).unwrap_or_default();
         if let Some(creator) = &line.creator {
             site += &format!(", made by {}{}", place(creator), by(step.by_goid));
@@ -137,6 +137,6 @@ fn by(goid: u64) -> String {
 
 /// A place without the file's directory: `main.worker  worker.go:33`.
 fn place(site: &Site) -> String {
-    let file = site.file.rsplit('/').next().unwrap_or_default();
-    if file.is_empty() { site.func.to_string() } else { format!("{}  {file}:{}", site.func, site.line) }
+    let (func, file) = (clean(&site.func), clean(site.file.rsplit('/').next().unwrap_or_default()));
+    if file.is_empty() { func.into_owned() } else { format!("{func}  {file}:{}", site.line) }
 }

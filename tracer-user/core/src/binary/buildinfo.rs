@@ -16,6 +16,13 @@ const INLINE: usize = 32;
 const FLAG_INLINE: u8 = 2;
 /// Largest of either text. A module list has about a hundred bytes for each dependency, so a longer text is not real.
 const MAX_TEXT: u64 = 8 << 20;
+/// Bytes of the blob in which the version must end. The longest, of a vendor's development build, has about a hundred.
+const HEAD: u64 = 4 << 10;
+/// Most places with the magic that are examined. A real file has one or two (the linker's own text of it); a hostile one may be full
+/// of them.
+const MAX_CANDIDATES: usize = 64;
+/// Modules that are kept. The largest programs have about a thousand.
+const MAX_DEPS: usize = 1 << 14;
 /// Bytes of each of the two random marks around `runtime.modinfo` (`cmd/go/internal/modload/build.go`).
 const MARK: usize = 16;
 
@@ -109,21 +116,25 @@ impl BuildInfo {
     /// Finds and reads the build information. `None`: none names a version, so the file is no Go program, one older
     /// than Go 1.18, or its build information was removed.
     pub(crate) fn find(image: &Image) -> Option<BuildInfo> {
-        let section = image.section(".go.buildinfo").and_then(|vaddr| image.tail(vaddr));
-        if let Some(found) = section.and_then(|blob| parse(&blob)) {
+        if let Some(found) = image.section(".go.buildinfo").and_then(|vaddr| at(image, vaddr)) {
             return Some(found);
         }
         // Without sections: the linker puts it at the start of the writable data, aligned to 16, so that data goes
         // first.
         let (writable, other): (Vec<&Segment>, Vec<_>) =
             image.segments().iter().partition(|segment| segment.writable);
+        let mut candidates = 0;
         writable.into_iter().chain(other).find_map(|segment| {
-            let data = image.read(segment.vaddr, segment.file_size)?;
-            (0..data.len())
-                .step_by(16)
-                .filter_map(|at| data.get(at..))
-                .filter(|blob| blob.starts_with(MAGIC))
-                .find_map(parse)
+            image.scan(segment, 16, |vaddr, piece| {
+                (0..piece.len())
+                    .step_by(16)
+                    .filter(|into| piece.get(*into..).is_some_and(|rest| rest.starts_with(MAGIC)))
+                    .take_while(|_| {
+                        candidates += 1;
+                        candidates <= MAX_CANDIDATES
+                    })
+                    .find_map(|into| at(image, vaddr + into as u64))
+            })
         })
     }
 
@@ -131,6 +142,17 @@ impl BuildInfo {
     pub fn setting(&self, key: &str) -> Option<&str> {
         self.settings.get(key).map(String::as_str)
     }
+}
+
+/// Reads the blob at a link-time address. Its two texts say how long it is.
+fn at(image: &Image, vaddr: u64) -> Option<BuildInfo> {
+    let head = image.beginning(vaddr, HEAD)?;
+    parse(&head)?;
+    let mut end = INLINE;
+    text(&head, &mut end)?;
+    // Without the second text the first one still counts.
+    let more = uvarint(&head, &mut end).filter(|len| *len <= MAX_TEXT).unwrap_or(0);
+    parse(&image.beginning(vaddr, end as u64 + more)?)
 }
 
 /// Reads the contents of `.go.buildinfo`. `None`: other contents, or the format before Go 1.18.
@@ -178,7 +200,7 @@ fn read_modules(text: &str, info: &mut BuildInfo) {
                 info.module_version =
                     rest.split('\t').nth(1).filter(|text| !text.is_empty()).map(str::to_owned);
             }
-            "dep" => info.deps.push(first()),
+            "dep" if info.deps.len() < MAX_DEPS => info.deps.push(first()),
             "build" => {
                 if let Some((key, value)) = rest.split_once('=') {
                     info.settings.insert(unquote(key), unquote(value));

@@ -3,14 +3,17 @@
 //! Go's linker writes the types of package runtime into a compilation unit of that name
 //! (`src/cmd/link/internal/ld/dwarf.go`); only the entries of such units are read.
 
+use super::contents::Contents;
 use super::elf::Image;
+use crate::budget;
+use crate::files;
 use gimli::{
-    Abbreviations, AttributeValue, DebugAbbrev, DebugInfo, DebugInfoUnitHeadersIter, DebugStr,
+    Abbreviations, AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfo, DebugInfoUnitHeadersIter,
     DebuggingInformationEntry, DwAt, EndianSlice, LittleEndian, UnitHeader, constants as dw,
 };
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read as _;
+use std::path::Path;
 
 /// Structs of package runtime whose fields the snapshot, the heap and the probes read.
 const STRUCTS: &[&str] = &[
@@ -35,9 +38,27 @@ const STRUCTS: &[&str] = &[
 const ARRAYS: &[&str] = &["semTable"];
 /// Levels of structs within structs that are flattened: `g.sched.pc` has two.
 const MAX_DEPTH: usize = 3;
-/// Largest uncompressed section: several times that of a very large Go program. A compressed section states its own
-/// uncompressed size, which a hostile file can set to anything.
-const MAX_SECTION: u64 = 512 << 20;
+/// Largest section, before and after it is uncompressed; programs of several hundred megabytes have 100 MB. A compressed section
+/// states its own uncompressed size, which a hostile file can set to anything.
+const MAX_SECTION: u64 = 256 << 20;
+/// Units that are looked at: one for each package, and one for each file of assembly or C. The largest programs have some
+/// thousand.
+const MAX_UNITS: usize = 1 << 17;
+/// Bytes of one unit's table of abbreviations: Go's linker writes less than a kilobyte, C compilers some.
+const MAX_ABBREVIATIONS: usize = 64 << 10;
+/// How many steps a byte of it counts for: parsing them allocates.
+const ABBREVIATION_COST: u64 = 4;
+/// Steps in all: bytes of abbreviations that are parsed, entries and attributes of entries that are read. The unit with all types of
+/// a very large program has ten million attributes.
+const MAX_STEPS: u64 = 1 << 26;
+/// Bytes of a name; those of generic types have some thousand.
+const MAX_NAME: usize = 16 << 10;
+/// Bytes of names and fields that are kept: the types of a very large program have 60 MB.
+const MAX_TYPES: usize = 128 << 20;
+/// Kept bytes after which the budget is asked again.
+const ASK: usize = 1 << 20;
+/// Fields that are looked at while structs within structs are flattened: a hostile struct may hold itself.
+const MAX_FLATTENED: usize = 1 << 18;
 /// Most fields that are collected. `layouts.json` has 910 for Go 1.27.
 const MAX_FIELDS: usize = 10_000;
 
@@ -69,8 +90,6 @@ struct Types {
 /// Directory of separate debug files, which are named by build id (`objcopy --only-keep-debug`, Debian's `-dbgsym`
 /// packages).
 const DEBUG_DIR: &str = "/usr/lib/debug/.build-id";
-/// Largest separate debug file, the same bound as for an executable (`MAX_FILE` in `go_binary.rs`).
-const MAX_DEBUG_FILE: u64 = 2 << 30;
 
 /// The path of the binary's separate debug file, and the offsets in it. `None`: no file has the same build id, or the
 /// file does not describe `runtime.g`. (Go's linker never splits its DWARF; `-gsplit-dwarf` concerns only the C code of
@@ -78,12 +97,8 @@ const MAX_DEBUG_FILE: u64 = 2 << 30;
 pub(super) fn separate(image: &Image) -> Option<(String, HashMap<String, u32>)> {
     let id = image.build_id()?;
     let path = format!("{DEBUG_DIR}/{}/{}.debug", id.get(..2)?, id.get(2..).filter(|rest| !rest.is_empty())?);
-    let file = File::open(&path)
-        .ok()
-        .filter(|file| file.metadata().is_ok_and(|data| data.is_file() && data.len() <= MAX_DEBUG_FILE))?;
-    let mut data = Vec::new();
-    file.take(MAX_DEBUG_FILE).read_to_end(&mut data).ok()?;
-    let debug = Image::debug_file(data.into(), image.arch())?;
+    let file = files::open(Path::new(&path)).ok()?;
+    let debug = Image::debug_file(Contents::of(file).ok()?, image.arch())?;
     // The file's name is only a claim: a file left over from another build would give wrong offsets.
     let same = debug.build_id() == Some(id);
     Some((path, same.then(|| offsets(&debug))??))
@@ -96,16 +111,17 @@ pub(super) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
     let (info, abbrev, strings) = (section(".debug_info"), section(".debug_abbrev"), section(".debug_str"));
     let reader = Reader {
         info: DebugInfo::new(&info, LittleEndian),
-        abbrev: DebugAbbrev::new(&abbrev, LittleEndian),
-        strings: DebugStr::from(EndianSlice::new(&strings, LittleEndian)),
+        abbrev: &abbrev,
+        strings: &strings,
+        steps: Cell::new(MAX_STEPS),
     };
-    // Assembly units are named `runtime` as well and describe no types; `find_map` goes on to the next unit.
-    let types = reader.units().find_map(|(unit, abbreviations)| reader.types(&unit, &abbreviations))?;
-    let mut found = types.arrays.clone();
+    // Assembly units are named `runtime` as well and describe no types; the search goes on to the next unit.
+    let types = reader.find()?;
+    let (mut found, mut left) = (types.arrays.clone(), MAX_FLATTENED);
     for of in types.structs.values() {
         if let Some(name) = wanted(&of.name, STRUCTS) {
             found.extend(of.size.map(|size| (format!("{name}._size"), size)));
-            types.flatten(of, &name, 0, 0, &mut found);
+            types.flatten(of, &name, (0, 0), &mut left, &mut found);
         }
     }
     Some(found)
@@ -125,37 +141,71 @@ enum Open {
 
 struct Reader<'a> {
     info: DebugInfo<Slice<'a>>,
-    abbrev: DebugAbbrev<Slice<'a>>,
-    strings: DebugStr<Slice<'a>>,
+    /// `.debug_abbrev`.
+    abbrev: &'a [u8],
+    /// `.debug_str`.
+    strings: &'a [u8],
+    /// See [`MAX_STEPS`].
+    steps: Cell<u64>,
 }
 
 impl<'a> Reader<'a> {
-    /// The units named `runtime`: one for the Go files, one for each assembly file.
-    fn units(&self) -> impl Iterator<Item = (UnitHeader<Slice<'a>>, Abbreviations)> {
-        let mut units: DebugInfoUnitHeadersIter<_> = self.info.units();
-        std::iter::from_fn(move || units.next().ok().flatten()).filter_map(|unit| {
-            let abbreviations = unit.abbreviations(&self.abbrev).ok()?;
-            let mut entries = unit.entries(&abbreviations);
-            let name =
-                entries.next_dfs().ok().flatten().and_then(|entry| self.text(entry, dw::DW_AT_name))?;
-            (name == "runtime").then_some((unit, abbreviations))
-        })
+    /// Takes steps; `None`: there are none left.
+    fn step(&self, count: u64) -> Option<()> {
+        self.steps.set(self.steps.get().checked_sub(count)?);
+        Some(())
     }
 
-    /// The types of a unit. `None`: the unit does not describe `runtime.g`.
+    /// The types of the first unit named `runtime` that describes `runtime.g`: there is one for the Go files, and one for each
+    /// assembly file. `None`: there is no such unit, or the search came to one of its bounds.
+    fn find(&self) -> Option<Types> {
+        let mut units: DebugInfoUnitHeadersIter<_> = self.info.units();
+        // Go's linker has one table for all units.
+        let mut last: Option<(usize, Abbreviations)> = None;
+        for _ in 0..MAX_UNITS {
+            let unit = units.next().ok()??;
+            self.step(1)?;
+            let at = unit.debug_abbrev_offset().0;
+            if last.as_ref().is_none_or(|(known, _)| *known != at) {
+                let table = self.abbrev.get(at..).unwrap_or_default();
+                let table = table.get(..MAX_ABBREVIATIONS).unwrap_or(table);
+                self.step(table.len() as u64 * ABBREVIATION_COST)?;
+                let Ok(parsed) = DebugAbbrev::new(table, LittleEndian).abbreviations(DebugAbbrevOffset(0))
+                else {
+                    continue;
+                };
+                last = Some((at, parsed));
+            }
+            let Some((_, abbreviations)) = &last else { continue };
+            let mut entries = unit.entries(abbreviations);
+            let Ok(Some(entry)) = entries.next_dfs() else { continue };
+            self.step(entry.attrs().len() as u64)?;
+            if self.text(entry, dw::DW_AT_name) == Some("runtime")
+                && let Some(types) = self.types(&unit, abbreviations)
+            {
+                return Some(types);
+            }
+        }
+        None
+    }
+
+    /// The types of a unit. `None`: the unit does not describe `runtime.g`, or has more than any program.
     fn types(&self, unit: &UnitHeader<Slice<'a>>, abbreviations: &Abbreviations) -> Option<Types> {
         let mut types = Types::default();
         let mut entries = unit.entries(abbreviations);
         // Depth is not tracked: Go's linker writes the members of a type directly behind it.
-        let mut open = Open::Nothing;
+        let (mut open, mut kept, mut asked) = (Open::Nothing, 0, 0);
         // A broken entry ends the walk; the types before it still count.
         while let Ok(Some(entry)) = entries.next_dfs() {
+            self.step(1 + entry.attrs().len() as u64)?;
             let place = entry.offset().to_debug_info_offset(unit)?.0;
             let name = || self.text(entry, dw::DW_AT_name);
             match (entry.tag(), &open) {
                 (dw::DW_TAG_structure_type, _) => {
                     let Some(name) = name() else { continue };
                     let size = number(entry, dw::DW_AT_byte_size);
+                    kept += name.len() + size_of::<Struct>();
+                    let name = name.to_owned();
                     types.structs.insert(place, Struct { name, size, fields: Vec::new() });
                     open = Open::Struct(place);
                 }
@@ -163,11 +213,12 @@ impl<'a> Reader<'a> {
                     let Some(parent) = types.structs.get_mut(of) else { continue };
                     let Some(name) = name() else { continue };
                     let Some(offset) = number(entry, dw::DW_AT_data_member_location) else { continue };
-                    parent.fields.push(Field { name, offset, of: type_of(unit, entry) });
+                    kept += name.len() + size_of::<Field>();
+                    parent.fields.push(Field { name: name.to_owned(), offset, of: type_of(unit, entry) });
                 }
                 (dw::DW_TAG_array_type, _) => {
                     open = Open::Nothing;
-                    let Some(name) = name().and_then(|name| wanted(&name, ARRAYS)) else { continue };
+                    let Some(name) = name().and_then(|name| wanted(name, ARRAYS)) else { continue };
                     let size = number(entry, dw::DW_AT_byte_size);
                     types.arrays.extend(size.map(|size| (format!("{name}._size"), size)));
                     open = Open::Array(name);
@@ -177,28 +228,50 @@ impl<'a> Reader<'a> {
                     types.arrays.extend(count.map(|count| (format!("{of}._count"), count)));
                 }
                 (dw::DW_TAG_typedef, _) => {
+                    kept += size_of::<(usize, usize)>();
                     types.aliases.extend(type_of(unit, entry).map(|of| (place, of)));
                 }
                 _ => {}
+            }
+            if kept > asked {
+                budget::check(ASK).ok()?;
+                asked = kept + ASK;
+            }
+            if kept > MAX_TYPES {
+                return None;
             }
         }
         types.structs.values().any(|found| found.name == "runtime.g").then_some(types)
     }
 
-    fn text(&self, entry: &Entry<'a>, name: DwAt) -> Option<String> {
+    fn text(&self, entry: &Entry<'a>, name: DwAt) -> Option<&'a str> {
         let text = match entry.attr_value(name)? {
-            AttributeValue::String(text) => text,
-            AttributeValue::DebugStrRef(offset) => self.strings.get_str(offset).ok()?,
+            AttributeValue::String(text) => text.slice(),
+            AttributeValue::DebugStrRef(offset) => {
+                // Not gimli's own: it looks for the end of a text as far as the section goes.
+                let text = self.strings.get(offset.0..)?;
+                let text = text.get(..MAX_NAME).unwrap_or(text);
+                text.get(..text.iter().position(|byte| *byte == 0)?)?
+            }
             _ => return None,
         };
-        std::str::from_utf8(text.slice()).ok().map(str::to_owned)
+        std::str::from_utf8(text).ok().filter(|text| text.len() <= MAX_NAME)
     }
 }
 
 impl Types {
     /// Adds the fields of a struct and of its inner structs as `prefix.field`.
-    fn flatten(&self, of: &Struct, prefix: &str, base: u32, depth: usize, found: &mut HashMap<String, u32>) {
+    fn flatten(
+        &self,
+        of: &Struct,
+        prefix: &str,
+        (base, depth): (u32, usize),
+        left: &mut usize,
+        found: &mut HashMap<String, u32>,
+    ) {
         for field in &of.fields {
+            let Some(less) = left.checked_sub(1) else { return };
+            *left = less;
             let name = format!("{prefix}.{}", field.name);
             let Some(offset) = base.checked_add(field.offset) else { continue };
             if found.len() >= MAX_FIELDS {
@@ -209,7 +282,7 @@ impl Types {
             if let Some(inner) = inner.filter(|inner| !inner.is_plain())
                 && depth + 1 < MAX_DEPTH
             {
-                self.flatten(inner, &name, offset, depth + 1, found);
+                self.flatten(inner, &name, (offset, depth + 1), left, found);
             }
             // Blank fields and `noCopy` markers hold nothing, and a struct may have several blank ones.
             if !matches!(field.name.as_str(), "_" | "noCopy") {

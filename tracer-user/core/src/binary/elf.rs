@@ -4,16 +4,18 @@
 //! removed. [`Image::read_ptr`] applies relative relocations, because in a position-independent executable the pointers
 //! of the data are only in the relocation table.
 
-use super::bytes::{array, u32_at, u64_at};
+use super::bytes::{array, c_string, u32_at, u64_at};
+use super::contents::Contents;
+use crate::budget::{self, Exhausted};
 use bytes::Bytes;
 use object::elf::{
     DT_RELA, DT_RELASZ, ELFCLASS32, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD, ELFDATA2MSB, ELFMAG, EM_AARCH64,
     EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, PF_W, PF_X, PT_DYNAMIC, PT_LOAD,
-    R_AARCH64_RELATIVE, R_X86_64_RELATIVE, SectionHeader64,
+    R_AARCH64_RELATIVE, R_X86_64_RELATIVE, SHF_COMPRESSED, SHT_NOBITS,
 };
-use object::read::elf::{CompressionHeader, FileHeader, ProgramHeader, SectionHeader};
+use object::read::elf::FileHeader;
 use object::{CompressedData, CompressionFormat, LittleEndian};
-use std::borrow::Cow;
+use std::io;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -21,6 +23,27 @@ use std::sync::OnceLock;
 const MAX_SEGMENTS: usize = 64;
 /// Granularity to which [`Image::code`] rounds. Kernels with larger pages map at multiples of it, too.
 const PAGE: u64 = 4096;
+/// Program headers that are read; linkers make about ten.
+const MAX_PROGRAMS: u64 = 1 << 10;
+/// Bytes of all segments together, without long holes. The largest Go programs map a few hundred megabytes.
+const MAX_MAPPED: u64 = 1 << 30;
+/// Bytes that are looked through for what the section table does not tell. Build information stands at the beginning of the
+/// writable data.
+const MAX_SCANNED: u64 = 256 << 20;
+/// Bytes that are looked through at once, and by how many two pieces overlap: what is looked for begins within one and has no more.
+const PIECE: u64 = 1 << 20;
+const OVERLAP: u64 = 4 << 10;
+/// Bytes of the names of all sections.
+const MAX_NAMES: u64 = 1 << 20;
+/// Bytes of a relocation table. A large position-independent program has half a million relocations, 12 MB.
+const MAX_RELOCATIONS: u64 = 256 << 20;
+/// Bytes of `Elf64_Ehdr`, `Elf64_Phdr`, `Elf64_Shdr` and `Elf64_Chdr`.
+const HEADER: u64 = 64;
+const PROGRAM: usize = 56;
+const SECTION: usize = 64;
+const COMPRESSION: usize = 24;
+/// Most by which zlib compresses (`deflate` has 1,032): more is a lie about the size.
+const MAX_RATIO: u64 = 1100;
 /// Most sections that are searched for a name; a Go executable has about forty.
 const MAX_SECTIONS: usize = 1024;
 /// Bytes of the GNU build id's section, and of the id itself; linkers write 20 or fewer.
@@ -95,12 +118,37 @@ impl Segment {
     }
 }
 
+/// A stretch of the file that is in memory.
+struct Extent {
+    offset: u64,
+    data: Bytes,
+}
+
+impl Extent {
+    fn end(&self) -> u64 {
+        self.offset + self.data.len() as u64
+    }
+}
+
+/// A section header, as far as it is used.
+struct Section {
+    name: String,
+    addr: u64,
+    offset: u64,
+    size: u64,
+    compressed: bool,
+    /// It has no bytes in the file.
+    empty: bool,
+}
+
 /// An executable file, as the kernel maps it.
 pub struct Image {
-    /// The file from its first byte to at least the end of the last segment: indices are file offsets.
-    data: Bytes,
-    /// The whole file, for sections; empty after [`Image::forget_file`].
-    file: Bytes,
+    /// What is mapped from the file, by offset; empty before [`Image::load`].
+    extents: Vec<Extent>,
+    /// The whole file, for sections. `None` after [`Image::forget_file`].
+    file: Option<Contents>,
+    /// The section table, read on first use.
+    sections: OnceLock<Vec<Section>>,
     /// The GNU build id, read on first use and before [`Image::forget_file`] drops the section that holds it.
     build_id: OnceLock<Option<String>>,
     arch: Arch,
@@ -112,86 +160,245 @@ pub struct Image {
     relocations: OnceLock<Vec<(u64, u64)>>,
 }
 
+/// Why an image cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ImageError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    /// It maps more than [`MAX_MAPPED`]: so many bytes.
+    #[error("it maps {0} bytes")]
+    TooLarge(u64),
+}
+
 impl Image {
-    /// Reads the headers of a whole ELF file.
+    /// Reads the headers of a whole ELF file that is in memory.
     ///
     /// # Errors
     /// [`ElfError`] says what is wrong with the file. A missing or broken section table is no error.
     pub fn parse(data: Bytes) -> Result<Image, ElfError> {
-        let header = file_header(&data)?;
+        let loaded = Image::headers(Contents::Memory(data)).and_then(|mut image| {
+            image.load(usize::MAX)?;
+            Ok(image)
+        });
+        loaded.map_err(|error| match error {
+            ImageError::Elf(error) => error,
+            // Memory fails no read and is counted already.
+            ImageError::Io(_) | ImageError::Exhausted(_) | ImageError::TooLarge(_) => {
+                ElfError::Corrupt("its segments are larger than any program")
+            }
+        })
+    }
+
+    /// Reads the headers of an ELF file, and nothing else.
+    ///
+    /// # Errors
+    /// As [`Image::parse`], or the file cannot be read.
+    pub(super) fn headers(file: Contents) -> Result<Image, ImageError> {
+        let head = file.read(0, HEADER)?;
+        let header = file_header(&head)?;
         let arch = match header.e_machine(LittleEndian) {
             EM_X86_64 => Arch::Amd64,
             EM_AARCH64 => Arch::Arm64,
-            other => return Err(ElfError::Machine(other.0)),
+            other => return Err(ElfError::Machine(other.0).into()),
         };
         let file_type = header.e_type(LittleEndian);
         if file_type != ET_EXEC && file_type != ET_DYN {
-            return Err(ElfError::Type(file_type.0));
+            return Err(ElfError::Type(file_type.0).into());
         }
-        let programs = header
-            .program_headers(LittleEndian, &*data)
-            .map_err(|_| ElfError::Truncated("the program header table"))?;
+        let truncated = || ElfError::Truncated("the program header table");
+        let count = u64::from(header.e_phnum(LittleEndian));
+        if count > MAX_PROGRAMS {
+            return Err(ElfError::Corrupt("it has more segments than any program").into());
+        }
+        if count > 0 && usize::from(header.e_phentsize(LittleEndian)) != PROGRAM {
+            return Err(truncated().into());
+        }
+        let size = count * PROGRAM as u64;
+        let programs = file.read(header.e_phoff(LittleEndian), size)?;
+        if (programs.len() as u64) < size {
+            return Err(truncated().into());
+        }
         let mut segments = Vec::new();
         let mut dynamic = None;
-        for program in programs {
-            let (offset, size) = program.file_range(LittleEndian);
-            let vaddr = program.p_vaddr(LittleEndian);
-            match program.p_type(LittleEndian) {
-                PT_LOAD if segments.len() == MAX_SEGMENTS => {
-                    return Err(ElfError::Corrupt("it has more segments than any program"));
+        for program in programs.chunks_exact(PROGRAM) {
+            let word = |at| u64_at(program, at).unwrap_or(0);
+            let (offset, vaddr, size) = (word(8), word(16), word(32));
+            match u32_at(program, 0) {
+                Some(kind) if kind == PT_LOAD.0 && segments.len() == MAX_SEGMENTS => {
+                    return Err(ElfError::Corrupt("it has more segments than any program").into());
                 }
-                PT_LOAD => {
+                Some(kind) if kind == PT_LOAD.0 => {
                     // Checked once here: later sums of these fields need no check.
                     let end = offset.checked_add(size).ok_or(ElfError::Corrupt("a segment wraps around"))?;
-                    if end > data.len() as u64 {
-                        return Err(ElfError::Truncated("a segment"));
+                    if end > file.len() {
+                        return Err(ElfError::Truncated("a segment").into());
                     }
                     vaddr.checked_add(size).ok_or(ElfError::Corrupt("a segment wraps around"))?;
-                    let flags = program.p_flags(LittleEndian);
+                    let flags = u32_at(program, 4).unwrap_or(0);
                     segments.push(Segment {
                         vaddr,
                         offset,
                         file_size: size,
-                        memory_size: program.p_memsz(LittleEndian),
-                        executable: flags.0 & PF_X.0 != 0,
-                        writable: flags.0 & PF_W.0 != 0,
+                        memory_size: word(40),
+                        executable: flags & PF_X.0 != 0,
+                        writable: flags & PF_W.0 != 0,
                     });
                 }
-                PT_DYNAMIC => dynamic = Some((offset, size)),
+                Some(kind) if kind == PT_DYNAMIC.0 => dynamic = Some((offset, size)),
                 _ => {}
             }
         }
         if segments.is_empty() {
-            return Err(ElfError::Corrupt("it has no segment to load"));
+            return Err(ElfError::Corrupt("it has no segment to load").into());
         }
         let entry = header.e_entry(LittleEndian);
-        let pie = file_type == ET_DYN;
-        let (relocations, build_id, file) = (OnceLock::new(), OnceLock::new(), data.clone());
-        Ok(Image { arch, pie, entry, segments, dynamic, relocations, data, file, build_id })
+        Ok(Image {
+            extents: Vec::new(),
+            file: Some(file),
+            sections: OnceLock::new(),
+            build_id: OnceLock::new(),
+            arch,
+            pie: file_type == ET_DYN,
+            entry,
+            segments,
+            dynamic,
+            relocations: OnceLock::new(),
+        })
+    }
+
+    /// Reads what the kernel maps of the file, if that has no more than `most` bytes. What lies in long holes of the file reads as
+    /// if it were not there.
+    ///
+    /// # Errors
+    /// It has more, the file cannot be read, or the budget does not allow it.
+    pub(super) fn load(&mut self, most: usize) -> Result<(), ImageError> {
+        let Some(file) = &self.file else { return Ok(()) };
+        // Segments may overlap: many may map the same gigabyte.
+        let mut ranges: Vec<Range<u64>> =
+            self.segments.iter().map(|segment| segment.offset..segment.offset + segment.file_size).collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        let mut merged: Vec<Range<u64>> = Vec::new();
+        for range in ranges {
+            match merged.last_mut().filter(|last| range.start <= last.end) {
+                Some(last) => last.end = last.end.max(range.end),
+                None => merged.push(range),
+            }
+        }
+        let mut stretches = Vec::new();
+        for range in merged {
+            stretches.extend(file.stretches(range)?);
+        }
+        let total: u64 = stretches.iter().map(|stretch| stretch.end - stretch.start).sum();
+        if total > MAX_MAPPED {
+            return Err(ImageError::TooLarge(total));
+        }
+        if matches!(file, Contents::File { .. }) {
+            let needed = usize::try_from(total).unwrap_or(usize::MAX);
+            budget::check(needed)?;
+            if needed > most {
+                return Err(Exhausted { limit: budget::limit() }.into());
+            }
+        }
+        for stretch in stretches {
+            let data = file.read(stretch.start, stretch.end - stretch.start)?;
+            if (data.len() as u64) < stretch.end - stretch.start {
+                return Err(ElfError::Truncated("a segment").into());
+            }
+            self.extents.push(Extent { offset: stretch.start, data });
+        }
+        Ok(())
     }
 
     /// A separate debug file, of which only the sections count: its program headers describe the executable that it was
     /// split from, not the bytes in it.
-    pub(super) fn debug_file(data: Bytes, arch: Arch) -> Option<Image> {
-        file_header(&data).ok()?;
-        let (segments, relocations, build_id) = (Vec::new(), OnceLock::new(), OnceLock::new());
-        let file = data.clone();
-        Some(Image { data, file, arch, pie: false, entry: 0, segments, dynamic: None, relocations, build_id })
-    }
-
-    /// Copies what is mapped, so that [`Image::forget_file`] frees the rest. Before anything takes slices of `data`
-    /// ([`Image::tail`]): a slice keeps its whole buffer alive. A third of a Go executable is debug information.
-    pub(super) fn keep_mapped(&mut self) {
-        let end = self.segments.iter().map(|segment| segment.offset + segment.file_size).max().unwrap_or(0);
-        let end = usize::try_from(end).unwrap_or(usize::MAX).min(self.data.len());
-        self.data = Bytes::copy_from_slice(self.data.get(..end).unwrap_or_default());
+    pub(super) fn debug_file(file: Contents, arch: Arch) -> Option<Image> {
+        file_header(&file.read(0, HEADER).ok()?).ok()?;
+        Some(Image {
+            extents: Vec::new(),
+            file: Some(file),
+            sections: OnceLock::new(),
+            build_id: OnceLock::new(),
+            arch,
+            pie: false,
+            entry: 0,
+            segments: Vec::new(),
+            dynamic: None,
+            relocations: OnceLock::new(),
+        })
     }
 
     /// Drops the whole file. From then on no section is found; the build id stays known.
     pub(super) fn forget_file(&mut self) {
         // The build id's section is about to go.
         let _ = self.build_id();
-        self.file = Bytes::new();
+        self.file = None;
+        self.sections = OnceLock::new();
+    }
+
+    /// Bytes that it keeps in memory.
+    pub fn bytes(&self) -> usize {
+        self.extents.iter().map(|extent| extent.data.len()).sum()
+    }
+
+    /// Looks through a segment, also before [`Image::load`]: `look` gets pieces with their link-time addresses, each of which begins
+    /// at a multiple of `align` and overlaps the next one by 4 KiB, until it gives something. Not more than a bounded number of
+    /// bytes is looked through, and no long holes.
+    pub(super) fn scan<T>(
+        &self,
+        segment: &Segment,
+        align: u64,
+        mut look: impl FnMut(u64, &[u8]) -> Option<T>,
+    ) -> Option<T> {
+        let file = self.file.as_ref()?;
+        let stretches = file.stretches(segment.offset..segment.offset + segment.file_size).ok()?;
+        let mut left = MAX_SCANNED;
+        for stretch in stretches {
+            // Relative to the segment: what is looked for is aligned in memory.
+            let mut at = segment.offset + (stretch.start - segment.offset).next_multiple_of(align);
+            while at < stretch.end && left > 0 {
+                let len = (stretch.end - at).min(PIECE + OVERLAP);
+                let piece = file.read(at, len).ok()?;
+                let found = look(segment.vaddr + (at - segment.offset), &piece);
+                if found.is_some() || (piece.len() as u64) < len {
+                    return found;
+                }
+                left = left.saturating_sub(PIECE);
+                at += PIECE;
+            }
+        }
+        None
+    }
+
+    /// Up to `most` bytes from a link-time address to the end of its segment, also before [`Image::load`].
+    pub(super) fn beginning(&self, vaddr: u64, most: u64) -> Option<Bytes> {
+        let segment = self.segment_at(vaddr)?;
+        let into = vaddr - segment.vaddr;
+        self.file.as_ref()?.read(segment.offset + into, (segment.file_size - into).min(most)).ok()
+    }
+
+    /// The parts of a segment that are in memory, with their link-time addresses.
+    pub(super) fn parts(&self, segment: &Segment) -> impl Iterator<Item = (u64, &[u8])> {
+        let (start, end, vaddr) = (segment.offset, segment.offset + segment.file_size, segment.vaddr);
+        self.extents.iter().filter_map(move |extent| {
+            let (from, to) = (extent.offset.max(start), extent.end().min(end));
+            let bytes = extent
+                .data
+                .get(usize::try_from(from.checked_sub(extent.offset)?).ok()?..)?
+                .get(..usize::try_from(to.checked_sub(from)?).ok()?)?;
+            Some((vaddr + (from - start), bytes))
+        })
+    }
+
+    /// The stretch in memory that holds the byte at a file offset, and where that is in it.
+    fn extent_at(&self, offset: u64) -> Option<(&Extent, usize)> {
+        let behind = self.extents.partition_point(|extent| extent.offset <= offset);
+        let extent = self.extents.get(behind.checked_sub(1)?)?;
+        let into = usize::try_from(offset - extent.offset).ok()?;
+        (into < extent.data.len()).then_some((extent, into))
     }
 
     /// The processor that `e_machine` names.
@@ -239,13 +446,14 @@ impl Image {
         self.build_id.get_or_init(|| self.read_build_id()).clone()
     }
 
-    /// The bytes from a link-time address to the end of its segment in the file, without a copy.
+    /// The bytes from a link-time address to the end of its segment in the file, or to a long hole before that, without a copy.
     pub(crate) fn tail(&self, vaddr: u64) -> Option<Bytes> {
         let segment = self.segment_at(vaddr)?;
-        let end = segment.offset + segment.file_size;
-        let start = segment.offset + (vaddr - segment.vaddr);
-        let range = usize::try_from(start).ok()?..usize::try_from(end).ok()?;
-        (range.end <= self.data.len()).then(|| self.data.slice(range))
+        let offset = segment.offset + (vaddr - segment.vaddr);
+        let (extent, into) = self.extent_at(offset)?;
+        let most = segment.offset + segment.file_size - offset;
+        let end = usize::try_from(most).unwrap_or(usize::MAX).saturating_add(into).min(extent.data.len());
+        Some(extent.data.slice(into..end))
     }
 
     /// Link-time address of the first byte of the file. `None`: no segment maps it.
@@ -273,8 +481,13 @@ impl Image {
         if len > segment.file_size - into {
             return None;
         }
-        let start = usize::try_from(segment.offset + into).ok()?;
-        self.data.get(start..start.checked_add(usize::try_from(len).ok()?)?)
+        self.at(segment.offset + into, len)
+    }
+
+    /// The `len` bytes at a file offset, if they are in memory.
+    fn at(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        let (extent, into) = self.extent_at(offset)?;
+        extent.data.get(into..into.checked_add(usize::try_from(len).ok()?)?)
     }
 
     /// The pointer at a link-time address, with its relative relocation applied: again a link-time address.
@@ -294,37 +507,55 @@ impl Image {
 
     /// Link-time address of a section. `None`: no such section, or it is not mapped.
     pub(super) fn section(&self, name: &str) -> Option<u64> {
-        let vaddr = self.section_header(name)?.sh_addr(LittleEndian);
-        (vaddr != 0).then_some(vaddr)
+        Some(self.named(name)?.addr).filter(|vaddr| *vaddr != 0)
     }
 
-    /// The contents of a section, uncompressed. `None`: no such section, or a compressed one with more than `limit`
-    /// bytes. `limit` need not bound an uncompressed section, which cannot be larger than the file.
-    pub(super) fn contents(&self, name: &str, limit: u64) -> Option<Cow<'_, [u8]>> {
-        let header = self.section_header(name)?;
-        let Some((compression, offset, size)) = header.compression(LittleEndian, &*self.file).ok()? else {
-            return header.data(LittleEndian, &*self.file).ok().map(Cow::Borrowed);
-        };
-        let format = match compression.ch_type(LittleEndian) {
-            ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
-            ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
-            _ => return None,
-        };
-        let uncompressed_size = compression.ch_size(LittleEndian);
-        let data = self.file.get(usize::try_from(offset).ok()?..)?.get(..usize::try_from(size).ok()?)?;
-        (uncompressed_size <= limit)
-            .then(|| CompressedData { format, data, uncompressed_size }.decompress().ok())?
+    /// The contents of a section, uncompressed. `None`: no such section, or it has more than `limit` bytes, before or after,
+    /// or more than the budget allows.
+    pub(super) fn contents(&self, name: &str, limit: u64) -> Option<Bytes> {
+        let (section, file) = (self.named(name)?, self.file.as_ref()?);
+        if section.empty || section.size > limit {
+            return None;
+        }
+        budget::check(usize::try_from(section.size).ok()?).ok()?;
+        let bytes = file.read(section.offset, section.size).ok()?;
+        if (bytes.len() as u64) < section.size {
+            return None;
+        }
+        if section.compressed { decompressed(&bytes, limit) } else { Some(bytes) }
     }
 
-    fn section_header(&self, name: &str) -> Option<&SectionHeader64<LittleEndian>> {
-        let header = file_header(&self.file).ok()?;
-        let table = header.section_headers(LittleEndian, &*self.file).ok()?;
-        let names = table.get(header.shstrndx(LittleEndian, &*self.file).ok()? as usize)?;
-        let names = names.data(LittleEndian, &*self.file).ok()?;
-        table.iter().take(MAX_SECTIONS).find(|section| {
-            let rest = names.get(section.sh_name(LittleEndian) as usize..).unwrap_or_default();
-            rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
-        })
+    fn named(&self, name: &str) -> Option<&Section> {
+        let sections = self.sections.get_or_init(|| self.read_sections().unwrap_or_default());
+        sections.iter().find(|section| section.name == name)
+    }
+
+    /// Reads the section table; the first sections only, where there are more than in any program.
+    fn read_sections(&self) -> Option<Vec<Section>> {
+        let file = self.file.as_ref()?;
+        let head = file.read(0, HEADER).ok()?;
+        let header = file_header(&head).ok()?;
+        if usize::from(header.e_shentsize(LittleEndian)) != SECTION {
+            return None;
+        }
+        let count = usize::from(header.e_shnum(LittleEndian)).min(MAX_SECTIONS);
+        let table = file.read(header.e_shoff(LittleEndian), (count * SECTION) as u64).ok()?;
+        let names = table.chunks_exact(SECTION).nth(usize::from(header.e_shstrndx(LittleEndian).0))?;
+        let names = file.read(u64_at(names, 24)?, u64_at(names, 32)?.min(MAX_NAMES)).ok()?;
+        let section = |header: &[u8]| {
+            let name = c_string(&names, u32_at(header, 0)? as usize)?;
+            // Longer names are none of those that are asked for.
+            let name = std::str::from_utf8(name).ok().filter(|name| name.len() <= 64)?.to_owned();
+            Some(Section {
+                name,
+                addr: u64_at(header, 16)?,
+                offset: u64_at(header, 24)?,
+                size: u64_at(header, 32)?,
+                compressed: u64_at(header, 8)? & u64::from(SHF_COMPRESSED.0) != 0,
+                empty: u32_at(header, 4)? == SHT_NOBITS.0,
+            })
+        };
+        Some(table.chunks_exact(SECTION).filter_map(section).collect())
     }
 
     fn read_build_id(&self) -> Option<String> {
@@ -339,13 +570,13 @@ impl Image {
             Arch::Arm64 => R_AARCH64_RELATIVE.0,
         };
         let (offset, size) = self.dynamic?;
-        let (start, size) = (usize::try_from(offset).ok()?, usize::try_from(size).ok()?);
-        let dynamic = self.data.get(start..start.checked_add(size)?)?;
+        let dynamic = self.at(offset, size)?;
         let tag = |wanted: i64| {
             let entry = dynamic.chunks_exact(DYN).find(|entry| u64_at(entry, 0) == Some(wanted as u64))?;
             u64_at(entry, 8)
         };
-        let table = self.read(tag(DT_RELA.0)?, tag(DT_RELASZ.0)?)?;
+        let table = self.read(tag(DT_RELA.0)?, tag(DT_RELASZ.0).filter(|size| *size <= MAX_RELOCATIONS)?)?;
+        budget::check(table.len()).ok()?;
         let mut found: Vec<_> = table
             .chunks_exact(RELA)
             .filter(|entry| u32_at(entry, 8) == Some(relative))
@@ -355,6 +586,26 @@ impl Image {
         found.sort_unstable();
         Some(found)
     }
+}
+
+/// The contents of a compressed section, if they have no more than `limit` bytes.
+fn decompressed(section: &[u8], limit: u64) -> Option<Bytes> {
+    let (kind, size) = (u32_at(section, 0)?, u64_at(section, 8)?);
+    let data = section.get(COMPRESSION..)?;
+    let room = usize::try_from(size).ok().filter(|_| size <= limit)?;
+    budget::check(room).ok()?;
+    if kind == ELFCOMPRESS_ZLIB.0 {
+        // Bounded by the size that is said, which is what is allocated.
+        let compressed = CompressedData { format: CompressionFormat::Zlib, data, uncompressed_size: size };
+        let plausible = size <= (data.len() as u64).saturating_mul(MAX_RATIO);
+        return plausible.then(|| compressed.decompress().ok())?.map(|bytes| bytes.into_owned().into());
+    }
+    if kind == ELFCOMPRESS_ZSTD.0 {
+        // At once into the room that there is: no window is allocated beside it.
+        let bytes = zstd::bulk::decompress(data, room).ok()?;
+        return (bytes.len() == room).then(|| bytes.into());
+    }
+    None
 }
 
 /// The id in the contents of `.note.gnu.build-id`, in hexadecimal.

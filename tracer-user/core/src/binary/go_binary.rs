@@ -1,26 +1,37 @@
 //! [`GoBinary`]: the parsed executable, with everything that probes, snapshots and names need of it.
 
 use super::buildinfo::{BuildInfo, GoVersion};
-use super::elf::{Arch, ElfError, Image};
+use super::contents::Contents;
+use super::elf::{Arch, ElfError, Image, ImageError};
 use super::globals::{self, Globals, GlobalsError};
 use super::layout::{Known, Layout, LayoutError};
 use super::pclntab::{Frame, Pclntab, PclntabError};
+use crate::budget::{self, Exhausted};
+use crate::files::{self, FileError};
 use crate::goruntime::{Release, WaitReasons, is_plumbing_package};
 use bytes::Bytes;
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io;
 use std::path::Path;
 
-/// Largest file that is read into memory. The largest Go programs have a few hundred megabytes.
-const MAX_FILE: u64 = 2 << 30;
+/// Of the memory that is left, the share that a binary may take that is kept for long: one in so many. Others come after it.
+const KEPT_SHARE: usize = 2;
+/// Elements of an import path, and bytes of the names of all functions. Very large programs have 30 MB of names.
+const MAX_DEPTH: usize = 64;
+const MAX_NAMES: usize = 256 << 20;
 
 /// Why a file is no binary that sfgi can work with. Each message is a sentence whose subject is the program.
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
     #[error("its executable cannot be read")]
     Io(#[from] io::Error),
-    #[error("its executable has {0} bytes; files of more than 2 GiB are not read")]
+    /// It maps more than is read of any file: so many bytes.
+    #[error("its executable maps {0} bytes of the file; more than 1 GiB are not read")]
     TooLarge(u64),
+    /// What would have to be read of it does not fit.
+    #[error("its executable cannot be read: {0}")]
+    Exhausted(#[from] Exhausted),
     #[error(transparent)]
     Elf(#[from] ElfError),
     /// The file has neither Go build information nor a pclntab.
@@ -64,17 +75,15 @@ enum Keep {
     Mapped,
 }
 
-fn whole(mut file: File) -> Result<Bytes, BinaryError> {
-    // `identify` may have moved the position of the same open file.
-    file.rewind()?;
-    let size = file.metadata()?.len();
-    if size > MAX_FILE {
-        return Err(BinaryError::TooLarge(size));
+impl From<ImageError> for BinaryError {
+    fn from(error: ImageError) -> BinaryError {
+        match error {
+            ImageError::Io(error) => BinaryError::Io(error),
+            ImageError::Elf(error) => BinaryError::Elf(error),
+            ImageError::Exhausted(exhausted) => BinaryError::Exhausted(exhausted),
+            ImageError::TooLarge(bytes) => BinaryError::TooLarge(bytes),
+        }
     }
-    let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-    // The size may change after it was asked: `take` bounds the memory whatever the file does.
-    file.take(MAX_FILE).read_to_end(&mut data)?;
-    Ok(data.into())
 }
 
 impl GoBinary {
@@ -83,7 +92,7 @@ impl GoBinary {
     /// # Errors
     /// [`BinaryError`]; its message follows the name of the program.
     pub fn open(path: &Path) -> Result<GoBinary, BinaryError> {
-        GoBinary::read(File::open(path)?)
+        GoBinary::read(files::open(path).map_err(FileError::into_io)?)
     }
 
     /// Reads the executable from an open file, from its first byte, wherever the file's position is.
@@ -100,7 +109,7 @@ impl GoBinary {
     /// # Errors
     /// As [`GoBinary::open`]; also if the layout is of another series or processor.
     pub fn read_with(file: File, layout: Option<Layout>) -> Result<GoBinary, BinaryError> {
-        GoBinary::parse_with(whole(file)?, layout, Keep::File)
+        GoBinary::parse_with(Contents::of(file)?, layout, Keep::File)
     }
 
     /// As [`GoBinary::read`], for a binary that is kept for long: what the kernel does not map (mostly debug
@@ -109,7 +118,7 @@ impl GoBinary {
     /// # Errors
     /// As [`GoBinary::open`].
     pub fn read_to_keep(file: File) -> Result<GoBinary, BinaryError> {
-        GoBinary::parse_with(whole(file)?, None, Keep::Mapped)
+        GoBinary::parse_with(Contents::of(file)?, None, Keep::Mapped)
     }
 
     /// Reads the executable from its bytes.
@@ -117,20 +126,22 @@ impl GoBinary {
     /// # Errors
     /// As [`GoBinary::open`].
     pub fn parse(data: Bytes) -> Result<GoBinary, BinaryError> {
-        GoBinary::parse_with(data, None, Keep::File)
+        GoBinary::parse_with(Contents::Memory(data), None, Keep::File)
     }
 
-    fn parse_with(data: Bytes, layout: Option<Layout>, keep: Keep) -> Result<GoBinary, BinaryError> {
-        let mut image = Image::parse(data)?;
-        if keep == Keep::Mapped {
-            image.keep_mapped();
-        }
+    fn parse_with(file: Contents, layout: Option<Layout>, keep: Keep) -> Result<GoBinary, BinaryError> {
+        let mut image = Image::headers(file)?;
         let info = BuildInfo::find(&image).ok_or_else(|| {
             if Pclntab::is_in(&image) { BinaryError::NoBuildInfo } else { BinaryError::NotGo }
         })?;
         if let Some(mode) = info.setting("-buildmode").filter(|mode| !matches!(*mode, "exe" | "pie")) {
             return Err(BinaryError::BuildMode(mode.to_owned()));
         }
+        // Only now: nothing is kept of a program that is not Go's.
+        image.load(match keep {
+            Keep::File => usize::MAX,
+            Keep::Mapped => budget::left() / KEPT_SHARE,
+        })?;
         let (layout, functions) = layout_and_functions(&image, &info.version, layout)?;
         // A `-linkshared` executable has a pclntab of its own, but the runtime's functions are in the shared library's.
         if functions.find("runtime.main").is_none() {
@@ -164,6 +175,11 @@ impl GoBinary {
     /// The ELF image, for bytes and file offsets by link-time address.
     pub fn image(&self) -> &Image {
         &self.image
+    }
+
+    /// Bytes of the executable that it keeps in memory.
+    pub fn bytes(&self) -> usize {
+        self.image.bytes()
     }
 
     /// The build information: version, main module, dependencies and settings.
@@ -263,15 +279,17 @@ fn layout_and_functions(
 /// Finds the border for [`GoBinary::plumbing_end`]. The linker lays packages out in the order of their dependencies, so
 /// plumbing comes first; only a package of the target that imports little can precede it.
 fn plumbing_end(functions: &Pclntab, info: &BuildInfo) -> u64 {
+    let paths: HashSet<&str> =
+        info.module.iter().chain(&info.path).chain(&info.deps).map(String::as_str).collect();
     let own = |name: &str| {
         let package = package(name);
-        let below = |path: &String| is_or_below(package, path);
-        package == "main" || info.module.iter().chain(&info.path).chain(&info.deps).any(below)
+        package == "main" || is_or_below(package, &paths)
     };
-    let (mut end, mut runtime_end) = (0, 0);
+    let (mut end, mut runtime_end, mut left) = (0, 0, MAX_NAMES);
     for function in functions.functions() {
         // A walk that passed over a function of the target would lose the very place it looks for.
-        if own(function.name) {
+        left = left.saturating_sub(function.name.len());
+        if left == 0 || own(function.name) {
             break;
         }
         if is_plumbing_package(package(function.name)) {
@@ -295,8 +313,17 @@ fn package(function: &str) -> &str {
     plain.get(..dot.map_or(plain.len(), |dot| last + dot)).unwrap_or(plain)
 }
 
-fn is_or_below(package: &str, path: &str) -> bool {
-    package.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// Whether one of these paths is the package's or leads to it.
+fn is_or_below(package: &str, paths: &HashSet<&str>) -> bool {
+    let mut path = package;
+    for _ in 0..MAX_DEPTH {
+        if paths.contains(path) {
+            return true;
+        }
+        let Some((parent, _)) = path.rsplit_once('/') else { return false };
+        path = parent;
+    }
+    false
 }
 
 #[cfg(test)]

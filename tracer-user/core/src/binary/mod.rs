@@ -5,6 +5,7 @@
 mod buildinfo;
 pub(crate) mod bytes;
 mod code;
+mod contents;
 mod dwarf;
 mod elf;
 mod globals;

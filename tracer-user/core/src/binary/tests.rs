@@ -1,5 +1,7 @@
 //! The readers on a whole made-up binary, and on one that was cut off or changed.
 
+mod hostile;
+
 use super::*;
 use crate::testing::binary::{self as synthetic, FUNCTION, FUNCTIONS, REASONS, RECIPES, entry, use_all};
 

@@ -31,9 +31,11 @@ mod tests;
 
 use super::spans::{HeapError, ObjectId, Place, Span, Spans, words};
 use crate::binary::Globals;
+use crate::budget;
 use crate::memory::{Fault, Memory, Range};
 use crate::snapshot::View;
 use std::collections::VecDeque;
+use std::panic::resume_unwind;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -45,6 +47,9 @@ const BATCH_SPANS: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 /// Most addresses in no known span that are kept for [`Marker::misses`].
 const MAX_MISSES: usize = 1 << 16;
+/// How many times more bytes may be read of objects than the target has in memory, and how many more.
+const MAX_READ: u64 = 4;
+const MORE_READ: u64 = 1 << 30;
 
 /// Where a pointer was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +77,8 @@ pub(super) struct Found {
     queue: Vec<u32>,
     woken: Vec<Woken>,
     misses: Vec<u64>,
+    /// There were more of them than are kept.
+    dropped: bool,
     bytes: u64,
 }
 
@@ -88,6 +95,10 @@ pub(super) struct Marker<'a> {
     wake: Condvar,
     woken: Mutex<Vec<Woken>>,
     misses: Mutex<Vec<u64>>,
+    /// There were more misses than are kept.
+    dropped: AtomicBool,
+    /// Bytes from which on large objects are not read any more.
+    most_read: u64,
     read: AtomicU64,
     unread: AtomicU64,
     reached: AtomicU64,
@@ -100,14 +111,48 @@ struct Queue {
     busy: usize,
 }
 
+/// Makes room among misses where there are too many: each counts once. Says whether some had to be dropped.
+fn crowded(misses: &mut Vec<u64>) -> bool {
+    if misses.len() <= MAX_MISSES {
+        return false;
+    }
+    misses.sort_unstable();
+    misses.dedup();
+    let dropped = misses.len() > MAX_MISSES;
+    misses.truncate(MAX_MISSES);
+    dropped
+}
+
 impl Found {
+    /// An address that lies in no span was found.
+    fn miss(&mut self, word: u64) {
+        // Twice as many, so that sorting is rare.
+        if self.misses.len() >= 2 * MAX_MISSES {
+            self.dropped |= crowded(&mut self.misses);
+        }
+        self.misses.push(word);
+    }
+
     pub(super) fn is_any(&self) -> bool {
         !self.queue.is_empty() || !self.woken.is_empty()
     }
 }
 
+/// A thread that scans a batch, until this is dropped.
+struct Busy<'m, 'a>(&'m Marker<'a>);
+
+impl Drop for Busy<'_, '_> {
+    fn drop(&mut self) {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).busy -= 1;
+        self.0.wake.notify_all();
+    }
+}
+
 impl<'a> Marker<'a> {
-    pub(super) fn new(memory: &'a (dyn Memory + Sync), spans: Spans) -> Marker<'a> {
+    /// # Errors
+    /// The budget does not allow its bitmaps.
+    pub(super) fn new(memory: &'a (dyn Memory + Sync), spans: Spans) -> Result<Marker<'a>, HeapError> {
+        let most_read = memory.resident().map_or(u64::MAX, |bytes| bytes * MAX_READ + MORE_READ);
         let mut marker = Marker {
             memory,
             spans,
@@ -118,16 +163,23 @@ impl<'a> Marker<'a> {
             wake: Condvar::new(),
             woken: Mutex::default(),
             misses: Mutex::default(),
+            dropped: AtomicBool::new(false),
+            most_read,
             read: AtomicU64::new(0),
             unread: AtomicU64::new(0),
             reached: AtomicU64::new(0),
         };
-        marker.grow();
-        marker
+        marker.grow()?;
+        Ok(marker)
     }
 
     pub(super) fn spans(&self) -> &Spans {
         &self.spans
+    }
+
+    /// Whether addresses that lie in no span were dropped, because there were too many: what they lead to was not marked.
+    pub(super) fn has_dropped(&self) -> bool {
+        self.dropped.load(Relaxed)
     }
 
     /// Bytes of objects that were scanned.
@@ -148,15 +200,20 @@ impl<'a> Marker<'a> {
     /// Adds the spans that came into use since the table was made.
     pub(super) fn extend(&mut self, view: &View<'_>, globals: &Globals) -> Result<(), HeapError> {
         self.spans.extend(view, globals)?;
-        self.grow();
-        Ok(())
+        self.grow()
     }
 
-    fn grow(&mut self) {
+    fn grow(&mut self) -> Result<(), HeapError> {
         let words = (self.spans.bits() / 64) as usize;
+        let more = words.saturating_sub(self.marks.len());
+        budget::reserve(&mut self.marks, more)?;
+        budget::reserve(&mut self.done, more)?;
+        let more = self.spans.len().saturating_sub(self.queued.len());
+        budget::reserve(&mut self.queued, more)?;
         self.marks.resize_with(words, AtomicU64::default);
         self.done.resize_with(words, AtomicU64::default);
         self.queued.resize_with(self.spans.len(), AtomicBool::default);
+        Ok(())
     }
 
     /// Excludes the object at this address from scanning: it can be reached, but leads nowhere.
@@ -187,7 +244,7 @@ impl<'a> Marker<'a> {
     pub(super) fn reach(&self, word: u64, by: Source, found: &mut Found) {
         match self.spans.find(word) {
             Place::Object(object) => self.mark(object, by, found),
-            Place::Nowhere if found.misses.len() < MAX_MISSES => found.misses.push(word),
+            Place::Nowhere => found.miss(word),
             _ => {}
         }
     }
@@ -266,8 +323,11 @@ impl<'a> Marker<'a> {
         }
         if !found.misses.is_empty() {
             let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-            let room = MAX_MISSES.saturating_sub(misses.len());
-            misses.extend(found.misses.drain(..).take(room));
+            misses.append(&mut found.misses);
+            found.dropped |= crowded(&mut misses);
+        }
+        if found.dropped {
+            self.dropped.store(true, Relaxed);
         }
     }
 
@@ -279,24 +339,27 @@ impl<'a> Marker<'a> {
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.work(&mut |_| {}))).collect();
             let own = self.work(progress);
-            others.into_iter().map(|other| other.join().unwrap_or(Ok(()))).fold(own, Result::and)
+            // A thread that panicked has lost marks, and a mark that is missed is a false proof.
+            let join = |other: std::thread::ScopedJoinHandle<'_, _>| other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            others.into_iter().map(join).fold(own, Result::and)
         })
     }
 
     fn work(&self, progress: &mut dyn FnMut(u64)) -> Result<(), Fault> {
         let mut scan = Scan::default();
         while let Some(batch) = self.take() {
-            let result = self.scan(&batch, &mut scan);
+            // Dropped on a panic, too: the other threads wait as long as one is busy.
+            let busy = Busy(self);
+            // What a batch finds at most, in each word an object that is waited for.
+            let room = budget::check(BATCH_BYTES / 8 * size_of::<Woken>() * 2).map_err(Fault::from);
+            let result = room.and_then(|()| self.scan(&batch, &mut scan));
             self.give(&mut scan.found);
-            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.busy -= 1;
             if result.is_err() {
                 // The target is gone or unreadable: no other thread shall begin anything. The flags of these spans stay
                 // set, so this marker must not be marked with again.
-                queue.spans.clear();
+                self.queue.lock().unwrap_or_else(PoisonError::into_inner).spans.clear();
             }
-            self.wake.notify_all();
-            drop(queue);
+            drop(busy);
             result?;
             progress(self.read.load(Relaxed));
         }
@@ -455,6 +518,11 @@ impl<'a> Marker<'a> {
     fn read_large(&self, Range { addr, len }: Range, scan: &mut Scan) -> Result<(), Fault> {
         for from in (0..len).step_by(BATCH_BYTES) {
             let size = (len - from).min(BATCH_BYTES);
+            if self.read.load(Relaxed) > self.most_read {
+                // A terabyte of pages that nobody wrote reads as zeros.
+                self.unread.fetch_add((len - from) as u64, Relaxed);
+                break;
+            }
             scan.buffer.resize(size, 0);
             match self.memory.read(addr + from as u64, &mut scan.buffer) {
                 Ok(()) => self.reach_all(addr + from as u64, &scan.buffer, &mut scan.found),

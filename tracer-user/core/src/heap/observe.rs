@@ -5,6 +5,7 @@ use super::references::Depths;
 use super::relations::{self, Holders};
 use super::timers;
 use super::{Facts, Look, Observation, Observed};
+use crate::budget;
 use crate::goruntime::State;
 use crate::memory::{FreezeError, Frozen, Sampler, ThreadRegisters};
 use crate::process::Process;
@@ -19,6 +20,10 @@ use std::time::{Duration, Instant};
 const LOOKS: u32 = 20;
 /// Looks take at most one `SHARE`th of the time.
 const SHARE: u32 = 10;
+/// Bytes that a goroutine takes in a look and in a pass, and the share of the memory that is left which they may take:
+/// one in so many. The heap's tables come after them.
+const LOOK_COST: usize = 1 << 10;
+const LOOK_SHARE: usize = 2;
 /// Most addresses of code that are cached with whether they only yield.
 const MAX_NAMES: usize = 1 << 16;
 /// Functions in which a goroutine does nothing but give way to others.
@@ -35,6 +40,9 @@ pub struct Options {
     pub threads: usize,
     /// Whether to make passes at all; without them nothing is proven.
     pub heap: bool,
+    /// The most goroutines that are looked at; of more a sample is, and nothing is proven. 0: as many as the budget has
+    /// room for.
+    pub most: usize,
 }
 
 /// How far an observation is, for a line on the terminal.
@@ -118,6 +126,12 @@ pub fn observe<'a>(
         progress(Progress::Looking(looks.taken.len() as u32 + 1));
         let mut snapshot = looks.look(true)?;
         let mut pass = None;
+        if let Some(sampled) = snapshot.sampled
+            && options.heap
+        {
+            // What is not in the sample may hold what a goroutine of it waits for.
+            proof.give_up(sampled.to_string());
+        }
         if options.heap && !proof.has_failed() {
             // Take the samples before `depths` is copied: a stack may have grown deeper since the last ones.
             let mut sampled = Some(looks.note(registers.take()));
@@ -141,7 +155,12 @@ pub fn observe<'a>(
                     (snapshot, pass) = (Snapshot::default(), Some(made));
                 }
                 Err(reason) => {
-                    proof.fail(reason);
+                    // What stands still fails again.
+                    if stopped || freezes {
+                        proof.give_up(reason);
+                    } else {
+                        proof.fail(reason);
+                    }
                     // `run` consumed the snapshot, so take another one.
                     snapshot = looks.look(true)?;
                 }
@@ -207,7 +226,10 @@ impl<'s, 'a> Looks<'s, 'a> {
 
     /// Takes a look; a `whole` one also reads labels and objects.
     fn look(&mut self, whole: bool) -> Result<Snapshot, SnapshotError> {
-        let options = snapshot::Options { stacks: true, args: false, labels: whole, objects: whole };
+        // A pass keeps as much of each goroutine again, and looks follow each other.
+        let fit = (budget::left() / LOOK_SHARE / LOOK_COST).max(1);
+        let most = if self.options.most == 0 { fit } else { fit.min(self.options.most) };
+        let options = snapshot::Options { stacks: true, args: false, labels: whole, objects: whole, most };
         let snapshot = snapshot::take(self.view, options, &mut |_, _| {})?;
         let at_ns = snapshot.taken_ns.0;
         let mut look = Look { at_ns, ..Look::default() };

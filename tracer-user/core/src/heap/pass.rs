@@ -12,6 +12,7 @@ use super::roots::{Roots, processors};
 use super::spans::{ObjectId, Spans, words};
 use super::timers::{self, Timer};
 use crate::binary::Globals;
+use crate::budget;
 use crate::goruntime::WaitReason;
 use crate::memory::{Fault, Range, ThreadRegisters};
 use crate::{
@@ -25,6 +26,12 @@ use std::time::{Duration, Instant};
 const MAX_MS: usize = 1 << 16;
 /// Most entries of `runtime.allgs`, as `MAX_ENTRIES` of a snapshot.
 const MAX_GS: u64 = 1 << 24;
+/// Bytes that an entry and its `g` have at least in the memory of the target, and entries beyond those that there is
+/// room for: the kernel counts memory with a delay.
+const LEAST_G: u64 = 128;
+const MORE_GS: u64 = 1 << 16;
+/// Goroutines that are looked at together while the pass catches up.
+const LOOKED_AT: usize = 1 << 16;
 /// How often a pass catches up, and how often if all that takes no longer than [`QUICK`]. More rounds,
 /// while they are cheap, catch goroutines that pass one reference to and fro (ARCHITECTURE.md, "Proof").
 const CATCH_UPS: u32 = 4;
@@ -73,7 +80,7 @@ pub(super) struct Setting<'s, 'a> {
 pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Result<Pass<'a>, String> {
     let view = setting.view;
     let spans = Spans::read(view, setting.globals).map_err(|error| error.to_string())?;
-    let mut marker = Marker::new(view.memory, spans);
+    let mut marker = Marker::new(view.memory, spans).map_err(|error| error.to_string())?;
     let listed =
         listed(setting).map_err(|fault| format!("the list of its goroutines cannot be read: {fault}"))?;
     let opaque = hide(setting, &snapshot, &listed, &marker)?;
@@ -100,6 +107,10 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
     let unread = pass.marker.bytes_unread();
     if unread > 0 {
         pass.doubt.get_or_insert(format!("{unread} bytes of its heap could not be read"));
+    }
+    if pass.marker.has_dropped() {
+        let doubt = "its heap grew while it was read by more than could be read again";
+        pass.doubt.get_or_insert(doubt.to_owned());
     }
     if pass.snapshot.unreadable > 0 {
         let count = pass.snapshot.unreadable;
@@ -254,17 +265,27 @@ impl Pass<'_> {
     /// of them may have handed a reference to a goroutine that was marked from too early to have it, and dropped its
     /// own before it was marked from itself.
     fn moved(&mut self, setting: &Setting<'_, '_>, live: &mut Vec<u32>) -> Result<Vec<Wanted>, Fault> {
-        // If they cannot be read now they have at least been marked from as they were before.
-        let Ok(now) = snapshot::take_only(setting.view, snapshot::Options::default(), &listed(setting)?)
-        else {
-            return Ok(Vec::new());
-        };
         let mut wanted = Vec::new();
-        for goroutine in &now.goroutines {
-            let id = (goroutine.goid, goroutine.stamp);
-            let rests = goroutine.trust == Trust::Still && goroutine.state.stays();
-            if self.seen.insert(goroutine.g, id) != Some(id) || !rests {
-                wanted.push(Wanted { index: u32::MAX, g: goroutine.g, moved: false });
+        for listed in listed(setting)?.chunks(LOOKED_AT) {
+            // Whoever cannot be read may have moved: without this round nothing is proven.
+            let now =
+                snapshot::take_only(setting.view, snapshot::Options::default(), listed).map_err(|error| {
+                    match error {
+                        snapshot::SnapshotError::Unreadable(fault) => fault,
+                        snapshot::SnapshotError::NoList(_) | snapshot::SnapshotError::NoField(_) => {
+                            Fault::Unmapped(0)
+                        }
+                    }
+                })?;
+            if let Some(fault) = now.incomplete {
+                return Err(fault);
+            }
+            for goroutine in &now.goroutines {
+                let id = (goroutine.goid, goroutine.stamp);
+                let rests = goroutine.trust == Trust::Still && goroutine.state.stays();
+                if self.seen.insert(goroutine.g, id) != Some(id) || !rests {
+                    wanted.push(Wanted { index: u32::MAX, g: goroutine.g, moved: false });
+                }
             }
         }
         for index in self.candidates.left().collect::<Vec<_>>() {
@@ -288,15 +309,19 @@ impl Pass<'_> {
     }
 }
 
-/// The addresses of all `g`s, those of dead goroutines included (`runtime.allgs`).
+/// The addresses of all `g`s, those of dead goroutines included (`runtime.allgs`), each once.
 fn listed(setting: &Setting<'_, '_>) -> Result<Vec<u64>, Fault> {
     let (view, globals) = (setting.view, setting.globals);
-    // The length before the array, as in `Reading::begin`.
-    let len = view.memory.word(globals.allglen.wrapping_add(view.bias))?.min(MAX_GS);
+    let most = view.memory.resident().map_or(MAX_GS, |bytes| bytes / LEAST_G + MORE_GS);
+    let len = view.memory.word(globals.allglen.wrapping_add(view.bias))?.min(MAX_GS).min(most) as usize;
     let array = view.memory.word(globals.allgptr.wrapping_add(view.bias))?;
-    let mut bytes = vec![0; len as usize * 8];
+    budget::check(len * 2 * size_of::<u64>())?;
+    let mut bytes = vec![0; len * 8];
     view.memory.read(array, &mut bytes)?;
-    Ok(words(&bytes).collect())
+    let mut listed: Vec<u64> = words(&bytes).collect();
+    listed.sort_unstable();
+    listed.dedup();
+    Ok(listed)
 }
 
 /// Keeps the marker out of the structs by which the runtime knows its goroutines: every `g`, `m` and `p`, and the
@@ -373,6 +398,8 @@ pub(super) struct Proof {
     doubt: Option<String>,
     /// Why no further pass can be made.
     failed: Option<String>,
+    /// A pass failed that was made again.
+    retried: bool,
     scanned: (u64, u64),
 }
 
@@ -404,7 +431,15 @@ impl Proof {
         self.scanned = (pass.marker.bytes_read(), u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// A pass could not be made. The target moves, so one failure ends nothing: the next pass is the retry.
     pub(super) fn fail(&mut self, reason: String) {
+        if std::mem::replace(&mut self.retried, true) {
+            self.give_up(reason);
+        }
+    }
+
+    /// No further pass can be made.
+    pub(super) fn give_up(&mut self, reason: String) {
         self.failed = Some(reason);
     }
 
@@ -442,5 +477,23 @@ impl Proof {
     pub(super) fn doubt(&mut self) -> Option<String> {
         let doubt = self.doubt.take().filter(|_| self.sound < self.least);
         self.failed.take().or(doubt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_pass_that_fails_is_made_again() {
+        let mut proof = Proof::of_at_least(4);
+        proof.fail("it moved".to_owned());
+        assert!(!proof.has_failed());
+        proof.fail("it moved again".to_owned());
+        assert!(proof.has_failed());
+        assert_eq!(proof.doubt().as_deref(), Some("it moved again"));
+        let mut proof = Proof::of_at_least(4);
+        proof.give_up("it stands".to_owned());
+        assert!(proof.has_failed());
     }
 }

@@ -7,14 +7,15 @@ use super::marker::{Found, Marker, Source};
 use super::spans::words;
 use crate::binary::Globals;
 use crate::binary::bytes::{array, u64_at};
+use crate::budget;
 use crate::goruntime::SpecialKinds;
 use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 
 /// Most modules of a target: the executable and its plugins.
 const MAX_MODULES: usize = 256;
-/// Most bytes of variables of one module, and bytes that are read at once.
-const MAX_DATA: u64 = 1 << 32;
+/// Bytes of the variables of all modules, and what is read at once.
+const MAX_ALL_DATA: u64 = 1 << 33;
 const CHUNK: u64 = 1 << 20;
 /// Most `p`s, which is `GOMAXPROCS`.
 const MAX_PS: u64 = 1 << 16;
@@ -22,6 +23,8 @@ const MAX_PS: u64 = 1 << 16;
 const MAX_SPECIALS: usize = 1 << 22;
 /// Bytes of a special that are read: no kind that holds pointers has more.
 const SPECIAL: usize = 64;
+/// Specials that are read together.
+const BATCH: usize = 1 << 14;
 
 /// Reads the roots of one target.
 pub(super) struct Roots<'a> {
@@ -48,11 +51,12 @@ impl<'a> Roots<'a> {
     /// A root could not be read, so that nothing can be proven; as a clause for the user.
     pub(super) fn mark(&self) -> Result<(), String> {
         self.variables()?;
-        self.specials().map_err(|fault| format!("its finalizers cannot be read: {fault}"))
+        self.specials().map_err(|error| format!("its finalizers cannot be read: {error}"))
     }
 
     /// Marks from the variables of every module, by the pointer masks that the collector uses.
     fn variables(&self) -> Result<(), String> {
+        let mut left = MAX_ALL_DATA;
         let first = self.globals.first_module.ok_or("where its variables lie is not known")?;
         let mut module = first.wrapping_add(self.view.bias);
         for _ in 0..MAX_MODULES {
@@ -62,6 +66,9 @@ impl<'a> Roots<'a> {
                 let field = |name| self.view.field(module, "moduledata", name);
                 let bounds = field(start).zip(field(end)).zip(field(mask));
                 let ((start, end), mask) = bounds.ok_or("where its variables lie cannot be read")?;
+                left = left
+                    .checked_sub(end.saturating_sub(start))
+                    .ok_or("it has more variables than any program")?;
                 self.block(start, end, mask)
                     .map_err(|fault| format!("its variables cannot be read: {fault}"))?;
             }
@@ -75,7 +82,7 @@ impl<'a> Roots<'a> {
     }
 
     fn block(&self, start: u64, end: u64, mask: u64) -> Result<(), Fault> {
-        let len = end.saturating_sub(start).min(MAX_DATA);
+        let len = end.saturating_sub(start);
         let (mut bytes, mut bits) = (Vec::new(), Vec::new());
         let mut found = Found::default();
         for from in (0..len).step_by(CHUNK as usize) {
@@ -116,10 +123,11 @@ impl<'a> Roots<'a> {
         Ok(())
     }
 
-    /// Marks from finalizers, cleanups and weak pointers, as `markrootSpans` does: from the special's own words, and
-    /// for a finalizer from the words of its object, but not the object itself. Other than for the collector, the
-    /// object of a weak pointer is a root here.
-    fn specials(&self) -> Result<(), Fault> {
+    /// Finalizers, cleanups, weak pointers (`markrootSpans`): the special's own words, and of a finalizer all
+    /// that its object leads to, but not the object itself. The object of a weak pointer is no root for the
+    /// collector; it is one here.
+    fn specials(&self) -> Result<(), String> {
+        let unreadable = |fault: Fault| fault.to_string();
         let release = self.view.binary.version().release;
         // `special { next; offset; kind }`.
         let wide = release.special_offset_is_a_word();
@@ -131,40 +139,49 @@ impl<'a> Roots<'a> {
             .collect();
         let (mut bytes, mut whole, mut seen) = (Vec::new(), Vec::new(), 0);
         let mut found = Found::default();
-        // The lists of all spans side by side: the first special of each, then the second of each, and so on. So a
-        // million specials are few reads.
-        while !todo.is_empty() && seen < MAX_SPECIALS {
-            todo.truncate(MAX_SPECIALS - seen);
+        // The lists of all spans side by side: first the first special of each, then the second of each, and so on. A
+        // million specials are few reads so.
+        while !todo.is_empty() {
             seen += todo.len();
-            let ranges: Vec<_> = todo.iter().map(|(addr, ..)| Range { addr: *addr, len: SPECIAL }).collect();
-            self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
+            if seen > MAX_SPECIALS {
+                return Err("there are more of them than in any program".to_owned());
+            }
+            budget::check(todo.len() * 2 * size_of::<(u64, u64, u64)>())
+                .map_err(|error| error.to_string())?;
             let mut later = Vec::new();
-            for ((record, whole), (_, base, len)) in bytes.chunks_exact(SPECIAL).zip(&whole).zip(&todo) {
-                if !*whole {
-                    continue;
-                }
-                // The first word is `next`, which the loop follows.
-                words(record).skip(1).for_each(|word| self.marker.reach(word, Source::Other, &mut found));
-                let offset = if wide {
-                    u64_at(record, 8).unwrap_or(u64::MAX)
-                } else {
-                    array(record, 8).map_or(u64::MAX, |bytes| u64::from(u16::from_le_bytes(bytes)))
-                };
-                if offset < *len {
-                    match record.get(kind_at).copied() {
-                        Some(kind) if kind == finalizer => {
-                            self.marker.reach_within(base + offset, &mut found)?;
+            for todo in todo.chunks(BATCH) {
+                let ranges: Vec<_> =
+                    todo.iter().map(|(addr, ..)| Range { addr: *addr, len: SPECIAL }).collect();
+                self.view.memory.scatter(&ranges, &mut bytes, &mut whole).map_err(unreadable)?;
+                for ((record, whole), (_, base, len)) in bytes.chunks_exact(SPECIAL).zip(&whole).zip(todo) {
+                    if !*whole {
+                        continue;
+                    }
+                    // The first word is `next`, which the loop itself follows.
+                    words(record).skip(1).for_each(|word| self.marker.reach(word, Source::Other, &mut found));
+                    let offset = if wide {
+                        u64_at(record, 8).unwrap_or(u64::MAX)
+                    } else {
+                        array(record, 8).map_or(u64::MAX, |bytes| u64::from(u16::from_le_bytes(bytes)))
+                    };
+                    if offset < *len {
+                        match record.get(kind_at).copied() {
+                            Some(kind) if kind == finalizer => {
+                                self.marker.reach_within(base + offset, &mut found).map_err(unreadable)?;
+                            }
+                            // A goroutine that has the weak pointer can make a strong one of it at any time.
+                            kind if kind == weak => {
+                                self.marker.reach(base + offset, Source::Other, &mut found)
+                            }
+                            _ => {}
                         }
-                        // A goroutine that has the weak pointer can make a strong one of it at any time.
-                        kind if kind == weak => self.marker.reach(base + offset, Source::Other, &mut found),
-                        _ => {}
+                    }
+                    if let Some(next @ 1..) = u64_at(record, 0) {
+                        later.push((next, *base, *len));
                     }
                 }
-                if let Some(next @ 1..) = u64_at(record, 0) {
-                    later.push((next, *base, *len));
-                }
+                self.marker.give(&mut found);
             }
-            self.marker.give(&mut found);
             todo = later;
         }
         Ok(())

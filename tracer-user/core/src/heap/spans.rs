@@ -8,6 +8,7 @@ pub(super) mod tests;
 
 use crate::binary::Globals;
 use crate::binary::bytes::{array, u64_at};
+use crate::budget::{self, Exhausted};
 use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 
@@ -30,6 +31,13 @@ const MAX_TABLES: usize = 1 << 14;
 const MAX_OBJECTS: u64 = 1 << 32;
 /// Most pages of a span with more than one object; the runtime's have ten at most in every version.
 const MAX_SHARED_PAGES: u64 = 128;
+/// How many times more bytes spans of several objects may have than the target has in memory, and how many bytes more.
+/// The runtime gives out such a span when an object is needed, so one page of it has been written, and most have ten at
+/// most.
+const MAX_CLAIM: u64 = 4;
+const MORE_CLAIM: u64 = 256 << 20;
+/// `mspan`s beyond what the memory of the target has room for, because the kernel counts that with a delay.
+const MORE_SPANS: u64 = 1 << 16;
 /// `mspan`s that are read together.
 const BATCH: u64 = 1 << 16;
 /// `mSpanInUse` of `mspan.state`: objects of the collector's heap.
@@ -50,8 +58,13 @@ pub(super) enum HeapError {
     /// One of the bounds [`MAX_SPANS`], [`MAX_OBJECTS`], [`MAX_PAGES`] or [`MAX_TABLES`] is exceeded.
     #[error("its heap has more than {MAX_SPANS} spans, {MAX_OBJECTS} objects or 1 TiB")]
     TooLarge,
+    /// Its spans have more objects than it can have written: bytes that they claim, and that it has.
+    #[error("its heap claims {} MiB of small objects, and the program has {} MiB in memory", .0 >> 20, .1 >> 20)]
+    Unbelievable(u64, u64),
     #[error("the tables of its heap cannot be read: {0}")]
     Unreadable(#[from] Fault),
+    #[error("its heap cannot be read: {0}")]
+    Exhausted(#[from] Exhausted),
 }
 
 /// A span in use: `count` objects of `size` bytes from `base` on.
@@ -109,6 +122,10 @@ pub(super) struct Spans {
     tables: Vec<u32>,
     /// Bytes of all objects that may hold pointers.
     scannable: u64,
+    /// Bytes of spans of several objects.
+    shared: u64,
+    /// What the target has in memory, as far as that is known.
+    resident: Option<u64>,
 }
 
 struct Fields {
@@ -145,6 +162,7 @@ impl Fields {
 impl Spans {
     /// Reads all spans in use. The target runs meanwhile, so these are spans of different moments.
     pub(super) fn read(view: &View, globals: &Globals) -> Result<Spans, HeapError> {
+        budget::check(MAX_ARENAS as usize * size_of::<u32>())?;
         let arenas = vec![0; MAX_ARENAS as usize];
         let mut spans = Spans { spans: vec![Span::NONE], arenas, ..Spans::default() };
         spans.extend(view, globals)?;
@@ -157,12 +175,16 @@ impl Spans {
         let heap = globals.mheap.ok_or(HeapError::NoHeap)?.wrapping_add(view.bias);
         let slice = view.at(heap, "mheap", "allspans").ok_or(HeapError::NoHeap)?;
         let (array, len) = (view.memory.word(slice)?, view.memory.word(slice.wrapping_add(8))?);
-        if len > MAX_SPANS {
+        self.resident = view.memory.resident();
+        let room =
+            self.resident.map_or(MAX_SPANS, |bytes| bytes / fields.size.max(1) as u64 * 2 + MORE_SPANS);
+        if len > MAX_SPANS.min(room) {
             return Err(HeapError::TooLarge);
         }
         let (mut bytes, mut whole) = (Vec::new(), Vec::new());
         for from in (0..len).step_by(BATCH as usize) {
             let count = (len - from).min(BATCH) as usize;
+            budget::check(count * (size_of::<Range>() + 8 + fields.size))?;
             let mut addrs = vec![0; count * 8];
             view.memory.read(array.wrapping_add(from * 8), &mut addrs)?;
             let addrs = addrs.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
@@ -207,6 +229,15 @@ impl Spans {
                 if self.bits > MAX_OBJECTS {
                     return Err(HeapError::TooLarge);
                 }
+                if span.count > 1 {
+                    self.shared += pages << PAGE_SHIFT;
+                }
+                if let Some(resident) = self.resident
+                    && self.shared > resident.saturating_mul(MAX_CLAIM).saturating_add(MORE_CLAIM)
+                {
+                    return Err(HeapError::Unbelievable(self.shared, resident));
+                }
+                budget::reserve(&mut self.spans, 1)?;
                 self.scannable += if span.noscan { 0 } else { span.size * u64::from(span.count) };
                 self.spans.push(span);
                 (self.spans.len() - 1) as u32
@@ -265,6 +296,7 @@ impl Spans {
             if self.tables.len() >= MAX_TABLES * PAGES_OF_ARENA {
                 return Err(HeapError::TooLarge);
             }
+            budget::reserve(&mut self.tables, PAGES_OF_ARENA)?;
             self.tables.resize(self.tables.len() + PAGES_OF_ARENA, NONE);
             *entry = (self.tables.len() / PAGES_OF_ARENA) as u32;
             let first = if self.near.is_empty() { arena } else { self.near.start.min(arena) };

@@ -9,6 +9,7 @@ use super::roots::processors;
 use super::spans::words;
 use crate::binary::Globals;
 use crate::binary::bytes::{u32_at, u64_at};
+use crate::budget;
 use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 use hashbrown::HashMap;
@@ -140,6 +141,7 @@ pub(super) fn read(view: &View<'_>, globals: &Globals) -> Result<Vec<Timer>, Fau
         let count = len.min(MAX_TIMERS - seen);
         seen += count;
         for first in (0..count).step_by(CHUNK as usize) {
+            budget::check(CHUNK as usize * (size_of::<Timer>() * 2 + MAX_LEN))?;
             let mut entries = vec![0; ((count - first).min(CHUNK) * fields.entry) as usize];
             let at = array.wrapping_add(first * fields.entry);
             match view.memory.read(at, &mut entries) {

@@ -12,7 +12,8 @@ use crate::{
 use std::{mem, sync::Arc, time::Duration};
 
 /// The defaults for looking at a heap: four passes over a second, which `proven` takes at least, by one thread.
-pub const OPTIONS: Options = Options { window: Duration::from_secs(1), passes: 4, threads: 1, heap: true };
+pub const OPTIONS: Options =
+    Options { window: Duration::from_secs(1), passes: 4, threads: 1, heap: true, most: 0 };
 
 /// What to search for, and how.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +130,7 @@ impl Leaks {
 
     /// Why the snapshot lacks goroutines; `None`: it is complete.
     pub fn incomplete(&self) -> Option<String> {
-        self.observed.snapshot.incomplete.map(|fault| fault.to_string())
+        self.observed.snapshot.lacks()
     }
 }
 

@@ -1,14 +1,16 @@
 //! The memory of a running process, read by `process_vm_readv`: the process is not stopped and not written to.
 
-use super::{Fault, Memory, Range};
+use super::{Fault, Memory, Range, total};
+use crate::budget;
+use crate::patience::{self, What};
 use crate::process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 /// The most stretches of one call: `UIO_MAXIOV` (`include/uapi/linux/uio.h`).
 const STRETCHES: usize = 1024;
-/// The most bytes that one call is asked for. The kernel cuts a call at `MAX_RW_COUNT`, a page less than 2 GiB.
-const BYTES: usize = 1 << 30;
+/// Bytes that one call is asked for: one that hangs is noticed by its age, so none may be long for honest reasons.
+const BYTES: usize = 64 << 20;
 /// Stretches that are at most this far apart are read as one, together with the bytes between. A stretch costs the
 /// kernel as much as copying a few KiB. This reads a million `g`s, which lie side by side, in a third of the time,
 /// and the ends of a million stacks of 2 KiB in two thirds.
@@ -33,6 +35,7 @@ impl<'a> Live<'a> {
     fn call(self, remote: &[libc::iovec], buffer: &mut [u8]) -> Result<usize, Fault> {
         let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
         let (pid, count) = (self.process.pid(), remote.len() as libc::c_ulong);
+        let _reading = patience::reading(What::Memory);
         // SAFETY: the local vector is `buffer`, which is ours to write; the kernel checks the
         // remote ones, and only reads there.
         let read = unsafe { libc::process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), count, 0) };
@@ -163,6 +166,10 @@ fn iovec(range: &Range) -> libc::iovec {
 }
 
 impl Memory for Live<'_> {
+    fn resident(&self) -> Option<u64> {
+        self.process.resident()
+    }
+
     fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
         let mut addr = addr;
         for part in buffer.chunks_mut(BYTES) {
@@ -179,7 +186,8 @@ impl Memory for Live<'_> {
 
     fn scatter(&self, ranges: &[Range], buffer: &mut Vec<u8>, whole: &mut Vec<bool>) -> Result<(), Fault> {
         // No `clear`: old content is overwritten or zeroed below, so only what is added needs to be zeroed.
-        buffer.resize(ranges.iter().map(|range| range.len).sum(), 0);
+        budget::check(total(ranges).saturating_sub(buffer.len()))?;
+        buffer.resize(total(ranges), 0);
         whole.clear();
         whole.resize(ranges.len(), false);
         let mut rest = &mut buffer[..];

@@ -8,6 +8,7 @@ mod freeze;
 mod live;
 mod registers;
 
+use crate::budget::{self, Exhausted};
 pub use core::{Core, CoreError};
 pub use freeze::{FreezeError, Frozen};
 pub use live::Live;
@@ -24,6 +25,9 @@ pub enum Fault {
     /// The kernel does not allow this user to read.
     #[error("its memory cannot be read: needs root or CAP_SYS_PTRACE (run with sudo)")]
     Denied,
+    /// There is no room for what was to be read.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
 }
 
 /// One stretch of the target's memory.
@@ -31,6 +35,11 @@ pub enum Fault {
 pub struct Range {
     pub addr: u64,
     pub len: usize,
+}
+
+/// Bytes of these together.
+fn total(ranges: &[Range]) -> usize {
+    ranges.iter().fold(0, |all, range| all.saturating_add(range.len))
 }
 
 /// The registers of a thread at the moment of the look.
@@ -57,10 +66,11 @@ pub trait Memory {
     /// the other, in their order. `whole` tells for each whether it could be read; if not, its bytes are zero.
     ///
     /// # Errors
-    /// Only [`Fault::Gone`] and [`Fault::Denied`], which hold for all stretches.
+    /// Only [`Fault::Gone`], [`Fault::Denied`] and [`Fault::Exhausted`], which hold for all stretches.
     fn scatter(&self, ranges: &[Range], buffer: &mut Vec<u8>, whole: &mut Vec<bool>) -> Result<(), Fault> {
         buffer.clear();
-        buffer.resize(ranges.iter().map(|range| range.len).sum(), 0);
+        budget::check(total(ranges))?;
+        buffer.resize(total(ranges), 0);
         whole.clear();
         let mut rest = &mut buffer[..];
         for range in ranges {
@@ -76,6 +86,12 @@ pub trait Memory {
             rest = behind;
         }
         Ok(())
+    }
+
+    /// How many bytes there are at most that the target wrote: what it has in memory or swapped out. What it claims to have beyond
+    /// that is made up. `None`: it cannot be told.
+    fn resident(&self) -> Option<u64> {
+        None
     }
 
     /// The little-endian word at `addr`.

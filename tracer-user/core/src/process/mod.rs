@@ -7,6 +7,7 @@ pub mod threads;
 pub use cgroup::Group;
 pub use threads::Thread;
 
+use crate::patience::{self, What};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::{self, File};
@@ -63,6 +64,7 @@ impl Process {
     /// # Errors
     /// [`ProcessError`]: there is none, it is a thread, it has ended, or it is the kernel's.
     pub fn open(pid: i32) -> Result<Process, ProcessError> {
+        let _reading = patience::reading(What::Proc);
         let id = (pid > 0).then(|| Pid::from_raw(pid)).flatten().ok_or(ProcessError::NoSuchProcess(pid))?;
         let status =
             fs::read_to_string(proc_path(pid, "status")).map_err(|_| ProcessError::NoSuchProcess(pid))?;
@@ -101,6 +103,7 @@ impl Process {
     /// # Errors
     /// The file cannot be opened or read.
     pub fn proc_text(&self, name: &str) -> io::Result<String> {
+        let _reading = patience::reading(What::Proc);
         let mut bytes = Vec::new();
         File::open(proc_path(self.pid, name))?.take(MAX_PROC_FILE).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -116,6 +119,18 @@ impl Process {
         let uids = status_field(&status, "Uid:").unwrap_or_default();
         let effective = uids.split_ascii_whitespace().nth(1).and_then(|uid| uid.parse().ok());
         effective.ok_or(ProcessError::NoSuchProcess(self.pid))
+    }
+
+    /// Bytes that it has in memory or swapped out: what it can have written at most. `None`: the kernel does not say.
+    pub fn resident(&self) -> Option<u64> {
+        let status = self.proc_text("status").ok()?;
+        let size = |name| {
+            let kib: u64 = status_field(&status, name)?.strip_suffix("kB")?.trim().parse().ok()?;
+            kib.checked_mul(1024)
+        };
+        // Pages of hugetlbfs are counted by themselves.
+        let more = ["VmSwap:", "HugetlbPages:"].into_iter().filter_map(size);
+        Some(more.fold(size("VmRSS:")?, u64::saturating_add))
     }
 
     /// A descriptor that becomes readable when the process ends.
@@ -135,6 +150,7 @@ impl Process {
     /// # Errors
     /// [`ProcessError::Permission`], or the process has ended.
     pub fn exe(&self) -> Result<File, ProcessError> {
+        let _reading = patience::reading(What::Executable);
         File::open(self.exe_link()).map_err(|error| self.error("the executable", error))
     }
 
@@ -149,6 +165,7 @@ impl Process {
     /// # Errors
     /// As [`Process::exe`].
     pub fn exe_name(&self) -> Result<PathBuf, ProcessError> {
+        let _reading = patience::reading(What::Proc);
         fs::read_link(self.exe_link()).map_err(|error| self.error("the name of the executable", error))
     }
 
@@ -162,6 +179,7 @@ impl Process {
     /// As [`Process::exe`]; also for a 32-bit process.
     pub fn load_bias(&self, entry: u64) -> Result<u64, ProcessError> {
         let what = "the auxiliary vector";
+        let _reading = patience::reading(What::Proc);
         let auxv = fs::read(proc_path(self.pid, "auxv")).map_err(|error| self.error(what, error))?;
         let word = |bytes: &[u8], at| crate::binary::bytes::u64_at(bytes, at);
         let loaded = auxv
@@ -215,6 +233,7 @@ pub(super) fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 
 /// State and start time (ticks since boot) from `/proc/PID/stat`; `None`: there is no such process.
 fn stat(pid: i32) -> Option<(char, u64)> {
+    let _reading = patience::reading(What::Proc);
     let stat = fs::read(proc_path(pid, "stat")).ok()?;
     parse_stat(&String::from_utf8_lossy(&stat))
 }

@@ -5,8 +5,8 @@ use super::{
     frame::{self, Frames, Kind, MAX_RAW, Next},
     player::OpenError,
 };
+use crate::files;
 use std::{
-    fs::File,
     io::{self, BufReader, Write},
     path::Path,
 };
@@ -72,7 +72,7 @@ fn each(
     pid: Option<u32>,
     mut each: impl FnMut(bool, &[u8]) -> io::Result<()>,
 ) -> Result<(), OpenError> {
-    let mut file = BufReader::new(File::open(path)?);
+    let mut file = BufReader::new(files::open(path)?);
     super::player::begin(&mut file)?;
     let mut frames = Frames::new(file)?;
     while let Next::Frame(kind, raw) = frames.next()? {

@@ -8,6 +8,7 @@
 //! `crc` is the CRC-32 of the frame's first twelve bytes and of what is stored. Whatever does not match is
 //! where the file ends: a crash or a full disk costs at most the frame that was being written.
 
+use crate::budget;
 use crate::session::{About, End};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -107,6 +108,9 @@ pub enum Damage {
     /// The checksum matches, but no writer makes such a frame.
     #[error("its contents make no sense")]
     Senseless,
+    /// What it holds does not fit.
+    #[error("its contents need more memory than --memory allows")]
+    TooLarge,
 }
 
 /// What comes next in a file.
@@ -155,7 +159,9 @@ impl<R: Read> Frames<R> {
             return Ok(Next::Damaged(Damage::Checksum));
         }
         self.raw.clear();
-        self.raw.reserve(raw);
+        if budget::reserve(&mut self.raw, raw).is_err() {
+            return Ok(Next::Damaged(Damage::TooLarge));
+        }
         match self.decompressor.decompress_to_buffer(&self.stored, &mut self.raw) {
             Ok(len) if len == raw => {}
             _ => return Ok(Next::Damaged(Damage::Senseless)),

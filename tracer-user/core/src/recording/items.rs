@@ -2,6 +2,7 @@
 
 use super::bytes::{Put, Senseless, Take};
 use crate::{
+    budget,
     event::{Batch, Birth, By, Event, Kind, NewProc, Payload, Stack, Switch, status},
     goruntime::State,
     model::Seen,
@@ -129,6 +130,11 @@ fn state_byte(state: State) -> u8 {
     state.status().unwrap_or(status::UNSAID)
 }
 
+/// A count of what is in one item, which no writer makes larger than [`CHUNK`].
+fn few(count: usize) -> Result<usize, Senseless> {
+    if count <= CHUNK { Ok(count) } else { Err(Senseless) }
+}
+
 /// Reads the contents of data frames, one after the other.
 #[derive(Debug)]
 pub(super) struct Reader {
@@ -169,11 +175,11 @@ impl Reader {
         let (lost, blurred) = (take.number()?, take.number()?);
         let doubt_until = self.events.ts(take)?;
         let complete_until = if take.number()? == 0 { 0 } else { take.near(doubt_until)? };
-        let count = take.count()?;
+        let count = take.count().and_then(few)?;
         let mut events = std::mem::take(&mut self.spare);
         events.clear();
         // Room for what a writer puts in one item, whatever the count claims.
-        events.reserve(count.min(CHUNK));
+        events.reserve(count);
         for _ in 0..count {
             events.push(self.events.event(take)?);
         }
@@ -183,7 +189,12 @@ impl Reader {
     fn snapshot(&mut self, target: usize, take: &mut Take<'_>) -> Result<Option<Input>, Senseless> {
         let (last, complete) = (take.byte()? != 0, take.byte()? != 0);
         let (began_ts, ended_ts) = (self.events.ts(take)?, self.events.ts(take)?);
-        let count = take.count()?;
+        let count = take.count().and_then(few)?;
+        if self.pieces[target].len() + count > MAX_SEEN {
+            return Err(Senseless);
+        }
+        // Any number of pieces may come before the last.
+        budget::reserve(&mut self.pieces[target], count).map_err(|_| Senseless)?;
         let (mut g, mut goid) = (0, 0);
         for _ in 0..count {
             (g, goid) = (take.near(g)?, take.near(goid)?);
@@ -193,9 +204,6 @@ impl Reader {
             let site = self.events.stack(take)?;
             self.pieces[target].push(Seen { g, goid, state, reason, since_ts, tid, birth, site });
         }
-        if self.pieces[target].len() > MAX_SEEN {
-            return Err(Senseless);
-        }
         let seen = |pieces: &mut Vec<Seen>| std::mem::take(pieces);
         Ok(last.then(|| {
             let seen = seen(&mut self.pieces[target]);
@@ -204,7 +212,7 @@ impl Reader {
     }
 
     fn stacks(&mut self, take: &mut Take<'_>) -> Result<Vec<WholeStack>, Senseless> {
-        let count = take.count()?;
+        let count = take.count().and_then(few)?;
         let mut stacks: Vec<WholeStack> = Vec::new();
         for _ in 0..count {
             let goid = take.number()?;
@@ -213,6 +221,7 @@ impl Reader {
             // 0: the stack before; else one more than the number of its frames.
             let pcs = match take.count()? {
                 0 => Arc::clone(&stacks.last().ok_or(Senseless)?.pcs),
+                len if len > MAX_STACK + 1 => return Err(Senseless),
                 len => {
                     let mut base = 0;
                     let mut pc = || {

@@ -21,3 +21,6 @@ pub use document::{Document, append, copy_document};
 pub use frame::{Damage, Head, Tail};
 pub use player::{OpenError, PlayError, Played, Player};
 pub use recorder::{Keep, Outputs, Recorder, Trigger};
+
+#[cfg(test)]
+mod hostile;

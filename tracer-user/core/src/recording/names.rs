@@ -23,6 +23,14 @@ const CAPACITY: usize = 1 << 22;
 /// of `MAX_STRING` bytes) still fits below `MAX_RAW`.
 const FRAME: usize = MAX_RAW / 16;
 
+/// Bytes that a reader keeps of them, about: those of a very large program over a day are some ten million.
+const MAX_BYTES: usize = 256 << 20;
+/// Bytes that a string and an address take beside their contents, and how many more a place has in memory than in the
+/// frame, where it is three numbers.
+const STRING_COST: usize = 32;
+const NAME_COST: usize = 64;
+pub(super) const SITE_RATIO: usize = size_of::<Site>() / 3;
+
 /// Frames at one address: inlined functions lie within each other.
 const MAX_INLINED: usize = 100;
 
@@ -162,6 +170,8 @@ impl Writer {
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     strings: Vec<Arc<str>>,
+    /// Bytes of all that was kept, about.
+    bytes: usize,
     named: usize,
 }
 
@@ -174,13 +184,16 @@ impl Reader {
                 let text = take.text()?;
                 // A file may have any number of frames of names: the total is bounded.
                 self.room(self.strings.len())?;
+                self.take(text.len() + STRING_COST)?;
                 self.strings.push(text.into());
                 continue;
             }
             let target = targets.get_mut(take.small::<usize>()?).ok_or(Senseless)?;
             self.named += 1;
             self.room(self.named)?;
+            let before = take.0.len();
             self.name(tag, &mut take, target.symbols())?;
+            self.take((before - take.0.len()) * SITE_RATIO + NAME_COST)?;
         }
         Ok(())
     }
@@ -189,7 +202,7 @@ impl Reader {
         let pc = take.number()?;
         match tag {
             FRAMES => {
-                let count = take.count()?;
+                let count = take.count().ok().filter(|count| *count <= MAX_INLINED).ok_or(Senseless)?;
                 let frames = (0..count).map(|_| self.site(take)).collect::<Result<_, Senseless>>()?;
                 symbols.tell_frames(pc, frames);
             }
@@ -202,6 +215,12 @@ impl Reader {
     fn site(&self, take: &mut Take<'_>) -> Result<Site, Senseless> {
         let mut string = || self.strings.get(take.small::<usize>()?).cloned().ok_or(Senseless);
         Ok(Site { func: string()?, file: string()?, line: take.small()? })
+    }
+
+    /// Counts bytes that are kept.
+    fn take(&mut self, bytes: usize) -> Result<(), Senseless> {
+        self.bytes += bytes;
+        if self.bytes <= MAX_BYTES { Ok(()) } else { Err(Senseless) }
     }
 
     fn room(&self, used: usize) -> Result<(), Senseless> {

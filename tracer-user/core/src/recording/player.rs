@@ -7,12 +7,13 @@ use super::{
     names,
 };
 use crate::{
+    budget::{self, Exhausted},
+    files::{self, FileError},
     model::Whats,
     names::Symbols,
     session::{End, Input, Observer, Round, Target},
 };
 use std::{
-    fs::File,
     io::{self, BufReader, Read},
     path::Path,
 };
@@ -22,6 +23,11 @@ use std::{
 pub enum OpenError {
     #[error("cannot be read")]
     Read(#[from] io::Error),
+    /// It is no regular file.
+    #[error("{0}")]
+    File(FileError),
+    #[error("names more programs than any trace: it is damaged")]
+    TooMany,
     #[error("is no recording of sfgi: `sfgi record -o FILE` makes one")]
     NotOurs,
     #[error("is a recording of version {0}, and this sfgi reads up to version {max}: use a newer one", max = frame::VERSION)]
@@ -30,6 +36,23 @@ pub enum OpenError {
     #[error("has no beginning: nothing was recorded")]
     NoHead,
 }
+
+impl From<FileError> for OpenError {
+    fn from(error: FileError) -> OpenError {
+        match error {
+            FileError::Io(error) => OpenError::Read(error),
+            other => OpenError::File(other),
+        }
+    }
+}
+
+/// Programs of one recording, and bytes of what it says of all of them. A trace of a whole host has some hundred.
+const MAX_TARGETS: usize = 1 << 12;
+const MAX_HEAD: usize = 4 << 20;
+/// Steps after which a round is over, whatever the recording says: a drain of full ring buffers brings fewer.
+const MAX_STEPS: usize = 1 << 20;
+/// Bytes that one input may make the model and the observers keep: some for each of its 4,096 events.
+const ASK: usize = 8 << 20;
 
 /// Why playing stopped before the end.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +103,7 @@ impl Player {
     /// # Errors
     /// The file cannot be played at all.
     pub fn open(path: &Path) -> Result<Player, OpenError> {
-        let file = File::open(path)?;
+        let file = files::open(path)?;
         let bytes = file.metadata()?.len();
         Player::new(Box::new(BufReader::with_capacity(1 << 18, file)), bytes)
     }
@@ -93,9 +116,13 @@ impl Player {
         begin(&mut input)?;
         let mut frames = Frames::new(input)?;
         let head: Head = match frames.next()? {
+            Next::Frame(Kind::Head, raw) if raw.len() > MAX_HEAD => return Err(OpenError::TooMany),
             Next::Frame(Kind::Head, raw) => serde_json::from_slice(raw).map_err(|_| OpenError::NoHead)?,
             _ => return Err(OpenError::NoHead),
         };
+        if head.targets.len() > MAX_TARGETS {
+            return Err(OpenError::TooMany);
+        }
         let target = |about: &crate::session::About| Target::new(about.clone(), Symbols::told());
         Ok(Player { targets: head.targets.iter().map(target).collect(), head, frames, bytes })
     }
@@ -134,7 +161,9 @@ impl Player {
                 }
             };
             let result = match kind {
-                Kind::Names => names.read(Take(raw), &mut playing.targets).map_err(Stop::from),
+                Kind::Names => budget::check(raw.len() * names::SITE_RATIO)
+                    .map_err(Stop::from)
+                    .and_then(|()| names.read(Take(raw), &mut playing.targets).map_err(Stop::from)),
                 Kind::Data => playing.data(raw),
                 Kind::Tail => {
                     // A tail that cannot be read is as good as none: the recording counts as cut off.
@@ -147,6 +176,7 @@ impl Player {
                 Ok(()) => {}
                 Err(Stop::Over) => over = true,
                 Err(Stop::Senseless) => damage = Some((offset, Damage::Senseless)),
+                Err(Stop::Exhausted) => damage = Some((offset, Damage::TooLarge)),
                 Err(Stop::Failed(error)) => return Err(error),
             }
         }
@@ -160,12 +190,20 @@ enum Stop {
     /// The time that was asked for is over.
     Over,
     Senseless,
+    /// There is no room for it.
+    Exhausted,
     Failed(PlayError),
 }
 
 impl From<Senseless> for Stop {
     fn from(_: Senseless) -> Stop {
         Stop::Senseless
+    }
+}
+
+impl From<Exhausted> for Stop {
+    fn from(_: Exhausted) -> Stop {
+        Stop::Exhausted
     }
 }
 
@@ -209,7 +247,13 @@ impl<'a, 'o> Playing<'a, 'o> {
         while !take.is_empty() {
             match self.items.item(&mut take)? {
                 None => {}
-                Some(Item::Input(target, input)) => self.input(target, input)?,
+                Some(Item::Input(target, input)) => {
+                    budget::check(ASK)?;
+                    self.input(target, input)?;
+                    if self.round.news.iter().any(|news| news.steps.len() > MAX_STEPS) {
+                        self.end_round()?;
+                    }
+                }
                 Some(Item::Round) => {
                     self.end_round()?;
                     if self.now_ts > self.until_ts {

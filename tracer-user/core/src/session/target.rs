@@ -240,13 +240,17 @@ impl Target {
     }
 }
 
-/// Whole stacks that are kept at once.
+/// Whole stacks that are kept at once, and their addresses together (256 MiB): equal stacks share theirs, so that there
+/// are fewer.
 const MAX_STACKS: usize = 1_000_000;
+const MAX_PCS: usize = 1 << 25;
 
 /// Whole stacks of long blocks, by goid, until their block ends.
 #[derive(Debug, Default)]
 struct WholeStacks {
     stacks: HashMap<u64, WholeStack>,
+    /// Addresses of all of them.
+    pcs: usize,
     /// Goroutines whose block is over: their stacks go when the next input comes.
     over: Vec<u64>,
 }
@@ -254,7 +258,9 @@ struct WholeStacks {
 impl WholeStacks {
     fn keep(&mut self, stacks: &[WholeStack]) {
         for stack in stacks {
-            if self.stacks.len() < MAX_STACKS || self.stacks.contains_key(&stack.goid) {
+            self.forget(stack.goid);
+            if self.stacks.len() < MAX_STACKS && self.pcs + stack.pcs.len() <= MAX_PCS {
+                self.pcs += stack.pcs.len();
                 self.stacks.insert(stack.goid, stack.clone());
             }
         }
@@ -262,8 +268,14 @@ impl WholeStacks {
 
     /// Lets the stacks of ended blocks go: every observer has seen the steps that were made before.
     fn forget_over(&mut self) {
-        for goid in self.over.drain(..) {
-            self.stacks.remove(&goid);
+        for goid in std::mem::take(&mut self.over) {
+            self.forget(goid);
+        }
+    }
+
+    fn forget(&mut self, goid: u64) {
+        if let Some(stack) = self.stacks.remove(&goid) {
+            self.pcs -= stack.pcs.len();
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::View;
 use crate::binary::bytes::u64_at;
+use crate::budget;
 use crate::memory::{Memory, Range};
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +14,10 @@ use std::collections::{BTreeMap, HashMap};
 const MAX_LABELS: usize = 64;
 /// Most bytes of all label sets that are kept; later ones are not read. A hostile target could give each goroutine its
 /// own.
-const MAX_BYTES: usize = 1 << 28;
+const MAX_BYTES: usize = 1 << 26;
+/// Bytes of a pair beside its texts, and what the budget is asked for before a set is read: it is kept twice.
+const PAIR_COST: usize = 2 * size_of::<String>();
+const ASK: usize = 2 * MAX_LABELS * 2 * MAX_TEXT as usize;
 /// Bytes of a key or value that are read; the rest is cut off.
 const MAX_TEXT: u64 = 1 << 10;
 
@@ -59,11 +63,12 @@ impl LabelSets {
         if let Some(id) = self.by_addr.get(&addr) {
             return *id;
         }
-        let room = self.bytes < MAX_BYTES;
+        let room = self.bytes < MAX_BYTES && budget::check(ASK).is_ok();
         let set = room.then(|| read(view, addr)).flatten().filter(|set| !set.is_empty());
         let id = set.map_or(0, |set| {
             *self.by_content.entry(set).or_insert_with_key(|set| {
-                self.bytes += set.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+                self.bytes +=
+                    set.iter().map(|(key, value)| key.len() + value.len() + PAIR_COST).sum::<usize>();
                 all.push(set.clone());
                 u32::try_from(all.len()).unwrap_or(0)
             })

@@ -13,7 +13,7 @@ mod unwind;
 
 pub(crate) use raw::{Offsets, Raw};
 pub use take::{Options, Reading, SnapshotError, take, take_only};
-pub use types::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Stacks, Trust, Wait, Wants};
+pub use types::{Goroutine, Object, ObjectKind, Pc, Sampled, Snapshot, StackId, Stacks, Trust, Wait, Wants};
 pub(crate) use unwind::{Frame, Registers, Unwinder};
 
 use crate::binary::GoBinary;

@@ -7,7 +7,7 @@ use crate::goruntime::State;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// `_Gscan` (`src/runtime/runtime2.go`), a flag on top of the state: the collector owns the stack.
-const SCAN: u32 = 0x1000;
+pub(super) const SCAN: u32 = 0x1000;
 /// Largest `g` that is believed; that of Go 1.27 has 456 bytes. Every goroutine costs a read of this length.
 const MAX_LEN: usize = 4096;
 
@@ -24,7 +24,7 @@ pub(crate) struct Offsets {
     stktopsp: usize,
     syscallsp: usize,
     syscallpc: usize,
-    status: usize,
+    pub(super) status: usize,
     goid: usize,
     waitsince: usize,
     waitreason: usize,

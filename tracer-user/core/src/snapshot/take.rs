@@ -4,12 +4,15 @@
 //! Most goroutines wait and so stand still. One that moved is read again by itself, up to [`RETRIES`] times.
 
 use super::labels::LabelSets;
-use super::raw::{Offsets, Raw};
+use super::raw::{Offsets, Raw, SCAN};
 use super::unwind::{Unwinder, Window, outer_frames};
-use super::{Clock, Goroutine, Pc, Snapshot, StackId, Trust, View, objects};
+use super::{Clock, Goroutine, Pc, Sampled, Snapshot, StackId, Trust, View, objects};
 use crate::binary::Globals;
+use crate::budget;
+use crate::event::status;
 use crate::goruntime::{State, starts_system};
 use crate::memory::{Fault, Memory, Range};
+use hashbrown::HashSet;
 use std::collections::HashMap;
 
 /// Goroutines that are read together: few enough that the second read of their `g`s follows within a millisecond or
@@ -25,6 +28,16 @@ const MAX_ARGS: usize = 1 << 30;
 /// Most entries of `runtime.allgs` that are read, so that a hostile length cannot make us read without end. Sixteen
 /// million goroutines need 40 GB. Entries behind count as unreadable.
 const MAX_ENTRIES: u64 = 1 << 24;
+/// Entries beyond what the memory of the target has room for, because the kernel counts that with a delay.
+const MORE_ENTRIES: u64 = 1 << 16;
+/// Bytes that we keep of one goroutine at most, and of what it waits for: what the budget is asked for. Deep stacks are
+/// asked for by themselves.
+const COST: usize = 400;
+const OBJECT_COST: usize = 600;
+/// The share of the memory that is left which goroutines may take: one in so many. Names and text come after them.
+const SHARE: usize = 2;
+/// How many chunks are read together of a sample, at most.
+const MAX_STRIDE: u64 = 64;
 /// Attempts to read a goroutine that moves before it is [`Trust::InMotion`].
 const RETRIES: usize = 3;
 
@@ -39,6 +52,22 @@ pub struct Options {
     pub labels: bool,
     /// The objects that goroutines wait for: a read for each waiting goroutine.
     pub objects: bool,
+    /// The most goroutines that are kept: of more, an even sample is ([`Snapshot::sampled`]). 0: as many as the budget
+    /// has room for.
+    pub most: usize,
+}
+
+impl Options {
+    /// Bytes that a goroutine may cost.
+    fn cost(self) -> usize {
+        COST + if self.objects { OBJECT_COST } else { 0 }
+    }
+
+    /// The most goroutines that are kept.
+    fn room(self) -> usize {
+        let fit = budget::left() / SHARE / self.cost();
+        if self.most == 0 { fit } else { fit.min(self.most) }.max(1)
+    }
 }
 
 /// Why there is no snapshot at all.
@@ -98,6 +127,11 @@ pub struct Reading<'a> {
     next: u64,
     /// Number of entries when the reading began: goroutines that are created later are not read.
     total: u64,
+    /// The goroutines of one chance in so many are kept; 0: not known yet. A power of two, so that a list that has grown
+    /// is sampled alike, and looks see the same goroutines again.
+    stride: u64,
+    /// The `g`s that are in the snapshot: a hostile list has one a million times.
+    known: HashSet<u64>,
     label_sets: LabelSets,
     threads: Threads,
     buffers: Buffers,
@@ -123,7 +157,10 @@ impl<'a> Reading<'a> {
         // only grows, so no index lies behind its end.
         let total = view.memory.word(globals.allglen.wrapping_add(view.bias));
         let listed = total.map_err(SnapshotError::Unreadable)?;
-        let total = listed.min(MAX_ENTRIES);
+        // Each entry takes a word, and its `g` lies in memory that was written.
+        let each = at.len as u64 + 8;
+        let most = view.memory.resident().map_or(MAX_ENTRIES, |bytes| bytes / each * 2 + MORE_ENTRIES);
+        let total = listed.min(MAX_ENTRIES).min(most);
         let mut snapshot = Snapshot { unreadable: listed - total, ..Snapshot::default() };
         snapshot.taken_ns.0 = view.now_ns();
         Ok(Reading {
@@ -135,6 +172,8 @@ impl<'a> Reading<'a> {
             snapshot,
             next: 0,
             total,
+            stride: 0,
+            known: HashSet::new(),
             label_sets: LabelSets::default(),
             threads: Threads::default(),
             buffers: Buffers::default(),
@@ -158,6 +197,10 @@ impl<'a> Reading<'a> {
 
     /// Finds the objects, if asked for, and returns the snapshot of what was read so far.
     pub fn finish(mut self) -> Snapshot {
+        self.known = HashSet::new();
+        if let Some(sampled) = &mut self.snapshot.sampled {
+            sampled.kept = self.snapshot.goroutines.len() as u64;
+        }
         if self.options.objects {
             objects::find(&self.view, self.globals, &mut self.snapshot);
         }
@@ -174,9 +217,57 @@ impl<'a> Reading<'a> {
     }
 
     fn read_chunk(&mut self) -> Result<(), Fault> {
-        let addrs = self.entries()?;
+        if self.stride == 0 {
+            self.stride = self.choose_stride()?;
+        }
+        let (first, stride) = (self.next, self.stride);
+        let mut addrs = self.entries(CHUNK as u64 * stride.min(MAX_STRIDE))?;
         self.next += addrs.len() as u64;
-        self.read_goroutines(&addrs)
+        if stride > 1 {
+            let mut index = first;
+            addrs.retain(|_| {
+                index += 1;
+                is_chosen(index - 1, stride)
+            });
+        }
+        addrs.chunks(CHUNK).try_for_each(|addrs| self.read_goroutines(addrs))
+    }
+
+    /// One goroutine in how many is kept. All of them where they fit, which costs nothing to tell unless the list is
+    /// long; it also has the dead.
+    fn choose_stride(&mut self) -> Result<u64, Fault> {
+        let room = self.options.room() as u64;
+        if self.total <= room {
+            return Ok(1);
+        }
+        let alive = self.count_alive()?;
+        let stride = alive.div_ceil(room).max(1).next_power_of_two();
+        if stride > 1 {
+            self.snapshot.sampled = Some(Sampled { kept: 0, total: alive });
+        }
+        Ok(stride)
+    }
+
+    /// How many entries are those of goroutines that have not ended, by their states alone.
+    fn count_alive(&mut self) -> Result<u64, Fault> {
+        let (mut alive, mut last) = (0, 0);
+        let mut statuses = std::mem::take(&mut self.buffers.gs);
+        while self.next < self.total {
+            let addrs = self.entries(CHUNK as u64 * MAX_STRIDE)?;
+            self.next += addrs.len() as u64;
+            let status = self.at.status as u64;
+            let ranges = addrs.iter().map(|addr| Range { addr: addr.wrapping_add(status), len: 4 });
+            statuses.read(self.view.memory, ranges)?;
+            for (addr, (_, bytes)) in addrs.iter().zip(statuses.parts()) {
+                let flags =
+                    bytes.and_then(|bytes| bytes.first_chunk()).map(|bytes| u32::from_le_bytes(*bytes));
+                // The same one again is a made-up list.
+                alive += u64::from(*addr != last && flags.is_some_and(is_alive));
+                last = *addr;
+            }
+        }
+        (self.buffers.gs, self.next) = (statuses, 0);
+        Ok(alive)
     }
 
     /// `sched.lastpoll`: when the runtime last polled the network, `CLOCK_MONOTONIC` nanoseconds.
@@ -187,15 +278,19 @@ impl<'a> Reading<'a> {
 
     /// The next entries of `runtime.allgs`. The address of the array is read anew each time, because the array moves
     /// when it grows and its old place is then reused.
-    fn entries(&self) -> Result<Vec<u64>, Fault> {
+    fn entries(&self, most: u64) -> Result<Vec<u64>, Fault> {
         let array = self.view.memory.word(self.globals.allgptr.wrapping_add(self.view.bias))?;
-        let count = (self.total - self.next).min(CHUNK as u64) as usize;
+        let count = (self.total - self.next).min(most) as usize;
         let mut bytes = vec![0; count * 8];
         self.view.memory.read(array.wrapping_add(self.next * 8), &mut bytes)?;
         Ok(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect())
     }
 
     fn read_goroutines(&mut self, addrs: &[u64]) -> Result<(), Fault> {
+        budget::check(addrs.len() * self.options.cost())?;
+        // A `g` counts once, however often it is in the list.
+        let new: Vec<u64> = addrs.iter().copied().filter(|addr| self.known.insert(*addr)).collect();
+        let addrs = &new[..];
         let mut buffers = std::mem::take(&mut self.buffers);
         let first = self.read_gs(addrs, &mut buffers.gs)?;
         self.snapshot.unreadable += first.iter().filter(|raw| raw.is_none()).count() as u64;
@@ -361,6 +456,19 @@ impl<'a> Reading<'a> {
         };
         self.snapshot.goroutines.push(goroutine);
     }
+}
+
+/// Whether the goroutine of this entry is one of the sample. Not every so many-th: programs make goroutines in turn, one
+/// to read and one to write.
+fn is_chosen(entry: u64, stride: u64) -> bool {
+    // The highest bits of a multiplicative hash (Knuth's, with the golden ratio) are even for numbers in a row.
+    (entry.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) & (stride - 1) == 0
+}
+
+/// Whether `g.atomicstatus` is that of a goroutine that has not ended.
+fn is_alive(flags: u32) -> bool {
+    let state = State::from_status(u8::try_from(flags & !SCAN).unwrap_or(status::UNSAID));
+    !state.is_dead() && state != State::Idle
 }
 
 const NOTHING: Range = Range { addr: 0, len: 0 };

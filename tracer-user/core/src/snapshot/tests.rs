@@ -1,6 +1,8 @@
 //! Whole snapshots of memory made by hand: goroutines that move between two looks, a process that
 //! ends half way, and hostile memory. Real programs are read in the live tests.
 
+mod hostile;
+
 use super::{Clock, Options, Snapshot, Trust, View, take, take_only};
 use crate::binary::GoBinary;
 use crate::event::status;
@@ -13,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 const ARRAY: u64 = 0x7000_0000;
 const G: u64 = 0xc000_0000;
 const STACK: u64 = 0xf000_0000;
-const ALL: Options = Options { stacks: true, args: true, labels: true, objects: true };
+const ALL: Options = Options { stacks: true, args: true, labels: true, objects: true, most: 0 };
 
 /// What happens while the memory is read: after so many calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

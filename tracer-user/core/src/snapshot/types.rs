@@ -1,5 +1,6 @@
 //! The contents of a snapshot.
 
+use crate::budget;
 use crate::event::Birth;
 use crate::goruntime::State;
 use crate::memory::Fault;
@@ -26,8 +27,33 @@ pub struct Snapshot {
     pub unreadable: u64,
     /// Why the reading ended before the last goroutine; `None`: it read all.
     pub incomplete: Option<Fault>,
+    /// There are more goroutines than are kept, and `goroutines` are a sample of them; `None`: they are all of them.
+    pub sampled: Option<Sampled>,
     /// The arguments of all frames as one text; [`Goroutine::args`] are ranges of it.
     pub args: String,
+}
+
+impl Snapshot {
+    /// Why it lacks goroutines; `None`: it has all that could be read.
+    pub fn lacks(&self) -> Option<String> {
+        let fault = self.incomplete.map(|fault| fault.to_string());
+        fault.or_else(|| self.sampled.map(|sampled| sampled.to_string()))
+    }
+}
+
+/// A part of the goroutines that stands for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    /// How many are in the snapshot.
+    pub kept: u64,
+    /// How many there are.
+    pub total: u64,
+}
+
+impl std::fmt::Display for Sampled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of its {} goroutines were read, an even sample", self.kept, self.total)
+    }
 }
 
 /// How far the stack and state of a goroutine can be trusted.
@@ -253,7 +279,9 @@ impl Stacks {
         if let Some(id) = self.ids.get(stack) {
             return Some(*id);
         }
-        if self.pcs.len() + stack.len() > MAX_PCS {
+        // Twice, and what keeps them; growing needs as much again.
+        let needed = stack.len() * 4 * size_of::<Pc>() + 128;
+        if self.pcs.len() + stack.len() > MAX_PCS || budget::check(needed).is_err() {
             return None;
         }
         let id = StackId(u32::try_from(self.ends.len()).ok()?);

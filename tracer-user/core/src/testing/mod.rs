@@ -5,6 +5,7 @@
 pub mod binary;
 mod leak;
 pub mod memory;
+pub mod peak;
 pub mod recording;
 pub mod timeline;
 

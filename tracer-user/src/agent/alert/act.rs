@@ -1,7 +1,7 @@
 //! Carries out the actions of alerts: more detail, evidence, the hook. Each runs as a task of its own and logs its
 //! result.
 
-use super::{Action, Alert, hook::Runner};
+use super::{Action, Alert, hook::HookJob};
 use crate::{
     agent::{
         Request, config,
@@ -38,8 +38,7 @@ pub struct Actor {
     requests: mpsc::Sender<Request>,
     evidence: Option<Evidence>,
     record: Duration,
-    /// `None`: the configuration has no hook.
-    hook: Option<Runner>,
+    hook: Option<config::Hook>,
     free: Arc<Semaphore>,
     /// Targets whose evidence is being kept: two alerts of one target ask for the same evidence.
     keeping: Arc<Mutex<BTreeSet<ProcessId>>>,
@@ -50,13 +49,12 @@ impl Actor {
         alerts: &config::Alerts,
         evidence: &config::Evidence,
         requests: mpsc::Sender<Request>,
-        runner: &Runner,
     ) -> Actor {
         Actor {
             requests,
             evidence: Evidence::of(evidence),
             record: evidence.record,
-            hook: alerts.hook.as_ref().map(|_| runner.clone()),
+            hook: alerts.hook.clone(),
             free: Arc::new(Semaphore::new(AT_A_TIME)),
             keeping: Arc::default(),
         }
@@ -87,8 +85,12 @@ impl Actor {
             }
             (Action::RunHook(_), None) | (Action::WantDetail(_), _) => return,
             (Action::RunHook(alert), Some(hook)) => {
-                let hook = hook.clone();
-                Box::pin(async move { hook.run(&alert).await.map(|()| "the hook has run".to_owned()) })
+                let (hook, requests) = (hook.clone(), self.requests.clone());
+                Box::pin(async move {
+                    let job = HookJob::new(&hook, &alert);
+                    ask(&requests, |answer| Request::RunHook { job, answer }).await?;
+                    Ok("the hook has run".to_owned())
+                })
             }
         };
         tokio::spawn(async move {

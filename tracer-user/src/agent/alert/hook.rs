@@ -1,65 +1,40 @@
 //! The hook of an alert: a command of the administrator's, run with no more than it needs, and ended as a whole.
 //!
-//! ```text
-//! agent ──fork──▶ runner       knows the command from the configuration; the server only asks for it
-//!                   └──fork──▶ keeper     has become the hook's user; waits, and kills the group
-//!                                └──exec──▶ the command, in a process group of its own
-//! ```
-//!
-//! The server has no rights to start anything as another user, and what it asks for is only *that* the command runs, with
-//! which values. The keeper waits for the end of the command, of its time, or of a socket whose other end only the server
-//! has; then it kills the process group. So nothing of a hook is left when the agent ends, however that ends. The keeper
-//! is of the hook's user itself, who may kill his own processes where the agent may not.
+//! Between the agent and the command stands a process of ours. It waits for the command's end or for that of a pipe
+//! whose other end only the agent has, and then kills the command's process group. So nothing of a hook is left at its
+//! time limit, at its end, or when the agent ends, however that ends; and where the hook runs as another user it can be
+//! killed, although the agent may not signal that user's processes.
 
 use super::Alert;
 use crate::{
-    agent::{
-        config,
-        launcher::{self, Child},
-    },
+    agent::{Config, config, watch::wire},
     output::clean,
 };
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, set_parent_process_death_signal},
-    time::Timespec,
-};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::{CString, c_int},
-    io::{self, Write as _},
+    io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
-        unix::{net::UnixStream as StdStream, process::CommandExt as _},
+        fd::{AsRawFd as _, OwnedFd, RawFd},
+        unix::{net::UnixStream, process::ExitStatusExt as _},
     },
-    process::{Command, Stdio},
-    sync::Arc,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
-use tokio::{io::AsyncReadExt as _, net::UnixStream};
+use tokio::{process::Command, time};
+
+/// How the names of all variables begin that the server may set.
+const PREFIX: &str = "SFGI_ALERT_";
 
 /// Where the hook looks for programs: the environment of the agent is not passed on.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The variables that the hook is given, in the order of [`values`]. `docs/agent.md` says what each is.
-const VARIABLES: [&str; 8] = [
-    "SFGI_ALERT_LEVEL",
-    "SFGI_ALERT_PID",
-    "SFGI_ALERT_SERVICE",
-    "SFGI_ALERT_SERVICE_FROM",
-    "SFGI_ALERT_GROUP",
-    "SFGI_ALERT_CLASS",
-    "SFGI_ALERT_VERDICT",
-    "SFGI_ALERT_REASON",
-];
+/// How long the process in between may take to kill the group.
+const KILLED: Duration = Duration::from_secs(5);
 
-/// The longest value, bytes: all of them are one message to the runner (`MAX_MESSAGE` in `launcher.rs`).
-const MAX_VALUE: usize = 400;
-
-/// The longest sentence about how a hook ended, bytes.
-const MAX_SENTENCE: usize = 4096;
+/// What the process in between exits with where a signal has ended the command, above the signal's number; as shells do.
+const BY_SIGNAL: c_int = 128;
 
 /// The buffer for what the user database says of one user. Names, home and shell have some hundred bytes.
 const USER_BYTES: usize = 16 << 10;
@@ -107,205 +82,128 @@ impl User {
     }
 }
 
-/// What the server asks the runner for.
-#[derive(Debug, Serialize, Deserialize)]
-enum Order {
-    /// Run the command with these values. How it ended is written to the socket that comes along: nothing where it went
-    /// well, else a sentence. The command is killed when the other end of that socket is closed.
-    Run(Vec<String>),
-    /// Read the configuration again.
-    Reload,
+/// What a hook is told. The server has no right to execute anything, so a worker runs the hook; which command that is, it takes
+/// from the configuration and from nobody else.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HookJob {
+    /// How long it may take.
+    pub(in crate::agent) timeout: Duration,
+    environment: Vec<(String, String)>,
 }
 
-/// The server's end of the runner.
-#[derive(Clone, Debug)]
-pub struct Runner {
-    socket: Arc<OwnedFd>,
-}
-
-impl Runner {
-    /// Starts the runner. `load` reads the configuration, now and when it is asked to again. This process must have one
-    /// thread only.
-    ///
-    /// # Errors
-    /// No process can be started.
-    pub fn start(load: impl Fn() -> Option<config::Config>) -> io::Result<Runner> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        match launcher::fork()? {
-            Child::Is => {
-                drop(ours);
-                serve(&theirs, &load);
-                // SAFETY: takes no pointer.
-                unsafe { libc::_exit(0) }
-            }
-            Child::Has(_) => Ok(Runner { socket: Arc::new(ours) }),
-        }
-    }
-
-    /// Has it read the configuration again.
-    pub fn reload(&self) {
-        if let Err(error) = launcher::send(self.socket.as_fd(), &Order::Reload, None) {
-            log::error!("the hook goes on with its old settings: {error}");
-        }
-    }
-
-    /// Runs the hook and waits for its end, or that of its time. It is killed when this is dropped.
-    ///
-    /// # Errors
-    /// It cannot be started, fails, or takes too long.
-    pub(super) async fn run(&self, alert: &Alert) -> Result<()> {
-        let (near, far) = StdStream::pair().context("no socket for the hook")?;
-        let order = Order::Run(values(alert).into());
-        launcher::send(self.socket.as_fd(), &order, Some(far.as_fd())).context("nobody runs the hook")?;
-        drop(far);
-        near.set_nonblocking(true)?;
-        let mut told = String::new();
-        UnixStream::from_std(near)?.take(MAX_SENTENCE as u64).read_to_string(&mut told).await?;
-        match told.strip_prefix(DONE) {
-            Some("") => Ok(()),
-            Some(why) => bail!("{}", clean(why)),
-            None => bail!("the hook has ended together with who ran it"),
-        }
+impl HookJob {
+    pub(super) fn new(hook: &config::Hook, alert: &Alert) -> HookJob {
+        let environment = environment(alert).map(|(name, value)| (name.to_owned(), value)).to_vec();
+        HookJob { timeout: hook.timeout, environment }
     }
 }
 
-/// What the keeper writes first: an end without it is that of the keeper itself.
-const DONE: &str = "done:";
-
-/// What the hook is told of an alert. Names come from the target: as the values of variables nothing interprets them.
-fn values(alert: &Alert) -> [String; VARIABLES.len()] {
-    [
-        alert.level.word(),
-        &alert.pid.to_string(),
-        &alert.service,
-        alert.service_from.word(),
-        alert.group.as_deref().unwrap_or_default(),
-        &alert.class,
-        alert.verdict.unwrap_or_default(),
-        &alert.reason,
-    ]
-    .map(|value| {
-        let value = clean(value);
-        value[..value.floor_char_boundary(MAX_VALUE)].to_owned()
-    })
-}
-
-/// The runner: starts a keeper for each order, until the server has gone.
-fn serve(orders: &OwnedFd, load: &impl Fn() -> Option<config::Config>) {
-    let mut hook = load().and_then(|config| config.alerts.hook);
-    // SAFETY: takes no pointer but a constant. Keepers are not waited for: the kernel takes leave of them.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-    loop {
-        match launcher::receive::<Order>(orders.as_fd()) {
-            Ok(None) => return,
-            Ok(Some((Order::Run(values), Some(answer)))) => begin(hook.as_ref(), values, answer, orders),
-            Ok(Some((Order::Run(_), None))) => {}
-            Ok(Some((Order::Reload, _))) => {
-                if let Some(config) = load() {
-                    hook = config.alerts.hook;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
-            Err(_) => return,
+/// The worker: receives a [`HookJob`], runs it, and says how that ended. A server that closes the socket ends the hook.
+pub(in crate::agent) fn work(mut socket: UnixStream, config: &Config) -> io::Result<()> {
+    let Some(hook) = &config.alerts.hook else { return Ok(()) };
+    let Some(job) = wire::receive::<HookJob>(&mut socket)? else { return Ok(()) };
+    let alive = socket.try_clone()?;
+    alive.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let mut server = tokio::net::UnixStream::from_std(alive)?;
+        let mut nothing = [0];
+        tokio::select! {
+            ended = run(hook, &job) => Ok(Some(ended)),
+            // It says nothing more: this is its end.
+            _ = tokio::io::AsyncReadExt::read(&mut server, &mut nothing) => io::Result::Ok(None),
         }
-    }
-}
-
-/// Starts a keeper with the command.
-fn begin(hook: Option<&config::Hook>, values: Vec<String>, answer: OwnedFd, orders: &OwnedFd) {
-    match launcher::fork() {
-        Ok(Child::Has(_)) => {}
-        Ok(Child::Is) => {
-            // SAFETY: this process never uses the descriptor again: it ends in this block.
-            unsafe { libc::close(orders.as_raw_fd()) };
-            let mut answer = StdStream::from(answer);
-            let told = keep(hook, values, &answer);
-            let told = told.map_or_else(|error| format!("{DONE}{error:#}"), |()| DONE.to_owned());
-            // The server may have gone.
-            let _ = answer.write_all(told.as_bytes());
-            // SAFETY: takes no pointer.
-            unsafe { libc::_exit(0) }
-        }
-        Err(error) => {
-            let _ =
-                StdStream::from(answer).write_all(format!("{DONE}cannot run the hook: {error}").as_bytes());
-        }
-    }
-}
-
-/// The keeper: gives up all rights, starts the command, waits for the first end, and kills the process group.
-fn keep(hook: Option<&config::Hook>, values: Vec<String>, answer: &StdStream) -> Result<()> {
-    let hook = hook.context("there is no hook any more")?;
-    let (program, args) = hook.command.split_first().context("the hook has no command")?;
-    // It must outlive the agent for as long as it takes to kill the command.
-    set_parent_process_death_signal(None)?;
-    let user = hook.user.as_deref().map(User::find).transpose().context("alerts.hook.user")?;
-    give_up(user).map_err(|error| match (&hook.user, error.raw_os_error()) {
-        (Some(user), Some(libc::EPERM)) => anyhow::anyhow!(
-            "cannot run the hook {program} as {user}: the agent needs CAP_SETUID and CAP_SETGID for that"
-        ),
-        _ => anyhow::Error::new(error).context(format!("cannot run the hook {program} without rights")),
     })?;
+    socket.set_nonblocking(false)?;
+    match ended {
+        Some(ended) => wire::send(&mut socket, &ended.map_err(|error| format!("{error:#}"))),
+        None => Ok(()),
+    }
+}
+
+/// Runs the hook and waits for its end, or kills it after its time limit. It is killed, too, when this is dropped.
+async fn run(hook: &config::Hook, job: &HookJob) -> Result<()> {
+    let (program, args) = hook.command.split_first().context("the hook has no command")?;
+    let user = hook.user.as_deref().map(User::find).transpose().context("alerts.hook.user")?;
+    let (watched, alive) = std::io::pipe().context("cannot make a pipe for the hook")?;
     let mut command = Command::new(program);
-    command.args(args).env_clear().env("PATH", PATH).envs(VARIABLES.into_iter().zip(values));
-    command.current_dir("/").stdin(Stdio::null()).process_group(0);
-    // SAFETY: the closure only makes system calls, as it must be between fork and exec.
+    // Names come from the target: as the values of variables nothing interprets them.
+    command.args(args).env_clear().env("PATH", PATH).envs(
+        job.environment
+            .iter()
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .map(|(name, value)| (name, value)),
+    );
+    command.current_dir("/").stdin(Stdio::null());
+    let watched = OwnedFd::from(watched);
+    let raw = watched.as_raw_fd();
+    // SAFETY: `prepare` only makes system calls, allocates nothing and takes no lock, as it must be between fork and
+    // exec. The descriptor is open until the command was started.
     unsafe {
-        command.pre_exec(|| {
-            keep_to_itself();
-            Ok(())
-        });
+        command.pre_exec(move || prepare(user, raw));
     }
-    let restored = restore_children();
-    let mut child = command.spawn().with_context(|| format!("cannot start the hook {program}"))?;
-    restored?;
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("no process")?;
-    let in_time = wait(group, answer, hook.timeout);
-    // Also where the command has ended: what it has left behind ends with it.
-    let killed = kill_process_group(group, Signal::KILL);
-    let status = child.wait()?;
-    match in_time? {
-        Woken::Ended => ensure!(status.success(), "the hook {program} failed: {status}"),
-        Woken::Alone => bail!("the hook {program} was killed, because the agent ends"),
-        Woken::Late => {
-            killed.with_context(|| format!("cannot kill the hook {program}"))?;
-            bail!("the hook {program} was killed after {:?}: raise alerts.hook.timeout", hook.timeout);
+    let started = command.spawn();
+    drop(watched);
+    let mut child = match started {
+        Err(error) if user.is_some() && error.raw_os_error() == Some(libc::EPERM) => {
+            let user = hook.user.as_deref().unwrap_or_default();
+            bail!(
+                "cannot run the hook {program} as {user}: the agent needs CAP_SETUID and CAP_SETGID for that"
+            );
         }
-    }
+        started => started.with_context(|| format!("cannot start the hook {program}"))?,
+    };
+    let Ok(status) = time::timeout(hook.timeout, child.wait()).await else {
+        // The process in between sees the pipe end.
+        drop(alive);
+        let killed = time::timeout(KILLED, child.wait()).await;
+        ensure!(killed.is_ok(), "the hook {program} cannot be killed");
+        bail!("the hook {program} was killed after {:?}: raise alerts.hook.timeout", hook.timeout);
+    };
+    let status = of_command(status?);
+    ensure!(status.success(), "the hook {program} failed: {status}");
     Ok(())
 }
 
-/// The runner does not wait for its children, which a child inherits.
-fn restore_children() -> io::Result<()> {
-    // SAFETY: takes no pointer but a constant.
-    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// How the command ended, from how the process in between did.
+fn of_command(status: ExitStatus) -> ExitStatus {
+    match status.code() {
+        Some(code) if code > BY_SIGNAL => ExitStatus::from_raw(code - BY_SIGNAL),
+        _ => status,
+    }
 }
 
-/// Why the keeper goes on.
-enum Woken {
-    Ended,
-    /// The server has closed its end.
-    Alone,
-    Late,
+/// What the hook is told. `docs/agent.md` has the list.
+fn environment(alert: &Alert) -> [(&'static str, String); 8] {
+    [
+        ("SFGI_ALERT_LEVEL", alert.level.word().to_owned()),
+        ("SFGI_ALERT_PID", alert.pid.to_string()),
+        ("SFGI_ALERT_SERVICE", alert.service.clone()),
+        ("SFGI_ALERT_SERVICE_FROM", alert.service_from.word().to_owned()),
+        ("SFGI_ALERT_GROUP", alert.group.clone().unwrap_or_default()),
+        ("SFGI_ALERT_CLASS", alert.class.clone()),
+        ("SFGI_ALERT_VERDICT", alert.verdict.unwrap_or_default().to_owned()),
+        ("SFGI_ALERT_REASON", alert.reason.clone()),
+    ]
+    .map(|(name, value)| (name, clean(&value).into_owned()))
 }
 
-fn wait(command: Pid, answer: &StdStream, limit: Duration) -> Result<Woken> {
-    let ended = pidfd_open(command, PidfdFlags::empty())?;
-    let until = std::time::Instant::now() + limit;
-    loop {
-        let left = until.saturating_duration_since(std::time::Instant::now());
-        let mut both =
-            [PollFd::new(&ended, PollFlags::IN), PollFd::new(answer, PollFlags::IN | PollFlags::RDHUP)];
-        match poll(&mut both, Some(&Timespec::try_from(left)?)) {
-            Ok(0) => return Ok(Woken::Late),
-            Ok(_) if !both[0].revents().is_empty() => return Ok(Woken::Ended),
-            // The server writes nothing.
-            Ok(_) => return Ok(Woken::Alone),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+/// Runs in the new process before it executes the command: gives up all rights, and goes on as two. The child goes on to
+/// the command; the parent never returns.
+fn prepare(user: Option<User>, watched: RawFd) -> io::Result<()> {
+    // A session of its own: signals of the agent's terminal are not for it.
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::setsid() })?;
+    give_up(user)?;
+    // SAFETY: a process of one thread forks; what follows makes system calls only.
+    match check(unsafe { libc::fork() })? {
+        0 => {
+            // SAFETY: takes no pointer.
+            check(unsafe { libc::setpgid(0, 0) })?;
+            keep_to_itself();
+            Ok(())
         }
+        command => watch(command, watched),
     }
 }
 
@@ -346,6 +244,32 @@ fn keep_to_itself() {
     }
 }
 
+/// Waits until the command has ended or the agent wants it to, kills its process group, and exits as the command did.
+fn watch(command: libc::pid_t, watched: RawFd) -> ! {
+    // SAFETY: all calls take plain numbers, or pointers to values on this stack.
+    unsafe {
+        // As the child does: whoever comes first. Its failure means that the child was first and executes already.
+        libc::setpgid(command, command);
+        // The descriptor that tells of a failed `exec` must not stay open here, nor the agent's own.
+        let above = u32::try_from(watched).unwrap_or(u32::MAX);
+        if above > 3 {
+            libc::syscall(libc::SYS_close_range, 3, above - 1, 0);
+        }
+        libc::syscall(libc::SYS_close_range, above + 1, u32::MAX, 0);
+        let ended = libc::syscall(libc::SYS_pidfd_open, command, 0) as RawFd;
+        let mut both = [
+            libc::pollfd { fd: watched, events: 0, revents: 0 },
+            libc::pollfd { fd: ended, events: libc::POLLIN, revents: 0 },
+        ];
+        while libc::poll(both.as_mut_ptr(), 2, -1) < 0 && *libc::__errno_location() == libc::EINTR {}
+        libc::kill(-command, libc::SIGKILL);
+        let mut status = 0;
+        while libc::waitpid(command, &raw mut status, 0) < 0 && *libc::__errno_location() == libc::EINTR {}
+        let by_signal = libc::WIFSIGNALED(status);
+        libc::_exit(if by_signal { BY_SIGNAL + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) })
+    }
+}
+
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -381,15 +305,9 @@ mod tests {
     /// Runs a script as the hook, and waits for its end.
     fn run_script(script: &str, timeout: Duration, user: Option<&str>) -> Result<()> {
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
-        let runner = runner(config::Hook { command, timeout, user: user.map(str::to_owned) });
+        let hook = config::Hook { command, timeout, user: user.map(str::to_owned) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(runner.run(&alert("evil\u{1b}[31m\nname")))
-    }
-
-    fn runner(hook: config::Hook) -> Runner {
-        let alerts = config::Alerts { hook: Some(hook), ..config::Alerts::default() };
-        let config = config::Config { alerts, ..config::Config::default() };
-        Runner::start(|| Some(config.clone())).unwrap()
+        runtime.block_on(run(&hook, &HookJob::new(&hook, &alert("evil\u{1b}[31m\nname"))))
     }
 
     /// The text of a file, once it is there.
@@ -482,11 +400,11 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let script = format!("(sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait)", child.display());
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
-        let runner = runner(config::Hook { command, timeout: SOON, user: None });
-        runtime.spawn(async move { runner.run(&alert("shop")).await });
+        let hook = config::Hook { command, timeout: SOON, user: None };
+        runtime.spawn(async move { run(&hook, &HookJob::new(&hook, &alert("shop"))).await });
         runtime.block_on(async {
             while !child.exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                time::sleep(Duration::from_millis(5)).await;
             }
         });
         drop(runtime);
@@ -499,9 +417,9 @@ mod tests {
         assert!(told("exit 3").contains("exit status: 3"));
         assert!(told("kill -9 $$").contains("signal: 9"));
         let command = vec!["/does/not/exist".to_owned()];
-        let runner = runner(config::Hook { command, timeout: SOON, user: None });
+        let hook = config::Hook { command, timeout: SOON, user: None };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let error = runtime.block_on(runner.run(&alert("shop"))).unwrap_err();
+        let error = runtime.block_on(run(&hook, &HookJob::new(&hook, &alert("shop")))).unwrap_err();
         assert!(format!("{error:#}").contains("No such file"), "{error:#}");
     }
 

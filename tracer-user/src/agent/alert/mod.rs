@@ -3,7 +3,7 @@
 //! effects: it returns what is to be done as values, which [`act`] carries out.
 
 pub mod act;
-pub mod hook;
+pub(crate) mod hook;
 mod level;
 mod remember;
 mod signs;

@@ -2,18 +2,19 @@
 //! scans nothing; those that follow a target for a time by a worker of their own.
 
 use super::{Core, state::TargetState};
-use crate::agent::{
-    picture::ProcessId,
-    request::{Answer, Filter, MAX_DOCUMENT, Profile, Refusal, Request, Scanned},
-    watch::{Ask, Failure, Following, ProbeAsk, Stream, Task, WireFilter, scan::Leaks},
+use crate::{
+    agent::{
+        picture::ProcessId,
+        request::{Answer, Filter, MAX_DOCUMENT, Profile, Refusal, Request, Scanned},
+        watch::{Ask, Failure, Following, ProbeAsk, Stream, Task, WireFilter, scan::Leaks},
+    },
+    files,
 };
 use bytes::Bytes;
 use sfgi_core::{detect::Verdict, event::Mode};
 use std::{
     collections::HashSet,
-    fs::OpenOptions,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -55,6 +56,12 @@ impl Core {
             }
             Request::Trace { pid, seconds, answer } => self.trace(pid, seconds, answer),
             Request::Record { pid, seconds, file, answer } => self.record(pid, seconds, &file, answer),
+            Request::RunHook { job, answer } => {
+                let done = Box::new(move |ended: Result<(), String>| {
+                    drop(answer.send(ended.map_err(Refusal::Failed)))
+                });
+                self.pool.hook(job, done);
+            }
             Request::Reload(config) => self.reload(config),
             // `Core::run` has ended the loop for it.
             Request::Stop => {}
@@ -88,9 +95,8 @@ impl Core {
     /// Records into a file that must not exist yet. The answer, its length, is sent when the recording is complete.
     fn record(&mut self, pid: u32, seconds: Duration, file: &Path, answer: Answer<u64>) {
         let cannot = |error: io::Error| Refusal::Failed(format!("cannot write {}: {error}", file.display()));
-        // `create_new`: a request must not overwrite a file, nor follow a symbolic link.
-        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-        let mut out = match opened {
+        // A request must not overwrite a file, nor follow a symbolic link.
+        let mut out = match files::create_new(file) {
             Ok(out) => out,
             Err(error) => return drop(answer.send(Err(cannot(error)))),
         };

@@ -439,7 +439,7 @@ impl Core {
             ),
             binaries: self.targets.values().map(|state| state.target.build()).collect::<HashSet<_>>().len()
                 as u64,
-            workers: self.pool.workers(),
+            workers: self.pool.scanners(),
             workers_hanging: self.pool.silent(),
             workers_hung: self.pool.hung(),
             errors: self.errors.iter().cloned().collect(),

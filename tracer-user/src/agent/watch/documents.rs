@@ -42,7 +42,7 @@ pub(super) fn goroutines(
     let memory = Live::of(&target.process);
     let view = opened.view(&memory);
     let text = form == Form::Text;
-    let options = Options { stacks: true, args: text, labels: true, objects: !text };
+    let options = Options { stacks: true, args: text, labels: true, objects: !text, most: 0 };
     let snapshot = snapshot::take(&view, options, &mut |_, _| beat()).map_err(failed)?;
     target.still_the_same()?;
     let mut names = Names::new(Arc::clone(&opened.binary), opened.bias, &snapshot);
@@ -57,7 +57,7 @@ pub(super) fn goroutines(
     };
     let limit = if filter.limit == 0 { LIMIT } else { filter.limit.min(MAX_LIMIT) };
     let mut chosen = choice.of(&snapshot, &mut names);
-    let incomplete = snapshot.incomplete.map(|fault| fault.to_string());
+    let incomplete = snapshot.lacks();
     let exe = target.exe();
     let about = About { pid: Some(target.pid()), exe: &exe, incomplete: incomplete.as_deref(), object: None };
     match form {

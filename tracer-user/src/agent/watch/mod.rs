@@ -12,7 +12,7 @@ pub(super) mod scan;
 mod stream;
 mod sweep;
 mod target;
-mod wire;
+pub(super) mod wire;
 mod worker;
 
 pub(super) use budget::{Bucket, Pace, Reading, Step};

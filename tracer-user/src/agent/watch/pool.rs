@@ -8,6 +8,7 @@
 
 use super::wire::{self, Ask, End, Failure, Job, ProbeAsk, ProbeSaid, Role, Said, Sweeper};
 use crate::agent::{
+    alert::hook::HookJob,
     launcher::{Ended, Launcher, Report},
     picture::ProcessId,
     watch::target::TargetSpec,
@@ -33,9 +34,10 @@ use tokio::{
 /// Workers that scan, and those that answer requests: a client's questions hold up no scan.
 const READERS: usize = 3;
 const ANSWERERS: usize = 2;
-/// Streams at the same time that clients asked for, and those that alerts asked for.
+/// Streams at the same time that clients asked for, and those that alerts asked for, as many as `alert/act.rs` begins:
+/// what clients trace must not keep evidence from being taken.
 const CLIENT_STREAMS: usize = 4;
-const ALERT_STREAMS: usize = 2;
+const ALERT_STREAMS: usize = 4;
 /// Requests that wait for a worker; beyond that they are refused.
 const MAX_WAITING: usize = 8;
 /// The longest that one job may take, however steadily its worker beats.
@@ -117,7 +119,11 @@ enum Purpose {
     Read(Lane),
     Probe,
     Follow(Box<Following>),
+    Hook(Box<HookJob>, HookDone),
 }
+
+/// Called with how a hook ended.
+pub(crate) type HookDone = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// What a worker does.
 enum State {
@@ -136,6 +142,7 @@ enum State {
     Follows {
         for_alert: bool,
     },
+    RunsHook,
     /// It is being killed; the core hears of it when it has ended.
     Dying {
         why: Failure,
@@ -173,6 +180,7 @@ enum Kind {
     Reader(Lane),
     Prober,
     Follower,
+    Hook,
 }
 
 /// How long a worker may be silent.
@@ -258,17 +266,17 @@ impl Pool {
         self.hung
     }
 
-    /// Workers that read targets, when all have been started.
-    pub(crate) fn workers(&self) -> u64 {
-        (READERS + ANSWERERS) as u64
+    /// Workers that scan.
+    pub(crate) fn scanners(&self) -> u64 {
+        self.readers(Lane::Scans).count() as u64
     }
 
-    /// Workers that have been silent for more than half of what they may.
+    /// Workers that scan and have been silent for more than half of what they may.
     pub(crate) fn silent(&self) -> u64 {
         let half = self.patience.silence / 2;
         let silent =
             |worker: &&Worker| matches!(&worker.state, State::Busy { heard, .. } if heard.ago() > half);
-        self.workers.values().filter(silent).count() as u64
+        self.readers(Lane::Scans).filter(silent).count() as u64
     }
 
     /// Ends the prober, because a session of it hangs.
@@ -484,6 +492,11 @@ impl Pool {
         self.order(Role::Prober { limit }, Purpose::Follow(Box::new(following)));
     }
 
+    /// Has a worker run a hook.
+    pub(crate) fn hook(&mut self, job: HookJob, done: HookDone) {
+        self.order(Role::Hook, Purpose::Hook(Box::new(job), done));
+    }
+
     /// Takes in a report of the launcher. Returns what became of the sweeper or the prober.
     pub(crate) fn report(&mut self, report: Report) -> Option<Lost> {
         match report {
@@ -503,6 +516,10 @@ impl Pool {
                     Purpose::Read(_) => None,
                     Purpose::Follow(following) => {
                         (following.done)(Err(Failure::Other(format!("no worker can be started: {why}"))));
+                        None
+                    }
+                    Purpose::Hook(_, done) => {
+                        done(Err(format!("no worker can be started: {why}")));
                         None
                     }
                 }
@@ -535,6 +552,13 @@ impl Pool {
                 (Kind::Prober, State::Talks(to), self.share(SIXTEENTHS_PROBER) + OVERHEAD)
             }
             Purpose::Read(lane) => (Kind::Reader(lane), State::Idle(socket), OVERHEAD),
+            Purpose::Hook(job, done) => {
+                tokio::spawn(async move {
+                    done(run_hook(socket, *job).await);
+                    tell(PoolNews::Lost { pid, hangs: false });
+                });
+                (Kind::Hook, State::RunsHook, OVERHEAD)
+            }
             Purpose::Follow(following) => {
                 let for_alert = following.for_alert;
                 tokio::spawn(async move {
@@ -622,7 +646,9 @@ impl Pool {
             State::Dying { done, .. } | State::Busy { done, .. } => {
                 (Failure::Other("the process that looked at it was ended".to_owned()), done)
             }
-            State::Idle(_) | State::Talks(_) | State::Follows { .. } => (Failure::Ended, None),
+            State::Idle(_) | State::Talks(_) | State::Follows { .. } | State::RunsHook => {
+                (Failure::Ended, None)
+            }
         };
         if let Some(done) = done {
             done(Err(why));
@@ -630,7 +656,7 @@ impl Pool {
         let lost = match worker.purpose {
             Kind::Sweeper => Some(Lost::Sweeper),
             Kind::Prober => Some(Lost::Prober { hung }),
-            Kind::Reader(_) | Kind::Follower => None,
+            Kind::Reader(_) | Kind::Follower | Kind::Hook => None,
         };
         self.next_request();
         lost
@@ -650,7 +676,7 @@ impl Pool {
                 }
                 // It names processes by the configuration.
                 Kind::Sweeper => idle.push(*pid),
-                Kind::Prober | Kind::Follower => {}
+                Kind::Prober | Kind::Follower | Kind::Hook => {}
             }
         }
         idle.into_iter().for_each(|pid| self.kill(pid, Failure::Ended));
@@ -715,6 +741,22 @@ async fn converse(
                 };
             }
         }
+    }
+}
+
+/// How long the worker of a hook may take beyond the hook's own time limit: to kill what the hook has started.
+const HOOK_KILLED: Duration = Duration::from_secs(10);
+
+async fn run_hook(mut socket: UnixStream, job: HookJob) -> Result<(), String> {
+    let until = job.timeout + HOOK_KILLED;
+    let ended = timeout(until, async {
+        wire::send_to(&mut socket, &job).await?;
+        wire::receive_from::<Result<(), String>>(&mut socket).await
+    });
+    match ended.await {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(error)) => Err(format!("the process that ran the hook was ended: {error}")),
+        Err(_) => Err("the hook cannot be killed".to_owned()),
     }
 }
 

@@ -9,7 +9,10 @@ use super::{
     target::{Binaries, Target, TargetSpec},
     wire::{self, Again, Ask, End, Failure, Job, Role, Said, Sweeper, Swept},
 };
-use crate::agent::{Config, picture::ProcessId};
+use crate::{
+    agent::{Config, alert::hook, picture::ProcessId},
+    confine::{self, Needs},
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -36,8 +39,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const SWEEP_PATIENCE_NS: u64 = 5_000_000_000;
 /// Between two beats: the server waits many times that long.
 const BEAT_NS: u64 = 500_000_000;
-/// Jobs after which a reader forgets targets that have ended.
-const FORGET_EVERY: u32 = 32;
 
 thread_local! {
     /// Where this thread's beats go, and when the last one went.
@@ -60,9 +61,20 @@ pub(super) fn beat() {
 /// Works until the server closes the socket.
 pub(crate) fn work(role: Role, socket: UnixStream, config: &Arc<Config>) -> ExitCode {
     few_heaps();
+    let needs = match &role {
+        Role::Sweeper { .. } => Some(Needs::reader()),
+        Role::Reader => Some(Needs::reader().with_registers()),
+        Role::Prober { .. } => Some(Needs::prober()),
+        // It executes a command, which gives up everything itself (`alert/hook.rs`).
+        Role::Hook => None,
+    };
+    if let Some(needs) = needs {
+        log::debug!("{role:?}: {}", confine::apply(&needs));
+    }
     let worked = match role {
         Role::Sweeper { skipped } => sweep(skipped, &socket, config),
         Role::Reader => read(socket, config),
+        Role::Hook => hook::work(socket, config),
         Role::Prober { limit } => {
             budget::set_limit(usize::try_from(limit).unwrap_or(usize::MAX));
             probe(socket)
@@ -154,7 +166,6 @@ fn read(socket: UnixStream, config: &Arc<Config>) -> io::Result<()> {
     let (mut from, mut to) = (socket.try_clone()?, socket);
     let mut known: HashMap<ProcessId, Known> = HashMap::new();
     let binaries = Arc::<Binaries>::default();
-    let mut jobs = 0u32;
     while let Some(Job { target, limit, ask }) = wire::receive::<Job>(&mut from)? {
         budget::set_limit(usize::try_from(limit).unwrap_or(usize::MAX));
         binaries.keep_bytes(limit / 4);
@@ -173,10 +184,8 @@ fn read(socket: UnixStream, config: &Arc<Config>) -> io::Result<()> {
         if matches!(end, End::Failed(_)) {
             known.remove(&target.id);
         }
-        jobs += 1;
-        if jobs.is_multiple_of(FORGET_EVERY) {
-            known.retain(|_, known| known.target.process.alive());
-        }
+        // Each holds a descriptor of its process.
+        known.retain(|_, known| known.target.process.alive());
         trim();
         wire::send(&mut to, &Said::End { end, used: budget::used() as u64 })?;
         if broken {

@@ -165,6 +165,10 @@ impl Args {
         self.pid.is_none() && self.core.is_none()
     }
 
+    pub(in crate::cli) fn pids(&self) -> &[u32] {
+        self.pid.as_slice()
+    }
+
     pub(super) fn rules(&self) -> Result<Rules> {
         let rules = Rules::built_in()?;
         Ok(match &self.rules {
@@ -200,6 +204,7 @@ impl Args {
             passes: self.passes,
             threads: self.threads.map_or(processors.min(MAX_THREADS), NonZero::get),
             heap: !self.no_heap,
+            most: 0,
         }
     }
 }

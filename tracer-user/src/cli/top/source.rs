@@ -6,7 +6,9 @@ use crate::{
         args::LayoutArg,
         source,
         source::{Attached, Launched, Opened},
+        user::User,
     },
+    confine::{self, Needs, Writes},
     live::{Attach, Engine, Observers, Outside, read_all},
     probe,
     top::{Publisher, Shared, Source},
@@ -22,8 +24,8 @@ use sfgi_core::{
     snapshot::{Clock, View},
 };
 use std::{
-    io,
-    os::fd::OwnedFd,
+    io::{self, IsTerminal as _},
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -114,7 +116,7 @@ fn trace(args: &Args, mode: Mode, opened: Vec<Opened>, shared: &Arc<Shared>) -> 
     let attached = if args.command.is_empty() {
         Attached::processes(&args.pid, opened, &probes)?
     } else {
-        Attached::command(&args.command, &args.layout, &probes, true)?
+        Attached::command(&args.command, &args.layout, &probes, args.user.chosen()?, true)?
     };
     attached.describe();
     // The engine takes the targets, so what else is needed of them is taken first.
@@ -125,6 +127,7 @@ fn trace(args: &Args, mode: Mode, opened: Vec<Opened>, shared: &Arc<Shared>) -> 
     let engine =
         Engine::new(targets, observers, calibration, DRAIN_EVERY).metered(move |now| costs.tell_costs(now));
     let child = launched.map(Launched::go).transpose()?;
+    confine::apply(&needs(args, Needs::attached()));
     run(move |stop| engine.run(stop), pids, pidfds, child)
 }
 
@@ -135,6 +138,11 @@ fn poll(args: &Args, shared: &Arc<Shared>) -> Result<Running> {
         let path = source::resolve(name)?;
         let mut command = Command::new(&path);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(user) = args.user.chosen()? {
+            user.tell(&mut command);
+            // SAFETY: it makes system calls only.
+            unsafe { command.pre_exec(move || User::become_one(&user)) };
+        }
         // `spawn` returns after `exec`, so /proc/PID/exe is the program already. No probe has to stand before it runs.
         let launched = command.spawn().with_context(|| format!("cannot run {}", path.display()))?;
         pids = vec![launched.id()];
@@ -143,7 +151,16 @@ fn poll(args: &Args, shared: &Arc<Shared>) -> Result<Running> {
     let observers = publisher(args, shared, Source::Snapshots);
     let poller = Poller::new(&pids, &args.layout, observers, args.every)?;
     let pidfds = poller.pidfds()?;
+    // The user may ask for a search for leaks, which samples registers.
+    confine::apply(&needs(args, Needs::reader().with_registers()));
     run(move |stop| poller.run(stop), pids, pidfds, child)
+}
+
+/// What is needed besides reading: signals to end the command, and the terminal, which is opened for its keys where standard input
+/// is another one.
+fn needs(args: &Args, needs: Needs) -> Needs {
+    let needs = if args.command.is_empty() { needs } else { needs.with_signals() };
+    if args.draws() && !io::stdin().is_terminal() { needs.with_writes(Writes::Anything) } else { needs }
 }
 
 fn publisher(args: &Args, shared: &Arc<Shared>, source: Source) -> Observers {
@@ -223,7 +240,7 @@ impl Poller {
         let target = &mut self.targets[index];
         let memory = Live::of(process);
         let view = View { memory: &memory, binary: &opened.binary, bias: target.bias(), clock: Clock::Live };
-        let snapshot = match read_all(&view, || Ok(()))? {
+        let snapshot = match read_all(&view, || {}) {
             Ok(snapshot) => snapshot,
             // The process ended: its last state stays in the pictures.
             Err(_) if !process.alive() => return Ok(()),

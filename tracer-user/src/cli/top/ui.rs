@@ -3,7 +3,7 @@
 
 use super::{Args, TURN, closer::Closer, source::Running};
 use crate::{
-    cli::session::Stop,
+    cli::session::{Signals, Stop},
     top::{Action, LeakSearch, Look, Picture, Read, Screen, Shared, draw},
 };
 use anyhow::{Context as _, Result};
@@ -37,8 +37,15 @@ struct Ui<'a> {
     ended: bool,
 }
 
-pub(super) fn run(args: &Args, screen: Screen, look: Look, shared: &Shared, running: Running) -> Result<()> {
-    let stop = Stop::on_signals()?;
+pub(super) fn run(
+    args: &Args,
+    screen: Screen,
+    look: Look,
+    shared: &Shared,
+    running: Running,
+    signals: Signals,
+) -> Result<()> {
+    let stop = Stop::on(signals)?;
     let closer = Closer::new(&args.layout);
     let mut ui = Ui { screen, look, shared, running, closer, picture: None, ended: false };
     // The closure drops the terminal, and so gives it back, before an error is printed.

@@ -19,7 +19,8 @@
 //! was read: no stack), `running` (its stack is a best effort) or `broken` (it makes no sense). `kind` is `chan`,
 //! `mutex`, `rwmutex`, `waitgroup`, `cond` or `semaphore`; `wants` is `receive`, `send`, `lock`, `rlock`, `wake` or
 //! `unknown`. With `--group` there is `groups` in place of `goroutines`: see [`JsonDump::groups`]. With `--object`
-//! there is also `object`, as in `waits_for` without `wants`.
+//! there is also `object`, as in `waits_for` without `wants`. `incomplete` says why goroutines are missing; where only an
+//! even sample was read, `sampled_of` is the number that there are.
 
 use super::{
     DUMP_SCHEMA, Group,
@@ -60,6 +61,9 @@ struct Head<'a> {
     unreadable: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     incomplete: Option<&'a str>,
+    /// Goroutines that there are, where only a sample of them is in the document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sampled_of: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     object: Option<Waited<'a>>,
 }
@@ -190,6 +194,7 @@ impl<'a, W: Write> JsonDump<'a, W> {
             layout: self.names.binary().layout().source().to_string(),
             unreadable: self.snapshot.unreadable,
             incomplete: about.incomplete,
+            sampled_of: self.snapshot.sampled.map(|sampled| sampled.total),
             object: object.map(|object| Waited { object, wants: None, count: 0 }),
         };
         let head = serde_json::to_string(&head)?;

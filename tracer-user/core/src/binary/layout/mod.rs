@@ -1,19 +1,22 @@
-//! Where the fields of the runtime's structs lie in one binary: by its DWARF, else by the row of its version in
-//! `layouts.json`, else by the row of a version near its own, if the binary's code agrees.
+//! Where the fields of the runtime's structs lie in one binary: by the row of its version in `layouts.json`, else by its DWARF,
+//! else by the row of a version near its own, if the binary's code agrees.
+//!
+//! The table comes first because DWARF is large, and hostile where somebody wants it to be.
 
 mod infer;
 
 use super::buildinfo::GoVersion;
+use super::contents::Contents;
 use super::dwarf;
 use super::elf::{Arch, Image};
 use super::pclntab::Pclntab;
+use crate::files::{self, FileError};
 use crate::goruntime::{Release, layouts};
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::Path;
 use tracer_common::ProbeOffsets;
 
@@ -57,9 +60,9 @@ pub enum LayoutError {
     /// the distance, the field before it, and where the layout comes from.
     #[error("{0} does not lie {1} bytes behind {2} in this binary, as the probes need ({3})")]
     Apart(&'static str, u32, &'static str, String),
-    /// The layout file cannot be read; the text is its path.
-    #[error("the layout file {0} cannot be read")]
-    Io(String, #[source] io::Error),
+    /// The layout file cannot be read.
+    #[error("the layout file {file} {error}")]
+    Unread { file: String, error: FileError },
     /// The layout file was read, but its contents are no complete layout.
     #[error(
         "{file} is no layout: {fault}; `cargo xtask layouts --one GOROOT -o FILE` writes one as it should be"
@@ -138,13 +141,19 @@ pub(super) enum Known {
 }
 
 impl Layout {
-    /// Looks for the layout in the binary's DWARF, its separate debug file, then `layouts.json`.
+    /// Looks for the layout in `layouts.json`; for a version that has no row of its own, in the binary's DWARF, its separate
+    /// debug file, and then in the rows near it.
     ///
     /// # Errors
     /// [`LayoutError::TooOld`].
     pub(super) fn find(image: &Image, version: &GoVersion) -> Result<Known, LayoutError> {
         if version.release < Release::OLDEST {
             return Err(LayoutError::TooOld(version.raw.clone()));
+        }
+        let tabled = Layout::of_version(image.arch(), version);
+        // An experiment may change structs: `exectracer2` did.
+        if version.experiments.is_empty() && matches!(tabled, Known::Surely(_)) {
+            return Ok(tabled);
         }
         // DWARF that lacks a field or contradicts itself was rewritten by another tool: the table is safer.
         let complete = |offsets: &HashMap<_, _>| layouts::check(offsets, version.release).is_ok();
@@ -154,7 +163,14 @@ impl Layout {
         if let Some((path, offsets)) = dwarf::separate(image).filter(|(_, offsets)| complete(offsets)) {
             return Ok(Known::Surely(Layout { source: Source::DebugFile(path), offsets }));
         }
-        Ok(Layout::of_version(image.arch(), version))
+        Ok(tabled)
+    }
+
+    /// The layout that the DWARF of an executable tells, whatever the table has: what the table is made of and compared with.
+    /// `None`: it is no ELF file, or its DWARF does not describe `runtime.g`.
+    pub fn of_dwarf(file: File) -> Option<Layout> {
+        let image = Image::headers(Contents::of(file).ok()?).ok()?;
+        Some(Layout { source: Source::Dwarf, offsets: dwarf::offsets(&image)? })
     }
 
     fn of_version(arch: Arch, version: &GoVersion) -> Known {
@@ -178,13 +194,11 @@ impl Layout {
     /// Reads a layout file, as `cargo xtask layouts --one` writes it.
     ///
     /// # Errors
-    /// [`LayoutError::Io`] and [`LayoutError::BadFile`].
+    /// [`LayoutError::Unread`] and [`LayoutError::BadFile`].
     pub fn from_file(path: &Path) -> Result<Layout, LayoutError> {
         let file = path.display().to_string();
-        let mut text = String::new();
-        File::open(path)
-            .and_then(|opened| opened.take(MAX_FILE).read_to_string(&mut text))
-            .map_err(|error| LayoutError::Io(file.clone(), error))?;
+        let text = files::read_text_limited(path, MAX_FILE)
+            .map_err(|error| LayoutError::Unread { file: file.clone(), error })?;
         Layout::from_json(&text, file.clone()).map_err(|fault| LayoutError::BadFile { file, fault })
     }
 

@@ -27,6 +27,8 @@ const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
 const MAX_CANDIDATES: usize = 64;
 /// Most functions: ten times as many as very large programs have.
 const MAX_FUNCTIONS: usize = 4 << 20;
+/// How many times longer the names of all functions are together than the table with everything in it.
+const MAX_NAMES_RATIO: usize = 4;
 /// Offsets of `text` and `etext` in `moduledata`, the same from 1.18 to 1.27.
 const MODULEDATA_TEXT: u64 = 22 * 8;
 const MODULEDATA_ETEXT: u64 = 23 * 8;
@@ -120,16 +122,28 @@ impl Pclntab {
 
     /// Whether the image has a pclntab, even one whose module data is missing; tells a Go program from another one.
     pub(super) fn is_in(image: &Image) -> bool {
+        let mut left = MAX_CANDIDATES;
         has_section(image)
-            || candidates(image).any(|vaddr| {
-                image.tail(vaddr).is_some_and(|data| Header::parse(&data, image.arch()).is_some())
+            || image.segments().iter().any(|segment| {
+                let found = image.scan(segment, 8, |vaddr, piece| {
+                    magics(piece).take_while(|_| left.checked_sub(1).map(|less| left = less).is_some()).find(
+                        |into| {
+                            let room = segment.file_size - (vaddr - segment.vaddr + *into as u64);
+                            let room = usize::try_from(room).unwrap_or(usize::MAX);
+                            let header = piece.get(*into..).unwrap_or_default();
+                            Header::parse(header, room, image.arch()).is_some()
+                        },
+                    )
+                });
+                found.is_some()
             })
     }
 
     fn at(image: &Image, vaddr: u64, gofunc: u32) -> Result<Pclntab, PclntabError> {
         let corrupt = PclntabError::Corrupt;
         let data = image.tail(vaddr).ok_or(corrupt("it lies outside the file"))?;
-        let header = Header::parse(&data, image.arch()).ok_or(corrupt("its header makes no sense"))?;
+        let header =
+            Header::parse(&data, data.len(), image.arch()).ok_or(corrupt("its header makes no sense"))?;
         let module = moduledata(image, vaddr, &header).ok_or(corrupt("no module data refers to it"))?;
         let read = |offset| module.checked_add(offset).and_then(|at| image.read_ptr(at));
         // The text base is only here: since 1.26 `textStart` in the header is 0.
@@ -217,7 +231,12 @@ impl Pclntab {
 
     fn hash_names(&self) -> Names {
         let hasher = RandomState::new();
-        let names = self.functions().map(|function| hasher.hash_one(function.name));
+        // Functions may share a name, but not all of them a long one.
+        let mut left = self.data.len().saturating_mul(MAX_NAMES_RATIO);
+        let names = self.functions().map_while(|function| {
+            left = left.checked_sub(function.name.len())?;
+            Some(hasher.hash_one(function.name))
+        });
         let mut hashed: Vec<_> = names.zip(0u32..).collect();
         hashed.sort_unstable();
         Names { hasher, hashed }
@@ -271,7 +290,8 @@ struct Header {
 }
 
 impl Header {
-    fn parse(data: &[u8], arch: Arch) -> Option<Header> {
+    /// From the bytes at its beginning; `room`: how many there are to the end of the segment.
+    fn parse(data: &[u8], room: usize, arch: Arch) -> Option<Header> {
         let magic = u32_at(data, 0)?;
         let (_, format) = *MAGICS.iter().find(|(known, _)| *known == magic)?;
         let quantum = match arch {
@@ -284,9 +304,9 @@ impl Header {
         }
         // Every table begins behind the header and within the data, so later sums of offsets start in bounds.
         let word = |at| u64_at(data, at).and_then(|value| usize::try_from(value).ok());
-        let table = |at| word(at).filter(|offset| (HEADER..data.len()).contains(offset));
+        let table = |at| word(at).filter(|offset| (HEADER..room).contains(offset));
         let (count, functab) = (word(8)?, table(64)?);
-        if count == 0 || count > MAX_FUNCTIONS || count > (data.len() - functab) / 8 {
+        if count == 0 || count > MAX_FUNCTIONS || count > (room - functab) / 8 {
             return None;
         }
         let (names, cu, files, pcs) = (table(32)?, table(40)?, table(48)?, table(56)?);
@@ -298,13 +318,17 @@ impl Header {
 fn candidates(image: &Image) -> impl Iterator<Item = u64> {
     let sections = SECTIONS.iter().filter_map(|name| image.section(name));
     let scanned = image.segments().iter().flat_map(|segment| {
-        let data = image.read(segment.vaddr, segment.file_size).unwrap_or_default();
-        let headers = data.chunks_exact(8).enumerate().filter(|(_, word)| {
-            MAGICS.iter().any(|(magic, _)| word.starts_with(&magic.to_le_bytes()) && word.ends_with(&[8]))
-        });
-        headers.map(|(index, _)| segment.vaddr + index as u64 * 8)
+        image.parts(segment).flat_map(|(vaddr, data)| magics(data).map(move |into| vaddr + into as u64))
     });
     sections.chain(scanned).take(MAX_CANDIDATES)
+}
+
+/// Where in these bytes a header may begin.
+fn magics(data: &[u8]) -> impl Iterator<Item = usize> {
+    let headers = data.chunks_exact(8).enumerate().filter(|(_, word)| {
+        MAGICS.iter().any(|(magic, _)| word.starts_with(&magic.to_le_bytes()) && word.ends_with(&[8]))
+    });
+    headers.map(|(index, _)| index * 8)
 }
 
 /// The link-time address of the `moduledata` of the pclntab at `vaddr`: a struct that begins with the address `vaddr`
@@ -313,9 +337,11 @@ fn moduledata(image: &Image, vaddr: u64, header: &Header) -> Option<u64> {
     let relocated =
         image.relocations().iter().filter(|(_, target)| *target == vaddr).map(|(place, _)| *place);
     let plain = image.segments().iter().filter(|segment| !segment.executable).flat_map(|segment| {
-        let data = image.read(segment.vaddr, segment.file_size).unwrap_or_default();
-        let words = data.chunks_exact(8).enumerate().filter(move |(_, word)| **word == vaddr.to_le_bytes());
-        words.map(|(index, _)| segment.vaddr + index as u64 * 8)
+        image.parts(segment).flat_map(move |(at, data)| {
+            let words = data.chunks_exact(8).enumerate();
+            let words = words.filter(move |(_, word)| **word == vaddr.to_le_bytes());
+            words.map(move |(index, _)| at + index as u64 * 8)
+        })
     });
     relocated.chain(plain).find(|place| {
         // funcnametab, cutab, filetab, pctab, pclntable, ftab: a slice of three words each.

@@ -6,6 +6,9 @@
 
 use super::super::bytes::uvarint;
 
+/// Runs of one table. The largest functions, which initialise tables of data, have some ten thousand.
+const MAX_RUNS: usize = 1 << 18;
+
 /// A range of a function's code over which one value holds; it begins where the run before ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
@@ -23,13 +26,14 @@ pub(super) struct Runs<'a> {
     len: u64,
     next: Run,
     first: bool,
+    left: usize,
 }
 
 impl<'a> Runs<'a> {
     /// The table that begins at `table`, for a function of `len` bytes; `quantum` is the smallest instruction of the
     /// processor (1 on amd64, 4 on arm64).
     pub(super) fn new(table: &'a [u8], quantum: u64, len: u64) -> Runs<'a> {
-        Runs { table, at: 0, quantum, len, next: Run { end: 0, value: -1 }, first: true }
+        Runs { table, at: 0, quantum, len, next: Run { end: 0, value: -1 }, first: true, left: MAX_RUNS }
     }
 }
 
@@ -40,6 +44,7 @@ impl Iterator for Runs<'_> {
         if self.next.end >= self.len {
             return None;
         }
+        self.left = self.left.checked_sub(1)?;
         let change = u32::try_from(uvarint(self.table, &mut self.at)?).ok()?;
         if change == 0 && !self.first {
             return None;

@@ -143,6 +143,8 @@ impl Pclntab {
     }
 }
 
+/// Runs of all inline tables together, some dozens for each function. Hostile functions share one long table.
+const MAX_RUNS: usize = 1 << 26;
 /// Deepest nest of inlined calls; the compiler stops far earlier. A hostile tree may be its own parent.
 const MAX_INLINE_DEPTH: usize = 64;
 /// Offsets of `_func.pcfile` and `_func.pcln`.
@@ -256,10 +258,15 @@ impl Pclntab {
     pub(crate) fn inlined_callees<'w>(&self, wanted: &[&'w str]) -> BTreeMap<&'w str, BTreeSet<&str>> {
         let offsets = self.name_offsets(wanted);
         let mut found = BTreeMap::<_, BTreeSet<_>>::new();
+        let mut left = MAX_RUNS;
         for function in self.functions() {
             let Some(table) = self.inline_table(&function) else { continue };
             let Some(tree) = self.funcdata(&function, FuncData::InlTree) else { continue };
             for run in Runs::new(table, self.quantum, function.end - function.entry) {
+                left -= 1;
+                if left == 0 {
+                    return found;
+                }
                 if let Some(call) = self.inlined_call(tree, run.value)
                     && let Some(name) = offsets.get(&call.name)
                 {

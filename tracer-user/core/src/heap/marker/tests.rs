@@ -67,7 +67,7 @@ fn no_mark_is_missed_by_any_number_of_threads() {
         let pages = pages(seed * 0x9e37_79b9);
         let expected = reachable(&pages, BASE);
         for threads in [1, 2, 4] {
-            let marker = Marker::new(&pages, spans(&records));
+            let marker = Marker::new(&pages, spans(&records)).unwrap();
             let mut found = Found::default();
             marker.reach(BASE, Source::Other, &mut found);
             marker.give(&mut found);
@@ -81,4 +81,23 @@ fn no_mark_is_missed_by_any_number_of_threads() {
             assert_eq!(marker.read.load(Relaxed), expected.len() as u64 * SIZE, "scanned once each");
         }
     }
+}
+
+#[test]
+fn addresses_beyond_those_that_are_kept_are_a_doubt() {
+    let pages = pages(1);
+    let marker = Marker::new(&pages, spans(&[record(BASE, 1, (SIZE, 128), IN_USE)])).unwrap();
+    let miss = |count: u64, different: u64| {
+        let mut found = Found::default();
+        for number in 0..count {
+            marker.reach(BASE + PAGE + number % different * 8, Source::Other, &mut found);
+        }
+        marker.give(&mut found);
+    };
+    miss(400_000, 60_000);
+    assert!(!marker.has_dropped(), "each counts once");
+    assert_eq!(marker.misses().len(), 60_000);
+    miss(400_000, MAX_MISSES as u64 + 1);
+    assert!(marker.has_dropped());
+    assert!(marker.misses().len() <= MAX_MISSES);
 }

@@ -94,6 +94,20 @@ proptest! {
 }
 
 #[test]
+fn more_spans_than_the_program_can_have_written() {
+    let mut spans = spans(&[]);
+    spans.resident = Some(64 << 20);
+    let records = (0..32_000u64).map(|number| {
+        record(BASE + number * MAX_SHARED_PAGES * PAGE, MAX_SHARED_PAGES, (16, u16::MAX), IN_USE)
+    });
+    let records: Vec<_> = records.collect();
+    let (added, used) =
+        crate::testing::peak::peak(|| records.iter().try_for_each(|record| spans.add(record, 0, &FIELDS)));
+    assert!(matches!(added, Err(HeapError::Unbelievable(..))), "{added:?}");
+    assert!(used < 4 << 20, "{used}");
+}
+
+#[test]
 fn what_no_runtime_counts_is_not_believed() {
     assert_eq!(Usage::of(3, 14), Some(Usage { bytes: 24_576, cycles: 7 }));
     assert_eq!(Usage::of(MAX_PAGES + 1, 14), None);

@@ -10,15 +10,22 @@ mod tests;
 use super::{Fault, Memory};
 use crate::binary::bytes::{u32_at, u64_at};
 use crate::binary::{Arch, ElfError, GoBinary, Image, file_header};
+use crate::budget::{self, Exhausted};
+use crate::files::{self, FileError};
+use crate::patience::{self, What};
 use notes::Notes;
 use object::LittleEndian;
 use object::elf::{EM_AARCH64, EM_X86_64, ET_CORE, FileHeader64, PN_XNUM, PT_LOAD, PT_NOTE};
 use object::read::elf::FileHeader;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::Path;
 
+/// Bytes of a block as `st_blocks` counts them.
+const BLOCK: u64 = 512;
+/// Bytes that are read with one call.
+const CHUNK: usize = 64 << 20;
 /// Bytes of an `Elf64_Ehdr`, and of an `Elf64_Phdr`.
 const HEADER: usize = 64;
 const PROGRAM: usize = 56;
@@ -35,6 +42,11 @@ const PAGE: u64 = 4096;
 pub enum CoreError {
     #[error("it cannot be read")]
     Io(#[from] io::Error),
+    /// It is no regular file.
+    #[error("it {0}")]
+    File(FileError),
+    #[error("its segments cannot be listed: {0}")]
+    Exhausted(#[from] Exhausted),
     /// It is not an ELF file that can be read here.
     #[error(transparent)]
     Elf(#[from] ElfError),
@@ -83,7 +95,7 @@ impl<'a> Core<'a> {
     /// [`CoreError`], a sentence to put behind the name of the file. A file that ends too early is no error, see
     /// [`Core::truncated`].
     pub fn open(path: &Path, binary: &'a GoBinary) -> Result<Core<'a>, CoreError> {
-        Core::read(File::open(path)?, binary)
+        Core::read(files::open(path)?, binary)
     }
 
     /// As [`Core::open`], for a file that is open already.
@@ -107,6 +119,9 @@ impl<'a> Core<'a> {
             let behind = offset.checked_add(announced).ok_or(CoreError::Corrupt("a segment wraps around"))?;
             let there = announced.min(size.saturating_sub(offset));
             match u32_at(program, 0) {
+                Some(kind) if kind == PT_LOAD.0 && !addr.is_multiple_of(PAGE) => {
+                    return Err(CoreError::Corrupt("a segment does not begin at a page"));
+                }
                 Some(kind) if kind == PT_LOAD.0 => loads.push(Load { addr, offset, there, announced }),
                 Some(kind) if kind == PT_NOTE.0 => notes.read(&file, offset, there),
                 _ => continue,
@@ -218,7 +233,23 @@ impl<'a> Core<'a> {
     }
 }
 
+impl From<FileError> for CoreError {
+    fn from(error: FileError) -> CoreError {
+        match error {
+            FileError::Io(error) => CoreError::Io(error),
+            other => CoreError::File(other),
+        }
+    }
+}
+
 impl Memory for Core<'_> {
+    /// What is in the file, holes left out: its segments may all lie over each other.
+    fn resident(&self) -> Option<u64> {
+        let metadata = self.file.metadata().ok()?;
+        let there = metadata.blocks().saturating_mul(BLOCK).min(metadata.len());
+        Some(there + self.exe.bytes() as u64)
+    }
+
     fn read(&self, addr: u64, buffer: &mut [u8]) -> Result<(), Fault> {
         let (mut at, mut rest) = (addr, buffer);
         while !rest.is_empty() {
@@ -254,6 +285,7 @@ fn programs(file: &File, header: &FileHeader64<LittleEndian>) -> Result<Vec<u8>,
     if count > MAX_PROGRAMS {
         return Err(CoreError::Corrupt("it has more segments than any program"));
     }
+    budget::check(count as usize * (PROGRAM + 2 * size_of::<Load>()))?;
     let mut programs = vec![0; count as usize * PROGRAM];
     if read_up_to(file, &mut programs, header.e_phoff(LittleEndian))? < programs.len() {
         return Err(ElfError::Truncated("the program header table").into());
@@ -268,7 +300,10 @@ fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         // The kernel takes offsets as `i64` and would return an error, but no file reaches that far: it is behind its
         // end.
         let Some(at) = at.checked_add(len as u64).filter(|at| i64::try_from(*at).is_ok()) else { break };
-        match file.read_at(rest, at) {
+        // One read that hangs is noticed by its age, so none may be long for honest reasons.
+        let most = rest.len().min(CHUNK);
+        let _reading = patience::reading(What::File);
+        match file.read_at(rest.get_mut(..most).unwrap_or_default(), at) {
             Ok(0) => break,
             Ok(count) => len += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

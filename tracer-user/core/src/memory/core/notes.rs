@@ -28,13 +28,16 @@ pub(super) struct Notes {
     info: Vec<u8>,
     auxv: Vec<u8>,
     files: Vec<u8>,
+    /// How many were looked at: any number of segments may say to hold the same ones.
+    seen: usize,
 }
 
 impl Notes {
     /// Reads the notes in `size` bytes at `offset` of the file. The first note of each kind counts.
     pub(super) fn read(&mut self, file: &File, offset: u64, size: u64) {
         let mut at = 0u64;
-        for _ in 0..MAX_NOTES {
+        while self.seen < MAX_NOTES {
+            self.seen += 1;
             if at >= size || self.note(file, offset, size, &mut at).is_none() {
                 break;
             }

@@ -102,8 +102,7 @@ pub(crate) fn table(counts: Vec<(Site, u64)>, top: usize) -> Top {
 
 fn incomplete(snapshot: &Snapshot) -> Option<String> {
     let unreadable = || format!("{} goroutines could not be read", snapshot.unreadable);
-    let fault = snapshot.incomplete.map(|fault| fault.to_string());
-    fault.or_else(|| (snapshot.unreadable > 0).then(unreadable))
+    snapshot.lacks().or_else(|| (snapshot.unreadable > 0).then(unreadable))
 }
 
 /// A limit of control groups v1 from here on means none: without a limit the file has the largest number of pages, as
