@@ -1,13 +1,8 @@
 //! A process with all that it has started: what they hold together.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-};
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context, Result};
-
-use crate::machine;
 
 /// A process and its descendants, by who is whose parent.
 ///
@@ -27,19 +22,6 @@ pub fn of(pid: u32) -> Result<Vec<u32>> {
     while let Some(parent) = all.get(at) {
         all.extend(children.remove(parent).unwrap_or_default());
         at += 1;
-    }
-    Ok(all)
-}
-
-/// The BPF programs, maps and links that the processes of a tree hold now.
-///
-/// # Errors
-/// The first process has ended.
-pub fn bpf_objects(pid: u32) -> Result<BTreeSet<String>> {
-    let mut all = machine::bpf_objects_of(pid)?;
-    for child in of(pid)?.into_iter().skip(1) {
-        // It may have ended meanwhile.
-        all.extend(machine::bpf_objects_of(child).unwrap_or_default());
     }
     Ok(all)
 }

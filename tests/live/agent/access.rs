@@ -17,11 +17,11 @@ use anyhow::{Context, Result, ensure};
 use live_tests::{
     agent_http::{self, AUTHORIZATION, Agent, Answer, LONGEST, TOKEN, TOKEN_VARIABLE, answer, ask},
     fixture::{self, Variant},
+    machine,
     process::Process,
     screen::Terminal,
     sfgi::{self, fails},
     toolchain::{self, Go},
-    tree,
 };
 use rustix::process::Signal;
 

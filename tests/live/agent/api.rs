@@ -18,7 +18,6 @@ use live_tests::{
     process::Process,
     sfgi,
     toolchain::{self, Go},
-    tree,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -158,7 +157,11 @@ fn a_trace_streams_and_ends_with_its_client() -> Result<()> {
     drop(stream);
     let deadline = Instant::now() + LONGEST;
     while !machine::bpf_objects_of(agent.process.pid())?.is_empty() {
-        ensure!(Instant::now() < deadline, "the probes stay: {:?}", machine::bpf_objects_of(agent.process.pid())?);
+        ensure!(
+            Instant::now() < deadline,
+            "the probes stay: {:?}",
+            machine::bpf_objects_of(agent.process.pid())?
+        );
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())

@@ -4,7 +4,7 @@ use crate::{
     agent,
     agent::{
         Handle, Request,
-        config::{Config, Overrides},
+        config::{Address, Config, Overrides},
         launcher::{self, Launcher},
         services::Opened,
     },
@@ -81,8 +81,12 @@ fn server(args: &Args, config: Arc<Config>, launcher: Launcher) -> Result<()> {
 /// The folders in which the server writes. What a reload adds to them needs a restart.
 fn writable(config: &Config) -> Vec<PathBuf> {
     let folder = |file: &PathBuf| file.parent().map(Path::to_owned);
-    let files = [&config.store.file, &config.http.token_file];
-    let folders = files.into_iter().flatten().filter_map(folder);
+    // A Unix socket is removed at the end. The token was made before.
+    let sockets = config.http.listen.iter().filter_map(|address| match address {
+        Address::Unix(socket) => Some(socket),
+        Address::Tcp(_) => None,
+    });
+    let folders = config.store.file.iter().chain(sockets).filter_map(folder);
     folders.chain(config.evidence.directory.clone()).collect()
 }
 
