@@ -66,7 +66,9 @@ impl Contents {
     /// There are more of them than in any program.
     pub(super) fn stretches(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, ElfError> {
         let end = range.end.min(self.len());
-        let Contents::File { file, .. } = self else { return Ok(std::iter::once(range.start.min(end)..end).collect()) };
+        let Contents::File { file, .. } = self else {
+            return Ok(std::iter::once(range.start.min(end)..end).collect());
+        };
         let many = ElfError::Corrupt("it has more holes than any program");
         let mut found: Vec<Range<u64>> = Vec::new();
         let mut at = range.start;
