@@ -143,7 +143,8 @@ mod tests {
         let there: u64 = stretches.iter().map(|stretch| stretch.end - stretch.start).sum();
         assert!(there < 1 << 20, "{stretches:?}");
         let within = contents.stretches((1 << 30) + 2..(1 << 30) + 3).unwrap();
-        assert_eq!(within, [(1 << 30) + 2..(1 << 30) + 3]);
+        assert_eq!(within.len(), 1);
+        assert_eq!(within.first(), Some(&((1 << 30) + 2..(1 << 30) + 3)));
         assert_eq!(contents.stretches(2 << 20..3 << 20).unwrap(), []);
         assert_eq!(&*contents.read(1 << 30, 4).unwrap(), b"data");
         assert_eq!(contents.read((1 << 31) - 2, 100).unwrap().len(), 2);
