@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::toolchain;
+use crate::{toolchain, tree};
 
 /// The path of a program that `cargo xtask setup` unpacks without installing it.
 ///
@@ -81,7 +81,7 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
 /// The process has gone.
 pub fn bpf_objects_of(pid: u32) -> Result<BTreeSet<String>> {
     let mut objects = BTreeSet::new();
-    for pid in [pid].into_iter().chain(children(pid)?) {
+    for pid in tree::of(pid)? {
         let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { continue };
         for entry in entries {
             // A descriptor may be closed meanwhile.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::harness::{Test, live};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use live_tests::{
     agent_http::{self, AUTHORIZATION, Agent, LONGEST, TOKEN, ask},
     fixture::{Own, Variant},
@@ -20,7 +20,7 @@ use live_tests::{
     toolchain::Go,
     tree,
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -154,14 +154,20 @@ fn a_service_manager_is_told_how_it_is() -> Result<()> {
     }
     ensure!(agent.get("/healthz")?.json()?["status"] == "ok");
     // An agent that stands still says nothing, whatever it says later.
-    agent.process.signal(Signal::STOP)?;
+    let all = |signal| -> Result<()> {
+        for pid in tree::of(agent.process.pid())? {
+            kill_process(Pid::from_raw(pid.cast_signed()).context("no PID")?, signal)?;
+        }
+        Ok(())
+    };
+    all(Signal::STOP)?;
     thread::sleep(Duration::from_millis(500));
     manager.set_read_timeout(Some(Duration::from_millis(1)))?;
     while told().is_ok() {}
     manager.set_read_timeout(Some(Duration::from_secs(2)))?;
     ensure!(told().is_err(), "a stopped agent says that it lives");
     manager.set_read_timeout(Some(LONGEST))?;
-    agent.process.signal(Signal::CONT)?;
+    all(Signal::CONT)?;
     until("WATCHDOG=1")?;
     agent.process.signal(Signal::TERM)?;
     until("STOPPING=1")?;

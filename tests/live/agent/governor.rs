@@ -8,6 +8,7 @@ use live_tests::{
     agent::{Agent, SOON, sum},
     fixture::{self, Own, Variant},
     toolchain::Go,
+    tree,
 };
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -79,9 +80,13 @@ fn what_becomes_too_dear_ends_within_two_seconds() -> Result<()> {
 
 /// Whether a process has the kernel count the runs of eBPF programs: that belongs to a file descriptor.
 fn counts_runs(pid: u32) -> Result<bool> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd"))?;
-    let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    Ok(links.into_iter().any(|link| link == Path::new("anon_inode:bpf-stats")))
+    let counts = |pid: u32| {
+        // A worker may have ended meanwhile.
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+        let mut links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links.any(|link| link == Path::new("anon_inode:bpf-stats"))
+    };
+    Ok(tree::of(pid)?.into_iter().any(counts))
 }
 
 /// What the programs run is added up, also of sessions that are over, and the kernel counts only while one stands.

@@ -8,6 +8,7 @@ mod deploy_files;
 mod document;
 mod governor;
 mod growth;
+mod hostile;
 mod memory;
 mod metrics;
 mod otlp;
@@ -30,6 +31,7 @@ pub(crate) fn tests() -> Vec<Test> {
         document::tests(),
         governor::tests(),
         growth::tests(),
+        hostile::tests(),
         memory::tests(),
         metrics::tests(),
         otlp::tests(),

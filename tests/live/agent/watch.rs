@@ -17,6 +17,7 @@ use live_tests::{
     fixture::{self, Own, Variant},
     leaks, sfgi,
     toolchain::Go,
+    tree,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -251,8 +252,11 @@ fn programs_that_live_for_a_moment() -> Result<()> {
     let lasting = own.start(&["-n", "4"])?;
     let agent = watching(&own, &[])?;
     agent.wait_for(lasting.pid(), scanned)?;
-    let descriptors =
-        || -> Result<usize> { Ok(fs::read_dir(format!("/proc/{}/fd", agent.process.pid()))?.count()) };
+    // Of all processes of the agent; a worker may come or go meanwhile.
+    let descriptors = || -> Result<usize> {
+        let open = |pid: &u32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        Ok(tree::of(agent.process.pid())?.iter().map(open).sum())
+    };
     let before = descriptors()?;
     for _ in 0..10 {
         let mut all = Vec::new();
@@ -271,7 +275,7 @@ fn programs_that_live_for_a_moment() -> Result<()> {
     let seen = &picture["node"]["seen"];
     assert!(seen["started_total"].as_u64() > Some(20), "{seen}");
     let after = descriptors()?;
-    assert!(after <= before + 4, "{before} descriptors became {after}");
+    assert!(after <= before + 40, "{before} descriptors became {after}");
     Ok(())
 }
 

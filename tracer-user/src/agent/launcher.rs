@@ -30,6 +30,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
+    ffi::CStr,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::unix::net::UnixStream,
@@ -40,6 +41,9 @@ use std::{
 const MAX_MESSAGE: usize = 4096;
 /// Workers at the same time, whatever is ordered.
 const MAX_WORKERS: usize = 32;
+
+/// The exit code for a server that a signal has ended: it could not say why itself.
+const KILLED: u8 = 137;
 
 /// What the server orders.
 #[derive(Debug, Serialize, Deserialize)]
@@ -161,7 +165,7 @@ fn receive<T: serde::de::DeserializeOwned>(from: BorrowedFd<'_>) -> io::Result<O
     Ok(Some((value.ok_or(io::ErrorKind::InvalidData)?, fd)))
 }
 
-/// How many bytes a child's life begins with: its socket.
+/// On which side of a fork this is.
 enum Child {
     /// In the child.
     Is,
@@ -183,8 +187,12 @@ fn fork() -> io::Result<Child> {
                 Signals::restore()?;
                 Ok(())
             })();
+            if let Err(error) = begun {
+                log::error!("a process of the agent cannot begin: {error}");
+                exit(ExitCode::FAILURE);
+            }
             // The parent may have died before it could be asked to take the child along.
-            if begun.is_err() || getppid() != Some(own) {
+            if getppid() != Some(own) {
                 exit(ExitCode::FAILURE);
             }
             Ok(Child::Is)
@@ -199,6 +207,12 @@ fn exit(code: ExitCode) -> ! {
     let _ = io::Write::flush(&mut io::stdout());
     // SAFETY: takes no pointer.
     unsafe { libc::_exit(if code == ExitCode::SUCCESS { 0 } else { 1 }) }
+}
+
+/// Names this process for `ps` and `top`, which would show the same command line for all.
+fn name(name: &CStr) {
+    // Longer names than 15 bytes are cut; ours are not.
+    let _ = rustix::thread::set_name(name);
 }
 
 /// The signals that the launcher waits for, as a descriptor.
@@ -272,6 +286,7 @@ pub fn run(
     let server = match fork()? {
         Child::Is => {
             drop((ours, signals));
+            name(c"sfgi-server");
             exit(server(Launcher { socket: theirs }))
         }
         Child::Has(pid) => pid,
@@ -342,6 +357,7 @@ fn begin(role: Role, config: &std::sync::Arc<Config>, ours: (i32, i32)) -> io::R
     match fork()? {
         Child::Is => {
             drop(near);
+            name(role.name());
             // What the launcher holds is none of the worker's business.
             for fd in [ours.0, ours.1] {
                 // SAFETY: this process never uses these two again: it ends in this function.
@@ -361,8 +377,11 @@ fn reap(server: Pid, workers: &mut BTreeSet<u32>, to: &OwnedFd) -> Option<ExitCo
         let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) else { return code };
         let cpu_ns = children_cpu_ns().saturating_sub(before);
         if pid == server {
+            if let Some(signal) = status.terminating_signal() {
+                log::error!("signal {signal} has ended the process that decides");
+            }
             let status = status.exit_status().and_then(|status| u8::try_from(status).ok());
-            code = Some(status.map_or(ExitCode::FAILURE, ExitCode::from));
+            code = Some(ExitCode::from(status.unwrap_or(KILLED)));
             continue;
         }
         let pid = pid.as_raw_nonzero().get().unsigned_abs();

@@ -149,6 +149,7 @@ pub struct ProcessId {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The path of the executable in the target's own mount namespace.
+    #[serde(with = "any_path")]
     pub exe: PathBuf,
     /// The import path of its main package; empty where the binary does not say.
     pub package: String,
@@ -179,6 +180,33 @@ impl Identity {
     /// The path of the executable, to be shown.
     pub fn exe_text(&self) -> String {
         clean(&self.exe.to_string_lossy()).into_owned()
+    }
+}
+
+/// A path of a target may have bytes that are no text: serde would refuse it, and the target would be hidden.
+mod any_path {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use std::{
+        ffi::OsString,
+        os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+        path::{Path, PathBuf},
+    };
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        if to.is_human_readable() {
+            to.serialize_str(&path.to_string_lossy())
+        } else {
+            to.serialize_bytes(path.as_os_str().as_bytes())
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        if from.is_human_readable() {
+            PathBuf::deserialize(from)
+        } else {
+            // Bytes and a list of bytes are the same to postcard.
+            Vec::deserialize(from).map(|bytes| OsString::from_vec(bytes).into())
+        }
     }
 }
 
@@ -402,6 +430,17 @@ pub(super) fn cut(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_is_no_text_goes_over_to_another_process() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let exe = std::ffi::OsStr::from_bytes(b"/srv/\xff\n").into();
+        let identity = Identity { exe, ..Identity::default() };
+        let bytes = postcard::to_allocvec(&identity).unwrap();
+        assert_eq!(postcard::from_bytes::<Identity>(&bytes).unwrap(), identity);
+        assert!(serde_json::to_string(&identity).unwrap().contains("/srv/\u{fffd}\\n"));
+        assert_eq!(identity.exe_text(), "/srv/\u{fffd}?");
+    }
 
     #[test]
     fn a_length_of_time_counts_in_the_class_that_it_bounds() {

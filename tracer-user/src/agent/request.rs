@@ -71,6 +71,10 @@ pub enum Request {
     Stop,
 }
 
+/// The longest document or profile, bytes: ten thousand goroutines with deep stacks. The server makes it whole before it
+/// sends it.
+pub const MAX_DOCUMENT: usize = 16 << 20;
+
 /// The channel for the answer to one request.
 pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -85,6 +89,9 @@ pub enum Refusal {
     /// As many do the same already, or it would go beyond the budget.
     #[error("{0}")]
     Busy(String),
+    /// The document would be longer than any may be.
+    #[error("the answer has more than {} MiB: ask for less at a time", MAX_DOCUMENT >> 20)]
+    TooLarge,
     /// The target cannot be read or probed for it.
     #[error("{0}")]
     Failed(String),

@@ -4,7 +4,7 @@ use crate::{
     agent,
     agent::{
         Handle, Request,
-        config::{Config, Overrides},
+        config::{Address, Config, Overrides},
         launcher::{self, Launcher},
         services::Opened,
     },
@@ -46,11 +46,12 @@ pub(super) struct Args {
     pictures: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+/// Returns the exit code of the process that decides, which has said what there was to say.
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = args.load()?;
     if args.check_config {
         println!("the configuration is right");
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let config = Arc::new(config);
     let reload = || args.load().ok().map(Arc::new);
@@ -61,11 +62,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             ExitCode::FAILURE
         }
     });
-    if code.context("the agent cannot start")? == ExitCode::SUCCESS {
-        Ok(())
-    } else {
-        bail!("the agent has ended")
-    }
+    code.context("the agent cannot start")
 }
 
 /// The process that decides and talks to clients. The core has a thread of its own; this one only waits for signals, requests
@@ -84,8 +81,12 @@ fn server(args: &Args, config: Arc<Config>, launcher: Launcher) -> Result<()> {
 /// The folders in which the server writes. What a reload adds to them needs a restart.
 fn writable(config: &Config) -> Vec<PathBuf> {
     let folder = |file: &PathBuf| file.parent().map(Path::to_owned);
-    let files = [&config.store.file, &config.http.token_file];
-    let folders = files.into_iter().flatten().filter_map(folder);
+    // A Unix socket is removed at the end. The token was made before.
+    let sockets = config.http.listen.iter().filter_map(|address| match address {
+        Address::Unix(socket) => Some(socket),
+        Address::Tcp(_) => None,
+    });
+    let folders = config.store.file.iter().chain(sockets).filter_map(folder);
     folders.chain(config.evidence.directory.clone()).collect()
 }
 

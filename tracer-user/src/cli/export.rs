@@ -47,6 +47,14 @@ impl To {
         }
     }
 
+    /// Whether it can be of one process only (--pid). The others name the process of each event.
+    fn takes_pid(self) -> bool {
+        match self {
+            To::Pprof | To::Flamegraph | To::Folded | To::GoTrace | To::Perfetto => true,
+            To::Json | To::Csv => false,
+        }
+    }
+
     fn is_text(self) -> bool {
         match self {
             To::Flamegraph | To::Folded | To::Json | To::Csv => true,
@@ -157,7 +165,7 @@ impl Args {
             ("--from", self.from.is_some()),
         ];
         ensure!(
-            self.pid.is_none() || !matches!(self.to, To::Json | To::Csv),
+            self.pid.is_none() || self.to.takes_pid(),
             "--pid is for profiles and traces: json and csv name the process of each event"
         );
         if !self.to.is_profile() {

@@ -155,6 +155,8 @@ impl Command {
 
 /// How a command ended that did not fail.
 enum Outcome {
+    /// Another process of the command has ended so, and has said why.
+    Said(ExitCode),
     Done,
     /// `sfgi leaks --fail` found something.
     Found,
@@ -201,13 +203,14 @@ fn run(cli: Cli) -> ExitCode {
         Command::Export(limited) => export::run(&limited.args).map(|()| Outcome::Done),
         Command::Dump(limited) => dump::run(&limited.args).map(|()| Outcome::Done),
         Command::Leaks(limited) => leaks::run(&limited.args),
-        Command::Agent(args) => agent::run(&args).map(|()| Outcome::Done),
+        Command::Agent(args) => agent::run(&args).map(Outcome::Said),
         Command::Ps(limited) => ps::run(&limited.args).map(|()| Outcome::Done),
         Command::Doctor(limited) => doctor::run(&limited.args).map(|()| Outcome::Done),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Found) => ExitCode::from(FOUND),
+        Ok(Outcome::Said(code)) => code,
         // The reader of our output has closed it (`sfgi … | head`): it has what it wanted.
         Err(err) if is_broken_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => {

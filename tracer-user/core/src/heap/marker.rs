@@ -35,6 +35,7 @@ use crate::budget;
 use crate::memory::{Fault, Memory, Range};
 use crate::snapshot::View;
 use std::collections::VecDeque;
+use std::panic::resume_unwind;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -134,6 +135,16 @@ impl Found {
 
     pub(super) fn is_any(&self) -> bool {
         !self.queue.is_empty() || !self.woken.is_empty()
+    }
+}
+
+/// A thread that scans a batch, until this is dropped.
+struct Busy<'m, 'a>(&'m Marker<'a>);
+
+impl Drop for Busy<'_, '_> {
+    fn drop(&mut self) {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).busy -= 1;
+        self.0.wake.notify_all();
     }
 }
 
@@ -329,26 +340,29 @@ impl<'a> Marker<'a> {
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.work(&mut |_| {}))).collect();
             let own = self.work(progress);
-            others.into_iter().map(|other| other.join().unwrap_or(Ok(()))).fold(own, Result::and)
+            // A thread that panicked has lost marks, and a mark that is missed is a false proof.
+            let join = |other: std::thread::ScopedJoinHandle<'_, _>| {
+                other.join().unwrap_or_else(|panic| resume_unwind(panic))
+            };
+            others.into_iter().map(join).fold(own, Result::and)
         })
     }
 
     fn work(&self, progress: &mut dyn FnMut(u64)) -> Result<(), Fault> {
         let mut scan = Scan::default();
         while let Some(batch) = self.take() {
+            // Dropped on a panic, too: the other threads wait as long as one is busy.
+            let busy = Busy(self);
             // What a batch finds at most, in each word an object that is waited for.
             let room = budget::check(BATCH_BYTES / 8 * size_of::<Woken>() * 2).map_err(Fault::from);
             let result = room.and_then(|()| self.scan(&batch, &mut scan));
             self.give(&mut scan.found);
-            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.busy -= 1;
             if result.is_err() {
                 // The target is gone or unreadable: no other thread shall begin anything. The flags of these spans stay
                 // set, so this marker must not be marked with again.
-                queue.spans.clear();
+                self.queue.lock().unwrap_or_else(PoisonError::into_inner).spans.clear();
             }
-            self.wake.notify_all();
-            drop(queue);
+            drop(busy);
             result?;
             progress(self.read.load(Relaxed));
         }

@@ -6,12 +6,13 @@ use crate::{
     agent::{
         Request, config,
         picture::ProcessId,
-        request::{Answer, Filter, Form},
+        request::{Answer, Filter, Form, Refusal},
         store::own_folder,
     },
     files,
 };
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use std::{
     collections::BTreeSet,
     fs,
@@ -28,6 +29,9 @@ const AT_A_TIME: usize = 4;
 
 /// Goroutines in a dump of evidence; the core gives fewer where a request says nothing (`LIMIT` in `core/answer.rs`).
 const MAX_GOROUTINES: usize = 10_000;
+
+/// A dump of so few is not made shorter.
+const FEW: usize = 100;
 
 #[derive(Debug)]
 pub struct Actor {
@@ -138,10 +142,7 @@ async fn keep(
         file.context("cannot make room for evidence: look at evidence.directory")
     };
     let (dump, recording) = (room("txt")?, room("sfgi")?);
-    let filter = Filter { limit: MAX_GOROUTINES, ..Filter::default() };
-    let text =
-        ask(&requests, |answer| Request::Goroutines { pid: alert.pid, filter, form: Form::Text, answer });
-    let text = text.await?;
+    let text = goroutines(&requests, alert.pid).await?;
     write(&dump, &text)?;
     let file = recording.clone();
     let size =
@@ -149,6 +150,21 @@ async fn keep(
     // The size of a recording is known only now; before, `make_room` could make room for the number of files only.
     evidence.shrink(0).context("cannot shrink the evidence")?;
     Ok(format!("kept {} and {} ({size} bytes)", dump.display(), recording.display()))
+}
+
+/// The traceback of a target; of fewer goroutines, where those of many would be too long.
+async fn goroutines(requests: &mpsc::Sender<Request>, pid: u32) -> Result<Bytes> {
+    let mut limit = MAX_GOROUTINES;
+    loop {
+        let filter = Filter { limit, ..Filter::default() };
+        let asked = ask(requests, |answer| Request::Goroutines { pid, filter, form: Form::Text, answer });
+        match asked.await {
+            Err(error) if limit > FEW && matches!(error.downcast_ref(), Some(Refusal::TooLarge)) => {
+                limit /= 4;
+            }
+            made => return made,
+        }
+    }
 }
 
 fn write(file: &Path, text: &[u8]) -> Result<()> {

@@ -7,7 +7,7 @@
 
 use super::Alert;
 use crate::{
-    agent::{config, watch::wire},
+    agent::{Config, config, watch::wire},
     output::clean,
 };
 use anyhow::{Context as _, Result, bail, ensure};
@@ -23,6 +23,9 @@ use std::{
     time::Duration,
 };
 use tokio::{process::Command, time};
+
+/// How the names of all variables begin that the server may set.
+const PREFIX: &str = "SFGI_ALERT_";
 
 /// Where the hook looks for programs: the environment of the agent is not passed on.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -79,11 +82,10 @@ impl User {
     }
 }
 
-/// A hook that is to be run: the server has no right to execute anything, so a worker does it.
+/// What a hook is told. The server has no right to execute anything, so a worker runs the hook; which command that is, it takes
+/// from the configuration and from nobody else.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HookJob {
-    command: Vec<String>,
-    user: Option<String>,
     /// How long it may take.
     pub(in crate::agent) timeout: Duration,
     environment: Vec<(String, String)>,
@@ -91,14 +93,14 @@ pub struct HookJob {
 
 impl HookJob {
     pub(super) fn new(hook: &config::Hook, alert: &Alert) -> HookJob {
-        let config::Hook { command, timeout, user } = hook.clone();
         let environment = environment(alert).map(|(name, value)| (name.to_owned(), value)).to_vec();
-        HookJob { command, user, timeout, environment }
+        HookJob { timeout: hook.timeout, environment }
     }
 }
 
 /// The worker: receives a [`HookJob`], runs it, and says how that ended. A server that closes the socket ends the hook.
-pub(in crate::agent) fn work(mut socket: UnixStream) -> io::Result<()> {
+pub(in crate::agent) fn work(mut socket: UnixStream, config: &Config) -> io::Result<()> {
+    let Some(hook) = &config.alerts.hook else { return Ok(()) };
     let Some(job) = wire::receive::<HookJob>(&mut socket)? else { return Ok(()) };
     let alive = socket.try_clone()?;
     alive.set_nonblocking(true)?;
@@ -107,7 +109,7 @@ pub(in crate::agent) fn work(mut socket: UnixStream) -> io::Result<()> {
         let mut server = tokio::net::UnixStream::from_std(alive)?;
         let mut nothing = [0];
         tokio::select! {
-            ended = run(&job) => Ok(Some(ended)),
+            ended = run(hook, &job) => Ok(Some(ended)),
             // It says nothing more: this is its end.
             _ = tokio::io::AsyncReadExt::read(&mut server, &mut nothing) => io::Result::Ok(None),
         }
@@ -120,17 +122,18 @@ pub(in crate::agent) fn work(mut socket: UnixStream) -> io::Result<()> {
 }
 
 /// Runs the hook and waits for its end, or kills it after its time limit. It is killed, too, when this is dropped.
-async fn run(hook: &HookJob) -> Result<()> {
+async fn run(hook: &config::Hook, job: &HookJob) -> Result<()> {
     let (program, args) = hook.command.split_first().context("the hook has no command")?;
     let user = hook.user.as_deref().map(User::find).transpose().context("alerts.hook.user")?;
     let (watched, alive) = std::io::pipe().context("cannot make a pipe for the hook")?;
     let mut command = Command::new(program);
     // Names come from the target: as the values of variables nothing interprets them.
-    command
-        .args(args)
-        .env_clear()
-        .env("PATH", PATH)
-        .envs(hook.environment.iter().map(|(name, value)| (name, value)));
+    command.args(args).env_clear().env("PATH", PATH).envs(
+        job.environment
+            .iter()
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .map(|(name, value)| (name, value)),
+    );
     command.current_dir("/").stdin(Stdio::null());
     let watched = OwnedFd::from(watched);
     let raw = watched.as_raw_fd();
@@ -304,7 +307,7 @@ mod tests {
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
         let hook = config::Hook { command, timeout, user: user.map(str::to_owned) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(&HookJob::new(&hook, &alert("evil\u{1b}[31m\nname"))))
+        runtime.block_on(run(&hook, &HookJob::new(&hook, &alert("evil\u{1b}[31m\nname"))))
     }
 
     /// The text of a file, once it is there.
@@ -398,7 +401,7 @@ mod tests {
         let script = format!("(sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait)", child.display());
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
         let hook = config::Hook { command, timeout: SOON, user: None };
-        runtime.spawn(async move { run(&HookJob::new(&hook, &alert("shop"))).await });
+        runtime.spawn(async move { run(&hook, &HookJob::new(&hook, &alert("shop"))).await });
         runtime.block_on(async {
             while !child.exists() {
                 time::sleep(Duration::from_millis(5)).await;
@@ -416,7 +419,7 @@ mod tests {
         let command = vec!["/does/not/exist".to_owned()];
         let hook = config::Hook { command, timeout: SOON, user: None };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let error = runtime.block_on(run(&HookJob::new(&hook, &alert("shop")))).unwrap_err();
+        let error = runtime.block_on(run(&hook, &HookJob::new(&hook, &alert("shop")))).unwrap_err();
         assert!(format!("{error:#}").contains("No such file"), "{error:#}");
     }
 

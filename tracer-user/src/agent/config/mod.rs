@@ -249,6 +249,8 @@ pub fn changes(old: &Config, new: &Config) -> Reload {
         (before.token_file != after.token_file, "http.token_file"),
         (before.max_requests != after.max_requests, "http.max_requests"),
         (old.store != new.store, "store"),
+        // The server may write only where it said it would when it began (`writable` in `cli/agent.rs`).
+        (old.evidence.directory != new.evidence.directory, "evidence.directory"),
     ];
     Reload {
         parts: parts.into_iter().filter_map(|(changed, part)| changed.then_some(part)).collect(),

@@ -5,7 +5,7 @@ use super::{Core, state::TargetState};
 use crate::{
     agent::{
         picture::ProcessId,
-        request::{Answer, Filter, Profile, Refusal, Request, Scanned},
+        request::{Answer, Filter, MAX_DOCUMENT, Profile, Refusal, Request, Scanned},
         watch::{Ask, Failure, Following, ProbeAsk, Stream, Task, WireFilter, scan::Leaks},
     },
     files,
@@ -21,8 +21,9 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-/// Bytes of a document or a profile that an answer may have. Larger ones are asked for in parts.
-const MAX_DOCUMENT: usize = 16 << 20;
+/// By how much a document grows, bytes. Doubling it would take twice as much memory in the end; the allocator moves no
+/// pages when blocks as large as these grow.
+const GROWS: usize = 1 << 20;
 /// Pieces that wait for whoever takes them.
 const PIECES: usize = 16;
 
@@ -47,7 +48,7 @@ impl Core {
                 }
             }
             Request::Profile { pid, kind: Profile::Block(seconds), answer } => {
-                self.block_profile(pid, seconds, answer)
+                self.block_profile(pid, seconds, answer);
             }
             Request::Profile { pid, kind, answer } => self.ask(pid, answer, Ask::Profile(kind)),
             Request::Goroutines { pid, filter, form, answer } => {
@@ -57,7 +58,7 @@ impl Core {
             Request::Record { pid, seconds, file, answer } => self.record(pid, seconds, &file, answer),
             Request::RunHook { job, answer } => {
                 let done = Box::new(move |ended: Result<(), String>| {
-                    drop(answer.send(ended.map_err(Refusal::Failed)))
+                    drop(answer.send(ended.map_err(Refusal::Failed)));
                 });
                 self.pool.hook(job, done);
             }
@@ -220,10 +221,11 @@ fn collect(pid: u32, answer: Answer<Bytes>) -> (mpsc::Sender<Bytes>, oneshot::Se
         let mut document = Vec::new();
         while let Some(piece) = receiver.recv().await {
             if document.len() + piece.len() > MAX_DOCUMENT {
-                let why =
-                    format!("the answer has more than {} MiB: ask for less at a time", MAX_DOCUMENT >> 20);
-                let _ = answer.send(Err(Refusal::Failed(why)));
+                let _ = answer.send(Err(Refusal::TooLarge));
                 return;
+            }
+            if document.capacity() - document.len() < piece.len() {
+                document.reserve_exact(piece.len().max(GROWS));
             }
             document.extend_from_slice(&piece);
         }

@@ -103,7 +103,6 @@ impl Core {
             self.programs_seconds += spent.program_cores * spent.seconds;
             self.bpf_ns.1 = spent.ran_ns.or(self.bpf_ns.1);
         }
-        let all: f64 = self.targets.values().map(|state| state.probes.cores()).sum();
         let Some(state) = self.state(id) else { return };
         // A target that ends makes its probes fail. That is no error; the next sweep removes the target.
         if matches!(news, News::Ended(Some(Failure::Ended))) {
@@ -113,6 +112,8 @@ impl Core {
         match state.probes.news(news, at) {
             Next::Nothing => {}
             Next::Start(mode) => {
+                // Without the session that has just ended.
+                let all: f64 = self.targets.values().map(|state| state.probes.cores()).sum();
                 let budget = &self.config.budget;
                 self.probe(id.pid, mode, budget.process().min(PROBES_SHARE * budget.node - all));
             }

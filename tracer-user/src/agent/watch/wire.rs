@@ -11,6 +11,7 @@ use crate::agent::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sfgi_core::{event::Mode, goruntime::State};
 use std::{
+    ffi::CStr,
     io::{self, Read, Write},
     sync::Arc,
     time::Duration,
@@ -31,6 +32,18 @@ pub(crate) enum Role {
     Hook,
     /// Puts probes into targets, with so many bytes of heap memory.
     Prober { limit: u64 },
+}
+
+impl Role {
+    /// The name of such a worker in `ps`.
+    pub(crate) fn name(&self) -> &'static CStr {
+        match self {
+            Role::Sweeper { .. } => c"sfgi-sweeper",
+            Role::Reader => c"sfgi-reader",
+            Role::Hook => c"sfgi-hook",
+            Role::Prober { .. } => c"sfgi-prober",
+        }
+    }
 }
 
 /// Why a target could not be looked at.

@@ -39,8 +39,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const SWEEP_PATIENCE_NS: u64 = 5_000_000_000;
 /// Between two beats: the server waits many times that long.
 const BEAT_NS: u64 = 500_000_000;
-/// Jobs after which a reader forgets targets that have ended.
-const FORGET_EVERY: u32 = 32;
 
 thread_local! {
     /// Where this thread's beats go, and when the last one went.
@@ -76,7 +74,7 @@ pub(crate) fn work(role: Role, socket: UnixStream, config: &Arc<Config>) -> Exit
     let worked = match role {
         Role::Sweeper { skipped } => sweep(skipped, &socket, config),
         Role::Reader => read(socket, config),
-        Role::Hook => hook::work(socket),
+        Role::Hook => hook::work(socket, config),
         Role::Prober { limit } => {
             budget::set_limit(usize::try_from(limit).unwrap_or(usize::MAX));
             probe(socket)
@@ -168,7 +166,6 @@ fn read(socket: UnixStream, config: &Arc<Config>) -> io::Result<()> {
     let (mut from, mut to) = (socket.try_clone()?, socket);
     let mut known: HashMap<ProcessId, Known> = HashMap::new();
     let binaries = Arc::<Binaries>::default();
-    let mut jobs = 0u32;
     while let Some(Job { target, limit, ask }) = wire::receive::<Job>(&mut from)? {
         budget::set_limit(usize::try_from(limit).unwrap_or(usize::MAX));
         binaries.keep_bytes(limit / 4);
@@ -187,10 +184,8 @@ fn read(socket: UnixStream, config: &Arc<Config>) -> io::Result<()> {
         if matches!(end, End::Failed(_)) {
             known.remove(&target.id);
         }
-        jobs += 1;
-        if jobs.is_multiple_of(FORGET_EVERY) {
-            known.retain(|_, known| known.target.process.alive());
-        }
+        // Each holds a descriptor of its process.
+        known.retain(|_, known| known.target.process.alive());
         trim();
         wire::send(&mut to, &Said::End { end, used: budget::used() as u64 })?;
         if broken {

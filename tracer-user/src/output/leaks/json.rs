@@ -36,7 +36,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use sfgi_core::{
     detect::{Age, Measure, Severity, Verdict, shortest_cycle},
     heap::{DeadSet, Edge},
-    leaks::LeakView,
+    leaks::{AsJson, LeakView},
     names::Names,
     snapshot::{Goroutine, Wait},
 };
@@ -145,7 +145,7 @@ pub fn write_json(
     list(&mut out, "groups", between, |out, separator| {
         leaks.groups.iter().try_for_each(|group| {
             separator.write(out)?;
-            Ok(serde_json::to_writer(&mut *out, group)?)
+            Ok(serde_json::to_writer(&mut *out, &AsJson(group))?)
         })
     })?;
     list(&mut out, "sets", between, |out, separator| {

@@ -3,7 +3,7 @@
 
 use super::{
     Explanation, Problem, Shared,
-    bound::held,
+    bound::{Room, Weighed, held},
     query::{
         CompressedOrText, GoroutineParams, GoroutineProfileParams, MAX_LIMIT, ModeParams, Params,
         ProfileParams, TraceParams, TriggerParams,
@@ -43,11 +43,11 @@ impl Shared {
 
     /// As [`ask`](Self::ask), with a place that the request keeps until the core has answered, also when its client has
     /// gone: the core works on. The answer keeps it further.
-    async fn ask_with<T: Send + 'static>(
+    async fn ask_with<T: Send + 'static, P: Send + 'static>(
         &self,
-        place: OwnedSemaphorePermit,
+        place: P,
         request: impl FnOnce(Answer<T>) -> Request,
-    ) -> Result<(T, OwnedSemaphorePermit), Problem> {
+    ) -> Result<(T, P), Problem> {
         let (answer, answered) = oneshot::channel();
         self.agent.requests.send(request(answer)).await.map_err(|_| Problem::ending())?;
         let waits = tokio::spawn(async move { (answered.await, place) });
@@ -118,9 +118,23 @@ async fn document(
     kind: &'static str,
 ) -> Result<Response, Problem> {
     let place = shared.costly.read().await?;
-    let asked = shared.ask_with(place, |answer| Request::Goroutines { pid, filter, form, answer });
-    let (document, place) = asked.await?;
-    Ok(([(header::CONTENT_TYPE, kind)], held(document.into(), place)).into_response())
+    let room = shared.documents.document()?;
+    let asked = shared.ask_with((place, room), |answer| Request::Goroutines { pid, filter, form, answer });
+    let (document, (place, room)) = asked.await?;
+    Ok(made([(header::CONTENT_TYPE, kind.into())], document, place, room))
+}
+
+/// A document as the answer, which keeps its place and its room until the client has taken it.
+fn made<const N: usize>(
+    headers: [(HeaderName, String); N],
+    document: Bytes,
+    place: OwnedSemaphorePermit,
+    room: Room,
+) -> Response {
+    let room = room.shrink(document.len());
+    let mut response = (headers, held(document.into(), (place, room))).into_response();
+    response.extensions_mut().insert(Weighed);
+    response
 }
 
 /// The events of a process's goroutines while they happen, as JSON lines (`sfgi.trace/1`). It puts probes into the
@@ -222,11 +236,12 @@ async fn profile(
         Profile::Block(_) => shared.costly.stream()?,
         Profile::Goroutines | Profile::Leaks => shared.costly.read().await?,
     };
-    let asked = shared.ask_with(place, |answer| Request::Profile { pid: params.pid, kind, answer });
-    let (bytes, place) = asked.await?;
+    let room = shared.documents.document()?;
+    let asked = shared.ask_with((place, room), |answer| Request::Profile { pid: params.pid, kind, answer });
+    let (bytes, (place, room)) = asked.await?;
     let headers: [(HeaderName, String); 2] = [
         (header::CONTENT_TYPE, "application/octet-stream".into()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")),
     ];
-    Ok((headers, held(bytes.into(), place)).into_response())
+    Ok(made(headers, bytes, place, room))
 }

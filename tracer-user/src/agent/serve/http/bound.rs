@@ -1,6 +1,7 @@
 //! What answers may hold: bytes that wait for clients, and places until the client has taken all of it.
 
 use super::Problem;
+use crate::agent::request::MAX_DOCUMENT;
 use axum::{
     body::{Body, HttpBody},
     extract::{Request, State},
@@ -10,6 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use sfgi_core::budget;
 use std::{
     pin::Pin,
     sync::Arc,
@@ -18,9 +20,13 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of all answers that were made and not taken yet. A client that asks and does not read keeps its answer in our
-/// memory; a share of the agent's own is enough for dozens of pages.
-pub(super) const IN_FLIGHT: usize = 32 << 20;
+/// Bytes of all answers that were made of pictures and not taken yet. A client that asks and does not read keeps its
+/// answer in our memory; this is enough for dozens of pages.
+const IN_FLIGHT: usize = 16 << 20;
+
+/// Bytes of all documents and profiles that are being made, or were not taken yet. They have room of their own: two of
+/// them would leave none for others.
+const DOCUMENTS_IN_FLIGHT: usize = 2 * MAX_DOCUMENT;
 
 /// What an answer without a known length counts for: what a stream buffers for a slow client (`BEHIND` in
 /// `core/stream.rs`).
@@ -66,19 +72,49 @@ pub(super) struct Weighed;
 
 /// Counts the bytes of answers.
 #[derive(Clone, Debug)]
-pub(super) struct Flight(Arc<Semaphore>);
+pub(super) struct Flight {
+    room: Arc<Semaphore>,
+    most: usize,
+}
 
 impl Default for Flight {
     fn default() -> Self {
-        Flight(Arc::new(Semaphore::new(IN_FLIGHT)))
+        // Of the memory that this process may take a quarter, and half for documents: the rest is what answers are made of.
+        Flight::new(IN_FLIGHT.min(budget::limit() / 4))
+    }
+}
+
+/// Room for an answer, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Room(OwnedSemaphorePermit);
+
+impl Room {
+    /// Gives back what the answer does not need.
+    pub(super) fn shrink(mut self, bytes: usize) -> Room {
+        // `None`: it needs more than was reserved, which stays as it is.
+        self.0.split(bytes).map_or(self, Room)
     }
 }
 
 impl Flight {
+    fn new(most: usize) -> Flight {
+        Flight { room: Arc::new(Semaphore::new(most)), most }
+    }
+
+    /// For documents and profiles.
+    pub(super) fn of_documents() -> Flight {
+        Flight::new(DOCUMENTS_IN_FLIGHT.min(budget::limit() / 2))
+    }
+
+    /// Makes room for a document whose length is not known yet.
+    pub(super) fn document(&self) -> Result<Room, Problem> {
+        self.reserve(MAX_DOCUMENT).map(Room)
+    }
+
     /// Makes room for an answer. One that is larger than all room is let through alone.
     fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let bytes = u32::try_from(bytes.min(IN_FLIGHT)).unwrap_or(u32::MAX);
-        Arc::clone(&self.0)
+        let bytes = u32::try_from(bytes.min(self.most)).unwrap_or(u32::MAX);
+        Arc::clone(&self.room)
             .try_acquire_many_owned(bytes)
             .map_err(|_| too_much("clients have not taken their answers yet, and there is no room for more"))
     }
@@ -196,7 +232,7 @@ mod tests {
             drop(body);
             assert_eq!(ask(&router).await.status(), StatusCode::OK);
             drop(waiting);
-            assert_eq!(bounds.flight.0.available_permits(), IN_FLIGHT);
+            assert_eq!(bounds.flight.room.available_permits(), IN_FLIGHT);
         });
     }
 
@@ -217,8 +253,8 @@ mod tests {
         let flight = Flight::default();
         let shared = flight.share("x".repeat(1000)).unwrap();
         let copies = [shared.clone(), shared];
-        assert_eq!(flight.0.available_permits(), IN_FLIGHT - 1000);
+        assert_eq!(flight.room.available_permits(), IN_FLIGHT - 1000);
         drop(copies);
-        assert_eq!(flight.0.available_permits(), IN_FLIGHT);
+        assert_eq!(flight.room.available_permits(), IN_FLIGHT);
     }
 }

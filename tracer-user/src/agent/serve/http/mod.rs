@@ -22,6 +22,7 @@ pub use listen::{ListenError, Listener};
 
 use super::health::Health;
 use crate::agent::{Handle, Picture, Refusal, alert::Alert, store::History};
+use crate::output::clean;
 use axum::{
     Json,
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -70,6 +71,7 @@ pub struct Shared {
     metrics: Mutex<Metrics>,
     costly: Costly,
     flight: Flight,
+    documents: Flight,
 }
 
 /// What `/metrics` answers.
@@ -143,6 +145,7 @@ impl Shared {
                 pace: Pace::of_reads(),
             },
             flight: Flight::default(),
+            documents: Flight::of_documents(),
         }
     }
 
@@ -215,14 +218,15 @@ impl From<Refusal> for Problem {
             Refusal::Busy(_) => {
                 Problem::later(StatusCode::SERVICE_UNAVAILABLE, error, Duration::from_secs(5))
             }
-            Refusal::Failed(_) => Problem::new(StatusCode::BAD_GATEWAY, error),
+            Refusal::Failed(_) | Refusal::TooLarge => Problem::new(StatusCode::BAD_GATEWAY, error),
         }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(Explanation { error: self.error })).into_response();
+        let mut response =
+            (self.status, Json(Explanation { error: clean(&self.error).into_owned() })).into_response();
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, value);
         }

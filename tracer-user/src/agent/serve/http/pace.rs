@@ -14,8 +14,9 @@ const KNOWN: (u32, u32) = (1000, 2000);
 /// Requests a second from anybody: metrics, health, and those that are refused. A scraper asks a few times a minute.
 const ANYBODY: (u32, u32) = (100, 200);
 
-/// Requests a second that make the agent read a target, and at once.
-const READS: (u32, u32) = (2, 8);
+/// Requests a second that make the agent read a target, and at once. Each costs some milliseconds for a thousand
+/// goroutines.
+const READS: (u32, u32) = (4, 16);
 
 /// Connections a second. More wait in the kernel's queue, where they cost nothing.
 const CONNECTIONS: (u32, u32) = (1000, 2000);

@@ -73,10 +73,11 @@ impl Token {
         let unreadable = |error| AccessError::Unreadable { file: file.to_owned(), error };
         match read(file, 0) {
             Ok((text, mode)) => {
+                let token = Token::given(&text, &file.display().to_string())?;
                 if mode & 0o077 != 0 {
                     log::warn!("others than its owner may read the token: chmod 600 {}", file.display());
                 }
-                Token::given(&text, &file.display().to_string())
+                Ok(token)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let text = make(file).map_err(|error| AccessError::Kept { file: file.to_owned(), error })?;
@@ -92,10 +93,13 @@ impl Token {
         Ok(Token { text: text.into(), origin: Origin::Fresh })
     }
 
-    /// The token that the agent keeps beside its store, else in [`FOLDER`]; made where it is missing.
+    /// The token that the agent keeps beside its store, else in [`FOLDER`], or the user's own folder of that kind where
+    /// it is not root's; made where it is missing.
     pub(super) fn kept(store: Option<&Path>) -> Result<Token, AccessError> {
         let beside = store.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
-        let folder = beside.unwrap_or(Path::new(FOLDER));
+        let users = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !rustix::process::geteuid().is_root());
+        let other = users.map_or_else(|| PathBuf::from(FOLDER), |folder| Path::new(&folder).join("sfgi"));
+        let folder = beside.unwrap_or(&other);
         let file = folder.join("token");
         let cannot = |error| AccessError::Kept { file: file.clone(), error };
         // 0755: the token is 0600, and the Unix socket beside it is to be reached by its group.
