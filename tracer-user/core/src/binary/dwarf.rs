@@ -45,9 +45,9 @@ const MAX_SECTION: u64 = 256 << 20;
 /// some thousand.
 const MAX_UNITS: usize = 1 << 17;
 /// Bytes of one unit's table of abbreviations: Go's linker writes less than a kilobyte, C compilers some.
-const MAX_ABBREVIATIONS: usize = 64 << 10;
+const MAX_ABBREVIATIONS: usize = 16 << 10;
 /// How many steps a byte of it counts for: parsing them allocates.
-const ABBREVIATION_COST: u64 = 4;
+const ABBREVIATION_COST: u64 = 16;
 /// Steps in all: bytes of abbreviations that are parsed, entries and attributes of entries that are read. The unit with
 /// all types of a very large program has ten million attributes.
 const MAX_STEPS: u64 = 1 << 26;

@@ -22,7 +22,7 @@ const LOOKS: u32 = 20;
 const SHARE: u32 = 10;
 /// Bytes that a goroutine takes in a look and in a pass, and the share of the memory that is left which they may take:
 /// one in so many. The heap's tables come after them.
-const LOOK_COST: usize = 1 << 10;
+const LOOK_COST: usize = 640;
 const LOOK_SHARE: usize = 2;
 /// Most addresses of code that are cached with whether they only yield.
 const MAX_NAMES: usize = 1 << 16;

@@ -32,8 +32,8 @@ const MAX_ENTRIES: u64 = 1 << 24;
 const MORE_ENTRIES: u64 = 1 << 16;
 /// Bytes that we keep of one goroutine at most, and of what it waits for: what the budget is asked for. Deep stacks are
 /// asked for by themselves.
-const COST: usize = 400;
-const OBJECT_COST: usize = 600;
+const COST: usize = 300;
+const OBJECT_COST: usize = 300;
 /// The share of the memory that is left which goroutines may take: one in so many. Names and text come after them.
 const SHARE: usize = 2;
 /// How many chunks are read together of a sample, at most.

@@ -172,7 +172,7 @@ fn tiny_units_with_a_large_table_of_abbreviations() {
 
 #[test]
 fn entries_with_many_attributes_of_no_bytes() {
-    let table = abbreviations(30_000, 64 << 10);
+    let table = abbreviations(7_000, 16 << 10);
     let info = unit(0, &vec![1; 8 << 20]);
     let named = unit(0, &[1]);
     let info = [named, info].concat();
