@@ -8,7 +8,7 @@ use sfgi_fuzz::executable;
 
 const MAGIC: &[u8] = b"\xff Go buildinf:";
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     let mut data = executable(0);
     if let Some(start) = data.windows(MAGIC.len()).position(|bytes| bytes == MAGIC) {
         let rest = &mut data[start + MAGIC.len()..];
@@ -19,4 +19,4 @@ fuzz_target!(|input: &[u8]| {
     if let Ok(text) = std::str::from_utf8(input) {
         use_version(text);
     }
-});
+}));

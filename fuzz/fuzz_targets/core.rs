@@ -58,7 +58,7 @@ fn read(bytes: &[u8], binary: &GoBinary) -> bool {
     true
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     let Some(([which, low, high], changes)) = input.split_first_chunk() else { return };
     let Ok(binary) = GoBinary::parse(executable(*which).into()) else { return };
     let mut file = core_file(&binary);
@@ -71,4 +71,4 @@ fuzz_target!(|input: &[u8]| {
     let whole = cut == 0 && changes.len() < 10;
     assert!(read(&file, &binary) || !whole, "a valid core file is refused");
     read(input, &binary);
-});
+}));

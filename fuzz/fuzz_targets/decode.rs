@@ -3,6 +3,6 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     let _ = sfgi_core::event::decode(input);
-});
+}));

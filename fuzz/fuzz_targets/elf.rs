@@ -9,7 +9,7 @@ use sfgi_fuzz::executable;
 /// Bytes of the file header, the program headers and the dynamic section.
 const HEADERS: usize = 0x180;
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     let mut data = executable(2);
     for change in input.chunks_exact(10) {
         let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % HEADERS;
@@ -18,4 +18,4 @@ fuzz_target!(|input: &[u8]| {
     use_all(data.clone());
     use_image(data);
     use_image(input.to_vec());
-});
+}));

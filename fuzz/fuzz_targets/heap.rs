@@ -147,7 +147,7 @@ impl Memory for Target {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     let Some((which, changes)) = input.split_first() else { return };
     let Ok(binary) = GoBinary::parse(executable_with_heap(which & 1).into()) else { return };
     let mut target = Target::of(&binary).expect("the executable has all that is needed");
@@ -171,4 +171,4 @@ fuzz_target!(|input: &[u8]| {
         assert!(set.members.iter().all(|member| all.contains(member)));
     }
     found.pinned(&[all]);
-});
+}));

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use sfgi_core::testing::binary::use_all;
 use sfgi_fuzz::executable;
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     let Some((which, changes)) = input.split_first() else { return };
     let mut data = executable(*which);
     for change in changes.chunks_exact(3) {
@@ -14,4 +14,4 @@ fuzz_target!(|input: &[u8]| {
         data[at] = change[2];
     }
     use_all(data);
-});
+}));

@@ -60,7 +60,7 @@ fn made_up(mut input: &[u8]) -> Vec<(u8, Vec<u8>)> {
     frames
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     let Some((how, input)) = input.split_first() else { return };
     let frames = if how & 1 == 0 { changed(input) } else { made_up(input) };
     let file = testing::file(&frames);
@@ -68,4 +68,4 @@ fuzz_target!(|input: &[u8]| {
     if let Ok(player) = Player::new(Box::new(Cursor::new(file)), len) {
         let _ = player.play(&mut [&mut Names], u64::MAX, &mut |_, _| {});
     }
-});
+}));

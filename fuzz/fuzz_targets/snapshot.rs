@@ -100,7 +100,7 @@ impl Memory for Target {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     let Some((which, changes)) = input.split_first() else { return };
     let Ok(binary) = GoBinary::parse(executable(which & 1).into()) else { return };
     let mut target = Target::of(&binary).expect("the executable has all that is needed");
@@ -121,4 +121,4 @@ fuzz_target!(|input: &[u8]| {
             assert!(snapshot.objects.get(wait.object as usize).is_some());
         }
     }
-});
+}));

@@ -9,7 +9,7 @@ use sfgi_core::{
 };
 use sfgi_fuzz::{Stopped, executable};
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     let [which, changes, rest @ ..] = input else { return };
     let Some((changes, memory)) = rest.split_at_checked(usize::from(changes % 16) * 3) else { return };
     let mut data = executable(*which);
@@ -29,4 +29,4 @@ fuzz_target!(|input: &[u8]| {
         // Where there are arguments, there is a line for each frame.
         assert!(args.is_empty() || args.lines().count() == frames, "{goroutine:?}");
     }
-});
+}));

@@ -6,7 +6,21 @@
 mod stopped;
 
 use sfgi_core::testing::binary::{Recipe, binary};
+use sfgi_core::testing::peak::{self, PerThread};
 pub use stopped::Stopped;
+
+/// Counts, so that an input that takes more memory than it may is found at once; libFuzzer itself looks once a second.
+#[global_allocator]
+static ALLOCATOR: PerThread = PerThread;
+
+/// Bytes that one input may have allocated at a time; libFuzzer's are some kilobytes.
+const MEMORY: usize = 64 << 20;
+
+/// Runs a target on one input. An input that needs more than 64 MiB is a finding, as one that needs more than the
+/// seconds of `cargo xtask fuzz` is.
+pub fn bounded(run: impl FnOnce()) {
+    peak::bounded(MEMORY, run);
+}
 
 /// The made-up executables that inputs change, chosen by `which`: old and new tables, fixed and
 /// position-independent.

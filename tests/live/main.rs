@@ -9,6 +9,7 @@ mod doctor;
 mod dump;
 mod export;
 mod harness;
+mod hostile;
 mod leaks;
 mod memory;
 mod ps;
@@ -32,6 +33,7 @@ fn main() -> Result<ExitCode> {
         doctor::tests(),
         dump::tests(),
         export::tests(),
+        hostile::tests(),
         leaks::tests(),
         memory::tests(),
         ps::tests(),

@@ -584,6 +584,7 @@ mod tests {
         is_refused("userfaultfd", libc::SYS_userfaultfd, &mut said);
         // SAFETY: where it is not refused, the child ends at once.
         match unsafe { libc::fork() } {
+            // SAFETY: the child of a child, which has nothing to do.
             0 => unsafe { libc::_exit(0) },
             pid if pid > 0 => said.push("fork is not refused".to_owned()),
             _ => {}

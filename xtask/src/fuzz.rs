@@ -23,6 +23,10 @@ use std::{
 
 const PACKAGE: &str = "sfgi-fuzz";
 
+/// The limits of one input: seconds, and megabytes of memory. The targets themselves allow less memory (`bounded` in
+/// `fuzz/src/lib.rs`); this is for what is not allocated by them.
+const LIMITS: [&str; 2] = ["-timeout=10", "-rss_limit_mb=1024"];
+
 /// Makes the compiler put a counter at every edge and comparison, in the form that libFuzzer reads, and optimise, so
 /// that more inputs are tried. The profile has the checks of a debug build.
 ///
@@ -108,7 +112,7 @@ fn fuzz(program: &Path, name: &str, directory: &Path, secs: usize) -> Result<u64
     let log = File::create(&log_file).with_context(|| format!("cannot write {}", log_file.display()))?;
     let mut fuzzer = sh::command(program)?;
     // An input that takes longer than ten seconds is a finding, too.
-    fuzzer.args(["-print_final_stats=1", "-timeout=10"]).arg(format!("-max_total_time={secs}"));
+    fuzzer.args(["-print_final_stats=1"]).args(LIMITS).arg(format!("-max_total_time={secs}"));
     fuzzer.arg(format!("-artifact_prefix={}/", findings.display())).arg(&corpus);
     let status = fuzzer.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).status()?;
     let log = String::from_utf8_lossy(&fs::read(&log_file)?).into_owned();

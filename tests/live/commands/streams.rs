@@ -33,11 +33,9 @@ fn with_few_descriptors() -> Result<()> {
     let mut target = fixture::start("workers", &Go::newest(), Variant::Plain, &["-d", "1h"])?;
     target.say()?;
     let pid = target.pid();
-    for number in [8, 12, 16, 20, 24, 32, 40] {
-        for args in
-            ["trace -c -d 1", "record -o /dev/null -d 1", "top -b 1", "leaks --watch=1h --no-heap", "dump"]
-        {
-            if args.starts_with("leaks") && number > 16 {
+    for number in [8, 16, 24, 32] {
+        for args in ["trace -c -d 1", "top -b 1", "leaks --watch=1h --no-heap", "dump"] {
+            if args.starts_with("leaks") && number > 8 {
                 // It has enough then, and would go on.
                 continue;
             }
@@ -65,6 +63,8 @@ fn with_output_that_takes_nothing() -> Result<()> {
     let pid = target.pid();
     for args in ["trace -d 1", "dump", "leaks --no-heap", "top -b 1", "doctor", "ps"] {
         let of = if args == "ps" { String::new() } else { format!("-p {pid}") };
+        // What attaches takes seconds, and says all that it says by one function.
+        let attaches = matches!(args, "trace -d 1" | "top -b 1" | "doctor");
         for (after, codes) in [
             ("2>/dev/full", &[0][..]),
             ("2>&-", &[0]),
@@ -74,6 +74,9 @@ fn with_output_that_takes_nothing() -> Result<()> {
             (">/dev/full 2>&1", &[1]),
             (">&- 2>&-", &[0, 1]),
         ] {
+            if attaches && after.contains('-') {
+                continue;
+            }
             let mut sfgi = by_shell("", &format!("{args} {of}"), after)?;
             let status = sfgi.wait(SOON).with_context(|| format!("{args} {after}"))?;
             let code = status.code().with_context(|| format!("{args} {after}: {status}"))?;

@@ -1,6 +1,6 @@
 //! `trace -- CMD` under sudo: the command runs as the user who called, not as root.
 
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use live_tests::{
@@ -36,7 +36,7 @@ fn ids(sfgi: &Process) -> Result<(String, String)> {
 fn a_command_runs_as_the_user_who_called_sudo() -> Result<()> {
     let own = Own::new("workers", &Go::newest(), Variant::Plain)?;
     let exe = own.exe.to_str().context("its name is text")?;
-    let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o777)).tempdir()?;
+    let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o777)).tempdir()?;
     let output = dir.path().join("events").display().to_string();
     let nobody = "65534 65534 65534 65534";
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
@@ -48,7 +48,11 @@ fn a_command_runs_as_the_user_who_called_sudo() -> Result<()> {
         (&["--user", "root"], &[("SUDO_UID", NOBODY), ("SUDO_GID", NOBODY)], "0 0 0 0"),
     ];
     for command in [&["trace", "-o"][..], &["record", "-o"]] {
-        for (args, environment, expected) in cases {
+        for (number, (args, environment, expected)) in cases.into_iter().enumerate() {
+            // The commands share what starts the other one: of the second, the case that counts.
+            if command[0] == "record" && number != 1 {
+                continue;
+            }
             let mut run = sfgi::command(command)?;
             run.arg(&output).args(args).args(["--", exe, "-d", "1h"]);
             run.env_remove("SUDO_UID").env_remove("SUDO_GID").envs(environment.iter().copied());

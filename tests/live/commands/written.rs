@@ -54,6 +54,7 @@ fn files_are_private_and_belong_to_who_called() -> Result<()> {
         for owner in [0, NOBODY] {
             if owner == 0 {
                 // One that everybody could read before.
+                let _ = fs::remove_file(&output);
                 fs::write(&output, "old")?;
                 fs::set_permissions(&output, fs::Permissions::from_mode(0o644))?;
             } else {

@@ -1,9 +1,9 @@
 //! One limit for all heap memory of this process.
 //!
-//! A target says how many goroutines, spans or DWARF units it has; none of these numbers may decide how much memory sfgi
-//! takes. [`Counted`] counts every allocation. Loops over what a target supplies call [`check`] before they grow something,
-//! and end with [`Exhausted`] while there is still room to say so. What no loop asked for meets the hard limit an eighth
-//! above: the process then ends with [`EXIT_CODE`], and the process that started it says why.
+//! A target says how many goroutines, spans or DWARF units it has; none of these numbers may decide how much memory
+//! sfgi takes. [`Counted`] counts every allocation. Loops over what a target supplies call [`check`] before they grow
+//! something, and end with [`Exhausted`] while there is still room to say so. What no loop asked for meets the hard
+//! limit an eighth above: the process then ends with [`EXIT_CODE`], and the process that started it says why.
 //!
 //! Memory that is mapped by hand (ring buffers, stacks of threads) is not counted.
 
@@ -30,7 +30,8 @@ pub struct Exhausted {
     pub limit: usize,
 }
 
-/// The system's allocator, counting. The binary declares it as `#[global_allocator]`; without that the budget is never exhausted.
+/// The system's allocator, counting. The binary declares it as `#[global_allocator]`; without that the budget is never
+/// exhausted.
 pub struct Counted;
 
 /// Sets the budget of this process, bytes; 0 is no limit.
@@ -55,8 +56,8 @@ pub fn left() -> usize {
     limit().saturating_sub(used())
 }
 
-/// Asks for `more` bytes before they are allocated. It reserves nothing: two threads may get the same bytes granted, which is
-/// what the room up to the hard limit is for.
+/// Asks for `more` bytes before they are allocated. It reserves nothing: two threads may get the same bytes granted,
+/// which is what the room up to the hard limit is for.
 ///
 /// # Errors
 /// The budget does not allow them.
@@ -64,8 +65,8 @@ pub fn check(more: usize) -> Result<(), Exhausted> {
     if more > left() { Err(Exhausted { limit: limit() }) } else { Ok(()) }
 }
 
-/// Makes room for `more` elements, as [`Vec::reserve`] does, where the budget allows it. What a vector grows by on its own
-/// account doubles it, and may go beyond the hard limit at once.
+/// Makes room for `more` elements, as [`Vec::reserve`] does, where the budget allows it. What a vector grows by on its
+/// own account doubles it, and may go beyond the hard limit at once.
 ///
 /// # Errors
 /// The budget does not allow them.

@@ -1,7 +1,7 @@
 //! Files that a user named, or somebody else: read only if they are files, and never more of them than is wanted.
 //!
-//! What a name leads to is not what the user thinks. `/dev/zero` has no end, a FIFO none until somebody writes, and a sparse file
-//! has gigabytes that are nowhere. What the file system says of a size is no bound either.
+//! What a name leads to is not what the user thinks. `/dev/zero` has no end, a FIFO none until somebody writes, and a
+//! sparse file has gigabytes that are nowhere. What the file system says of a size is no bound either.
 
 use std::{
     fs::{File, OpenOptions},
@@ -61,8 +61,8 @@ fn size(bytes: u64) -> String {
 /// It cannot be opened, or is no regular file.
 pub fn open(path: &Path) -> Result<File, FileError> {
     let _reading = patience::reading(What::File);
-    // Without O_NONBLOCK the open itself waits for the writer of a FIFO; it changes nothing for a regular file. A terminal
-    // must not become ours.
+    // Without O_NONBLOCK the open itself waits for the writer of a FIFO; it changes nothing for a regular file. A
+    // terminal must not become ours.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     regular(&file)?;
@@ -85,7 +85,8 @@ pub fn regular(file: &File) -> Result<(), FileError> {
     Err(FileError::NotRegular(what))
 }
 
-/// The contents of a regular file, if it has no more than `most` bytes. Whatever its size is said to be, no more are read.
+/// The contents of a regular file, if it has no more than `most` bytes. Whatever its size is said to be, no more are
+/// read.
 ///
 /// # Errors
 /// [`FileError`], to be put behind the name of the file.

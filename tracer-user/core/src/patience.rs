@@ -1,8 +1,9 @@
 //! Which reads of this process are in progress, and for how long.
 //!
-//! A page that nobody fills (userfaultfd), a file system that does not answer: the kernel keeps whoever reads there, and no signal
-//! but SIGKILL ends it. So every such read is noted in a table, which another process or thread looks at ([`longest`]) and draws
-//! the consequence. A read costs two stores and a look at the clock, which needs no system call.
+//! A page that nobody fills (userfaultfd), a file system that does not answer: the kernel keeps whoever reads there,
+//! and no signal but SIGKILL ends it. So every such read is noted in a table, which another process or thread looks at
+//! ([`longest`]) and draws the consequence. A read costs two stores and a look at the clock, which needs no system
+//! call.
 //!
 //! The table may lie in memory that is shared with the process that watches ([`share`]).
 
@@ -15,7 +16,8 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Threads whose reads are noted at one time: a bit of [`Table::taken`] each. Further ones read unwatched; no command has so many.
+/// Threads whose reads are noted at one time: a bit of [`Table::taken`] each. Further ones read unwatched; no command
+/// has so many.
 const SLOTS: usize = 64;
 /// Bits of a slot that say what is read. The rest is the time.
 const WHAT_BITS: u32 = 8;
@@ -107,12 +109,12 @@ fn table() -> &'static Table {
     }
 }
 
-/// Notes reads in this table from now on. Before the first read of this process, else threads that have a slot in the table before
-/// share it with others.
+/// Notes reads in this table from now on. Before the first read of this process, else threads that have a slot in the
+/// table before share it with others.
 ///
 /// # Safety
-/// `table` is aligned, holds a [`Table`] (zero bytes do), and stays mapped and writable until the process ends. Other processes may
-/// read it meanwhile.
+/// `table` is aligned, holds a [`Table`] (zero bytes do), and stays mapped and writable until the process ends. Other
+/// processes may read it meanwhile.
 pub unsafe fn share(table: NonNull<Table>) {
     SHARED.store(table.as_ptr(), Relaxed);
 }
@@ -154,7 +156,8 @@ impl Drop for Slot {
     }
 }
 
-/// Leaves the reads of this thread out of the table from now on: whoever waits for the thread goes on without it where it hangs.
+/// Leaves the reads of this thread out of the table from now on: whoever waits for the thread goes on without it where
+/// it hangs.
 pub fn unwatch() {
     UNWATCHED.set(true);
 }
@@ -173,8 +176,8 @@ pub struct Reading {
     outer: u64,
 }
 
-/// Notes that this thread begins to read. Within another read it is noted instead of that one, which then counts on with
-/// the time at which it began.
+/// Notes that this thread begins to read. Within another read it is noted instead of that one, which then counts on
+/// with the time at which it began.
 pub fn reading(what: What) -> Reading {
     let entry = now_ms() << WHAT_BITS | what as u64;
     let outer = OUTER.replace(entry);

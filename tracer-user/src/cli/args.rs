@@ -101,7 +101,7 @@ pub(super) struct TargetArgs {
 #[derive(Debug, ClapArgs)]
 pub(super) struct UserArg {
     /// Run CMD as this user, by name or number [default: the one who called sudo]
-    #[arg(long, value_name = "USER", requires = "command")]
+    #[arg(long, value_name = "USER", requires = "command", conflicts_with = "pid")]
     user: Option<String>,
 }
 

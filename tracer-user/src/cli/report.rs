@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     confine::{self, Capability, Needs},
-    output::{bytes, count, duration as in_words, say},
+    output::{bytes, clean, count, duration as in_words, say},
     top::{By, Frozen, Query, Screen, Source},
 };
 use anyhow::{Context as _, Result, bail};
@@ -225,7 +225,7 @@ fn info(mut out: Box<dyn Write + Send>, head: &Head, path: &Path) -> Result<()> 
     // Numbers of events are not in the head: a recording that was cut off would have none. So the whole file is read.
     let mut counter = Counter::default();
     let played = play(open(path)?, path, &mut [&mut counter], u64::MAX)?;
-    writeln!(out, "recorded by    sfgi {} on Linux {}", head.sfgi, head.kernel)?;
+    writeln!(out, "recorded by    sfgi {} on Linux {}", clean(&head.sfgi), clean(&head.kernel))?;
     let began_ms = head.start_unix_ns / 1_000_000;
     writeln!(out, "began          {}.{:03} s after 1970", began_ms / 1000, began_ms % 1000)?;
     let until_ts = played.ends.iter().map(|end| end.until_ts).max().unwrap_or(0);
@@ -235,8 +235,9 @@ fn info(mut out: Box<dyn Write + Send>, head: &Head, path: &Path) -> Result<()> 
     writeln!(out, "whole stacks   {}", count(counter.stacks))?;
     writeln!(out, "ended          {}", if played.whole { "yes" } else { "no: it was cut off" })?;
     for about in &head.targets {
-        let (pid, module) = (about.pid, &about.module);
-        writeln!(out, "PID {pid:<10} {} {module} ({})", about.go_version, about.exe)?;
+        let pid = about.pid;
+        let [version, module, exe] = [&about.go_version, &about.module, &about.exe].map(|text| clean(text));
+        writeln!(out, "PID {pid:<10} {version} {module} ({exe})")?;
     }
     Ok(out.flush()?)
 }

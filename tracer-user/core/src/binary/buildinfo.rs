@@ -18,8 +18,8 @@ const FLAG_INLINE: u8 = 2;
 const MAX_TEXT: u64 = 8 << 20;
 /// Bytes of the blob in which the version must end. The longest, of a vendor's development build, has about a hundred.
 const HEAD: u64 = 4 << 10;
-/// Most places with the magic that are examined. A real file has one or two (the linker's own text of it); a hostile one may be full
-/// of them.
+/// Most places with the magic that are examined. A real file has one or two (the linker's own text of it); a hostile
+/// one may be full of them.
 const MAX_CANDIDATES: usize = 64;
 /// Modules that are kept. The largest programs have about a thousand.
 const MAX_DEPS: usize = 1 << 14;

@@ -1,5 +1,5 @@
-//! The contents of a file, read by the pieces that are needed: of a gigabyte of debug information none, of a sparse file
-//! only what is there.
+//! The contents of a file, read by the pieces that are needed: of a gigabyte of debug information none, of a sparse
+//! file only what is there.
 
 use super::elf::ElfError;
 use crate::patience::{self, What};
@@ -10,8 +10,8 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
-/// A hole that is longer than this is left out; a shorter one is read with what lies around it. Page tables and alignment leave
-/// holes of some kilobytes in executables that were copied sparsely.
+/// A hole that is longer than this is left out; a shorter one is read with what lies around it. Page tables and
+/// alignment leave holes of some kilobytes in executables that were copied sparsely.
 const LONG_HOLE: u64 = 1 << 20;
 /// Stretches between long holes: a linker makes none.
 const MAX_STRETCHES: usize = 1 << 10;
@@ -21,7 +21,7 @@ const MAX_HOLES: usize = 1 << 16;
 const CHUNK: usize = 8 << 20;
 
 /// Contents in memory, or in a file.
-pub(super) enum Contents {
+pub(crate) enum Contents {
     Memory(Bytes),
     File { file: File, len: u64 },
 }
@@ -96,7 +96,8 @@ impl Contents {
     }
 }
 
-/// Where the next data at or behind an offset begins and ends. The inner `None`: there is none; the outer one: it cannot be told.
+/// Where the next data at or behind an offset begins and ends. The inner `None`: there is none; the outer one: it
+/// cannot be told.
 fn next(file: &File, at: u64) -> Option<Option<(u64, u64)>> {
     match seek(file, SeekFrom::Data(at)) {
         Ok(start) => Some(Some((start, seek(file, SeekFrom::Hole(start)).ok()?))),

@@ -38,18 +38,18 @@ const STRUCTS: &[&str] = &[
 const ARRAYS: &[&str] = &["semTable"];
 /// Levels of structs within structs that are flattened: `g.sched.pc` has two.
 const MAX_DEPTH: usize = 3;
-/// Largest section, before and after it is uncompressed; programs of several hundred megabytes have 100 MB. A compressed section
-/// states its own uncompressed size, which a hostile file can set to anything.
+/// Largest section, before and after it is uncompressed; programs of several hundred megabytes have 100 MB. A
+/// compressed section states its own uncompressed size, which a hostile file can set to anything.
 const MAX_SECTION: u64 = 256 << 20;
-/// Units that are looked at: one for each package, and one for each file of assembly or C. The largest programs have some
-/// thousand.
+/// Units that are looked at: one for each package, and one for each file of assembly or C. The largest programs have
+/// some thousand.
 const MAX_UNITS: usize = 1 << 17;
 /// Bytes of one unit's table of abbreviations: Go's linker writes less than a kilobyte, C compilers some.
 const MAX_ABBREVIATIONS: usize = 64 << 10;
 /// How many steps a byte of it counts for: parsing them allocates.
 const ABBREVIATION_COST: u64 = 4;
-/// Steps in all: bytes of abbreviations that are parsed, entries and attributes of entries that are read. The unit with all types of
-/// a very large program has ten million attributes.
+/// Steps in all: bytes of abbreviations that are parsed, entries and attributes of entries that are read. The unit with
+/// all types of a very large program has ten million attributes.
 const MAX_STEPS: u64 = 1 << 26;
 /// Bytes of a name; those of generic types have some thousand.
 const MAX_NAME: usize = 16 << 10;
@@ -106,7 +106,7 @@ pub(super) fn separate(image: &Image) -> Option<(String, HashMap<String, u32>)> 
 
 /// Offsets by `struct.field`, as in `Layout`. `None`: the binary has no DWARF, or its DWARF does not describe
 /// `runtime.g`.
-pub(super) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
+pub(crate) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
     let section = |name| image.contents(name, MAX_SECTION).unwrap_or_default();
     let (info, abbrev, strings) = (section(".debug_info"), section(".debug_abbrev"), section(".debug_str"));
     let reader = Reader {
@@ -156,8 +156,8 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// The types of the first unit named `runtime` that describes `runtime.g`: there is one for the Go files, and one for each
-    /// assembly file. `None`: there is no such unit, or the search came to one of its bounds.
+    /// The types of the first unit named `runtime` that describes `runtime.g`: there is one for the Go files, and one
+    /// for each assembly file. `None`: there is no such unit, or the search came to one of its bounds.
     fn find(&self) -> Option<Types> {
         let mut units: DebugInfoUnitHeadersIter<_> = self.info.units();
         // Go's linker has one table for all units.

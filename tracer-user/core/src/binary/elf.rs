@@ -27,10 +27,11 @@ const PAGE: u64 = 4096;
 const MAX_PROGRAMS: u64 = 1 << 10;
 /// Bytes of all segments together, without long holes. The largest Go programs map a few hundred megabytes.
 const MAX_MAPPED: u64 = 1 << 30;
-/// Bytes that are looked through for what the section table does not tell. Build information stands at the beginning of the
-/// writable data.
+/// Bytes that are looked through for what the section table does not tell. Build information stands at the beginning of
+/// the writable data.
 const MAX_SCANNED: u64 = 256 << 20;
-/// Bytes that are looked through at once, and by how many two pieces overlap: what is looked for begins within one and has no more.
+/// Bytes that are looked through at once, and by how many two pieces overlap: what is looked for begins within one and
+/// has no more.
 const PIECE: u64 = 1 << 20;
 const OVERLAP: u64 = 4 << 10;
 /// Bytes of the names of all sections.
@@ -162,7 +163,7 @@ pub struct Image {
 
 /// Why an image cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ImageError {
+pub(crate) enum ImageError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -197,7 +198,7 @@ impl Image {
     ///
     /// # Errors
     /// As [`Image::parse`], or the file cannot be read.
-    pub(super) fn headers(file: Contents) -> Result<Image, ImageError> {
+    pub(crate) fn headers(file: Contents) -> Result<Image, ImageError> {
         let head = file.read(0, HEADER)?;
         let header = file_header(&head)?;
         let arch = match header.e_machine(LittleEndian) {
@@ -270,8 +271,8 @@ impl Image {
         })
     }
 
-    /// Reads what the kernel maps of the file, if that has no more than `most` bytes. What lies in long holes of the file reads as
-    /// if it were not there.
+    /// Reads what the kernel maps of the file, if that has no more than `most` bytes. What lies in long holes of the
+    /// file reads as if it were not there.
     ///
     /// # Errors
     /// It has more, the file cannot be read, or the budget does not allow it.
@@ -344,9 +345,9 @@ impl Image {
         self.extents.iter().map(|extent| extent.data.len()).sum()
     }
 
-    /// Looks through a segment, also before [`Image::load`]: `look` gets pieces with their link-time addresses, each of which begins
-    /// at a multiple of `align` and overlaps the next one by 4 KiB, until it gives something. Not more than a bounded number of
-    /// bytes is looked through, and no long holes.
+    /// Looks through a segment, also before [`Image::load`]: `look` gets pieces with their link-time addresses, each of
+    /// which begins at a multiple of `align` and overlaps the next one by 4 KiB, until it gives something. Not more
+    /// than a bounded number of bytes is looked through, and no long holes.
     pub(super) fn scan<T>(
         &self,
         segment: &Segment,
@@ -446,7 +447,8 @@ impl Image {
         self.build_id.get_or_init(|| self.read_build_id()).clone()
     }
 
-    /// The bytes from a link-time address to the end of its segment in the file, or to a long hole before that, without a copy.
+    /// The bytes from a link-time address to the end of its segment in the file, or to a long hole before that, without
+    /// a copy.
     pub(crate) fn tail(&self, vaddr: u64) -> Option<Bytes> {
         let segment = self.segment_at(vaddr)?;
         let offset = segment.offset + (vaddr - segment.vaddr);
@@ -510,8 +512,8 @@ impl Image {
         Some(self.named(name)?.addr).filter(|vaddr| *vaddr != 0)
     }
 
-    /// The contents of a section, uncompressed. `None`: no such section, or it has more than `limit` bytes, before or after,
-    /// or more than the budget allows.
+    /// The contents of a section, uncompressed. `None`: no such section, or it has more than `limit` bytes, before or
+    /// after, or more than the budget allows.
     pub(super) fn contents(&self, name: &str, limit: u64) -> Option<Bytes> {
         let (section, file) = (self.named(name)?, self.file.as_ref()?);
         if section.empty || section.size > limit {

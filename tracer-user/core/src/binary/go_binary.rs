@@ -15,7 +15,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Of the memory that is left, the share that a binary may take that is kept for long: one in so many. Others come after it.
+/// Of the memory that is left, the share that a binary may take that is kept for long: one in so many. Others come
+/// after it.
 const KEPT_SHARE: usize = 2;
 /// Elements of an import path, and bytes of the names of all functions. Very large programs have 30 MB of names.
 const MAX_DEPTH: usize = 64;

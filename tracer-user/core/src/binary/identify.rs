@@ -2,6 +2,7 @@
 //! program of a host, and executables of hundreds of megabytes are common, so the file is not read whole.
 
 use super::{buildinfo, buildinfo::BuildInfo, elf::parse_build_id};
+use crate::patience::{self, What};
 use object::{
     LittleEndian, ReadCache, ReadRef, elf::FileHeader64, read::elf::FileHeader as _,
     read::elf::SectionHeader as _,
@@ -40,6 +41,7 @@ pub enum Identified {
 /// # Errors
 /// The file's size cannot be read. A file that is no ELF is [`Identified::NotGo`].
 pub fn identify(file: &File) -> io::Result<Identified> {
+    let _reading = patience::reading(What::Executable);
     let size = file.metadata()?.len();
     // Reads only the ranges that are asked for.
     let cache = ReadCache::new(file);

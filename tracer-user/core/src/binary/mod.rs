@@ -6,7 +6,7 @@ mod buildinfo;
 pub(crate) mod bytes;
 mod code;
 mod contents;
-mod dwarf;
+pub(crate) mod dwarf;
 mod elf;
 mod globals;
 mod go_binary;
@@ -15,6 +15,7 @@ mod layout;
 mod pclntab;
 
 pub use buildinfo::{BuildInfo, GoVersion};
+pub(crate) use contents::Contents;
 pub(crate) use elf::file_header;
 pub use elf::{Arch, ElfError, Image};
 pub use globals::{Globals, GlobalsError, SemTable};

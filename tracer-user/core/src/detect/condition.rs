@@ -4,12 +4,13 @@ use super::{
     cycles::Cycle,
     known::{Known, Shape, Thresholds},
 };
+use crate::budget;
 use crate::{
     goruntime::{Release, State, WaitReason},
     heap::{Facts, TimerKind, TimerSite},
     snapshot::{Goroutine, Object, ObjectKind},
 };
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::sync::Arc;
 
@@ -205,6 +206,9 @@ impl Words {
     }
 }
 
+/// Bytes of a compiled pattern: names of functions need some thousand, and a dozen characters can ask for megabytes.
+const MAX_PATTERN: usize = 256 << 10;
+
 /// A regular expression; one that does not compile is an error of the rule file.
 #[derive(Debug)]
 pub(super) struct Pattern(Regex);
@@ -213,7 +217,12 @@ impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Pattern, D::Error> {
         let text = String::deserialize(from)?;
         // The error's text has several lines, the last of which says what is wrong.
-        Regex::new(&text).map(Pattern).map_err(|err| {
+        if let Err(exhausted) = budget::check(2 * MAX_PATTERN) {
+            return Err(D::Error::custom(format!("{text:?} is one pattern too many: {exhausted}")));
+        }
+        let mut builder = RegexBuilder::new(&text);
+        let built = builder.size_limit(MAX_PATTERN).dfa_size_limit(MAX_PATTERN).build();
+        built.map(Pattern).map_err(|err| {
             let all = err.to_string();
             let what = all.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
             D::Error::custom(format!("{text:?} is no regular expression: {what}"))

@@ -26,6 +26,7 @@ pub use history::{Age, Counts, History, Measure};
 pub use judge::detect;
 pub use known::{Lookup, Scope, Thresholds};
 pub use report::{Group, Report};
+pub(crate) use rules::parse_alone;
 pub use rules::{Failure, Formal, Rule, Rules, RulesError, Severity, Verdict};
 
 #[cfg(doc)]

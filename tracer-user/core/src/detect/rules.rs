@@ -23,7 +23,7 @@ const BUILT_IN: [(&str, &str); 8] = [
     ("suspects.toml", include_str!("rules/suspects.toml")),
 ];
 /// Bytes of a file of rules; all of the built-in ones together are less than a tenth of that.
-const MAX_FILE: u64 = 1 << 20;
+const MAX_FILE: u64 = 256 << 10;
 /// Files of rules in one directory; whoever has many has some dozens.
 const MAX_FILES: usize = 1 << 10;
 
@@ -282,6 +282,18 @@ impl Rules {
     pub fn iter(&self) -> std::slice::Iter<'_, Arc<Rule>> {
         self.0.iter()
     }
+}
+
+/// Reads the text of a file of rules, for fuzzing.
+pub(crate) fn parse_alone(text: &str) -> Result<usize, RulesError> {
+    let mut rules = Vec::new();
+    add(
+        &mut rules,
+        "rules.toml",
+        text.get(..text.floor_char_boundary(MAX_FILE as usize)).unwrap_or_default(),
+        |_| Some(Failure::BlockedForever),
+    )?;
+    Ok(rules.len())
 }
 
 /// Adds the rules of a file. `class_fails` gives the failure of a rule that names none, by its class; where it gives

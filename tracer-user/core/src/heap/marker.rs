@@ -177,7 +177,8 @@ impl<'a> Marker<'a> {
         &self.spans
     }
 
-    /// Whether addresses that lie in no span were dropped, because there were too many: what they lead to was not marked.
+    /// Whether addresses that lie in no span were dropped, because there were too many: what they lead to was not
+    /// marked.
     pub(super) fn has_dropped(&self) -> bool {
         self.dropped.load(Relaxed)
     }

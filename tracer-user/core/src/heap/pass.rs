@@ -312,6 +312,7 @@ impl Pass<'_> {
 /// The addresses of all `g`s, those of dead goroutines included (`runtime.allgs`), each once.
 fn listed(setting: &Setting<'_, '_>) -> Result<Vec<u64>, Fault> {
     let (view, globals) = (setting.view, setting.globals);
+    // The length before the array, as in `Reading::begin`.
     let most = view.memory.resident().map_or(MAX_GS, |bytes| bytes / LEAST_G + MORE_GS);
     let len = view.memory.word(globals.allglen.wrapping_add(view.bias))?.min(MAX_GS).min(most) as usize;
     let array = view.memory.word(globals.allgptr.wrapping_add(view.bias))?;

@@ -88,8 +88,8 @@ pub trait Memory {
         Ok(())
     }
 
-    /// How many bytes there are at most that the target wrote: what it has in memory or swapped out. What it claims to have beyond
-    /// that is made up. `None`: it cannot be told.
+    /// How many bytes there are at most that the target wrote: what it has in memory or swapped out. What it claims to
+    /// have beyond that is made up. `None`: it cannot be told.
     fn resident(&self) -> Option<u64> {
         None
     }

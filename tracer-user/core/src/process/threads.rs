@@ -1,6 +1,7 @@
 //! The threads of a process, from `/proc/PID/task` (`fs/proc/array.c`: `proc_task_name`, `task_state`).
 
 use super::{Process, status_field};
+use crate::patience::{self, What};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -33,6 +34,7 @@ impl Process {
 
 /// As [`Process::threads`], for a tracer that holds a PID only.
 pub(crate) fn list(pid: i32) -> io::Result<Vec<i32>> {
+    let _reading = patience::reading(What::Proc);
     let mut tids = Vec::new();
     for entry in fs::read_dir(directory(pid))? {
         tids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
@@ -42,6 +44,7 @@ pub(crate) fn list(pid: i32) -> io::Result<Vec<i32>> {
 
 /// As [`Process::thread`], for a tracer that holds a PID only.
 pub(crate) fn thread(pid: i32, tid: i32) -> Option<Thread> {
+    let _reading = patience::reading(What::Proc);
     // As bytes: the name, in the first line, may be no UTF-8.
     let status = fs::read(directory(pid).join(tid.to_string()).join("status")).ok()?;
     parse(&String::from_utf8_lossy(&status))

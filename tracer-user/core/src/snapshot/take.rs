@@ -127,8 +127,8 @@ pub struct Reading<'a> {
     next: u64,
     /// Number of entries when the reading began: goroutines that are created later are not read.
     total: u64,
-    /// The goroutines of one chance in so many are kept; 0: not known yet. A power of two, so that a list that has grown
-    /// is sampled alike, and looks see the same goroutines again.
+    /// The goroutines of one chance in so many are kept; 0: not known yet. A power of two, so that a list that has
+    /// grown is sampled alike, and looks see the same goroutines again.
     stride: u64,
     /// The `g`s that are in the snapshot: a hostile list has one a million times.
     known: HashSet<u64>,
@@ -458,8 +458,8 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Whether the goroutine of this entry is one of the sample. Not every so many-th: programs make goroutines in turn, one
-/// to read and one to write.
+/// Whether the goroutine of this entry is one of the sample. Not every so many-th: programs make goroutines in turn,
+/// one to read and one to write.
 fn is_chosen(entry: u64, stride: u64) -> bool {
     // The highest bits of a multiplicative hash (Knuth's, with the golden ratio) are even for numbers in a row.
     (entry.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) & (stride - 1) == 0

@@ -1,7 +1,7 @@
 //! A made-up Go executable: every table that the readers need, in a few KiB, so that tests can cut it off at each
 //! length and change each byte. The live tests read real binaries.
 
-use crate::binary::{BuildInfo, FuncData, GoBinary, GoVersion, Image, Layout, PcData};
+use crate::binary::{BuildInfo, Contents, FuncData, GoBinary, GoVersion, Image, Layout, PcData, dwarf};
 use crate::event::{Mode, Set};
 use crate::plan::Plan;
 
@@ -415,4 +415,47 @@ pub fn use_layout(text: &str) {
     if let Ok(layout) = Layout::from_json(text, String::new()) {
         let _ = layout.probe_offsets();
     }
+}
+
+/// A section: its name, bytes, and whether they are compressed.
+pub type Section<'a> = (&'a str, &'a [u8], bool);
+
+/// The made-up executable, with these sections.
+pub fn with_sections(sections: &[Section<'_>]) -> Vec<u8> {
+    let mut data = small_image();
+    let mut names = vec![0];
+    let mut table = vec![0; 64];
+    let mut add = |name: &str, flags: u64, offset: usize, len: usize, names: &mut Vec<u8>| {
+        table.extend([(names.len() as u32).to_le_bytes(), 1u32.to_le_bytes()].concat());
+        let words = [flags, 0, offset as u64, len as u64, 0, 1, 0];
+        table.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        names.extend(name.bytes().chain([0]));
+    };
+    for (name, bytes, compressed) in sections {
+        add(name, if *compressed { 0x800 } else { 0 }, data.len(), bytes.len(), &mut names);
+        data.extend(*bytes);
+    }
+    let at = data.len();
+    names.extend(b"names\0");
+    add("names", 0, at, names.len(), &mut names.clone());
+    data.extend(&names);
+    let start = data.len() as u64;
+    data.extend(&table);
+    data[40..48].copy_from_slice(&start.to_le_bytes());
+    data[58..60].copy_from_slice(&64u16.to_le_bytes());
+    let count = sections.len() as u16 + 2;
+    data[60..64].copy_from_slice(&[count.to_le_bytes(), (count - 1).to_le_bytes()].concat().as_slice()[..4]);
+    data
+}
+
+/// Looks for the layout in the DWARF of what may be an ELF file, for fuzzing.
+pub fn use_dwarf(data: Vec<u8>) {
+    if let Ok(image) = Image::headers(Contents::Memory(data.into())) {
+        dwarf::offsets(&image);
+    }
+}
+
+/// Reads a text as a file of rules, for fuzzing.
+pub fn use_rules(text: &str) {
+    let _ = crate::detect::parse_alone(text);
 }

@@ -1,5 +1,5 @@
-//! Where the fields of the runtime's structs lie in one binary: by the row of its version in `layouts.json`, else by its DWARF,
-//! else by the row of a version near its own, if the binary's code agrees.
+//! Where the fields of the runtime's structs lie in one binary: by the row of its version in `layouts.json`, else by
+//! its DWARF, else by the row of a version near its own, if the binary's code agrees.
 //!
 //! The table comes first because DWARF is large, and hostile where somebody wants it to be.
 
@@ -141,8 +141,8 @@ pub(super) enum Known {
 }
 
 impl Layout {
-    /// Looks for the layout in `layouts.json`; for a version that has no row of its own, in the binary's DWARF, its separate
-    /// debug file, and then in the rows near it.
+    /// Looks for the layout in `layouts.json`; for a version that has no row of its own, in the binary's DWARF, its
+    /// separate debug file, and then in the rows near it.
     ///
     /// # Errors
     /// [`LayoutError::TooOld`].
@@ -166,8 +166,8 @@ impl Layout {
         Ok(tabled)
     }
 
-    /// The layout that the DWARF of an executable tells, whatever the table has: what the table is made of and compared with.
-    /// `None`: it is no ELF file, or its DWARF does not describe `runtime.g`.
+    /// The layout that the DWARF of an executable tells, whatever the table has: what the table is made of and compared
+    /// with. `None`: it is no ELF file, or its DWARF does not describe `runtime.g`.
     pub fn of_dwarf(file: File) -> Option<Layout> {
         let image = Image::headers(Contents::of(file).ok()?).ok()?;
         Some(Layout { source: Source::Dwarf, offsets: dwarf::offsets(&image)? })

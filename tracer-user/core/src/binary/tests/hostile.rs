@@ -6,7 +6,7 @@ use super::super::contents::Contents;
 use super::super::dwarf;
 use super::super::elf::Image;
 use super::super::*;
-use crate::testing::binary::{self as synthetic, RECIPES};
+use crate::testing::binary::{self as synthetic, RECIPES, with_sections};
 use crate::testing::peak::peak;
 use object::elf::{ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD};
 use std::fs::File;
@@ -107,36 +107,6 @@ fn a_large_program_that_is_not_go_is_looked_through_by_pieces() {
     drop(data);
     let read = cheap(8 * MIB, || GoBinary::read_to_keep(file));
     assert!(matches!(read, Err(BinaryError::NotGo)));
-}
-
-/// A section: its name, bytes, and whether they are compressed.
-type Section<'a> = (&'a str, &'a [u8], bool);
-
-/// The made-up executable, with these sections.
-fn with_sections(sections: &[Section<'_>]) -> Vec<u8> {
-    let mut data = synthetic::small_image();
-    let mut names = vec![0];
-    let mut table = vec![0; 64];
-    let mut add = |name: &str, flags: u64, offset: usize, len: usize, names: &mut Vec<u8>| {
-        table.extend([(names.len() as u32).to_le_bytes(), 1u32.to_le_bytes()].concat());
-        table.extend(words(&[flags, 0, offset as u64, len as u64, 0, 1, 0]));
-        names.extend(name.bytes().chain([0]));
-    };
-    for (name, bytes, compressed) in sections {
-        add(name, if *compressed { 0x800 } else { 0 }, data.len(), bytes.len(), &mut names);
-        data.extend(*bytes);
-    }
-    let at = data.len();
-    names.extend(b"names\0");
-    add("names", 0, at, names.len(), &mut names.clone());
-    data.extend(&names);
-    let start = data.len() as u64;
-    data.extend(&table);
-    data[40..48].copy_from_slice(&start.to_le_bytes());
-    data[58..60].copy_from_slice(&64u16.to_le_bytes());
-    let count = sections.len() as u16 + 2;
-    data[60..64].copy_from_slice(&[count.to_le_bytes(), (count - 1).to_le_bytes()].concat().as_slice()[..4]);
-    data
 }
 
 fn compressed(kind: u32, size: u64, data: &[u8]) -> Vec<u8> {

@@ -232,3 +232,41 @@ proptest! {
         }
     }
 }
+
+/// A core file of sixteen megabytes: any number of program headers that all hold the same notes.
+#[test]
+fn many_segments_of_the_same_notes_end() {
+    let binary = executable(false);
+    let count = 200_000u32;
+    let notes = note(b"NONE\0", 1, &[]).repeat(200_000);
+    let mut file = core_file(&[], &[]);
+    file.truncate(HEADER);
+    // `PN_XNUM`: the number of program headers is in the first section header.
+    let sections = HEADER as u64 + u64::from(count) * PROGRAM as u64;
+    file[40..48].copy_from_slice(&sections.to_le_bytes());
+    file[56..58].copy_from_slice(&0xffffu16.to_le_bytes());
+    let at = sections + 64;
+    let program = words(&[4, at, 0, 0, notes.len() as u64, 0, 4]);
+    file.extend(program.repeat(count as usize));
+    let mut section = [0; 64];
+    section[44..48].copy_from_slice(&count.to_le_bytes());
+    file.extend(section);
+    file.extend(&notes);
+    let began = std::time::Instant::now();
+    let (_, used) = crate::testing::peak::peak(|| read(&file, &binary).map(|core| core.pid()));
+    assert!(used < 64 << 20, "{used}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_is_no_core_file_is_refused_at_once() {
+    let binary = executable(false);
+    for (path, why) in [("/dev/zero", "it is a device"), ("/", "it is a directory")] {
+        let error = Core::open(path.as_ref(), &binary).err().unwrap().to_string();
+        assert!(error.starts_with(why), "{error}");
+    }
+    let mut file = of(&binary, 0);
+    // The address of the first segment of memory.
+    file[HEADER + PROGRAM + 16] = 1;
+    assert_eq!(refusal(&file, &binary), "it is a corrupt core file: a segment does not begin at a page");
+}

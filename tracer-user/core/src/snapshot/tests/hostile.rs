@@ -1,4 +1,5 @@
-//! Lists that are longer than what is behind them, and more goroutines than are wanted. Each test has a bound on memory.
+//! Lists that are longer than what is behind them, and more goroutines than are wanted. Each test has a bound on
+//! memory.
 
 use super::super::{Clock, Options, Sampled, Snapshot, View, take};
 use super::{ARRAY, G};
