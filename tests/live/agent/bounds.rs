@@ -156,9 +156,7 @@ fn a_service_manager_is_told_how_it_is() -> Result<()> {
     // An agent that stands still says nothing, whatever it says later.
     let all = |signal| -> Result<()> {
         for pid in tree::of(agent.process.pid())? {
-            let pid = Pid::from_raw(i32::try_from(pid)?).context("no PID")?;
-            // One that ends meanwhile is as good.
-            let _ = kill_process(pid, signal);
+            kill_process(Pid::from_raw(pid.cast_signed()).context("no PID")?, signal)?;
         }
         Ok(())
     };

@@ -47,7 +47,10 @@ fn exactly(owns: &[&Own]) -> Vec<String> {
 fn watching(owns: &[&Own], timeout: &str, args: &[&str]) -> Result<(tempfile::TempDir, Agent)> {
     let directory = tempfile::tempdir()?;
     let config = directory.path().join("sfgi.toml");
-    fs::write(&config, format!("scan = {{ interval = \"1s\", timeout = \"{timeout}\" }}\nbudget.node = \"50%\"\n"))?;
+    fs::write(
+        &config,
+        format!("scan = {{ interval = \"1s\", timeout = \"{timeout}\" }}\nbudget.node = \"50%\"\n"),
+    )?;
     let include = exactly(owns);
     let mut all = vec!["--config", config.to_str().context("path")?];
     all.extend(include.iter().map(String::as_str));
@@ -63,8 +66,10 @@ fn scans(agent: &Agent, pid: u32) -> Result<u64> {
 }
 
 fn programs_that_do_not_answer_hold_up_no_other() -> Result<()> {
-    let (hostile, innocent) =
-        (Own::new("withheld", &Go::newest(), Variant::Plain)?, Own::new("idle", &Go::newest(), Variant::Plain)?);
+    let (hostile, innocent) = (
+        Own::new("withheld", &Go::newest(), Variant::Plain)?,
+        Own::new("idle", &Go::newest(), Variant::Plain)?,
+    );
     let victim = innocent.start(&["-n", "100"])?;
     let all = (0..HANGING).map(|_| hostile.start(&["-n", "10"])).collect::<Result<Vec<Process>>>()?;
     let (_config, agent) = watching(&[&hostile, &innocent], "2s", &[])?;
@@ -74,9 +79,13 @@ fn programs_that_do_not_answer_hold_up_no_other() -> Result<()> {
     machine::report(&format!("beside {HANGING} programs that do not answer: {made} scans in {WATCHED:?}"));
     ensure!(made >= SCANS, "{made} scans beside programs that do not answer");
     // It says of those what is wrong, and of itself how it is.
-    let told = |picture: &Value| all.iter().any(|process| {
-        of(picture, process.pid()).is_some_and(|told| told["error"].as_str().is_some_and(|error| error.contains("does not answer")))
-    });
+    let told = |picture: &Value| {
+        all.iter().any(|process| {
+            of(picture, process.pid()).is_some_and(|told| {
+                told["error"].as_str().is_some_and(|error| error.contains("does not answer"))
+            })
+        })
+    };
     let picture = agent.wait(told)?;
     ensure!(picture["node"]["workers_hung"].as_u64() > Some(0), "{}", picture["node"]);
     ensure!(agent.ask("GET", "/readyz")?.status == 200);
@@ -85,7 +94,12 @@ fn programs_that_do_not_answer_hold_up_no_other() -> Result<()> {
     // A request for one of them is answered, too.
     let began = Instant::now();
     let asked = agent.ask("GET", &format!("/sfgi/goroutines?pid={}", all[0].pid()))?;
-    ensure!(asked.status == 502 && asked.text().contains("does not answer"), "{} {}", asked.status, asked.text());
+    ensure!(
+        asked.status == 502 && asked.text().contains("does not answer"),
+        "{} {}",
+        asked.status,
+        asked.text()
+    );
     ensure!(began.elapsed() < Duration::from_secs(20));
     Ok(())
 }
@@ -109,14 +123,18 @@ fn a_million_goroutines_fit() -> Result<()> {
     ensure!(made >= SCANS, "{made} scans beside a million goroutines");
     ensure!(agent.ask("POST", &format!("/sfgi/trigger-scan?pid={}", giant.pid()))?.status < 600);
     let peak = tree::peak_bytes(agent.process.pid())?;
-    machine::report(&format!("a million goroutines: {incomplete}; {} MiB at most, all processes", peak >> 20));
+    machine::report(&format!(
+        "a million goroutines: {incomplete}; {} MiB at most, all processes",
+        peak >> 20
+    ));
     ensure!(peak < MOST_BYTES, "{} MiB", peak >> 20);
     Ok(())
 }
 
 /// The processes of the agent by name; the launcher keeps that of the command.
 fn parts(agent: &Agent) -> Result<BTreeMap<String, u32>> {
-    let name = |pid: u32| Some((fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned(), pid));
+    let name =
+        |pid: u32| Some((fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned(), pid));
     Ok(tree::of(agent.process.pid())?.into_iter().filter_map(name).collect())
 }
 

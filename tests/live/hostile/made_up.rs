@@ -97,7 +97,7 @@ fn spans_that_are_invented() -> Result<()> {
     let mut record = vec![0; usize::try_from(size)?];
     made.memory.read_exact_at(&mut record, real)?;
     for number in 0..count {
-        let mut put = |name: &str, bytes: &[u8]| -> Result<()> {
+        let mut put = |name: &'static str, bytes: &[u8]| -> Result<()> {
             let at = usize::try_from(field("mspan", name)?)?;
             record.get_mut(at..at + bytes.len()).context("behind its end")?.copy_from_slice(bytes);
             Ok(())

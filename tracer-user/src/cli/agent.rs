@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             ExitCode::FAILURE
         }
     });
-    Ok(code.context("the agent cannot start")?)
+    code.context("the agent cannot start")
 }
 
 /// The process that decides and talks to clients. The core has a thread of its own; this one only waits for signals, requests

@@ -66,7 +66,9 @@ impl Contents {
     /// There are more of them than in any program.
     pub(super) fn stretches(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, ElfError> {
         let end = range.end.min(self.len());
-        let Contents::File { file, .. } = self else { return Ok(vec![range.start.min(end)..end]) };
+        let Contents::File { file, .. } = self else {
+            return Ok(std::iter::once(range.start.min(end)..end).collect());
+        };
         let many = ElfError::Corrupt("it has more holes than any program");
         let mut found: Vec<Range<u64>> = Vec::new();
         let mut at = range.start;
@@ -141,7 +143,8 @@ mod tests {
         let there: u64 = stretches.iter().map(|stretch| stretch.end - stretch.start).sum();
         assert!(there < 1 << 20, "{stretches:?}");
         let within = contents.stretches((1 << 30) + 2..(1 << 30) + 3).unwrap();
-        assert_eq!(within, [(1 << 30) + 2..(1 << 30) + 3]);
+        assert_eq!(within.len(), 1);
+        assert_eq!(within.first(), Some(&((1 << 30) + 2..(1 << 30) + 3)));
         assert_eq!(contents.stretches(2 << 20..3 << 20).unwrap(), []);
         assert_eq!(&*contents.read(1 << 30, 4).unwrap(), b"data");
         assert_eq!(contents.read((1 << 31) - 2, 100).unwrap().len(), 2);

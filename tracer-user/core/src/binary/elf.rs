@@ -553,7 +553,7 @@ impl Image {
                 addr: u64_at(header, 16)?,
                 offset: u64_at(header, 24)?,
                 size: u64_at(header, 32)?,
-                compressed: u64_at(header, 8)? & u64::from(SHF_COMPRESSED.0) != 0,
+                compressed: u64_at(header, 8)? & SHF_COMPRESSED.0 != 0,
                 empty: u32_at(header, 4)? == SHT_NOBITS.0,
             })
         };

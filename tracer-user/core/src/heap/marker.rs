@@ -341,7 +341,9 @@ impl<'a> Marker<'a> {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.work(&mut |_| {}))).collect();
             let own = self.work(progress);
             // A thread that panicked has lost marks, and a mark that is missed is a false proof.
-            let join = |other: std::thread::ScopedJoinHandle<'_, _>| other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let join = |other: std::thread::ScopedJoinHandle<'_, _>| {
+                other.join().unwrap_or_else(|panic| resume_unwind(panic))
+            };
             others.into_iter().map(join).fold(own, Result::and)
         })
     }

@@ -171,7 +171,7 @@ impl<'a> Roots<'a> {
                             }
                             // A goroutine that has the weak pointer can make a strong one of it at any time.
                             kind if kind == weak => {
-                                self.marker.reach(base + offset, Source::Other, &mut found)
+                                self.marker.reach(base + offset, Source::Other, &mut found);
                             }
                             _ => {}
                         }

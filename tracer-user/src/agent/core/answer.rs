@@ -48,7 +48,7 @@ impl Core {
                 }
             }
             Request::Profile { pid, kind: Profile::Block(seconds), answer } => {
-                self.block_profile(pid, seconds, answer)
+                self.block_profile(pid, seconds, answer);
             }
             Request::Profile { pid, kind, answer } => self.ask(pid, answer, Ask::Profile(kind)),
             Request::Goroutines { pid, filter, form, answer } => {
@@ -58,7 +58,7 @@ impl Core {
             Request::Record { pid, seconds, file, answer } => self.record(pid, seconds, &file, answer),
             Request::RunHook { job, answer } => {
                 let done = Box::new(move |ended: Result<(), String>| {
-                    drop(answer.send(ended.map_err(Refusal::Failed)))
+                    drop(answer.send(ended.map_err(Refusal::Failed)));
                 });
                 self.pool.hook(job, done);
             }

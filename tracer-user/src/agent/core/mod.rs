@@ -375,7 +375,7 @@ impl Core {
             Work::Look => Ask::Look { kept },
         };
         let (target, limit, unproven) = (Arc::clone(&state.target), state.limit, state.unproven);
-        if self.pool.scan(reader, Task { target, ask, limit, unproven, pieces: None, done }).is_err() {
+        if !self.pool.scan(reader, Task { target, ask, limit, unproven, pieces: None, done }) {
             return false;
         }
         (state.running, state.reader) = (Some(work), Some(reader));

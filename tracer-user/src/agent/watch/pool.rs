@@ -381,13 +381,13 @@ impl Pool {
 
     /// Has a reader do it. Call only with what [`Pool::reader_for`] gave. `false`: there is no room for it now, and nothing was
     /// begun.
-    pub(crate) fn scan(&mut self, pid: u32, task: Task) -> Result<(), Task> {
+    pub(crate) fn scan(&mut self, pid: u32, task: Task) -> bool {
         let limit = if task.limit == 0 { self.usual() } else { task.limit.min(self.most()) };
-        if !self.make_room(pid, limit + OVERHEAD) {
-            return Err(task);
+        let fits = self.make_room(pid, limit + OVERHEAD);
+        if fits {
+            self.begin(pid, limit, task);
         }
-        self.begin(pid, limit, task);
-        Ok(())
+        fits
     }
 
     /// Whether `grant` fits for this worker; idle ones are ended where that makes it fit.

@@ -35,7 +35,7 @@ impl Crowd {
 
     fn put(&self, g: u64, addr: u64, buffer: &mut [u8]) {
         let number = (g - G) / SIZE;
-        let state = if number % 2 == 0 { status::WAITING } else { status::DEAD };
+        let state = if number.is_multiple_of(2) { status::WAITING } else { status::DEAD };
         buffer.fill(0);
         for (field, word) in [("sched.g", g), ("goid", number + 1), ("atomicstatus", state.into())] {
             let at = g + u64::from(self.binary.layout().field("g", field).unwrap());
