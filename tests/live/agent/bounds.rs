@@ -49,6 +49,10 @@ fn watching(own: &Own, args: &[&str]) -> Result<(Process, Agent)> {
 fn clients_that_do_not_read_cost_no_memory() -> Result<()> {
     let own = Own::new("idle", &Go::newest(), Variant::Plain)?;
     let (target, agent) = watching(&own, &["-n", GOROUTINES])?;
+    // Another program, about which nobody asks.
+    let innocent = own.start(&["-n", "100"])?;
+    let pid = innocent.pid();
+    agent.until(&format!("/sfgi/processes?pid={pid}"), |document| document[0]["goroutines"].is_u64())?;
     let path = format!("/sfgi/goroutines?pid={}&limit=10000", target.pid());
     let one = agent.get(&path)?;
     ensure!(one.status == 200 && one.body.len() > 2 << 20, "{} {} bytes", one.status, one.body.len());
@@ -60,16 +64,16 @@ fn clients_that_do_not_read_cost_no_memory() -> Result<()> {
         clients.push(stream);
     }
     // Those who do read are answered meanwhile, and the programs are looked at.
-    let scans = |agent: &Agent| Ok::<_, anyhow::Error>(agent.json("/sfgi/node")?["scans"].as_u64());
-    let (first, began) = (scans(&agent)?, Instant::now());
+    let (first, began) = (scans(&agent, pid)?, Instant::now());
     while began.elapsed() < Duration::from_secs(8) {
         ensure!(agent.get("/metrics")?.status == 200 && agent.get("/readyz")?.status == 200);
         thread::sleep(Duration::from_millis(100));
     }
-    ensure!(scans(&agent)? > first, "no scan beside clients that do not read");
+    let made = scans(&agent, pid)? - first;
+    ensure!(made >= SCANS, "{made} scans beside clients that do not read");
     let after = tree::peak_bytes(agent.process.pid())?;
     machine::report(&format!(
-        "{CLIENTS} clients do not read answers of {} KiB: {} MiB became {} MiB",
+        "{CLIENTS} clients do not read answers of {} KiB: {} MiB became {} MiB; {made} scans of another program",
         one.body.len() >> 10,
         before >> 20,
         after >> 20
@@ -85,6 +89,14 @@ fn clients_that_do_not_read_cost_no_memory() -> Result<()> {
     Ok(())
 }
 
+/// How often a program was scanned, by the metrics.
+fn scans(agent: &Agent, pid: u32) -> Result<u64> {
+    let metrics = agent.get("/metrics")?.text();
+    let start = format!("sfgi_process_scans_total{{pid=\"{pid}\"");
+    let line = metrics.lines().find(|line| line.starts_with(&start)).unwrap_or("0");
+    Ok(line.rsplit(' ').next().unwrap_or("0").parse::<f64>()? as u64)
+}
+
 /// How long the clients ask, and how many scans of a program there must be meanwhile, at an interval of a second.
 const LOOP: Duration = Duration::from_secs(10);
 const SCANS: u64 = 3;
@@ -93,16 +105,10 @@ fn clients_in_a_loop_stop_no_scan() -> Result<()> {
     let own = Own::new("idle", &Go::newest(), Variant::Plain)?;
     let (target, agent) = watching(&own, &["-n", "2000"])?;
     let path = format!("/sfgi/processes?pid={}", target.pid());
-    let scans = || -> Result<u64> {
-        let metrics = agent.get("/metrics")?.text();
-        let start = format!("sfgi_process_scans_total{{pid=\"{}\"", target.pid());
-        let line = metrics.lines().find(|line| line.starts_with(&start)).unwrap_or("0");
-        Ok(line.rsplit(' ').next().unwrap_or("0").parse::<f64>()? as u64)
-    };
     let goroutines = format!("/sfgi/goroutines?pid={}", target.pid());
     for (asked, shown) in [(goroutines.as_str(), true), ("/metrics", false), ("/sfgi/processes", false)] {
         let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let before = scans()?;
+        let before = scans(&agent, target.pid())?;
         thread::scope(|scope| -> Result<()> {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -118,7 +124,7 @@ fn clients_in_a_loop_stop_no_scan() -> Result<()> {
             over.store(true, Ordering::Relaxed);
             Ok(())
         })?;
-        let (made, answered) = (scans()? - before, answered.into_inner());
+        let (made, answered) = (scans(&agent, target.pid())? - before, answered.into_inner());
         machine::report(&format!(
             "8 clients ask for {asked} in a loop: {answered} answers, {made} scans in 10 s"
         ));

@@ -80,7 +80,11 @@ impl Token {
                 Ok(token)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let text = make(file).map_err(|error| AccessError::Kept { file: file.to_owned(), error })?;
+                let text = make(file).map_err(|error| match error.kind() {
+                    // There is no folder for it either: the name is wrong.
+                    io::ErrorKind::NotFound => unreadable(error),
+                    _ => AccessError::Kept { file: file.to_owned(), error },
+                })?;
                 Ok(Token { text: text.into(), origin: Origin::Kept(file.to_owned()) })
             }
             Err(error) => Err(unreadable(error)),
