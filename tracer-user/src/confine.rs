@@ -416,10 +416,16 @@ const NETWORK: &[i64] = &[
 const SIGNALS: &[i64] =
     &[libc::SYS_kill, libc::SYS_pidfd_send_signal, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo];
 
+/// `renameat` of arm64 (`include/uapi/asm-generic/unistd.h`), which the C library's headers leave out there.
+#[cfg(target_arch = "aarch64")]
+const RENAMEAT: i64 = 38;
+#[cfg(not(target_arch = "aarch64"))]
+const RENAMEAT: i64 = libc::SYS_renameat;
+
 /// What changes files by their names.
 const NAMES: &[i64] = &[
     libc::SYS_truncate,
-    libc::SYS_renameat,
+    RENAMEAT,
     libc::SYS_renameat2,
     libc::SYS_unlinkat,
     libc::SYS_mkdirat,
