@@ -31,7 +31,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 #[derive(Parser)]
 pub(crate) struct Options {
     /// Runs only tests whose name contains one of these
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// The names are whole ones
     #[arg(long)]
     exact: bool,
@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// Stops this process until this one is killed: one half of a test
     #[arg(long, hide = true)]
     pub(crate) freeze: Option<i32>,
+    /// Runs the command that follows and writes its peak of memory into this file: one half of a test
+    #[arg(long, hide = true)]
+    pub(crate) peak: Option<PathBuf>,
 }
 
 /// What a test cannot do without.

@@ -27,6 +27,9 @@ fn main() -> Result<ExitCode> {
     if let Some(pid) = options.freeze {
         return memory::freeze_until_killed(pid).map(|()| ExitCode::SUCCESS);
     }
+    if let Some(file) = &options.peak {
+        return hostile::measure(file, &options.names);
+    }
     let groups = [
         agent::tests(),
         commands::tests(),

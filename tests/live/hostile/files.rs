@@ -38,7 +38,7 @@ fn what_is_no_file() -> Result<()> {
         (&["export", "--to", "perfetto", "-o", "/dev/null", zero], "a device"),
         (&["dump", "--core", zero, "--exe", exe], "a device"),
         (&["dump", "--core", fifo, "--exe", exe], "a pipe"),
-        (&["dump", "--core", zero, "--exe", zero], "a device"),
+        (&["dump", "--core", zero, "--exe", zero], "not an ELF file"),
         (&["leaks", "-p", &pid, "--baseline", zero], "a device"),
         (&["leaks", "-p", &pid, "--baseline", fifo], "a pipe"),
         (&["leaks", "-p", &pid, "--rules", rules], "not a regular file"),

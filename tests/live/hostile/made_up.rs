@@ -123,7 +123,7 @@ fn a_million_goroutines_are_read_by_a_sample() -> Result<()> {
     let most = 128;
     let args = ["dump", "--group", "-p", &pid, "--memory", "128MiB"];
     let ended = run(&args)?.within((most + most / 8 + 32) * MIB, Duration::from_secs(120))?;
-    ended.says(0, &["an even sample", "of its 100000"])?;
+    ended.says(0, &["an even sample", "of its 1000"])?;
     let args = ["leaks", "-p", &pid, "--memory", "256MiB", "--observe", "1s"];
     let ended = run(&args)?.within((256 + 32 + 32) * MIB, Duration::from_secs(180))?;
     ended.says(0, &["nothing counts as proven", "an even sample"])?;

@@ -5,9 +5,9 @@ mod files;
 mod made_up;
 
 use std::{
-    fs::File,
-    io::{Read as _, Seek as _},
-    process::Command,
+    env, fs,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -55,13 +55,29 @@ impl Ended {
     }
 }
 
-/// Runs `sfgi ARGS…` to its end.
+/// Runs `sfgi ARGS…` to its end, below a process of its own: what a child had before its `exec` counts as its peak, too, and
+/// this process may have had gigabytes.
 fn run(args: &[&str]) -> Result<Ended> {
-    let began = Instant::now();
-    let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
-    let mut command: Command = sfgi::command(args)?;
-    command.stdin(std::process::Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
-    let child = command.spawn().with_context(|| format!("{command:?}"))?;
+    let (began, dir) = (Instant::now(), tempfile::tempdir()?);
+    let file = dir.path().join("peak");
+    let mut command = Command::new(env::current_exe()?);
+    command.arg("--peak").arg(&file).arg("--").arg(sfgi::binary()?).args(args);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Ended {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+        peak: fs::read_to_string(file)?.trim().parse()?,
+        took: began.elapsed(),
+    })
+}
+
+/// The process between: runs a command, writes the most memory that it or one of its processes had into a file, bytes, and ends as
+/// the command did.
+pub(crate) fn measure(file: &Path, command: &[String]) -> Result<ExitCode> {
+    let (program, args) = command.split_first().context("no command")?;
+    let child = Command::new(program).args(args).spawn()?;
     let pid = i32::try_from(child.id())?;
     let mut status = 0;
     // SAFETY: `rusage` is plain numbers, for which zero bytes are valid.
@@ -69,19 +85,8 @@ fn run(args: &[&str]) -> Result<Ended> {
     // SAFETY: both pointers are to locals; `child` is not waited for elsewhere.
     let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
     ensure!(waited == pid, "wait4: {}", std::io::Error::last_os_error());
-    let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
-    let text = |file: &mut File| -> Result<String> {
-        let mut bytes = Vec::new();
-        file.rewind()?;
-        file.read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    Ok(Ended {
-        code,
-        stdout: text(&mut stdout)?,
-        stderr: text(&mut stderr)?,
-        // Kilobytes, of the largest of it and of the children that it waited for.
-        peak: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
-        took: began.elapsed(),
-    })
+    // Kilobytes, of the largest of it and of the children that it waited for.
+    fs::write(file, (usage.ru_maxrss * 1024).to_string())?;
+    ensure!(libc::WIFEXITED(status), "signal {} ended it", libc::WTERMSIG(status));
+    Ok(ExitCode::from(u8::try_from(libc::WEXITSTATUS(status))?))
 }
