@@ -7,10 +7,10 @@
 use std::{
     env,
     ffi::OsString,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Write as _},
     os::unix::fs::{
-        DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+        FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
         fchown,
     },
     path::{Path, PathBuf},
@@ -18,8 +18,6 @@ use std::{
 
 /// Nobody but the owner reads or writes what was read of a program.
 const FILE_MODE: u32 = 0o600;
-/// As [`FILE_MODE`], for folders.
-const FOLDER_MODE: u32 = 0o700;
 /// Names that are tried for a file that is to be renamed: one of another process with our PID in its own PID namespace may be there.
 const NAMES: u32 = 100;
 
@@ -126,47 +124,6 @@ fn create_beside(folder: &Path, name: &std::ffi::OsStr) -> io::Result<(PathBuf, 
     Err(last.unwrap_or_else(|| io::ErrorKind::AlreadyExists.into()))
 }
 
-/// Makes a folder with mode 0700, and those above it that do not exist. One that exists must be a folder of ours that nobody else
-/// may write to; it keeps its mode otherwise.
-///
-/// # Errors
-/// It cannot be made, is none, or is not ours alone.
-pub fn folder(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => {
-            owned_by_us(metadata.uid())?;
-            if metadata.mode() & 0o022 != 0 {
-                fs::set_permissions(path, Permissions::from_mode(metadata.mode() & !0o022 & 0o7777))?;
-            }
-            return Ok(());
-        }
-        Ok(metadata) if metadata.is_symlink() => {
-            return Err(refused("is a link, and links are not followed"));
-        }
-        Ok(_) => return Err(refused("is no folder")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
-        && !parent.exists()
-    {
-        folder(parent)?;
-    }
-    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return folder(path),
-        made => made?,
-    }
-    if let Some(owner) = Owner::behind_sudo() {
-        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-        fchown(
-            OpenOptions::new().read(true).custom_flags(flags).open(path)?,
-            Some(owner.uid),
-            Some(owner.gid),
-        )?;
-    }
-    Ok(())
-}
-
 /// Opens what exists, and empties it if it is a file.
 fn open_existing(path: &Path) -> io::Result<File> {
     if let Some(descriptor) = own_descriptor(path) {
@@ -268,11 +225,7 @@ mod tests {
         assert_eq!((mode(&file), fs::read(&file).unwrap()), (0o600, Vec::new()));
         replace(&file, b"whole").unwrap();
         assert_eq!((mode(&file), fs::read(&file).unwrap()), (0o600, b"whole".to_vec()));
-        let folder = dir.path().join("a/b");
-        super::folder(&folder).unwrap();
-        assert_eq!((mode(&folder), mode(&dir.path().join("a"))), (0o700, 0o700));
-        super::folder(&folder).unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside");
     }
 
     #[test]
@@ -291,7 +244,6 @@ mod tests {
         let nowhere = dir.path().join("nowhere");
         symlink(dir.path().join("made"), &nowhere).unwrap();
         assert!(create(&nowhere).is_err());
-        assert!(super::folder(&link).is_err());
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         assert!(!dir.path().join("made").exists());
     }

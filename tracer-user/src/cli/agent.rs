@@ -95,7 +95,8 @@ async fn serve(args: &Args, config: Arc<Config>, opened: Opened, mut handle: Han
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut hangup = signal(SignalKind::hangup())?;
     let services = opened.start(config, &handle);
-    log::info!("begins: PID {}", std::process::id());
+    // The launcher's: signals go there.
+    log::info!("begins: PID {}", std::os::unix::process::parent_id());
     loop {
         tokio::select! {
             _ = interrupt.recv() => break,
