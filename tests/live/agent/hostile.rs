@@ -71,7 +71,7 @@ fn programs_that_do_not_answer_hold_up_no_other() -> Result<()> {
         Own::new("idle", &Go::newest(), Variant::Plain)?,
     );
     let victim = innocent.start(&["-n", "100"])?;
-    let all = (0..HANGING).map(|_| hostile.start(&["-n", "10"])).collect::<Result<Vec<Process>>>()?;
+    let all = (0..HANGING).map(|_| hostile.start(&[])).collect::<Result<Vec<Process>>>()?;
     let (_config, agent) = watching(&[&hostile, &innocent], "2s", &[])?;
     let first = scans(&agent, victim.pid())?;
     thread::sleep(WATCHED);

@@ -292,7 +292,9 @@ pub fn run(
         Child::Has(pid) => pid,
     };
     drop(theirs);
-    log::debug!("launcher: {}", confine::apply(&Needs::launcher()));
+    // Not within the macro: that evaluates nothing where the level is off.
+    let in_force = confine::apply(&Needs::launcher());
+    log::debug!("launcher: {in_force}");
     let mut workers = BTreeSet::new();
     loop {
         let mut polled = [PollFd::new(&ours, PollFlags::IN), PollFd::new(&signals.fd, PollFlags::IN)];

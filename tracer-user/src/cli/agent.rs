@@ -72,7 +72,9 @@ fn server(args: &Args, config: Arc<Config>, launcher: Launcher) -> Result<()> {
     // The socket and the store are opened before any process is looked at, so that a wrong setting ends the command.
     let mut opened = runtime.block_on(Opened::open(&config))?;
     // Before threads: each has capabilities of its own. After the socket, which may want a low port.
-    log::info!("server: {}", confine::apply(&Needs::server(writable(&config))));
+    // Not within the macro: that evaluates nothing where the level is off.
+    let in_force = confine::apply(&Needs::server(writable(&config)));
+    log::info!("server: {in_force}");
     let handle = agent::start(Arc::clone(&config), opened.take_earlier(), launcher)
         .context("the agent cannot start")?;
     runtime.block_on(serve(args, config, opened, handle))

@@ -69,7 +69,9 @@ pub(crate) fn work(role: Role, socket: UnixStream, config: &Arc<Config>) -> Exit
         Role::Hook => None,
     };
     if let Some(needs) = needs {
-        log::debug!("{role:?}: {}", confine::apply(&needs));
+        // Not within the macro: that evaluates nothing where the level is off.
+        let in_force = confine::apply(&needs);
+        log::debug!("{role:?}: {in_force}");
     }
     let worked = match role {
         Role::Sweeper { skipped } => sweep(skipped, &socket, config),
