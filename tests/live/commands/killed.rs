@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     env, fs,
-    os::unix::process::ExitStatusExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     thread,
     time::{Duration, Instant},
 };
@@ -119,7 +119,11 @@ fn nothing_is_left_whenever_it_is_killed() -> Result<()> {
 fn who_stops_the_one_stops_both() -> Result<()> {
     let mut target = fixture::start("workers", &Go::newest(), Variant::Plain, &["-d", "1h"])?;
     target.say()?;
-    let mut sfgi = sfgi::attach(target.pid(), &["--timeout", "1"])?;
+    // A group of its own, as a shell with job control gives it: SIGTSTP stops nobody in a group that nobody looks after
+    // (an orphaned one, setpgid(2)), which that of a test may be.
+    let pid = target.pid().to_string();
+    let mut command = sfgi::command(&["trace", "-p", &pid, "--format", "json", "--timeout", "1"])?;
+    let mut sfgi = sfgi::attached(command.process_group(0))?;
     let child = *machine::children(sfgi.pid())?.first().context("no child")?;
     sfgi.signal(Signal::TSTP)?;
     until("both stand", || Ok(state(sfgi.pid()) == Some('T') && state(child) == Some('T')))?;
