@@ -50,12 +50,14 @@ impl Opened {
     /// # Errors
     /// One of them cannot be opened.
     pub async fn open(config: &Config) -> Result<Opened, ServiceError> {
+        // The store first: a token may be made beside it, and would be blamed for a folder that is not there.
+        let store = Store::open(&config.store)?;
         let terminal = std::io::stderr().is_terminal();
         let listener = Listener::bind(&config.http, config.store.file.as_deref(), terminal).await?;
         if let Some(directory) = &config.evidence.directory {
             own_folder(directory).map_err(ServiceError::Evidence)?;
         }
-        Ok(Opened { listener, store: Store::open(&config.store)?, notify: Notify::of_environment() })
+        Ok(Opened { listener, store, notify: Notify::of_environment() })
     }
 
     /// What an earlier agent knew of targets, for the core; empty when called a second time.
