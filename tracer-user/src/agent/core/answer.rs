@@ -163,8 +163,7 @@ impl Core {
         };
         let (pieces, whole) = collect(pid, answer);
         let done = Box::new(move |ended: Result<_, Failure>| drop(whole.send(ended.map(|_| ()))));
-        // A document has stacks and labels, which a scan has not.
-        let limit = state.limit.saturating_mul(2);
+        let limit = state.limit;
         let target = Arc::clone(&state.target);
         self.pool.ask(Task { target, ask, limit, unproven: false, pieces: Some(pieces), done });
     }

@@ -391,6 +391,7 @@ impl Core {
 
     /// Ends the prober when a session has said nothing for too long: its target does not answer.
     fn check(&mut self) {
+        self.pool.refuse_old();
         let silence = self.config.scan.timeout;
         if self.targets.values().any(|state| state.probes.silent_for() > silence) {
             self.pool.end_prober();

@@ -23,7 +23,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::UnixStream,
@@ -40,6 +40,8 @@ const CLIENT_STREAMS: usize = 4;
 const ALERT_STREAMS: usize = 4;
 /// Requests that wait for a worker; beyond that they are refused.
 const MAX_WAITING: usize = 8;
+/// How long a request waits for a worker before it is refused: as long as clients usually wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// The longest that one job may take, however steadily its worker beats.
 const LONGEST: Duration = Duration::from_secs(180);
 /// How long a client may leave a piece of its document unread.
@@ -208,7 +210,7 @@ pub(crate) struct Pool {
     /// Frames for a prober that is ordered and not there yet.
     unsent: Vec<Vec<u8>>,
     /// Requests that wait for a worker.
-    waiting: VecDeque<Task>,
+    waiting: VecDeque<(Instant, Task)>,
     /// CPU time of workers that have ended, nanoseconds.
     ended_cpu_ns: u64,
     /// Workers that were ended because they hung.
@@ -239,10 +241,11 @@ impl Pool {
         self.share(SIXTEENTHS_SERVER)
     }
 
-    /// The most that one job may have.
+    /// The most that one job may have: half of what readers share. A job that needs all of it would wait until nothing else runs,
+    /// which on a busy host is never.
     pub(crate) fn most(&self) -> u64 {
         let fixed = SIXTEENTHS_SERVER + SIXTEENTHS_PROGRAM + SIXTEENTHS_SWEEPER;
-        self.share(16 - fixed).saturating_sub(OVERHEAD)
+        (self.share(16 - fixed) / 2).saturating_sub(OVERHEAD)
     }
 
     /// What a job has where nobody knows better.
@@ -416,12 +419,21 @@ impl Pool {
             let why = "too many requests wait for a worker already: try again later";
             return (task.done)(Err(Failure::TooDear(why.to_owned())));
         }
-        self.waiting.push_back(task);
+        self.waiting.push_back((Instant::now(), task));
         self.next_request();
     }
 
+    /// Refuses requests that have waited too long for a worker or for memory.
+    pub(crate) fn refuse_old(&mut self) {
+        while let Some((_, task)) = self.waiting.pop_front_if(|(since, _)| since.elapsed() > LONGEST_WAIT) {
+            let why =
+                format!("no worker was free within {LONGEST_WAIT:?}: try again later, or raise --memory");
+            (task.done)(Err(Failure::TooDear(why)));
+        }
+    }
+
     fn next_request(&mut self) {
-        while let Some(task) = self.waiting.pop_front() {
+        while let Some((since, task)) = self.waiting.pop_front() {
             // One that waits for a client who has gone needs no worker.
             if task.pieces.as_ref().is_some_and(mpsc::Sender::is_closed) {
                 continue;
@@ -443,7 +455,7 @@ impl Pool {
                     if idle.is_none() {
                         self.order_reader(Lane::Requests, ANSWERERS);
                     }
-                    self.waiting.push_front(task);
+                    self.waiting.push_front((since, task));
                     return;
                 }
             }
