@@ -71,8 +71,9 @@ fn programs_that_do_not_answer_hold_up_no_other() -> Result<()> {
         Own::new("idle", &Go::newest(), Variant::Plain)?,
     );
     let victim = innocent.start(&["-n", "100"])?;
-    let all = (0..HANGING).map(|_| hostile.start(&[])).collect::<Result<Vec<Process>>>()?;
     let (_config, agent) = watching(&[&hostile, &innocent], "2s", &[])?;
+    agent.wait_for(victim.pid(), |process| process["scan"].is_object())?;
+    let all = (0..HANGING).map(|_| hostile.start(&[])).collect::<Result<Vec<Process>>>()?;
     let first = scans(&agent, victim.pid())?;
     thread::sleep(WATCHED);
     let made = scans(&agent, victim.pid())? - first;

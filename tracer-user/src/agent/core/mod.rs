@@ -330,7 +330,7 @@ impl Core {
     /// Starts the scans and looks that are due, the most overdue first, as far as the budget and the workers go.
     fn begin(&mut self) {
         let at = clock::now() as f64 / 1e9;
-        let used = self.cpu_ns() as f64 / 1e9 + self.programs_seconds;
+        let used = (clock::process_cpu() + self.pool.cpu_ns().1) as f64 / 1e9 + self.programs_seconds;
         self.bucket.read(at, used, self.config.budget.node);
         let now = Instant::now();
         let looks = self.targets.values().filter(|state| state.running == Some(Work::Look)).count();
@@ -341,6 +341,8 @@ impl Core {
             .filter_map(|(pid, state)| {
                 let (work, late) = state.due(now)?;
                 // Infinitely late: somebody asked for it, and what a person asks for is done whatever the budget says.
+                // Those that failed before come after those that did not: many of them hold up no new one.
+                let late = late / f64::from(1 + state.failures());
                 (paid || late.is_infinite()).then_some((*pid, work, late))
             })
             .collect();
@@ -386,7 +388,8 @@ impl Core {
 
     /// CPU time of the server and all its workers, nanoseconds.
     fn cpu_ns(&self) -> u64 {
-        clock::process_cpu() + self.pool.cpu_ns()
+        let (clients, own) = self.pool.cpu_ns();
+        clock::process_cpu() + clients + own
     }
 
     /// Ends the prober when a session has said nothing for too long: its target does not answer.

@@ -214,6 +214,11 @@ impl TargetState {
         }
     }
 
+    /// Times in a row that it could not be read.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// What another reader, or another agent, should know of its past.
     pub(super) fn kept(&self) -> Option<Arc<[u8]>> {
         self.kept.clone()

@@ -185,6 +185,15 @@ enum Kind {
     Hook,
 }
 
+impl Kind {
+    fn is_for_clients(self) -> bool {
+        match self {
+            Kind::Reader(Lane::Requests) | Kind::Follower | Kind::Hook => true,
+            Kind::Reader(Lane::Scans) | Kind::Sweeper | Kind::Prober => false,
+        }
+    }
+}
+
 /// How long a worker may be silent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -211,8 +220,8 @@ pub(crate) struct Pool {
     unsent: Vec<Vec<u8>>,
     /// Requests that wait for a worker.
     waiting: VecDeque<(Instant, Task)>,
-    /// CPU time of workers that have ended, nanoseconds.
-    ended_cpu_ns: u64,
+    /// CPU time of workers that have ended, nanoseconds: of those that worked for clients, and of the others.
+    ended_cpu_ns: (u64, u64),
     /// Workers that were ended because they hung.
     hung: u64,
 }
@@ -232,7 +241,7 @@ impl Pool {
             }
         })?;
         let (workers, ordered, waiting) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
-        let (unsent, ended_cpu_ns, hung) = (Vec::new(), 0, 0);
+        let (unsent, ended_cpu_ns, hung) = (Vec::new(), (0, 0), 0);
         Ok(Pool { launcher, tell, patience, memory, workers, ordered, unsent, waiting, ended_cpu_ns, hung })
     }
 
@@ -645,8 +654,12 @@ impl Pool {
     }
 
     fn ended(&mut self, ended: Ended) -> Option<Lost> {
-        self.ended_cpu_ns += ended.cpu_ns;
-        let worker = self.workers.remove(&ended.pid)?;
+        let worker = self.workers.remove(&ended.pid);
+        match worker.as_ref().is_some_and(|worker| worker.purpose.is_for_clients()) {
+            true => self.ended_cpu_ns.0 += ended.cpu_ns,
+            false => self.ended_cpu_ns.1 += ended.cpu_ns,
+        }
+        let worker = worker?;
         let exhausted = ended.code == Some(budget::EXIT_CODE);
         let hung = matches!(worker.state, State::Dying { why: Failure::Hangs, .. });
         let (why, done) = match worker.state {
@@ -694,9 +707,15 @@ impl Pool {
         idle.into_iter().for_each(|pid| self.kill(pid, Failure::Ended));
     }
 
-    /// CPU time of all workers, ended ones included, nanoseconds.
-    pub(crate) fn cpu_ns(&self) -> u64 {
-        self.ended_cpu_ns + self.workers.keys().map(|pid| clock::cpu_of(*pid)).sum::<u64>()
+    /// CPU time of workers, ended ones included, nanoseconds: of those that work for clients, and of the others. Clients have a
+    /// pace of their own; what they ask for must not keep scans from the budget.
+    pub(crate) fn cpu_ns(&self) -> (u64, u64) {
+        let (mut clients, mut own) = self.ended_cpu_ns;
+        for (pid, worker) in &self.workers {
+            let cpu_ns = clock::cpu_of(*pid);
+            if worker.purpose.is_for_clients() { clients += cpu_ns } else { own += cpu_ns }
+        }
+        (clients, own)
     }
 
     /// Memory of all workers, bytes.
