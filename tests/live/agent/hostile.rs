@@ -22,7 +22,7 @@ use serde_json::Value;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        live(programs_that_do_not_answer_hold_up_no_other),
+        live(programs_that_do_not_answer_hold_up_no_other).alone(),
         live(a_million_goroutines_fit).alone(),
         live(each_process_has_its_own_rights_only),
         live(whatever_is_killed_nothing_is_left_and_the_rest_goes_on),

@@ -32,8 +32,10 @@ const WIDTH: usize = 4;
 /// stack count, and what is left there by chance may lead to a leaked one. The next time others lie there.
 const LOOKS: usize = 8;
 
-/// What of the leaked ones must be found, in hundredths.
+/// What of the leaked ones must be found, in hundredths: of all together, and of each release. One word that was left on a stack
+/// by chance can hide all goroutines of a program, fifteen of the few hundred that a release has.
 const RECALL: usize = 99;
+const RECALL_OF_RELEASE: usize = 94;
 
 /// A process of random programs.
 struct Case<'a> {
@@ -68,8 +70,10 @@ impl Tally {
         }
         for (what, (leaked, found)) in tally.iter() {
             ensure!(*leaked > 0, "{what}: nothing leaked");
-            ensure!(found * 100 >= leaked * RECALL, "{what}: only {found} of {leaked}");
+            ensure!(found * 100 >= leaked * RECALL_OF_RELEASE, "{what}: only {found} of {leaked}");
         }
+        let (leaked, found) = tally.values().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        ensure!(found * 100 >= leaked * RECALL, "all together: only {found} of {leaked}");
         Ok(())
     }
 }

@@ -506,10 +506,14 @@ impl Pool {
             return (following.done)(Err(Failure::TooDear(why)));
         }
         let limit = self.share(SIXTEENTHS_PROBER);
-        if limit + OVERHEAD > self.left() && !self.make_room(0, limit + OVERHEAD) && self.left() < limit / 2 {
+        let idle = self.workers.values().filter(|worker| matches!(worker.state, State::Idle(_)));
+        let idle: u64 = idle.map(|worker| worker.grant).sum();
+        if limit + OVERHEAD > self.left() + idle {
             let why = "the agent's memory is in use: try again later, or raise --memory";
             return (following.done)(Err(Failure::TooDear(why.to_owned())));
         }
+        // Idle workers end where that makes room; it is there before the new one has read anything.
+        self.make_room(0, limit + OVERHEAD);
         self.order(Role::Prober { limit }, Purpose::Follow(Box::new(following)));
     }
 
