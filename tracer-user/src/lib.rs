@@ -13,3 +13,4 @@ mod parse;
 pub mod probe;
 mod supervise;
 pub mod top;
+mod user;

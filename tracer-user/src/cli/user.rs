@@ -1,17 +1,18 @@
 //! As whom a command runs that sfgi starts: not as root, if root only stands for the user who called `sudo sfgi`.
 
-use crate::files::Owner;
+use crate::{
+    files::Owner,
+    user::{self, Entry},
+};
 use anyhow::{Context as _, Result, bail};
 use std::{
-    ffi::{CStr, CString, OsStr, OsString},
-    io, mem,
+    ffi::{CString, OsStr, OsString},
+    io,
     os::unix::ffi::OsStrExt as _,
     process::Command,
-    ptr,
 };
 
-/// Bytes for the entry of a user in the system's databases (`getpwnam_r`), and groups of a user: more than any has.
-const ENTRY: usize = 1 << 16;
+/// Groups of a user: more than anybody is in.
 const GROUPS: usize = 1 << 16;
 
 /// A user of this system, with what a program is told of him.
@@ -43,27 +44,25 @@ impl User {
 
     fn find(name: &str) -> Result<User> {
         let unknown = || format!("there is no user {name}: --user takes a name or a number");
-        let text = CString::new(name).with_context(unknown)?;
-        let entry = match name.parse::<u32>() {
-            Ok(uid) => entry(|entry, buffer, len, found| {
-                // SAFETY: as `entry` promises.
-                unsafe { libc::getpwuid_r(uid, entry, buffer, len, found) }
-            }),
-            Err(_) => entry(|entry, buffer, len, found| {
-                // SAFETY: as `entry` promises; the name is a C string.
-                unsafe { libc::getpwnam_r(text.as_ptr(), entry, buffer, len, found) }
-            }),
-        };
-        entry.with_context(unknown)
+        // What cannot be looked up is as unknown.
+        user::find(name).ok().flatten().map(User::of).with_context(unknown)
     }
 
     fn behind_sudo(owner: Owner) -> User {
-        let found = entry(|entry, buffer, len, found| {
-            // SAFETY: as `entry` promises.
-            unsafe { libc::getpwuid_r(owner.uid, entry, buffer, len, found) }
-        });
+        let found = user::by_uid(owner.uid).ok().flatten().map(User::of);
         // One that the system does not know has no groups but sudo's word.
         found.unwrap_or(User { uid: owner.uid, gid: owner.gid, groups: vec![owner.gid], known: None })
+    }
+
+    /// With all groups that the user is in.
+    fn of(entry: Entry) -> User {
+        let Entry { uid, gid, name, home } = entry;
+        let mut groups = vec![0; GROUPS];
+        let mut number = libc::c_int::try_from(groups.len()).unwrap_or(0);
+        // SAFETY: a C string, and a place for as many groups as said.
+        let answer = unsafe { libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut number) };
+        groups.truncate(if answer < 0 { 0 } else { usize::try_from(number).unwrap_or(0) });
+        User { uid, gid, groups, known: Some((name, home)) }
     }
 
     /// Tells the program who it runs as. `PATH` and the rest stay as they are.
@@ -84,28 +83,6 @@ impl User {
         };
         if done { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
-}
-
-/// Asks the system's databases for a user. `ask` gets places for the entry, for its texts with their length, and for the answer.
-fn entry(
-    ask: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
-) -> Option<User> {
-    // SAFETY: zeros are an entry: null pointers and numbers.
-    let mut entry: libc::passwd = unsafe { mem::zeroed() };
-    let (mut texts, mut found) = (vec![0; ENTRY], ptr::null_mut());
-    if ask(&raw mut entry, texts.as_mut_ptr(), texts.len(), &raw mut found) != 0 || found.is_null() {
-        return None;
-    }
-    // SAFETY: an entry that was found has texts, which lie in `texts`.
-    let (name, home) = unsafe { (CStr::from_ptr(entry.pw_name), CStr::from_ptr(entry.pw_dir)) };
-    let mut groups = vec![0; GROUPS];
-    let mut number = libc::c_int::try_from(groups.len()).unwrap_or(0);
-    // SAFETY: a C string, and a place for as many groups as said.
-    let answer =
-        unsafe { libc::getgrouplist(name.as_ptr(), entry.pw_gid, groups.as_mut_ptr(), &raw mut number) };
-    groups.truncate(if answer < 0 { 0 } else { usize::try_from(number).unwrap_or(0) });
-    let home = OsStr::from_bytes(home.to_bytes()).to_owned();
-    Some(User { uid: entry.pw_uid, gid: entry.pw_gid, groups, known: Some((name.to_owned(), home)) })
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@ use super::Alert;
 use crate::{
     agent::{Config, config, watch::wire},
     output::clean,
+    user,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::{
-    ffi::{CString, c_int},
+    ffi::c_int,
     io,
     os::{
         fd::{AsRawFd as _, OwnedFd, RawFd},
@@ -36,9 +37,6 @@ const KILLED: Duration = Duration::from_secs(5);
 /// What the process in between exits with where a signal has ended the command, above the signal's number; as shells do.
 const BY_SIGNAL: c_int = 128;
 
-/// The buffer for what the user database says of one user. Names, home and shell have some hundred bytes.
-const USER_BYTES: usize = 16 << 10;
-
 /// A user as whom the hook may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct User {
@@ -53,32 +51,9 @@ impl User {
     /// # Errors
     /// There is none, or the user database cannot be read.
     pub(crate) fn find(name: &str) -> Result<User> {
-        let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
-        let (mut buffer, mut found) = (vec![0; USER_BYTES], std::ptr::null_mut());
-        let result = match name.parse() {
-            // SAFETY: all pointers are to memory of ours that outlives the call, and the length is the buffer's.
-            Ok(uid) => unsafe {
-                libc::getpwuid_r(uid, entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found)
-            },
-            Err(_) => {
-                let name = CString::new(name).context("a user's name has no NUL")?;
-                // SAFETY: as above; the name ends with a NUL.
-                unsafe {
-                    libc::getpwnam_r(
-                        name.as_ptr(),
-                        entry.as_mut_ptr(),
-                        buffer.as_mut_ptr(),
-                        buffer.len(),
-                        &raw mut found,
-                    )
-                }
-            }
-        };
-        ensure!(result == 0, "cannot look up {name:?}: {}", io::Error::from_raw_os_error(result));
-        ensure!(!found.is_null(), "there is no user {name:?}");
-        // SAFETY: `found` is not null, so the entry was filled.
-        let entry = unsafe { entry.assume_init() };
-        Ok(User { uid: entry.pw_uid, gid: entry.pw_gid })
+        let entry = user::find(name).with_context(|| format!("cannot look up {name:?}"))?;
+        let entry = entry.with_context(|| format!("there is no user {name:?}"))?;
+        Ok(User { uid: entry.uid, gid: entry.gid })
     }
 }
 
