@@ -19,9 +19,8 @@ use std::{
 };
 
 use libc::c_int;
-use rustix::time::{ClockId, clock_gettime};
 use sfgi_core::{
-    budget,
+    budget, clock,
     patience::{self, Pending, Table, What},
 };
 
@@ -71,8 +70,7 @@ pub(crate) fn noticed() {
 }
 
 fn now_ms() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
+    clock::now() / 1_000_000
 }
 
 /// Runs `command` in a child. Returns twice: in the child what the command returned, here how the child ended. Before any thread
@@ -146,7 +144,8 @@ const WATCHED: [c_int; 9] = [
     libc::SIGCONT,
 ];
 
-fn set_of(signals: &[c_int]) -> libc::sigset_t {
+/// These signals as a set.
+pub(crate) fn set_of(signals: &[c_int]) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset makes it a set, to which these are added.
     unsafe {

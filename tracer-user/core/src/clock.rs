@@ -1,6 +1,7 @@
 //! `CLOCK_MONOTONIC`, the clock that the BPF programs, the Go runtime and sfgi share; durations as text.
 
 use rustix::time::{ClockId, clock_gettime};
+use std::io;
 
 /// `CLOCK_MONOTONIC` now, nanoseconds: `bpf_ktime_get_ns` in the probes, `runtime.nanotime` in Go.
 pub fn now() -> u64 {
@@ -17,17 +18,24 @@ pub fn process_cpu() -> u64 {
     read(ClockId::ProcessCPUTime)
 }
 
-/// CPU time of another process, nanoseconds; 0: it has ended.
-pub fn cpu_of(pid: u32) -> u64 {
+/// CPU time of all threads of another process, ended ones included, nanoseconds.
+///
+/// # Errors
+/// It has ended.
+pub fn cpu_of(pid: u32) -> io::Result<u64> {
     // `stat` has clock ticks only: the kernel's clock of the process is exact, and open to everybody.
     let mut clock = 0;
+    // SAFETY: the pointer is to a local of the right type.
+    let code = unsafe { libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock) };
+    if code != 0 {
+        return Err(io::Error::from_raw_os_error(code));
+    }
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: both calls write to what they are given, which is ours.
-    let read = unsafe {
-        libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock) == 0
-            && libc::clock_gettime(clock, &raw mut time) == 0
-    };
-    if read { time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs() } else { 0 }
+    // SAFETY: as above.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs())
 }
 
 fn read(clock: ClockId) -> u64 {

@@ -16,6 +16,7 @@ use super::watch::{Role, work};
 use crate::{
     agent::Config,
     confine::{self, Needs},
+    supervise::set_of,
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -224,21 +225,9 @@ struct Signals {
 const SIGNALS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD];
 
 impl Signals {
-    fn set() -> libc::sigset_t {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: `sigemptyset` initializes the set; adding valid signals cannot fail.
-        unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            for signal in SIGNALS {
-                libc::sigaddset(set.as_mut_ptr(), signal);
-            }
-            set.assume_init()
-        }
-    }
-
     /// Blocks them, and has them queue at a descriptor.
     fn block() -> io::Result<Signals> {
-        let set = Signals::set();
+        let set = set_of(&SIGNALS);
         // SAFETY: `set` is initialized and outlives both calls; the descriptor is new and owned by nobody else.
         unsafe {
             if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
@@ -254,7 +243,7 @@ impl Signals {
     }
 
     fn restore() -> io::Result<()> {
-        let set = Signals::set();
+        let set = set_of(&SIGNALS);
         // SAFETY: `set` is initialized and outlives the call.
         let done = unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) };
         if done != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -7,6 +7,7 @@ pub mod threads;
 pub use cgroup::Group;
 pub use threads::Thread;
 
+use crate::clock;
 use crate::patience::{self, What};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -47,6 +48,13 @@ pub enum ProcessError {
     Permission { pid: i32, what: &'static str },
     #[error("{what} of process {pid} cannot be read")]
     Io { pid: i32, what: &'static str, source: io::Error },
+}
+
+/// Resident memory of a process, bytes; `None`: it has ended.
+pub fn rss_bytes(pid: u32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
 
 /// A process that ran when it was opened. A later process with the same PID is not mistaken for it: the pidfd and the
@@ -195,19 +203,8 @@ impl Process {
     /// # Errors
     /// The process has ended.
     pub fn cpu_time(&self) -> Result<Duration, ProcessError> {
-        let what = "the CPU time";
-        let mut clock: libc::clockid_t = 0;
-        // SAFETY: the pointer is to a local of the right type.
-        let code = unsafe { libc::clock_getcpuclockid(self.pid, &raw mut clock) };
-        if code != 0 {
-            return Err(self.error(what, io::Error::from_raw_os_error(code)));
-        }
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: as above.
-        if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
-            return Err(self.error(what, io::Error::last_os_error()));
-        }
-        Ok(Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0)))
+        let used = clock::cpu_of(self.pid.unsigned_abs());
+        used.map(Duration::from_nanos).map_err(|error| self.error("the CPU time", error))
     }
 
     fn error(&self, what: &'static str, source: io::Error) -> ProcessError {

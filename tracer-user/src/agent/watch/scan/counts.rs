@@ -8,6 +8,7 @@ use crate::agent::{
 use sfgi_core::{
     heap,
     names::{Names, Site},
+    process::rss_bytes,
     snapshot::{Snapshot, StackId, Trust, View},
 };
 use std::{cmp::Reverse, collections::HashMap, fs, hash::Hash, path::Path, sync::Arc};
@@ -111,14 +112,12 @@ const NO_LIMIT: u64 = 1 << 60;
 
 /// The memory of a target, by its own runtime and by the host; what cannot be told is `None`.
 pub(super) fn memory(target: &Target, view: &View, host: &Host) -> Memory {
-    let statm = fs::read_to_string(format!("/proc/{}/statm", target.pid())).unwrap_or_default();
-    let pages: Option<u64> = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok());
     let (limit_bytes, cgroup_bytes) = control_group(&host.cgroup, &target.identity().cgroup);
     let usage = heap::usage(view);
     Memory {
         heap_bytes: usage.map(|usage| usage.bytes),
         gc_cycles: usage.map(|usage| usage.cycles),
-        rss_bytes: pages.map(|pages| pages * rustix::param::page_size() as u64),
+        rss_bytes: rss_bytes(target.pid()),
         limit_bytes,
         cgroup_bytes,
     }
