@@ -12,12 +12,12 @@ use super::{
     picture::{NodePicture, Picture, ProcessId, Seen},
     request::Request,
     watch::{
-        Again, Ask, Bucket, End, Failure, Lost, Patience, Pool, PoolNews, ProbeAsk, ProbeSaid, Sweeper,
-        Swept, TargetSpec, Task, rss_bytes, scan, trim,
+        Again, Ask, Bucket, End, Failure, Lost, Pool, PoolNews, ProbeAsk, ProbeSaid, Sweeper, Swept,
+        TargetSpec, Task, scan, trim,
     },
 };
 use answer::{Trigger, scanned};
-use sfgi_core::{budget, clock};
+use sfgi_core::{budget, clock, process::rss_bytes};
 use state::{TargetState, Work};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -66,7 +66,7 @@ pub fn start(config: Arc<Config>, earlier: Earlier, launcher: Launcher) -> io::R
         let _ = tell.send(Message::Pool(news));
     };
     let core = Core {
-        pool: Pool::new(launcher, config.budget.memory, patience(&config), tell)?,
+        pool: Pool::new(launcher, config.budget.memory, config.scan.timeout, tell)?,
         bucket: Bucket::new(),
         config,
         skipped: BTreeSet::new(),
@@ -91,10 +91,6 @@ pub fn start(config: Arc<Config>, earlier: Earlier, launcher: Launcher) -> io::R
         .name("agent".to_owned())
         .spawn(move || runtime.block_on(core.run(asked, inbox)))?;
     Ok(Handle { pictures: receiver, requests })
-}
-
-fn patience(config: &Config) -> Patience {
-    Patience { silence: config.scan.timeout }
 }
 
 /// What comes from workers.
@@ -196,7 +192,7 @@ impl Core {
             // The prober follows no stream.
             PoolNews::Probed(_) => {}
             PoolNews::Lost { pid, hangs } => self.pool.lost(pid, hangs),
-            PoolNews::Free { pid, socket, used, hangs, end } => self.pool.free(pid, socket, used, hangs, end),
+            PoolNews::Free { pid, socket, used, end } => self.pool.free(pid, socket, used, *end),
         }
     }
 
@@ -426,7 +422,7 @@ impl Core {
         }
         self.node = NodePicture {
             cpu_seconds: now.1 as f64 / 1e9,
-            rss_bytes: rss_bytes("self") + self.pool.rss_bytes(),
+            rss_bytes: rss_bytes(std::process::id()).unwrap_or(0) + self.pool.rss_bytes(),
             bpf_seconds: self.bpf_ns.1.map(|ns| (self.bpf_ns.0 + ns) as f64 / 1e9),
             budget_cores,
             used_cores: used_cores + probes,
@@ -458,7 +454,7 @@ impl Core {
     /// Continues with another configuration. What is known of targets stays, except of those that it excludes.
     fn reload(&mut self, config: Arc<Config>) {
         self.config = config;
-        self.pool.renew(self.config.budget.memory, patience(&self.config));
+        self.pool.renew(self.config.budget.memory, self.config.scan.timeout);
         let all: Vec<Arc<TargetSpec>> = self.all().map(Arc::clone).collect();
         for target in all {
             let (pid, plan) = (target.pid(), self.config.plan(&target.identity));

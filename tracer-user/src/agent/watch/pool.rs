@@ -1,7 +1,7 @@
 //! The workers that look at targets, as the server has them: which are there, what each does, how much memory it may take, and
 //! when it is ended.
 //!
-//! A worker that says nothing for [`Patience::silence`] is killed: its target does not answer, or has it compute without end.
+//! A worker that says nothing for `scan.timeout` is killed: its target does not answer, or has it compute without end.
 //! So whatever a target does costs one worker for that long, and its program waits for the next try twice as long each time.
 //! Targets that were never read to the end, or were not the last time, share one worker, and those of one user never take
 //! all: the others are read at their interval.
@@ -14,10 +14,10 @@ use crate::agent::{
     watch::target::TargetSpec,
 };
 use bytes::Bytes;
-use sfgi_core::{budget, clock};
+use sfgi_core::{budget, clock, process::rss_bytes};
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs, io,
+    io,
     os::unix::net::UnixStream as StdStream,
     sync::{
         Arc,
@@ -56,6 +56,8 @@ const SIXTEENTHS_SERVER: u64 = 4;
 const SIXTEENTHS_PROGRAM: u64 = 2;
 const SIXTEENTHS_SWEEPER: u64 = 1;
 const SIXTEENTHS_PROBER: u64 = 2;
+/// Those that are not granted to workers one by one.
+const SIXTEENTHS_FIXED: u64 = SIXTEENTHS_SERVER + SIXTEENTHS_PROGRAM + SIXTEENTHS_SWEEPER;
 /// A job has this share where nobody knows better.
 const SIXTEENTHS_JOB: u64 = 2;
 
@@ -80,10 +82,9 @@ pub(crate) enum PoolNews {
     /// A reader has done its job, and its socket is free again.
     Free {
         pid: u32,
-        socket: Option<UnixStream>,
+        socket: UnixStream,
         used: u64,
-        hangs: bool,
-        end: Option<Box<End>>,
+        end: Box<End>,
     },
 }
 
@@ -176,6 +177,16 @@ struct Worker {
     old: bool,
 }
 
+impl Worker {
+    fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle(_))
+    }
+
+    fn takes_jobs(&self) -> bool {
+        self.is_idle() && !self.old
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Sweeper,
@@ -194,12 +205,6 @@ impl Kind {
     }
 }
 
-/// How long a worker may be silent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    pub(crate) silence: Duration,
-}
-
 /// What became of the worker that swept or probed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
@@ -210,7 +215,8 @@ pub(crate) enum Lost {
 pub(crate) struct Pool {
     launcher: Launcher,
     tell: Tell,
-    patience: Patience,
+    /// How long a worker may say nothing.
+    silence: Duration,
     /// Bytes that all processes of the agent may take.
     memory: u64,
     workers: BTreeMap<u32, Worker>,
@@ -230,7 +236,7 @@ impl Pool {
     pub(crate) fn new(
         launcher: Launcher,
         memory: u64,
-        patience: Patience,
+        silence: Duration,
         tell: impl Fn(PoolNews) + Send + Sync + 'static,
     ) -> io::Result<Pool> {
         let tell: Tell = Arc::new(tell);
@@ -242,7 +248,7 @@ impl Pool {
         })?;
         let (workers, ordered, waiting) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
         let (unsent, ended_cpu_ns, hung) = (Vec::new(), (0, 0), 0);
-        Ok(Pool { launcher, tell, patience, memory, workers, ordered, unsent, waiting, ended_cpu_ns, hung })
+        Ok(Pool { launcher, tell, silence, memory, workers, ordered, unsent, waiting, ended_cpu_ns, hung })
     }
 
     /// Bytes for the server itself.
@@ -253,13 +259,12 @@ impl Pool {
     /// The most that one job may have: half of what readers share. A job that needs all of it would wait until nothing else runs,
     /// which on a busy host is never.
     pub(crate) fn most(&self) -> u64 {
-        let fixed = SIXTEENTHS_SERVER + SIXTEENTHS_PROGRAM + SIXTEENTHS_SWEEPER;
-        (self.share(16 - fixed) / 2).saturating_sub(OVERHEAD)
+        (self.share(16 - SIXTEENTHS_FIXED) / 2).saturating_sub(OVERHEAD)
     }
 
-    /// What a job has where nobody knows better.
-    pub(crate) fn usual(&self) -> u64 {
-        self.share(SIXTEENTHS_JOB)
+    /// What this job may have.
+    fn limit_of(&self, task: &Task) -> u64 {
+        if task.limit == 0 { self.share(SIXTEENTHS_JOB) } else { task.limit.min(self.most()) }
     }
 
     fn share(&self, sixteenths: u64) -> u64 {
@@ -267,7 +272,7 @@ impl Pool {
     }
 
     fn left(&self) -> u64 {
-        let fixed = self.share(SIXTEENTHS_SERVER + SIXTEENTHS_PROGRAM + SIXTEENTHS_SWEEPER);
+        let fixed = self.share(SIXTEENTHS_FIXED);
         let granted = self.workers.values().filter(|worker| worker.purpose != Kind::Sweeper);
         let granted: u64 = granted.map(|worker| worker.grant).sum();
         self.memory.saturating_sub(fixed + granted)
@@ -285,7 +290,7 @@ impl Pool {
 
     /// Workers that scan and have been silent for more than half of what they may.
     pub(crate) fn silent(&self) -> u64 {
-        let half = self.patience.silence / 2;
+        let half = self.silence / 2;
         let silent =
             |worker: &&Worker| matches!(&worker.state, State::Busy { heard, .. } if heard.ago() > half);
         self.readers(Lane::Scans).filter(silent).count() as u64
@@ -325,24 +330,25 @@ impl Pool {
         if of_user >= READERS - 1 || (unproven && busy.iter().any(|(_, unproven)| *unproven)) {
             return None;
         }
-        let idle = |worker: &Worker| matches!(worker.state, State::Idle(_)) && !worker.old;
-        if let Some(pid) = last.filter(|pid| self.workers.contains_key(pid)) {
-            if self.workers.get(&pid).is_some_and(idle) {
-                return Some(pid);
+        if let Some((pid, worker)) = last.and_then(|pid| self.workers.get_key_value(&pid)) {
+            if worker.takes_jobs() {
+                return Some(*pid);
             }
             if !late {
                 return None;
             }
         }
-        let found = self
-            .workers
-            .iter()
-            .find(|(_, worker)| worker.purpose == Kind::Reader(Lane::Scans) && idle(worker));
-        let found = found.map(|(pid, _)| *pid);
+        let found = self.idle_reader(Lane::Scans);
         if found.is_none() {
             self.order_reader(Lane::Scans, READERS);
         }
         found
+    }
+
+    /// A reader of this lane that may be given a job.
+    fn idle_reader(&self, lane: Lane) -> Option<u32> {
+        let mut readers = self.workers.iter().filter(|(_, worker)| worker.purpose == Kind::Reader(lane));
+        readers.find(|(_, worker)| worker.takes_jobs()).map(|(pid, _)| *pid)
     }
 
     fn order_reader(&mut self, lane: Lane, most: usize) {
@@ -394,7 +400,7 @@ impl Pool {
     /// Has a reader do it. Call only with what [`Pool::reader_for`] gave. `false`: there is no room for it now, and nothing was
     /// begun.
     pub(crate) fn scan(&mut self, pid: u32, task: Task) -> bool {
-        let limit = if task.limit == 0 { self.usual() } else { task.limit.min(self.most()) };
+        let limit = self.limit_of(&task);
         let fits = self.make_room(pid, limit + OVERHEAD);
         if fits {
             self.begin(pid, limit, task);
@@ -411,7 +417,7 @@ impl Pool {
         let idle: Vec<u32> = self
             .workers
             .iter()
-            .filter(|(other, worker)| **other != pid && matches!(worker.state, State::Idle(_)))
+            .filter(|(other, worker)| **other != pid && worker.is_idle())
             .map(|(pid, _)| *pid)
             .collect();
         let more: u64 = idle.iter().filter_map(|pid| self.workers.get(pid)).map(|worker| worker.grant).sum();
@@ -449,13 +455,8 @@ impl Pool {
             }
             let same = |worker: &Worker| matches!(&worker.state, State::Busy { about, .. } if *about == task.target.id);
             let of_target = self.readers(Lane::Requests).filter(|worker| same(worker)).count();
-            let idle = self.workers.iter().find(|(_, worker)| {
-                worker.purpose == Kind::Reader(Lane::Requests)
-                    && matches!(worker.state, State::Idle(_))
-                    && !worker.old
-            });
-            let idle = idle.map(|(pid, _)| *pid);
-            let limit = if task.limit == 0 { self.usual() } else { task.limit.min(self.most()) };
+            let idle = self.idle_reader(Lane::Requests);
+            let limit = self.limit_of(&task);
             match idle {
                 Some(pid) if of_target == 0 && self.make_room(pid, limit + OVERHEAD) => {
                     self.begin(pid, limit, task);
@@ -487,7 +488,7 @@ impl Pool {
         let State::Idle(socket) = std::mem::replace(&mut worker.state, busy) else { return };
         worker.grant = limit + OVERHEAD;
         worker.jobs += 1;
-        let (tell, silence) = (Arc::clone(&self.tell), self.patience.silence);
+        let (tell, silence) = (Arc::clone(&self.tell), self.silence);
         let job = Job { target, limit, ask };
         tokio::spawn(async move { tell(converse(pid, socket, job, pieces, silence, &heard).await) });
     }
@@ -506,7 +507,7 @@ impl Pool {
             return (following.done)(Err(Failure::TooDear(why)));
         }
         let limit = self.share(SIXTEENTHS_PROBER);
-        let idle = self.workers.values().filter(|worker| matches!(worker.state, State::Idle(_)));
+        let idle = self.workers.values().filter(|worker| worker.is_idle());
         let idle: u64 = idle.map(|worker| worker.grant).sum();
         if limit + OVERHEAD > self.left() + idle {
             let why = "the agent's memory is in use: try again later, or raise --memory";
@@ -562,7 +563,7 @@ impl Pool {
                 return self.end(pid);
             }
         };
-        let (tell, silence) = (Arc::clone(&self.tell), self.patience.silence);
+        let (tell, silence) = (Arc::clone(&self.tell), self.silence);
         let (kind, state, grant) = match purpose {
             Purpose::Sweep => {
                 let to = talk(pid, socket, silence, tell, PoolNews::Swept);
@@ -598,46 +599,36 @@ impl Pool {
     }
 
     /// A reader has done its job.
-    pub(crate) fn free(
-        &mut self,
-        pid: u32,
-        socket: Option<UnixStream>,
-        used: u64,
-        hangs: bool,
-        end: Option<Box<End>>,
-    ) {
+    pub(crate) fn free(&mut self, pid: u32, socket: UnixStream, used: u64, end: End) {
         let Some(worker) = self.workers.get_mut(&pid) else { return };
         let State::Busy { done, limit, .. } = &mut worker.state else { return };
         let (done, limit) = (done.take(), *limit);
-        match (socket, end) {
-            (Some(socket), Some(end)) => {
-                worker.state = State::Idle(socket);
-                worker.grant = used.min(limit) + OVERHEAD;
-                if let Some(done) = done {
-                    done(match *end {
-                        End::Failed(failure) => Err(failure),
-                        end => Ok(end),
-                    });
-                }
-                if worker.old || worker.jobs >= JOBS {
-                    self.end(pid);
-                }
-            }
-            _ => {
-                self.hung += u64::from(hangs);
-                // Why is told by its exit code, unless it hung.
-                let why = if hangs { Failure::Hangs } else { Failure::Exhausted { limit } };
-                worker.state = State::Dying { why, done };
-                self.end(pid);
-            }
+        worker.state = State::Idle(socket);
+        worker.grant = used.min(limit) + OVERHEAD;
+        let spent = worker.old || worker.jobs >= JOBS;
+        if let Some(done) = done {
+            done(match end {
+                End::Failed(failure) => Err(failure),
+                end => Ok(end),
+            });
+        }
+        if spent {
+            self.kill(pid, Failure::Ended);
         }
         self.next_request();
     }
 
-    /// A worker that talks by itself said nothing for too long, or nonsense.
+    /// A worker fell silent, said nonsense, or has ended within its work.
     pub(crate) fn lost(&mut self, pid: u32, hangs: bool) {
         self.hung += u64::from(hangs);
-        self.kill(pid, if hangs { Failure::Hangs } else { Failure::Ended });
+        let state = self.workers.get(&pid).map(|worker| &worker.state);
+        let why = match state {
+            _ if hangs => Failure::Hangs,
+            // Whether it is so is told by its exit code.
+            Some(State::Busy { limit, .. }) => Failure::Exhausted { limit: *limit },
+            _ => Failure::Ended,
+        };
+        self.kill(pid, why);
     }
 
     fn kill(&mut self, pid: u32, why: Failure) {
@@ -692,14 +683,14 @@ impl Pool {
     }
 
     /// The configuration has changed: all that is idle is ended now, the rest after what it does.
-    pub(crate) fn renew(&mut self, memory: u64, patience: Patience) {
-        (self.memory, self.patience) = (memory, patience);
+    pub(crate) fn renew(&mut self, memory: u64, silence: Duration) {
+        (self.memory, self.silence) = (memory, silence);
         let mut idle = Vec::new();
         for (pid, worker) in &mut self.workers {
             match worker.purpose {
                 Kind::Reader(_) => {
                     worker.old = true;
-                    if matches!(worker.state, State::Idle(_)) {
+                    if worker.is_idle() {
                         idle.push(*pid);
                     }
                 }
@@ -716,7 +707,8 @@ impl Pool {
     pub(crate) fn cpu_ns(&self) -> (u64, u64) {
         let (mut clients, mut own) = self.ended_cpu_ns;
         for (pid, worker) in &self.workers {
-            let cpu_ns = clock::cpu_of(*pid);
+            // Nothing of one that has ended meanwhile: its report says it all.
+            let cpu_ns = clock::cpu_of(*pid).unwrap_or(0);
             if worker.purpose.is_for_clients() { clients += cpu_ns } else { own += cpu_ns }
         }
         (clients, own)
@@ -724,15 +716,8 @@ impl Pool {
 
     /// Memory of all workers, bytes.
     pub(crate) fn rss_bytes(&self) -> u64 {
-        self.workers.keys().map(|pid| rss_bytes(&pid.to_string())).sum()
+        self.workers.keys().filter_map(|pid| rss_bytes(*pid)).sum()
     }
-}
-
-/// Memory of a process, bytes; 0: it has ended.
-pub(crate) fn rss_bytes(pid: &str) -> u64 {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let pages: u64 = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
 }
 
 /// Has a reader do a job, and hands on the pieces of the document that it makes.
@@ -744,7 +729,7 @@ async fn converse(
     silence: Duration,
     heard: &Heard,
 ) -> PoolNews {
-    let lost = |hangs| PoolNews::Free { pid, socket: None, used: 0, hangs, end: None };
+    let lost = |hangs| PoolNews::Lost { pid, hangs };
     let until = tokio::time::Instant::now() + LONGEST;
     if !matches!(timeout(silence, wire::send_to(&mut socket, &job)).await, Ok(Ok(()))) {
         return lost(false);
@@ -767,13 +752,7 @@ async fn converse(
                 }
             }
             Ok(Ok(Said::End { end, used })) => {
-                return PoolNews::Free {
-                    pid,
-                    socket: Some(socket),
-                    used,
-                    hangs: false,
-                    end: Some(Box::new(end)),
-                };
+                return PoolNews::Free { pid, socket, used, end: Box::new(end) };
             }
         }
     }

@@ -30,13 +30,15 @@ use std::{
         atomic::{AtomicI32, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Between two sweeps.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a sweep may look at one process. The rest of a sweep waits meanwhile.
 const SWEEP_PATIENCE_NS: u64 = 5_000_000_000;
+/// Between two returns of unused memory to the system: each walks all of the heap, and most jobs take milliseconds.
+const TRIM: Duration = Duration::from_secs(1);
 /// Between two beats: the server waits many times that long.
 const BEAT_NS: u64 = 500_000_000;
 
@@ -168,6 +170,7 @@ fn read(socket: UnixStream, config: &Arc<Config>) -> io::Result<()> {
     let (mut from, mut to) = (socket.try_clone()?, socket);
     let mut known: HashMap<ProcessId, Known> = HashMap::new();
     let binaries = Arc::<Binaries>::default();
+    let mut trimmed = Instant::now();
     while let Some(Job { target, limit, ask }) = wire::receive::<Job>(&mut from)? {
         budget::set_limit(usize::try_from(limit).unwrap_or(usize::MAX));
         binaries.keep_bytes(limit / 4);
@@ -188,7 +191,10 @@ fn read(socket: UnixStream, config: &Arc<Config>) -> io::Result<()> {
         }
         // Each holds a descriptor of its process.
         known.retain(|_, known| known.target.process.alive());
-        trim();
+        if trimmed.elapsed() >= TRIM {
+            trimmed = Instant::now();
+            trim();
+        }
         wire::send(&mut to, &Said::End { end, used: budget::used() as u64 })?;
         if broken {
             return Err(io::Error::other("it met a bug"));
