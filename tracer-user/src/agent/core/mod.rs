@@ -12,7 +12,7 @@ use super::{
     picture::{NodePicture, Picture, ProcessId, Seen},
     request::Request,
     watch::{
-        Again, Ask, Bucket, End, Failure, Lost, Pool, PoolNews, ProbeAsk, ProbeSaid, Sweeper, Swept,
+        Again, Ask, Bucket, End, Failure, Lost, Pool, PoolNews, ProbeAsk, ProbeSaid, READERS, Sweeper, Swept,
         TargetSpec, Task, scan, trim,
     },
 };
@@ -439,7 +439,8 @@ impl Core {
             ),
             binaries: self.targets.values().map(|state| state.target.build()).collect::<HashSet<_>>().len()
                 as u64,
-            workers: self.pool.scanners(),
+            // Also those that have not been needed yet: one that hangs alone leaves the others to be started.
+            workers: READERS as u64,
             workers_hanging: self.pool.silent(),
             workers_hung: self.pool.hung(),
             errors: self.errors.iter().cloned().collect(),

@@ -16,7 +16,7 @@ pub(super) mod wire;
 mod worker;
 
 pub(super) use budget::{Bucket, Pace, Reading, Step};
-pub(super) use pool::{Following, Lost, Pool, PoolNews, Task};
+pub(super) use pool::{Following, Lost, Pool, PoolNews, READERS, Task};
 pub(super) use prober::{Figures, News, Spent};
 pub(super) use target::TargetSpec;
 pub(super) use wire::{

@@ -31,8 +31,8 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-/// Workers that scan, and those that answer requests: a client's questions hold up no scan.
-const READERS: usize = 3;
+/// Workers that scan, started when they are needed, and those that answer requests: a client's questions hold up no scan.
+pub(crate) const READERS: usize = 3;
 const ANSWERERS: usize = 2;
 /// Streams at the same time that clients asked for, and those that alerts asked for, as many as `alert/act.rs` begins:
 /// what clients trace must not keep evidence from being taken.
@@ -281,11 +281,6 @@ impl Pool {
     /// Workers that were ended because they hung, ever.
     pub(crate) fn hung(&self) -> u64 {
         self.hung
-    }
-
-    /// Workers that scan.
-    pub(crate) fn scanners(&self) -> u64 {
-        self.readers(Lane::Scans).count() as u64
     }
 
     /// Workers that scan and have been silent for more than half of what they may.
