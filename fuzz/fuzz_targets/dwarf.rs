@@ -8,9 +8,11 @@ use sfgi_core::testing::binary::{use_dwarf, with_sections};
 
 /// Bytes of a section after it was repeated.
 const MOST: usize = 2 << 20;
+/// Bytes of it where it is compressed: zlib makes up to 1,032 of each.
+const MOST_COMPRESSED: usize = 48 << 10;
 
-fn repeated(piece: &[u8], times: usize) -> Vec<u8> {
-    piece.repeat(times.min(MOST / piece.len().max(1)))
+fn repeated(piece: &[u8], times: usize, most: usize) -> Vec<u8> {
+    piece.repeat(times.min(most / piece.len().max(1)))
 }
 
 fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
@@ -20,8 +22,8 @@ fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     let (abbrev, strings) = rest.split_at(usize::from(*abbrev).min(rest.len()));
     let compressed = compressed & 1 == 1;
     use_dwarf(with_sections(&[
-        (".debug_info", &repeated(info, times), compressed),
-        (".debug_abbrev", &repeated(abbrev, times), false),
+        (".debug_info", &repeated(info, times, if compressed { MOST_COMPRESSED } else { MOST }), compressed),
+        (".debug_abbrev", &repeated(abbrev, times, MOST), false),
         (".debug_str", strings, false),
     ]));
 }));

@@ -8,14 +8,14 @@ use super::bytes::{array, c_string, u32_at, u64_at};
 use super::contents::Contents;
 use crate::budget::{self, Exhausted};
 use bytes::Bytes;
+use object::LittleEndian;
 use object::elf::{
     DT_RELA, DT_RELASZ, ELFCLASS32, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD, ELFDATA2MSB, ELFMAG, EM_AARCH64,
     EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, PF_W, PF_X, PT_DYNAMIC, PT_LOAD,
     R_AARCH64_RELATIVE, R_X86_64_RELATIVE, SHF_COMPRESSED, SHT_NOBITS,
 };
 use object::read::elf::FileHeader;
-use object::{CompressedData, CompressionFormat, LittleEndian};
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -43,8 +43,11 @@ const HEADER: u64 = 64;
 const PROGRAM: usize = 56;
 const SECTION: usize = 64;
 const COMPRESSION: usize = 24;
-/// Most by which zlib compresses (`deflate` has 1,032): more is a lie about the size.
-const MAX_RATIO: u64 = 1100;
+/// Bytes by which what was compressed grows while it is read.
+const GROWTH: usize = 1 << 20;
+/// Largest window of zstd, as a power of two: what every decoder has to support (RFC 8878, 3.1.1.1.2). Linkers use
+/// 2 MiB.
+const MAX_WINDOW: u32 = 23;
 /// Most sections that are searched for a name; a Go executable has about forty.
 const MAX_SECTIONS: usize = 1024;
 /// Bytes of the GNU build id's section, and of the id itself; linkers write 20 or fewer.
@@ -594,20 +597,27 @@ impl Image {
 fn decompressed(section: &[u8], limit: u64) -> Option<Bytes> {
     let (kind, size) = (u32_at(section, 0)?, u64_at(section, 8)?);
     let data = section.get(COMPRESSION..)?;
-    let room = usize::try_from(size).ok().filter(|_| size <= limit)?;
-    budget::check(room).ok()?;
-    if kind == ELFCOMPRESS_ZLIB.0 {
-        // Bounded by the size that is said, which is what is allocated.
-        let compressed = CompressedData { format: CompressionFormat::Zlib, data, uncompressed_size: size };
-        let plausible = size <= (data.len() as u64).saturating_mul(MAX_RATIO);
-        return plausible.then(|| compressed.decompress().ok())?.map(|bytes| bytes.into_owned().into());
+    let size = usize::try_from(size).ok().filter(|_| size <= limit)?;
+    let mut reader: Box<dyn Read> = if kind == ELFCOMPRESS_ZLIB.0 {
+        Box::new(flate2::bufread::ZlibDecoder::new(data))
+    } else if kind == ELFCOMPRESS_ZSTD.0 {
+        let mut reader = zstd::stream::read::Decoder::with_buffer(data).ok()?;
+        reader.window_log_max(MAX_WINDOW).ok()?;
+        Box::new(reader)
+    } else {
+        return None;
+    };
+    // The size is a claim: room is made for what has come, not for what is said.
+    let mut bytes = Vec::new();
+    while bytes.len() < size {
+        let piece = GROWTH.min(size - bytes.len());
+        budget::check(piece).ok()?;
+        bytes.reserve_exact(piece);
+        if reader.by_ref().take(piece as u64).read_to_end(&mut bytes).ok()? == 0 {
+            return None;
+        }
     }
-    if kind == ELFCOMPRESS_ZSTD.0 {
-        // At once into the room that there is: no window is allocated beside it.
-        let bytes = zstd::bulk::decompress(data, room).ok()?;
-        return (bytes.len() == room).then(|| bytes.into());
-    }
-    None
+    Some(bytes.into())
 }
 
 /// The id in the contents of `.note.gnu.build-id`, in hexadecimal.
