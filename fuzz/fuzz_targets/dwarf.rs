@@ -1,6 +1,7 @@
 //! The input is how often a piece of `.debug_info` is repeated (two bytes), how much is cut off its beginning each time
 //! (one byte), whether the sections are compressed (one byte), how long the piece is (one byte), and how long a piece
-//! of `.debug_abbrev` (one byte), which is repeated, too; then the two pieces, and what is left is `.debug_str`.
+//! of `.debug_abbrev` (one byte), which is repeated, too; then the two pieces, and what is left is `.debug_str`,
+//! `.debug_addr`, and the symbol table with its names.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -25,5 +26,8 @@ fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
         (".debug_info", &repeated(info, times, if compressed { MOST_COMPRESSED } else { MOST }), compressed),
         (".debug_abbrev", &repeated(abbrev, times, MOST), false),
         (".debug_str", strings, false),
+        (".debug_addr", strings, false),
+        (".symtab", strings, false),
+        (".strtab", strings, false),
     ]));
 }));

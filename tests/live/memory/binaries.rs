@@ -74,12 +74,15 @@ fn fields(binary: &GoBinary) -> BTreeMap<&str, u32> {
     binary.layout().fields().collect()
 }
 
-/// The runtime's variables by the symbol table; `None` for a stripped program.
+/// The variables of the runtime, and with their package those of sync, by the symbol table; `None` for a stripped
+/// program.
 fn symbols(path: &Path) -> Result<Option<BTreeMap<String, (u64, u64)>>> {
     let data = fs::read(path)?;
     let file = object::File::parse(&*data)?;
     let runtime = file.symbols().filter_map(|symbol| {
-        let name = symbol.name().ok()?.strip_prefix("runtime.")?;
+        let name = symbol.name().ok()?;
+        let sync = Some(name).filter(|name| name.starts_with("sync."));
+        let name = name.strip_prefix("runtime.").or(sync)?;
         Some((name.to_owned(), (symbol.address(), symbol.size())))
     });
     let found: BTreeMap<_, _> = runtime.collect();
@@ -106,6 +109,11 @@ fn check_symbols(binary: &GoBinary, symbols: &BTreeMap<String, (u64, u64)>) -> R
         ("semtable", Some(table.addr)),
         ("firstmoduledata", globals.first_module),
         ("mheap_", globals.mheap),
+        ("sync.allPools", globals.pools.map(|pools| pools.all)),
+        ("sync.oldPools", globals.pools.map(|pools| pools.old)),
+        ("finq", globals.finalizers.map(|queue| queue.waiting)),
+        ("finc", globals.finalizers.map(|queue| queue.free)),
+        ("allfin", globals.finalizers.map(|queue| queue.all)),
     ];
     for (name, addr) in found {
         let symbol = symbols.get(name).map(|(addr, _)| *addr);
@@ -116,6 +124,24 @@ fn check_symbols(binary: &GoBinary, symbols: &BTreeMap<String, (u64, u64)>) -> R
     let size = symbols.get("waitReasonStrings").map(|(_, size)| *size);
     let count = binary.wait_reasons().texts().len() as u64;
     ensure!(size == Some(count * 16), "waitReasonStrings has {size:?} bytes for {count} texts");
+    Ok(())
+}
+
+/// Every variable that DWARF names lies where the symbol table has it, and has as many bytes.
+fn check_variables(binary: &GoBinary, path: &Path) -> Result<()> {
+    let data = fs::read(path)?;
+    let file = object::File::parse(&*data)?;
+    let symbols: BTreeMap<_, _> = file
+        .symbols()
+        .filter_map(|symbol| Some((symbol.name().ok()?, (symbol.address(), symbol.size()))))
+        .collect();
+    let found = binary.variables(None);
+    for variable in found.all() {
+        let symbol = symbols.get(&*variable.name);
+        ensure!(symbol == Some(&(variable.addr, variable.size)), "{variable:x?} is at {symbol:x?}");
+    }
+    let typed = found.all().iter().filter(|variable| variable.descriptor.is_some()).count();
+    ensure!(typed > 200 && found.all().len() > typed, "{typed} of {} have types", found.all().len());
     Ok(())
 }
 
@@ -130,8 +156,14 @@ fn every_build_says_where_everything_is() -> Result<()> {
             let source = Source::Table(go.version.clone());
             ensure!(*binary.layout().source() == source, "{build}: from {}", binary.layout().source());
             match symbols(&path)? {
-                Some(symbols) => check_symbols(&binary, &symbols).with_context(|| build.clone())?,
-                None => ensure!(stripped, "{build} has no symbols"),
+                Some(symbols) => {
+                    check_symbols(&binary, &symbols).with_context(|| build.clone())?;
+                    check_variables(&binary, &path).with_context(|| build.clone())?;
+                }
+                None => {
+                    ensure!(stripped, "{build} has no symbols");
+                    ensure!(binary.variables(None).all().is_empty(), "{build} has variables");
+                }
             }
         }
         Ok(())
@@ -150,6 +182,11 @@ fn distances(binary: &GoBinary) -> Result<Vec<Option<u64>>> {
         globals.semtable.map(|table| table.addr),
         globals.first_module,
         globals.mheap,
+        globals.pools.map(|pools| pools.all),
+        globals.pools.map(|pools| pools.old),
+        globals.finalizers.map(|queue| queue.waiting),
+        globals.finalizers.map(|queue| queue.free),
+        globals.finalizers.map(|queue| queue.all),
     ];
     let first = all.iter().flatten().min().copied().unwrap_or(0);
     Ok(all.map(|addr| addr.map(|addr| addr - first)).into())

@@ -18,7 +18,7 @@ pub(crate) fn u64_at(data: &[u8], at: usize) -> Option<u64> {
 
 /// Bytes up to which a terminating NUL is looked for. Function names with many type arguments have some thousand
 /// bytes; without a bound a hostile table would make each name a scan of the whole file.
-const MAX_STRING: usize = 16 << 10;
+pub(crate) const MAX_STRING: usize = 16 << 10;
 
 /// The bytes of the NUL-terminated string at `at`, without the NUL.
 pub(crate) fn c_string(data: &[u8], at: usize) -> Option<&[u8]> {

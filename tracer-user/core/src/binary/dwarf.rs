@@ -1,7 +1,9 @@
-//! Struct layouts from a binary's DWARF (version 4 up to Go 1.24, 5 from 1.25 on).
+//! Struct layouts and package-level variables from a binary's DWARF (version 4 up to Go 1.24, 5 from 1.25 on).
 //!
 //! Go's linker writes the types of package runtime into a compilation unit of that name
-//! (`src/cmd/link/internal/ld/dwarf.go`); only the entries of such units are read.
+//! (`src/cmd/link/internal/ld/dwarf.go`); for layouts only the entries of such units are read.
+
+mod variables;
 
 use super::contents::Contents;
 use super::elf::Image;
@@ -14,6 +16,7 @@ use gimli::{
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
+pub(super) use variables::variables;
 
 /// Structs of package runtime whose fields the snapshot, the heap and the probes read.
 const STRUCTS: &[&str] = &[
@@ -64,6 +67,8 @@ const MAX_FIELDS: usize = 10_000;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Entry<'a> = DebuggingInformationEntry<Slice<'a>>;
+/// The abbreviations that were parsed last, and their offset in `.debug_abbrev`: Go's linker has one table for all units.
+type Table = Option<(usize, Abbreviations)>;
 
 struct Struct {
     name: String,
@@ -92,16 +97,21 @@ struct Types {
 const DEBUG_DIR: &str = "/usr/lib/debug/.build-id";
 
 /// The path of the binary's separate debug file, and the offsets in it. `None`: no file has the same build id, or the
-/// file does not describe `runtime.g`. (Go's linker never splits its DWARF; `-gsplit-dwarf` concerns only the C code of
-/// a cgo program.)
+/// file does not describe `runtime.g`.
 pub(super) fn separate(image: &Image) -> Option<(String, HashMap<String, u32>)> {
+    let (path, debug) = debug_file(image)?;
+    Some((path, offsets(&debug)?))
+}
+
+/// The binary's separate debug file, and its path. (Go's linker never splits its DWARF; `-gsplit-dwarf` concerns only
+/// the C code of a cgo program.)
+pub(super) fn debug_file(image: &Image) -> Option<(String, Image)> {
     let id = image.build_id()?;
     let path = format!("{DEBUG_DIR}/{}/{}.debug", id.get(..2)?, id.get(2..).filter(|rest| !rest.is_empty())?);
     let file = files::open(Path::new(&path)).ok()?;
     let debug = Image::debug_file(Contents::of(file).ok()?, image.arch())?;
     // The file's name is only a claim: a file left over from another build would give wrong offsets.
-    let same = debug.build_id() == Some(id);
-    Some((path, same.then(|| offsets(&debug))??))
+    (debug.build_id() == Some(id)).then_some((path, debug))
 }
 
 /// Offsets by `struct.field`, as in `Layout`. `None`: the binary has no DWARF, or its DWARF does not describe
@@ -160,23 +170,11 @@ impl<'a> Reader<'a> {
     /// for each assembly file. `None`: there is no such unit, or the search came to one of its bounds.
     fn find(&self) -> Option<Types> {
         let mut units: DebugInfoUnitHeadersIter<_> = self.info.units();
-        // Go's linker has one table for all units.
-        let mut last: Option<(usize, Abbreviations)> = None;
+        let mut last = None;
         for _ in 0..MAX_UNITS {
             let unit = units.next().ok()??;
             self.step(1)?;
-            let at = unit.debug_abbrev_offset().0;
-            if last.as_ref().is_none_or(|(known, _)| *known != at) {
-                let table = self.abbrev.get(at..).unwrap_or_default();
-                let table = table.get(..MAX_ABBREVIATIONS).unwrap_or(table);
-                self.step(table.len() as u64 * ABBREVIATION_COST)?;
-                let Ok(parsed) = DebugAbbrev::new(table, LittleEndian).abbreviations(DebugAbbrevOffset(0))
-                else {
-                    continue;
-                };
-                last = Some((at, parsed));
-            }
-            let Some((_, abbreviations)) = &last else { continue };
+            let Some(abbreviations) = self.abbreviations(&unit, &mut last) else { continue };
             let mut entries = unit.entries(abbreviations);
             let Ok(Some(entry)) = entries.next_dfs() else { continue };
             self.step(entry.attrs().len() as u64)?;
@@ -187,6 +185,23 @@ impl<'a> Reader<'a> {
             }
         }
         None
+    }
+
+    /// The abbreviations of a unit. `None`: its table is broken, or has more bytes than there are steps left.
+    fn abbreviations<'t>(
+        &self,
+        unit: &UnitHeader<Slice<'a>>,
+        last: &'t mut Table,
+    ) -> Option<&'t Abbreviations> {
+        let at = unit.debug_abbrev_offset().0;
+        if last.as_ref().is_none_or(|(known, _)| *known != at) {
+            let table = self.abbrev.get(at..).unwrap_or_default();
+            let table = table.get(..MAX_ABBREVIATIONS).unwrap_or(table);
+            self.step(table.len() as u64 * ABBREVIATION_COST)?;
+            let table = DebugAbbrev::new(table, LittleEndian).abbreviations(DebugAbbrevOffset(0));
+            *last = Some((at, table.ok()?));
+        }
+        last.as_ref().map(|(_, table)| table)
     }
 
     /// The types of a unit. `None`: the unit does not describe `runtime.g`, or has more than any program.

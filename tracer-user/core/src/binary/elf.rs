@@ -105,7 +105,7 @@ pub enum ElfError {
 
 /// A `PT_LOAD` program header: one range of the file that the kernel maps. [`Image::parse`] has checked that neither
 /// `offset + file_size` nor `vaddr + file_size` overflows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Segment {
     pub vaddr: u64,
     pub offset: u64,
@@ -341,6 +341,17 @@ impl Image {
         let _ = self.build_id();
         self.file = None;
         self.sections = OnceLock::new();
+    }
+
+    /// Whether sections can be read: [`Image::forget_file`] was not called.
+    pub(super) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Whether the other one has the same headers and the same build id: the same file, for all that can be told
+    /// without reading it.
+    pub(super) fn is_same(&self, other: &Image) -> bool {
+        (self.entry, &self.segments, self.build_id()) == (other.entry, &other.segments, other.build_id())
     }
 
     /// Bytes that it keeps in memory.

@@ -2,7 +2,7 @@
 //!
 //! A stripped binary has no symbols for variables, but the pclntab names the functions that refer to them. Which
 //! function refers to which variable, and in which order, is the same from Go 1.19 to 1.27 on both processors
-//! (`src/runtime/proc.go`, `sema.go`, `symtab.go`, `mgcwork.go`).
+//! (`src/runtime/proc.go`, `sema.go`, `symtab.go`, `mgcwork.go`, `mfinal.go`, `mcleanup.go`, `src/sync/pool.go`).
 
 use super::bytes::u64_at;
 use super::code::{Access, Step, steps};
@@ -15,6 +15,8 @@ const WAIT_REASON_STRING: &str = "runtime.waitReason.String";
 const MAX_TEXT: u64 = 64;
 /// Most wait reasons: `g.waitreason` is one byte.
 const MAX_COUNT: u64 = 256;
+/// Bytes of a slice.
+const SLICE: u64 = 24;
 
 /// The code does not show `runtime.allglen` and `runtime.allgptr`, so goroutines cannot be listed from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +47,33 @@ pub struct Globals {
     pub first_module: Option<u64>,
     /// `mheap_`, the `mheap`.
     pub mheap: Option<u64>,
+    /// The lists of all `sync.Pool`s.
+    pub pools: Option<Pools>,
+    /// The queue of finalizers.
+    pub finalizers: Option<FinalizerQueue>,
+    /// `gcCleanups`, the queue of cleanups (Go 1.25 and later; 1.24 has them in that of finalizers).
+    pub cleanups: Option<u64>,
+}
+
+/// The lists of `sync.Pool`s (`src/sync/pool.go`): slices of pointers. A pool that was not used since the last two
+/// collections is in neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pools {
+    /// `allPools`: pools with something of their own.
+    pub all: u64,
+    /// `oldPools`: pools that have only what was left over by the last collection.
+    pub old: u64,
+}
+
+/// The queue of finalizers (`src/runtime/mfinal.go`): pointers to `finblock`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FinalizerQueue {
+    /// `finq`: blocks that wait. The goroutine that runs finalizers takes all of them at once.
+    pub waiting: u64,
+    /// `finc`: blocks that are empty.
+    pub free: u64,
+    /// `allfin`: all blocks, also those that are taken.
+    pub all: u64,
 }
 
 /// `runtime.semtable`: an array of `semaRoot`, each padded to a cache line.
@@ -84,6 +113,9 @@ impl Globals {
             }),
             first_module: code.first("runtime.findfunc", is_address),
             mheap: code.first("runtime.getempty.func1", is_address),
+            pools: code.pools(),
+            finalizers: code.finalizers(),
+            cleanups: code.cleanups(),
         })
     }
 }
@@ -161,6 +193,60 @@ impl Code<'_> {
         let mut loaded = self.variables("runtime.mcommoninit").filter(|(_, how)| *how == Access::Load(8));
         loaded.find(|(addr, _)| removed.contains(addr)).map(|(addr, _)| addr)
     }
+
+    /// `oldPools` and `allPools`: `poolCleanup` goes through the old pools, then through all, then moves one slice to
+    /// the place of the other. So it refers to each of their words, and to no other words but the write barrier's flag,
+    /// which has four bytes. In memory the slices may touch.
+    fn pools(&self) -> Option<Pools> {
+        let words: Vec<u64> = (self.variables("sync.poolCleanup"))
+            .flat_map(|(addr, access)| {
+                match access {
+                    Access::Load(8) | Access::Store(8) => addr..addr.saturating_add(8),
+                    Access::Load(16) | Access::Store(16) => addr..addr.saturating_add(16),
+                    _ => 0..0,
+                }
+                .step_by(8)
+            })
+            .collect();
+        let old = *words.first()?;
+        let mut sorted = words;
+        sorted.sort_unstable();
+        sorted.dedup();
+        let [one, other] = *sorted.chunks(3).map(slice).collect::<Option<Vec<_>>>()? else { return None };
+        // The first word that is loaded is one of the old pools.
+        let first = |slice: u64| (slice..slice.saturating_add(SLICE)).contains(&old);
+        match (first(one), first(other)) {
+            (true, false) => Some(Pools { old: one, all: other }),
+            (false, true) => Some(Pools { old: other, all: one }),
+            _ => None,
+        }
+    }
+
+    /// `finq`, `finc` and `allfin`: `queuefinalizer` looks whether the first block of the queue is full, then takes an
+    /// empty one, and where there is none makes one and puts it into the list of all.
+    fn finalizers(&self) -> Option<FinalizerQueue> {
+        let mut words: Vec<u64> = Vec::new();
+        for (addr, access) in self.variables("runtime.queuefinalizer") {
+            if matches!(access, Access::Load(8) | Access::Store(8)) && !words.contains(&addr) {
+                words.push(addr);
+            }
+        }
+        // On arm64 a counter follows (`finqueued`, Go 1.25): only amd64 adds to memory in one instruction.
+        let [waiting, free, all, ..] = *words else { return None };
+        Some(FinalizerQueue { waiting, free, all })
+    }
+
+    /// `gcCleanups`: `runCleanups` refers to several fields of it by their addresses, and to nothing else.
+    fn cleanups(&self) -> Option<u64> {
+        let named = self.variables("runtime.runCleanups").filter(|(_, access)| is_address(*access));
+        named.map(|(addr, _)| addr).min()
+    }
+}
+
+/// The slice that has these three words.
+fn slice(words: &[u64]) -> Option<u64> {
+    let [array, len, cap] = *words else { return None };
+    (array.checked_add(8) == Some(len) && len.checked_add(8) == Some(cap)).then_some(array)
 }
 
 fn is_address(access: Access) -> bool {

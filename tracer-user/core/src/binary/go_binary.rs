@@ -1,11 +1,13 @@
 //! [`GoBinary`]: the parsed executable, with everything that probes, snapshots and names need of it.
 
 use super::buildinfo::{BuildInfo, GoVersion};
+use super::code::{self, CodeTypes, Described};
 use super::contents::Contents;
 use super::elf::{Arch, ElfError, Image, ImageError};
 use super::globals::{self, Globals, GlobalsError};
 use super::layout::{Known, Layout, LayoutError};
 use super::pclntab::{Frame, Pclntab, PclntabError};
+use super::variables::Variables;
 use crate::budget::{self, Exhausted};
 use crate::files::{self, FileError};
 use crate::goruntime::{Release, WaitReasons, is_plumbing_package};
@@ -13,6 +15,7 @@ use bytes::Bytes;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 /// Of the memory that is left, the share that a binary may take that is kept for long: one in so many. Others come
@@ -204,6 +207,23 @@ impl GoBinary {
     /// The code does not show `runtime.allgs`, so goroutines cannot be read from memory.
     pub fn globals(&self) -> Result<&Globals, GlobalsError> {
         self.globals.as_ref().map_err(|error| *error)
+    }
+
+    /// The package-level variables that the symbol table and DWARF name, read anew at each call; none in a stripped
+    /// program. `again` is the executable opened once more, for a binary of [`GoBinary::read_to_keep`], which keeps
+    /// neither; another file has no variables of this one.
+    pub fn variables(&self, again: Option<File>) -> Variables {
+        let again = again.filter(|_| !self.image.has_file());
+        let again = again.and_then(|file| Image::headers(Contents::of(file).ok()?).ok());
+        let again = again.filter(|again| again.is_same(&self.image));
+        Variables::find(&self.image, again.as_ref().unwrap_or(&self.image))
+    }
+
+    /// What code tells of types, stripped or not: which struct each closure is, and which map each variable holds.
+    /// `types` is where descriptors are, `moduledata.types` to `moduledata.etypes`, and `described` says what the
+    /// descriptor at an address describes. All addresses are link-time. Nothing is found on arm64.
+    pub fn code_types(&self, types: Range<u64>, described: &dyn Fn(u64) -> Option<Described>) -> CodeTypes {
+        code::types(&self.image, &self.functions, types, described)
     }
 
     /// As [`Pclntab::symbolize`]; `pc` is a link-time address.

@@ -13,17 +13,20 @@ mod go_binary;
 mod identify;
 mod layout;
 mod pclntab;
+mod variables;
 
 pub use buildinfo::{BuildInfo, GoVersion};
+pub use code::{CodeTypes, Described};
 pub(crate) use contents::Contents;
 pub(crate) use elf::file_header;
 pub use elf::{Arch, ElfError, Image};
-pub use globals::{Globals, GlobalsError, SemTable};
+pub use globals::{FinalizerQueue, Globals, GlobalsError, Pools, SemTable};
 pub use go_binary::{BinaryError, GoBinary};
 pub use identify::{Identified, identify};
 pub use layout::{Layout, LayoutError, Source};
 pub use pclntab::{Frame, Function, Pclntab, PclntabError};
 pub(crate) use pclntab::{FuncData, PcData};
+pub use variables::{Variable, Variables};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,9 +1,13 @@
 //! The readers on a whole made-up binary, and on one that was cut off or changed.
 
 mod hostile;
+mod types;
+mod variables;
 
 use super::*;
-use crate::testing::binary::{self as synthetic, FUNCTION, FUNCTIONS, REASONS, RECIPES, entry, use_all};
+use crate::testing::binary::{
+    self as synthetic, FUNCTION, FUNCTIONS, REASONS, RECIPES, Recipe, entry, use_all,
+};
 
 #[test]
 fn a_whole_binary_is_read() {
@@ -21,6 +25,37 @@ fn a_whole_binary_is_read() {
         assert_eq!(binary.plumbing_end(), entry(4));
         let found = binary.functions().find("runtime.main").unwrap();
         assert_eq!((found.entry, found.end), (entry(3), entry(4)));
+    }
+}
+
+#[test]
+fn what_the_runtime_keeps_of_the_heap_is_found() {
+    for pie in [false, true] {
+        let recipe = Recipe { version: "go1.26.6", pie, heap: true };
+        let binary = GoBinary::parse(synthetic::binary(recipe).into()).unwrap();
+        let globals = binary.globals().unwrap();
+        let at = |word: u64| globals.allglen + 8 * word;
+        assert_eq!(globals.pools, Some(Pools { all: at(7), old: at(10) }));
+        assert_eq!(globals.finalizers, Some(FinalizerQueue { waiting: at(13), free: at(14), all: at(15) }));
+        assert_eq!(globals.cleanups, Some(at(16)));
+    }
+    let binary = synthetic::small_binary();
+    let globals = binary.globals().unwrap();
+    assert_eq!((globals.pools, globals.finalizers, globals.cleanups), (None, None, None));
+}
+
+#[test]
+fn pools_that_are_no_two_slices_are_not_found() {
+    let data = synthetic::binary(Recipe { version: "go1.26.6", pie: false, heap: true });
+    let binary = GoBinary::parse(data.clone().into()).unwrap();
+    let code = binary.functions().find("sync.poolCleanup").unwrap().entry;
+    let at = usize::try_from(binary.image().file_offset(code).unwrap()).unwrap();
+    // Of each of the four instructions, another distance.
+    for instruction in 0..4 {
+        let mut data = data.clone();
+        data[at + 7 * instruction + 3] ^= 8;
+        let binary = GoBinary::parse(data.into()).unwrap();
+        assert_eq!(binary.globals().unwrap().pools, None, "{instruction}");
     }
 }
 

@@ -1,7 +1,9 @@
 //! A made-up Go executable: every table that the readers need, in a few KiB, so that tests can cut it off at each
 //! length and change each byte. The live tests read real binaries.
 
-use crate::binary::{BuildInfo, Contents, FuncData, GoBinary, GoVersion, Image, Layout, PcData, dwarf};
+use crate::binary::{
+    BuildInfo, Contents, Described, FuncData, GoBinary, GoVersion, Image, Layout, PcData, Variables, dwarf,
+};
 use crate::event::{Mode, Set};
 use crate::plan::Plan;
 
@@ -16,13 +18,17 @@ pub const FUNCTION: u64 = 32;
 /// The functions, in the order of their addresses.
 pub const FUNCTIONS: [&str; 5] =
     ["runtime.casgstatus", "runtime.waitReason.String", "runtime.forEachGRace", "runtime.main", "main.main"];
-/// Functions whose code shows where the heap is, behind [`FUNCTIONS`] if [`Recipe::heap`] is set.
-const HEAP_FUNCTIONS: [&str; 5] = [
+/// Functions whose code shows where the heap is and what the runtime keeps of it, behind [`FUNCTIONS`] if
+/// [`Recipe::heap`] is set.
+const HEAP_FUNCTIONS: [&str; 8] = [
     "runtime.mcommoninit",
     "runtime.mexit",
     "runtime.preemptall",
     "runtime.findfunc",
     "runtime.getempty.func1",
+    "sync.poolCleanup",
+    "runtime.queuefinalizer",
+    "runtime.runCleanups",
 ];
 /// The function whose `funcID` is `FuncIDWrapper`, and the value of that.
 pub const WRAPPER: &str = FUNCTIONS[1];
@@ -143,9 +149,9 @@ pub fn binary(recipe: Recipe) -> Vec<u8> {
             head.bytes.extend(reason.as_bytes());
         }
     }
-    // allglen, allgptr; allm, allp, and of mheap_ only the beginning.
+    // allglen, allgptr; allm, allp, and of mheap_ only the beginning; allPools, oldPools, finq, finc, allfin, gcCleanups.
     let tables = data.pad(8) as u64;
-    data.u64(&[0; 7][..if recipe.heap { 7 } else { 2 }]);
+    data.u64(&[0; 18][..if recipe.heap { 18 } else { 2 }]);
     let code = code(&functions, DATA + reasons, DATA + tables, DATA + module);
     let relocations = if recipe.pie { relocate(&mut data, &mut head) } else { plant(&mut data) };
     let mut file = head.bytes;
@@ -298,8 +304,9 @@ fn code(functions: &[&str], reasons: u64, tables: u64, module: u64) -> Vec<u8> {
         code[at..at + 3].copy_from_slice(&opcode);
         code[at + 3..at + 7].copy_from_slice(&distance.to_le_bytes());
     };
-    // mov rcx,[rip+…]; mov rbx,[rip+…]; lea rdx,[rip+…]
-    let (load, load_other, address) = ([0x48, 0x8b, 0x0d], [0x48, 0x8b, 0x1d], [0x48, 0x8d, 0x15]);
+    // mov rcx,[rip+…]; mov rbx,[rip+…]; movups xmm0,[rip+…]; lea rdx,[rip+…]
+    let (load, load_other, load_two) = ([0x48, 0x8b, 0x0d], [0x48, 0x8b, 0x1d], [0x0f, 0x10, 0x05]);
+    let address = [0x48, 0x8d, 0x15];
     let at =
         |name: &str| functions.iter().position(|function| *function == name).map(|at| at * FUNCTION as usize);
     for (name, offset, opcode, target) in [
@@ -311,6 +318,16 @@ fn code(functions: &[&str], reasons: u64, tables: u64, module: u64) -> Vec<u8> {
         ("runtime.preemptall", 0, load, tables + 24),
         ("runtime.getempty.func1", 0, address, tables + 48),
         ("runtime.findfunc", 0, address, module),
+        ("sync.poolCleanup", 0, load, tables + 80),
+        ("sync.poolCleanup", 7, load_two, tables + 56),
+        ("sync.poolCleanup", 14, load, tables + 72),
+        ("sync.poolCleanup", 21, load_two, tables + 88),
+        ("runtime.queuefinalizer", 0, load, tables + 104),
+        ("runtime.queuefinalizer", 7, load_other, tables + 112),
+        ("runtime.queuefinalizer", 14, load, tables + 104),
+        ("runtime.queuefinalizer", 21, load, tables + 120),
+        ("runtime.runCleanups", 0, address, tables + 136),
+        ("runtime.runCleanups", 7, address, tables + 128),
     ] {
         if let Some(at) = at(name) {
             refer(at + offset, opcode, target);
@@ -381,6 +398,12 @@ pub fn use_all(data: Vec<u8>) {
         functions.find(function.name);
     }
     functions.inlined_callees(&INLINED);
+    for variable in binary.variables(None).all() {
+        binary.symbolize(variable.addr);
+    }
+    for described in [Described::Closure, Described::Map] {
+        binary.code_types(0..u64::MAX, &|addr| (addr % 2 == 0).then_some(described));
+    }
     for mode in [Mode::Full, Mode::Wait, Mode::Life] {
         let _ = Plan::choose(&binary, mode, None, true);
     }
@@ -448,10 +471,11 @@ pub fn with_sections(sections: &[Section<'_>]) -> Vec<u8> {
     data
 }
 
-/// Looks for the layout in the DWARF of what may be an ELF file, for fuzzing.
+/// Looks for the layout and for variables in the DWARF of what may be an ELF file, for fuzzing.
 pub fn use_dwarf(data: Vec<u8>) {
     if let Ok(image) = Image::headers(Contents::Memory(data.into())) {
         dwarf::offsets(&image);
+        Variables::find(&image, &image);
     }
 }
 

@@ -1,14 +1,18 @@
 //! What a function's machine code refers to: the runtime's variables, and fields of its structs. [`Step`] is the same
-//! for every processor; `amd64.rs` and `arm64.rs` decode the instructions.
+//! for every processor; `amd64.rs` and `arm64.rs` decode the instructions. `types.rs` looks through the code of all
+//! functions.
 //!
 //! Code is decoded from its first byte to its last and branches are not taken. The steps are therefore those of all
 //! paths together, in the order of their addresses.
 
 mod amd64;
 mod arm64;
+mod types;
 
 use super::elf::{Arch, Image};
 use super::pclntab::Pclntab;
+pub(super) use types::types;
+pub use types::{CodeTypes, Described};
 
 /// Bytes of a function that are decoded. The largest function that is asked for (`EVIDENCE`, `globals.rs`) has 8 KiB.
 const MAX_CODE: u64 = 64 << 10;

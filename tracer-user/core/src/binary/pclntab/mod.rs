@@ -11,6 +11,7 @@ use super::bytes::{c_string, i32_at, u32_at, u64_at};
 use super::elf::{Arch, Image};
 use bytes::Bytes;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 use std::sync::OnceLock;
 pub use tables::Frame;
 pub(crate) use tables::{FuncData, PcData};
@@ -240,6 +241,11 @@ impl Pclntab {
         let mut hashed: Vec<_> = names.zip(0u32..).collect();
         hashed.sort_unstable();
         Names { hasher, hashed }
+    }
+
+    /// Link-time addresses of all functions, from the first byte of the first one to the end of the last one.
+    pub(super) fn code(&self) -> Range<u64> {
+        self.text..self.text + u64::from(self.entry_offset(self.count).unwrap_or(0))
     }
 
     /// The function whose code contains a link-time address; a binary search. `None`: not Go code.

@@ -14,11 +14,11 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
-const MIB: usize = 1 << 20;
+pub(super) const MIB: usize = 1 << 20;
 const SOON: Duration = Duration::from_secs(10);
 
 /// Runs `run`, which must need no more memory than `most`, and end soon.
-fn cheap<T>(most: usize, run: impl FnOnce() -> T) -> T {
+pub(super) fn cheap<T>(most: usize, run: impl FnOnce() -> T) -> T {
     let began = Instant::now();
     let (done, used) = peak(run);
     let took = began.elapsed();
@@ -27,7 +27,7 @@ fn cheap<T>(most: usize, run: impl FnOnce() -> T) -> T {
     done
 }
 
-fn words(words: &[u64]) -> Vec<u8> {
+pub(super) fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
@@ -46,7 +46,7 @@ fn header(segments: &[(u64, u64, u64)]) -> Vec<u8> {
     header
 }
 
-fn file(content: &[u8], len: u64) -> File {
+pub(super) fn file(content: &[u8], len: u64) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     file.set_len(len.max(content.len() as u64)).unwrap();
@@ -123,7 +123,7 @@ fn zlib(data: &[u8]) -> Vec<u8> {
 }
 
 /// A unit of DWARF 5 with these entries, whose abbreviations are at `abbreviations`.
-fn unit(abbreviations: u32, entries: &[u8]) -> Vec<u8> {
+pub(super) fn unit(abbreviations: u32, entries: &[u8]) -> Vec<u8> {
     let mut unit = (entries.len() as u32 + 8).to_le_bytes().to_vec();
     unit.extend([5, 0, 1, 8]);
     unit.extend(abbreviations.to_le_bytes());

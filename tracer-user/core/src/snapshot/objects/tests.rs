@@ -92,6 +92,9 @@ impl Program {
             semtable: Some(SemTable { addr: SEMTABLE, stride: 64, count: 251 }),
             first_module: None,
             mheap: None,
+            pools: None,
+            finalizers: None,
+            cleanups: None,
         }
     }
 
