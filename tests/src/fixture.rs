@@ -94,7 +94,7 @@ impl fmt::Display for Variant {
 
 /// Whether this release can build the fixture.
 pub fn supported(name: &str, go: &Go) -> bool {
-    name != "coro" || go.minor >= 23
+    !matches!(name, "coro" | "pulls") || go.minor >= 23
 }
 
 /// Path of the built fixture; builds it if it is not there yet.
