@@ -1,11 +1,12 @@
 mod classes;
 mod cli;
+mod finalizers;
 mod healthy;
 mod oracle;
 
 use crate::harness::Test;
 
 pub(crate) fn tests() -> Vec<Test> {
-    let all = [classes::tests(), cli::tests(), healthy::tests(), oracle::tests()];
+    let all = [classes::tests(), cli::tests(), finalizers::tests(), healthy::tests(), oracle::tests()];
     all.into_iter().flatten().collect()
 }

@@ -177,6 +177,11 @@ impl Release {
         }
     }
 
+    /// Bytes of a cleanup in the queue: a funcval, since 1.26 `cleanupFn { call, fn, arg }` (`mcleanup.go`).
+    pub(crate) const fn cleanup_size(self) -> usize {
+        if self.since(26) { 24 } else { 8 }
+    }
+
     /// Offset of `_defer.link` (`runtime2.go`): `{ started, heap, openDefer bool; sp, pc, fn, _panic, link }` up
     /// to 1.21, `{ heap, rangefunc bool; sp, pc, fn, link, head }` since 1.22.
     pub(crate) const fn defer_link(self) -> usize {

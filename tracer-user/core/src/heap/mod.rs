@@ -17,7 +17,7 @@
 //! - An **awaited object** is what a candidate waits for: a channel, or something of package `sync`. Where a pass
 //!   reaches it, its waiters become live.
 //! - A **doubt** is why nothing counts as proven, whatever the passes left: a part of the heap that cannot be read, a
-//!   finalizer that is stuck, a goroutine that runs at every look and whose registers cannot be seen.
+//!   queue of finalizers that is not found, a goroutine that runs at every look and whose registers cannot be seen.
 //!
 //! A *blur* ([`crate::event::Batch::blurred`]) is none of these: it is a failed read in a probe and concerns events.
 //! Here a failed read means that something moved; it is repeated, or becomes a doubt.

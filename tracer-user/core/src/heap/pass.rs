@@ -87,7 +87,7 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
     let candidates = Candidates::of(view, &snapshot, &mut marker);
     let references = References::new(view, std::mem::take(&mut setting.depths))
         .ok_or("the layout of its runtime.g is not known")?;
-    let doubt = stuck_finalizer(view, &snapshot);
+    let doubt = unseen_queue(view, setting.globals, &snapshot);
     let seen = snapshot.goroutines.iter().map(|one| (one.g, (one.goid, one.stamp))).collect();
     let mut pass = Pass {
         snapshot,
@@ -362,19 +362,21 @@ fn hide(
     Ok(variables)
 }
 
-/// The doubt that a stuck finalizer or cleanup casts. Objects whose finalizer is due are in queues of the runtime that
-/// are not read (`finq` of `src/runtime/mfinal.go`, `gcCleanups` of `mcleanup.go`). The queues are empty but for
-/// moments, unless the goroutine that empties them is held up.
-fn stuck_finalizer(view: &View<'_>, snapshot: &Snapshot) -> Option<String> {
+/// The doubt that a finalizer or cleanup casts which runs, where the binary does not show the queue in which others
+/// wait for it ([`Globals::finalizers`], [`Globals::cleanups`]): what these lead to is not seen then.
+fn unseen_queue(view: &View<'_>, globals: &Globals, snapshot: &Snapshot) -> Option<String> {
     let name = |pc: u64| view.binary.functions().function_at(pc.wrapping_sub(view.bias)).map(|f| f.name);
     let busy = snapshot.goroutines.iter().find(|goroutine| {
-        matches!(
-            name(goroutine.startpc),
-            Some("runtime.runfinq" | "runtime.runFinalizers" | "runtime.runCleanups")
-        ) && !matches!(
-            view.binary.wait_reasons().get(goroutine.reason),
-            WaitReason::FinalizerWait | WaitReason::CleanupWait
-        )
+        let unseen = match name(goroutine.startpc) {
+            Some("runtime.runfinq" | "runtime.runFinalizers") => globals.finalizers.is_none(),
+            Some("runtime.runCleanups") => globals.cleanups.is_none(),
+            _ => false,
+        };
+        unseen
+            && !matches!(
+                view.binary.wait_reasons().get(goroutine.reason),
+                WaitReason::FinalizerWait | WaitReason::CleanupWait
+            )
     })?;
     Some(format!(
         "goroutine {} runs finalizers or cleanups, and what else waits for one cannot be seen",

@@ -6,9 +6,9 @@
 use super::marker::{Found, Marker, Source};
 use super::spans::words;
 use crate::binary::Globals;
-use crate::binary::bytes::{array, u64_at};
+use crate::binary::bytes::{array, u32_at, u64_at};
 use crate::budget;
-use crate::goruntime::SpecialKinds;
+use crate::goruntime::{Release, SpecialKinds};
 use crate::memory::{Fault, Range};
 use crate::snapshot::View;
 
@@ -25,6 +25,33 @@ const MAX_SPECIALS: usize = 1 << 22;
 const SPECIAL: usize = 64;
 /// Specials that are read together.
 const BATCH: usize = 1 << 14;
+/// Most blocks of one queue: six million finalizers that are due.
+const MAX_BLOCKS: usize = 1 << 16;
+/// Offset of `cleanupQueue.all` (`mcleanup.go`, 1.25 to 1.27; the runtime pads the fields before it to a cache line).
+const ALL_CLEANUPS: u64 = 128;
+
+/// Blocks in which finalizers and cleanups that are due wait for their goroutine. All blocks are in one list, also those
+/// that a goroutine works on, and an entry is counted until it has been run.
+struct Blocks {
+    /// Bytes of a block.
+    size: usize,
+    /// Offsets of the next block, of the number of entries (four bytes) and of the first entry.
+    next: usize,
+    count: usize,
+    first: usize,
+    /// Bytes of an entry.
+    entry: usize,
+}
+
+impl Blocks {
+    /// `finblock { alllink, next, cnt, fin }` with entries `{ fn, arg, nret, fint, ot }` (`mfinal.go`, 1.19 to 1.27).
+    const FINALIZERS: Blocks = Blocks { size: 4064, next: 0, count: 16, first: 24, entry: 40 };
+
+    /// `cleanupBlock { lfnode, alllink, n, cleanups }` (`mcleanup.go`, since 1.25).
+    fn cleanups(release: Release) -> Blocks {
+        Blocks { size: 512, next: 16, count: 24, first: 32, entry: release.cleanup_size() }
+    }
+}
 
 /// Reads the roots of one target.
 pub(super) struct Roots<'a> {
@@ -45,13 +72,15 @@ impl<'a> Roots<'a> {
         Roots { view, globals, marker, opaque }
     }
 
-    /// Marks from variables and specials. Timers come later, by [`Roots::timers`].
+    /// Marks from variables, specials and what is due of these. Timers come later, by [`Roots::timers`].
     ///
     /// # Errors
     /// A root could not be read, so that nothing can be proven; as a clause for the user.
     pub(super) fn mark(&self) -> Result<(), String> {
         self.variables()?;
-        self.specials().map_err(|error| format!("its finalizers cannot be read: {error}"))
+        self.specials().map_err(|error| format!("its finalizers cannot be read: {error}"))?;
+        // After the specials: what becomes due leaves them and comes into a queue.
+        self.due().map_err(|error| format!("its queue of finalizers cannot be read: {error}"))
     }
 
     /// Marks from the variables of every module, by the pointer masks that the collector uses.
@@ -185,6 +214,43 @@ impl<'a> Roots<'a> {
             todo = later;
         }
         Ok(())
+    }
+
+    /// Marks from finalizers and cleanups that are due (`markroot` scans the same blocks). A finalizer that never ends
+    /// holds up all that wait behind it, and what these lead to may still be closed or unlocked.
+    fn due(&self) -> Result<(), String> {
+        let release = self.view.binary.version().release;
+        let cleanups = self.globals.cleanups.map(|addr| addr.wrapping_add(ALL_CLEANUPS));
+        let queues = [
+            (self.globals.finalizers.map(|queue| queue.all), Blocks::FINALIZERS),
+            (cleanups, Blocks::cleanups(release)),
+        ];
+        for (list, blocks) in queues {
+            let Some(list) = list else { continue };
+            let first = self.view.memory.word(list.wrapping_add(self.view.bias));
+            self.blocks(first.map_err(|fault| fault.to_string())?, &blocks)?;
+        }
+        Ok(())
+    }
+
+    fn blocks(&self, first: u64, blocks: &Blocks) -> Result<(), String> {
+        let (mut next, mut bytes) = (first, vec![0; blocks.size]);
+        let mut found = Found::default();
+        for _ in 0..MAX_BLOCKS {
+            if next == 0 {
+                self.marker.give(&mut found);
+                return Ok(());
+            }
+            self.view.memory.read(next, &mut bytes).map_err(|fault| fault.to_string())?;
+            // Entries behind these have been run; what they still say would keep objects that nothing keeps.
+            let count = u32_at(&bytes, blocks.count).unwrap_or(0) as usize;
+            let entries = bytes.get(blocks.first..).unwrap_or_default();
+            let used = count.saturating_mul(blocks.entry).min(entries.len());
+            let used = entries.get(..used).unwrap_or_default();
+            words(used).for_each(|word| self.marker.reach(word, Source::Other, &mut found));
+            next = u64_at(&bytes, blocks.next).unwrap_or(0);
+        }
+        Err("it has no end".to_owned())
     }
 }
 
