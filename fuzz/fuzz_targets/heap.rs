@@ -1,5 +1,5 @@
 //! The input is which executable (one byte), then changes to a memory in which it has a small heap,
-//! variables, a finalizer, timers, and two goroutines that wait for a channel each: where (two bytes) and to
+//! variables, finalizers, cleanups, timers, and two goroutines that wait for a channel each: where (two bytes) and to
 //! what (a word; small ones are places in that memory).
 #![no_main]
 
@@ -33,6 +33,11 @@ const VARIABLES: usize = 0x2000;
 const MASK: usize = 0x2100;
 const TIMERS: usize = 0x2200;
 const M: usize = 0x3000;
+/// A block of finalizers that are due, and one of cleanups.
+const FINALIZERS: usize = 0x4000;
+const CLEANUPS: usize = 0x5000;
+/// Offset of `cleanupQueue.all`.
+const ALL_CLEANUPS: u64 = 128;
 /// The heap: a page of objects with pointers, and one without.
 const OBJECTS: usize = 0x8000;
 const OBJECT: u64 = 128;
@@ -117,7 +122,14 @@ impl Target {
             (allp + 8, 1),
             (spans, at(SPANS)),
             (spans + 8, 2),
+            (globals.finalizers?.all, at(FINALIZERS)),
+            (globals.cleanups? + ALL_CLEANUPS, at(CLEANUPS)),
         ]);
+        // One of each, for the object that somebody refers to anyway.
+        for (count, entry) in [(FINALIZERS + 16, FINALIZERS + 24), (CLEANUPS + 24, CLEANUPS + 32)] {
+            self.set(count, 1);
+            self.set(entry, at(OBJECTS));
+        }
         let fields = [("data", VARIABLES), ("edata", MASK), ("gcdatamask.bytedata", MASK)];
         for (field, offset) in fields {
             self.variables.insert(module + layout("moduledata", field)?, at(offset));
