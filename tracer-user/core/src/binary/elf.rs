@@ -628,7 +628,9 @@ fn decompressed(section: &[u8], limit: u64) -> Option<Bytes> {
             return None;
         }
     }
-    Some(bytes.into())
+    // More than is said is no less a lie than less.
+    let whole = reader.read(&mut [0]).ok()? == 0;
+    whole.then(|| bytes.into())
 }
 
 /// The id in the contents of `.note.gnu.build-id`, in hexadecimal.

@@ -245,6 +245,23 @@ fn what_is_small_only_while_it_is_compressed() {
 }
 
 #[test]
+fn a_compressed_section_has_as_many_bytes_as_it_says() {
+    let (info, table) = runtime(b"\x02runtime.g\0\x08");
+    let zstd = |data: &[u8]| zstd::bulk::compress(data, 1).unwrap();
+    for kind in [ELFCOMPRESS_ZLIB.0, ELFCOMPRESS_ZSTD.0] {
+        let compress = |data: &[u8]| if kind == ELFCOMPRESS_ZLIB.0 { zlib(data) } else { zstd(data) };
+        let longer = [&info[..], b"\0"].concat();
+        for (bytes, said, found) in
+            [(&info, info.len(), true), (&info, info.len() + 1, false), (&longer, info.len(), false)]
+        {
+            let section = compressed(kind, said as u64, &compress(bytes));
+            let data = with_sections(&[(".debug_info", &section, true), (".debug_abbrev", &table, false)]);
+            assert_eq!(offsets(data).is_some(), found, "{said} said of {}", bytes.len());
+        }
+    }
+}
+
+#[test]
 fn a_known_release_is_read_without_a_look_at_its_dwarf() {
     let (mut info, table) = runtime(b"\x02runtime.g\0\x08");
     info.extend(vec![0xff; 32 << 20]);
