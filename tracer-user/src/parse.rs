@@ -8,6 +8,7 @@ const TIME_WITH_UNIT: &str = "a time needs a unit: 10ms, 30s, 5m, 1h";
 const SIZE: &str = "a size is a number of bytes, or has a unit: 64KiB, 16MiB, 1GiB";
 const SIZE_WITH_UNIT: &str = "a size needs a unit: 64KiB, 16MiB, 1GiB";
 const SHARE: &str = "a share is a number and a percent sign: 2%";
+const ADDRESS: &str = "an address is a hexadecimal number: 0xc000012120";
 /// The largest size, 8 PiB. `bytesize` computes a size with a unit as an `f64`, which holds every integer up to 2⁵³.
 const MAX_SIZE: u64 = 1 << 53;
 
@@ -52,6 +53,13 @@ pub(crate) fn size_with_unit(text: &str) -> Result<u64, Wrong> {
     size.ok_or_else(|| wrong(text, SIZE_WITH_UNIT))
 }
 
+/// An address on the command line or in a request: hexadecimal, with or without `0x`.
+pub(crate) fn address(text: &str) -> Result<u64, Wrong> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u64::from_str_radix(digits, 16).ok().filter(|_| hexadecimal).ok_or_else(|| wrong(text, ADDRESS))
+}
+
 /// `bytesize` saturates what does not fit into 64 bits; [`MAX_SIZE`] refuses that, too.
 fn parsed_size(text: &str) -> Option<u64> {
     let size = text.parse::<bytesize::ByteSize>().ok()?.as_u64();
@@ -70,6 +78,16 @@ pub(crate) fn share(text: &str) -> Result<f64, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_hexadecimal() {
+        for good in ["0xc000012120", "c000012120"] {
+            assert_eq!(address(good), Ok(0x00c0_0001_2120), "{good}");
+        }
+        for bad in ["", "0x", "g", "0x1_0", "-1", "+1", "0x1ffffffffffffffff"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_number_alone_is_seconds_on_the_command_line_only() {

@@ -1,7 +1,7 @@
 //! Reads a Go process from outside, and says what its goroutines did, do and can never do again.
 //!
 //! Data goes one way. [`process`], [`binary`] and [`memory`] read the target; [`snapshot`] and [`heap`] make
-//! goroutines and objects of its memory. [`plan`] chooses where probes stand, [`event`] decodes what they send,
+//! goroutines and objects of its memory, and [`objects`] their types and what keeps them alive. [`plan`] chooses where probes stand, [`event`] decodes what they send,
 //! and [`model`] makes states of it. [`session`] joins both for one target, live or played from a [`recording`].
 //! [`detect`] judges; [`leaks`] is the search that all commands share. [`goruntime`] holds every fact that depends
 //! on the Go version.
@@ -20,6 +20,7 @@ pub mod leaks;
 pub mod memory;
 pub mod model;
 pub mod names;
+pub mod objects;
 pub mod patience;
 pub mod plan;
 pub mod process;

@@ -20,10 +20,9 @@ use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
 use sfgi_core::{
     goruntime::State,
-    memory::{Core, Live},
     names::Names,
     snapshot,
-    snapshot::{Clock, Options, Snapshot, Trust, View},
+    snapshot::{Options, Snapshot, Trust, View},
 };
 use std::{
     io::{BufWriter, Write},
@@ -150,7 +149,7 @@ pub(super) struct Args {
     goid: Vec<u64>,
     /// Only those that wait for the channel, lock, wait group, condition or semaphore at ADDR, which
     /// is shown first
-    #[arg(long, value_name = "ADDR", value_parser = address)]
+    #[arg(long, value_name = "ADDR", value_parser = parse::address)]
     object: Option<u64>,
     /// The runtime's own goroutines too
     #[arg(long)]
@@ -175,12 +174,6 @@ impl Args {
     }
 }
 
-fn address(text: &str) -> Result<u64> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    u64::from_str_radix(digits, 16)
-        .with_context(|| format!("{text}: an address is a hexadecimal number, as 0xc000012120"))
-}
-
 pub(super) fn run(args: &Args) -> Result<()> {
     if args.group && args.format == Format::Pprof {
         bail!("a pprof profile always is in groups: leave out --group");
@@ -195,22 +188,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     confine::apply(&Needs::reader());
     let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
     let mut out = BufWriter::with_capacity(BUFFER, out);
-    if let Some(process) = &opened.process {
-        let (memory, bias) = (Live::of(process), opened.bias()?);
-        let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
-        return Dump { args, opened: &opened, pid: args.pid, bias }.run(&view, &mut out, terminal);
-    }
-    // clap lets no --exe come without --core, so the empty path is never opened.
-    let path = args.core.as_deref().unwrap_or_else(|| std::path::Path::new(""));
-    let name = path.display();
-    let core = Core::open(path, &opened.binary).with_context(|| name.to_string())?;
-    if let Some(truncated) = core.truncated() {
-        say(format_args!("{name}: {truncated}"));
-    }
-    // A core file may name no process; PID 0 stands for that.
-    let (bias, pid) = (core.bias(), u32::try_from(core.pid()).ok().filter(|pid| *pid != 0));
-    let view = View { memory: &core, binary: &opened.binary, bias, clock: Clock::Stopped };
-    Dump { args, opened: &opened, pid, bias }.run(&view, &mut out, terminal)
+    source::with_view(&opened, args.core.as_deref(), |view, pid| {
+        Dump { args, opened: &opened, pid, bias: view.bias }.run(view, &mut out, terminal)
+    })
 }
 
 struct Dump<'a> {
@@ -393,20 +373,5 @@ impl Dump<'_> {
             return 0;
         }
         session::wall_clock_ns()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_hexadecimal() {
-        for good in ["0xc000012120", "c000012120"] {
-            assert!(matches!(address(good), Ok(0x00c0_0001_2120)), "{good}");
-        }
-        for bad in ["", "0x", "g", "0x1_0", "-1", "0x1ffffffffffffffff"] {
-            assert!(address(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -26,14 +26,13 @@ use sfgi_core::{
     detect::{Baseline, History, Rules, Scope},
     heap::Registers,
     leaks::{Found, Leaks, Search},
-    memory::{Core, Live, Sampler},
+    memory::Sampler,
     names::Names,
     process::Process,
-    snapshot::{Clock, View},
+    snapshot::View,
 };
 use std::{
     io::{BufWriter, Write},
-    path::Path,
     time::Duration,
 };
 
@@ -56,26 +55,18 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let out = BufWriter::with_capacity(1 << 16, out);
     let mut writer = Writer { out, colour: terminal, changes: Changes::default() };
     let mut run = Run::new(args, &opened, rules, baseline);
-    if let Some(process) = &opened.process {
-        let (memory, bias) = (Live::of(process), opened.bias()?);
-        let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
-        let mut registers = registers(process, args.freeze);
-        return match args.watch {
-            Some(pause) => run.watch(&view, &mut registers, &mut writer, pause),
-            None => run.once(&view, &mut registers, &mut writer),
+    source::with_view(&opened, args.core.as_deref(), |view, pid| {
+        run.pid = pid;
+        // Of a core file nothing runs, so no registers can be sampled, and a second look would tell nothing new.
+        let mut registers = match &opened.process {
+            Some(process) => registers(process, args.freeze),
+            None => Registers::Unknown,
         };
-    }
-    // clap lets no --exe come without --core, so the empty path is never opened.
-    let path = args.core.as_deref().unwrap_or_else(|| Path::new(""));
-    let name = path.display();
-    let core = Core::open(path, &opened.binary).with_context(|| name.to_string())?;
-    if let Some(truncated) = core.truncated() {
-        say(format_args!("{name}: {truncated}"));
-    }
-    run.pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
-    let view = View { memory: &core, binary: &opened.binary, bias: core.bias(), clock: Clock::Stopped };
-    // Nothing runs, so no registers can be sampled, and a second look would tell nothing new.
-    run.once(&view, &mut Registers::Unknown, &mut writer)
+        match args.watch {
+            Some(pause) => run.watch(view, &mut registers, &mut writer, pause),
+            None => run.once(view, &mut registers, &mut writer),
+        }
+    })
 }
 
 /// How pointers that are only in registers of running threads are found: by stopping the target, by sampling, or not

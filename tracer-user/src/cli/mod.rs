@@ -14,6 +14,7 @@ mod source;
 mod top;
 mod trace;
 mod user;
+mod why;
 
 use crate::{
     output::{one_line, raw, say},
@@ -49,6 +50,7 @@ EXAMPLES
   sfgi dump -p 1234                      every goroutine with its stack, as a panic would print them
   sfgi dump -p 1234 --group              the same stack once, with how many there are
   sfgi leaks -p 1234                     which goroutines are leaked, why, and what to do
+  sfgi why -p 1234 0xc000012120          what keeps this object alive
   sfgi agent                             all Go programs of this host, for 2 % of a core
   sfgi doctor -p 1234                    which probes would be used, where, at what cost"
 )]
@@ -73,6 +75,8 @@ enum Command {
     Dump(Limited<dump::Args>),
     /// Say which goroutines are leaked, with evidence
     Leaks(Box<Limited<leaks::Args>>),
+    /// Say what keeps an object alive, or what a goroutine waits for
+    Why(Box<Limited<why::Args>>),
     /// Watch all Go programs of this host, within a budget
     Agent(agent::Args),
     /// List the Go processes of this host, and what can be done with each
@@ -124,6 +128,7 @@ impl Command {
             Command::Export(limited) => limited.limits(&[], false),
             Command::Dump(limited) => limited.limits(limited.args.pids(), false),
             Command::Leaks(limited) => limited.limits(limited.args.pids(), false),
+            Command::Why(limited) => limited.limits(limited.args.pids(), false),
             Command::Agent(_) => return None,
             Command::Ps(limited) => limited.limits(&[], false),
             Command::Doctor(limited) => limited.limits(limited.args.pids(), false),
@@ -141,6 +146,7 @@ impl Command {
             Command::Record(limited) => (limited.args.has_no_target(), "sfgi record -o FILE", LAUNCH),
             Command::Dump(limited) => (limited.args.has_no_target(), "sfgi dump", CORE),
             Command::Leaks(limited) => (limited.args.has_no_target(), "sfgi leaks", CORE),
+            Command::Why(limited) => (limited.args.has_no_target(), "sfgi why ADDR", CORE),
             Command::Report(_)
             | Command::Export(_)
             | Command::Agent(_)
@@ -203,6 +209,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Export(limited) => export::run(&limited.args).map(|()| Outcome::Done),
         Command::Dump(limited) => dump::run(&limited.args).map(|()| Outcome::Done),
         Command::Leaks(limited) => leaks::run(&limited.args),
+        Command::Why(limited) => why::run(&limited.args).map(|()| Outcome::Done),
         Command::Agent(args) => agent::run(&args).map(Outcome::Said),
         Command::Ps(limited) => ps::run(&limited.args).map(|()| Outcome::Done),
         Command::Doctor(limited) => doctor::run(&limited.args).map(|()| Outcome::Done),

@@ -9,7 +9,12 @@ use crate::{
     probe::Calibration,
 };
 use anyhow::{Context as _, Result, bail};
-use sfgi_core::{binary::GoBinary, process::Process};
+use sfgi_core::{
+    binary::GoBinary,
+    memory::{Core, Live},
+    process::Process,
+    snapshot::{Clock, View},
+};
 use std::{
     ffi::OsString,
     fs::File,
@@ -53,6 +58,30 @@ impl Opened {
             .with_context(|| path.display().to_string())?;
         Ok(Opened { process: None, exe, name: path.to_owned(), binary: Arc::new(binary) })
     }
+}
+
+/// Reads a process, or the core file that was given for an executable; `then` also gets the PID, if one is known.
+pub(super) fn with_view<T>(
+    opened: &Opened,
+    core: Option<&Path>,
+    then: impl FnOnce(&View<'_>, Option<u32>) -> Result<T>,
+) -> Result<T> {
+    if let Some(process) = &opened.process {
+        let (memory, bias) = (Live::of(process), opened.bias()?);
+        let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
+        return then(&view, Some(process.pid().cast_unsigned()));
+    }
+    // clap lets no --exe come without --core, so the empty path is never opened.
+    let path = core.unwrap_or_else(|| Path::new(""));
+    let name = path.display();
+    let core = Core::open(path, &opened.binary).with_context(|| name.to_string())?;
+    if let Some(truncated) = core.truncated() {
+        say(format_args!("{name}: {truncated}"));
+    }
+    // A core file may name no process; PID 0 stands for that.
+    let pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
+    let view = View { memory: &core, binary: &opened.binary, bias: core.bias(), clock: Clock::Stopped };
+    then(&view, pid)
 }
 
 /// Whether there is this process and its executable may be opened; without one there is nothing to ask.

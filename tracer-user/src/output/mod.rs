@@ -1,5 +1,5 @@
 //! The output formats: events as text, JSON lines, CSV and a summary; profiles by stack; traces for `go tool trace` and
-//! Perfetto; snapshots and leaks as documents.
+//! Perfetto; snapshots, leaks and ways to objects as documents.
 //!
 //! Formats made of events are [`Observer`](sfgi_core::session::Observer)s, which know neither probes nor files: a live
 //! trace and a recording give the same output.
@@ -22,6 +22,7 @@ mod summary;
 mod tests;
 mod text;
 mod traceback;
+pub mod why;
 
 pub use csv::Csv;
 pub use gotrace::GoTrace;

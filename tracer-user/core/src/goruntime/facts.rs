@@ -12,11 +12,12 @@ pub struct Release {
     minor: u32,
 }
 
-/// Values of `special.kind` (`mheap.go`) that the heap search tells apart. `weak` is `None` before weak pointers exist.
+/// Values of `special.kind` (`mheap.go`) that the heap search tells apart. `None` before the release has such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SpecialKinds {
     pub(crate) finalizer: u8,
     pub(crate) weak: Option<u8>,
+    pub(crate) cleanup: Option<u8>,
 }
 
 impl Release {
@@ -39,6 +40,17 @@ impl Release {
     const fn since(self, minor: u32) -> bool {
         self.minor >= minor
     }
+}
+
+/// Where the collector's bits lie that say which words of an object are pointers (`mbitmap.go`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeapBitmap {
+    /// In the `heapArena`, at its begin: one bit a word (`wide`, 1.20), or four words a byte with as many bits that say
+    /// whether more words are scanned.
+    InArena { wide: bool },
+    /// Behind the objects of a span, if these have 512 bytes at most. With `inline_marks` the collector's marks come
+    /// behind that (1.26, `mgcmark_greenteagc.go`).
+    InSpan { inline_marks: bool },
 }
 
 /// Version numbers.
@@ -167,14 +179,30 @@ impl Release {
         self.since(24)
     }
 
-    /// `_KindSpecialFinalizer` and `_KindSpecialWeakHandle`: weak pointers came in 1.23, and the kinds were
-    /// numbered anew in 1.25 (`mheap.go`).
+    /// `_KindSpecialFinalizer`, `_KindSpecialWeakHandle` and `_KindSpecialCleanup`: weak pointers came in 1.23, cleanups
+    /// in 1.24, and the kinds were numbered anew in 1.25 (`mheap.go`).
     pub(crate) const fn special_kinds(self) -> SpecialKinds {
         match self.minor {
-            25.. => SpecialKinds { finalizer: 2, weak: Some(3) },
-            23 | 24 => SpecialKinds { finalizer: 1, weak: Some(2) },
-            _ => SpecialKinds { finalizer: 1, weak: None },
+            25.. => SpecialKinds { finalizer: 2, weak: Some(3), cleanup: Some(7) },
+            24 => SpecialKinds { finalizer: 1, weak: Some(2), cleanup: Some(6) },
+            23 => SpecialKinds { finalizer: 1, weak: Some(2), cleanup: None },
+            _ => SpecialKinds { finalizer: 1, weak: None, cleanup: None },
         }
+    }
+
+    /// Where the bits lie that say which words of an object are pointers (1.20, 1.22, 1.26).
+    pub(crate) const fn heap_bitmap(self) -> HeapBitmap {
+        match self.minor {
+            26.. => HeapBitmap::InSpan { inline_marks: true },
+            22..26 => HeapBitmap::InSpan { inline_marks: false },
+            minor => HeapBitmap::InArena { wide: minor >= 20 },
+        }
+    }
+
+    /// An object with pointers of more than 512 bytes begins with the address of its descriptor, or its span has that
+    /// if it is large (`mbitmap.go`: `heapSetTypeSmallHeader`, `mspan.largeType`, 1.22).
+    pub(crate) const fn objects_have_headers(self) -> bool {
+        self.since(22)
     }
 
     /// Bytes of a cleanup in the queue: a funcval, since 1.26 `cleanupFn { call, fn, arg }` (`mcleanup.go`).

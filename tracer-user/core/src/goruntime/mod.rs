@@ -10,7 +10,7 @@ pub(crate) mod transitions;
 mod wait_reason;
 
 pub use facts::Release;
-pub(crate) use facts::SpecialKinds;
+pub(crate) use facts::{HeapBitmap, SpecialKinds};
 pub(crate) use functions::is_plumbing_package;
 pub use functions::{is_plumbing, starts_system};
 pub use state::State;

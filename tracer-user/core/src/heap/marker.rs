@@ -52,15 +52,23 @@ const MAX_READ: u64 = 4;
 const MORE_READ: u64 = 1 << 30;
 
 /// Where a pointer was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
     /// In a variable, at this address in memory.
     Global(u64),
     /// On the stack or in the `g` of the goroutine with this index in the snapshot; `u32::MAX`: not in the snapshot.
     Goroutine(u32),
     /// In an object of the heap, at this address.
     Heap(u64),
-    /// In a register, a timer, a finalizer or a `sudog`.
+    /// In the list of timers of a `p`, or in a timer.
+    Timer,
+    /// In the finalizer of the object at this address, or in that object; 0: in one that is due.
+    Finalizer(u64),
+    /// In a cleanup that is set or due.
+    Cleanup,
+    /// In a weak pointer.
+    Weak,
+    /// In a register, a `sudog`, or what the runtime notes of an object.
     Other,
 }
 
@@ -131,6 +139,11 @@ impl Found {
             self.dropped |= crowded(&mut self.misses);
         }
         self.misses.push(word);
+    }
+
+    /// Whether so much was found that it should be handed over.
+    pub(super) fn is_large(&self) -> bool {
+        self.queue.len() + self.woken.len() + self.misses.len() >= BATCH_SPANS * 64
     }
 
     pub(super) fn is_any(&self) -> bool {
@@ -283,32 +296,6 @@ impl<'a> Marker<'a> {
         if !span.noscan && queued.is_some_and(|queued| !queued.swap(true, Release)) {
             found.queue.push(object.span);
         }
-    }
-
-    /// Marks from the words of the object at an address, but not the object itself, as finalizers need it.
-    ///
-    /// # Errors
-    /// The target has ended, or may not be read.
-    pub(super) fn reach_within(&self, addr: u64, found: &mut Found) -> Result<(), Fault> {
-        let Some((object, (addr, len))) =
-            self.spans.object(addr).and_then(|id| Some((id, self.spans.range(id)?)))
-        else {
-            return Ok(());
-        };
-        if self.spans.get(object.span).is_none_or(|span| span.noscan) {
-            return Ok(());
-        }
-        let mut buffer = Vec::new();
-        for from in (0..len).step_by(BATCH_BYTES) {
-            buffer.resize((len - from).min(BATCH_BYTES as u64) as usize, 0);
-            match self.memory.read(addr + from, &mut buffer) {
-                Ok(()) => words(&buffer).for_each(|word| self.reach(word, Source::Other, found)),
-                // The object was freed meanwhile, and its pages given back.
-                Err(Fault::Unmapped(_)) => break,
-                Err(fault) => return Err(fault),
-            }
-        }
-        Ok(())
     }
 
     /// Hands what a thread found to the shared queue and lists, and empties it.

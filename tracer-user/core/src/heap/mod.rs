@@ -39,9 +39,14 @@ pub use relations::{DeadSet, Edge, Holders};
 pub use spans::{Usage, usage};
 pub use timers::{TimerKind, TimerSite};
 
+pub(crate) use marker::Source;
+pub(crate) use pass::{listed, structs};
+pub(crate) use references::{Depths, References, Wanted};
+pub(crate) use roots::Roots;
+pub(crate) use spans::{HeapError, ObjectId, Place, Span, Spans, words};
+
 use crate::snapshot::{Snapshot, View};
 use marker::Marker;
-use references::{Depths, References, Wanted};
 
 /// What an observation found: the input of every verdict.
 #[derive(Debug, Default)]

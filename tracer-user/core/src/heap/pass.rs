@@ -81,8 +81,8 @@ pub(super) fn run<'a>(setting: &mut Setting<'_, 'a>, snapshot: Snapshot) -> Resu
     let view = setting.view;
     let spans = Spans::read(view, setting.globals).map_err(|error| error.to_string())?;
     let mut marker = Marker::new(view.memory, spans).map_err(|error| error.to_string())?;
-    let listed =
-        listed(setting).map_err(|fault| format!("the list of its goroutines cannot be read: {fault}"))?;
+    let listed = listed(view, setting.globals)
+        .map_err(|fault| format!("the list of its goroutines cannot be read: {fault}"))?;
     let opaque = hide(setting, &snapshot, &listed, &marker)?;
     let candidates = Candidates::of(view, &snapshot, &mut marker);
     let references = References::new(view, std::mem::take(&mut setting.depths))
@@ -128,7 +128,16 @@ impl Pass<'_> {
     ) -> Result<(), String> {
         let ended = |fault: Fault| fault.to_string();
         self.registers(setting);
-        Roots::new(setting.view, setting.globals, &self.marker, opaque).mark()?;
+        let (mut found, marker) = (Found::default(), &self.marker);
+        // Locks are taken once for many roots, and what is found is small in between.
+        let mut reach = |word, by| {
+            marker.reach(word, by, &mut found);
+            if found.is_large() {
+                marker.give(&mut found);
+            }
+        };
+        Roots::new(setting.view, setting.globals, marker.spans(), opaque).each(&mut reach)?;
+        marker.give(&mut found);
         let mut live: Vec<u32> = self.candidates.live().collect();
         self.candidates.hosted_by_live(&mut live);
         self.timers(setting, &mut references, &mut live, opaque)?;
@@ -173,7 +182,11 @@ impl Pass<'_> {
         let unheard = |timer: &&Timer| timer.channel != 0 && !self.marker.is_reached(timer.channel);
         self.unheard = timers.iter().filter(unheard).map(|timer| timer.addr).collect();
         self.timers = timers;
-        Roots::new(view, globals, &self.marker, opaque).timers().map_err(unreadable)
+        let (mut found, marker) = (Found::default(), &self.marker);
+        let mut reach = |word, by| marker.reach(word, by, &mut found);
+        Roots::new(view, globals, marker.spans(), opaque).timers(&mut reach).map_err(unreadable)?;
+        marker.give(&mut found);
+        Ok(())
     }
 
     /// Marks until no more candidate becomes live.
@@ -266,7 +279,7 @@ impl Pass<'_> {
     /// own before it was marked from itself.
     fn moved(&mut self, setting: &Setting<'_, '_>, live: &mut Vec<u32>) -> Result<Vec<Wanted>, Fault> {
         let mut wanted = Vec::new();
-        for listed in listed(setting)?.chunks(LOOKED_AT) {
+        for listed in listed(setting.view, setting.globals)?.chunks(LOOKED_AT) {
             // Whoever cannot be read may have moved: without this round nothing is proven.
             let now =
                 snapshot::take_only(setting.view, snapshot::Options::default(), listed).map_err(|error| {
@@ -310,8 +323,7 @@ impl Pass<'_> {
 }
 
 /// The addresses of all `g`s, those of dead goroutines included (`runtime.allgs`), each once.
-fn listed(setting: &Setting<'_, '_>) -> Result<Vec<u64>, Fault> {
-    let (view, globals) = (setting.view, setting.globals);
+pub(crate) fn listed(view: &View<'_>, globals: &Globals) -> Result<Vec<u64>, Fault> {
     // The length before the array, as in `Reading::begin`.
     let most = view.memory.resident().map_or(MAX_GS, |bytes| bytes / LEAST_G + MORE_GS);
     let len = view.memory.word(globals.allglen.wrapping_add(view.bias))?.min(MAX_GS).min(most) as usize;
@@ -325,41 +337,56 @@ fn listed(setting: &Setting<'_, '_>) -> Result<Vec<u64>, Fault> {
     Ok(listed)
 }
 
-/// Keeps the marker out of the structs by which the runtime knows its goroutines: every `g`, `m` and `p`, and the
-/// `sudog`s of waiting goroutines. Through these, everything would reach every goroutine. Returns the ranges of those
-/// that are variables (`m0`, `g0`), which [`Roots`] must leave out.
+/// Keeps the marker out of the structs by which the runtime knows its goroutines, and the `sudog`s of waiting goroutines.
+/// Returns the ranges of those that are variables (`m0`, `g0`), which [`Roots`] must leave out.
 fn hide(
     setting: &Setting<'_, '_>,
     snapshot: &Snapshot,
     listed: &[u64],
     marker: &Marker<'_>,
 ) -> Result<Vec<(u64, u64)>, String> {
-    let (view, layout) = (setting.view, setting.view.binary.layout());
+    let structs = structs(setting.view, setting.globals)?;
+    structs.iter().for_each(|found| marker.never_scan(found.addr));
+    listed.iter().for_each(|g| marker.never_scan(*g));
+    snapshot.sudogs.iter().for_each(|(_, sudog)| marker.never_scan(*sudog));
+    // The others are objects of the heap, which `never_scan` has covered.
+    let variables = structs.into_iter().filter(|found| marker.spans().object(found.addr).is_none());
+    Ok(variables.map(|found| (found.addr, found.end)).collect())
+}
+
+/// One of the structs by which the runtime knows its goroutines and threads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Struct {
+    /// Its name in package runtime: `g`, `m` or `p`.
+    pub(crate) of: &'static str,
+    pub(crate) addr: u64,
+    /// Address behind it.
+    pub(crate) end: u64,
+}
+
+/// Every `m` and `p`, and the `g`s of threads. Through these everything would reach every goroutine, so none of them is
+/// a root.
+///
+/// # Errors
+/// Their lists cannot be read; as a clause for the user.
+pub(crate) fn structs(view: &View<'_>, globals: &Globals) -> Result<Vec<Struct>, String> {
+    let layout = view.binary.layout();
     let size = |of| u64::from(layout.field(of, "_size").unwrap_or(0)).min(1 << 16);
-    let mut opaque = Vec::new();
-    let mut hide = |addr: u64, len: u64| {
-        marker.never_scan(addr);
-        opaque.push((addr, addr.saturating_add(len)));
-    };
-    let mut m = setting.globals.allm.and_then(|addr| view.word(addr.wrapping_add(view.bias)));
+    let mut found = Vec::new();
+    let mut add = |of, addr: u64| found.push(Struct { of, addr, end: addr.saturating_add(size(of)) });
+    let mut m = globals.allm.and_then(|addr| view.word(addr.wrapping_add(view.bias)));
     m.ok_or("the list of its threads (runtime.allm) is not known")?;
     for _ in 0..MAX_MS {
         let Some(addr @ 1..) = m else { break };
-        hide(addr, size("m"));
+        add("m", addr);
         for g in ["g0", "gsignal"].into_iter().filter_map(|field| view.field(addr, "m", field)) {
-            hide(g, size("g"));
+            add("g", g);
         }
         m = view.field(addr, "m", "alllink");
     }
-    let ps =
-        processors(view, setting.globals).map_err(|fault| format!("runtime.allp cannot be read: {fault}"))?;
-    ps.into_iter().for_each(|p| hide(p, size("p")));
-    // The others are objects of the heap, which `never_scan` has covered.
-    let variables =
-        opaque.iter().filter(|(addr, _)| marker.spans().object(*addr).is_none()).copied().collect();
-    listed.iter().for_each(|g| marker.never_scan(*g));
-    snapshot.sudogs.iter().for_each(|(_, sudog)| marker.never_scan(*sudog));
-    Ok(variables)
+    let ps = processors(view, globals).map_err(|fault| format!("runtime.allp cannot be read: {fault}"))?;
+    ps.into_iter().for_each(|p| add("p", p));
+    Ok(found)
 }
 
 /// The doubt that a finalizer or cleanup casts which runs, where the binary does not show the queue in which others

@@ -9,9 +9,10 @@ use super::marker::{Found, Marker, Source};
 use super::spans::words;
 use super::stack::{LiveWords, Used};
 use crate::binary::bytes::u64_at;
+use crate::budget;
 use crate::goruntime::State;
 use crate::memory::{Fault, Range, ThreadRegisters};
-use crate::snapshot::{Offsets, Raw, View};
+use crate::snapshot::{Offsets, Pc, Raw, View};
 use std::time::Duration;
 
 /// Most goroutines that are read together, and most bytes of their stacks.
@@ -42,16 +43,16 @@ const MARGIN: u64 = 1 << 10;
 
 /// A goroutine whose references are asked for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// Its index in the snapshot; `u32::MAX`: it is not in the snapshot.
-    pub(super) index: u32,
+    pub(crate) index: u32,
     /// Address of its `g`.
-    pub(super) g: u64,
+    pub(crate) g: u64,
     /// Whether it moved while the snapshot was taken, so that it is not read together with others.
-    pub(super) moved: bool,
+    pub(crate) moved: bool,
 }
 
-pub(super) struct References<'a> {
+pub(crate) struct References<'a> {
     view: View<'a>,
     at: Offsets,
     /// Bytes of a whole `g`: each of its words counts.
@@ -72,7 +73,7 @@ pub(super) struct References<'a> {
 
 impl<'a> References<'a> {
     /// `None`: the layout lacks a field.
-    pub(super) fn new(view: &View<'a>, depths: Depths) -> Option<References<'a>> {
+    pub(crate) fn new(view: &View<'a>, depths: Depths) -> Option<References<'a>> {
         let layout = view.binary.layout();
         let at = Offsets::of(layout).ok()?;
         let size = layout.field("g", "_size").filter(|size| *size <= 4096)? as usize;
@@ -118,7 +119,7 @@ impl<'a> References<'a> {
     ///
     /// # Errors
     /// The target has ended, or may not be read.
-    pub(super) fn each(
+    pub(crate) fn each(
         &mut self,
         wanted: &[Wanted],
         sink: &mut dyn FnMut(u32, u64, bool),
@@ -185,6 +186,18 @@ impl<'a> References<'a> {
         }
         (self.gs, self.again, self.stacks, self.whole) = (gs, again, stacks, whole);
         Ok(ranges.len())
+    }
+
+    /// Where the stack of a goroutine refers to these addresses: a frame and the address of the word. `None`: nowhere, or
+    /// the goroutine runs.
+    pub(crate) fn place(&mut self, g: u64, to: &std::ops::Range<u64>) -> Option<(Pc, u64)> {
+        let (raw, _) = self.read_one(g).ok()??;
+        let range = used(&raw);
+        budget::check(range.len).ok()?;
+        let mut bytes = vec![0; range.len];
+        self.view.memory.read(range.addr, &mut bytes).ok()?;
+        let used = Used::new(range.addr, &bytes, raw.still.stack.0);
+        self.live.place(raw.saved().registers(), &used, to)
     }
 
     fn read_gs(&self, wanted: &[Wanted], bytes: &mut Vec<u8>) -> Result<Vec<bool>, Fault> {
@@ -299,7 +312,7 @@ fn used(raw: &Raw) -> Range {
 /// How deep the stacks of running goroutines reach, by sampled stack pointers. What lies below is left over from calls
 /// that have returned, often of another goroutine that had the stack before: stale pointers, which would hide leaks.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Depths {
+pub(crate) struct Depths {
     /// The sampled stack pointers, ascending.
     sampled: Vec<u64>,
     /// Whether the target is stopped, so that one stack pointer tells the depth of a stack.
@@ -308,13 +321,13 @@ pub(super) struct Depths {
 
 impl Depths {
     /// The depths of stopped threads.
-    pub(super) fn exact(registers: &[ThreadRegisters]) -> Depths {
+    pub(crate) fn exact(registers: &[ThreadRegisters]) -> Depths {
         let mut depths = Depths { exact: true, ..Depths::default() };
         depths.add(registers);
         depths
     }
 
-    pub(super) fn add(&mut self, registers: &[ThreadRegisters]) {
+    pub(crate) fn add(&mut self, registers: &[ThreadRegisters]) {
         if self.sampled.len() + registers.len() > MAX_DEPTHS {
             self.sampled.clear();
         }

@@ -346,7 +346,7 @@ fn holders(
             // `u32::MAX` stands for a goroutine that is not in the snapshot.
             Some(Source::Goroutine(index)) if *index != u32::MAX => holders.goroutines.push(*index),
             Some(Source::Heap(_)) => holders.heap = 1,
-            Some(Source::Goroutine(_) | Source::Other) | None => {}
+            _ => {}
         }
         holders
     };

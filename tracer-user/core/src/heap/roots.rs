@@ -3,8 +3,8 @@
 //!
 //! Memory that the runtime keeps outside of its heap is not scanned: it refers only to the runtime's own objects.
 
-use super::marker::{Found, Marker, Source};
-use super::spans::words;
+use super::marker::Source;
+use super::spans::{Spans, words};
 use crate::binary::Globals;
 use crate::binary::bytes::{array, u32_at, u64_at};
 use crate::budget;
@@ -53,38 +53,41 @@ impl Blocks {
     }
 }
 
+/// Gets each word that is a root, and where it was found.
+pub(crate) type Sink<'s> = dyn FnMut(u64, Source) + 's;
+
 /// Reads the roots of one target.
-pub(super) struct Roots<'a> {
+pub(crate) struct Roots<'a> {
     view: &'a View<'a>,
     globals: &'a Globals,
-    marker: &'a Marker<'a>,
+    spans: &'a Spans,
     opaque: &'a [(u64, u64)],
 }
 
 impl<'a> Roots<'a> {
     /// `opaque`: ranges among the variables that are not scanned (`m0` and `g0`).
-    pub(super) fn new(
+    pub(crate) fn new(
         view: &'a View<'a>,
         globals: &'a Globals,
-        marker: &'a Marker<'a>,
+        spans: &'a Spans,
         opaque: &'a [(u64, u64)],
     ) -> Roots<'a> {
-        Roots { view, globals, marker, opaque }
+        Roots { view, globals, spans, opaque }
     }
 
-    /// Marks from variables, specials and what is due of these. Timers come later, by [`Roots::timers`].
+    /// Hands over variables, specials and what is due of these. Timers come later, by [`Roots::timers`].
     ///
     /// # Errors
     /// A root could not be read, so that nothing can be proven; as a clause for the user.
-    pub(super) fn mark(&self) -> Result<(), String> {
-        self.variables()?;
-        self.specials().map_err(|error| format!("its finalizers cannot be read: {error}"))?;
+    pub(crate) fn each(&self, sink: &mut Sink<'_>) -> Result<(), String> {
+        self.variables(sink)?;
+        self.specials(sink).map_err(|error| format!("its finalizers cannot be read: {error}"))?;
         // After the specials: what becomes due leaves them and comes into a queue.
-        self.due().map_err(|error| format!("its queue of finalizers cannot be read: {error}"))
+        self.due(sink).map_err(|error| format!("its queue of finalizers cannot be read: {error}"))
     }
 
-    /// Marks from the variables of every module, by the pointer masks that the collector uses.
-    fn variables(&self) -> Result<(), String> {
+    /// The variables of every module, by the pointer masks that the collector uses.
+    fn variables(&self, sink: &mut Sink<'_>) -> Result<(), String> {
         let mut left = MAX_ALL_DATA;
         let first = self.globals.first_module.ok_or("where its variables lie is not known")?;
         let mut module = first.wrapping_add(self.view.bias);
@@ -98,7 +101,7 @@ impl<'a> Roots<'a> {
                 left = left
                     .checked_sub(end.saturating_sub(start))
                     .ok_or("it has more variables than any program")?;
-                self.block(start, end, mask)
+                self.block(start, end, mask, sink)
                     .map_err(|fault| format!("its variables cannot be read: {fault}"))?;
             }
             match self.view.field(module, "moduledata", "next") {
@@ -110,10 +113,9 @@ impl<'a> Roots<'a> {
         Err("the list of its modules has no end".to_owned())
     }
 
-    fn block(&self, start: u64, end: u64, mask: u64) -> Result<(), Fault> {
+    fn block(&self, start: u64, end: u64, mask: u64, sink: &mut Sink<'_>) -> Result<(), Fault> {
         let len = end.saturating_sub(start);
         let (mut bytes, mut bits) = (Vec::new(), Vec::new());
-        let mut found = Found::default();
         for from in (0..len).step_by(CHUNK as usize) {
             // A bit of the mask stands for a word of the block, so a byte of the mask for 64 bytes.
             let size = (len - from).min(CHUNK);
@@ -125,49 +127,44 @@ impl<'a> Roots<'a> {
                 let addr = start + from + index as u64 * 8;
                 let pointer = bits.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 != 0);
                 if pointer && word != 0 && !self.opaque.iter().any(|(lo, hi)| (*lo..*hi).contains(&addr)) {
-                    self.marker.reach(word, Source::Global(addr), &mut found);
+                    sink(word, Source::Global(addr));
                 }
             }
-            self.marker.give(&mut found);
         }
         Ok(())
     }
 
-    /// Marks from the timers of the `p`s. Their other fields do not count: a `p` also holds stale pointers (the
+    /// The timers of the `p`s. Their other fields do not count: a `p` also holds stale pointers (the
     /// write-barrier buffer).
     ///
     /// # Errors
     /// The list of `p`s or a timer heap could not be read.
-    pub(super) fn timers(&self) -> Result<(), Fault> {
+    pub(crate) fn timers(&self, sink: &mut Sink<'_>) -> Result<(), Fault> {
         let layout = self.view.binary.layout();
         let Some(at) = layout.field("p", "timers.heap").or_else(|| layout.field("p", "timers")) else {
             return Ok(());
         };
-        let mut found = Found::default();
         for p in processors(self.view, self.globals)? {
-            let array = self.view.memory.word(p.wrapping_add(u64::from(at)))?;
-            self.marker.reach(array, Source::Other, &mut found);
+            sink(self.view.memory.word(p.wrapping_add(u64::from(at)))?, Source::Timer);
         }
-        self.marker.give(&mut found);
         Ok(())
     }
 
     /// Finalizers, cleanups, weak pointers (`markrootSpans`): the special's own words, and of a finalizer all
     /// that its object leads to, but not the object itself. The object of a weak pointer is no root for the
     /// collector; it is one here.
-    fn specials(&self) -> Result<(), String> {
+    fn specials(&self, sink: &mut Sink<'_>) -> Result<(), String> {
         let unreadable = |fault: Fault| fault.to_string();
         let release = self.view.binary.version().release;
         // `special { next; offset; kind }`.
         let wide = release.special_offset_is_a_word();
         let kind_at = if wide { 16 } else { 10 };
-        let SpecialKinds { finalizer, weak } = release.special_kinds();
-        let mut todo: Vec<(u64, u64, u64)> = (self.marker.spans().iter())
+        let SpecialKinds { finalizer, weak, cleanup } = release.special_kinds();
+        let mut todo: Vec<(u64, u64, u64)> = (self.spans.iter())
             .filter(|span| span.specials != 0)
             .map(|span| (span.specials, span.base, span.size * u64::from(span.count)))
             .collect();
         let (mut bytes, mut whole, mut seen) = (Vec::new(), Vec::new(), 0);
-        let mut found = Found::default();
         // The lists of all spans side by side: first the first special of each, then the second of each, and so on. A
         // million specials are few reads so.
         while !todo.is_empty() {
@@ -186,22 +183,25 @@ impl<'a> Roots<'a> {
                     if !*whole {
                         continue;
                     }
-                    // The first word is `next`, which the loop itself follows.
-                    words(record).skip(1).for_each(|word| self.marker.reach(word, Source::Other, &mut found));
                     let offset = if wide {
                         u64_at(record, 8).unwrap_or(u64::MAX)
                     } else {
                         array(record, 8).map_or(u64::MAX, |bytes| u64::from(u16::from_le_bytes(bytes)))
                     };
+                    let kind = record.get(kind_at).copied();
+                    let source = match kind {
+                        Some(kind) if kind == finalizer => Source::Finalizer(base.wrapping_add(offset)),
+                        kind if kind == weak => Source::Weak,
+                        kind if kind == cleanup => Source::Cleanup,
+                        _ => Source::Other,
+                    };
+                    // The first word is `next`, which the loop itself follows.
+                    words(record).skip(1).for_each(|word| sink(word, source));
                     if offset < *len {
-                        match record.get(kind_at).copied() {
-                            Some(kind) if kind == finalizer => {
-                                self.marker.reach_within(base + offset, &mut found).map_err(unreadable)?;
-                            }
+                        match source {
+                            Source::Finalizer(addr) => self.within(addr, sink).map_err(unreadable)?,
                             // A goroutine that has the weak pointer can make a strong one of it at any time.
-                            kind if kind == weak => {
-                                self.marker.reach(base + offset, Source::Other, &mut found);
-                            }
+                            Source::Weak => sink(base + offset, source),
                             _ => {}
                         }
                     }
@@ -209,36 +209,52 @@ impl<'a> Roots<'a> {
                         later.push((next, *base, *len));
                     }
                 }
-                self.marker.give(&mut found);
             }
             todo = later;
         }
         Ok(())
     }
 
-    /// Marks from finalizers and cleanups that are due (`markroot` scans the same blocks). A finalizer that never ends
-    /// holds up all that wait behind it, and what these lead to may still be closed or unlocked.
-    fn due(&self) -> Result<(), String> {
-        let release = self.view.binary.version().release;
-        let cleanups = self.globals.cleanups.map(|addr| addr.wrapping_add(ALL_CLEANUPS));
-        let queues = [
-            (self.globals.finalizers.map(|queue| queue.all), Blocks::FINALIZERS),
-            (cleanups, Blocks::cleanups(release)),
-        ];
-        for (list, blocks) in queues {
-            let Some(list) = list else { continue };
-            let first = self.view.memory.word(list.wrapping_add(self.view.bias));
-            self.blocks(first.map_err(|fault| fault.to_string())?, &blocks)?;
+    /// The words of the object at an address, but not the object itself, as finalizers need it.
+    fn within(&self, addr: u64, sink: &mut Sink<'_>) -> Result<(), Fault> {
+        let range =
+            self.spans.object(addr).and_then(|id| Some((self.spans.get(id.span)?, self.spans.range(id)?)));
+        let Some((_, (addr, len))) = range.filter(|(span, _)| !span.noscan) else { return Ok(()) };
+        let (mut bytes, source) = (Vec::new(), Source::Finalizer(addr));
+        for from in (0..len).step_by(CHUNK as usize) {
+            bytes.resize((len - from).min(CHUNK) as usize, 0);
+            match self.view.memory.read(addr + from, &mut bytes) {
+                Ok(()) => words(&bytes).for_each(|word| sink(word, source)),
+                // The object was freed meanwhile, and its pages given back.
+                Err(Fault::Unmapped(_)) => break,
+                Err(fault) => return Err(fault),
+            }
         }
         Ok(())
     }
 
-    fn blocks(&self, first: u64, blocks: &Blocks) -> Result<(), String> {
+    /// Finalizers and cleanups that are due (`markroot` scans the same blocks). A finalizer that never ends
+    /// holds up all that wait behind it, and what these lead to may still be closed or unlocked.
+    fn due(&self, sink: &mut Sink<'_>) -> Result<(), String> {
+        let release = self.view.binary.version().release;
+        let cleanups = self.globals.cleanups.map(|addr| addr.wrapping_add(ALL_CLEANUPS));
+        let queues = [
+            (self.globals.finalizers.map(|queue| queue.all), Blocks::FINALIZERS, Source::Finalizer(0)),
+            (cleanups, Blocks::cleanups(release), Source::Cleanup),
+        ];
+        for (list, blocks, source) in queues {
+            let Some(list) = list else { continue };
+            let first = self.view.memory.word(list.wrapping_add(self.view.bias));
+            let first = first.map_err(|fault| fault.to_string())?;
+            self.blocks(first, &blocks, &mut |word| sink(word, source))?;
+        }
+        Ok(())
+    }
+
+    fn blocks(&self, first: u64, blocks: &Blocks, sink: &mut dyn FnMut(u64)) -> Result<(), String> {
         let (mut next, mut bytes) = (first, vec![0; blocks.size]);
-        let mut found = Found::default();
         for _ in 0..MAX_BLOCKS {
             if next == 0 {
-                self.marker.give(&mut found);
                 return Ok(());
             }
             self.view.memory.read(next, &mut bytes).map_err(|fault| fault.to_string())?;
@@ -247,7 +263,7 @@ impl<'a> Roots<'a> {
             let entries = bytes.get(blocks.first..).unwrap_or_default();
             let used = count.saturating_mul(blocks.entry).min(entries.len());
             let used = entries.get(..used).unwrap_or_default();
-            words(used).for_each(|word| self.marker.reach(word, Source::Other, &mut found));
+            words(used).for_each(&mut *sink);
             next = u64_at(&bytes, blocks.next).unwrap_or(0);
         }
         Err("it has no end".to_owned())
@@ -258,7 +274,7 @@ impl<'a> Roots<'a> {
 ///
 /// # Errors
 /// `runtime.allp` cannot be read.
-pub(super) fn processors(view: &View<'_>, globals: &Globals) -> Result<Vec<u64>, Fault> {
+pub(crate) fn processors(view: &View<'_>, globals: &Globals) -> Result<Vec<u64>, Fault> {
     let Some(slice) = globals.allp.map(|addr| addr.wrapping_add(view.bias)) else { return Ok(Vec::new()) };
     let (array, len) = (view.memory.word(slice)?, view.memory.word(slice.wrapping_add(8))?);
     let mut bytes = vec![0; len.min(MAX_PS) as usize * 8];

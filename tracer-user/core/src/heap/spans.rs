@@ -41,7 +41,7 @@ const MORE_SPANS: u64 = 1 << 16;
 /// `mspan`s that are read together.
 const BATCH: u64 = 1 << 16;
 /// `mSpanInUse` of `mspan.state`: objects of the collector's heap.
-pub(super) const IN_USE: u8 = 1;
+pub(crate) const IN_USE: u8 = 1;
 /// `mSpanManual`: stacks and the like, without objects.
 const MANUAL: u8 = 2;
 /// Entry of the page table for a page without a span.
@@ -51,7 +51,7 @@ const NO_OBJECTS: u32 = u32::MAX;
 
 /// Why the heap cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum HeapError {
+pub(crate) enum HeapError {
     /// The binary does not show `runtime.mheap_`, or the layout lacks a field.
     #[error("where its heap lies is not known (runtime.mheap_ or the layout of its structures)")]
     NoHeap,
@@ -69,34 +69,36 @@ pub(super) enum HeapError {
 
 /// A span in use: `count` objects of `size` bytes from `base` on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    pub(super) base: u64,
-    pub(super) size: u64,
-    pub(super) count: u32,
+pub(crate) struct Span {
+    pub(crate) base: u64,
+    pub(crate) size: u64,
+    pub(crate) count: u32,
     /// Factor for dividing by `size` with a multiplication (`mspan.divMul`): every word of the heap needs the division.
     magic: u32,
     /// Where the bits of its objects begin in a bitmap of all objects. A multiple of 64: a scan of the span
     /// takes whole words.
-    pub(super) bits: u64,
+    pub(crate) bits: u64,
     /// Whether its objects hold no pointers.
-    pub(super) noscan: bool,
+    pub(crate) noscan: bool,
+    /// Number of its size class (`src/runtime/sizeclasses.go`); 0: one large object.
+    pub(crate) class: u8,
     /// Whether a candidate waits for one of its objects.
-    pub(super) watched: bool,
+    pub(crate) watched: bool,
     /// Address of its first special; 0: none.
-    pub(super) specials: u64,
+    pub(crate) specials: u64,
     /// Address of its `mspan`.
-    record: u64,
+    pub(crate) record: u64,
 }
 
 /// An object: the number of its span, and its index in that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ObjectId {
-    pub(super) span: u32,
-    pub(super) index: u32,
+pub(crate) struct ObjectId {
+    pub(crate) span: u32,
+    pub(crate) index: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Object(ObjectId),
     /// Where the heap is or may grow, but in no span that was in use when the table was made.
     Nowhere,
@@ -106,7 +108,7 @@ pub(super) enum Place {
 
 /// All spans in use, with a page table to find them by address.
 #[derive(Default)]
-pub(super) struct Spans {
+pub(crate) struct Spans {
     /// By number; number 0 stands for no span.
     spans: Vec<Span>,
     /// Length of a bitmap of all objects.
@@ -161,7 +163,7 @@ impl Fields {
 
 impl Spans {
     /// Reads all spans in use. The target runs meanwhile, so these are spans of different moments.
-    pub(super) fn read(view: &View, globals: &Globals) -> Result<Spans, HeapError> {
+    pub(crate) fn read(view: &View, globals: &Globals) -> Result<Spans, HeapError> {
         budget::check(MAX_ARENAS as usize * size_of::<u32>())?;
         let arenas = vec![0; MAX_ARENAS as usize];
         let mut spans = Spans { spans: vec![Span::NONE], arenas, ..Spans::default() };
@@ -170,7 +172,7 @@ impl Spans {
     }
 
     /// Reads `allspans` again and adds spans that came into use where none was before.
-    pub(super) fn extend(&mut self, view: &View, globals: &Globals) -> Result<(), HeapError> {
+    pub(crate) fn extend(&mut self, view: &View, globals: &Globals) -> Result<(), HeapError> {
         let fields = Fields::of(view).ok_or(HeapError::NoHeap)?;
         let heap = globals.mheap.ok_or(HeapError::NoHeap)?.wrapping_add(view.bias);
         let slice = view.at(heap, "mheap", "allspans").ok_or(HeapError::NoHeap)?;
@@ -272,6 +274,7 @@ impl Spans {
             bits: self.bits,
             // The lowest bit of the span class says noscan (`src/runtime/mheap.go: spanClass`).
             noscan: record.get(fields.spanclass)? & 1 != 0,
+            class: record.get(fields.spanclass)? >> 1,
             watched: false,
             specials: u64_at(record, fields.specials)?,
             record: addr,
@@ -318,7 +321,7 @@ impl Spans {
     }
 
     #[inline]
-    pub(super) fn find(&self, addr: u64) -> Place {
+    pub(crate) fn find(&self, addr: u64) -> Place {
         match self.at(addr) {
             NONE if self.near.contains(&(addr >> ARENA_SHIFT)) => Place::Nowhere,
             NONE => Place::Outside,
@@ -331,7 +334,7 @@ impl Spans {
     }
 
     /// The object that an address lies in; `None`: in no object.
-    pub(super) fn object(&self, addr: u64) -> Option<ObjectId> {
+    pub(crate) fn object(&self, addr: u64) -> Option<ObjectId> {
         match self.find(addr) {
             Place::Object(object) => Some(object),
             Place::Nowhere | Place::Outside => None,
@@ -339,39 +342,39 @@ impl Spans {
     }
 
     #[inline]
-    pub(super) fn get(&self, number: u32) -> Option<&Span> {
+    pub(crate) fn get(&self, number: u32) -> Option<&Span> {
         self.spans.get(number as usize)
     }
 
     /// Marks a span as one with awaited objects, whose marks must be reported.
-    pub(super) fn watch(&mut self, number: u32) {
+    pub(crate) fn watch(&mut self, number: u32) {
         if let Some(span) = self.spans.get_mut(number as usize) {
             span.watched = true;
         }
     }
 
-    pub(super) fn scannable(&self) -> u64 {
+    pub(crate) fn scannable(&self) -> u64 {
         self.scannable
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Span> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Span> {
         self.spans.iter().skip(1)
     }
 
     /// One more than the highest number of a span.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.spans.len()
     }
 
     /// Length of a bitmap of all objects, a multiple of 64.
-    pub(super) fn bits(&self) -> u64 {
+    pub(crate) fn bits(&self) -> u64 {
         self.bits
     }
 
     /// Whether the runtime has this object allocated now, as `mspan.isFree` decides (`src/runtime/mbitmap.go`): an
     /// object that was allocated since the last sweep lies below `freeindex`, one that the sweep found in use is in
     /// `allocBits`. If that cannot be read the object counts as allocated, which hides a leak at worst.
-    pub(super) fn is_used(&self, view: &View, object: ObjectId) -> bool {
+    pub(crate) fn is_used(&self, view: &View, object: ObjectId) -> bool {
         let free = || {
             let span = self.get(object.span)?;
             let at = |field| view.at(span.record, "mspan", field);
@@ -389,8 +392,18 @@ impl Spans {
         !free().unwrap_or(false)
     }
 
+    /// The object whose bit in a bitmap of all objects is this one; `None`: the bit is one between two spans.
+    pub(crate) fn at_bit(&self, bit: u64) -> Option<ObjectId> {
+        // Spans get their bits in the order of their numbers; number 0 has none.
+        let behind = self.spans.partition_point(|span| span.bits <= bit);
+        let number = behind.checked_sub(1).filter(|number| *number > 0)?;
+        let span = self.spans.get(number)?;
+        let index = u32::try_from(bit - span.bits).ok().filter(|index| *index < span.count)?;
+        Some(ObjectId { span: number as u32, index })
+    }
+
     /// Address and size of an object.
-    pub(super) fn range(&self, object: ObjectId) -> Option<(u64, u64)> {
+    pub(crate) fn range(&self, object: ObjectId) -> Option<(u64, u64)> {
         let span = self.get(object.span)?;
         Some((span.base + u64::from(object.index) * span.size, span.size))
     }
@@ -404,13 +417,14 @@ impl Span {
         magic: 0,
         bits: 0,
         noscan: true,
+        class: 0,
         watched: false,
         specials: 0,
         record: 0,
     };
 
     /// The range of all its objects, without the rest behind the last one.
-    pub(super) fn objects(&self) -> Range {
+    pub(crate) fn objects(&self) -> Range {
         Range { addr: self.base, len: (self.size * u64::from(self.count)) as usize }
     }
 
@@ -428,7 +442,7 @@ impl Span {
 }
 
 /// The little-endian words of some bytes; up to seven bytes at the end are left out.
-pub(super) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
 }
 

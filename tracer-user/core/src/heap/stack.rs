@@ -112,6 +112,24 @@ impl<'a> LiveWords<'a> {
         }
     }
 
+    /// The innermost frame with a word that lies in a range, and the address of the word.
+    pub(super) fn place(
+        &mut self,
+        registers: Registers,
+        used: &Used<'_>,
+        to: &std::ops::Range<u64>,
+    ) -> Option<(Pc, u64)> {
+        let mut frames = Vec::new();
+        // Frames up to a broken one count.
+        let _ = self.unwinder.frames(&Bytes(used), registers, &mut frames);
+        frames.iter().find_map(|frame| {
+            let end = frame.fp.max(frame.sp).min(used.end());
+            let from = frame.sp.next_multiple_of(8);
+            let mut words = used.between(from, end).zip((from..).step_by(8));
+            words.find(|(word, _)| to.contains(word)).map(|(_, at)| (frame.pc, at))
+        })
+    }
+
     /// As [`LiveWords::each`], by the maps of the frames. `None`: a frame belongs to no function.
     fn precise(
         &mut self,

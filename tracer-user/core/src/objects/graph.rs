@@ -1,0 +1,462 @@
+//! Marks the heap from all roots, breadth first, and remembers of each object what led to it.
+//!
+//! The search for leaks needs one bit of an object ([`crate::heap`]). Here an object has three numbers: what led to it
+//! first, which is on a shortest way; what led to it from another root, if anything did; and the root of the first. The
+//! ways back from an object are in these, without a list of all references.
+
+use super::ObjectsError;
+use super::typing::{Part, Typing, number};
+use crate::budget;
+use crate::heap::{ObjectId, Source, Span, Spans, words};
+use crate::memory::{Fault, Range};
+use crate::snapshot::View;
+use hashbrown::HashMap;
+
+/// Bytes that are read at once, and pieces of them.
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH: usize = 1024;
+/// Stands for no object and no root.
+const NONE: u32 = u32::MAX;
+/// Numbers from here on are those of roots, lower ones those of objects.
+const ROOT: u32 = 1 << 31;
+/// In [`Graph::other`]: it is from another root. Numbers of objects and roots are below this.
+const FAR: u32 = 1 << 30;
+/// Most roots that are told apart.
+const MAX_ROOTS: usize = FAR as usize;
+/// How many times more bytes may be read of objects than the target has in memory, and how many more.
+const MAX_READ: u64 = 4;
+const MORE_READ: u64 = 1 << 30;
+/// Objects without pointers whose first bytes are read to see whether they are channels, and how many bytes.
+const MAX_PLAIN: usize = 1 << 22;
+const PLAIN: usize = 96;
+/// Bytes of a value within an object that are followed.
+const MAX_PART: u64 = 1 << 20;
+
+/// What leads to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parent {
+    /// The object with this number.
+    Object(u32),
+    /// A root.
+    Root(Source),
+}
+
+/// The objects of one target, and what leads to each.
+pub(super) struct Graph<'a> {
+    view: View<'a>,
+    pub(super) spans: Spans,
+    /// By object, what led to it first: an object, or [`ROOT`] and the number of a root.
+    first: Vec<u32>,
+    /// By object, what led to it as well: with [`FAR`] from another root, if anything did.
+    other: Vec<u32>,
+    /// By object, the number of the root of `first`.
+    origin: Vec<u32>,
+    roots: Vec<Source>,
+    numbers: HashMap<Source, u32>,
+    /// By object, a bit: it is not looked through ([`crate::heap::structs`]).
+    never: Vec<u64>,
+    /// Objects that were reached and not looked through yet.
+    next: Vec<u32>,
+    /// Objects that a root refers to.
+    seeds: Vec<u32>,
+    /// Objects and bytes that were reached.
+    pub(super) reached: (u64, u64),
+    read: u64,
+    most_read: u64,
+    /// Bytes of objects that could not be read.
+    pub(super) unread: u64,
+}
+
+impl<'a> Graph<'a> {
+    /// # Errors
+    /// The heap has more objects than can be numbered, or the budget does not allow a graph of them.
+    pub(super) fn new(view: View<'a>, spans: Spans) -> Result<Graph<'a>, ObjectsError> {
+        let bits = spans.bits() as usize;
+        if bits >= FAR as usize {
+            return Err(ObjectsError::TooMany(bits as u64));
+        }
+        budget::check(bits * 3 * size_of::<u32>() + bits / 8)?;
+        Ok(Graph {
+            first: vec![NONE; bits],
+            other: vec![NONE; bits],
+            origin: vec![NONE; bits],
+            roots: Vec::new(),
+            numbers: HashMap::new(),
+            never: vec![0; bits.div_ceil(64)],
+            next: Vec::new(),
+            seeds: Vec::new(),
+            reached: (0, 0),
+            read: 0,
+            most_read: view.memory.resident().map_or(u64::MAX, |bytes| bytes * MAX_READ + MORE_READ),
+            unread: 0,
+            view,
+            spans,
+        })
+    }
+
+    /// Keeps the object at an address from being looked through.
+    pub(super) fn never_scan(&mut self, addr: u64) {
+        let object = self.spans.object(addr).and_then(|id| number(self.spans.get(id.span)?, id));
+        if let Some(object) = object
+            && let Some(bits) = self.never.get_mut(object as usize / 64)
+        {
+            *bits |= 1 << (object % 64);
+        }
+    }
+
+    /// Notes a root that has this word.
+    pub(super) fn root(&mut self, word: u64, source: Source) -> Result<(), ObjectsError> {
+        let Some(id) = self.spans.object(word) else { return Ok(()) };
+        let Some((span, object)) =
+            self.spans.get(id.span).copied().and_then(|span| Some((span, number(&span, id)?)))
+        else {
+            return Ok(());
+        };
+        let root = match self.numbers.get(&source) {
+            Some(root) => *root,
+            None if self.roots.len() >= MAX_ROOTS => return Ok(()),
+            None => {
+                budget::check(64)?;
+                budget::reserve(&mut self.roots, 1)?;
+                let root = self.roots.len() as u32;
+                self.roots.push(source);
+                self.numbers.insert(source, root);
+                root
+            }
+        };
+        budget::reserve(&mut self.seeds, 1)?;
+        self.seeds.push(object);
+        self.lead(&span, object, ROOT | root, root)
+    }
+
+    /// Notes that `parent`, which the root `origin` leads to, leads to an object.
+    #[inline]
+    fn lead(&mut self, span: &Span, object: u32, parent: u32, origin: u32) -> Result<(), ObjectsError> {
+        let at = object as usize;
+        let Some(first) = self.first.get_mut(at) else { return Ok(()) };
+        if *first == NONE {
+            *first = parent;
+            if let Some(entry) = self.origin.get_mut(at) {
+                *entry = origin;
+            }
+            self.reached.0 += 1;
+            self.reached.1 += span.size;
+            let never = self.never.get(at / 64).is_some_and(|bits| bits >> (object % 64) & 1 != 0);
+            if !span.noscan && !never {
+                budget::reserve(&mut self.next, 1)?;
+                self.next.push(object);
+            }
+            return Ok(());
+        }
+        let Some(other) = self.other.get_mut(at).filter(|other| **other == NONE || **other & FAR == 0) else {
+            return Ok(());
+        };
+        if self.origin.get(at).is_some_and(|known| *known != origin) {
+            *other = parent | FAR;
+        } else if *other == NONE && *first != parent {
+            *other = parent;
+        }
+        Ok(())
+    }
+
+    /// Goes on until nothing new is reached, and finds the types of what is. `progress` gets the bytes read so far.
+    ///
+    /// # Errors
+    /// The target has ended or may not be read, or the budget is used up.
+    pub(super) fn run(
+        &mut self,
+        typing: &mut Typing<'a>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), ObjectsError> {
+        loop {
+            let mut level = std::mem::take(&mut self.next);
+            if level.is_empty() {
+                let (late, parts) = typing.left();
+                if late.is_empty() && parts.is_empty() {
+                    return Ok(());
+                }
+                self.parts(typing, parts)?;
+                level = late;
+            }
+            // In the order of their places, so that neighbours are read together.
+            level.sort_unstable();
+            level.dedup();
+            let mut rest = &level[..];
+            while !rest.is_empty() {
+                let done = self.batch(typing, rest)?;
+                rest = rest.get(done.max(1)..).unwrap_or_default();
+                progress(self.read);
+            }
+            // The list of a level serves the next one, too.
+            level.clear();
+            if self.next.is_empty() {
+                self.next = level;
+            }
+        }
+    }
+
+    /// Reads the first of these objects, as many as can be read together, and looks them through; returns how many.
+    fn batch(&mut self, typing: &mut Typing<'a>, objects: &[u32]) -> Result<usize, ObjectsError> {
+        let mut taken: Vec<(u32, Span, u64)> = Vec::new();
+        let mut pieces: Vec<Range> = Vec::new();
+        let mut total = 0;
+        for object in objects {
+            let Some(id) = self.spans.at_bit(u64::from(*object)) else { break };
+            let Some(span) = self.spans.get(id.span).copied() else { break };
+            let addr = span.base + u64::from(id.index) * span.size;
+            if span.size > BATCH_BYTES as u64 {
+                if taken.is_empty() {
+                    self.large(typing, *object, &span, addr)?;
+                    return Ok(1);
+                }
+                break;
+            }
+            total += span.size as usize;
+            if !taken.is_empty() && (total > BATCH_BYTES || pieces.len() >= BATCH) {
+                break;
+            }
+            match pieces.last_mut().filter(|last| last.addr + last.len as u64 == addr) {
+                Some(last) => last.len += span.size as usize,
+                None => pieces.push(Range { addr, len: span.size as usize }),
+            }
+            taken.push((*object, span, addr));
+        }
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        self.view.memory.scatter(&pieces, &mut bytes, &mut whole)?;
+        self.read += bytes.len() as u64;
+        let mut rest = &bytes[..];
+        let mut pieces = pieces.iter().zip(&whole);
+        let mut piece = pieces.next();
+        for (object, span, addr) in &taken {
+            let Some(own) = rest.split_off(..span.size as usize) else { break };
+            while piece.is_some_and(|(range, _)| *addr >= range.addr + range.len as u64 || *addr < range.addr)
+            {
+                piece = pieces.next();
+            }
+            if piece.is_some_and(|(_, whole)| *whole) {
+                self.look(typing, (*object, span), 0, own)?;
+            } else {
+                self.unread += span.size;
+            }
+        }
+        Ok(taken.len())
+    }
+
+    /// Reads an object in parts, and looks it through.
+    fn large(
+        &mut self,
+        typing: &mut Typing<'a>,
+        object: u32,
+        span: &Span,
+        addr: u64,
+    ) -> Result<(), ObjectsError> {
+        let mut bytes = Vec::new();
+        let mut from = 0;
+        while from < span.size {
+            if self.read > self.most_read {
+                // A terabyte of pages that nobody wrote reads as zeros.
+                self.unread += span.size - from;
+                break;
+            }
+            // Whole values, where their size is known.
+            let value = typing.form(object).map_or(0, |form| typing.types.get(form.of).size);
+            let least = if value == 0 || value > BATCH_BYTES as u64 { BATCH_BYTES as u64 } else { value };
+            let piece = BATCH_BYTES as u64 / least * least;
+            bytes.resize((span.size - from).min(piece) as usize, 0);
+            match self.view.memory.read(addr + from, &mut bytes) {
+                Ok(()) => {
+                    self.read += bytes.len() as u64;
+                    self.look(typing, (object, span), from, &bytes)?;
+                }
+                Err(Fault::Unmapped(_)) => {
+                    self.unread += span.size - from;
+                    break;
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+            from += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Looks words of an object through, `at` bytes behind its begin.
+    fn look(
+        &mut self,
+        typing: &mut Typing<'a>,
+        (object, span): (u32, &Span),
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<(), ObjectsError> {
+        let origin = self.origin.get(object as usize).copied().unwrap_or(NONE);
+        typing.scan(&self.spans, object, span, at as usize, bytes);
+        for word in words(bytes) {
+            let Some(id) = self.spans.object(word) else { continue };
+            let Some(span) = self.spans.get(id.span).copied() else { continue };
+            let child = number(&span, id).filter(|child| *child != object);
+            if let Some(child) = child {
+                self.lead(&span, child, object, origin)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows values within objects.
+    fn parts(&mut self, typing: &mut Typing<'a>, parts: Vec<Part>) -> Result<(), ObjectsError> {
+        for parts in parts.chunks(BATCH) {
+            let size = |part: &Part| (typing.types.get(part.of).size * part.count).min(MAX_PART) as usize;
+            let ranges: Vec<_> =
+                parts.iter().map(|part| Range { addr: part.addr, len: size(part) }).collect();
+            let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+            self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
+            let mut rest = &bytes[..];
+            for ((part, range), whole) in parts.iter().zip(&ranges).zip(&whole) {
+                let Some(own) = rest.split_off(..range.len) else { break };
+                if *whole {
+                    typing.part(&self.spans, *part, own);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the first bytes of objects without pointers of which nothing is known: channels tell themselves.
+    ///
+    /// # Errors
+    /// As [`Graph::run`].
+    pub(super) fn plain(&mut self, typing: &mut Typing<'a>) -> Result<(), ObjectsError> {
+        let mut todo = Vec::new();
+        for span in
+            self.spans.iter().filter(|span| span.noscan && span.class != 0 && span.size >= PLAIN as u64)
+        {
+            for index in 0..span.count {
+                let Ok(object) = u32::try_from(span.bits + u64::from(index)) else { break };
+                let reached = self.first.get(object as usize).is_some_and(|first| *first != NONE);
+                if reached && typing.form(object).is_none() && todo.len() < MAX_PLAIN {
+                    budget::reserve(&mut todo, 1)?;
+                    todo.push((object, *span, span.base + u64::from(index) * span.size));
+                }
+            }
+        }
+        for todo in todo.chunks(BATCH) {
+            let ranges: Vec<_> = todo.iter().map(|(_, _, addr)| Range { addr: *addr, len: PLAIN }).collect();
+            let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+            self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
+            for ((own, whole), (object, span, _)) in bytes.chunks_exact(PLAIN).zip(&whole).zip(todo) {
+                if *whole {
+                    typing.plain(*object, span, own);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the object at an address; `None`: there is none.
+    pub(super) fn at(&self, addr: u64) -> Option<u32> {
+        let id = self.spans.object(addr)?;
+        number(self.spans.get(id.span)?, id)
+    }
+
+    /// The span and the address of an object.
+    pub(super) fn place(&self, object: u32) -> Option<(ObjectId, Span, u64)> {
+        let id = self.spans.at_bit(u64::from(object))?;
+        let span = *self.spans.get(id.span)?;
+        Some((id, span, span.base + u64::from(id.index) * span.size))
+    }
+
+    /// Whether anything leads to an object.
+    pub(super) fn is_reached(&self, object: u32) -> bool {
+        self.first.get(object as usize).is_some_and(|first| *first != NONE)
+    }
+
+    /// What led to an object: the first, and one from another root.
+    pub(super) fn parents(&self, object: u32) -> impl Iterator<Item = Parent> {
+        let of = |list: &Vec<u32>| list.get(object as usize).copied().filter(|parent| *parent != NONE);
+        [of(&self.first), of(&self.other).map(|parent| parent & !FAR)].into_iter().flatten().filter_map(
+            |parent| {
+                if parent & ROOT == 0 {
+                    return Some(Parent::Object(parent));
+                }
+                self.roots.get((parent & !ROOT) as usize).map(|source| Parent::Root(*source))
+            },
+        )
+    }
+
+    /// Objects and bytes that are reached only through these objects, and they themselves. What moves meanwhile makes
+    /// it an estimate.
+    ///
+    /// # Errors
+    /// As [`Graph::run`].
+    pub(super) fn only_through(&self, objects: &[u32]) -> Result<(u64, u64), ObjectsError> {
+        budget::check(self.first.len() / 8)?;
+        let mut marks = vec![0_u64; self.first.len().div_ceil(64)];
+        let mut mark = |object: u32| {
+            let (word, bit) = (object as usize / 64, 1_u64 << (object % 64));
+            let new = self.is_reached(object) && marks.get(word).is_some_and(|bits| bits & bit == 0);
+            if new && let Some(bits) = marks.get_mut(word) {
+                *bits |= bit;
+            }
+            new
+        };
+        objects.iter().for_each(|object| {
+            mark(*object);
+        });
+        let (mut count, mut size) = (0, 0);
+        let mut next: Vec<u32> = self.seeds.iter().copied().filter(|seed| mark(*seed)).collect();
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        while !next.is_empty() {
+            next.sort_unstable();
+            let mut later = Vec::new();
+            let mut ranges: Vec<Range> = Vec::new();
+            let mut flush = |ranges: &mut Vec<Range>, later: &mut Vec<u32>| -> Result<(), ObjectsError> {
+                self.view.memory.scatter(ranges, &mut bytes, &mut whole)?;
+                for word in words(&bytes) {
+                    if let Some(child) = self.at(word).filter(|child| mark(*child)) {
+                        budget::reserve(later, 1)?;
+                        later.push(child);
+                    }
+                }
+                ranges.clear();
+                Ok(())
+            };
+            let mut total = 0;
+            for object in &next {
+                let Some((_, span, addr)) = self.place(*object) else { continue };
+                count += 1;
+                size += span.size;
+                let never =
+                    self.never.get(*object as usize / 64).is_some_and(|bits| bits >> (object % 64) & 1 != 0);
+                if span.noscan || never {
+                    continue;
+                }
+                for from in (0..span.size).step_by(BATCH_BYTES) {
+                    let len = (span.size - from).min(BATCH_BYTES as u64) as usize;
+                    ranges.push(Range { addr: addr + from, len });
+                    total += len;
+                    if total >= BATCH_BYTES || ranges.len() >= BATCH {
+                        flush(&mut ranges, &mut later)?;
+                        total = 0;
+                    }
+                }
+            }
+            flush(&mut ranges, &mut later)?;
+            next = later;
+        }
+        Ok((self.reached.0.saturating_sub(count), self.reached.1.saturating_sub(size)))
+    }
+
+    /// Objects and bytes that were reached, and how many of these have a type.
+    pub(super) fn typed(&self, typing: &Typing<'a>) -> super::Share {
+        let mut share =
+            super::Share { objects: self.reached.0, bytes: self.reached.1, ..super::Share::default() };
+        for span in self.spans.iter() {
+            for index in 0..span.count {
+                let Ok(object) = u32::try_from(span.bits + u64::from(index)) else { break };
+                if self.is_reached(object) && typing.form(object).is_some() {
+                    share.typed_objects += 1;
+                    share.typed_bytes += span.size;
+                }
+            }
+        }
+        share
+    }
+}

@@ -1,0 +1,355 @@
+//! Objects of the heap with their types, and what keeps each alive.
+//!
+//! # How
+//! All roots and all references between objects are read once ([`graph`]), and each object remembers what led to it.
+//! Types come from the runtime's descriptors ([`types`]) and spread along the references ([`typing`]). A way
+//! from a root to an object is read again before it is told ([`ways`]): the target runs on meanwhile.
+//!
+//! # Which fact comes from where
+//! | fact | from | Go |
+//! | --- | --- | --- |
+//! | names, fields and sizes of types | `abi.Type` between `types` and `etypes` of each module | 1.19 |
+//! | names of variables | symbol table or DWARF | all |
+//! | types of variables | `DW_AT_go_runtime_type`; code that makes or reads a map | all |
+//! | what an object holds | the table in [`typing`] | see there |
+//! | which words are pointers | the collector's bitmap ([`pointers`]) | 1.19, 1.20, 1.22, 1.26 |
+//!
+//! What is not known is left out or called unknown. Nothing here is a proof; a verdict of [`crate::heap`] is.
+
+mod edges;
+mod form;
+mod graph;
+mod pointers;
+mod types;
+mod typing;
+mod ways;
+
+pub use types::{Detail, Field, Kind, Type, TypeId, Types};
+pub use ways::{Described, Hop, Root, RootKind, Way};
+
+use crate::binary::{Globals, Variables};
+use crate::budget::{self, Exhausted};
+use crate::heap::{Depths, HeapError, References, Roots, Source, Spans, Wanted, listed, structs};
+use crate::memory::{Fault, Range, ThreadRegisters};
+use crate::snapshot::{self, Snapshot, SnapshotError, View};
+use graph::Graph;
+use hashbrown::HashSet;
+use serde::{Deserialize, Serialize};
+use typing::Typing;
+
+/// Largest variable that is read, and bytes of variables that are read at once.
+const MAX_VARIABLE: u64 = 1 << 20;
+const BATCH: usize = 1 << 20;
+/// Bytes of one stack that are looked through for interfaces, and stacks.
+const MAX_STACK: u64 = 1 << 16;
+const MAX_STACKS: usize = 20_000;
+/// Finalizers whose records are asked for the type of their object.
+const MAX_FINALIZERS: usize = 1 << 20;
+
+/// Why there are no types.
+#[derive(Debug, thiserror::Error)]
+pub enum TypesError {
+    #[error("the list of its modules (runtime.firstmoduledata) is not known")]
+    NoModules,
+    #[error("it has more types than any program")]
+    TooMany,
+    #[error("its types cannot be read: {0}")]
+    Unreadable(#[from] Fault),
+    #[error("its types cannot be read: {0}")]
+    Exhausted(#[from] Exhausted),
+}
+
+/// Why what keeps objects alive cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectsError {
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A clause about the target.
+    #[error("{0}")]
+    Heap(String),
+    #[error("its heap has {0} objects, and 1,073,741,824 can be told apart")]
+    TooMany(u64),
+    #[error(transparent)]
+    Unreadable(#[from] Fault),
+    #[error("its heap is too large: {0}")]
+    Exhausted(#[from] Exhausted),
+}
+
+impl From<HeapError> for ObjectsError {
+    fn from(error: HeapError) -> ObjectsError {
+        match error {
+            HeapError::Exhausted(exhausted) => ObjectsError::Exhausted(exhausted),
+            other => ObjectsError::Heap(other.to_string()),
+        }
+    }
+}
+
+/// How many of the objects that anything leads to have a type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Objects that are reached, and their bytes with what the allocator rounds up.
+    pub objects: u64,
+    pub bytes: u64,
+    pub typed_objects: u64,
+    pub typed_bytes: u64,
+}
+
+/// The objects of a target.
+pub struct Objects<'a> {
+    view: View<'a>,
+    graph: Graph<'a>,
+    typing: Typing<'a>,
+    variables: Variables,
+    snapshot: Snapshot,
+    /// Why types are missing; `None`: they were read.
+    untyped: Option<String>,
+}
+
+/// What a reading of all objects needs.
+pub struct Reading<'r> {
+    /// Variables of the executable ([`crate::binary::GoBinary::variables`]).
+    pub variables: Variables,
+    /// The registers of threads, which may have the only reference to something.
+    pub registers: &'r [ThreadRegisters],
+    /// Whether the target stands still, so that registers tell exactly how much of a stack is used.
+    pub stopped: bool,
+    /// Goroutines that are no roots, by goid.
+    pub without: &'r HashSet<u64>,
+    /// Gets the bytes that were read so far, and the bytes of all spans with pointers.
+    pub progress: &'r mut dyn FnMut(u64, u64),
+}
+
+impl<'a> Objects<'a> {
+    /// Reads all objects.
+    ///
+    /// # Errors
+    /// [`ObjectsError`].
+    pub fn read(view: View<'a>, reading: Reading<'_>) -> Result<Objects<'a>, ObjectsError> {
+        let globals = view.binary.globals().map_err(|error| ObjectsError::Heap(error.to_string()))?;
+        let options =
+            snapshot::Options { stacks: true, args: false, labels: false, objects: true, most: usize::MAX };
+        let snapshot = snapshot::take(&view, options, &mut |_, _| {})?;
+        let spans = Spans::read(&view, globals)?;
+        let (types, untyped) = match Types::read(&view) {
+            Ok(types) => (types, None),
+            Err(error) => (Types::default(), Some(error.to_string())),
+        };
+        let mut typing = Typing::new(view, types, spans.bits())?;
+        let mut graph = Graph::new(view, spans)?;
+        let known = structs(&view, globals).map_err(ObjectsError::Heap)?;
+        let opaque: Vec<_> = (known.iter())
+            .filter(|found| graph.at(found.addr).is_none())
+            .map(|found| (found.addr, found.end))
+            .collect();
+        let lists = known.iter().map(|found| (found.of, found.addr));
+        let lists = lists.chain(listed(&view, globals)?.into_iter().map(|g| ("g", g)));
+        for (of, addr) in lists.chain(snapshot.sudogs.iter().map(|(_, sudog)| ("sudog", *sudog))) {
+            graph.never_scan(addr);
+            typing.runtimes(&graph.spans, of, addr);
+        }
+        typing.code(&graph.spans);
+        let mut objects = Objects { view, graph, typing, variables: reading.variables, snapshot, untyped };
+        objects.variables()?;
+        objects.roots(globals, &opaque)?;
+        objects.goroutines(reading.registers, reading.stopped, reading.without)?;
+        let all = objects.graph.spans.scannable();
+        let progress = reading.progress;
+        objects.graph.run(&mut objects.typing, &mut |read| progress(read, all))?;
+        objects.graph.plain(&mut objects.typing)?;
+        Ok(objects)
+    }
+
+    /// Learns types from variables: from those whose type is known, and from interfaces in all others.
+    fn variables(&mut self) -> Result<(), ObjectsError> {
+        let bias = self.view.bias;
+        let of = |variable: &crate::binary::Variable| {
+            let of = self.typing.types.behind(variable.descriptor?)?;
+            let len = self.typing.types.get(of).size.min(MAX_VARIABLE) as usize;
+            Some((Range { addr: variable.addr.wrapping_add(bias), len }, of))
+        };
+        let known: Vec<_> =
+            self.variables.all().iter().filter_map(of).filter(|(range, _)| range.len > 0).collect();
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        for known in known.chunks(1024) {
+            let ranges: Vec<_> = known.iter().map(|(range, _)| *range).collect();
+            self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
+            let mut rest = &bytes[..];
+            for ((range, of), whole) in known.iter().zip(&whole) {
+                let Some(own) = rest.split_off(..range.len) else { break };
+                if *whole {
+                    self.typing.variable(&self.graph.spans, *of, own);
+                }
+            }
+        }
+        self.data()
+    }
+
+    /// Learns types from interfaces in the variables of the executable, whatever is known of them.
+    fn data(&mut self) -> Result<(), ObjectsError> {
+        let module = self.view.binary.globals().ok().and_then(|globals| globals.first_module);
+        let Some(module) = module.map(|module| module.wrapping_add(self.view.bias)) else { return Ok(()) };
+        for [start, end] in [["data", "edata"], ["bss", "ebss"]] {
+            let field = |name| self.view.field(module, "moduledata", name).unwrap_or(0);
+            let (start, end) = (field(start), field(end));
+            let len = end.saturating_sub(start).min(1 << 32);
+            let mut bytes = Vec::new();
+            for from in (0..len).step_by(BATCH) {
+                bytes.resize((len - from).min(BATCH as u64) as usize, 0);
+                match self.view.memory.read(start + from, &mut bytes) {
+                    Ok(()) => {
+                        // In pieces, because only so much of what is not known is looked through.
+                        for piece in bytes.chunks(1 << 16) {
+                            self.typing.raw(&self.graph.spans, piece);
+                        }
+                    }
+                    Err(Fault::Unmapped(_)) => break,
+                    Err(fault) => return Err(fault.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn roots(&mut self, globals: &Globals, opaque: &[(u64, u64)]) -> Result<(), ObjectsError> {
+        // The sink cannot read spans and change the graph at once, so what it gets is kept first.
+        let mut found: Vec<(u64, Source)> = Vec::new();
+        let (mut exhausted, mut finalizers) = (None, Vec::new());
+        let spans = &self.graph.spans;
+        let typing = &self.typing;
+        let mut sink = |word: u64, source: Source| {
+            if let Source::Finalizer(object @ 1..) = source
+                && typing.types.may_be_at(word)
+                && finalizers.len() < MAX_FINALIZERS
+            {
+                finalizers.push((object, word));
+            }
+            if exhausted.is_none() && spans.object(word).is_some() {
+                match budget::reserve(&mut found, 1) {
+                    Ok(()) => found.push((word, source)),
+                    Err(error) => exhausted = Some(error),
+                }
+            }
+        };
+        let roots = Roots::new(&self.view, globals, spans, opaque);
+        roots.each(&mut sink).map_err(ObjectsError::Heap)?;
+        roots.timers(&mut sink)?;
+        if let Some(exhausted) = exhausted {
+            return Err(exhausted.into());
+        }
+        for (object, pointer) in finalizers {
+            self.typing.finalizer(&self.graph.spans, object, pointer);
+        }
+        found.into_iter().try_for_each(|(word, source)| self.graph.root(word, source))
+    }
+
+    fn goroutines(
+        &mut self,
+        registers: &[ThreadRegisters],
+        stopped: bool,
+        without: &HashSet<u64>,
+    ) -> Result<(), ObjectsError> {
+        let depths = if stopped { Depths::exact(registers) } else { Depths::default() };
+        let mut references = References::new(&self.view, depths)
+            .ok_or_else(|| ObjectsError::Heap("the layout of its runtime.g is not known".to_owned()))?;
+        let wanted: Vec<_> = (self.snapshot.goroutines.iter().zip(0_u32..))
+            .filter(|(goroutine, _)| !without.contains(&goroutine.goid))
+            .map(|(goroutine, index)| Wanted { index, g: goroutine.g, moved: false })
+            .collect();
+        let (mut found, mut exhausted) = (Vec::new(), None);
+        let (view, spans) = (self.view, &self.graph.spans);
+        references.each(&wanted, &mut |index, word, sure| {
+            let object = spans.object(word).filter(|object| sure || spans.is_used(&view, *object));
+            if object.is_some() && exhausted.is_none() {
+                match budget::reserve(&mut found, 1) {
+                    Ok(()) => found.push((word, Source::Goroutine(index))),
+                    Err(error) => exhausted = Some(error),
+                }
+            }
+        })?;
+        for word in registers.iter().flat_map(|thread| &thread.words) {
+            if spans.object(*word).is_some_and(|object| spans.is_used(&view, object)) {
+                found.push((*word, Source::Other));
+            }
+        }
+        if let Some(exhausted) = exhausted {
+            return Err(exhausted.into());
+        }
+        found.into_iter().try_for_each(|(word, source)| self.graph.root(word, source))?;
+        self.stacks(&wanted)
+    }
+
+    /// Learns types from interfaces on stacks.
+    fn stacks(&mut self, wanted: &[Wanted]) -> Result<(), ObjectsError> {
+        let goroutines = wanted.iter().filter_map(|one| self.snapshot.goroutines.get(one.index as usize));
+        let ranges: Vec<_> = goroutines
+            .take(MAX_STACKS)
+            .map(|goroutine| {
+                let (lo, hi) = goroutine.stack_bounds;
+                let len = hi.saturating_sub(lo).min(MAX_STACK);
+                Range { addr: hi - len, len: len as usize }
+            })
+            .collect();
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        for ranges in ranges.chunks(64) {
+            self.view.memory.scatter(ranges, &mut bytes, &mut whole)?;
+            let mut rest = &bytes[..];
+            for (range, whole) in ranges.iter().zip(&whole) {
+                let Some(own) = rest.split_off(..range.len) else { break };
+                if *whole {
+                    self.typing.raw(&self.graph.spans, own);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The types of the target.
+    pub fn types(&self) -> &Types {
+        &self.typing.types
+    }
+
+    /// Why types are missing, as a clause; `None`: they were read.
+    pub fn untyped(&self) -> Option<&str> {
+        self.untyped.as_deref()
+    }
+
+    /// The goroutines at the time of the reading.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// How many objects have a type.
+    pub fn share(&self) -> Share {
+        self.graph.typed(&self.typing)
+    }
+
+    /// Bytes of the heap that could not be read.
+    pub fn unread(&self) -> u64 {
+        self.graph.unread
+    }
+
+    /// Objects and bytes that only these objects keep alive, themselves included; an estimate while the target runs.
+    /// Addresses in no object count nothing.
+    ///
+    /// # Errors
+    /// The target has ended, or the budget is used up.
+    pub fn retained(&self, addrs: &[u64]) -> Result<(u64, u64), ObjectsError> {
+        let objects: Vec<u32> = addrs.iter().filter_map(|addr| self.graph.at(*addr)).collect();
+        self.graph.only_through(&objects)
+    }
+
+    /// Whether an address lies in the heap.
+    pub fn is_object(&self, addr: u64) -> bool {
+        self.graph.at(addr).is_some()
+    }
+
+    /// Whether anything leads to the object at an address.
+    pub fn is_reached(&self, addr: u64) -> bool {
+        self.graph.at(addr).is_some_and(|object| self.graph.is_reached(object))
+    }
+
+    /// Whether the runtime has the object at an address allocated now.
+    pub fn is_allocated(&self, addr: u64) -> bool {
+        self.graph.spans.object(addr).is_some_and(|object| self.graph.spans.is_used(&self.view, object))
+    }
+}

@@ -1,0 +1,301 @@
+//! `sfgi why`: what keeps an object of a running program, or of a core file, alive.
+
+use super::{
+    args::LayoutArg,
+    parse, session,
+    session::Progress,
+    source::{self, Opened},
+};
+use crate::{
+    confine::{self, Needs},
+    output::{
+        bytes, say,
+        why::{Kept, Why},
+    },
+};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{ArgGroup, Args as ClapArgs, ValueEnum};
+use hashbrown::HashSet;
+use sfgi_core::{
+    detect::{Fingerprint, Rules, Scope},
+    heap::Registers,
+    leaks::Search,
+    memory::{Frozen, Sampler, ThreadRegisters},
+    objects::{Objects, Reading},
+    process::Process,
+    snapshot::{self, Options, Snapshot, View},
+};
+use std::{
+    io::{BufWriter, Write},
+    path::PathBuf,
+};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Dot,
+}
+
+#[derive(ClapArgs)]
+#[command(
+    override_usage = "sfgi why [OPTIONS] (-p PID | --core FILE --exe FILE) (ADDR | --goid N | --finding ID)",
+    group = ArgGroup::new("what").required(true).args(["addr", "goid", "finding"]),
+    after_help = "\
+A way goes from a root to the object: `main.hub → .sessions → []` says that an element of the map
+in field sessions of what variable main.hub points to is the object. `{}` is what a closure
+captured, `*` a variable of its own, `+0x18` a place in an object whose type is not known.
+
+With --goid it is what the goroutine waits for, and goroutines that wait for the same do not count
+as roots: what is shown could wake it. The program goes on running unless --freeze is given; each
+way is read again before it is shown.
+
+EXAMPLES
+  sfgi why -p 1234 0xc000012120             what keeps this object alive
+  sfgi why -p 1234 --goid 42                who could still wake goroutine 42
+  sfgi why -p 1234 --finding 2f3a9c0b41d7e865   the same of a group that sfgi leaks shows
+  sfgi why -p 1234 0xc000012120 --format dot | dot -Tsvg > why.svg
+  sfgi why --core core.1234 --exe ./server 0xc000012120"
+)]
+pub(super) struct Args {
+    /// Address of an object, or in one
+    #[arg(value_name = "ADDR", value_parser = parse::address)]
+    addr: Option<u64>,
+    /// What this goroutine waits for
+    #[arg(long, value_name = "GOID")]
+    goid: Option<u64>,
+    /// What the goroutines of this group of `sfgi leaks` wait for
+    #[arg(long, value_name = "ID")]
+    finding: Option<Fingerprint>,
+    /// Process to look at
+    #[arg(short, long, value_name = "PID", conflicts_with = "core")]
+    pid: Option<u32>,
+    /// Core file to look at
+    #[arg(long, value_name = "FILE", requires = "exe", conflicts_with = "freeze")]
+    core: Option<PathBuf>,
+    /// The executable that the core file is of
+    #[arg(long, value_name = "FILE", requires = "core")]
+    exe: Option<PathBuf>,
+    /// Output format
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Write to FILE instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// At most so many ways, from different roots first
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    ways: u16,
+    /// Do not measure how much only the object keeps alive, which takes another pass over the heap
+    #[arg(long)]
+    no_retained: bool,
+    /// Stop the program while it is read, for one consistent view; how long that took is said
+    #[arg(long)]
+    freeze: bool,
+    #[command(flatten)]
+    layout: LayoutArg,
+}
+
+impl Args {
+    pub(super) fn has_no_target(&self) -> bool {
+        self.pid.is_none() && self.core.is_none()
+    }
+
+    pub(super) fn pids(&self) -> &[u32] {
+        self.pid.as_slice()
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    // A process that is not there is said before an output is made for it.
+    source::may_be_read(args.pid)?;
+    let (out, _) = session::output(args.output.as_deref())?;
+    confine::apply(&Needs::reader().with_registers().with_freeze(args.freeze));
+    let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
+    let mut out = BufWriter::with_capacity(1 << 16, out);
+    source::with_view(&opened, args.core.as_deref(), |view, pid| {
+        Question { args, opened: &opened, pid }.answer(view, &mut out)
+    })
+}
+
+struct Question<'a> {
+    args: &'a Args,
+    opened: &'a Opened,
+    pid: Option<u32>,
+}
+
+/// The objects that were asked for.
+#[derive(Default)]
+struct Asked {
+    addrs: Vec<u64>,
+    /// Goroutines that are no roots.
+    without: HashSet<u64>,
+    goid: Option<u64>,
+}
+
+impl Question<'_> {
+    fn answer(&self, view: &View<'_>, out: &mut impl Write) -> Result<()> {
+        let args = self.args;
+        let process = self.opened.process.as_ref();
+        let goids = match args.finding {
+            Some(finding) => self.members(view, finding)?,
+            None => args.goid.into_iter().collect(),
+        };
+        // Before the program is stopped: this reads files.
+        let variables = view.binary.variables(self.opened.exe.try_clone().ok());
+        let sampler = process.filter(|_| !args.freeze).and_then(|process| Sampler::start(process).ok());
+        let frozen = process.filter(|_| args.freeze).map(Frozen::stop).transpose()?;
+        let asked = self.asked(view, &goids)?;
+        let registers: Vec<ThreadRegisters> = match (&frozen, sampler) {
+            (Some(frozen), _) => frozen.registers().to_vec(),
+            (None, Some(mut sampler)) => sampler.take(),
+            (None, None) => Vec::new(),
+        };
+        let mut line = Progress::new();
+        let reading = Reading {
+            variables,
+            registers: &registers,
+            stopped: frozen.is_some(),
+            without: &asked.without,
+            progress: &mut |read, all| {
+                line.show(|| format!("read {} of about {} of heap", bytes(read), bytes(all)));
+            },
+        };
+        let objects = Objects::read(*view, reading).with_context(|| self.name());
+        line.clear();
+        let objects = objects?;
+        let found = asked.addrs.iter().map(|addr| self.kept(&objects, *addr)).collect::<Result<Vec<_>>>()?;
+        let mut notes = Vec::new();
+        if let Some(untyped) = objects.untyped() {
+            notes.push(format!("types are not known: {untyped}"));
+        }
+        if let Some(lacks) = objects.snapshot().lacks() {
+            notes.push(format!("goroutines are missing: {lacks}"));
+        }
+        if objects.unread() > 0 {
+            notes.push(format!("{} of its heap could not be read", bytes(objects.unread())));
+        }
+        let frozen_ns =
+            frozen.map(|frozen| u64::try_from(frozen.stopped_for().as_nanos()).unwrap_or(u64::MAX));
+        if let Some(ns) = frozen_ns {
+            notes.push(format!("it was stopped for {}", crate::output::duration(ns)));
+        }
+        let why = Why {
+            pid: self.pid,
+            exe: &self.opened.name,
+            go_version: &self.opened.binary.version().raw,
+            goid: asked.goid,
+            found,
+            share: objects.share(),
+            frozen_ns,
+            notes,
+        };
+        match args.format {
+            Format::Text => why.write_text(&mut *out)?,
+            Format::Json => why.write_json(&mut *out)?,
+            Format::Dot => why.write_dot(&mut *out)?,
+        }
+        say(format_args!("{}: {}", self.name(), why.closing()));
+        Ok(())
+    }
+
+    fn kept(&self, objects: &Objects<'_>, addr: u64) -> Result<Kept> {
+        let object = objects.describe(addr).with_context(|| {
+            format!(
+                "{}: {addr:#x} is no object of its heap: a variable, a stack, or free memory",
+                self.name()
+            )
+        })?;
+        let ways = objects.ways(addr, usize::from(self.args.ways))?;
+        let unkept = if !ways.is_empty() {
+            ""
+        } else if objects.is_reached(addr) {
+            "what kept it alive has changed while it was read: ask again, or with --freeze"
+        } else if !objects.is_allocated(addr) {
+            "nothing leads to it: it is free memory that an object has been in"
+        } else {
+            "nothing leads to it: the collector will free it"
+        };
+        let measure = !self.args.no_retained && objects.is_reached(addr);
+        let retained = if measure { Some(objects.retained(&[addr])?) } else { None };
+        Ok(Kept { object, retained, ways, unkept: unkept.to_owned() })
+    }
+
+    /// The goroutines of a group that `sfgi leaks` finds.
+    fn members(&self, view: &View<'_>, finding: Fingerprint) -> Result<Vec<u64>> {
+        let (rules, scope) = (Rules::built_in()?, Scope::default());
+        let mut registers = match &self.opened.process {
+            Some(process) => registers(process),
+            None => Registers::Unknown,
+        };
+        let search = Search { pinned: false, ..Search::new(&rules, &scope) };
+        let found = search.run(view, &self.opened.binary, &mut registers, None, &mut |_| {})?;
+        let group = found.leaks.groups.iter().find(|group| group.id == finding);
+        let group = group.with_context(|| {
+            format!("{}: sfgi leaks finds no group {finding} now: run it again for the ids", self.name())
+        })?;
+        ensure!(
+            !group.goids.is_empty(),
+            "{}: group {finding} is of timers, which the runtime keeps",
+            self.name()
+        );
+        Ok(group.goids.clone())
+    }
+
+    /// The objects that were asked for, by what goroutines wait for.
+    fn asked(&self, view: &View<'_>, goids: &[u64]) -> Result<Asked> {
+        if let Some(addr) = self.args.addr {
+            return Ok(Asked { addrs: vec![addr], ..Asked::default() });
+        }
+        let options = Options { stacks: false, args: false, labels: false, objects: true, most: 0 };
+        let snapshot = snapshot::take(view, options, &mut |_, _| {}).with_context(|| self.name())?;
+        let mut asked = Asked { goid: self.args.goid, ..Asked::default() };
+        let mut reason = None;
+        for goid in goids {
+            let goroutine = snapshot.goroutines.iter().find(|goroutine| goroutine.goid == *goid);
+            let Some(goroutine) = goroutine else { continue };
+            reason.get_or_insert_with(|| view.binary.wait_reason(goroutine.reason).to_owned());
+            for wait in &goroutine.waits {
+                asked.add(&snapshot, wait.object);
+            }
+        }
+        if asked.addrs.is_empty() {
+            let name = self.name();
+            let goid = goids.first().copied().unwrap_or(0);
+            match reason {
+                None => bail!("{name}: goroutine {goid} is not there any more"),
+                Some(reason) if reason.is_empty() => {
+                    bail!("{name}: goroutine {goid} does not wait for anything")
+                }
+                Some(reason) => {
+                    bail!(
+                        "{name}: goroutine {goid} waits ({reason}), but for no channel or lock that something could keep"
+                    )
+                }
+            }
+        }
+        Ok(asked)
+    }
+
+    fn name(&self) -> String {
+        match (&self.args.core, self.pid) {
+            (None, Some(pid)) => format!("PID {pid}"),
+            (core, _) => core.as_deref().unwrap_or(&self.opened.name).display().to_string(),
+        }
+    }
+}
+
+impl Asked {
+    /// Adds an object that is waited for; whoever waits for it cannot be what wakes the others.
+    fn add(&mut self, snapshot: &Snapshot, object: u32) {
+        let Some(object) = snapshot.objects.get(object as usize) else { return };
+        if !self.addrs.contains(&object.addr) {
+            self.addrs.push(object.addr);
+            let waiters = object.waiters.iter().filter_map(|index| snapshot.goroutines.get(*index as usize));
+            self.without.extend(waiters.map(|waiter| waiter.goid));
+        }
+    }
+}
+
+fn registers(process: &Process) -> Registers<'_> {
+    Sampler::start(process).map_or(Registers::Unknown, Registers::Sampled)
+}

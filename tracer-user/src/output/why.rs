@@ -1,0 +1,242 @@
+//! What keeps objects alive: as text, JSON and a graph for Graphviz.
+
+use super::{bytes, count, one_line};
+use serde::Serialize;
+use sfgi_core::objects::{Described, Hop, Root, RootKind, Share, Way};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::{self, Write},
+    path::Path,
+};
+
+/// The schema name of the document.
+const SCHEMA: &str = "sfgi.why/1";
+
+/// What was asked, and what was found.
+pub struct Why<'a> {
+    pub pid: Option<u32>,
+    pub exe: &'a Path,
+    pub go_version: &'a str,
+    /// The goroutine whose awaited objects these are.
+    pub goid: Option<u64>,
+    pub found: Vec<Kept>,
+    pub share: Share,
+    /// Nanoseconds that the program was stopped; `None`: it ran.
+    pub frozen_ns: Option<u64>,
+    /// What limits the answer, in sentences without a full stop.
+    pub notes: Vec<String>,
+}
+
+/// An object, and what keeps it alive.
+pub struct Kept {
+    pub object: Described,
+    /// Objects and bytes that only this one keeps alive, itself included; `None`: it was not measured.
+    pub retained: Option<(u64, u64)>,
+    pub ways: Vec<Way>,
+    /// Why there are no ways, as a clause; empty where there are.
+    pub unkept: String,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    exe: std::borrow::Cow<'a, str>,
+    go_version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goid: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen_ns: Option<u64>,
+    typed: Share,
+    notes: &'a [String],
+    objects: Vec<JsonKept<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonKept<'a> {
+    #[serde(flatten)]
+    object: &'a Described,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retained: Option<Retained>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    unkept: &'a str,
+    ways: Vec<JsonWay<'a>>,
+}
+
+#[derive(Serialize)]
+struct Retained {
+    objects: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct JsonWay<'a> {
+    way: String,
+    root: JsonRoot<'a>,
+    hops: &'a [Hop],
+}
+
+#[derive(Serialize)]
+struct JsonRoot<'a> {
+    kind: RootKind,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goid: Option<u64>,
+}
+
+impl<'a> JsonRoot<'a> {
+    fn of(root: &'a Root) -> JsonRoot<'a> {
+        JsonRoot {
+            kind: root.kind,
+            name: &root.name,
+            address: (root.addr != 0).then(|| format!("{:#x}", root.addr)),
+            goid: (root.goid != 0).then_some(root.goid),
+        }
+    }
+}
+
+impl Why<'_> {
+    /// Writes one JSON document.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_json(&self, mut out: impl Write) -> io::Result<()> {
+        let way = |way: &'_ Way| way.to_string();
+        let objects = self.found.iter().map(|kept| JsonKept {
+            object: &kept.object,
+            retained: kept.retained.map(|(objects, bytes)| Retained { objects, bytes }),
+            unkept: &kept.unkept,
+            ways: (kept.ways.iter())
+                .map(|one| JsonWay { way: way(one), root: JsonRoot::of(&one.root), hops: &one.hops })
+                .collect(),
+        });
+        let document = Document {
+            schema: SCHEMA,
+            pid: self.pid,
+            exe: self.exe.to_string_lossy(),
+            go_version: self.go_version,
+            goid: self.goid,
+            frozen_ns: self.frozen_ns,
+            typed: self.share,
+            notes: &self.notes,
+            objects: objects.collect(),
+        };
+        serde_json::to_writer(&mut out, &document)?;
+        writeln!(out)?;
+        out.flush()
+    }
+
+    /// Writes text: for each object its ways, and each step of the first.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_text(&self, mut out: impl Write) -> io::Result<()> {
+        for kept in &self.found {
+            writeln!(out, "{}", heading(kept))?;
+            if kept.ways.is_empty() {
+                writeln!(out, "  {}", one_line(&kept.unkept))?;
+            }
+            for way in &kept.ways {
+                writeln!(out, "  {}", one_line(&way.to_string()))?;
+                for hop in &way.hops {
+                    writeln!(out, "      {}", one_line(&step(hop)))?;
+                }
+            }
+            writeln!(out)?;
+        }
+        out.flush()
+    }
+
+    /// Writes a graph in the DOT language, an object once.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write_dot(&self, mut out: impl Write) -> io::Result<()> {
+        writeln!(out, "digraph why {{\n  rankdir=LR;\n  node [shape=box, fontname=monospace];")?;
+        let mut edges = BTreeMap::new();
+        let mut nodes = BTreeMap::new();
+        for kept in &self.found {
+            nodes.insert(kept.object.address, (label(&kept.object), true));
+            for (way, number) in kept.ways.iter().zip(1..) {
+                let root = format!("root_{}_{number}", kept.object.address);
+                let name = Way { root: way.root.clone(), hops: Vec::new() }.to_string();
+                writeln!(out, "  {root} [shape=ellipse, label=\"{}\"];", quoted(&name))?;
+                let mut before = root;
+                for hop in &way.hops {
+                    nodes.entry(hop.object.address).or_insert_with(|| (label(&hop.object), false));
+                    let times = if hop.times > 1 { format!(" × {}", hop.times) } else { String::new() };
+                    let node = format!("object_{}", hop.object.address);
+                    edges.insert((before, node.clone()), format!("{}{times}", hop.via));
+                    before = node;
+                }
+            }
+        }
+        for (addr, (label, asked)) in nodes {
+            let style = if asked { ", style=bold" } else { "" };
+            writeln!(out, "  object_{addr} [label=\"{}\"{style}];", quoted(&label))?;
+        }
+        for ((from, to), via) in edges {
+            writeln!(out, "  {from} -> {to} [label=\"{}\"];", quoted(&via))?;
+        }
+        writeln!(out, "}}")?;
+        out.flush()
+    }
+
+    /// A line that says how sure the answer is.
+    pub fn closing(&self) -> String {
+        let share = self.share;
+        let percent = |part: u64, all: u64| part as f64 * 100.0 / all.max(1) as f64;
+        let mut text = format!(
+            "{} objects ({}) are kept alive; the types of {:.0} % of them are known ({:.0} % of the bytes)",
+            count(share.objects),
+            bytes(share.bytes),
+            percent(share.typed_objects, share.objects),
+            percent(share.typed_bytes, share.bytes),
+        );
+        for note in &self.notes {
+            text += "; ";
+            text += note;
+        }
+        text
+    }
+}
+
+fn heading(kept: &Kept) -> String {
+    let object = &kept.object;
+    let mut text = format!("{:#x}  {}", object.address, label_of(object));
+    let _ = write!(text, " · {}", bytes(object.bytes));
+    if let Some((objects, size)) = kept.retained {
+        let _ = write!(text, " · keeps about {} in {} objects alive", bytes(size), count(objects));
+    }
+    one_line(&text)
+}
+
+fn label_of(object: &Described) -> String {
+    object.type_name().unwrap_or_else(|| "type not known".to_owned())
+}
+
+fn label(object: &Described) -> String {
+    format!("{}\n{:#x} · {}", label_of(object), object.address, bytes(object.bytes))
+}
+
+fn step(hop: &Hop) -> String {
+    let via = if hop.via.is_empty() { "·" } else { &hop.via };
+    let times = if hop.times > 1 { format!(" × {}", count(hop.times)) } else { String::new() };
+    format!("{via}{times}  {:#x}  {}  {}", hop.object.address, label_of(&hop.object), bytes(hop.object.bytes))
+}
+
+/// As it stands between quotes in DOT.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::new();
+    for line in text.split('\n') {
+        if !quoted.is_empty() {
+            quoted.push_str("\\n");
+        }
+        quoted.push_str(&one_line(line).replace('\\', "\\\\").replace('"', "\\\""));
+    }
+    quoted
+}
