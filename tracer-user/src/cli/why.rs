@@ -39,7 +39,7 @@ enum Format {
 
 #[derive(ClapArgs)]
 #[command(
-    override_usage = "sfgi why [OPTIONS] (-p PID | --core FILE --exe FILE) (ADDR | --goid N | --finding ID)",
+    override_usage = "sfgi why [OPTIONS] (-p PID | --core FILE --exe FILE) (ADDR... | --goid N | --finding ID)",
     group = ArgGroup::new("what").required(true).args(["addr", "goid", "finding"]),
     after_help = "\
 A way goes from a root to the object: `main.hub → .sessions → []` says that an element of the map
@@ -58,9 +58,9 @@ EXAMPLES
   sfgi why --core core.1234 --exe ./server 0xc000012120"
 )]
 pub(super) struct Args {
-    /// Address of an object, or in one
+    /// Addresses of objects, or in some
     #[arg(value_name = "ADDR", value_parser = parse::address)]
-    addr: Option<u64>,
+    addr: Vec<u64>,
     /// What this goroutine waits for
     #[arg(long, value_name = "GOID")]
     goid: Option<u64>,
@@ -243,8 +243,8 @@ impl Question<'_> {
 
     /// The objects that were asked for, by what goroutines wait for.
     fn asked(&self, view: &View<'_>, goids: &[u64]) -> Result<Asked> {
-        if let Some(addr) = self.args.addr {
-            return Ok(Asked { addrs: vec![addr], ..Asked::default() });
+        if !self.args.addr.is_empty() {
+            return Ok(Asked { addrs: self.args.addr.clone(), ..Asked::default() });
         }
         let options = Options { stacks: false, args: false, labels: false, objects: true, most: 0 };
         let snapshot = snapshot::take(view, options, &mut |_, _| {}).with_context(|| self.name())?;
