@@ -2,10 +2,12 @@
 
 mod agent;
 mod args;
+mod contexts;
 mod doctor;
 mod dump;
 mod export;
 mod leaks;
+mod objects;
 mod ps;
 mod record;
 mod report;
@@ -51,6 +53,7 @@ EXAMPLES
   sfgi dump -p 1234 --group              the same stack once, with how many there are
   sfgi leaks -p 1234                     which goroutines are leaked, why, and what to do
   sfgi why -p 1234 0xc000012120          what keeps this object alive
+  sfgi contexts -p 1234                  the tree of contexts, and which nobody can cancel
   sfgi agent                             all Go programs of this host, for 2 % of a core
   sfgi doctor -p 1234                    which probes would be used, where, at what cost"
 )]
@@ -77,6 +80,8 @@ enum Command {
     Leaks(Box<Limited<leaks::Args>>),
     /// Say what keeps an object alive, or what a goroutine waits for
     Why(Box<Limited<why::Args>>),
+    /// Show the contexts of a program as a tree, and which of them nobody can cancel
+    Contexts(Limited<contexts::Args>),
     /// Watch all Go programs of this host, within a budget
     Agent(agent::Args),
     /// List the Go processes of this host, and what can be done with each
@@ -129,6 +134,7 @@ impl Command {
             Command::Dump(limited) => limited.limits(limited.args.pids(), false),
             Command::Leaks(limited) => limited.limits(limited.args.pids(), false),
             Command::Why(limited) => limited.limits(limited.args.pids(), false),
+            Command::Contexts(limited) => limited.limits(limited.args.pids(), false),
             Command::Agent(_) => return None,
             Command::Ps(limited) => limited.limits(&[], false),
             Command::Doctor(limited) => limited.limits(limited.args.pids(), false),
@@ -147,6 +153,7 @@ impl Command {
             Command::Dump(limited) => (limited.args.has_no_target(), "sfgi dump", CORE),
             Command::Leaks(limited) => (limited.args.has_no_target(), "sfgi leaks", CORE),
             Command::Why(limited) => (limited.args.has_no_target(), "sfgi why ADDR", CORE),
+            Command::Contexts(limited) => (limited.args.has_no_target(), "sfgi contexts", CORE),
             Command::Report(_)
             | Command::Export(_)
             | Command::Agent(_)
@@ -210,6 +217,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Dump(limited) => dump::run(&limited.args).map(|()| Outcome::Done),
         Command::Leaks(limited) => leaks::run(&limited.args),
         Command::Why(limited) => why::run(&limited.args).map(|()| Outcome::Done),
+        Command::Contexts(limited) => contexts::run(&limited.args).map(|()| Outcome::Done),
         Command::Agent(args) => agent::run(&args).map(Outcome::Said),
         Command::Ps(limited) => ps::run(&limited.args).map(|()| Outcome::Done),
         Command::Doctor(limited) => doctor::run(&limited.args).map(|()| Outcome::Done),

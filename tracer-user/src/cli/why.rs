@@ -1,15 +1,14 @@
 //! `sfgi why`: what keeps an object of a running program, or of a core file, alive.
 
 use super::{
-    args::LayoutArg,
+    objects::{TargetArgs, Whole},
     parse, session,
-    session::Progress,
     source::{self, Opened},
 };
 use crate::{
     confine::{self, Needs},
     output::{
-        bytes, say,
+        say,
         why::{Kept, Why},
     },
 };
@@ -20,8 +19,8 @@ use sfgi_core::{
     detect::{Fingerprint, Rules, Scope},
     heap::Registers,
     leaks::Search,
-    memory::{Frozen, Sampler, ThreadRegisters},
-    objects::{Objects, Reading},
+    memory::Sampler,
+    objects::Objects,
     process::Process,
     snapshot::{self, Options, Snapshot, View},
 };
@@ -67,15 +66,6 @@ pub(super) struct Args {
     /// What the goroutines of this group of `sfgi leaks` wait for
     #[arg(long, value_name = "ID")]
     finding: Option<Fingerprint>,
-    /// Process to look at
-    #[arg(short, long, value_name = "PID", conflicts_with = "core")]
-    pid: Option<u32>,
-    /// Core file to look at
-    #[arg(long, value_name = "FILE", requires = "exe", conflicts_with = "freeze")]
-    core: Option<PathBuf>,
-    /// The executable that the core file is of
-    #[arg(long, value_name = "FILE", requires = "core")]
-    exe: Option<PathBuf>,
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -88,33 +78,28 @@ pub(super) struct Args {
     /// Do not measure how much only the object keeps alive, which takes another pass over the heap
     #[arg(long)]
     no_retained: bool,
-    /// Stop the program while it is read, for one consistent view; how long that took is said
-    #[arg(long)]
-    freeze: bool,
     #[command(flatten)]
-    layout: LayoutArg,
+    target: TargetArgs,
 }
 
 impl Args {
     pub(super) fn has_no_target(&self) -> bool {
-        self.pid.is_none() && self.core.is_none()
+        self.target.is_none()
     }
 
     pub(super) fn pids(&self) -> &[u32] {
-        self.pid.as_slice()
+        self.target.pids()
     }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     // A process that is not there is said before an output is made for it.
-    source::may_be_read(args.pid)?;
+    source::may_be_read(args.target.pid)?;
     let (out, _) = session::output(args.output.as_deref())?;
-    confine::apply(&Needs::reader().with_registers().with_freeze(args.freeze));
-    let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
+    confine::apply(&Needs::reader().with_registers().with_freeze(args.target.freeze));
+    let opened = args.target.open()?;
     let mut out = BufWriter::with_capacity(1 << 16, out);
-    source::with_view(&opened, args.core.as_deref(), |view, pid| {
-        Question { args, opened: &opened, pid }.answer(view, &mut out)
-    })
+    args.target.with_view(&opened, |view, pid| Question { args, opened: &opened, pid }.answer(view, &mut out))
 }
 
 struct Question<'a> {
@@ -135,50 +120,17 @@ struct Asked {
 impl Question<'_> {
     fn answer(&self, view: &View<'_>, out: &mut impl Write) -> Result<()> {
         let args = self.args;
-        let process = self.opened.process.as_ref();
         let goids = match args.finding {
             Some(finding) => self.members(view, finding)?,
             None => args.goid.into_iter().collect(),
         };
-        // Before the program is stopped: this reads files.
-        let variables = view.binary.variables(self.opened.exe.try_clone().ok());
-        let sampler = process.filter(|_| !args.freeze).and_then(|process| Sampler::start(process).ok());
-        let frozen = process.filter(|_| args.freeze).map(Frozen::stop).transpose()?;
-        let asked = self.asked(view, &goids)?;
-        let registers: Vec<ThreadRegisters> = match (&frozen, sampler) {
-            (Some(frozen), _) => frozen.registers().to_vec(),
-            (None, Some(mut sampler)) => sampler.take(),
-            (None, None) => Vec::new(),
-        };
-        let mut line = Progress::new();
-        let reading = Reading {
-            variables,
-            registers: &registers,
-            stopped: frozen.is_some(),
-            without: &asked.without,
-            progress: &mut |read, all| {
-                line.show(|| format!("read {} of about {} of heap", bytes(read), bytes(all)));
-            },
-        };
-        let objects = Objects::read(*view, reading).with_context(|| self.name());
-        line.clear();
-        let objects = objects?;
-        let found = asked.addrs.iter().map(|addr| self.kept(&objects, *addr)).collect::<Result<Vec<_>>>()?;
-        let mut notes = Vec::new();
-        if let Some(untyped) = objects.untyped() {
-            notes.push(format!("types are not known: {untyped}"));
-        }
-        if let Some(lacks) = objects.snapshot().lacks() {
-            notes.push(format!("goroutines are missing: {lacks}"));
-        }
-        if objects.unread() > 0 {
-            notes.push(format!("{} of its heap could not be read", bytes(objects.unread())));
-        }
-        let frozen_ns =
-            frozen.map(|frozen| u64::try_from(frozen.stopped_for().as_nanos()).unwrap_or(u64::MAX));
-        if let Some(ns) = frozen_ns {
-            notes.push(format!("it was stopped for {}", crate::output::duration(ns)));
-        }
+        let mut asked = Asked::default();
+        let whole = Whole::read(&args.target, self.opened, view, || {
+            asked = self.asked(view, &goids)?;
+            Ok(std::mem::take(&mut asked.without))
+        })?;
+        let objects = &whole.objects;
+        let found = asked.addrs.iter().map(|addr| self.kept(objects, *addr)).collect::<Result<Vec<_>>>()?;
         let why = Why {
             pid: self.pid,
             exe: &self.opened.name,
@@ -186,9 +138,11 @@ impl Question<'_> {
             goid: asked.goid,
             found,
             share: objects.share(),
-            frozen_ns,
-            notes,
+            frozen_ns: whole.frozen_ns(),
+            notes: whole.notes(),
         };
+        // It goes on before a reader of the output can hold it up.
+        drop(whole);
         match args.format {
             Format::Text => why.write_text(&mut *out)?,
             Format::Json => why.write_json(&mut *out)?,
@@ -277,10 +231,7 @@ impl Question<'_> {
     }
 
     fn name(&self) -> String {
-        match (&self.args.core, self.pid) {
-            (None, Some(pid)) => format!("PID {pid}"),
-            (core, _) => core.as_deref().unwrap_or(&self.opened.name).display().to_string(),
-        }
+        self.args.target.name(self.opened, self.pid)
     }
 }
 

@@ -4,6 +4,7 @@
 //! Formats made of events are [`Observer`](sfgi_core::session::Observer)s, which know neither probes nor files: a live
 //! trace and a recording give the same output.
 
+pub mod contexts;
 mod csv;
 pub mod dump;
 mod gotrace;

@@ -28,6 +28,11 @@ impl Fingerprint {
         Fingerprint::of_all([class, "timer", function])
     }
 
+    /// The fingerprint of lost contexts: their class and type, and the root that keeps their parent.
+    pub(super) fn of_contexts(class: &str, of: &str, root: &str) -> Fingerprint {
+        Fingerprint::of_all([class, "context", of, root])
+    }
+
     /// The id of one of several leaks with the same functions; the first (0) keeps this one.
     pub(super) fn numbered(self, number: u64) -> Fingerprint {
         if number == 0 { self } else { Fingerprint((self.0 ^ number).wrapping_mul(PRIME)) }

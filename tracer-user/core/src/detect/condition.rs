@@ -67,6 +67,10 @@ pub(super) struct Condition {
     own: bool,
     /// It is about timers, not goroutines.
     pub(super) timer: Option<Timer>,
+    /// It is about contexts that nobody can cancel, not goroutines.
+    pub(super) lost_context: bool,
+    /// Its stack has a context that has ended, and it waits for something else.
+    ignores_context: bool,
 }
 
 impl Condition {
@@ -78,6 +82,7 @@ impl Condition {
         };
         state
             && self.timer.is_none()
+            && !self.lost_context
             && self.wait_reason.as_ref().is_none_or(|words| words.hold(&shape.reason))
             && self.main.is_none_or(|main| main == shape.main)
             && self.creator.as_ref().is_none_or(|pattern| {
@@ -114,6 +119,7 @@ impl Condition {
             && self.set.is_none_or(|set| set == facts.set.is_some())
             && self.cycle.is_none_or(|cycles| cycles.hold(known.cycles.get(&index).copied()))
             && self.holds_of_objects(known, shape, goroutine, facts)
+            && (!self.ignores_context || facts.ignores_context)
             && (!self.stable || (facts.looks > 1 && facts.moved == 0))
             && (!self.lived || (facts.looks > 1 && facts.looks as usize >= known.observed.looks.len()))
             && self.looks.is_none_or(|looks| facts.looks >= looks)

@@ -157,6 +157,7 @@ impl Judge<'_> {
                 age: None,
                 growth: None,
                 timers: None,
+                contexts: None,
                 evidence: Vec::new(),
             };
             (group, shape.reason.clone())
@@ -256,6 +257,7 @@ fn timer_group(index: u32, site: &TimerSite, function: &str, rule: &Arc<Rule>) -
         age: None,
         growth: None,
         timers: Some(index),
+        contexts: None,
         evidence,
     }
 }

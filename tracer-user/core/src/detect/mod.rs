@@ -9,6 +9,7 @@
 
 mod baseline;
 mod condition;
+mod contexts;
 mod cycles;
 mod growth;
 mod history;
@@ -20,6 +21,7 @@ mod rules;
 mod tests;
 
 pub use baseline::{Baseline, BaselineError, Fingerprint};
+pub use contexts::{ContextSite, lost_contexts};
 pub use cycles::{Cycle, shortest as shortest_cycle};
 pub use growth::Growth;
 pub use history::{Age, Counts, History, Measure};

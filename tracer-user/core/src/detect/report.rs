@@ -3,6 +3,7 @@
 use super::{
     baseline::Fingerprint,
     condition::Need,
+    contexts::ContextSite,
     cycles::{self, Cycle},
     growth::Growth,
     history::{Age, Measure},
@@ -15,6 +16,7 @@ use crate::{
     heap::{Facts, Holders},
     snapshot::{Object, ObjectKind},
 };
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 /// Goroutines that a sentence names at most.
@@ -27,6 +29,16 @@ pub struct Report {
     pub groups: Vec<Group>,
     /// Goroutines in scope that could be judged, leaked or not.
     pub scanned: u64,
+}
+
+impl Report {
+    /// Adds groups, in the order of a report.
+    pub fn add(&mut self, groups: Vec<Group>) {
+        self.groups.extend(groups);
+        self.groups.sort_by_key(|group| {
+            (Reverse(group.verdict), group.rule.severity, Reverse(group.count), group.id)
+        });
+    }
 }
 
 /// Goroutines with the same creation site, wait site and stack, of the same class and verdict; or timers that
@@ -49,6 +61,8 @@ pub struct Group {
     pub growth: Option<Growth>,
     /// For timers: index into [`Observed::timers`](crate::heap::Observed::timers).
     pub timers: Option<u32>,
+    /// For contexts that nobody can cancel.
+    pub contexts: Option<ContextSite>,
     /// Why, in sentences without a full stop.
     pub evidence: Vec<String>,
 }

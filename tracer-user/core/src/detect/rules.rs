@@ -12,10 +12,11 @@ use std::{
 };
 
 /// The built-in catalogue: the files' names, for messages, and their texts.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("channels.toml", include_str!("rules/channels.toml")),
     ("sync.toml", include_str!("rules/sync.toml")),
     ("contexts.toml", include_str!("rules/contexts.toml")),
+    ("coroutines.toml", include_str!("rules/coroutines.toml")),
     ("timers.toml", include_str!("rules/timers.toml")),
     ("connections.toml", include_str!("rules/connections.toml")),
     ("resident.toml", include_str!("rules/resident.toml")),

@@ -1,15 +1,22 @@
 //! Candidates: goroutines that may never run again, and the objects that must be reached for them to run.
 //!
 //! The rules are those of the runtime's own leak detection (`src/runtime/mgc.go: isMaybeRunnable`, 1.26), for the same
-//! eleven wait reasons (`isChanWait`, `isSyncWait` of `runtime2.go`). Two rules differ: an object on the stack of a
+//! eleven wait reasons (`isChanWait`, `isSyncWait` of `runtime2.go`). Three rules differ: an object on the stack of a
 //! goroutine is reached if that goroutine is live. Locks up to Go 1.19 and wait groups up to 1.23 wait as "semacquire",
-//! but count as what they are.
+//! but count as what they are. And a coroutine can only be resumed by whoever has its `coro`, which the runtime's own
+//! detection leaves out.
 
 use super::marker::Marker;
-use super::spans::ObjectId;
+use super::references::{Depths, References, Wanted};
+use super::spans::{ObjectId, Spans};
 use crate::goruntime::WaitReason;
+use crate::memory::Range;
 use crate::snapshot::{Goroutine, ObjectKind, Snapshot, Trust, View};
 use hashbrown::HashMap;
+
+/// Coroutines that are looked at together, and most bytes of a `coro`.
+const COROUTINES: usize = 1 << 10;
+const MAX_CORO: u64 = 64;
 
 /// What a goroutine waits for, by its wait reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +27,8 @@ enum Sort {
     Object,
     /// An object of package `sync`, or else a semaphore of the runtime, which makes no candidate.
     Semaphore,
+    /// To be resumed or stopped by whoever has its coroutine (`iter.Pull`, 1.23).
+    Coroutine,
 }
 
 fn sort(reason: WaitReason) -> Option<Sort> {
@@ -29,6 +38,7 @@ fn sort(reason: WaitReason) -> Option<Sort> {
         ChanReceive | ChanSend | Select | SyncCondWait | SyncMutexLock | SyncRwMutexLock
         | SyncRwMutexRLock | SyncWaitGroupWait => Some(Sort::Object),
         Semacquire => Some(Sort::Semaphore),
+        Coroutine => Some(Sort::Coroutine),
         _ => None,
     }
 }
@@ -55,15 +65,21 @@ impl Candidates {
         let hosts = Hosts::of(snapshot);
         let mut candidates =
             Candidates { dead: vec![false; snapshot.goroutines.len()], ..Candidates::default() };
+        let mut coroutines = Vec::new();
         for (goroutine, index) in snapshot.goroutines.iter().zip(0u32..) {
             let sort = sort(view.binary.wait_reasons().get(goroutine.reason));
             // What moved while it was read may have been woken already. The runtime's own goroutines wait for what
             // cannot be seen here.
             let can = goroutine.trust == Trust::Still && goroutine.state.waits() && !goroutine.system;
             let Some(sort) = sort.filter(|_| can) else { continue };
-            if let Some(awaited) = awaited(sort, goroutine, snapshot, marker, &hosts) {
+            if sort == Sort::Coroutine {
+                coroutines.push((index, goroutine.g));
+            } else if let Some(awaited) = awaited(sort, goroutine, snapshot, marker, &hosts) {
                 candidates.add(index, &awaited, marker);
             }
+        }
+        for (index, coro) in coros(view, &coroutines, marker.spans()) {
+            candidates.add(index, &[Awaited::Heap(coro)], marker);
         }
         candidates
     }
@@ -163,6 +179,47 @@ fn awaited(
             heap.or_else(|| hosts.find(object.addr).map(Awaited::StackOf))
         })
         .collect()
+}
+
+/// The `coro` of each of these goroutines (index into the snapshot, address of the `g`), as far as one is found.
+///
+/// `coro { gp guintptr; f *funcval; … }` (`src/runtime/coro.go`, 1.22 to 1.27) has the goroutine that waits in it. That
+/// goroutine's own stack refers to it, or `g.coroarg` before it began.
+fn coros(view: &View<'_>, goroutines: &[(u32, u64)], spans: &Spans) -> Vec<(u32, ObjectId)> {
+    let at = |field| view.binary.layout().field("coro", field).map(u64::from);
+    let (Some(gp), Some(mut references)) = (at("gp"), References::new(view, Depths::default())) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for goroutines in goroutines.chunks(COROUTINES) {
+        let wanted: Vec<_> =
+            goroutines.iter().map(|(index, g)| Wanted { index: *index, g: *g, moved: false }).collect();
+        let mut words: Vec<(u32, ObjectId, u64)> = Vec::new();
+        let read = references.each(&wanted, &mut |index, word, sure| {
+            let object = spans.object(word).filter(|_| sure);
+            let small = object.and_then(|object| Some((object, spans.range(object)?)));
+            if let Some((object, (addr, _))) = small.filter(|(_, (_, size))| *size <= MAX_CORO) {
+                words.push((index, object, addr));
+            }
+        });
+        if read.is_err() {
+            break;
+        }
+        words.sort_unstable();
+        words.dedup();
+        let ranges: Vec<_> = words.iter().map(|(_, _, addr)| Range { addr: addr + gp, len: 8 }).collect();
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        if view.memory.scatter(&ranges, &mut bytes, &mut whole).is_err() {
+            break;
+        }
+        let of: HashMap<u32, u64> = goroutines.iter().copied().collect();
+        for ((waits, whole), (index, object, _)) in super::spans::words(&bytes).zip(&whole).zip(&words) {
+            if *whole && of.get(index) == Some(&waits) {
+                found.push((*index, *object));
+            }
+        }
+    }
+    found
 }
 
 /// The stacks of all goroutines as (low, high, index), ascending, for a binary search by address.

@@ -98,6 +98,8 @@ pub struct Facts {
     pub holds: Vec<u32>,
     /// Whether the channel that it waits for is the `Done` of a context.
     pub context: bool,
+    /// Whether its stack has a context that has ended, and it waits for something else.
+    pub ignores_context: bool,
 }
 
 /// The counts of one look.

@@ -79,7 +79,7 @@ pub enum Registers<'p> {
 
 impl Registers<'_> {
     /// The samples since the last call.
-    fn take(&mut self) -> Vec<ThreadRegisters> {
+    pub(crate) fn take(&mut self) -> Vec<ThreadRegisters> {
         match self {
             Registers::Sampled(sampler) => sampler.take(),
             Registers::Frozen(_) | Registers::Unknown => Vec::new(),

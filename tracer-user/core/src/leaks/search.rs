@@ -1,15 +1,20 @@
 //! From a target's memory to what is said of its leaked goroutines.
 
-use super::view::{LeakView, views};
+use super::{
+    kept::Kept,
+    view::{LeakView, views},
+};
 use crate::{
     binary::GoBinary,
-    detect::{Baseline, Group, History, Lookup, Report, Rules, Scope, Thresholds, Verdict, detect},
+    detect::{
+        Baseline, Group, History, Lookup, Report, Rules, Scope, Thresholds, Verdict, detect, lost_contexts,
+    },
     goruntime::{Release, WaitReason},
     heap::{self, ObserveError, Observed, Options, Progress, Registers},
     names::Names,
-    snapshot::{Goroutine, Pc, View},
+    snapshot::{Clock, Goroutine, Pc, View},
 };
-use std::{mem, sync::Arc, time::Duration};
+use std::{fs::File, mem, sync::Arc, time::Duration};
 
 /// The defaults for looking at a heap: four passes over a second, which `proven` takes at least, by one thread.
 pub const OPTIONS: Options =
@@ -28,6 +33,11 @@ pub struct Search<'a> {
     pub options: Options,
     /// Measure the heap that each group pins: another mark phase over what the groups reach.
     pub pinned: bool,
+    /// Look at all objects, too: for lost contexts, and for what keeps alive what goroutines wait for. It takes about as
+    /// long as two passes over the heap.
+    pub objects: bool,
+    /// The executable, for the names of variables; `None`: the binary has them, or nobody does.
+    pub exe: Option<&'a File>,
 }
 
 /// What a search found, and the names to show it with.
@@ -59,6 +69,8 @@ impl<'a> Search<'a> {
             baseline: None,
             options: OPTIONS,
             pinned: true,
+            objects: true,
+            exe: None,
         }
     }
 
@@ -79,9 +91,24 @@ impl<'a> Search<'a> {
         if let Some(history) = history {
             history.extend(&mut observation.observed);
         }
+        // What cannot be read of objects leaves the verdicts as they are.
+        let kept = if self.objects && self.options.heap {
+            self.kept(view, &observation.observed, registers)
+        } else {
+            None
+        };
+        if let Some(kept) = &kept {
+            kept.note(&mut observation.observed);
+        }
         let observed = &observation.observed;
         let mut names = Names::new(Arc::clone(binary), view.bias, &observed.snapshot);
         let mut report = detect(observed, self.rules, self.scope, &self.thresholds, &mut names);
+        if let Some(kept) = &kept
+            && self.scope.goids.is_empty()
+        {
+            let sure = kept.is_sure() && observed.doubt.is_none();
+            report.add(lost_contexts(&kept.lost(), sure, self.rules));
+        }
         let accepted = self.sift(&mut report);
         let pinned = if self.pinned {
             let members: Vec<Vec<u32>> = report.groups.iter().map(|group| group.members.clone()).collect();
@@ -90,8 +117,25 @@ impl<'a> Search<'a> {
             Vec::new()
         };
         let scanned = report.scanned;
-        let groups = views(report, &observation.observed, &pinned, &mut names);
+        let mut groups = views(report, &observation.observed, &pinned, &mut names);
+        if let Some(kept) = &kept {
+            kept.tell(&mut groups);
+        }
         Ok(Found { leaks: Leaks { observed: observation.observed, groups, accepted, scanned }, names })
+    }
+
+    fn kept<'v>(
+        &self,
+        view: &View<'v>,
+        observed: &Observed,
+        registers: &mut Registers<'_>,
+    ) -> Option<Kept<'v>> {
+        // What nobody can wake keeps nothing alive that could wake it.
+        let dead =
+            observed.snapshot.goroutines.iter().zip(&observed.facts).filter(|(_, facts)| facts.unreachable);
+        let without = dead.map(|(goroutine, _)| goroutine.goid).collect();
+        let stopped = view.clock == Clock::Stopped;
+        Kept::read(view, self.exe, &registers.take(), stopped, &without).ok()
     }
 
     /// Takes out the groups that are not wanted; returns those that the baseline accepts.
@@ -106,14 +150,14 @@ impl<'a> Search<'a> {
 }
 
 impl Leaks {
-    /// Goroutines and timers with this verdict.
+    /// Goroutines, timers and contexts with this verdict.
     pub fn count_of(&self, verdict: Verdict) -> u64 {
         self.groups.iter().filter(|group| group.verdict == verdict).map(|group| group.count).sum()
     }
 
-    /// Goroutines with this verdict, without timers.
+    /// Goroutines with this verdict, without timers and contexts.
     pub fn goroutines_of(&self, verdict: Verdict) -> u64 {
-        let groups = self.groups.iter().filter(|group| group.verdict == verdict && !group.is_of_timers());
+        let groups = self.groups.iter().filter(|group| group.verdict == verdict && group.is_of_goroutines());
         groups.map(|group| group.count).sum()
     }
 

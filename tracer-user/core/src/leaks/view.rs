@@ -1,7 +1,7 @@
 //! [`LeakView`]: what there is to show of goroutines that are leaked in the same way.
 
 use crate::{
-    detect::{Age, Fingerprint, Group, Growth, Lookup as _, Report, Rule, Verdict},
+    detect::{Age, ContextSite, Fingerprint, Group, Growth, Lookup as _, Report, Rule, Verdict},
     goruntime::State,
     heap::{Observed, TimerKind},
     names::{Names, Site},
@@ -10,7 +10,7 @@ use crate::{
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use std::{collections::HashSet, sync::Arc};
 
-/// A group of leaked goroutines, or of timers, with names in place of addresses. Text, JSON, SARIF, `top`, the agent's
+/// A group of leaked goroutines, of timers or of contexts, with names in place of addresses. Text, JSON, SARIF, `top`, the agent's
 /// pages, metrics and records each show a part of it; as JSON it is a group of `sfgi.leaks/1`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeakView {
@@ -49,6 +49,10 @@ pub struct LeakView {
     /// Index into [`Observed::sets`], if they wait for each other.
     pub set: Option<u32>,
     pub timers: Option<Timers>,
+    /// Of contexts that nobody can cancel.
+    pub contexts: Option<ContextSite>,
+    /// What keeps alive what the first member waits for: a way on one line; `None`: nothing does, or it is not known.
+    pub kept_by: Option<String>,
     /// Why, in sentences without a full stop, the strongest first.
     pub evidence: Vec<String>,
     /// When it was first found, nanoseconds since 1970; 0: not known.
@@ -121,6 +125,8 @@ fn view(group: Group, observed: &Observed, pinned_bytes: u64, names: &mut Names)
             func: names.function(timers.func).unwrap_or_else(|| "?".into()),
             kind: timers.kind,
         }),
+        contexts: group.contexts,
+        kept_by: None,
         evidence: group.evidence,
         first_seen_unix_ns: 0,
         rule: group.rule,
@@ -150,8 +156,9 @@ fn awaited(snapshot: &Snapshot, members: &[u32]) -> Option<Awaited> {
 }
 
 impl LeakView {
-    pub fn is_of_timers(&self) -> bool {
-        self.timers.is_some()
+    /// Whether its members are goroutines; they are timers or contexts otherwise.
+    pub fn is_of_goroutines(&self) -> bool {
+        self.timers.is_none() && self.contexts.is_none()
     }
 
     /// How many more goroutines the creation site makes than end, a second.
@@ -211,6 +218,12 @@ impl Serialize for AsJson<'_> {
         }
         if let Some(timers) = &this.timers {
             map.serialize_entry("timers", &TimersJson { func: &timers.func, kind: timers.kind })?;
+        }
+        if let Some(contexts) = &this.contexts {
+            map.serialize_entry("contexts", contexts)?;
+        }
+        if let Some(way) = &this.kept_by {
+            map.serialize_entry("kept_by", way)?;
         }
         map.serialize_entry("evidence", &this.evidence)?;
         map.serialize_entry("explanation", &rule.explanation)?;

@@ -16,6 +16,7 @@
 //!
 //! What is not known is left out or called unknown. Nothing here is a proof; a verdict of [`crate::heap`] is.
 
+mod contexts;
 mod edges;
 mod form;
 mod graph;
@@ -24,6 +25,7 @@ mod types;
 mod typing;
 mod ways;
 
+pub use contexts::{Above, Context, ContextKind, Contexts, settled};
 pub use types::{Detail, Field, Kind, Type, TypeId, Types};
 pub use ways::{Described, Hop, Root, RootKind, Way};
 
@@ -101,6 +103,8 @@ pub struct Objects<'a> {
     typing: Typing<'a>,
     variables: Variables,
     snapshot: Snapshot,
+    /// Objects that stacks refer to, and the goroutines: indices into the snapshot.
+    on_stacks: Vec<(u32, u32)>,
     /// Why types are missing; `None`: they were read.
     untyped: Option<String>,
 }
@@ -148,7 +152,15 @@ impl<'a> Objects<'a> {
             typing.runtimes(&graph.spans, of, addr);
         }
         typing.code(&graph.spans);
-        let mut objects = Objects { view, graph, typing, variables: reading.variables, snapshot, untyped };
+        let mut objects = Objects {
+            view,
+            graph,
+            typing,
+            variables: reading.variables,
+            snapshot,
+            on_stacks: Vec::new(),
+            untyped,
+        };
         objects.variables()?;
         objects.roots(globals, &opaque)?;
         objects.goroutines(reading.registers, reading.stopped, reading.without)?;
@@ -274,6 +286,14 @@ impl<'a> Objects<'a> {
         if let Some(exhausted) = exhausted {
             return Err(exhausted.into());
         }
+        for (word, source) in &found {
+            if let (Source::Goroutine(index), Some(object)) = (source, self.graph.at(*word)) {
+                budget::reserve(&mut self.on_stacks, 1)?;
+                self.on_stacks.push((object, *index));
+            }
+        }
+        self.on_stacks.sort_unstable();
+        self.on_stacks.dedup();
         found.into_iter().try_for_each(|(word, source)| self.graph.root(word, source))?;
         self.stacks(&wanted)
     }

@@ -9,7 +9,7 @@ use super::TypesError;
 use crate::binary::bytes::{array, i32_at, u32_at, u64_at};
 use crate::budget;
 use crate::snapshot::View;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 /// Most modules: the executable and its plugins.
 const MAX_MODULES: usize = 256;
@@ -39,6 +39,13 @@ const KIND: u8 = 0x1f;
 /// A type, by its place in [`Types`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TypeId(pub(super) u32);
+
+impl TypeId {
+    /// Its place among all types.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
 
 /// Kinds of types, as `reflect.Kind` numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -490,6 +497,8 @@ fn fits(kind: Kind, name: &str) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Itabs {
     known: HashMap<u64, Option<TypeId>>,
+    /// Types of which an itab says that they are contexts.
+    pub(super) contexts: HashSet<TypeId>,
 }
 
 /// Most addresses that are tried and remembered.
@@ -511,9 +520,14 @@ impl Itabs {
             let inter = types.at(u64_at(&bytes, 0)?)?;
             let concrete = types.at(u64_at(&bytes, 8)?)?;
             let is = types.get(inter).kind == Kind::Interface && u32_at(&bytes, 16)? == types.hash(concrete);
-            is.then_some(concrete)
+            is.then_some((inter, concrete))
         };
-        let found = concrete().filter(|_| read);
+        let found = concrete().filter(|_| read).map(|(inter, concrete)| {
+            if types.name(inter) == "context.Context" && types.package(inter) == "context" {
+                self.contexts.insert(concrete);
+            }
+            concrete
+        });
         self.known.insert(addr, found);
         found
     }

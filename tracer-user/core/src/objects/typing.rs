@@ -515,6 +515,16 @@ impl<'a> Typing<'a> {
         }
     }
 
+    /// The types of which an itab that was met says that they are contexts.
+    pub(super) fn contexts(&self) -> impl Iterator<Item = TypeId> {
+        self.itabs.contexts.iter().copied()
+    }
+
+    /// The concrete type of the itab at an address; `None`: there is none.
+    pub(super) fn itab(&mut self, addr: u64) -> Option<TypeId> {
+        if addr == 0 { None } else { self.itabs.at(&self.view, &self.types, addr) }
+    }
+
     /// Notes that a list of the runtime has this struct of its own at an address.
     pub(super) fn runtimes(&mut self, spans: &Spans, of: &'static str, addr: u64) {
         let types = &self.types;

@@ -27,6 +27,8 @@ pub fn leak(class: &str, title: &str, fix: &str) -> LeakView {
         awaited: None,
         set: None,
         timers: None,
+        contexts: None,
+        kept_by: None,
         evidence: Vec::new(),
         first_seen_unix_ns: 0,
     }

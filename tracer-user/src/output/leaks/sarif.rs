@@ -74,9 +74,10 @@ fn descriptor(rule: &Rule) -> Value {
 }
 
 fn result(group: &LeakView, rule: usize) -> Value {
-    let (what, frames) = match group.is_of_timers() {
-        true => ("timers", &[][..]),
-        false => ("goroutines", &group.stack[..]),
+    let (what, frames) = match (&group.timers, &group.contexts) {
+        (Some(_), _) => ("timers", &[][..]),
+        (None, Some(_)) => ("contexts", &[][..]),
+        (None, None) => ("goroutines", &group.stack[..]),
     };
     let text = format!(
         "{} {what} ({}): {}. {}.",

@@ -90,6 +90,9 @@ impl<'a, W: Write> LeakText<'a, W> {
         if let Some(timers) = &group.timers {
             write!(self.out, "  {}", printed(&timers.func, release))?;
         }
+        if let Some(contexts) = &group.contexts {
+            write!(self.out, "  {}", clean(&contexts.of))?;
+        }
         if let Some((func, offset)) = &group.created_at {
             write!(self.out, "  created by {}+{offset:#x}", printed(func, release))?;
         }

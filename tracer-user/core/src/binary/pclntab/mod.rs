@@ -244,7 +244,7 @@ impl Pclntab {
     }
 
     /// Link-time addresses of all functions, from the first byte of the first one to the end of the last one.
-    pub(super) fn code(&self) -> Range<u64> {
+    pub(crate) fn code(&self) -> Range<u64> {
         self.text..self.text + u64::from(self.entry_offset(self.count).unwrap_or(0))
     }
 

@@ -4,7 +4,7 @@ use crate::detect::{Failure, Rules, Severity, Verdict};
 use std::{collections::HashSet, fmt, str::FromStr};
 
 /// The class ids that are promised.
-const CLASSES: [&str; 20] = [
+const CLASSES: [&str; 23] = [
     "nil-channel",
     "select-no-cases",
     "send-without-receiver",
@@ -17,6 +17,9 @@ const CLASSES: [&str; 20] = [
     "lock-channel-mixed",
     "cond-never-signalled",
     "context-never-cancelled",
+    "context-ignored",
+    "context-lost",
+    "coroutine-never-stopped",
     "timer-never-stopped",
     "connection-never-closed",
     "sdk-resident",

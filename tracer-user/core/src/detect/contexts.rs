@@ -1,0 +1,62 @@
+//! Contexts that nobody can cancel: a finding without goroutines.
+
+use super::{
+    baseline::Fingerprint,
+    report::Group,
+    rules::{Rules, Verdict},
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Lost contexts of one type that one context keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextSite {
+    /// Their type: `context.cancelCtx`.
+    #[serde(rename = "type")]
+    pub of: String,
+    pub count: u64,
+    /// Address of one of them.
+    pub address: u64,
+    /// Type and address of the context that keeps them.
+    pub parent: String,
+    pub parent_address: u64,
+    /// What keeps that alive, as a way on one line; empty: not known.
+    pub kept_by: String,
+}
+
+/// A group for each of these sites. `sure`: that they are lost is proven.
+pub fn lost_contexts(sites: &[ContextSite], sure: bool, rules: &Rules) -> Vec<Group> {
+    let Some(rule) = rules.iter().find(|rule| rule.condition.lost_context) else { return Vec::new() };
+    let group = |site: &ContextSite| {
+        let mut evidence = vec![format!(
+            "{} of type {} are registered with the {} at {:#x}; no closure that anything leads to and no stack has them",
+            site.count, site.of, site.parent, site.parent_address
+        )];
+        if !site.kept_by.is_empty() {
+            evidence.push(format!("kept alive by {}", site.kept_by));
+        }
+        Group {
+            id: Fingerprint::of_contexts(&rule.class, &site.of, root(&site.kept_by)),
+            verdict: if sure { Verdict::Proven } else { rule.gives.min(Verdict::Likely) },
+            rule: Arc::clone(rule),
+            members: Vec::new(),
+            count: site.count,
+            age: None,
+            growth: None,
+            timers: None,
+            contexts: Some(site.clone()),
+            evidence,
+        }
+    };
+    sites.iter().map(group).collect()
+}
+
+/// What stays the same of a way in another run: its root without the goroutine's number, and no addresses.
+fn root(way: &str) -> &str {
+    let root = way.split(" → ").next().unwrap_or_default();
+    match root.strip_prefix("goroutine ") {
+        Some(rest) => rest.split_once(' ').map_or("", |(_, function)| function),
+        None if root.contains("0x") => "",
+        None => root,
+    }
+}

@@ -1,0 +1,718 @@
+//! The contexts of a program (package `context`) as they are in memory, and which of them nobody can end any more.
+//!
+//! Offsets come from the descriptors. The structs changed with releases (`src/context/context.go`): `cause` came in 1.20,
+//! `afterFuncCtx`, `withoutCancelCtx` and `stopCtx` in 1.21, and `err` is an `atomic.Value` since 1.25.
+//!
+//! # Lost
+//! A context is cancelled through a closure that was made with it (the `CancelFunc`, a timer's function), through its
+//! parent, or by code that has the context itself in its hands. Where no reachable closure has captured a context and no
+//! stack refers to it, only the end of its parent ends it. If that parent keeps it, it is lost: it stays as long as the
+//! parent lives.
+
+use super::graph::Graph;
+use super::types::{Detail, Kind, TypeId, Types};
+use super::typing::Typing;
+use super::{Objects, ObjectsError, form::Shape};
+use crate::binary::bytes::u64_at;
+use crate::budget;
+use crate::heap::{Span, usage, words};
+use crate::memory::Range;
+use crate::snapshot::View;
+use hashbrown::{HashMap, HashSet};
+use serde::Serialize;
+
+/// Most contexts that are told apart; of more this many are, and that is said.
+const MAX_CONTEXTS: usize = 1 << 22;
+/// Objects that are read together, and most bytes.
+const BATCH: usize = 1024;
+const BATCH_BYTES: usize = 4 << 20;
+/// Largest array of a map that is read at once.
+const PIECE: u64 = 1 << 20;
+/// Keys and elements in a bucket or group of a map, and the least `tophash` of a slot in use (`src/runtime/map.go`:
+/// `minTopHash`, up to 1.23).
+const SLOTS: usize = 8;
+const LEAST_TOP_HASH: u8 = 5;
+/// A context's chain of parents is followed so far.
+const MAX_DEPTH: usize = 1 << 16;
+
+/// Kinds of contexts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContextKind {
+    /// `WithCancel`, `WithCancelCause`.
+    Cancel,
+    /// `WithDeadline`, `WithTimeout`.
+    Timer,
+    /// `WithValue`.
+    Value,
+    /// `AfterFunc`: it is cancelled with its parent and then runs a function.
+    AfterFunc,
+    /// `WithoutCancel`: nothing above it ends it.
+    WithoutCancel,
+    /// What stands between a parent of another make and its child.
+    Stop,
+    /// Of another package.
+    Other,
+}
+
+impl ContextKind {
+    fn of(package: &str, name: &str) -> ContextKind {
+        match (package, name) {
+            ("context", "context.cancelCtx") => ContextKind::Cancel,
+            ("context", "context.timerCtx") => ContextKind::Timer,
+            ("context", "context.valueCtx") => ContextKind::Value,
+            ("context", "context.afterFuncCtx") => ContextKind::AfterFunc,
+            ("context", "context.withoutCancelCtx") => ContextKind::WithoutCancel,
+            ("context", "context.stopCtx") => ContextKind::Stop,
+            _ => ContextKind::Other,
+        }
+    }
+
+    /// Whether such a context can be cancelled by itself.
+    pub fn can_end(self) -> bool {
+        matches!(self, ContextKind::Cancel | ContextKind::Timer | ContextKind::AfterFunc)
+    }
+}
+
+/// Where a chain of contexts begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Above {
+    /// The context with this number.
+    Context(u32),
+    /// `context.Background`, which never ends.
+    Background,
+    /// `context.TODO`.
+    Todo,
+    /// Not known: it is no object, or of a type that is not known.
+    Unknown,
+}
+
+/// A context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    pub addr: u64,
+    pub kind: ContextKind,
+    pub of: TypeId,
+    /// What it was made of.
+    pub above: Above,
+    /// Whether a context that is reachable has it among its children.
+    pub registered: bool,
+    /// How many children it has, as its own map counts them.
+    pub children: u64,
+    /// The type of its error; `None`: it has none, so it has not ended.
+    pub error: Option<TypeId>,
+    /// Whether it has ended.
+    pub ended: bool,
+    /// When it ends by itself, nanoseconds since 1970; 0: it has no deadline.
+    pub deadline_unix_ns: i64,
+    /// The `hchan` of its `Done`; 0: nobody has asked for it.
+    pub done: u64,
+    /// Of a value: the types of key and value.
+    pub key: Option<TypeId>,
+    pub value: Option<TypeId>,
+    /// Whether a closure has it, which may cancel it.
+    pub held: bool,
+    /// Goroutines whose stacks refer to it, without those that only wait for its parent to end.
+    pub goroutines: u32,
+    /// Nobody can end it but its parent, which keeps it.
+    pub lost: bool,
+}
+
+/// All contexts that anything leads to.
+#[derive(Debug, Default)]
+pub struct Contexts {
+    /// In the order of their addresses.
+    pub list: Vec<Context>,
+    /// How many there are, if there are more than `list` has.
+    pub left_out: u64,
+    /// Why it cannot be told which are lost, as a clause; `None`: it can.
+    pub doubt: Option<String>,
+    /// Goroutines that wait for something else while their stacks have a context that has ended: index into the
+    /// snapshot, and into `list`.
+    pub ignored: Vec<(u32, u32)>,
+}
+
+/// How often all objects are read to be sure of what is lost.
+const ATTEMPTS: u32 = 3;
+
+/// Reads all objects by `read`, and the contexts among them. What seems lost is looked at once more, because a context
+/// that was made while they were read seems lost, too: the closure that cancels it came to be behind the reader.
+///
+/// # Lost for certain
+/// It was lost in the reading before, was still allocated when this reading began, and no collection ended meanwhile.
+/// So it is the same context, made before this reading began, and whatever has it was read later.
+///
+/// # Errors
+/// As `read`, and as [`Objects::contexts`].
+pub fn settled<'a>(
+    view: &View<'_>,
+    stopped: bool,
+    read: &mut dyn FnMut() -> Result<Objects<'a>, ObjectsError>,
+) -> Result<(Objects<'a>, Contexts), ObjectsError> {
+    let mut objects = read()?;
+    let mut contexts = objects.contexts()?;
+    for _ in 0..ATTEMPTS {
+        let lost = contexts.list.iter().filter(|context| context.lost);
+        let lost: HashSet<u64> =
+            lost.map(|context| context.addr).filter(|addr| objects.is_allocated(*addr)).collect();
+        if stopped || lost.is_empty() {
+            contexts
+                .list
+                .iter_mut()
+                .for_each(|context| context.lost &= stopped || lost.contains(&context.addr));
+            return Ok((objects, contexts));
+        }
+        let cycles = || usage(view).map(|usage| usage.cycles);
+        let before = cycles();
+        drop(objects);
+        objects = read()?;
+        contexts = objects.contexts()?;
+        contexts.list.iter_mut().for_each(|context| context.lost &= lost.contains(&context.addr));
+        if before.is_some() && cycles() == before {
+            return Ok((objects, contexts));
+        }
+    }
+    contexts.doubt.get_or_insert_with(|| {
+        "collections ended while it was read, each time; stop it meanwhile (--freeze)".to_owned()
+    });
+    Ok((objects, contexts))
+}
+
+/// Where a struct has what of a context; offsets in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    kind: ContextKind,
+    of: TypeId,
+    size: u64,
+    /// The interface of the parent.
+    above: Option<usize>,
+    done: Option<usize>,
+    children: Option<usize>,
+    /// The error, and whether it is an `atomic.Value`.
+    err: Option<(usize, bool)>,
+    deadline: Option<usize>,
+    key: Option<usize>,
+    value: Option<usize>,
+}
+
+impl Plan {
+    fn of(types: &Types, of: TypeId) -> Plan {
+        let kind = ContextKind::of(types.package(of), types.name(of));
+        let mut plan = Plan {
+            kind,
+            of,
+            size: types.get(of).size,
+            above: None,
+            done: None,
+            children: None,
+            err: None,
+            deadline: None,
+            key: None,
+            value: None,
+        };
+        plan.fields(types, of, 0, true);
+        plan
+    }
+
+    /// Takes the fields of a struct, and of the `cancelCtx` in it.
+    fn fields(&mut self, types: &Types, of: TypeId, base: u64, outer: bool) {
+        for field in types.fields(of) {
+            let (name, at) = (types.field_name(field), (base + field.offset) as usize);
+            let Some(of) = field.of else { continue };
+            let is_context = is_context(types, of);
+            match name {
+                "cancelCtx" if outer => self.fields(types, of, base + field.offset, false),
+                _ if is_context && self.above.is_none() => self.above = Some(at),
+                _ if self.kind == ContextKind::Other => {}
+                "done" => self.done = Some(at),
+                "children" => self.children = Some(at),
+                "err" => self.err = Some((at, types.get(of).kind == Kind::Struct)),
+                "deadline" => self.deadline = Some(at),
+                "key" if self.kind == ContextKind::Value => self.key = Some(at),
+                "val" if self.kind == ContextKind::Value => self.value = Some(at),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether a type is the interface `context.Context`.
+fn is_context(types: &Types, of: TypeId) -> bool {
+    types.get(of).kind == Kind::Interface
+        && types.package(of) == "context"
+        && types.name(of) == "context.Context"
+}
+
+/// Seconds from the year 1 and from 1885 to 1970 (`src/time/time.go`: `unixToInternal`, `wallToInternal`).
+const SINCE_YEAR_1: i64 = 62_135_596_800;
+const SINCE_1885: i64 = 2_682_288_000;
+
+/// A `time.Time { wall uint64; ext int64; loc }` in nanoseconds since 1970; 0: none, or out of range.
+fn unix_ns(wall: u64, ext: u64) -> i64 {
+    let nanoseconds = (wall & 0x3fff_ffff) as i64;
+    // The highest bit says that the seconds are in `wall`, and `ext` is the monotonic clock.
+    let seconds = if wall >> 63 != 0 {
+        ((wall << 1) >> 31) as i64 - SINCE_1885
+    } else {
+        ext.cast_signed().saturating_sub(SINCE_YEAR_1)
+    };
+    seconds
+        .checked_mul(1_000_000_000)
+        .and_then(|ns| ns.checked_add(nanoseconds))
+        .filter(|ns| *ns > 0)
+        .unwrap_or(0)
+}
+
+impl Objects<'_> {
+    /// All contexts that anything leads to.
+    ///
+    /// # Errors
+    /// The target has ended, or the budget is used up.
+    pub fn contexts(&mut self) -> Result<Contexts, ObjectsError> {
+        let plans = self.plans();
+        let mut contexts = Contexts::default();
+        let mut above: Vec<(u64, u64)> = Vec::new();
+        let mut found: Vec<(u32, TypeId)> = Vec::new();
+        let mut groups: Vec<u32> = Vec::new();
+        let mut closures: Vec<u32> = Vec::new();
+        let holders = Holding::of(&self.typing.types, &plans);
+        self.each_reached(&mut |graph, typing, object, span| {
+            let Some(form) = typing.form(object) else {
+                // What is not known may be a closure.
+                if !span.noscan && budget::reserve(&mut closures, 1).is_ok() {
+                    closures.push(object);
+                }
+                return;
+            };
+            let list = match form.shape {
+                Shape::One if plans.contains_key(&form.of) => {
+                    if found.len() < MAX_CONTEXTS && budget::reserve(&mut found, 1).is_ok() {
+                        found.push((object, form.of));
+                    } else {
+                        contexts.left_out += 1;
+                    }
+                    return;
+                }
+                Shape::One | Shape::Row if holders.groups.contains(&form.of) => &mut groups,
+                Shape::One if holders.closures.contains_key(&form.of) => &mut closures,
+                _ => return,
+            };
+            let _ = graph;
+            if budget::reserve(list, 1).is_ok() {
+                list.push(object);
+            }
+        });
+        budget::check(found.len() * (size_of::<Context>() + 32))?;
+        self.read_contexts(&plans, &found, &mut contexts.list, &mut above)?;
+        let mut order: Vec<usize> = (0..contexts.list.len()).collect();
+        order.sort_unstable_by_key(|index| contexts.list.get(*index).map(|context| context.addr));
+        contexts.list = order.iter().filter_map(|index| contexts.list.get(*index).cloned()).collect();
+        let above: Vec<_> = order.iter().filter_map(|index| above.get(*index).copied()).collect();
+        self.link(&mut contexts.list, &above);
+        self.register(&holders, &groups, &mut contexts.list)?;
+        self.hold(&holders, &closures, &mut contexts.list)?;
+        self.stand(&mut contexts.list);
+        contexts.ignored = self.ignored(&contexts.list);
+        contexts.doubt = self.cancel_doubt();
+        if contexts.doubt.is_none() {
+            self.lose(&mut contexts.list);
+        }
+        Ok(contexts)
+    }
+
+    /// The struct types that are contexts: those of package context, and those of other makes that itabs name.
+    fn plans(&self) -> HashMap<TypeId, Plan> {
+        let types = &self.typing.types;
+        let own = types.iter().filter(|id| {
+            types.package(*id) == "context"
+                && types.get(*id).kind == Kind::Struct
+                && ContextKind::of("context", types.name(*id)) != ContextKind::Other
+        });
+        let others = self.typing.contexts().filter_map(|id| match types.get(id).kind {
+            Kind::Pointer => types.elem(id),
+            Kind::Struct => Some(id),
+            _ => None,
+        });
+        own.chain(others.filter(|id| types.get(*id).kind == Kind::Struct && types.get(*id).size > 0))
+            .map(|id| (id, Plan::of(types, id)))
+            .collect()
+    }
+
+    fn each_reached(&self, then: &mut dyn FnMut(&Graph<'_>, &Typing<'_>, u32, &Span)) {
+        for span in self.graph.spans.iter() {
+            for index in 0..span.count {
+                let Ok(object) = u32::try_from(span.bits + u64::from(index)) else { break };
+                if self.graph.is_reached(object) {
+                    then(&self.graph, &self.typing, object, span);
+                }
+            }
+        }
+    }
+
+    /// Reads objects, and hands each with its bytes over; what cannot be read is left out.
+    fn read_objects(
+        &self,
+        objects: &[u32],
+        then: &mut dyn FnMut(usize, u64, &[u8]),
+    ) -> Result<(), ObjectsError> {
+        let mut at = 0;
+        while at < objects.len() {
+            let (mut ranges, mut total) = (Vec::new(), 0);
+            for object in objects.get(at..).unwrap_or_default().iter().take(BATCH) {
+                let (addr, len) = self
+                    .graph
+                    .place(*object)
+                    .map_or((0, 0), |(_, span, addr)| (addr, span.size.min(PIECE) as usize));
+                if !ranges.is_empty() && total + len > BATCH_BYTES {
+                    break;
+                }
+                total += len;
+                ranges.push(Range { addr, len });
+            }
+            let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+            self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
+            let mut rest = &bytes[..];
+            for ((range, whole), index) in ranges.iter().zip(&whole).zip(at..) {
+                let Some(own) = rest.split_off(..range.len) else { break };
+                if *whole {
+                    then(index, range.addr, own);
+                }
+            }
+            at += ranges.len().max(1);
+        }
+        Ok(())
+    }
+
+    fn read_contexts(
+        &mut self,
+        plans: &HashMap<TypeId, Plan>,
+        found: &[(u32, TypeId)],
+        list: &mut Vec<Context>,
+        above: &mut Vec<(u64, u64)>,
+    ) -> Result<(), ObjectsError> {
+        let objects: Vec<u32> = found.iter().map(|(object, _)| *object).collect();
+        let mut raw: Vec<(Context, (u64, u64), (u64, u64), (u64, u64))> = Vec::new();
+        self.read_objects(&objects, &mut |index, addr, bytes| {
+            let Some(plan) = found.get(index).and_then(|(_, of)| plans.get(of)) else { return };
+            // What begins with a descriptor is larger than any of the library's.
+            let header = (bytes.len() as u64 > plan.size && bytes.len() > 512) as usize * 8;
+            let bytes = bytes.get(header..).unwrap_or_default();
+            let pair = |at: Option<usize>| {
+                at.and_then(|at| Some((u64_at(bytes, at)?, u64_at(bytes, at + 8)?))).unwrap_or((0, 0))
+            };
+            let (wall, ext) = pair(plan.deadline);
+            let error = plan.err.map_or((0, 0), |(at, _)| pair(Some(at)));
+            let context = Context {
+                addr: addr + header as u64,
+                kind: plan.kind,
+                of: plan.of,
+                above: Above::Unknown,
+                registered: false,
+                children: plan.children.and_then(|at| u64_at(bytes, at)).unwrap_or(0),
+                error: None,
+                ended: error.0 != 0,
+                deadline_unix_ns: if plan.deadline.is_some() { unix_ns(wall, ext) } else { 0 },
+                done: pair(plan.done).1,
+                key: None,
+                value: None,
+                held: false,
+                goroutines: 0,
+                lost: false,
+            };
+            raw.push((context, pair(plan.above), error, (pair(plan.key).0, pair(plan.value).0)));
+        })?;
+        for (mut context, parent, error, (key, value)) in raw {
+            let empty = plans.get(&context.of).and_then(|plan| plan.err).is_some_and(|(_, atomic)| atomic);
+            context.error = if empty { self.typing.types.at(error.0) } else { self.typing.itab(error.0) };
+            context.key = self.typing.types.at(key);
+            context.value = self.typing.types.at(value);
+            // The number of children is the first word of the map, of either kind.
+            if context.children != 0 {
+                context.children = self.view.word(context.children).unwrap_or(0);
+            }
+            budget::reserve(list, 1)?;
+            list.push(context);
+            above.push(parent);
+        }
+        Ok(())
+    }
+
+    /// Finds what each context was made of.
+    fn link(&mut self, list: &mut [Context], above: &[(u64, u64)]) {
+        let by_addr: Vec<u64> = list.iter().map(|context| context.addr).collect();
+        for (context, (itab, data)) in list.iter_mut().zip(above) {
+            context.above = match by_addr.binary_search(data) {
+                Ok(index) if *itab != 0 => Above::Context(index as u32),
+                _ => self.root_context(*itab, *data),
+            };
+        }
+    }
+
+    /// Which of the contexts that are no objects an interface holds.
+    fn root_context(&mut self, itab: u64, data: u64) -> Above {
+        let Some(of) = self.typing.itab(itab) else { return Above::Unknown };
+        let types = &self.typing.types;
+        match (types.package(of), types.name(of)) {
+            ("context", "context.backgroundCtx") => Above::Background,
+            ("context", "context.todoCtx") => Above::Todo,
+            // Up to 1.20 both are variables of the same type (`*emptyCtx`), the first made is Background.
+            (_, "*context.emptyCtx") => {
+                if self.variable_name(data).is_empty() {
+                    Above::Background
+                } else {
+                    self.named_root(data)
+                }
+            }
+            _ => Above::Unknown,
+        }
+    }
+
+    fn named_root(&self, data: u64) -> Above {
+        // `background` and `todo` are pointers to what is here, so only a name of the thing itself would tell them apart.
+        if self.variable_name(data).contains("todo") { Above::Todo } else { Above::Background }
+    }
+
+    /// Notes which contexts are among the children of another.
+    fn register(&self, holders: &Holding, groups: &[u32], list: &mut [Context]) -> Result<(), ObjectsError> {
+        let by_addr: Vec<u64> = list.iter().map(|context| context.addr).collect();
+        let mut registered: HashSet<usize> = HashSet::new();
+        let swiss = |of: TypeId| self.typing.types.name(of).starts_with("map.group[");
+        let size = holders.groups.iter().next().map_or(0, |of| self.typing.types.get(*of).size) as usize;
+        let swiss = holders.groups.iter().next().is_some_and(|of| swiss(*of));
+        let Some(header) = size.checked_sub(1).map(|_| 8) else { return Ok(()) };
+        for object in groups {
+            let Some((_, span, addr)) = self.graph.place(*object) else { continue };
+            let skip = self.typing.header(&span);
+            let piece = (PIECE / size as u64).max(1) * size as u64;
+            let mut bytes = Vec::new();
+            for from in (skip..span.size).step_by(piece as usize) {
+                let len = (span.size - from).min(piece);
+                budget::check(len as usize)?;
+                bytes.resize(len as usize, 0);
+                if self.view.memory.read(addr + from, &mut bytes).is_err() {
+                    break;
+                }
+                for group in bytes.chunks_exact(size) {
+                    let control = group.get(..header).unwrap_or_default();
+                    for slot in 0..SLOTS {
+                        let full = control.get(slot).is_some_and(|byte| {
+                            if swiss { byte & 0x80 == 0 } else { *byte >= LEAST_TOP_HASH }
+                        });
+                        // A key is an interface: the itab, then the context.
+                        let key = full.then(|| u64_at(group, header + slot * 16 + 8)).flatten();
+                        if let Some(Ok(index)) = key.map(|key| by_addr.binary_search(&key)) {
+                            registered.insert(index);
+                        }
+                    }
+                }
+            }
+        }
+        for index in registered {
+            if let Some(context) = list.get_mut(index) {
+                context.registered = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes which contexts a closure has captured.
+    fn hold(&self, holders: &Holding, closures: &[u32], list: &mut [Context]) -> Result<(), ObjectsError> {
+        let by_addr: Vec<u64> = list.iter().map(|context| context.addr).collect();
+        let code = self.view.binary.functions().code();
+        let code = code.start.wrapping_add(self.view.bias)..code.end.wrapping_add(self.view.bias);
+        let mut held: HashSet<usize> = HashSet::new();
+        self.read_objects(closures, &mut |index, _, bytes| {
+            let object = closures.get(index).copied().unwrap_or(0);
+            let of = self.typing.form(object).map(|form| form.of);
+            let known = of.and_then(|of| holders.closures.get(&of));
+            let mut has = |word: u64| {
+                if let Ok(index) = by_addr.binary_search(&word) {
+                    held.insert(index);
+                }
+            };
+            match known {
+                Some(offsets) => offsets.iter().filter_map(|at| u64_at(bytes, *at)).for_each(&mut has),
+                // What begins with a function may be a closure that has what any of its words points to.
+                None if u64_at(bytes, 0).is_some_and(|first| code.contains(&first)) => {
+                    words(bytes).skip(1).for_each(&mut has);
+                }
+                None => {}
+            }
+        })?;
+        for index in held {
+            if let Some(context) = list.get_mut(index) {
+                context.held = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the goroutines whose stacks refer to each context.
+    fn stand(&self, list: &mut [Context]) {
+        for (object, goroutine) in &self.on_stacks {
+            let Some((_, span, addr)) = self.graph.place(*object) else { continue };
+            let at = addr + self.typing.header(&span);
+            let Ok(index) = list.binary_search_by_key(&at, |context| context.addr) else { continue };
+            // It only waits until one of two contexts ends (`propagateCancel`).
+            let propagates = self.snapshot.goroutines.get(*goroutine as usize).is_some_and(|goroutine| {
+                let entry = goroutine.startpc.wrapping_sub(self.view.bias);
+                let function = self.view.binary.functions().function_at(entry);
+                function.is_some_and(|function| is_propagation(function.name))
+            });
+            if !propagates && let Some(context) = list.get_mut(index) {
+                context.goroutines += 1;
+            }
+        }
+    }
+
+    /// The goroutines that wait, but not for the end of a context, while their stacks have one that has ended.
+    fn ignored(&self, list: &[Context]) -> Vec<(u32, u32)> {
+        let dones: HashSet<u64> = list.iter().map(|context| context.done).filter(|done| *done != 0).collect();
+        let mut ignored = Vec::new();
+        let mut last = None;
+        for (object, goroutine) in &self.on_stacks {
+            let Some((_, span, addr)) = self.graph.place(*object) else { continue };
+            let at = addr + self.typing.header(&span);
+            let Ok(index) = list.binary_search_by_key(&at, |context| context.addr) else { continue };
+            let Some(waits) = self.snapshot.goroutines.get(*goroutine as usize) else { continue };
+            let hears = |object: u32| {
+                let object = self.snapshot.objects.get(object as usize);
+                object.is_some_and(|object| dones.contains(&object.addr))
+            };
+            let deaf = waits.state.waits()
+                && !waits.system
+                && waits.waits_known
+                && !waits.waits.is_empty()
+                && !waits.waits.iter().any(|wait| hears(wait.object));
+            if deaf && has_ended(list, index) && last != Some(*goroutine) {
+                last = Some(*goroutine);
+                ignored.push((*goroutine, index as u32));
+            }
+        }
+        ignored
+    }
+
+    /// Why it cannot be told who can cancel a context: a function that cancels one is there, and nothing says what its
+    /// closure has captured.
+    fn cancel_doubt(&self) -> Option<String> {
+        if self.untyped.is_some() {
+            return Some("the types of its objects are not known".to_owned());
+        }
+        if self.graph.unread > 0 {
+            return Some(format!("{} bytes of its heap could not be read", self.graph.unread));
+        }
+        self.snapshot.lacks()
+    }
+
+    fn lose(&self, list: &mut [Context]) {
+        let ended: Vec<bool> = (0..list.len()).map(|index| has_ended(list, index)).collect();
+        for (context, ended) in list.iter_mut().zip(&ended) {
+            let could_end = matches!(context.kind, ContextKind::Cancel | ContextKind::Timer);
+            context.lost =
+                could_end && !ended && context.registered && !context.held && context.goroutines == 0;
+        }
+    }
+}
+
+/// Whether a context has ended, by itself or with one above it.
+fn has_ended(list: &[Context], index: usize) -> bool {
+    let mut at = index;
+    for _ in 0..MAX_DEPTH {
+        let Some(context) = list.get(at) else { return false };
+        if context.ended {
+            return true;
+        }
+        match context.above {
+            Above::Context(next) if context.kind != ContextKind::WithoutCancel => at = next as usize,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Whether a function only waits until a parent of another make ends (`src/context/context.go`: `propagateCancel`).
+fn is_propagation(name: &str) -> bool {
+    name.starts_with("context.(*cancelCtx).propagateCancel.") || name.starts_with("context.propagateCancel.")
+}
+
+/// Which types may hold contexts by themselves: as children, or in closures.
+struct Holding {
+    /// Groups of maps whose keys are `context.canceler`.
+    groups: HashSet<TypeId>,
+    /// Closures, with the offsets of what they have captured of contexts.
+    closures: HashMap<TypeId, Vec<usize>>,
+}
+
+impl Holding {
+    fn of(types: &Types, plans: &HashMap<TypeId, Plan>) -> Holding {
+        let mut holding = Holding { groups: HashSet::new(), closures: HashMap::new() };
+        for id in types.iter() {
+            let found = types.get(id);
+            if let Detail::Map { group: Some(group), .. } = found.detail
+                && types.name(id) == "map[context.canceler]struct {}"
+            {
+                holding.groups.insert(group);
+            }
+            let fields = types.fields(id);
+            let is_closure =
+                fields.first().is_some_and(|first| matches!(types.field_name(first), "F" | ".F"));
+            if is_closure {
+                let captured = fields.iter().filter(|field| {
+                    let elem = field.of.and_then(|of| types.elem(of));
+                    elem.is_some_and(|elem| plans.contains_key(&elem))
+                });
+                holding.closures.insert(id, captured.map(|field| field.offset as usize).collect());
+            }
+        }
+        holding
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_with_and_without_the_monotonic_clock() {
+        // 2021-01-01 00:00:00.5 UTC.
+        let unix = 1_609_459_200_i64;
+        let wall = 1 << 63 | ((unix + SINCE_1885) as u64) << 30 | 500_000_000;
+        assert_eq!(unix_ns(wall, 7), unix * 1_000_000_000 + 500_000_000);
+        assert_eq!(unix_ns(500_000_000, (unix + SINCE_YEAR_1) as u64), unix * 1_000_000_000 + 500_000_000);
+        assert_eq!(unix_ns(0, 0), 0);
+        assert_eq!(unix_ns(0, u64::MAX), 0);
+        assert_eq!(unix_ns(0, i64::MAX as u64), 0, "beyond what can be told");
+    }
+
+    #[test]
+    fn an_end_is_that_of_any_context_above() {
+        let context = |above, ended, kind| Context {
+            addr: 0,
+            kind,
+            of: TypeId(0),
+            above,
+            registered: true,
+            children: 0,
+            error: None,
+            ended,
+            deadline_unix_ns: 0,
+            done: 0,
+            key: None,
+            value: None,
+            held: false,
+            goroutines: 0,
+            lost: false,
+        };
+        let list = [
+            context(Above::Background, true, ContextKind::Cancel),
+            context(Above::Context(0), false, ContextKind::Value),
+            context(Above::Context(1), false, ContextKind::WithoutCancel),
+            context(Above::Context(2), false, ContextKind::Cancel),
+            // A circle, as no program makes one.
+            context(Above::Context(4), false, ContextKind::Cancel),
+        ];
+        let ended: Vec<bool> = (0..list.len()).map(|index| has_ended(&list, index)).collect();
+        assert_eq!(ended, [true, true, false, false, false]);
+    }
+}
