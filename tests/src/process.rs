@@ -185,11 +185,16 @@ impl Output {
         let shared = Arc::new(Shared::default());
         let writer = Arc::clone(&shared);
         thread::spawn(move || {
-            for text in BufReader::new(stream).lines() {
-                // Output that is no UTF-8 ends the reading.
-                let Ok(text) = text else { break };
-                let line = Line { at_ns: monotonic_ns(), text };
-                writer.lock().lines.push(line);
+            let mut stream = BufReader::new(stream);
+            let mut bytes = Vec::new();
+            // Not `lines`: it ends at a line that is no UTF-8, and then the pipe of a program that goes on is full.
+            while stream.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+                let at_ns = monotonic_ns();
+                let text = String::from_utf8_lossy(&bytes);
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                let text = text.strip_suffix('\r').unwrap_or(text).to_owned();
+                bytes.clear();
+                writer.lock().lines.push(Line { at_ns, text });
                 writer.changed.notify_all();
             }
             writer.lock().closed = true;
@@ -249,5 +254,19 @@ impl Output {
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().expect("no reader panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_no_utf_8_ends_nothing() -> Result<()> {
+        let mut process = Process::spawn(Command::new("printf").arg(r"a\r\n\377b\n\nc"))?;
+        process.wait_code(Duration::from_secs(60), 0)?;
+        let lines: Vec<String> = process.stdout.lines().into_iter().map(|line| line.text).collect();
+        assert_eq!(lines, ["a", "\u{fffd}b", "", "c"]);
+        Ok(())
     }
 }

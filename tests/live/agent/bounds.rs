@@ -35,8 +35,7 @@ const CLIENTS: usize = 15;
 
 /// What all processes of the agent may have had at the end: its own, one snapshot for each of the requests that may read at a time,
 /// and the answers that wait (`IN_FLIGHT` in `serve/http/bound.rs`).
-// What all processes have mapped of the program counts for each, hence the 64 MiB.
-const MOST_BYTES: u64 = (256 + 64) << 20;
+const MOST_BYTES: u64 = 256 << 20;
 
 /// Goroutines of the program that they ask about, so that an answer has more than 10 MiB.
 const GOROUTINES: &str = "40000";

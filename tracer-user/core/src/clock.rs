@@ -46,7 +46,7 @@ fn read(clock: ClockId) -> u64 {
 
 /// Nanoseconds in the largest unit that leaves a digit before the point: `1.23ms`, `12.3µs`.
 pub fn duration(ns: u64) -> String {
-    let value = ns as f64;
+    let (value, ns) = (ns as f64, rounded(ns));
     let (value, unit) = match ns {
         0..1_000 => return format!("{ns}ns"),
         1_000..1_000_000 => (value / 1e3, "µs"),
@@ -54,8 +54,24 @@ pub fn duration(ns: u64) -> String {
         1_000_000_000..60_000_000_000 => (value / 1e9, "s"),
         _ => return format!("{}m{:02}s", ns / 60_000_000_000, ns / 1_000_000_000 % 60),
     };
-    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    // As many as the rounded value has: 9.996 is 10.0, not 10.00.
+    let digits = match ns.ilog10() % 3 {
+        0 => 2,
+        1 => 1,
+        _ => 0,
+    };
     format!("{value:.digits$}{unit}")
+}
+
+/// Nanoseconds with three digits where [`duration`] shows three: what is rounded up to a unit is shown in that unit.
+fn rounded(ns: u64) -> u64 {
+    match ns {
+        1_000..60_000_000_000 => {
+            let last = 10_u64.pow(ns.ilog10() - 2);
+            (ns + last / 2) / last * last
+        }
+        _ => ns,
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +88,16 @@ mod tests {
             (123_456, "123µs"),
             (1_500_000, "1.50ms"),
             (59_000_000_000, "59.0s"),
+            (9_994, "9.99µs"),
+            (9_996, "10.0µs"),
+            (99_960, "100µs"),
+            (999_499, "999µs"),
+            (999_500, "1.00ms"),
+            (999_999_999, "1.00s"),
+            (59_949_999_999, "59.9s"),
+            (59_950_000_000, "1m00s"),
+            (119_999_999_999, "1m59s"),
+            (u64::MAX, "307445734m33s"),
             (61_000_000_000, "1m01s"),
         ];
         for (ns, text) in cases {

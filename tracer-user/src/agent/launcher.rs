@@ -91,6 +91,14 @@ pub struct Launcher {
 }
 
 impl Launcher {
+    /// One that starts nothing, and the end that gets its orders.
+    #[cfg(test)]
+    pub(crate) fn of_a_test() -> io::Result<(Launcher, OwnedFd)> {
+        let (socket, orders) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Launcher { socket }, orders))
+    }
+
     /// Orders a worker; [`Report::Started`] says when it is there.
     pub(crate) fn start(&self, role: Role) -> io::Result<()> {
         send(self.socket.as_fd(), &Order::Start(role), None)

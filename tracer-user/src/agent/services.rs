@@ -137,7 +137,7 @@ impl Services {
     pub fn stop(self) -> Result<(), StoreError> {
         // Aborting does not end a `spawn_blocking` that still writes; the lock of the store waits for it.
         self.tasks.iter().for_each(JoinHandle::abort);
-        self.store.lock().unwrap_or_else(PoisonError::into_inner).commit()
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).commit().map(drop)
     }
 }
 
@@ -151,13 +151,14 @@ async fn remember(mut agent: Handle, store: Arc<Mutex<Store>>) {
         let taken =
             spawn_blocking(move || store.lock().unwrap_or_else(PoisonError::into_inner).take(&picture));
         match taken.await {
-            Ok(Ok(())) => failed = false,
-            // Logged once in a row of failures; a `take` that commits nothing counts as a success.
+            // A `take` that writes nothing is no success: most of them commit nothing.
+            Ok(Ok(wrote)) => failed &= !wrote,
+            // Once in a row of failures.
             Ok(Err(error)) if !failed => {
                 failed = true;
                 log::error!("the history is not written: {error}");
             }
-            _ => {}
+            Ok(Err(_)) | Err(_) => {}
         }
     }
 }

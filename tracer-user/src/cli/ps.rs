@@ -154,6 +154,12 @@ struct Host {
     /// Executables that could not be looked at, because their file system does not answer.
     #[serde(skip)]
     no_answer: u64,
+    /// Why executables could not be read, one for each.
+    #[serde(skip)]
+    failed: Vec<io::Error>,
+    /// Executables whose sections do not say whether they are Go programs, larger than [`MAX_BINARY`].
+    #[serde(skip)]
+    too_large: u64,
 }
 
 /// A Go executable and the processes that run it: parsed once for all of them.
@@ -173,10 +179,18 @@ impl Host {
         confine::apply(&Needs::reader());
         let mut aside = Aside::default();
         let listed = programs(&mut aside, deadline).context("cannot list the processes of this host")?;
-        let Listed { programs, unreadable, no_answer } = listed;
+        let Listed { programs, unreadable, no_answer, failed } = listed;
         let users = users();
-        let mut host =
-            Host { schema: SCHEMA, processes: Vec::new(), unreadable, no_trace, out_of_time: 0, no_answer };
+        let mut host = Host {
+            schema: SCHEMA,
+            processes: Vec::new(),
+            unreadable,
+            no_trace,
+            out_of_time: 0,
+            no_answer,
+            failed,
+            too_large: 0,
+        };
         for program in programs {
             host.add(program, &users, &mut aside, deadline)?;
         }
@@ -193,17 +207,25 @@ impl Host {
     ) -> Result<()> {
         let Program { file, size, info, processes } = program;
         // A program found too late is listed by what its sections said.
-        let late = Instant::now() >= deadline;
-        let parsed = if late || size > MAX_BINARY {
+        let (late, large) = (Instant::now() >= deadline, size > MAX_BINARY);
+        self.out_of_time += u64::from(late);
+        let parsed = if late || large {
             None
         } else {
-            aside.patiently(|_| GoBinary::read_to_keep(file).map(Arc::new), || Ok(()))?
+            let parsed = aside.patiently(|_| GoBinary::read_to_keep(file).map(Arc::new), || Ok(()))?;
+            self.no_answer += u64::from(parsed.is_none());
+            parsed
         };
-        // The sections left it open, and the whole file says no or was not read: such a file is not listed.
-        if info.is_none() && matches!(parsed, None | Some(Err(BinaryError::NotGo | BinaryError::Elf(_)))) {
-            return Ok(());
+        match &parsed {
+            // The sections left it open, and the whole file says no.
+            Some(Err(BinaryError::NotGo | BinaryError::Elf(_))) if info.is_none() => return Ok(()),
+            // The whole file was not read, so nobody knows: it is counted, not listed.
+            None if info.is_none() => {
+                self.too_large += u64::from(large && !late);
+                return Ok(());
+            }
+            _ => {}
         }
-        self.out_of_time += u64::from(late);
         let binary = parsed.as_ref().and_then(|parsed| parsed.as_ref().ok());
         let info = binary.map(|binary| binary.info()).or(info.as_ref());
         for process in processes {
@@ -272,6 +294,15 @@ impl Host {
         if self.no_answer > 0 {
             let executables = things(self.no_answer, "one executable", "executables");
             notes.push(format!("{executables} could not be looked at: the file system does not answer"));
+        }
+        if let Some(error) = self.failed.first() {
+            let executables = things(self.failed.len() as u64, "one executable", "executables");
+            notes.push(format!("{executables} could not be read: {error}"));
+        }
+        if self.too_large > 0 {
+            let executables = things(self.too_large, "one executable was", "executables were");
+            let mib = MAX_BINARY >> 20;
+            notes.push(format!("{executables} not read and may be Go's: more than {mib} MiB"));
         }
         if self.unreadable > 0 {
             let processes = things(self.unreadable, "one process", "processes");
@@ -345,10 +376,12 @@ struct Listed {
     unreadable: u64,
     /// Executables whose file system does not answer.
     no_answer: u64,
+    /// Why executables could not be read.
+    failed: Vec<io::Error>,
 }
 
 fn programs(aside: &mut Aside, deadline: Instant) -> Result<Listed> {
-    let (mut unreadable, mut no_answer) = (0, 0);
+    let (mut unreadable, mut no_answer, mut failed) = (0, 0, Vec::new());
     let mut seen: BTreeMap<(u64, u64), Option<Program>> = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -372,29 +405,32 @@ fn programs(aside: &mut Aside, deadline: Instant) -> Result<Listed> {
                 let given_up = no_answer > 0 && Instant::now() >= deadline;
                 let looked = if given_up { None } else { aside.patiently(|_| looked_at(file), || Ok(()))? };
                 no_answer += u64::from(looked.is_none());
-                let program = looked.flatten().map(|(file, info)| Program {
-                    file,
-                    size: metadata.size(),
-                    info,
-                    processes: Vec::new(),
-                });
-                new.insert(program)
+                let looked = match looked {
+                    Some(Err(error)) => {
+                        failed.push(error);
+                        None
+                    }
+                    Some(Ok(looked)) => looked,
+                    None => None,
+                };
+                let size = metadata.size();
+                new.insert(looked.map(|(file, info)| Program { file, size, info, processes: Vec::new() }))
             }
         };
         if let Some(program) = program {
             program.processes.push(Arc::new(process));
         }
     }
-    Ok(Listed { programs: seen.into_values().flatten().collect(), unreadable, no_answer })
+    Ok(Listed { programs: seen.into_values().flatten().collect(), unreadable, no_answer, failed })
 }
 
 /// What the sections of an executable tell; `None`: it is no Go program.
-fn looked_at(file: File) -> Option<(File, Option<BuildInfo>)> {
-    match identify(&file) {
-        Err(_) | Ok(Identified::NotGo) => None,
-        Ok(Identified::Go { info, .. }) => Some((file, Some(*info))),
-        Ok(Identified::Unsure) => Some((file, None)),
-    }
+fn looked_at(file: File) -> io::Result<Option<(File, Option<BuildInfo>)>> {
+    Ok(match identify(&file)? {
+        Identified::NotGo => None,
+        Identified::Go { info, .. } => Some((file, Some(*info))),
+        Identified::Unsure => Some((file, None)),
+    })
 }
 
 /// Counts the goroutines of a process without the runtime's own; `None`: the time was up.
@@ -466,7 +502,42 @@ mod tests {
     }
 
     fn host(processes: Vec<Row>) -> Host {
-        Host { schema: SCHEMA, processes, unreadable: 7, no_trace: None, out_of_time: 0, no_answer: 0 }
+        Host {
+            schema: SCHEMA,
+            processes,
+            unreadable: 7,
+            no_trace: None,
+            out_of_time: 0,
+            no_answer: 0,
+            failed: Vec::new(),
+            too_large: 0,
+        }
+    }
+
+    /// The notes about an executable of which the sections say nothing.
+    fn notes_of(size: u64, patience: Duration) -> Vec<String> {
+        let mut host = Host { unreadable: 0, ..host(Vec::new()) };
+        let file = tempfile::tempfile().expect("a file");
+        let program = Program { file, size, info: None, processes: Vec::new() };
+        let deadline = Instant::now() + patience;
+        host.add(program, &HashMap::new(), &mut Aside::default(), deadline)
+            .expect("nothing is asked between");
+        host.notes()
+    }
+
+    #[test]
+    fn what_may_be_a_go_program_and_was_not_read_is_said() {
+        assert_eq!(notes_of(0, PATIENCE), [""; 0]);
+        assert_eq!(notes_of(0, Duration::ZERO), ["one program was not read: it took too long"]);
+        let large = "one executable was not read and may be Go's: more than 256 MiB";
+        assert_eq!(notes_of(MAX_BINARY + 1, PATIENCE), [large]);
+    }
+
+    #[test]
+    fn an_executable_that_cannot_be_read_is_said() {
+        let error = looked_at(File::open("/").expect("a folder")).expect_err("it is no file");
+        let host = Host { unreadable: 0, failed: vec![error], ..host(Vec::new()) };
+        assert_eq!(host.notes(), ["one executable could not be read: Is a directory (os error 21)"]);
     }
 
     #[test]

@@ -168,11 +168,10 @@ impl Session {
         // Before the first probe goes: afterwards not all of them stand.
         self.stop_ts = now();
         self.ebpf = None;
-        let (mut events, mut lost) = (Vec::new(), 0);
+        let mut all = Batch::default();
         loop {
             self.drain(batch)?;
-            events.append(&mut batch.events);
-            lost += batch.lost;
+            all.append(batch);
             match self.left {
                 Left::More => {}
                 // A program was at work when its probe was removed.
@@ -181,8 +180,8 @@ impl Session {
             }
         }
         self.hand_over(u64::MAX, batch)?;
-        events.append(&mut batch.events);
-        (batch.events, batch.lost) = (events, batch.lost + lost);
+        all.append(batch);
+        *batch = all;
         Ok(())
     }
 

@@ -7,7 +7,11 @@ use object::{
     LittleEndian, ReadCache, ReadRef, elf::FileHeader64, read::elf::FileHeader as _,
     read::elf::SectionHeader as _,
 };
-use std::{fs::File, io};
+use std::{
+    cell::RefCell,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+};
 
 /// Bytes that are read of each build id note.
 const MAX_NOTE: u64 = 256;
@@ -39,13 +43,44 @@ pub enum Identified {
 /// Looks at the section table of a file.
 ///
 /// # Errors
-/// The file's size cannot be read. A file that is no ELF is [`Identified::NotGo`].
+/// The file cannot be read. A file that is no ELF is [`Identified::NotGo`].
 pub fn identify(file: &File) -> io::Result<Identified> {
     let _reading = patience::reading(What::Executable);
     let size = file.metadata()?.len();
+    let failed = RefCell::new(None);
     // Reads only the ranges that are asked for.
-    let cache = ReadCache::new(file);
-    Ok(look(&cache, size).unwrap_or(Identified::NotGo))
+    let cache = ReadCache::new(Noting { file, failed: &failed });
+    let looked = look(&cache, size);
+    match failed.take() {
+        Some(error) => Err(error),
+        None => Ok(looked.unwrap_or(Identified::NotGo)),
+    }
+}
+
+/// A file that keeps the error of a read that failed, because [`ReadRef`] does not tell which it was. An offset beyond what a
+/// file can have is an error of the file's headers, so those of `seek` are not kept.
+struct Noting<'f> {
+    file: &'f File,
+    failed: &'f RefCell<Option<io::Error>>,
+}
+
+impl Read for Noting<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.file.read(into).map_err(|error| {
+            let kind = error.kind();
+            // The caller tries again.
+            if kind != io::ErrorKind::Interrupted {
+                self.failed.replace(Some(error));
+            }
+            kind.into()
+        })
+    }
+}
+
+impl Seek for Noting<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
 }
 
 /// `None`: no ELF file that the kernel would run, or one with a broken section table.
@@ -109,6 +144,13 @@ mod tests {
             identify(&File::open(std::env::current_exe().unwrap()).unwrap()).unwrap(),
             Identified::NotGo
         );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        // The kernel opens a folder and reads none.
+        let folder = File::open(std::env::temp_dir()).unwrap();
+        assert_eq!(identify(&folder).unwrap_err().kind(), io::ErrorKind::IsADirectory);
     }
 
     #[test]

@@ -16,3 +16,33 @@ pub struct Batch {
     /// Everything up to this time has been delivered.
     pub complete_until: u64,
 }
+
+impl Batch {
+    /// Adds what the next drain of the same rings has brought, and leaves it without events.
+    pub fn append(&mut self, later: &mut Batch) {
+        self.events.append(&mut later.events);
+        self.lost += later.lost;
+        self.blurred += later.blurred;
+        (self.doubt_until, self.complete_until) = (later.doubt_until, later.complete_until);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_and_blurred_in_any_drain_counts() {
+        let drain = |lost, blurred, until| Batch {
+            lost,
+            blurred,
+            doubt_until: until,
+            complete_until: until,
+            ..Batch::default()
+        };
+        let mut all = drain(1, 2, 10);
+        all.append(&mut drain(0, 3, 20));
+        all.append(&mut drain(4, 0, 30));
+        assert_eq!(all, drain(5, 5, 30));
+    }
+}

@@ -134,6 +134,7 @@ impl Writer {
             self.out.number(index as u64);
             self.out.number(startpc);
             self.out.near(entry, startpc);
+            self.cut();
         }
         for pc in std::mem::take(&mut wanted.pcs) {
             let frames = target.symbols().frames(pc);
@@ -149,9 +150,14 @@ impl Writer {
                 self.out.number(*file);
                 self.out.number(u64::from(site.line));
             }
-            if self.out.len() > FRAME {
-                self.frames.push(std::mem::take(&mut self.out));
-            }
+            self.cut();
+        }
+    }
+
+    /// Finishes the frame when it is long enough.
+    fn cut(&mut self) {
+        if self.out.len() > FRAME {
+            self.frames.push(std::mem::take(&mut self.out));
         }
     }
 
@@ -225,5 +231,50 @@ impl Reader {
 
     fn room(&self, used: usize) -> Result<(), Senseless> {
         if used < CAPACITY { Ok(()) } else { Err(Senseless) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Mode, NewProc, Set},
+        goruntime::Release,
+        session::About,
+    };
+
+    fn target() -> Target {
+        let about = About {
+            pid: 1,
+            exe: String::new(),
+            module: String::new(),
+            go_version: String::new(),
+            release: Release::new(26),
+            wait_reasons: Vec::new().into(),
+            set: Set::B,
+            mode: Mode::Full,
+            blind: Vec::new(),
+            from_birth: false,
+        };
+        Target::new(about, Symbols::told())
+    }
+
+    #[test]
+    fn no_frame_is_larger_than_a_reader_takes_however_many_functions_are_new() {
+        let (mut wanted, mut writer) = (Wanted::default(), Writer::default());
+        let starts = 300_000;
+        for startpc in 0..starts {
+            // One place for all, and each address as long as it can be.
+            let new = NewProc { callerpc: 1, startpc: u64::MAX - startpc, ..NewProc::default() };
+            wanted.payload(&Payload::NewProc(new));
+        }
+        writer.write(0, &mut wanted, &mut target());
+        let frames = writer.take();
+        assert!(frames.iter().all(|frame| frame.len() < FRAME + 64), "{} frames", frames.len());
+        let (mut reader, mut targets) = (Reader::default(), [target()]);
+        for frame in &frames {
+            reader.read(Take(frame), &mut targets).unwrap();
+        }
+        assert_eq!(reader.named, 2 * starts as usize + 1);
     }
 }

@@ -1,7 +1,7 @@
 //! Export by OTLP over HTTP: the metrics of [`metrics`], and findings as log records. Off unless the configuration
 //! has an endpoint.
 
-use super::metrics::{self, Family, Kind, Label, Value};
+use super::metrics::{self, Dropped, Family, Kind, Label, Value};
 use crate::agent::{
     alert::Alert,
     picture::{BOUNDS_SECONDS, Picture, ProcessId, ProcessPicture},
@@ -28,11 +28,7 @@ use sfgi_core::{
     detect::{Fingerprint, Severity, Verdict},
     leaks::LeakView,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 
 /// A finding as it was exported. The verdict is part of it: another one is exported again.
@@ -43,6 +39,7 @@ pub struct Exporter {
     endpoint: String,
     /// Findings that the collector has accepted, of those in the last picture.
     known: BTreeSet<Key>,
+    dropped: Dropped,
     failed: bool,
 }
 
@@ -50,7 +47,7 @@ impl Exporter {
     /// `endpoint` is the base address of a collector: `http://localhost:4318`.
     pub fn new(endpoint: &str) -> Exporter {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        Exporter { endpoint, known: BTreeSet::new(), failed: false }
+        Exporter { endpoint, known: BTreeSet::new(), dropped: Dropped::new(), failed: false }
     }
 
     /// Exports the metrics, and the findings that are new. A failure is logged once until an export succeeds; its
@@ -72,11 +69,7 @@ impl Exporter {
         alerts: &[Arc<Alert>],
         max_series: usize,
     ) -> Result<()> {
-        // Only scrapes of `/metrics` count dropped series (`reading::prometheus`); an export lacks that counter.
-        let dropped = BTreeMap::new();
-        let about = metrics::About { picture, alerts, dropped: &dropped, max_series };
-        let resource_metrics = resource_metrics(&metrics::families(&about), picture);
-        let request = ExportMetricsServiceRequest { resource_metrics: vec![resource_metrics] };
+        let request = self.metrics(picture, alerts, max_series);
         post(&format!("{}/v1/metrics", self.endpoint), request.encode_to_vec()).await?;
         let findings: Vec<_> = picture
             .processes
@@ -95,6 +88,20 @@ impl Exporter {
         // forgotten.
         self.known = findings.into_iter().map(|(key, ..)| key).collect();
         Ok(())
+    }
+
+    /// All metrics. As in `/metrics` (`reading::prometheus`), each document tells what those before it have dropped.
+    fn metrics(
+        &mut self,
+        picture: &Picture,
+        alerts: &[Arc<Alert>],
+        max_series: usize,
+    ) -> ExportMetricsServiceRequest {
+        let dropped = self.dropped.clone();
+        let about = metrics::About { picture, alerts, dropped: &dropped, max_series };
+        let families = metrics::families(&about);
+        metrics::count_dropped(&families, &mut self.dropped);
+        ExportMetricsServiceRequest { resource_metrics: vec![resource_metrics(&families, picture)] }
     }
 }
 
@@ -289,4 +296,43 @@ async fn attempt(url: &str, message: Vec<u8>) -> Result<()> {
     };
     let (answer, _) = tokio::join!(answer, connection);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The value of a metric's series with this attribute.
+    fn value(
+        request: &ExportMetricsServiceRequest,
+        name: &str,
+        of: &str,
+    ) -> Option<number_data_point::Value> {
+        let metrics = &request.resource_metrics[0].scope_metrics[0].metrics;
+        let metric = metrics.iter().find(|metric| metric.name == name)?;
+        let Some(metric::Data::Sum(Sum { data_points, .. })) = &metric.data else { return None };
+        let text = Some(any_value::Value::StringValue(of.to_owned()));
+        let is_of = |point: &&NumberDataPoint| {
+            point
+                .attributes
+                .iter()
+                .any(|attribute| attribute.value.as_ref().is_some_and(|value| value.value == text))
+        };
+        data_points.iter().find(is_of)?.value
+    }
+
+    #[test]
+    fn what_an_export_leaves_out_the_next_ones_tell() {
+        let process = |pid| {
+            let id = ProcessId { pid, start_ticks: 1, program: 0 };
+            Arc::new(ProcessPicture { id, ..ProcessPicture::default() })
+        };
+        let picture = Picture { processes: (0..50).map(process).collect(), ..Picture::default() };
+        let mut exporter = Exporter::new("http://localhost:4318");
+        let told = [(); 3].map(|()| {
+            value(&exporter.metrics(&picture, &[], 20), "sfgi_series_dropped_total", "sfgi_process_info")
+        });
+        let number = |value| Some(number_data_point::Value::AsDouble(value));
+        assert_eq!(told, [None, number(30.0), number(60.0)]);
+    }
 }

@@ -63,24 +63,24 @@ impl Store {
         Ok(Store { boot, history, alerts, earlier, pasts, file, committed: Instant::now() })
     }
 
-    /// Takes a picture, and commits every ten seconds (`COMMIT`). May wait for the disk.
+    /// Takes a picture, and commits every ten seconds (`COMMIT`). May wait for the disk. Returns whether it wrote anything.
     ///
     /// # Errors
     /// The file cannot be written; the history in memory goes on.
-    pub fn take(&mut self, picture: &Picture) -> Result<(), StoreError> {
+    pub fn take(&mut self, picture: &Picture) -> Result<bool, StoreError> {
         self.history.write().unwrap_or_else(PoisonError::into_inner).take(picture);
         self.pasts.take(picture);
-        if self.committed.elapsed() < COMMIT { Ok(()) } else { self.commit() }
+        if self.committed.elapsed() < COMMIT { Ok(false) } else { self.commit() }
     }
 
-    /// Writes what has changed since the last commit.
+    /// Writes what has changed since the last commit. Returns whether anything had.
     ///
     /// # Errors
     /// As [`take`](Self::take).
-    pub fn commit(&mut self) -> Result<(), StoreError> {
+    pub fn commit(&mut self) -> Result<bool, StoreError> {
         // Before the write: a disk that fails is tried again after [`COMMIT`], not at every picture.
         self.committed = Instant::now();
-        let Some(file) = &self.file else { return Ok(()) };
+        let Some(file) = &self.file else { return Ok(false) };
         // Released before the write: readers of the history must not wait for the disk.
         let (changed, keep) = {
             let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +90,9 @@ impl Store {
         if !changed.is_empty() {
             file.write_series(&changed, &keep)?;
         }
-        self.pasts.changes().map_or(Ok(()), |changes| file.write_pasts(&changes))
+        let Some(changes) = self.pasts.changes() else { return Ok(!changed.is_empty()) };
+        file.write_pasts(&changes)?;
+        Ok(true)
     }
 
     /// What scans of an earlier agent knew; empty when called a second time.

@@ -206,3 +206,15 @@ fn a_damaged_file_is_set_aside_and_the_agent_goes_on() {
     let aside = names.filter(|name| name.as_ref().unwrap().file_name().to_string_lossy().contains("damaged"));
     assert!(aside.count() > 0);
 }
+
+#[test]
+fn only_what_wrote_something_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&config(&directory.path().join("history"))).unwrap();
+    let of_now = picture(NOON, vec![process(1, NOON, 1)]);
+    assert!(!store.take(&of_now).unwrap(), "it is not time yet");
+    store.committed -= COMMIT;
+    assert!(store.take(&of_now).unwrap());
+    store.committed -= COMMIT;
+    assert!(!store.take(&of_now).unwrap(), "nothing has changed");
+}

@@ -38,9 +38,9 @@ const ANSWERERS: usize = 2;
 /// what clients trace must not keep evidence from being taken.
 const CLIENT_STREAMS: usize = 4;
 const ALERT_STREAMS: usize = 4;
-/// Requests that wait for a worker; beyond that they are refused.
+/// Reads that wait for a worker; beyond that they are refused. Streams have `CLIENT_STREAMS` and `ALERT_STREAMS`.
 const MAX_WAITING: usize = 8;
-/// How long a request waits for a worker before it is refused: as long as clients usually wait.
+/// How long a read or a stream waits for a worker and for memory before it is refused: as long as clients usually wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// The longest that one job may take, however steadily its worker beats.
 const LONGEST: Duration = Duration::from_secs(180);
@@ -114,6 +114,30 @@ pub(crate) struct Following {
     /// Called once the probes stand.
     pub(crate) begun: Box<dyn FnOnce() + Send>,
     pub(crate) done: Box<dyn FnOnce(Result<(), Failure>) + Send>,
+}
+
+/// What waits for a worker or for memory.
+enum Waiting {
+    Read(Task),
+    Follow(Box<Following>),
+}
+
+impl Waiting {
+    /// Whether nobody would take what it makes any more.
+    fn is_given_up(&self) -> bool {
+        match self {
+            Waiting::Read(task) => task.pieces.as_ref().is_some_and(mpsc::Sender::is_closed),
+            Waiting::Follow(following) => following.pieces.is_closed(),
+        }
+    }
+
+    /// Ends without a worker.
+    fn refuse(self, failure: Failure) {
+        match self {
+            Waiting::Read(task) => (task.done)(Err(failure)),
+            Waiting::Follow(following) => (following.done)(Err(failure)),
+        }
+    }
 }
 
 /// What a worker was ordered for.
@@ -224,8 +248,8 @@ pub(crate) struct Pool {
     ordered: VecDeque<Purpose>,
     /// Frames for a prober that is ordered and not there yet.
     unsent: Vec<Vec<u8>>,
-    /// Requests that wait for a worker.
-    waiting: VecDeque<(Instant, Task)>,
+    /// Reads and streams that have not begun, the oldest first.
+    waiting: VecDeque<(Instant, Waiting)>,
     /// CPU time of workers that have ended, nanoseconds: of those that worked for clients, and of the others.
     ended_cpu_ns: (u64, u64),
     /// Workers that were ended because they hung.
@@ -275,7 +299,19 @@ impl Pool {
         let fixed = self.share(SIXTEENTHS_FIXED);
         let granted = self.workers.values().filter(|worker| worker.purpose != Kind::Sweeper);
         let granted: u64 = granted.map(|worker| worker.grant).sum();
-        self.memory.saturating_sub(fixed + granted)
+        // Workers that are ordered and not there yet: otherwise two streams would be given the same room.
+        let ordered = self.ordered.iter().filter(|purpose| !matches!(purpose, Purpose::Sweep));
+        let ordered: u64 = ordered.map(|purpose| self.grant_of(purpose)).sum();
+        self.memory.saturating_sub(fixed + granted + ordered)
+    }
+
+    /// Bytes that a worker may take from its start on.
+    fn grant_of(&self, purpose: &Purpose) -> u64 {
+        match purpose {
+            Purpose::Sweep => self.share(SIXTEENTHS_SWEEPER),
+            Purpose::Probe | Purpose::Follow(_) => self.share(SIXTEENTHS_PROBER) + OVERHEAD,
+            Purpose::Read(_) | Purpose::Hook(..) => OVERHEAD,
+        }
     }
 
     /// Workers that were ended because they hung, ever.
@@ -425,46 +461,78 @@ impl Pool {
 
     /// Answers a request as soon as a worker is free.
     pub(crate) fn ask(&mut self, task: Task) {
-        if self.waiting.len() >= MAX_WAITING {
+        let reads = self.waiting.iter().filter(|(_, waiting)| matches!(waiting, Waiting::Read(_)));
+        if reads.count() >= MAX_WAITING {
             let why = "too many requests wait for a worker already: try again later";
             return (task.done)(Err(Failure::TooDear(why.to_owned())));
         }
-        self.waiting.push_back((Instant::now(), task));
-        self.next_request();
+        self.waiting.push_back((Instant::now(), Waiting::Read(task)));
+        self.begin_waiting();
     }
 
-    /// Refuses requests that have waited too long for a worker or for memory.
+    /// Refuses reads and streams that have waited too long for a worker or for memory.
     pub(crate) fn refuse_old(&mut self) {
-        while let Some((_, task)) = self.waiting.pop_front_if(|(since, _)| since.elapsed() > LONGEST_WAIT) {
-            let why =
-                format!("no worker was free within {LONGEST_WAIT:?}: try again later, or raise --memory");
-            (task.done)(Err(Failure::TooDear(why)));
+        let mut refused = false;
+        while let Some((_, waiting)) = self.waiting.pop_front_if(|(since, _)| since.elapsed() > LONGEST_WAIT)
+        {
+            let why = format!(
+                "there was no worker or no memory for it within {LONGEST_WAIT:?}: try again later, or raise --memory"
+            );
+            waiting.refuse(Failure::TooDear(why));
+            refused = true;
+        }
+        if refused {
+            self.begin_waiting();
         }
     }
 
-    fn next_request(&mut self) {
-        while let Some((since, task)) = self.waiting.pop_front() {
-            // One that waits for a client who has gone needs no worker.
-            if task.pieces.as_ref().is_some_and(mpsc::Sender::is_closed) {
-                continue;
-            }
-            let same = |worker: &Worker| matches!(&worker.state, State::Busy { about, .. } if *about == task.target.id);
-            let of_target = self.readers(Lane::Requests).filter(|worker| same(worker)).count();
-            let idle = self.idle_reader(Lane::Requests);
-            let limit = self.limit_of(&task);
-            match idle {
-                Some(pid) if of_target == 0 && self.make_room(pid, limit + OVERHEAD) => {
-                    self.begin(pid, limit, task);
+    /// Begins what there are workers and memory for. A read that waits holds up the reads behind it, and a stream the streams,
+    /// so that each has its turn. A stream may wait for the end of a long one, which is no reason to read nothing.
+    fn begin_waiting(&mut self) {
+        let (mut reads_wait, mut streams_wait) = (false, false);
+        for (since, waiting) in std::mem::take(&mut self.waiting) {
+            let (line_waits, left) = match waiting {
+                // One that waits for a client who has gone needs no worker.
+                waiting if waiting.is_given_up() => continue,
+                Waiting::Read(task) if reads_wait => (&mut reads_wait, Some(Waiting::Read(task))),
+                Waiting::Read(task) => (&mut reads_wait, self.begin_read(task).map(Waiting::Read)),
+                Waiting::Follow(stream) if streams_wait => (&mut streams_wait, Some(Waiting::Follow(stream))),
+                Waiting::Follow(stream) => {
+                    (&mut streams_wait, self.begin_stream(stream).map(Waiting::Follow))
                 }
-                _ => {
-                    if idle.is_none() {
-                        self.order_reader(Lane::Requests, ANSWERERS);
-                    }
-                    self.waiting.push_front((since, task));
-                    return;
-                }
+            };
+            if let Some(left) = left {
+                *line_waits = true;
+                self.waiting.push_back((since, left));
             }
         }
+    }
+
+    /// Gives the task to a reader; where there is none for it, or no room, returns it.
+    fn begin_read(&mut self, task: Task) -> Option<Task> {
+        let same =
+            |worker: &Worker| matches!(&worker.state, State::Busy { about, .. } if *about == task.target.id);
+        let of_target = self.readers(Lane::Requests).any(same);
+        let Some(pid) = self.idle_reader(Lane::Requests) else {
+            self.order_reader(Lane::Requests, ANSWERERS);
+            return Some(task);
+        };
+        let limit = self.limit_of(&task);
+        if of_target || !self.make_room(pid, limit + OVERHEAD) {
+            return Some(task);
+        }
+        self.begin(pid, limit, task);
+        None
+    }
+
+    /// Orders a worker for the stream; where there is no room for it, returns it.
+    fn begin_stream(&mut self, following: Box<Following>) -> Option<Box<Following>> {
+        let limit = self.share(SIXTEENTHS_PROBER);
+        if !self.make_room(0, limit + OVERHEAD) {
+            return Some(following);
+        }
+        self.order(Role::Prober { limit }, Purpose::Follow(following));
+        None
     }
 
     fn begin(&mut self, pid: u32, limit: u64, task: Task) {
@@ -488,29 +556,28 @@ impl Pool {
         tokio::spawn(async move { tell(converse(pid, socket, job, pieces, silence, &heard).await) });
     }
 
-    /// Follows a target with a worker of its own.
+    /// Follows a target with a worker of its own, as soon as there is memory for it.
     pub(crate) fn follow(&mut self, following: Following) {
         let for_alert = following.for_alert;
         let (most, word) =
             if for_alert { (ALERT_STREAMS, "for alerts") } else { (CLIENT_STREAMS, "for clients") };
-        let same = |one: &Purpose| matches!(one, Purpose::Follow(other) if other.for_alert == for_alert);
         let there = self.workers.values().filter(
             |worker| matches!(worker.state, State::Follows { for_alert: other } if other == for_alert),
         );
-        if there.count() + self.ordered.iter().filter(|one| same(one)).count() >= most {
+        let ordered = self
+            .ordered
+            .iter()
+            .filter(|purpose| matches!(purpose, Purpose::Follow(other) if other.for_alert == for_alert));
+        let waiting = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| matches!(waiting, Waiting::Follow(other) if other.for_alert == for_alert));
+        if there.count() + ordered.count() + waiting.count() >= most {
             let why = format!("{most} processes are followed {word} already: try again later");
             return (following.done)(Err(Failure::TooDear(why)));
         }
-        let limit = self.share(SIXTEENTHS_PROBER);
-        let idle = self.workers.values().filter(|worker| worker.is_idle());
-        let idle: u64 = idle.map(|worker| worker.grant).sum();
-        if limit + OVERHEAD > self.left() + idle {
-            let why = "the agent's memory is in use: try again later, or raise --memory";
-            return (following.done)(Err(Failure::TooDear(why.to_owned())));
-        }
-        // Idle workers end where that makes room; it is there before the new one has read anything.
-        self.make_room(0, limit + OVERHEAD);
-        self.order(Role::Prober { limit }, Purpose::Follow(Box::new(following)));
+        self.waiting.push_back((Instant::now(), Waiting::Follow(Box::new(following))));
+        self.begin_waiting();
     }
 
     /// Has a worker run a hook.
@@ -559,10 +626,11 @@ impl Pool {
             }
         };
         let (tell, silence) = (Arc::clone(&self.tell), self.silence);
-        let (kind, state, grant) = match purpose {
+        let grant = self.grant_of(&purpose);
+        let (kind, state) = match purpose {
             Purpose::Sweep => {
                 let to = talk(pid, socket, silence, tell, PoolNews::Swept);
-                (Kind::Sweeper, State::Talks(to), self.share(SIXTEENTHS_SWEEPER))
+                (Kind::Sweeper, State::Talks(to))
             }
             Purpose::Probe => {
                 // Sessions beat each half second, but there may be none.
@@ -570,15 +638,15 @@ impl Pool {
                 for frame in self.unsent.drain(..) {
                     let _ = to.send(frame);
                 }
-                (Kind::Prober, State::Talks(to), self.share(SIXTEENTHS_PROBER) + OVERHEAD)
+                (Kind::Prober, State::Talks(to))
             }
-            Purpose::Read(lane) => (Kind::Reader(lane), State::Idle(socket), OVERHEAD),
+            Purpose::Read(lane) => (Kind::Reader(lane), State::Idle(socket)),
             Purpose::Hook(job, done) => {
                 tokio::spawn(async move {
                     done(run_hook(socket, *job).await);
                     tell(PoolNews::Lost { pid, hangs: false });
                 });
-                (Kind::Hook, State::RunsHook, OVERHEAD)
+                (Kind::Hook, State::RunsHook)
             }
             Purpose::Follow(following) => {
                 let for_alert = following.for_alert;
@@ -586,11 +654,11 @@ impl Pool {
                     let hangs = follow(socket, *following, silence).await;
                     tell(PoolNews::Lost { pid, hangs });
                 });
-                (Kind::Follower, State::Follows { for_alert }, self.share(SIXTEENTHS_PROBER) + OVERHEAD)
+                (Kind::Follower, State::Follows { for_alert })
             }
         };
         self.workers.insert(pid, Worker { purpose: kind, state, grant, jobs: 0, old: false });
-        self.next_request();
+        self.begin_waiting();
     }
 
     /// A reader has done its job.
@@ -610,7 +678,7 @@ impl Pool {
         if spent {
             self.kill(pid, Failure::Ended);
         }
-        self.next_request();
+        self.begin_waiting();
     }
 
     /// A worker fell silent, said nonsense, or has ended within its work.
@@ -673,7 +741,7 @@ impl Pool {
             Kind::Prober => Some(Lost::Prober { hung }),
             Kind::Reader(_) | Kind::Follower | Kind::Hook => None,
         };
-        self.next_request();
+        self.begin_waiting();
         lost
     }
 
@@ -842,5 +910,86 @@ async fn follow(mut socket: UnixStream, following: Following, silence: Duration)
                 return false;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::OwnedFd;
+    use std::sync::mpsc::{Receiver, TryRecvError, channel};
+
+    /// A pool without workers, and the other end of its launcher.
+    fn pool() -> (Pool, OwnedFd) {
+        let (launcher, orders) = Launcher::of_a_test().unwrap();
+        (Pool::new(launcher, 256 << 20, Duration::from_secs(30), |_| {}).unwrap(), orders)
+    }
+
+    /// A worker that takes so much of the memory.
+    fn takes(pool: &mut Pool, pid: u32, grant: u64) {
+        let worker = Worker { purpose: Kind::Hook, state: State::RunsHook, grant, jobs: 0, old: false };
+        pool.workers.insert(pid, worker);
+    }
+
+    fn ends(pool: &mut Pool, pid: u32) {
+        pool.report(Report::Ended(Ended { pid, code: Some(0), cpu_ns: 0 }));
+    }
+
+    /// A stream for a client, and how it ends.
+    fn follow(pool: &mut Pool) -> (Receiver<Result<(), Failure>>, mpsc::Receiver<Bytes>) {
+        let ((pieces, taken), (end, ended)) = (mpsc::channel(1), channel());
+        let done = Box::new(move |how| drop(end.send(how)));
+        let ask = ProbeAsk::Stop { number: 0 };
+        pool.follow(Following { ask, for_alert: false, pieces, begun: Box::new(|| {}), done });
+        (ended, taken)
+    }
+
+    #[test]
+    fn a_stream_waits_for_memory() {
+        let (mut pool, _orders) = pool();
+        let all = pool.left();
+        takes(&mut pool, 1, all);
+        let (ended, _taken) = follow(&mut pool);
+        assert_eq!(ended.try_recv().unwrap_err(), TryRecvError::Empty);
+        assert!(pool.ordered.is_empty());
+        ends(&mut pool, 1);
+        assert!(matches!(pool.ordered.make_contiguous(), [Purpose::Follow(_)]));
+        assert_eq!(ended.try_recv().unwrap_err(), TryRecvError::Empty);
+    }
+
+    #[test]
+    fn a_stream_that_is_ordered_has_its_memory_already() {
+        let (mut pool, _orders) = pool();
+        let one = pool.share(SIXTEENTHS_PROBER) + OVERHEAD;
+        let all = pool.left();
+        takes(&mut pool, 1, all - 2 * one + 1);
+        let (_first, _second) = (follow(&mut pool), follow(&mut pool));
+        assert_eq!((pool.ordered.len(), pool.waiting.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_stream_that_waits_for_too_long_is_refused_and_one_that_nobody_takes_needs_no_worker() {
+        let (mut pool, _orders) = pool();
+        let all = pool.left();
+        takes(&mut pool, 1, all);
+        let (ended, _taken) = follow(&mut pool);
+        pool.refuse_old();
+        assert_eq!(ended.try_recv().unwrap_err(), TryRecvError::Empty);
+        pool.waiting[0].0 -= LONGEST_WAIT + Duration::from_secs(1);
+        pool.refuse_old();
+        assert!(matches!(ended.try_recv(), Ok(Err(Failure::TooDear(_)))));
+        drop(follow(&mut pool));
+        ends(&mut pool, 1);
+        assert!(pool.ordered.is_empty() && pool.waiting.is_empty());
+    }
+
+    #[test]
+    fn streams_that_wait_count_as_streams() {
+        let (mut pool, _orders) = pool();
+        let all = pool.left();
+        takes(&mut pool, 1, all);
+        let _wait: Vec<_> = (0..CLIENT_STREAMS).map(|_| follow(&mut pool)).collect();
+        let (ended, _taken) = follow(&mut pool);
+        assert!(matches!(ended.try_recv(), Ok(Err(Failure::TooDear(_)))));
     }
 }

@@ -20,7 +20,7 @@ pub use access::{Access, AccessError};
 pub use api::document;
 pub use listen::{ListenError, Listener};
 
-use super::health::Health;
+use super::{health::Health, metrics::Dropped};
 use crate::agent::{Handle, Picture, Refusal, alert::Alert, store::History};
 use crate::output::clean;
 use axum::{
@@ -33,7 +33,6 @@ use bytes::Bytes;
 use pace::Pace;
 use serde::Serialize;
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -77,8 +76,7 @@ pub struct Shared {
 /// What `/metrics` answers.
 #[derive(Debug, Default)]
 struct Metrics {
-    /// Series that the cap has left out, by metric, each time the text was made.
-    dropped: BTreeMap<&'static str, u64>,
+    dropped: Dropped,
     /// The last text, and what it was made of: who asks more often than pictures come gets the same.
     last: Option<(MadeOf, Bytes)>,
 }

@@ -120,9 +120,7 @@ pub(super) async fn prometheus(
             let before = all.dropped.clone();
             let about = metrics::About { picture: &picture, alerts: &alerts, dropped: &before, max_series };
             let families = metrics::families(&about);
-            for family in families.iter().filter(|family| family.dropped > 0) {
-                *all.dropped.entry(family.name).or_default() += family.dropped;
-            }
+            metrics::count_dropped(&families, &mut all.dropped);
             // First: the old text counts as long as it is kept.
             all.last = None;
             let text = shared.flight.share(metrics::text(&families))?;

@@ -1,6 +1,6 @@
 //! All metrics, by what they are about: the node, targets, findings, alerts, probes. Each has its name and help here.
 
-use super::{Families, Family, Kind, Label, Sink};
+use super::{Dropped, Families, Family, Kind, Label, Sink};
 use crate::agent::{
     alert::Alert,
     picture::{Events, Picture, ProcessPicture, Scan, SiteCount, Top},
@@ -14,8 +14,8 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 pub struct About<'a> {
     pub picture: &'a Picture,
     pub alerts: &'a [Arc<Alert>],
-    /// Series that the cap has left out since the agent began, by metric.
-    pub dropped: &'a BTreeMap<&'static str, u64>,
+    /// What the documents before this one lack.
+    pub dropped: &'a Dropped,
     /// The cap of one metric's series.
     pub max_series: usize,
 }

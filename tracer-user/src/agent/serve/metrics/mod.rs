@@ -14,6 +14,7 @@ use crate::output::clean;
 pub use families::{About, families};
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fmt::{self, Write as _},
 };
 
@@ -45,6 +46,16 @@ pub struct Series<'a> {
     /// Names and values. The values come from targets and may hold anything.
     pub labels: Vec<Label<'a>>,
     pub value: Value<'a>,
+}
+
+/// Series that the cap has left out of all documents of one kind, by metric.
+pub type Dropped = BTreeMap<&'static str, u64>;
+
+/// Adds what was left out of one document.
+pub fn count_dropped(families: &[Family<'_>], dropped: &mut Dropped) {
+    for family in families.iter().filter(|family| family.dropped > 0) {
+        *dropped.entry(family.name).or_default() += family.dropped;
+    }
 }
 
 pub type Label<'a> = (&'static str, Cow<'a, str>);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::agent::picture::{Events, Identity, Picture, ProcessId, Scan, StateCount};
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 fn process(pid: u32, service: &str) -> Arc<ProcessPicture> {
     let identity = Identity { service: service.into(), exe: "/srv/a".into(), ..Identity::default() };
@@ -19,14 +19,14 @@ fn process(pid: u32, service: &str) -> Arc<ProcessPicture> {
     })
 }
 
-fn about<'a>(picture: &'a Picture, dropped: &'a BTreeMap<&'static str, u64>, max_series: usize) -> About<'a> {
+fn about<'a>(picture: &'a Picture, dropped: &'a Dropped, max_series: usize) -> About<'a> {
     About { picture, alerts: &[], dropped, max_series }
 }
 
 #[test]
 fn names_follow_the_conventions() {
     let picture = Picture { processes: vec![process(1, "a")], ..Picture::default() };
-    let dropped = BTreeMap::new();
+    let dropped = Dropped::new();
     for family in families(&about(&picture, &dropped, 10)) {
         assert!(family.name.starts_with("sfgi_"), "{}", family.name);
         assert_eq!(family.name.ends_with("_total"), family.kind == Kind::Counter, "{}", family.name);
@@ -38,7 +38,7 @@ fn names_follow_the_conventions() {
 fn a_hostile_name_stays_within_its_quotes() {
     let hostile = "a\"} 1\nsfgi_evil\u{1b}[31m 1\\";
     let picture = Picture { processes: vec![process(1, hostile)], ..Picture::default() };
-    let text = text(&families(&about(&picture, &BTreeMap::new(), 10)));
+    let text = text(&families(&about(&picture, &Dropped::new(), 10)));
     assert!(!text.lines().any(|line| line.starts_with("sfgi_evil")));
     let expected = r#"sfgi_goroutines{pid="1",service="a\"} 1\nsfgi_evil?[31m 1\\",state="waiting",reason="chan receive"} 3"#;
     assert!(text.contains(expected), "{text}");
@@ -47,7 +47,7 @@ fn a_hostile_name_stays_within_its_quotes() {
 #[test]
 fn a_histogram_counts_all_below_each_bound() {
     let picture = Picture { processes: vec![process(1, "a")], ..Picture::default() };
-    let text = text(&families(&about(&picture, &BTreeMap::new(), 10)));
+    let text = text(&families(&about(&picture, &Dropped::new(), 10)));
     let value = |le: &str| {
         let start = format!(
             "sfgi_goroutine_blocked_seconds_bucket{{pid=\"1\",service=\"a\",reason=\"select\",le=\"{le}\"}} "
@@ -67,7 +67,7 @@ fn a_histogram_counts_all_below_each_bound() {
 fn what_is_above_the_cap_is_dropped_and_counted() {
     let processes = (0..50).map(|pid| process(pid, "a")).collect();
     let picture = Picture { processes, ..Picture::default() };
-    let none = BTreeMap::new();
+    let none = Dropped::new();
     let families = families(&about(&picture, &none, 20));
     let info = families.iter().find(|family| family.name == "sfgi_process_info").unwrap();
     assert_eq!((info.series.len(), info.dropped), (20, 30));
