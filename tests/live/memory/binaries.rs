@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
+    ops::Range,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -16,12 +17,13 @@ use live_tests::{
     toolchain::Go,
 };
 use object::{Object, ObjectSymbol};
-use sfgi_core::binary::{GoBinary, Layout, Source};
+use sfgi_core::binary::{Described, GoBinary, Layout, Source};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         plain(every_build_says_where_everything_is),
         plain(stripped_is_no_different),
+        plain(what_code_tells_of_variables_is_so),
         plain(without_section_headers),
         plain(a_version_that_nobody_knows),
         plain(between_two_rows_the_code_decides).needs(Need::Go("1.24.11")),
@@ -166,6 +168,113 @@ fn every_build_says_where_everything_is() -> Result<()> {
                 }
             }
         }
+        Ok(())
+    })
+}
+
+/// Descriptors of types, as they are in the file (`src/internal/abi/type.go`).
+struct Descriptors {
+    binary: GoBinary,
+    data: Vec<u8>,
+    all: Range<u64>,
+}
+
+/// Kinds of types.
+const MAP: u8 = 21;
+const POINTER: u8 = 22;
+const STRUCT: u8 = 25;
+const UNSAFE_POINTER: u8 = 26;
+
+impl Descriptors {
+    fn of(path: &Path) -> Result<Descriptors> {
+        let binary = GoBinary::open(path)?;
+        let mut descriptors = Descriptors { binary, data: fs::read(path)?, all: 0..0 };
+        let module = descriptors.binary.globals()?.first_module.context("no module data")?;
+        let bound = |name| {
+            let field = descriptors.binary.layout().field("moduledata", name)?;
+            descriptors.word(module + u64::from(field))
+        };
+        descriptors.all = bound("types").context("no types")?..bound("etypes").context("no end of types")?;
+        Ok(descriptors)
+    }
+
+    fn read<const N: usize>(&self, at: u64) -> Option<[u8; N]> {
+        let offset = usize::try_from(self.binary.image().file_offset(at)?).ok()?;
+        self.data.get(offset..offset + N)?.try_into().ok()
+    }
+
+    fn word(&self, at: u64) -> Option<u64> {
+        self.read(at).map(u64::from_le_bytes)
+    }
+
+    fn kind(&self, descriptor: u64) -> Option<u8> {
+        self.read::<1>(descriptor + 23).map(|[kind]| kind & 31)
+    }
+
+    /// The type's name with that of its package, or its literal.
+    fn name(&self, descriptor: u64) -> Option<String> {
+        let name = self.all.start + u64::from(u32::from_le_bytes(self.read(descriptor + 40)?));
+        let [_, low, high] = self.read(name)?;
+        let (len, head) =
+            if low < 128 { (u64::from(low), 2) } else { (u64::from(low & 127) | u64::from(high) << 7, 3) };
+        let bytes: Option<Vec<u8>> = (0..len).map(|at| Some(self.read::<1>(name + head + at)?[0])).collect();
+        // With the flag for it, the name is that of the pointer to the type.
+        let [flags] = self.read(descriptor + 20)?;
+        let text = String::from_utf8(bytes?).ok()?;
+        Some(if flags & 2 == 0 { text } else { text.trim_start_matches('*').to_owned() })
+    }
+
+    fn described(&self, descriptor: u64) -> Option<Described> {
+        Some(match self.kind(descriptor)? {
+            MAP => Described::Map,
+            STRUCT if self.name(descriptor).is_some_and(|name| name.contains("F uintptr")) => {
+                Described::Closure
+            }
+            _ => Described::Other,
+        })
+    }
+}
+
+/// The types that code tells of variables are those that DWARF has.
+fn what_code_tells_of_variables_is_so() -> Result<()> {
+    every_release(|go| {
+        let types = Descriptors::of(&fixture::build("objects", go, Variant::Plain)?)?;
+        let found = types.binary.code_types(types.all.clone(), &|at| types.described(at));
+        let variables = types.binary.variables(None);
+        let known: BTreeMap<u64, (&str, u64)> = (variables.all().iter())
+            .filter_map(|one| Some((one.addr, (&*one.name, types.all.start + one.descriptor?))))
+            .collect();
+        let pointed = |at: u64| {
+            let (name, pointer) = *known.get(&at)?;
+            match types.kind(pointer)? {
+                // It does not say what it points to; code does.
+                UNSAFE_POINTER => None,
+                POINTER => Some((name, types.word(pointer + 48)?)),
+                // The types differ.
+                _ => Some((name, 0)),
+            }
+        };
+        let mut compared = [0; 3];
+        for (at, map) in &found.maps {
+            let Some((name, of)) = known.get(at) else { continue };
+            ensure!(of == map, "{name} is a {:?}, not a {:?}", types.name(*of), types.name(*map));
+            compared[0] += 1;
+        }
+        for (at, to) in &found.pointers {
+            let Some((name, of)) = pointed(*at) else { continue };
+            ensure!(of == *to, "{name} points to {:?}, not to {:?}", types.name(of), types.name(*to));
+            compared[1] += 1;
+        }
+        for (at, to) in &found.receivers {
+            let Some((name, of)) = pointed(*at) else { continue };
+            // The last element of an import path need not be the package's name.
+            let own = |name: &str| name.rsplit('.').next().map(str::to_owned);
+            let of = types.name(of).context(name.to_owned())?;
+            ensure!(own(&of) == own(to), "{name} points to {of}, not to {to}");
+            compared[2] += 1;
+        }
+        let enough = compared.iter().zip([20, 15, 1]).all(|(count, least)| *count >= least);
+        ensure!(enough, "only {compared:?} variables are compared");
         Ok(())
     })
 }

@@ -219,9 +219,9 @@ impl GoBinary {
         Variables::find(&self.image, again.as_ref().unwrap_or(&self.image))
     }
 
-    /// What code tells of types, stripped or not: which struct each closure is, and which map each variable holds.
-    /// `types` is where descriptors are, `moduledata.types` to `moduledata.etypes`, and `described` says what the
-    /// descriptor at an address describes. All addresses are link-time. Nothing is found on arm64.
+    /// What code tells of types, stripped or not: which struct each closure is, and what variables hold. `types` is
+    /// where descriptors are, `moduledata.types` to `moduledata.etypes`, and `described` says what the descriptor at an
+    /// address describes. All addresses are link-time. Nothing is found on arm64.
     pub fn code_types(&self, types: Range<u64>, described: &dyn Fn(u64) -> Option<Described>) -> CodeTypes {
         code::types(&self.image, &self.functions, types, described)
     }

@@ -30,6 +30,20 @@ const HEAP_FUNCTIONS: [&str; 8] = [
     "runtime.queuefinalizer",
     "runtime.runCleanups",
 ];
+/// Functions of which calls tell the types of values, behind those.
+const TYPE_FUNCTIONS: [&str; 9] = [
+    "runtime.mapassign_faststr",
+    "runtime.makemap",
+    "runtime.newobject",
+    "runtime.mallocgcTinySC2",
+    "runtime.gcWriteBarrierCX",
+    "runtime.gcWriteBarrier2",
+    "example.com/a%2eb.(*outer).get",
+    "example.com/a%2eb.(*inner).lock",
+    "example.com/a%2eb.(*list).add",
+];
+/// The one of them that has arguments on the stack, and their bytes.
+const STACK_ARGS: (&str, u32) = (TYPE_FUNCTIONS[0], 16);
 /// The function whose `funcID` is `FuncIDWrapper`, and the value of that.
 pub const WRAPPER: &str = FUNCTIONS[1];
 const WRAPPER_ID: u8 = 22;
@@ -68,8 +82,9 @@ pub const RECIPES: [Recipe; 4] = [
 
 impl Recipe {
     fn functions(self) -> Vec<&'static str> {
-        let heap: &[&str] = if self.heap { &HEAP_FUNCTIONS } else { &[] };
-        [&FUNCTIONS, heap].concat()
+        let (heap, types): (&[&str], &[&str]) =
+            if self.heap { (&HEAP_FUNCTIONS, &TYPE_FUNCTIONS) } else { (&[], &[]) };
+        [&FUNCTIONS, heap, types].concat()
     }
 }
 
@@ -228,7 +243,8 @@ fn pclntab(head: &mut Part, functions: &[&str], old: bool) -> Tables {
         let function = functions[index as usize];
         let main = function == "main.main";
         let frames = if function == FOREIGN { 0 } else { frame_table };
-        head.u32(&[index * FUNCTION as u32, *name, 0, 0, frames, file_table, line_table, 4, 0]);
+        let args = if function == STACK_ARGS.0 { STACK_ARGS.1 } else { 0 };
+        head.u32(&[index * FUNCTION as u32, *name, args, 0, frames, file_table, line_table, 4, 0]);
         if !old {
             head.u32(&[1]);
         }
@@ -401,7 +417,7 @@ pub fn use_all(data: Vec<u8>) {
     for variable in binary.variables(None).all() {
         binary.symbolize(variable.addr);
     }
-    for described in [Described::Closure, Described::Map] {
+    for described in [Described::Closure, Described::Map, Described::Other] {
         binary.code_types(0..u64::MAX, &|addr| (addr % 2 == 0).then_some(described));
     }
     for mode in [Mode::Full, Mode::Wait, Mode::Life] {

@@ -6,44 +6,29 @@ use iced_x86::{
 };
 
 /// Bytes of an instruction that [`references`] finds: prefix, opcode, registers, and a distance of four.
-pub(super) const INSTRUCTION: usize = 7;
+const INSTRUCTION: usize = 7;
 
-/// How an instruction refers to an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refers {
-    /// `lea rax,[rip+…]`: the first argument of a call.
-    AddressRax,
-    /// `lea` into another register.
-    Address,
-    /// `mov rbx,[rip+…]`: the second argument of a call.
-    LoadRbx,
-}
-
-/// An instruction that refers to an address.
+/// An instruction that makes an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reference {
     /// Link-time address of the instruction.
     pub at: u64,
     pub target: u64,
-    pub refers: Refers,
 }
 
-/// What may be such instructions in the code at `start`, by their bytes alone: all code of a program is too much to
-/// decode. Bytes within another instruction may look the same, so the target has to make sense.
+/// What may be such instructions in the code at `start`, `lea` into whichever register, by their bytes alone. Bytes
+/// within another instruction may look the same, so the target has to make sense.
 pub(super) fn references(code: &[u8], start: u64) -> impl Iterator<Item = Reference> {
     code.windows(INSTRUCTION).enumerate().filter_map(move |(into, bytes)| {
-        let &[prefix, opcode, registers, a, b, c, d] = bytes else { return None };
-        let refers = match (prefix, opcode, registers) {
-            (0x48, 0x8d, 0x05) => Refers::AddressRax,
-            (0x48, 0x8b, 0x1d) => Refers::LoadRbx,
-            // No displacement and base 101: relative to the next instruction.
-            (0x48 | 0x4c, 0x8d, _) if registers & 0xc7 == 0x05 => Refers::Address,
-            _ => return None,
-        };
+        // No displacement and base 101: relative to the next instruction.
+        let &[0x48 | 0x4c, 0x8d, registers, a, b, c, d] = bytes else { return None };
+        if registers & 0xc7 != 0x05 {
+            return None;
+        }
         let at = start.wrapping_add(into as u64);
         let distance = i64::from(i32::from_le_bytes([a, b, c, d]));
         let target = at.wrapping_add(INSTRUCTION as u64).wrapping_add_signed(distance);
-        Some(Reference { at, target, refers })
+        Some(Reference { at, target })
     })
 }
 

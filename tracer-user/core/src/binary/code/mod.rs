@@ -7,6 +7,8 @@
 
 mod amd64;
 mod arm64;
+mod callees;
+mod flow;
 mod types;
 
 use super::elf::{Arch, Image};

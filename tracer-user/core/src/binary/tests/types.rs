@@ -1,4 +1,4 @@
-//! Closures and maps in made-up code.
+//! Closures in made-up code, and a variable that holds a map.
 
 use super::super::*;
 use crate::testing::binary::{Recipe, binary, entry};
@@ -9,7 +9,6 @@ const TYPES: Range<u64> = 0x70_0000..0x70_1000;
 const CLOSURE: u64 = 0x70_0100;
 const OTHER_CLOSURE: u64 = 0x70_0140;
 const MAP: u64 = 0x70_0200;
-const OTHER_MAP: u64 = 0x70_0300;
 const NOTHING: u64 = 0x70_0400;
 
 /// An instruction: its opcode, and the address that it refers to, if it does.
@@ -56,22 +55,18 @@ fn told(instructions: &[Instruction<'_>]) -> CodeTypes {
         assert!(TYPES.contains(&addr));
         match addr {
             CLOSURE | OTHER_CLOSURE => Some(Described::Closure),
-            MAP | OTHER_MAP => Some(Described::Map),
+            MAP => Some(Described::Map),
             _ => None,
         }
     };
     GoBinary::parse(data.into()).unwrap().code_types(TYPES, &described)
 }
 
-fn variable() -> u64 {
-    GoBinary::parse(executable().into()).unwrap().globals().unwrap().allglen
-}
-
 #[test]
 fn a_closure_is_the_struct_that_its_maker_names() {
     // In whichever registers; what is not the entry of a function is passed over.
     let made = told(&[lea_r8(CLOSURE), CALL, lea_rax(entry(1) + 1), lea_rax(entry(1))]);
-    assert_eq!(made, CodeTypes { closures: vec![(entry(1), CLOSURE)], maps: Vec::new() });
+    assert_eq!(made, CodeTypes { closures: vec![(entry(1), CLOSURE)], ..CodeTypes::default() });
     // One descriptor is of one function.
     let made = told(&[lea_rax(CLOSURE), CALL, lea_rax(entry(1)), lea_rax(entry(0))]);
     assert_eq!(made.closures, [(entry(1), CLOSURE)]);
@@ -102,38 +97,19 @@ fn what_contradicts_itself_is_left_out() {
         lea_rax(entry(1)),
     ];
     assert_eq!(told(&twice).closures, [(entry(1), OTHER_CLOSURE)]);
-    let (one, other) = (variable(), variable() + 8);
-    let twice = [
-        mov_rbx(one),
-        lea_rax(MAP),
-        CALL,
-        CALL,
-        mov_rbx(one),
-        lea_rax(OTHER_MAP),
-        CALL,
-        lea_rax(MAP),
-        mov_rbx(other),
-    ];
-    assert_eq!(told(&twice).maps, [(other, MAP)]);
 }
 
 #[test]
-fn a_map_is_loaded_beside_its_type() {
-    let at = variable();
-    assert_eq!(told(&[lea_rax(MAP), mov_rbx(at)]).maps, [(at, MAP)]);
-    assert_eq!(told(&[mov_rbx(at), lea_rax(MAP)]).maps, [(at, MAP)]);
-    let seven = (&[0x90; 7][..], None);
-    let eight = (&[0x90; 8][..], None);
-    let nine = (&[0x90; 9][..], None);
-    assert_eq!(told(&[lea_rax(MAP), eight, mov_rbx(at)]).maps, [(at, MAP)]);
-    assert_eq!(told(&[lea_rax(MAP), nine, mov_rbx(at)]).maps, []);
-    assert_eq!(told(&[mov_rbx(at), seven, lea_rax(MAP)]).maps, [(at, MAP)]);
-    assert_eq!(told(&[mov_rbx(at), eight, lea_rax(MAP)]).maps, []);
-    // Arguments of two calls, another register, what is no map, and what is no variable.
-    assert_eq!(told(&[mov_rbx(at), CALL, lea_rax(MAP)]).maps, []);
-    assert_eq!(told(&[lea_r8(MAP), mov_rbx(at)]).maps, []);
-    assert_eq!(told(&[lea_rax(NOTHING), mov_rbx(at)]).maps, []);
-    assert_eq!(told(&[lea_rax(MAP), mov_rbx(entry(0))]).maps, []);
+fn a_variable_holds_the_map_that_a_call_takes() {
+    let binary = GoBinary::parse(executable().into()).unwrap();
+    let assign = binary.functions().find("runtime.mapassign_faststr").unwrap().entry;
+    let at = binary.globals().unwrap().allglen;
+    let call = (&[0xe8][..], Some(assign));
+    let taken = told(&[mov_rbx(at), lea_rax(MAP), call]);
+    assert_eq!(taken, CodeTypes { maps: vec![(at, MAP)], ..CodeTypes::default() });
+    // One function, one value.
+    let nops = (&[0x90; 32 - 14][..], None);
+    assert_eq!(told(&[mov_rbx(at), lea_rax(MAP), nops, call]), CodeTypes::default());
 }
 
 proptest::proptest! {
@@ -147,7 +123,7 @@ proptest::proptest! {
         let (mut data, start) = (executable(), start());
         data[start..start + code.len()].copy_from_slice(&code);
         let binary = GoBinary::parse(data.into()).unwrap();
-        for described in [Described::Closure, Described::Map] {
+        for described in [Described::Closure, Described::Map, Described::Other] {
             binary.code_types(0..u64::MAX, &|addr| (addr % 2 == 0).then_some(described));
         }
     }
