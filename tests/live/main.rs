@@ -5,6 +5,7 @@
 
 mod agent;
 mod commands;
+mod contexts;
 mod doctor;
 mod dump;
 mod export;
@@ -33,6 +34,7 @@ fn main() -> Result<ExitCode> {
     let groups = [
         agent::tests(),
         commands::tests(),
+        contexts::tests(),
         doctor::tests(),
         dump::tests(),
         export::tests(),

@@ -11,6 +11,7 @@ use crate::{
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
 use hashbrown::HashSet;
+use sfgi_core::objects::settled;
 use std::{collections::HashMap, io::BufWriter, path::PathBuf};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -68,9 +69,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let opened = args.target.open()?;
     let mut out = BufWriter::with_capacity(1 << 16, out);
     args.target.with_view(&opened, |view, pid| {
-        let mut whole = Whole::read(&args.target, &opened, view, || Ok(HashSet::new()))?;
-        let contexts = whole.objects.contexts()?;
-        let objects = &whole.objects;
+        let everything = || Ok(HashSet::new());
+        let stands = args.target.core.is_some();
+        let whole = Whole::read(&args.target, &opened, view, everything, |once| {
+            settled(view, once.stopped || stands, &mut || once.read())
+        })?;
+        let (objects, contexts) = &whole.found;
         let waiting: HashMap<u64, u64> = (objects.snapshot().objects.iter())
             .map(|object| (object.addr, object.waiters.len() as u64))
             .collect();
@@ -79,7 +83,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             exe: &opened.name,
             go_version: &opened.binary.version().raw,
             types: objects.types(),
-            contexts: &contexts,
+            contexts,
             waiting: &waiting,
             now_unix_ns: if args.target.core.is_some() { 0 } else { session::wall_clock_ns() },
             all: args.all,
@@ -89,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             Format::Text => tree.write_text(&mut out)?,
             Format::Json => tree.write_json(&mut out)?,
         }
-        let notes: Vec<String> = whole.notes().into_iter().map(|note| format!("; {note}")).collect();
+        let notes: Vec<String> = whole.notes(objects).into_iter().map(|note| format!("; {note}")).collect();
         say(format_args!("{}: {}{}", args.target.name(&opened, pid), tree.closing(), notes.concat()));
         Ok(())
     })

@@ -10,11 +10,12 @@ use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
 use hashbrown::HashSet;
 use sfgi_core::{
+    binary::Variables,
     memory::{Frozen, Sampler, ThreadRegisters},
-    objects::{Objects, Reading},
+    objects::{Objects, ObjectsError, Reading},
     snapshot::View,
 };
-use std::path::PathBuf;
+use std::{cell::Cell, path::PathBuf};
 
 /// The options that say of which program.
 #[derive(ClapArgs)]
@@ -65,20 +66,52 @@ impl TargetArgs {
     }
 }
 
-/// All objects, and the stopped program, which goes on when this is dropped.
-pub(super) struct Whole<'a> {
-    pub(super) objects: Objects<'a>,
+/// What was found among all objects, and the stopped program, which goes on when this is dropped.
+pub(super) struct Whole<T> {
+    pub(super) found: T,
     frozen: Option<Frozen>,
 }
 
-impl<'a> Whole<'a> {
-    /// Reads all objects. `without` gets the goroutines that are no roots, after the program was stopped.
-    pub(super) fn read(
+/// Reads all objects as often as is asked for.
+pub(super) struct Once<'v, 'a> {
+    view: &'v View<'a>,
+    /// Those that were read before the program was stopped; another reading reads them again.
+    variables: Cell<Option<Variables>>,
+    opened: &'v Opened,
+    registers: Vec<ThreadRegisters>,
+    without: HashSet<u64>,
+    /// Whether the program stands still.
+    pub(super) stopped: bool,
+}
+
+impl<'a> Once<'_, 'a> {
+    pub(super) fn read(&self) -> Result<Objects<'a>, ObjectsError> {
+        let again = || self.view.binary.variables(self.opened.exe.try_clone().ok());
+        let mut line = Progress::new();
+        let reading = Reading {
+            variables: self.variables.take().unwrap_or_else(again),
+            registers: &self.registers,
+            stopped: self.stopped,
+            without: &self.without,
+            progress: &mut |read, all| {
+                line.show(|| format!("read {} of about {} of heap", bytes(read), bytes(all)));
+            },
+        };
+        let objects = Objects::read(*self.view, reading);
+        line.clear();
+        objects
+    }
+}
+
+impl<T> Whole<T> {
+    /// Reads what `then` asks for. `without` tells the goroutines that are no roots, after the program was stopped.
+    pub(super) fn read<'a>(
         target: &TargetArgs,
         opened: &Opened,
         view: &View<'a>,
         without: impl FnOnce() -> Result<HashSet<u64>>,
-    ) -> Result<Whole<'a>> {
+        then: impl FnOnce(&Once<'_, 'a>) -> Result<T, ObjectsError>,
+    ) -> Result<Whole<T>> {
         let process = opened.process.as_ref();
         // Before the program is stopped: this reads files.
         let variables = view.binary.variables(opened.exe.try_clone().ok());
@@ -90,20 +123,17 @@ impl<'a> Whole<'a> {
             (None, Some(mut sampler)) => sampler.take(),
             (None, None) => Vec::new(),
         };
-        let mut line = Progress::new();
-        let reading = Reading {
-            variables,
-            registers: &registers,
-            stopped: frozen.is_some(),
-            without: &without,
-            progress: &mut |read, all| {
-                line.show(|| format!("read {} of about {} of heap", bytes(read), bytes(all)));
-            },
-        };
         let name = target.name(opened, process.map(|process| process.pid().cast_unsigned()));
-        let objects = Objects::read(*view, reading).with_context(|| name);
-        line.clear();
-        Ok(Whole { objects: objects?, frozen })
+        let once = Once {
+            view,
+            variables: Cell::new(Some(variables)),
+            opened,
+            registers,
+            without,
+            stopped: frozen.is_some(),
+        };
+        let found = then(&once).with_context(|| name)?;
+        Ok(Whole { found, frozen })
     }
 
     /// How long the program has been stopped, nanoseconds; `None`: it runs.
@@ -112,17 +142,17 @@ impl<'a> Whole<'a> {
         Some(u64::try_from(stopped.as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// What limits an answer, in clauses.
-    pub(super) fn notes(&self) -> Vec<String> {
+    /// What limits an answer from these objects, in clauses.
+    pub(super) fn notes(&self, objects: &Objects<'_>) -> Vec<String> {
         let mut notes = Vec::new();
-        if let Some(untyped) = self.objects.untyped() {
+        if let Some(untyped) = objects.untyped() {
             notes.push(format!("types are not known: {untyped}"));
         }
-        if let Some(lacks) = self.objects.snapshot().lacks() {
+        if let Some(lacks) = objects.snapshot().lacks() {
             notes.push(format!("goroutines are missing: {lacks}"));
         }
-        if self.objects.unread() > 0 {
-            notes.push(format!("{} of its heap could not be read", bytes(self.objects.unread())));
+        if objects.unread() > 0 {
+            notes.push(format!("{} of its heap could not be read", bytes(objects.unread())));
         }
         if let Some(ns) = self.frozen_ns() {
             notes.push(format!("it was stopped for {}", duration(ns)));

@@ -125,11 +125,12 @@ impl Question<'_> {
             None => args.goid.into_iter().collect(),
         };
         let mut asked = Asked::default();
-        let whole = Whole::read(&args.target, self.opened, view, || {
+        let without = || {
             asked = self.asked(view, &goids)?;
             Ok(std::mem::take(&mut asked.without))
-        })?;
-        let objects = &whole.objects;
+        };
+        let whole = Whole::read(&args.target, self.opened, view, without, |once| once.read())?;
+        let objects = &whole.found;
         let found = asked.addrs.iter().map(|addr| self.kept(objects, *addr)).collect::<Result<Vec<_>>>()?;
         let why = Why {
             pid: self.pid,
@@ -139,7 +140,7 @@ impl Question<'_> {
             found,
             share: objects.share(),
             frozen_ns: whole.frozen_ns(),
-            notes: whole.notes(),
+            notes: whole.notes(objects),
         };
         // It goes on before a reader of the output can hold it up.
         drop(whole);

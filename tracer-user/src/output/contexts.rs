@@ -216,7 +216,7 @@ impl ContextTree<'_> {
     }
 
     fn count_of(&self, what: impl Fn(&Context) -> bool) -> u64 {
-        self.contexts.list.iter().filter(|context| what(context)).count() as u64
+        self.contexts.list.iter().filter(|context| context.kind.counts() && what(context)).count() as u64
     }
 
     /// Writes one JSON document.
@@ -229,7 +229,7 @@ impl ContextTree<'_> {
             pid: self.pid,
             exe: self.exe.to_string_lossy(),
             go_version: self.go_version,
-            contexts: self.contexts.list.len() as u64 + self.contexts.left_out,
+            contexts: self.count_of(|_| true) + self.contexts.left_out,
             left_out: self.contexts.left_out,
             ended: self.count_of(|context| context.ended),
             lost: self.count_of(|context| context.lost),
@@ -346,7 +346,7 @@ impl ContextTree<'_> {
         let list = &self.contexts.list;
         let mut text = format!(
             "{} contexts, {} of them ended, {} lost",
-            count(list.len() as u64 + self.contexts.left_out),
+            count(self.count_of(|_| true) + self.contexts.left_out),
             count(self.count_of(|context| context.ended)),
             count(self.count_of(|context| context.lost)),
         );

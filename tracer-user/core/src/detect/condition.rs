@@ -71,6 +71,10 @@ pub(super) struct Condition {
     pub(super) lost_context: bool,
     /// Its stack has a context that has ended, and it waits for something else.
     ignores_context: bool,
+    /// It waits for the end of a context that was not made of the one that its stack has.
+    cuts_context: bool,
+    /// It is about contexts that end by themselves, but late; not goroutines.
+    pub(super) far_deadline: bool,
 }
 
 impl Condition {
@@ -83,6 +87,7 @@ impl Condition {
         state
             && self.timer.is_none()
             && !self.lost_context
+            && !self.far_deadline
             && self.wait_reason.as_ref().is_none_or(|words| words.hold(&shape.reason))
             && self.main.is_none_or(|main| main == shape.main)
             && self.creator.as_ref().is_none_or(|pattern| {
@@ -120,6 +125,7 @@ impl Condition {
             && self.cycle.is_none_or(|cycles| cycles.hold(known.cycles.get(&index).copied()))
             && self.holds_of_objects(known, shape, goroutine, facts)
             && (!self.ignores_context || facts.ignores_context)
+            && (!self.cuts_context || facts.cuts_context)
             && (!self.stable || (facts.looks > 1 && facts.moved == 0))
             && (!self.lived || (facts.looks > 1 && facts.looks as usize >= known.observed.looks.len()))
             && self.looks.is_none_or(|looks| facts.looks >= looks)

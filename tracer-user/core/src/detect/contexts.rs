@@ -8,10 +8,21 @@ use super::{
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Lost contexts of one type that one context keeps.
+/// What there is to say of contexts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContextTrouble {
+    /// Nobody can cancel them.
+    Lost,
+    /// They end by themselves, but late.
+    Far,
+}
+
+/// Contexts of one type that one context keeps, and that nobody can cancel or that end late.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContextSite {
     /// Their type: `context.cancelCtx`.
+    pub trouble: ContextTrouble,
     #[serde(rename = "type")]
     pub of: String,
     pub count: u64,
@@ -24,18 +35,26 @@ pub struct ContextSite {
     pub kept_by: String,
 }
 
-/// A group for each of these sites. `sure`: that they are lost is proven.
-pub fn lost_contexts(sites: &[ContextSite], sure: bool, rules: &Rules) -> Vec<Group> {
-    let Some(rule) = rules.iter().find(|rule| rule.condition.lost_context) else { return Vec::new() };
+/// A group for each of these sites. `sure`: that those are lost which seem so is proven.
+pub fn troubled_contexts(sites: &[ContextSite], sure: bool, rules: &Rules) -> Vec<Group> {
     let group = |site: &ContextSite| {
+        let rule = rules.iter().find(|rule| match site.trouble {
+            ContextTrouble::Lost => rule.condition.lost_context,
+            ContextTrouble::Far => rule.condition.far_deadline,
+        })?;
+        let sure = sure && site.trouble == ContextTrouble::Lost;
+        let what = match site.trouble {
+            ContextTrouble::Lost => "no closure that anything leads to and no stack has them",
+            ContextTrouble::Far => "each ends in an hour or later",
+        };
         let mut evidence = vec![format!(
-            "{} of type {} are registered with the {} at {:#x}; no closure that anything leads to and no stack has them",
+            "{} of type {} below the {} at {:#x}; {what}",
             site.count, site.of, site.parent, site.parent_address
         )];
         if !site.kept_by.is_empty() {
             evidence.push(format!("kept alive by {}", site.kept_by));
         }
-        Group {
+        Some(Group {
             id: Fingerprint::of_contexts(&rule.class, &site.of, root(&site.kept_by)),
             verdict: if sure { Verdict::Proven } else { rule.gives.min(Verdict::Likely) },
             rule: Arc::clone(rule),
@@ -46,9 +65,9 @@ pub fn lost_contexts(sites: &[ContextSite], sure: bool, rules: &Rules) -> Vec<Gr
             timers: None,
             contexts: Some(site.clone()),
             evidence,
-        }
+        })
     };
-    sites.iter().map(group).collect()
+    sites.iter().filter_map(group).collect()
 }
 
 /// What stays the same of a way in another run: its root without the goroutine's number, and no addresses.

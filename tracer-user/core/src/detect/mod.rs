@@ -21,7 +21,7 @@ mod rules;
 mod tests;
 
 pub use baseline::{Baseline, BaselineError, Fingerprint};
-pub use contexts::{ContextSite, lost_contexts};
+pub use contexts::{ContextSite, ContextTrouble, troubled_contexts};
 pub use cycles::{Cycle, shortest as shortest_cycle};
 pub use growth::Growth;
 pub use history::{Age, Counts, History, Measure};

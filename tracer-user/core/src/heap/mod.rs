@@ -100,6 +100,8 @@ pub struct Facts {
     pub context: bool,
     /// Whether its stack has a context that has ended, and it waits for something else.
     pub ignores_context: bool,
+    /// Whether it waits for the end of a context that was not made of the one that its stack has.
+    pub cuts_context: bool,
 }
 
 /// The counts of one look.

@@ -2,24 +2,33 @@
 
 use super::view::LeakView;
 use crate::{
-    detect::{ContextSite, Verdict},
+    detect::{ContextSite, ContextTrouble, Verdict},
     heap::Observed,
     memory::ThreadRegisters,
     objects::{Above, Contexts, Objects, ObjectsError, Reading, settled},
-    snapshot::View,
+    snapshot::{Clock, View},
 };
 use hashbrown::HashSet;
-use std::{collections::BTreeMap, fs::File};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// Groups for which the way is looked for.
 const MAX_GROUPS: usize = 64;
 /// Sites of lost contexts that are told apart.
 const MAX_SITES: usize = 64;
+/// A deadline so far away is far, and so many contexts with one are told of.
+const FAR: Duration = Duration::from_secs(3600);
+const MANY_FAR: u64 = 100;
 
 /// What the objects of a target said.
 pub(super) struct Kept<'a> {
     objects: Objects<'a>,
     contexts: Contexts,
+    /// A deadline behind this is far, nanoseconds since 1970.
+    far_unix_ns: i64,
 }
 
 impl<'a> Kept<'a> {
@@ -40,7 +49,9 @@ impl<'a> Kept<'a> {
             Objects::read(*view, Reading { variables, registers, stopped, without, progress })
         };
         let (objects, contexts) = settled(view, stopped, &mut read)?;
-        Ok(Kept { objects, contexts })
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().filter(|_| view.clock == Clock::Live);
+        let far = now.and_then(|now| i64::try_from((now + FAR).as_nanos()).ok()).unwrap_or(i64::MAX);
+        Ok(Kept { objects, contexts, far_unix_ns: far })
     }
 
     /// Whether lost contexts are proven to be so.
@@ -51,33 +62,42 @@ impl<'a> Kept<'a> {
     /// Notes which goroutines wait for something else than the end of their context.
     pub(super) fn note(&self, observed: &mut Observed) {
         let goroutine = |index: u32| self.objects.snapshot().goroutines.get(index as usize);
-        let ignoring: HashSet<u64> = (self.contexts.ignored.iter())
-            .filter_map(|(index, _)| goroutine(*index))
-            .map(|goroutine| goroutine.goid)
-            .collect();
+        let goids = |list: &[(u32, u32)]| -> HashSet<u64> {
+            list.iter().filter_map(|(index, _)| goroutine(*index)).map(|goroutine| goroutine.goid).collect()
+        };
+        let (ignoring, cutting) = (goids(&self.contexts.ignored), goids(&self.contexts.cut));
         for (goroutine, facts) in observed.snapshot.goroutines.iter().zip(&mut observed.facts) {
             facts.ignores_context = ignoring.contains(&goroutine.goid);
+            facts.cuts_context = cutting.contains(&goroutine.goid);
         }
     }
 
-    /// The lost contexts, by their type and by what keeps them; the most first.
-    pub(super) fn lost(&self) -> Vec<ContextSite> {
+    /// Lost contexts, and those that end late, by their type and by what keeps them; the most first.
+    pub(super) fn contexts(&self) -> Vec<ContextSite> {
         let types = self.objects.types();
-        let mut sites: BTreeMap<(u32, u64), (u64, u64)> = BTreeMap::new();
+        let mut sites: BTreeMap<(ContextTrouble, u32, u64), (u64, u64)> = BTreeMap::new();
         let list = &self.contexts.list;
-        for context in list.iter().filter(|context| context.lost) {
+        for context in list {
+            let far = !context.ended && context.deadline_unix_ns > self.far_unix_ns;
+            let trouble = match context {
+                context if context.lost => ContextTrouble::Lost,
+                _ if far => ContextTrouble::Far,
+                _ => continue,
+            };
             let parent = self.keeper(context.above);
-            let (count, _) = sites.entry((context.of.number(), parent)).or_insert((0, context.addr));
+            let (count, _) = sites.entry((trouble, context.of.number(), parent)).or_insert((0, context.addr));
             *count += 1;
         }
+        sites.retain(|(trouble, ..), (count, _)| *trouble == ContextTrouble::Lost || *count >= MANY_FAR);
         let mut sites: Vec<_> = sites.into_iter().collect();
         sites.sort_by_key(|(key, (count, _))| (std::cmp::Reverse(*count), *key));
-        let site = |((_, parent), (count, address)): ((u32, u64), (u64, u64))| {
+        let site = |((trouble, _, parent), (count, address)): ((ContextTrouble, u32, u64), (u64, u64))| {
             let found = list.binary_search_by_key(&address, |context| context.addr).ok();
             let of = found.and_then(|index| list.get(index)).map(|context| types.name(context.of).to_owned());
             let keeper = list.binary_search_by_key(&parent, |context| context.addr).ok();
             let keeper = keeper.and_then(|index| list.get(index)).map(|context| types.name(context.of));
             ContextSite {
+                trouble,
                 of: of.unwrap_or_default(),
                 count,
                 address,

@@ -7,7 +7,8 @@ use super::{
 use crate::{
     binary::GoBinary,
     detect::{
-        Baseline, Group, History, Lookup, Report, Rules, Scope, Thresholds, Verdict, detect, lost_contexts,
+        Baseline, Group, History, Lookup, Report, Rules, Scope, Thresholds, Verdict, detect,
+        troubled_contexts,
     },
     goruntime::{Release, WaitReason},
     heap::{self, ObserveError, Observed, Options, Progress, Registers},
@@ -107,7 +108,7 @@ impl<'a> Search<'a> {
             && self.scope.goids.is_empty()
         {
             let sure = kept.is_sure() && observed.doubt.is_none();
-            report.add(lost_contexts(&kept.lost(), sure, self.rules));
+            report.add(troubled_contexts(&kept.contexts(), sure, self.rules));
         }
         let accepted = self.sift(&mut report);
         let pinned = if self.pinned {

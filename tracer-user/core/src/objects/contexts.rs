@@ -32,6 +32,9 @@ const PIECE: u64 = 1 << 20;
 /// `minTopHash`, up to 1.23).
 const SLOTS: usize = 8;
 const LEAST_TOP_HASH: u8 = 5;
+/// Contexts on the stack of one goroutine that are looked at, and how far the chain of one of these is followed.
+const MAX_GIVEN: usize = 16;
+const MAX_CHAIN: usize = 64;
 /// A context's chain of parents is followed so far.
 const MAX_DEPTH: usize = 1 << 16;
 
@@ -66,6 +69,11 @@ impl ContextKind {
             ("context", "context.stopCtx") => ContextKind::Stop,
             _ => ContextKind::Other,
         }
+    }
+
+    /// Whether it is a context that a program has made, and not a part of one.
+    pub fn counts(self) -> bool {
+        self != ContextKind::Stop
     }
 
     /// Whether such a context can be cancelled by itself.
@@ -131,6 +139,9 @@ pub struct Contexts {
     /// Goroutines that wait for something else while their stacks have a context that has ended: index into the
     /// snapshot, and into `list`.
     pub ignored: Vec<(u32, u32)>,
+    /// Goroutines that wait for the end of a context which was not made of the one that they were given: index into the
+    /// snapshot, and the context that they were given.
+    pub cut: Vec<(u32, u32)>,
 }
 
 /// How often all objects are read to be sure of what is lost.
@@ -313,7 +324,7 @@ impl Objects<'_> {
         self.register(&holders, &groups, &mut contexts.list)?;
         self.hold(&holders, &closures, &mut contexts.list)?;
         self.stand(&mut contexts.list);
-        contexts.ignored = self.ignored(&contexts.list);
+        (contexts.ignored, contexts.cut) = self.unheard(&contexts.list);
         contexts.doubt = self.cancel_doubt();
         if contexts.doubt.is_none() {
             self.lose(&mut contexts.list);
@@ -447,6 +458,21 @@ impl Objects<'_> {
                 _ => self.root_context(*itab, *data),
             };
         }
+        // What stands between two contexts is a part of neither.
+        let through: Vec<Option<Above>> = (list.iter())
+            .map(|context| match context.above {
+                Above::Context(index) => {
+                    let above = list.get(index as usize).filter(|above| above.kind == ContextKind::Stop);
+                    above.map(|stop| stop.above)
+                }
+                _ => None,
+            })
+            .collect();
+        for (context, through) in list.iter_mut().zip(through) {
+            if let Some(above) = through {
+                context.above = above;
+            }
+        }
     }
 
     /// Which of the contexts that are no objects an interface holds.
@@ -477,10 +503,11 @@ impl Objects<'_> {
     fn register(&self, holders: &Holding, groups: &[u32], list: &mut [Context]) -> Result<(), ObjectsError> {
         let by_addr: Vec<u64> = list.iter().map(|context| context.addr).collect();
         let mut registered: HashSet<usize> = HashSet::new();
-        let swiss = |of: TypeId| self.typing.types.name(of).starts_with("map.group[");
-        let size = holders.groups.iter().next().map_or(0, |of| self.typing.types.get(*of).size) as usize;
-        let swiss = holders.groups.iter().next().is_some_and(|of| swiss(*of));
-        let Some(header) = size.checked_sub(1).map(|_| 8) else { return Ok(()) };
+        let Some(Slots { size, swiss, first, stride }) =
+            holders.groups.iter().next().and_then(|of| Slots::of(&self.typing.types, *of))
+        else {
+            return Ok(());
+        };
         for object in groups {
             let Some((_, span, addr)) = self.graph.place(*object) else { continue };
             let skip = self.typing.header(&span);
@@ -494,13 +521,13 @@ impl Objects<'_> {
                     break;
                 }
                 for group in bytes.chunks_exact(size) {
-                    let control = group.get(..header).unwrap_or_default();
+                    let control = group.get(..SLOTS).unwrap_or_default();
                     for slot in 0..SLOTS {
                         let full = control.get(slot).is_some_and(|byte| {
                             if swiss { byte & 0x80 == 0 } else { *byte >= LEAST_TOP_HASH }
                         });
                         // A key is an interface: the itab, then the context.
-                        let key = full.then(|| u64_at(group, header + slot * 16 + 8)).flatten();
+                        let key = full.then(|| u64_at(group, first + slot * stride + 8)).flatten();
                         if let Some(Ok(index)) = key.map(|key| by_addr.binary_search(&key)) {
                             registered.insert(index);
                         }
@@ -566,31 +593,54 @@ impl Objects<'_> {
         }
     }
 
-    /// The goroutines that wait, but not for the end of a context, while their stacks have one that has ended.
-    fn ignored(&self, list: &[Context]) -> Vec<(u32, u32)> {
-        let dones: HashSet<u64> = list.iter().map(|context| context.done).filter(|done| *done != 0).collect();
-        let mut ignored = Vec::new();
-        let mut last = None;
+    /// The goroutines that do not hear of a context that their stack has: [`Contexts::ignored`] and [`Contexts::cut`].
+    fn unheard(&self, list: &[Context]) -> (Vec<(u32, u32)>, Vec<(u32, u32)>) {
+        let dones = list.iter().zip(0_u32..).filter(|(context, _)| context.done != 0);
+        let dones: HashMap<u64, u32> = dones.map(|(context, index)| (context.done, index)).collect();
+        let mut given: HashMap<u32, Vec<u32>> = HashMap::new();
         for (object, goroutine) in &self.on_stacks {
             let Some((_, span, addr)) = self.graph.place(*object) else { continue };
             let at = addr + self.typing.header(&span);
-            let Ok(index) = list.binary_search_by_key(&at, |context| context.addr) else { continue };
-            let Some(waits) = self.snapshot.goroutines.get(*goroutine as usize) else { continue };
-            let hears = |object: u32| {
-                let object = self.snapshot.objects.get(object as usize);
-                object.is_some_and(|object| dones.contains(&object.addr))
-            };
-            let deaf = waits.state.waits()
-                && !waits.system
-                && waits.waits_known
-                && !waits.waits.is_empty()
-                && !waits.waits.iter().any(|wait| hears(wait.object));
-            if deaf && has_ended(list, index) && last != Some(*goroutine) {
-                last = Some(*goroutine);
-                ignored.push((*goroutine, index as u32));
+            if let Ok(index) = list.binary_search_by_key(&at, |context| context.addr) {
+                let given = given.entry(*goroutine).or_default();
+                if given.len() < MAX_GIVEN {
+                    given.push(index as u32);
+                }
             }
         }
-        ignored
+        let (mut ignored, mut cut) = (Vec::new(), Vec::new());
+        for (goroutine, given) in given {
+            let Some(waits) = self.snapshot.goroutines.get(goroutine as usize) else { continue };
+            if !waits.state.waits() || waits.system || !waits.waits_known || waits.waits.is_empty() {
+                continue;
+            }
+            let object = |index: u32| self.snapshot.objects.get(index as usize);
+            let heard = waits.waits.iter().filter_map(|wait| dones.get(&object(wait.object)?.addr).copied());
+            let heard: HashSet<u32> = heard.flat_map(|index| chain(list, index)).collect();
+            if heard.is_empty() {
+                ignored.extend(
+                    given
+                        .iter()
+                        .find(|index| has_ended(list, **index as usize))
+                        .map(|index| (goroutine, *index)),
+                );
+            } else {
+                // Whoever hears of one above hears of this one, too; one below is what was made of it.
+                let apart = |index: &&u32| {
+                    let chain = chain(list, **index);
+                    let can_end = chain
+                        .iter()
+                        .any(|above| list.get(*above as usize).is_some_and(|one| one.kind.can_end()));
+                    can_end
+                        && !chain.iter().any(|above| heard.contains(above))
+                        && !has_ended(list, **index as usize)
+                };
+                cut.extend(given.iter().find(apart).map(|index| (goroutine, *index)));
+            }
+        }
+        ignored.sort_unstable();
+        cut.sort_unstable();
+        (ignored, cut)
     }
 
     /// Why it cannot be told who can cancel a context: a function that cancels one is there, and nothing says what its
@@ -613,6 +663,44 @@ impl Objects<'_> {
                 could_end && !ended && context.registered && !context.held && context.goroutines == 0;
         }
     }
+}
+
+/// Where the keys of a map lie in one of its groups or buckets.
+struct Slots {
+    /// Bytes of a group.
+    size: usize,
+    swiss: bool,
+    /// Offset of the first key, and bytes from one to the next.
+    first: usize,
+    stride: usize,
+}
+
+impl Slots {
+    /// By the fields of the group: `slots [8]struct { key; elem }`, or `keys [8]K` of a bucket.
+    fn of(types: &Types, group: TypeId) -> Option<Slots> {
+        let field = |name: &str| types.fields(group).iter().find(|field| types.field_name(field) == name);
+        let (swiss, keys) = match field("slots") {
+            Some(slots) => (true, slots),
+            None => (types.name(group).starts_with("map.group["), field("keys")?),
+        };
+        let Detail::Array { elem: Some(elem), .. } = types.get(keys.of?).detail else { return None };
+        let (size, stride) = (types.get(group).size as usize, types.get(elem).size as usize);
+        (size > 0 && stride >= 16).then_some(Slots { size, swiss, first: keys.offset as usize, stride })
+    }
+}
+
+/// A context and those above it that end it.
+fn chain(list: &[Context], index: u32) -> Vec<u32> {
+    let mut chain = vec![index];
+    while let Some(context) = chain.last().and_then(|last| list.get(*last as usize)) {
+        match context.above {
+            Above::Context(next) if context.kind != ContextKind::WithoutCancel && chain.len() < MAX_CHAIN => {
+                chain.push(next);
+            }
+            _ => break,
+        }
+    }
+    chain
 }
 
 /// Whether a context has ended, by itself or with one above it.

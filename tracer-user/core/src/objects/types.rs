@@ -497,14 +497,20 @@ fn fits(kind: Kind, name: &str) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Itabs {
     known: HashMap<u64, Option<TypeId>>,
-    /// Types of which an itab says that they are contexts.
+    /// Types of which an itab says that they are contexts, and these itabs.
     pub(super) contexts: HashSet<TypeId>,
+    context_itabs: HashSet<u64>,
 }
 
 /// Most addresses that are tried and remembered.
 const MAX_ITABS: usize = 1 << 18;
 
 impl Itabs {
+    /// Whether there is an itab at an address by which something is a context.
+    pub(super) fn is_of_context(&mut self, view: &View<'_>, types: &Types, addr: u64) -> bool {
+        self.at(view, types, addr).is_some() && self.context_itabs.contains(&addr)
+    }
+
     /// The concrete type of the itab at an address (`abi.ITab { inter, type, hash, fun }`, the same in 1.19 to 1.27);
     /// `None`: there is no itab.
     pub(super) fn at(&mut self, view: &View<'_>, types: &Types, addr: u64) -> Option<TypeId> {
@@ -525,6 +531,7 @@ impl Itabs {
         let found = concrete().filter(|_| read).map(|(inter, concrete)| {
             if types.name(inter) == "context.Context" && types.package(inter) == "context" {
                 self.contexts.insert(concrete);
+                self.context_itabs.insert(addr);
             }
             concrete
         });

@@ -31,6 +31,9 @@ const PART_COST: usize = 128;
 const LOWEST: u64 = 1 << 12;
 /// Largest object without a header (`src/internal/runtime/gc/malloc.go`: `MinSizeForMallocHeader`).
 const NO_HEADER: u64 = 512;
+/// Structs of package context that are objects by themselves.
+const CONTEXTS: [&str; 4] =
+    ["context.cancelCtx", "context.timerCtx", "context.valueCtx", "context.afterFuncCtx"];
 /// Bytes of the slots of map headers and of tables, and least bytes of a channel's.
 const MAP_SIZE: u64 = 48;
 const TABLE_SIZE: u64 = 32;
@@ -63,6 +66,8 @@ pub(super) struct Typing<'a> {
     groups: HashMap<TypeId, bool>,
     /// Nodes of hash tries, which say themselves whether they are entries: what one is then, and what otherwise.
     nodes: HashMap<TypeId, [TypeId; 2]>,
+    /// Structs of package context that begin with the context that they were made of.
+    own_contexts: Vec<TypeId>,
     /// Structs of package runtime, by name.
     structs: HashMap<&'static str, Option<TypeId>>,
     byte: Option<TypeId>,
@@ -104,6 +109,13 @@ impl<'a> Typing<'a> {
         let nodes = types.iter().filter_map(|id| Some((id, node(&types, id)?))).collect();
         Ok(Typing {
             nodes,
+            own_contexts: (types.iter())
+                .filter(|id| {
+                    types.package(*id) == "context"
+                        && CONTEXTS.contains(&types.name(*id))
+                        && types.get(*id).size > 0
+                })
+                .collect(),
             structs: HashMap::new(),
             byte: types.find("", "uint8"),
             chan_elem: view.binary.layout().field("hchan", "elemtype").map(|at| at as usize),
@@ -224,7 +236,7 @@ impl<'a> Typing<'a> {
         }
         let header = self.header(span) as usize;
         if at == 0 {
-            self.own(object, span, bytes);
+            self.own(object, spans, span, bytes);
         }
         let Some(form) = self.form(object) else { return self.raw(spans, bytes) };
         if form.rank == Rank::Part {
@@ -235,7 +247,7 @@ impl<'a> Typing<'a> {
     }
 
     /// What the first words of an object say of it.
-    fn own(&mut self, object: u32, span: &Span, bytes: &[u8]) {
+    fn own(&mut self, object: u32, spans: &Spans, span: &Span, bytes: &[u8]) {
         let first = u64_at(bytes, 0).unwrap_or(0);
         if self.has_header(span) {
             let descriptor = if span.class == 0 {
@@ -259,7 +271,32 @@ impl<'a> Typing<'a> {
             }
         } else if let Some(of) = self.channel(bytes) {
             self.set(object, span, Form { shape: Shape::Chan, of, rank: Rank::Own });
+        } else if self.form(object).is_none()
+            && let Some(of) = self.context(object, spans, span, bytes)
+        {
+            self.set(object, span, Form { shape: Shape::One, of, rank: Rank::Interface });
         }
+    }
+
+    /// The type of package context that an object has if it begins with a context, as all of them do, and only one of
+    /// them fits. One that has ended is often referred to by nothing but a stack, which does not say of what type it is.
+    fn context(&mut self, object: u32, spans: &Spans, span: &Span, bytes: &[u8]) -> Option<TypeId> {
+        let fits = |of: &TypeId| fits_slot(self.types.get(*of).size, span.size);
+        let mut fitting: Vec<TypeId> = self.own_contexts.iter().copied().filter(fits).collect();
+        let first = u64_at(bytes, 0)
+            .filter(|first| *first >= LOWEST && first.is_multiple_of(8) && first >> 47 == 0)?;
+        if fitting.is_empty() || !matches!(spans.find(first), Place::Outside) {
+            return None;
+        }
+        if !self.itabs.is_of_context(&self.view, &self.types, first) {
+            return None;
+        }
+        let id = spans.at_bit(u64::from(object))?;
+        fitting.retain(|of| {
+            let (edges, size) = (self.layouts.of(&self.types, *of), self.types.get(*of).size);
+            !self.pointers.refute(&self.view, spans, id, (0, size), &edges)
+        });
+        if let [of] = fitting[..] { Some(of) } else { None }
     }
 
     /// The type of the elements if these are the words of a channel (`hchan`).

@@ -4,7 +4,7 @@ use crate::detect::{Failure, Rules, Severity, Verdict};
 use std::{collections::HashSet, fmt, str::FromStr};
 
 /// The class ids that are promised.
-const CLASSES: [&str; 23] = [
+const CLASSES: [&str; 25] = [
     "nil-channel",
     "select-no-cases",
     "send-without-receiver",
@@ -17,6 +17,8 @@ const CLASSES: [&str; 23] = [
     "lock-channel-mixed",
     "cond-never-signalled",
     "context-never-cancelled",
+    "context-cut",
+    "context-far-deadline",
     "context-ignored",
     "context-lost",
     "coroutine-never-stopped",

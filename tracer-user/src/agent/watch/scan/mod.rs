@@ -149,9 +149,12 @@ pub(crate) fn search(
     // Without the right to sample the search goes on, with a doubt: a pointer may be in a register only.
     let mut registers = Sampler::start(&target.process).map_or(Registers::Unknown, Registers::Sampled);
     let scope = Scope::default();
+    // The names of variables are not kept: they are read anew where they are needed.
+    let exe = target.process.exe().ok();
     let search = Search {
         thresholds: config.leaks.thresholds(),
         pinned: past.is_some(),
+        exe: exe.as_ref(),
         ..Search::new(&config.leaks.catalogue, &scope)
     };
     let history = past.map(|past| &mut past.history);
