@@ -136,19 +136,20 @@ impl<'a> Typing<'a> {
         })
     }
 
-    /// Learns from the code which closures there are, and follows the variables that hold maps.
+    /// Learns from the code which closures there are, and follows the variables of which it tells the type.
     pub(super) fn code(&mut self, spans: &Spans) {
         let (types, bias) = (&self.types, self.view.bias);
         let described = |addr: u64| {
             let id = types.at(addr.wrapping_add(bias))?;
-            match types.get(id).kind {
-                Kind::Map => Some(Described::Map),
-                Kind::Struct => {
-                    let name = types.field_name(types.fields(id).first()?);
-                    matches!(name, "F" | ".F").then_some(Described::Closure)
-                }
-                _ => None,
-            }
+            let closure = || {
+                let name = types.field_name(types.fields(id).first()?);
+                matches!(name, "F" | ".F").then_some(Described::Closure)
+            };
+            Some(match types.get(id).kind {
+                Kind::Map => Described::Map,
+                Kind::Struct => closure().unwrap_or(Described::Other),
+                _ => Described::Other,
+            })
         };
         let range = types.range();
         let linked = range.start.wrapping_sub(bias)..range.end.wrapping_sub(bias);
@@ -158,12 +159,24 @@ impl<'a> Typing<'a> {
         };
         let closures: HashMap<u64, TypeId> = found.closures.iter().filter_map(in_memory).collect();
         let maps: Vec<_> = found.maps.iter().filter_map(in_memory).collect();
+        let mut pointers: Vec<_> = found.pointers.iter().filter_map(in_memory).collect();
+        let named = receivers(types);
+        pointers.extend(found.receivers.iter().filter_map(|(variable, name)| {
+            let (package, own) = split(name)?;
+            Some((variable.wrapping_add(bias), *named.get(&(package, own))?))
+        }));
+        drop(named);
         let first = closures.keys().min().copied().unwrap_or(0);
         self.code = first..closures.keys().max().map_or(0, |last| last + 1);
         self.closures = closures;
         for (variable, map) in maps {
             if let Some(addr) = self.view.word(variable) {
                 self.head(spans, addr, Form { shape: Shape::Map, of: map, rank: Rank::Field });
+            }
+        }
+        for (variable, of) in pointers {
+            if let Some(addr) = self.view.word(variable) {
+                self.values(spans, (addr, 1), of, Rank::Field);
             }
         }
     }
@@ -579,6 +592,20 @@ impl<'a> Typing<'a> {
             self.values(spans, (addr, 1), elem, Rank::Header);
         }
     }
+}
+
+/// The package and the own name of a type, as function names have both: `net/http.Server`.
+fn split(name: &str) -> Option<(&str, &str)> {
+    let last = name.rfind('/').map_or(0, |at| at + 1);
+    // The last dot: an element of an import path may have some (`gopkg.in/yaml.v2.decoder`).
+    let dot = name.get(last..)?.rfind('.')? + last;
+    Some((name.get(..dot)?, name.get(dot + 1..)?))
+}
+
+/// The types with a name, by package and own name; a package may be called otherwise than its path ends.
+fn receivers(types: &Types) -> HashMap<(&str, &str), TypeId> {
+    let named = types.iter().filter(|id| !types.package(*id).is_empty() && !types.name(*id).contains('['));
+    named.filter_map(|id| Some(((types.package(id), types.name(id).split_once('.')?.1), id))).collect()
 }
 
 /// What a node of a hash trie is that is no entry, and one that is (`struct { isEntry bool }` at the begin of `indirect`
