@@ -3,6 +3,8 @@
 //! Go's linker writes the types of package runtime into a compilation unit of that name
 //! (`src/cmd/link/internal/ld/dwarf.go`); for layouts only the entries of such units are read.
 
+mod members;
+mod types;
 mod variables;
 
 use super::contents::Contents;

@@ -26,7 +26,7 @@ pub use identify::{Identified, identify};
 pub use layout::{Layout, LayoutError, Source};
 pub use pclntab::{Frame, Function, Pclntab, PclntabError};
 pub(crate) use pclntab::{FuncData, PcData};
-pub use variables::{Variable, Variables};
+pub use variables::{Member, Variable, Variables};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,6 +1,7 @@
 //! The readers on a whole made-up binary, and on one that was cut off or changed.
 
 mod hostile;
+mod members;
 mod types;
 mod variables;
 

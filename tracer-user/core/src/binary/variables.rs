@@ -11,6 +11,11 @@ use object::elf::{STT_OBJECT, SymbolInfo};
 pub(super) const MAX_VARIABLES: usize = 1 << 18;
 /// Bytes of all their names.
 const MAX_NAMES: usize = 32 << 20;
+/// Most members of one variable.
+pub(super) const MAX_MEMBERS: usize = 256;
+/// Members of all variables together, and bytes of their paths. Those of the go command have 3,000.
+const MAX_ALL_MEMBERS: usize = 1 << 18;
+const MAX_PATHS: usize = 8 << 20;
 /// Bytes of the symbol table and of its names; programs of several hundred megabytes have 100 MB.
 const MAX_SECTION: u64 = 256 << 20;
 /// Bytes that are looked through for the ends of names: a hostile table has the same long name in each symbol.
@@ -32,6 +37,24 @@ pub struct Variable {
     /// The descriptor of its type, as an offset from `moduledata.types`. `None`: the binary has no descriptor of it, or
     /// does not say which.
     pub descriptor: Option<u64>,
+    /// What it consists of, ordered by offset; no two overlap. Empty where it has a descriptor, and without DWARF.
+    pub members: Box<[Member]>,
+}
+
+/// A part of a variable whose type has no descriptor: one whose own type has a descriptor, or a pointer. Of the two
+/// descriptors it has one at most; a pointer without either names a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Path from the variable: `.current`, `.m.root.v`, `[]`; empty where the variable is a pointer itself. Elements of
+    /// an array have the same one.
+    pub path: Box<str>,
+    /// Bytes from the beginning of the variable. Of an interface without a descriptor, that of its second word.
+    pub offset: u64,
+    /// As [`Variable::descriptor`].
+    pub descriptor: Option<u64>,
+    /// The descriptor of what it points to, where it is a pointer without a descriptor of its own: of an element, if it
+    /// is a slice; of T, if it is the `unsafe.Pointer` of a `sync/atomic.Pointer[T]`.
+    pub points_to: Option<u64>,
 }
 
 /// The package-level variables of a program, ordered by address; no two have the same.
@@ -97,14 +120,22 @@ pub(super) struct Collected {
     list: Vec<Variable>,
     /// Bytes of all names.
     names: usize,
+    members: usize,
+    /// Bytes of the paths of all members.
+    paths: usize,
 }
 
 impl Collected {
-    /// Keeps one more. `None`: the bounds or the budget do not allow it.
-    pub(super) fn add(&mut self, variable: Variable) -> Option<()> {
+    /// Keeps one more, without its members where there are too many. `None`: the bounds or the budget do not allow it.
+    pub(super) fn add(&mut self, mut variable: Variable) -> Option<()> {
         self.names += variable.name.len();
         if self.list.len() == MAX_VARIABLES || self.names > MAX_NAMES {
             return None;
+        }
+        self.members += variable.members.len();
+        self.paths += variable.members.iter().map(|member| member.path.len()).sum::<usize>();
+        if self.members > MAX_ALL_MEMBERS || self.paths > MAX_PATHS {
+            variable.members = Box::default();
         }
         budget::check(variable.name.len()).ok()?;
         budget::reserve(&mut self.list, 1).ok()?;
@@ -129,7 +160,7 @@ fn read_symbols(image: &Image, sections: &Image, to: &mut Collected) -> Option<(
         left = left.checked_sub(name.map_or(MAX_STRING, <[u8]>::len))?;
         let name = name.and_then(|name| std::str::from_utf8(name).ok()).filter(|name| is_variable(name));
         if let Some(name) = name {
-            to.add(Variable { addr, size, name: name.into(), descriptor: None })?;
+            to.add(Variable { addr, size, name: name.into(), descriptor: None, members: Box::default() })?;
         }
     }
     Some(())

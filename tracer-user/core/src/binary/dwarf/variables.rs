@@ -1,4 +1,5 @@
-//! Package-level variables: where each lies, how large it is, and which descriptor its type has.
+//! Package-level variables: where each lies, how large it is, which descriptor its type has, and without one what it
+//! consists of.
 //!
 //! A variable is a child of its package's unit (`dwarfGenerateDebugInfo` in `src/cmd/link/internal/ld/dwarf.go`). Its
 //! type may stand in any unit, also in a later one, so types are looked up when all variables are known.
@@ -6,38 +7,15 @@
 use super::super::bytes::{u64_at, uvarint};
 use super::super::elf::Image;
 use super::super::variables::{Collected, MAX_VARIABLES, Variable};
-use super::{Entry, MAX_NAME, MAX_SECTION, MAX_STEPS, MAX_UNITS, Reader, Slice, Table, dw, number, type_of};
+use super::members::members;
+use super::types::Types;
+use super::{Entry, MAX_NAME, MAX_SECTION, MAX_STEPS, MAX_UNITS, Reader, Slice, dw, type_of};
 use crate::budget;
-use gimli::{
-    Abbreviations, AttributeValue, DebugInfo, DebugInfoOffset, DebuggingInformationEntry, DwAt, EndianSlice,
-    EntriesRaw, LittleEndian, UnitHeader, UnitOffset,
-};
+use gimli::{Abbreviations, AttributeValue, DebugInfo, DebuggingInformationEntry, LittleEndian, UnitHeader};
 use std::cell::Cell;
-use std::collections::HashMap;
 
-/// Attributes of Go's linker (`src/cmd/internal/dwarf/dwarf_defs.go`): the kind of a type, a constant of
-/// `internal/abi`; and the offset of its descriptor from `moduledata.types`, 0 where the linker left it out.
-const GO_KIND: DwAt = DwAt(0x2900);
-const GO_RUNTIME_TYPE: DwAt = DwAt(0x2904);
-/// Kinds without `DW_AT_byte_size`, and the bytes of their values (`src/internal/abi/type.go`): chan, interface, map.
-/// Pointers have none, either.
-const SIZES: [(u32, u64); 3] = [(18, 8), (20, 16), (21, 8)];
-/// The one type whose descriptor is not believed.
-const UINTPTR: &str = "uintptr";
-/// Entries from a variable to its type: one typedef stands before a named type.
-const MAX_TYPEDEFS: usize = 4;
-/// Bytes in which the entry of a type ends: little more than its name.
-const MAX_ENTRY: usize = 2 * MAX_NAME;
 /// Bytes of an address, which follows `DW_OP_addr`: both processors have eight.
-const ADDRESS: usize = 8;
-
-/// What the entry of a type tells of its variables.
-#[derive(Clone, Copy, Default)]
-struct Type {
-    /// Bytes; `None`: not known.
-    size: Option<u64>,
-    descriptor: Option<u64>,
-}
+pub(super) const ADDRESS: usize = 8;
 
 /// Adds the variables of a binary's DWARF; those up to the first bound, where there are more than in any program.
 pub(in crate::binary) fn variables(image: &Image, to: &mut Collected) {
@@ -166,66 +144,20 @@ impl<'a> Walk<'a> {
 
     /// Adds what was found with its types. `None`: that up to a bound.
     fn add(&self, to: &mut Collected) -> Option<()> {
-        let (mut known, mut last) = (HashMap::new(), None);
+        let mut types = Types::new(&self.reader, self.info, &self.units);
+        // Whatever members cost takes no descriptor from another variable.
+        for place in self.found.iter().filter_map(|found| found.of) {
+            types.of(place);
+        }
         for found in &self.found {
-            let of = found.of.map(|place| *known.entry(place).or_insert_with(|| self.of(place, &mut last)));
-            let Type { size, descriptor } = of.unwrap_or_default();
+            let of = found.of.map(|place| types.of(place)).unwrap_or_default();
             // One of no bytes has the address of what lies behind it.
-            if size != Some(0) {
-                let name = found.name.into();
-                to.add(Variable { addr: found.addr, size: size.unwrap_or(0), name, descriptor })?;
+            if of.size != Some(0) {
+                let (addr, size, name) = (found.addr, of.size.unwrap_or(0), found.name.into());
+                let members = members(&mut types, of);
+                to.add(Variable { addr, size, name, descriptor: of.descriptor, members })?;
             }
         }
         Some(())
-    }
-
-    /// What the type at an offset in `.debug_info` tells.
-    fn of(&self, mut place: usize, last: &mut Table) -> Type {
-        for _ in 0..MAX_TYPEDEFS {
-            let Some((tells, next)) = self.entry(place, last) else { break };
-            match next {
-                Some(next) => place = next,
-                None => return tells,
-            }
-        }
-        Type::default()
-    }
-
-    /// What the entry of a type tells, or where the type is that it only names.
-    fn entry(&self, place: usize, last: &mut Table) -> Option<(Type, Option<usize>)> {
-        let behind = self.units.partition_point(|start| *start <= place);
-        let start = *self.units.get(behind.checked_sub(1)?)?;
-        let unit = self.reader.info.header_from_offset(DebugInfoOffset(start)).ok()?;
-        let abbreviations = self.reader.abbreviations(&unit, last)?;
-        let end = start.checked_add(unit.length_including_self())?.min(place.checked_add(MAX_ENTRY)?);
-        let bytes = self.info.get(place..end.min(self.info.len()))?;
-        let slice = EndianSlice::new(bytes, LittleEndian);
-        let mut entries = EntriesRaw::new(slice, unit.encoding(), abbreviations, UnitOffset(0));
-        let mut entry = DebuggingInformationEntry::null();
-        let read = entries.read_entry(&mut entry);
-        // Types may overlap: each is paid for with the bytes that it took.
-        self.reader.step(if read.is_ok() { entries.next_offset().0 } else { bytes.len() } as u64)?;
-        if !read.ok()? {
-            return None;
-        }
-        let kind = number(&entry, GO_KIND);
-        // A map, a channel and an interface are typedefs as well, of what the runtime makes of them; but they have a
-        // kind.
-        if entry.tag() == dw::DW_TAG_typedef && kind.is_none() {
-            return Some((Type::default(), Some(type_of(&unit, &entry)?)));
-        }
-        let implied = if entry.tag() == dw::DW_TAG_pointer_type {
-            Some(ADDRESS as u64)
-        } else {
-            SIZES.iter().find(|(of, _)| Some(*of) == kind).map(|(_, size)| *size)
-        };
-        let size = entry.attr_value(dw::DW_AT_byte_size).and_then(|size| size.udata_value());
-        let descriptor = match entry.attr_value(GO_RUNTIME_TYPE) {
-            // Up to Go 1.22 `uintptr` has an address here, not an offset.
-            Some(_) if self.reader.text(&entry, dw::DW_AT_name) == Some(UINTPTR) => None,
-            Some(AttributeValue::Addr(offset)) => Some(offset).filter(|offset| *offset != 0),
-            _ => None,
-        };
-        Some((Type { size: size.or(implied), descriptor }, None))
     }
 }

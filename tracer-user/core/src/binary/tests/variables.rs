@@ -6,7 +6,7 @@ use crate::testing::binary::{Section, small_binary, small_image, with_sections};
 use std::fs::File;
 
 /// Where the made-up executable's writable data begins.
-fn data() -> u64 {
+pub(super) fn data() -> u64 {
     small_binary().image().segments().iter().find(|segment| segment.writable).unwrap().vaddr
 }
 
@@ -14,8 +14,8 @@ fn read(sections: &[Section<'_>]) -> Variables {
     GoBinary::parse(with_sections(sections).into()).unwrap().variables(None)
 }
 
-fn variable(addr: u64, size: u64, name: &str, descriptor: Option<u64>) -> Variable {
-    Variable { addr, size, name: name.into(), descriptor }
+pub(super) fn variable(addr: u64, size: u64, name: &str, descriptor: Option<u64>) -> Variable {
+    Variable { addr, size, name: name.into(), descriptor, members: Box::default() }
 }
 
 /// Symbols: address, bytes, kind and name. The table, and the names of it.
@@ -71,9 +71,9 @@ fn symbols_are_variables_if_their_names_are() {
     assert_eq!(read(&[(".symtab", &table, false)]).all(), []);
 }
 
-/// Abbreviations of a Go program, and with number 9 a type of C.
-fn abbreviations() -> Vec<u8> {
-    let (text, address, reference, flag) = (0x08, 0x01, 0x10, 0x0b);
+/// Abbreviations of a Go program.
+pub(super) fn abbreviations() -> Vec<u8> {
+    let (text, address, reference, flag, number) = (0x08, 0x01, 0x10, 0x0b, 0x0f);
     let (kind, descriptor) = ([0x80, 0x52, flag], [0x84, 0x52, address]);
     [
         // The unit: language, name, base of addresses. A variable: name, location, type.
@@ -97,23 +97,38 @@ fn abbreviations() -> Vec<u8> {
         // A function, with children. A variable whose name is in `.debug_str`.
         &[7, 0x2e, 1, 0x03, text, 0, 0],
         &[8, 0x34, 0, 0x03, 0x0e, 0x02, 0x0a, 0x49, reference, 0, 0],
+        // A struct with children: name, size, kind, descriptor. Its member: name, offset, type.
+        &[9, 0x13, 1, 0x03, text, 0x0b, number],
+        &kind,
+        &descriptor,
+        &[0, 0],
+        &[10, 0x0d, 0, 0x03, text, 0x38, number, 0x49, reference, 0, 0],
+        // An array: name, type, size, kind, descriptor. A pointer to a type: name, type, kind, descriptor.
+        &[11, 0x01, 0, 0x03, text, 0x49, reference, 0x0b, number],
+        &kind,
+        &descriptor,
+        &[0, 0],
+        &[12, 0x0f, 0, 0x03, text, 0x49, reference],
+        &kind,
+        &descriptor,
+        &[0, 0],
         &[0],
     ]
     .concat()
 }
 
-const GO: u8 = 0x16;
+pub(super) const GO: u8 = 0x16;
 const C: u8 = 0x0c;
 
 /// `.debug_info` of one unit, and `.debug_addr`.
-struct Info {
+pub(super) struct Info {
     version: u8,
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     addresses: Vec<u8>,
 }
 
 impl Info {
-    fn new(version: u8, language: u8) -> Info {
+    pub(super) fn new(version: u8, language: u8) -> Info {
         // Length, which is written at the end; version; in DWARF 5 the kind of unit; abbreviations and address size.
         let header: &[u8] = if version == 5 {
             &[0, 0, 0, 0, 5, 0, 1, 8, 0, 0, 0, 0]
@@ -125,38 +140,38 @@ impl Info {
     }
 
     /// Where the next entry will be.
-    fn place(&self) -> u32 {
+    pub(super) fn place(&self) -> u32 {
         self.bytes.len() as u32
     }
 
-    fn entry(&mut self, number: u8, name: &str) -> u32 {
+    pub(super) fn entry(&mut self, number: u8, name: &str) -> u32 {
         let place = self.place();
         self.bytes.push(number);
         self.bytes.extend(name.bytes().chain([0]));
         place
     }
 
-    fn typedef(&mut self, name: &str, of: u32) -> u32 {
+    pub(super) fn typedef(&mut self, name: &str, of: u32) -> u32 {
         let place = self.entry(3, name);
         self.bytes.extend(of.to_le_bytes());
         place
     }
 
-    fn structure(&mut self, name: &str, size: u8, kind: u8, descriptor: u64) -> u32 {
+    pub(super) fn structure(&mut self, name: &str, size: u8, kind: u8, descriptor: u64) -> u32 {
         let place = self.entry(4, name);
         self.bytes.extend([size, kind]);
         self.bytes.extend(descriptor.to_le_bytes());
         place
     }
 
-    fn pointer(&mut self, name: &str, descriptor: u64) -> u32 {
+    pub(super) fn pointer(&mut self, name: &str, descriptor: u64) -> u32 {
         let place = self.entry(5, name);
         self.bytes.push(22);
         self.bytes.extend(descriptor.to_le_bytes());
         place
     }
 
-    fn map(&mut self, name: &str, of: u32, descriptor: u64) -> u32 {
+    pub(super) fn map(&mut self, name: &str, of: u32, descriptor: u64) -> u32 {
         let place = self.entry(6, name);
         self.bytes.extend(of.to_le_bytes());
         self.bytes.push(21);
@@ -164,7 +179,7 @@ impl Info {
         place
     }
 
-    fn variable(&mut self, name: &str, addr: u64, of: u32) {
+    pub(super) fn variable(&mut self, name: &str, addr: u64, of: u32) {
         let location = if self.version == 5 {
             // The linker pads the index, too.
             let index = (self.addresses.len() / 8 - 1) as u8;
@@ -183,7 +198,7 @@ impl Info {
         self.bytes.extend(of.to_le_bytes());
     }
 
-    fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
+    pub(super) fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
         self.bytes.push(0);
         let len = self.bytes.len() as u32 - 4;
         self.bytes[..4].copy_from_slice(&len.to_le_bytes());
@@ -227,7 +242,7 @@ fn all(at: u64) -> [Variable; 6] {
     ]
 }
 
-fn sections<'a>(info: &'a [u8], abbreviations: &'a [u8], addresses: &'a [u8]) -> [Section<'a>; 3] {
+pub(super) fn sections<'a>(info: &'a [u8], abbreviations: &'a [u8], addresses: &'a [u8]) -> [Section<'a>; 3] {
     [(".debug_info", info, false), (".debug_abbrev", abbreviations, false), (".debug_addr", addresses, false)]
 }
 
