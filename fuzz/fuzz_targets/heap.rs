@@ -5,9 +5,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use sfgi_core::{
-    binary::GoBinary,
+    binary::{GoBinary, Variables},
     heap::{Options, Registers, observe},
     memory::{Fault, Memory},
+    objects::{Objects, Reading},
     snapshot::{Clock, View},
 };
 use sfgi_fuzz::executable_with_heap;
@@ -38,6 +39,11 @@ const FINALIZERS: usize = 0x4000;
 const CLEANUPS: usize = 0x5000;
 /// Offset of `cleanupQueue.all`.
 const ALL_CLEANUPS: u64 = 128;
+/// Descriptors of types, the fields of one, and their names.
+const TYPES: usize = 0x6000;
+const FIELDS: usize = 0x6800;
+const NAMES: usize = 0x6c00;
+const TYPES_END: usize = 0x7000;
 /// The heap: a page of objects with pointers, and one without.
 const OBJECTS: usize = 0x8000;
 const OBJECT: u64 = 128;
@@ -134,6 +140,10 @@ impl Target {
         for (field, offset) in fields {
             self.variables.insert(module + layout("moduledata", field)?, at(offset));
         }
+        self.types();
+        for (field, offset) in [("types", TYPES), ("etypes", TYPES_END)] {
+            self.variables.insert(module + layout("moduledata", field)?, at(offset));
+        }
         for field in ["bss", "ebss", "gcbssmask.bytedata", "next"] {
             self.variables.insert(module + layout("moduledata", field)?, 0);
         }
@@ -143,6 +153,46 @@ impl Target {
         self.set(PS, p);
         self.variables.extend([(p + heap, at(TIMERS)), (p + heap + 8, 2)]);
         Some(())
+    }
+}
+
+impl Target {
+    /// A struct with a pointer to itself, a slice and an interface, what these are made of, and an interface that holds it.
+    fn types(&mut self) {
+        const STRUCT: usize = TYPES;
+        const POINTER: usize = TYPES + 0x100;
+        const SLICE: usize = TYPES + 0x200;
+        const EMPTY: usize = TYPES + 0x300;
+        let types = [
+            (STRUCT, OBJECT, 25, "S"),
+            (POINTER, 8, 22, "*S"),
+            (SLICE, 24, 23, "[]S"),
+            (EMPTY, 16, 20, "interface {}"),
+        ];
+        for (index, (place, size, kind, name)) in types.into_iter().enumerate() {
+            let named = NAMES + index * 0x40;
+            self.bytes[named + 1] = name.len() as u8;
+            self.bytes[named + 2..named + 2 + name.len()].copy_from_slice(name.as_bytes());
+            // Only the struct has a name of its own, and a pointer is the value in an interface.
+            let flags: u64 = if kind == 25 { 4 } else { 0x20 };
+            self.set(place, size);
+            self.set(place + 8, size);
+            self.set(place + 16, flags << 32 | 8 << 40 | 8 << 48 | kind << 56);
+            self.set(place + 32, at(TYPES));
+            self.set(place + 40, (named - TYPES) as u64);
+            self.set(place + 48, at(STRUCT));
+        }
+        self.set(STRUCT + 56, at(FIELDS));
+        self.set(STRUCT + 64, 3);
+        self.set(EMPTY + 64, 0);
+        for (index, (of, offset)) in [(POINTER, 0), (SLICE, 8), (EMPTY, 32)].into_iter().enumerate() {
+            let field = FIELDS + index * 24;
+            self.set(field, at(NAMES));
+            self.set(field + 8, at(of));
+            self.set(field + 16, offset);
+        }
+        // An interface that holds the object which somebody refers to.
+        self.set(VARIABLES, at(POINTER));
     }
 }
 
@@ -183,4 +233,37 @@ fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
         assert!(set.members.iter().all(|member| all.contains(member)));
     }
     found.pinned(&[all]);
+    let reading = Reading {
+        variables: Variables::default(),
+        registers: &[],
+        stopped: true,
+        without: &Default::default(),
+        progress: &mut |_, _| {},
+    };
+    let read = Objects::read(view, reading);
+    assert!(read.is_ok() || changes.len() >= 10, "{:?}", read.err());
+    // A change can make the heap one that cannot be read.
+    let Ok(mut objects) = read else { return };
+    let contexts = objects.contexts().expect("the budget allows so little");
+    assert!(contexts.list.is_sorted_by_key(|context| context.addr));
+    let share = objects.share();
+    assert!(share.typed_objects <= share.objects && share.typed_bytes <= share.bytes);
+    for index in 0..2 * PAGE as u64 / OBJECT {
+        let addr = at(OBJECTS) + index * OBJECT;
+        for way in objects.ways(addr, 3).expect("the budget allows so little") {
+            assert!(
+                way.hops
+                    .last()
+                    .is_some_and(|hop| (hop.object.address..hop.object.address + OBJECT).contains(&addr))
+            );
+            assert!(!way.to_string().is_empty());
+        }
+        let (objects_kept, _) = objects.retained(&[addr]).expect("the budget allows so little");
+        assert!(objects_kept <= share.objects);
+    }
+    if changes.len() < 10 {
+        assert!(objects.untyped().is_none(), "{:?}", objects.untyped());
+        let first = objects.describe(at(OBJECTS)).expect("an object");
+        assert_eq!(first.of.as_deref(), Some("S"));
+    }
 }));

@@ -103,6 +103,11 @@ impl<'a> Once<'_, 'a> {
     }
 }
 
+/// Reads all objects once.
+pub(super) fn read_once<'a>(once: &Once<'_, 'a>) -> Result<Objects<'a>, ObjectsError> {
+    once.read()
+}
+
 impl<T> Whole<T> {
     /// Reads what `then` asks for. `without` tells the goroutines that are no roots, after the program was stopped.
     pub(super) fn read<'a>(

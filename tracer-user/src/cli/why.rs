@@ -1,7 +1,7 @@
 //! `sfgi why`: what keeps an object of a running program, or of a core file, alive.
 
 use super::{
-    objects::{TargetArgs, Whole},
+    objects::{TargetArgs, Whole, read_once},
     parse, session,
     source::{self, Opened},
 };
@@ -129,7 +129,7 @@ impl Question<'_> {
             asked = self.asked(view, &goids)?;
             Ok(std::mem::take(&mut asked.without))
         };
-        let whole = Whole::read(&args.target, self.opened, view, without, |once| once.read())?;
+        let whole = Whole::read(&args.target, self.opened, view, without, read_once)?;
         let objects = &whole.found;
         let found = asked.addrs.iter().map(|addr| self.kept(objects, *addr)).collect::<Result<Vec<_>>>()?;
         let why = Why {

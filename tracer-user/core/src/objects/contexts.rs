@@ -324,7 +324,7 @@ impl Objects<'_> {
         self.register(&holders, &groups, &mut contexts.list)?;
         self.hold(&holders, &closures, &mut contexts.list)?;
         self.stand(&mut contexts.list);
-        (contexts.ignored, contexts.cut) = self.unheard(&contexts.list);
+        [contexts.ignored, contexts.cut] = self.unheard(&contexts.list);
         contexts.doubt = self.cancel_doubt();
         if contexts.doubt.is_none() {
             self.lose(&mut contexts.list);
@@ -403,11 +403,11 @@ impl Objects<'_> {
         above: &mut Vec<(u64, u64)>,
     ) -> Result<(), ObjectsError> {
         let objects: Vec<u32> = found.iter().map(|(object, _)| *object).collect();
-        let mut raw: Vec<(Context, (u64, u64), (u64, u64), (u64, u64))> = Vec::new();
+        let mut raw: Vec<(Context, [(u64, u64); 3])> = Vec::new();
         self.read_objects(&objects, &mut |index, addr, bytes| {
             let Some(plan) = found.get(index).and_then(|(_, of)| plans.get(of)) else { return };
             // What begins with a descriptor is larger than any of the library's.
-            let header = (bytes.len() as u64 > plan.size && bytes.len() > 512) as usize * 8;
+            let header = usize::from(bytes.len() as u64 > plan.size && bytes.len() > 512) * 8;
             let bytes = bytes.get(header..).unwrap_or_default();
             let pair = |at: Option<usize>| {
                 at.and_then(|at| Some((u64_at(bytes, at)?, u64_at(bytes, at + 8)?))).unwrap_or((0, 0))
@@ -431,9 +431,9 @@ impl Objects<'_> {
                 goroutines: 0,
                 lost: false,
             };
-            raw.push((context, pair(plan.above), error, (pair(plan.key).0, pair(plan.value).0)));
+            raw.push((context, [pair(plan.above), error, (pair(plan.key).0, pair(plan.value).0)]));
         })?;
-        for (mut context, parent, error, (key, value)) in raw {
+        for (mut context, [parent, error, (key, value)]) in raw {
             let empty = plans.get(&context.of).and_then(|plan| plan.err).is_some_and(|(_, atomic)| atomic);
             context.error = if empty { self.typing.types.at(error.0) } else { self.typing.itab(error.0) };
             context.key = self.typing.types.at(key);
@@ -594,7 +594,7 @@ impl Objects<'_> {
     }
 
     /// The goroutines that do not hear of a context that their stack has: [`Contexts::ignored`] and [`Contexts::cut`].
-    fn unheard(&self, list: &[Context]) -> (Vec<(u32, u32)>, Vec<(u32, u32)>) {
+    fn unheard(&self, list: &[Context]) -> [Vec<(u32, u32)>; 2] {
         let dones = list.iter().zip(0_u32..).filter(|(context, _)| context.done != 0);
         let dones: HashMap<u64, u32> = dones.map(|(context, index)| (context.done, index)).collect();
         let mut given: HashMap<u32, Vec<u32>> = HashMap::new();
@@ -640,7 +640,7 @@ impl Objects<'_> {
         }
         ignored.sort_unstable();
         cut.sort_unstable();
-        (ignored, cut)
+        [ignored, cut]
     }
 
     /// Why it cannot be told who can cancel a context: a function that cancels one is there, and nothing says what its

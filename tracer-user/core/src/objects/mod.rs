@@ -29,7 +29,7 @@ pub use contexts::{Above, Context, ContextKind, Contexts, settled};
 pub use types::{Detail, Field, Kind, Type, TypeId, Types};
 pub use ways::{Described, Hop, Root, RootKind, Way};
 
-use crate::binary::{Globals, Variables};
+use crate::binary::{Globals, Member, Variables};
 use crate::budget::{self, Exhausted};
 use crate::heap::{Depths, HeapError, References, Roots, Source, Spans, Wanted, listed, structs};
 use crate::memory::{Fault, Range, ThreadRegisters};
@@ -174,13 +174,26 @@ impl<'a> Objects<'a> {
     /// Learns types from variables: from those whose type is known, and from interfaces in all others.
     fn variables(&mut self) -> Result<(), ObjectsError> {
         let bias = self.view.bias;
-        let of = |variable: &crate::binary::Variable| {
-            let of = self.typing.types.behind(variable.descriptor?)?;
+        let of = |addr: u64, descriptor: Option<u64>| {
+            let of = self.typing.types.behind(descriptor?)?;
             let len = self.typing.types.get(of).size.min(MAX_VARIABLE) as usize;
-            Some((Range { addr: variable.addr.wrapping_add(bias), len }, of))
+            Some((Range { addr: addr.wrapping_add(bias), len }, of))
         };
-        let known: Vec<_> =
-            self.variables.all().iter().filter_map(of).filter(|(range, _)| range.len > 0).collect();
+        let all = self.variables.all();
+        let members = all.iter().flat_map(|variable| {
+            variable.members.iter().map(|member| (variable.addr.wrapping_add(member.offset), member))
+        });
+        // Of what has no descriptor of its own, members have.
+        let known = all.iter().filter_map(|variable| of(variable.addr, variable.descriptor));
+        let known = known.chain(members.clone().filter_map(|(addr, member)| of(addr, member.descriptor)));
+        let known: Vec<_> = known.filter(|(range, _)| range.len > 0).collect();
+        let point = |(addr, member): (u64, &Member)| {
+            Some((self.view.word(addr.wrapping_add(bias))?, self.typing.types.behind(member.points_to?)?))
+        };
+        let pointed: Vec<_> = members.filter_map(point).collect();
+        for (addr, of) in pointed {
+            self.typing.pointed(&self.graph.spans, addr, of);
+        }
         let (mut bytes, mut whole) = (Vec::new(), Vec::new());
         for known in known.chunks(1024) {
             let ranges: Vec<_> = known.iter().map(|(range, _)| *range).collect();

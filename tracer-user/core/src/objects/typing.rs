@@ -575,6 +575,11 @@ impl<'a> Typing<'a> {
         if addr == 0 { None } else { self.itabs.at(&self.view, &self.types, addr) }
     }
 
+    /// Notes that a pointer to such a value has this address.
+    pub(super) fn pointed(&mut self, spans: &Spans, addr: u64, of: TypeId) {
+        self.values(spans, (addr, 1), of, Rank::Field);
+    }
+
     /// Notes that a list of the runtime has this struct of its own at an address.
     pub(super) fn runtimes(&mut self, spans: &Spans, of: &'static str, addr: u64) {
         let types = &self.types;

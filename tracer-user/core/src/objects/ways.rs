@@ -374,10 +374,27 @@ impl Objects<'_> {
         let Some(variable) = self.variables.containing(linked) else { return String::new() };
         let of = variable.descriptor.and_then(|descriptor| self.typing.types.behind(descriptor));
         let within = linked - variable.addr;
+        let types = &self.typing.types;
+        // The last member that begins before it, and what that has.
+        let member = || {
+            let member = variable.members.iter().rev().find(|member| member.offset <= within)?;
+            let of = member.descriptor.and_then(|descriptor| types.behind(descriptor));
+            let within = within - member.offset;
+            match of {
+                Some(of) if within < types.get(of).size => {
+                    Some(format!("{}{}", member.path, edges::path(types, of, within)))
+                }
+                None if within == 0 => Some(member.path.to_string()),
+                _ => None,
+            }
+        };
         let place = match of {
-            Some(of) => edges::path(&self.typing.types, of, within),
-            None if within == 0 => String::new(),
-            None => format!("+{within:#x}"),
+            Some(of) => edges::path(types, of, within),
+            None => match member() {
+                Some(path) => path,
+                None if within == 0 => String::new(),
+                None => format!("+{within:#x}"),
+            },
         };
         format!("{}{place}", variable.name)
     }
