@@ -169,7 +169,8 @@ fn whoever_does_not_hear_its_context_is_told_of() -> Result<()> {
 }
 
 fn many_contexts_are_counted_to_the_unit() -> Result<()> {
-    let go = Go::all().iter().find(|go| go.is_end()).context("a toolchain")?;
+    let all = Go::all();
+    let go = all.iter().find(|go| go.is_end()).context("a toolchain")?;
     let mut target =
         fixture::start("contexts", go, Variant::PieStripped, &["-mode", "million", "-n", "200000"])?;
     let (made, ended) = count(&mut target)?;

@@ -6,6 +6,7 @@
 //! descriptor then, which is no guess.
 
 use super::edges::Edges;
+use crate::binary::Arch;
 use crate::budget;
 use crate::goruntime::{HeapBitmap, Release};
 use crate::heap::{ObjectId, Span, Spans};
@@ -15,6 +16,9 @@ use hashbrown::HashMap;
 /// Bytes of a page, and of an arena (`src/runtime/malloc.go`).
 const PAGE: u64 = 8192;
 const ARENA: u64 = 64 << 20;
+/// The number of the arena at address 0: on amd64 the lower half of all addresses is taken for the upper one
+/// (`src/runtime/malloc.go`: `arenaBaseOffset`).
+const AMD64_FIRST_ARENA: u64 = (1 << 47) / ARENA;
 /// Largest object whose bits lie in its span.
 const MOST: u64 = 512;
 /// Words of an object that are compared; a type of more is compared in its first ones.
@@ -25,7 +29,7 @@ const MAX_SPANS: usize = 1 << 16;
 /// The bitmaps of one target.
 pub(super) struct Pointers {
     bitmap: HeapBitmap,
-    /// Address of the array of arenas; 0: not known.
+    /// Address of the array of arenas, of the one that begins at address 0; 0: not known.
     arenas: u64,
     /// Bits of spans, by number; empty where they cannot be read.
     spans: HashMap<u32, Box<[u8]>>,
@@ -37,6 +41,11 @@ impl Pointers {
         let heap = view.binary.globals().ok().and_then(|globals| globals.mheap);
         // `arenas [1][1 << 22]*heapArena`: one pointer to the array.
         let arenas = heap.and_then(|heap| view.field(heap.wrapping_add(view.bias), "mheap", "arenas"));
+        let first = match view.binary.arch() {
+            Arch::Amd64 => AMD64_FIRST_ARENA * 8,
+            Arch::Arm64 => 0,
+        };
+        let arenas = arenas.filter(|addr| *addr != 0).and_then(|addr| addr.checked_add(first));
         Pointers { bitmap: release.heap_bitmap(), arenas: arenas.unwrap_or(0), spans: HashMap::new() }
     }
 
