@@ -1,7 +1,7 @@
 //! Ways from roots to an object, with names.
 
 use super::edges;
-use super::form::{Form, Shape};
+use super::form::{Form, Rank, Shape};
 use super::graph::Parent;
 use super::types::{Kind, TypeId, Types};
 use super::{Objects, ObjectsError};
@@ -19,6 +19,8 @@ const MORE: usize = 16;
 /// Bytes of an object that are looked through for the pointer to the next one, and objects that are read together.
 const MAX_OBJECT: u64 = 64 << 20;
 const PIECE: u64 = 1 << 20;
+/// Bytes that tell a channel (`hchan`).
+const CHANNEL: usize = 96;
 
 /// A root, as far as it has a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -172,7 +174,7 @@ impl Objects<'_> {
         let types = &self.typing.types;
         let header = self.typing.header(&span);
         let mut described = Described::at(addr + header, span.size);
-        let form = self.typing.form(object);
+        let form = self.form(object, &span, addr);
         if header == 0 && !span.noscan && form.is_none_or(|form| is_closure(types, form.of)) {
             described.function = self.closure(addr);
         }
@@ -189,6 +191,19 @@ impl Objects<'_> {
             Shape::Table | Shape::Directory => format!("part of {name}"),
         });
         described
+    }
+
+    /// What an object holds. Where nothing leads to it, it was not looked through, and what seemed to may be older than
+    /// it: then only its own words count.
+    fn form(&self, object: u32, span: &Span, addr: u64) -> Option<Form> {
+        let known = self.typing.form(object);
+        if self.graph.is_reached(object) || known.is_some_and(|known| known.rank >= Rank::Own) {
+            return known;
+        }
+        let mut bytes = [0; CHANNEL];
+        let read = span.size >= CHANNEL as u64 && self.view.memory.read(addr, &mut bytes).is_ok();
+        let of = read.then(|| self.typing.channel(&bytes)).flatten()?;
+        Some(Form { shape: Shape::Chan, of, rank: Rank::Own })
     }
 
     /// The function of the closure at an address; `None`: its first word is no function's entry.
