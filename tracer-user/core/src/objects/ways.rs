@@ -180,7 +180,10 @@ impl Objects<'_> {
         }
         let Some(form) = form else { return described };
         let name = types.name(form.of);
-        described.package = types.package(form.of).to_owned();
+        // The descriptor of a pointer with methods has the package of what it points to.
+        if is_named(name) {
+            described.package = types.package(form.of).to_owned();
+        }
         described.of = Some(match form.shape {
             Shape::One | Shape::Map => name.to_owned(),
             Shape::Row => {
@@ -422,6 +425,12 @@ fn via(types: &Types, form: Form, path: &str) -> String {
         return format!("{{}}{}", behind.and_then(|at| path.get(at + 1..)).unwrap_or_default());
     }
     if path.is_empty() { "*".to_owned() } else { path.to_owned() }
+}
+
+/// Whether a name is that of a type with a name and a package: `http.conn`, and not `*http.conn`.
+fn is_named(name: &str) -> bool {
+    let package = name.split_once('.').map_or("", |(package, _)| package);
+    !package.is_empty() && package.chars().all(|char| char.is_alphanumeric() || char == '_')
 }
 
 /// Whether a struct is that of a closure: its first field is the function.
