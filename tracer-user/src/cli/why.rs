@@ -154,7 +154,9 @@ impl Question<'_> {
     }
 
     fn kept(&self, objects: &Objects<'_>, addr: u64) -> Result<Kept> {
-        let object = objects.describe(addr).with_context(|| {
+        // What is reached is told, even if it has been freed while the heap was read.
+        let known = objects.is_reached(addr) || objects.is_allocated(addr);
+        let object = objects.describe(addr).filter(|_| known).with_context(|| {
             format!(
                 "{}: {addr:#x} is no object of its heap: a variable, a stack, or free memory",
                 self.name()
@@ -165,8 +167,6 @@ impl Question<'_> {
             ""
         } else if objects.is_reached(addr) {
             "what kept it alive has changed while it was read: ask again, or with --freeze"
-        } else if !objects.is_allocated(addr) {
-            "nothing leads to it: it is free memory that an object has been in"
         } else {
             "nothing leads to it: the collector will free it"
         };

@@ -240,3 +240,111 @@ fn quoted(text: &str) -> String {
     }
     quoted
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a hostile executable may call a type, a field, a function and a variable.
+    const HOSTILE: &str = "a\"b\\c\nd\r\x1b[31me\u{9b}2J\u{202e}\t\0\\";
+
+    fn described(address: u64) -> Described {
+        let name = || HOSTILE.to_owned();
+        Described { address, bytes: 48, of: Some(name()), package: name(), function: None, count: 0 }
+    }
+
+    fn way(times: u64) -> Way {
+        let name = HOSTILE.to_owned();
+        let root = Root { kind: RootKind::Variable, name: name.clone(), addr: 0x1000, goid: 0, pc: None };
+        let hop = |via: &str, address, times| Hop { via: via.to_owned(), object: described(address), times };
+        Way { root, hops: vec![hop("", 0x2000, 1), hop(&name, 0x3000, times)] }
+    }
+
+    fn hostile(exe: &Path) -> Why<'_> {
+        let closure = Described { function: Some(HOSTILE.to_owned()), of: None, ..described(0x4000) };
+        let kept = |object, ways, unkept: &str| Kept {
+            object,
+            retained: Some((2, 96)),
+            ways,
+            unkept: unkept.to_owned(),
+        };
+        Why {
+            pid: Some(7),
+            exe,
+            go_version: HOSTILE,
+            goid: None,
+            found: vec![
+                kept(described(0x3000), vec![way(1), way(1000)], ""),
+                kept(closure, Vec::new(), HOSTILE),
+            ],
+            share: Share::default(),
+            frozen_ns: None,
+            notes: vec![HOSTILE.to_owned()],
+        }
+    }
+
+    fn written(write: impl Fn(&Why<'_>, &mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut bytes = Vec::new();
+        write(&hostile(Path::new(HOSTILE)), &mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn has_no_controls(text: &str) -> bool {
+        text.chars().all(|char| char == '\n' || !char.is_control() && char != '\u{202e}')
+    }
+
+    #[test]
+    fn names_end_no_line_of_text() {
+        let text = written(|why, out| why.write_text(out));
+        assert!(has_no_controls(&text), "{text:?}");
+        let lines: Vec<_> = text.lines().collect();
+        // Each object, its ways or why it has none, each step, and an empty line behind each object.
+        assert_eq!(lines.len(), (1 + 2 * (1 + 2) + 1) + (1 + 1 + 1), "{text}");
+        assert!(
+            lines.iter().all(|line| line.starts_with("0x") || line.starts_with("  ") || line.is_empty()),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_graph_has_a_statement_on_each_line_and_its_quotes_balance() {
+        let graph = written(|why, out| why.write_dot(out));
+        assert!(has_no_controls(&graph), "{graph:?}");
+        let lines: Vec<_> = graph.lines().collect();
+        assert_eq!((lines.first(), lines.last()), (Some(&"digraph why {"), Some(&"}")));
+        for line in lines.get(1..lines.len() - 1).unwrap() {
+            assert!(line.starts_with("  ") && line.ends_with(';'), "{line:?}");
+            let (mut within, mut chars) = (false, line.chars());
+            while let Some(char) = chars.next() {
+                match char {
+                    '"' => within = !within,
+                    '\\' if within => {
+                        assert!(chars.next().is_some_and(|char| "n\\\"".contains(char)), "{line:?}");
+                    }
+                    _ => {}
+                }
+            }
+            assert!(!within, "{line:?}");
+        }
+        let nodes = lines.iter().filter(|line| line.starts_with("  object_") && !line.contains("->")).count();
+        assert_eq!(nodes, 3, "{graph}");
+    }
+
+    #[test]
+    fn json_keeps_names_as_they_are() {
+        let document: serde_json::Value =
+            serde_json::from_str(&written(|why, out| why.write_json(out))).unwrap();
+        let object = &document["objects"][0];
+        assert_eq!(object["type"], HOSTILE);
+        assert_eq!(object["ways"][1]["hops"][1]["times"], 1000);
+        assert_eq!(object["ways"][0]["root"]["name"], HOSTILE);
+        assert_eq!(document["objects"][1]["unkept"], HOSTILE);
+    }
+
+    #[test]
+    fn the_closing_line_has_all_notes() {
+        let exe = Path::new("server");
+        let why = Why { notes: vec!["one".to_owned(), "two".to_owned()], ..hostile(exe) };
+        assert!(why.closing().ends_with("; one; two"), "{}", why.closing());
+    }
+}

@@ -1,7 +1,7 @@
 //! Ways from roots to an object, with names.
 
 use super::edges;
-use super::form::{Form, Shape};
+use super::form::{Form, Rank, Shape};
 use super::graph::Parent;
 use super::types::{Kind, TypeId, Types};
 use super::{Objects, ObjectsError};
@@ -19,6 +19,8 @@ const MORE: usize = 16;
 /// Bytes of an object that are looked through for the pointer to the next one, and objects that are read together.
 const MAX_OBJECT: u64 = 64 << 20;
 const PIECE: u64 = 1 << 20;
+/// Bytes that tell a channel (`hchan`).
+const CHANNEL: usize = 96;
 
 /// A root, as far as it has a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -172,13 +174,16 @@ impl Objects<'_> {
         let types = &self.typing.types;
         let header = self.typing.header(&span);
         let mut described = Described::at(addr + header, span.size);
-        let form = self.typing.form(object);
+        let form = self.form(object, &span, addr);
         if header == 0 && !span.noscan && form.is_none_or(|form| is_closure(types, form.of)) {
             described.function = self.closure(addr);
         }
         let Some(form) = form else { return described };
         let name = types.name(form.of);
-        described.package = types.package(form.of).to_owned();
+        // The descriptor of a pointer with methods has the package of what it points to.
+        if is_named(name) {
+            described.package = types.package(form.of).to_owned();
+        }
         described.of = Some(match form.shape {
             Shape::One | Shape::Map => name.to_owned(),
             Shape::Row => {
@@ -189,6 +194,19 @@ impl Objects<'_> {
             Shape::Table | Shape::Directory => format!("part of {name}"),
         });
         described
+    }
+
+    /// What an object holds. Where nothing leads to it, it was not looked through, and what seemed to may be older than
+    /// it: then only its own words count.
+    fn form(&self, object: u32, span: &Span, addr: u64) -> Option<Form> {
+        let known = self.typing.form(object);
+        if self.graph.is_reached(object) || known.is_some_and(|known| known.rank >= Rank::Own) {
+            return known;
+        }
+        let mut bytes = [0; CHANNEL];
+        let read = span.size >= CHANNEL as u64 && self.view.memory.read(addr, &mut bytes).is_ok();
+        let of = read.then(|| self.typing.channel(&bytes)).flatten()?;
+        Some(Form { shape: Shape::Chan, of, rank: Rank::Own })
     }
 
     /// The function of the closure at an address; `None`: its first word is no function's entry.
@@ -424,6 +442,12 @@ fn via(types: &Types, form: Form, path: &str) -> String {
         return format!("{{}}{}", behind.and_then(|at| path.get(at + 1..)).unwrap_or_default());
     }
     if path.is_empty() { "*".to_owned() } else { path.to_owned() }
+}
+
+/// Whether a name is that of a type with a name and a package: `http.conn`, and not `*http.conn`.
+fn is_named(name: &str) -> bool {
+    let package = name.split_once('.').map_or("", |(package, _)| package);
+    !package.is_empty() && package.chars().all(|char| char.is_alphanumeric() || char == '_')
 }
 
 /// Whether a struct is that of a closure: its first field is the function.
