@@ -17,6 +17,7 @@ mod ps;
 mod record;
 mod top;
 mod trace;
+mod why;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ fn main() -> Result<ExitCode> {
         record::tests(),
         top::tests(),
         trace::tests(),
+        why::tests(),
     ];
     harness::run(groups.into_iter().flatten().collect(), &options)
 }

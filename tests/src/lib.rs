@@ -22,3 +22,4 @@ pub mod state;
 pub mod toolchain;
 pub mod traceback;
 pub mod tree;
+pub mod why;
