@@ -36,7 +36,7 @@ fn channels_by_wait_reason_and_by_the_runtime_s_function() {
     assert_proven("select (no cases)", &["runtime.gopark", "runtime.block", "main.f"], "select-no-cases");
     // In a synctest bubble.
     assert_proven("chan receive (durable)", &["runtime.chanrecv1", "main.f"], "receive-without-sender");
-    assert_proven("coroutine", &["runtime.coroswitch_m", "main.f"], "unreachable");
+    assert_proven("coroutine", &["runtime.coroswitch_m", "main.f"], "coroutine-never-stopped");
 }
 
 #[test]
