@@ -92,6 +92,9 @@ impl Target {
             let vu = layout("sudog", "elem.vu").map_or(0, |vu| vu - layout("sudog", "elem").unwrap_or(vu));
             target.set(sudog + layout("sudog", "c")? + vu, at(channel));
             target.set(channel + layout("hchan", "recvq.first")?, at(sudog));
+            // Its elements are structs; behind their size it says that it is open.
+            target.set(channel + layout("hchan", "elemtype")?, at(TYPES));
+            target.set(channel + layout("hchan", "elemsize")?, OBJECT);
         }
         for (index, noscan) in [0, 1].into_iter().enumerate() {
             let span = SPAN + index * SPAN_SIZE;
@@ -264,6 +267,6 @@ fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     if changes.len() < 10 {
         assert!(objects.untyped().is_none(), "{:?}", objects.untyped());
         let first = objects.describe(at(OBJECTS)).expect("an object");
-        assert_eq!(first.of.as_deref(), Some("S"));
+        assert_eq!(first.of.as_deref(), Some("chan S"));
     }
 }));
