@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use sfgi_core::{
-    binary::{GoBinary, Variables},
+    binary::GoBinary,
     heap::{Options, Registers, observe},
     memory::{Fault, Memory},
     objects::{Objects, Reading},
@@ -237,7 +237,7 @@ fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     }
     found.pinned(&[all]);
     let reading = Reading {
-        variables: Variables::default(),
+        known: Default::default(),
         registers: &[],
         stopped: true,
         without: &Default::default(),

@@ -6,6 +6,7 @@ use std::{
     fs,
     io::Read as _,
     path::Path,
+    rc::Rc,
 };
 
 use crate::harness::{Test, live};
@@ -24,7 +25,7 @@ use object::{CompressionFormat, Object as _, ObjectSection as _};
 use sfgi_core::{
     binary::GoBinary,
     memory::Live,
-    objects::{self, Kind, Reading, TypeId, Types},
+    objects::{self, Kind, Known, Reading, TypeId, Types},
     process::Process as Target,
     snapshot::{Clock, View},
 };
@@ -119,7 +120,7 @@ fn each_struct(target: &Objects, mut check: impl FnMut(&str, &Layout) -> Result<
     let bias = process.load_bias(binary.image().entry())?;
     let view = View { memory: &memory, binary: &binary, bias, clock: Clock::Live };
     let reading = Reading {
-        variables: binary.variables(None),
+        known: Rc::new(Known::of(&binary, None)),
         registers: &[],
         stopped: false,
         without: &Default::default(),

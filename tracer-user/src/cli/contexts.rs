@@ -1,8 +1,9 @@
 //! `sfgi contexts`: the contexts of a running program, or of a core file, as a tree.
 
 use super::{
-    objects::{TargetArgs, Whole},
-    session, source,
+    objects::Whole,
+    session,
+    source::{self, MemoryArgs},
 };
 use crate::{
     confine::{self, Needs},
@@ -36,7 +37,10 @@ EXAMPLES
 )]
 pub(super) struct Args {
     #[command(flatten)]
-    target: TargetArgs,
+    pub(super) target: MemoryArgs,
+    /// Stop the program while it is read, for one consistent view; how long that took is said
+    #[arg(long, conflicts_with = "core")]
+    freeze: bool,
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -51,27 +55,17 @@ pub(super) struct Args {
     limit: usize,
 }
 
-impl Args {
-    pub(super) fn has_no_target(&self) -> bool {
-        self.target.is_none()
-    }
-
-    pub(super) fn pids(&self) -> &[u32] {
-        self.target.pids()
-    }
-}
-
 pub(super) fn run(args: &Args) -> Result<()> {
     // A process that is not there is said before an output is made for it.
     source::may_be_read(args.target.pid)?;
     let (out, _) = session::output(args.output.as_deref())?;
-    confine::apply(&Needs::reader().with_registers().with_freeze(args.target.freeze));
+    confine::apply(&Needs::reader().with_registers().with_freeze(args.freeze));
     let opened = args.target.open()?;
     let mut out = BufWriter::with_capacity(1 << 16, out);
     args.target.with_view(&opened, |view, pid| {
         let everything = || Ok(HashSet::new());
         let stands = args.target.core.is_some();
-        let whole = Whole::read(&args.target, &opened, view, everything, |once| {
+        let whole = Whole::read(&args.target, args.freeze, &opened, view, everything, |once| {
             settled(view, once.stopped || stands, &mut || once.read())
         })?;
         let (objects, contexts) = &whole.found;

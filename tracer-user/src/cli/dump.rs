@@ -1,10 +1,9 @@
 //! `sfgi dump`: every goroutine of a running program, or of a core file, as its memory shows it.
 
 use super::{
-    args::LayoutArg,
     parse, session,
     session::Progress,
-    source::{self, Opened},
+    source::{self, MemoryArgs, Opened},
 };
 use crate::{
     confine::{self, Needs},
@@ -114,15 +113,8 @@ EXAMPLES
   sfgi dump --core core.1234 --exe ./server         from a core file"
 )]
 pub(super) struct Args {
-    /// Process to read
-    #[arg(short, long, value_name = "PID", conflicts_with = "core")]
-    pid: Option<u32>,
-    /// Core file to read
-    #[arg(long, value_name = "FILE", requires = "exe")]
-    core: Option<PathBuf>,
-    /// The executable that the core file is of
-    #[arg(long, value_name = "FILE", requires = "core")]
-    exe: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) target: MemoryArgs,
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -157,21 +149,9 @@ pub(super) struct Args {
     /// Order [default: the runtime's own; groups: the largest first]
     #[arg(long, value_enum, conflicts_with = "group")]
     sort: Option<SortArg>,
-    #[command(flatten)]
-    layout: LayoutArg,
     /// At most so many goroutines or groups
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-}
-
-impl Args {
-    pub(super) fn has_no_target(&self) -> bool {
-        self.pid.is_none() && self.core.is_none()
-    }
-
-    pub(super) fn pids(&self) -> &[u32] {
-        self.pid.as_slice()
-    }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -180,15 +160,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     // A process that is not there is said before an output is made for it, and an output that cannot be written before anything
     // is read.
-    source::may_be_read(args.pid)?;
+    source::may_be_read(args.target.pid)?;
     let (out, terminal) = session::output(args.output.as_deref())?;
     if args.format == Format::Pprof {
         session::no_text("a pprof profile", terminal)?;
     }
     confine::apply(&Needs::reader());
-    let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
+    let opened = args.target.open()?;
     let mut out = BufWriter::with_capacity(BUFFER, out);
-    source::with_view(&opened, args.core.as_deref(), |view, pid| {
+    args.target.with_view(&opened, |view, pid| {
         Dump { args, opened: &opened, pid, bias: view.bias }.run(view, &mut out, terminal)
     })
 }
@@ -361,15 +341,12 @@ impl Dump<'_> {
     }
 
     fn name(&self) -> String {
-        match (&self.args.core, self.pid) {
-            (None, Some(pid)) => format!("PID {pid}"),
-            (core, _) => core.as_deref().unwrap_or(&self.opened.name).display().to_string(),
-        }
+        self.args.target.name(self.opened, self.pid)
     }
 
     /// Wall clock of the snapshot, nanoseconds since 1970; 0 for a core file, which does not record it.
     fn wall_clock_ns(&self) -> i64 {
-        if self.args.core.is_some() {
+        if self.args.target.core.is_some() {
             return 0;
         }
         session::wall_clock_ns()

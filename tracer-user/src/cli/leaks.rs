@@ -43,7 +43,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let (rules, baseline) = (args.rules()?, args.baseline()?);
     // A process that is not there is said before an output is made for it, and an output that cannot be written before anything
     // is read.
-    source::may_be_read(args.pid)?;
+    source::may_be_read(args.target.pid)?;
     let (out, terminal) = session::output(args.output.as_deref())?;
     if args.format == Format::Pprof {
         session::no_text("a pprof profile", terminal)?;
@@ -51,11 +51,11 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     // The baseline is made anew when the search is over.
     let writes = if args.write_baseline.is_some() { Writes::Anything } else { Writes::Nothing };
     confine::apply(&Needs::reader().with_registers().with_freeze(args.freeze).with_writes(writes));
-    let opened = Opened::either(args.pid, args.exe.as_deref(), &args.layout)?;
+    let opened = args.target.open()?;
     let out = BufWriter::with_capacity(1 << 16, out);
     let mut writer = Writer { out, colour: terminal, changes: Changes::default() };
     let mut run = Run::new(args, &opened, rules, baseline);
-    source::with_view(&opened, args.core.as_deref(), |view, pid| {
+    args.target.with_view(&opened, |view, pid| {
         run.pid = pid;
         // Of a core file nothing runs, so no registers can be sampled, and a second look would tell nothing new.
         let mut registers = match &opened.process {
@@ -98,7 +98,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(args: &'a Args, opened: &'a Opened, rules: Rules, baseline: Baseline) -> Run<'a> {
         let history = History::default();
-        Run { args, opened, rules, baseline, scope: args.scope(), pid: args.pid, history }
+        Run { args, opened, rules, baseline, scope: args.scope(), pid: args.target.pid, history }
     }
 
     /// Searches until a signal, or until the target ends.
@@ -172,10 +172,7 @@ impl<'a> Run<'a> {
     }
 
     fn name(&self) -> String {
-        match (&self.args.core, self.pid) {
-            (None, Some(pid)) => format!("PID {pid}"),
-            (core, _) => core.as_deref().unwrap_or(&self.opened.name).display().to_string(),
-        }
+        self.args.target.name(self.opened, self.pid)
     }
 }
 
@@ -199,7 +196,7 @@ impl Writer {
             Format::Json => write_json(out, document, names, watching)?,
             Format::Sarif => write_sarif(out, document)?,
             Format::Pprof => {
-                let time_ns = if args.core.is_some() { 0 } else { session::wall_clock_ns() };
+                let time_ns = if args.target.core.is_some() { 0 } else { session::wall_clock_ns() };
                 write_pprof(&mut *out, document, names, time_ns)?;
                 out.flush()?;
             }

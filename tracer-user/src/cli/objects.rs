@@ -1,70 +1,18 @@
 //! What `sfgi why` and `sfgi contexts` share: all objects of a program that runs, is stopped, or left a core file.
 
 use super::{
-    args::LayoutArg,
     session::Progress,
-    source::{self, Opened},
+    source::{MemoryArgs, Opened},
 };
 use crate::output::{bytes, duration};
 use anyhow::{Context as _, Result};
-use clap::Args as ClapArgs;
 use hashbrown::HashSet;
 use sfgi_core::{
-    binary::Variables,
     memory::{Frozen, Sampler, ThreadRegisters},
-    objects::{Objects, ObjectsError, Reading},
+    objects::{Known, Objects, ObjectsError, Reading},
     snapshot::View,
 };
-use std::{cell::Cell, path::PathBuf};
-
-/// The options that say of which program.
-#[derive(ClapArgs)]
-pub(super) struct TargetArgs {
-    /// Process to look at
-    #[arg(short, long, value_name = "PID", conflicts_with = "core")]
-    pub(super) pid: Option<u32>,
-    /// Core file to look at
-    #[arg(long, value_name = "FILE", requires = "exe", conflicts_with = "freeze")]
-    pub(super) core: Option<PathBuf>,
-    /// The executable that the core file is of
-    #[arg(long, value_name = "FILE", requires = "core")]
-    pub(super) exe: Option<PathBuf>,
-    /// Stop the program while it is read, for one consistent view; how long that took is said
-    #[arg(long)]
-    pub(super) freeze: bool,
-    #[command(flatten)]
-    pub(super) layout: LayoutArg,
-}
-
-impl TargetArgs {
-    pub(super) fn is_none(&self) -> bool {
-        self.pid.is_none() && self.core.is_none()
-    }
-
-    pub(super) fn pids(&self) -> &[u32] {
-        self.pid.as_slice()
-    }
-
-    pub(super) fn open(&self) -> Result<Opened> {
-        Opened::either(self.pid, self.exe.as_deref(), &self.layout)
-    }
-
-    pub(super) fn with_view<T>(
-        &self,
-        opened: &Opened,
-        then: impl FnOnce(&View<'_>, Option<u32>) -> Result<T>,
-    ) -> Result<T> {
-        source::with_view(opened, self.core.as_deref(), then)
-    }
-
-    /// What messages call the program.
-    pub(super) fn name(&self, opened: &Opened, pid: Option<u32>) -> String {
-        match (&self.core, pid) {
-            (None, Some(pid)) => format!("PID {pid}"),
-            (core, _) => core.as_deref().unwrap_or(&opened.name).display().to_string(),
-        }
-    }
-}
+use std::rc::Rc;
 
 /// What was found among all objects, and the stopped program, which goes on when this is dropped.
 pub(super) struct Whole<T> {
@@ -75,9 +23,8 @@ pub(super) struct Whole<T> {
 /// Reads all objects as often as is asked for.
 pub(super) struct Once<'v, 'a> {
     view: &'v View<'a>,
-    /// Those that were read before the program was stopped; another reading reads them again.
-    variables: Cell<Option<Variables>>,
-    opened: &'v Opened,
+    /// Found before the program was stopped: this reads files.
+    known: Rc<Known>,
     registers: Vec<ThreadRegisters>,
     without: HashSet<u64>,
     /// Whether the program stands still.
@@ -86,10 +33,9 @@ pub(super) struct Once<'v, 'a> {
 
 impl<'a> Once<'_, 'a> {
     pub(super) fn read(&self) -> Result<Objects<'a>, ObjectsError> {
-        let again = || self.view.binary.variables(self.opened.exe.try_clone().ok());
         let mut line = Progress::new();
         let reading = Reading {
-            variables: self.variables.take().unwrap_or_else(again),
+            known: Rc::clone(&self.known),
             registers: &self.registers,
             stopped: self.stopped,
             without: &self.without,
@@ -111,17 +57,17 @@ pub(super) fn read_once<'a>(once: &Once<'_, 'a>) -> Result<Objects<'a>, ObjectsE
 impl<T> Whole<T> {
     /// Reads what `then` asks for. `without` tells the goroutines that are no roots, after the program was stopped.
     pub(super) fn read<'a>(
-        target: &TargetArgs,
+        target: &MemoryArgs,
+        freeze: bool,
         opened: &Opened,
         view: &View<'a>,
         without: impl FnOnce() -> Result<HashSet<u64>>,
         then: impl FnOnce(&Once<'_, 'a>) -> Result<T, ObjectsError>,
     ) -> Result<Whole<T>> {
         let process = opened.process.as_ref();
-        // Before the program is stopped: this reads files.
-        let variables = view.binary.variables(opened.exe.try_clone().ok());
-        let sampler = process.filter(|_| !target.freeze).and_then(|process| Sampler::start(process).ok());
-        let frozen = process.filter(|_| target.freeze).map(Frozen::stop).transpose()?;
+        let known = Rc::new(Known::of(view.binary, opened.exe.try_clone().ok()));
+        let sampler = process.filter(|_| !freeze).and_then(|process| Sampler::start(process).ok());
+        let frozen = process.filter(|_| freeze).map(Frozen::stop).transpose()?;
         let without = without()?;
         let registers: Vec<ThreadRegisters> = match (&frozen, sampler) {
             (Some(frozen), _) => frozen.registers().to_vec(),
@@ -129,14 +75,7 @@ impl<T> Whole<T> {
             (None, None) => Vec::new(),
         };
         let name = target.name(opened, process.map(|process| process.pid().cast_unsigned()));
-        let once = Once {
-            view,
-            variables: Cell::new(Some(variables)),
-            opened,
-            registers,
-            without,
-            stopped: frozen.is_some(),
-        };
+        let once = Once { view, known, registers, without, stopped: frozen.is_some() };
         let found = then(&once).with_context(|| name)?;
         Ok(Whole { found, frozen })
     }

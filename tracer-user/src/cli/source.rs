@@ -9,6 +9,7 @@ use crate::{
     probe::Calibration,
 };
 use anyhow::{Context as _, Result, bail};
+use clap::Args as ClapArgs;
 use sfgi_core::{
     binary::GoBinary,
     memory::{Core, Live},
@@ -30,17 +31,6 @@ use std::{
 };
 
 impl Opened {
-    /// Opens the executable of a process, or that of a core file, whichever was given.
-    pub(super) fn either(pid: Option<u32>, exe: Option<&Path>, layout: &LayoutArg) -> Result<Opened> {
-        match (pid, exe) {
-            (Some(pid), _) => Opened::process(pid, layout),
-            (None, Some(exe)) => Opened::file(exe, layout),
-            (None, None) => {
-                bail!("neither a process nor a core file was given: use -p PID, or --core FILE --exe FILE")
-            }
-        }
-    }
-
     /// Opens a process and its executable through `/proc/PID/exe`, which also reaches a deleted file and one in a
     /// container.
     pub(super) fn process(pid: u32, layout: &LayoutArg) -> Result<Opened> {
@@ -60,28 +50,73 @@ impl Opened {
     }
 }
 
-/// Reads a process, or the core file that was given for an executable; `then` also gets the PID, if one is known.
-pub(super) fn with_view<T>(
-    opened: &Opened,
-    core: Option<&Path>,
-    then: impl FnOnce(&View<'_>, Option<u32>) -> Result<T>,
-) -> Result<T> {
-    if let Some(process) = &opened.process {
-        let (memory, bias) = (Live::of(process), opened.bias()?);
-        let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
-        return then(&view, Some(process.pid().cast_unsigned()));
+/// The options that say whose memory is read: that of a process, or of a core file.
+#[derive(ClapArgs)]
+pub(super) struct MemoryArgs {
+    /// Process to look at
+    #[arg(short, long, value_name = "PID", conflicts_with = "core")]
+    pub(super) pid: Option<u32>,
+    /// Core file to look at
+    #[arg(long, value_name = "FILE", requires = "exe")]
+    pub(super) core: Option<PathBuf>,
+    /// The executable that the core file is of
+    #[arg(long, value_name = "FILE", requires = "core")]
+    pub(super) exe: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) layout: LayoutArg,
+}
+
+impl MemoryArgs {
+    pub(super) fn is_none(&self) -> bool {
+        self.pid.is_none() && self.core.is_none()
     }
-    // clap lets no --exe come without --core, so the empty path is never opened.
-    let path = core.unwrap_or_else(|| Path::new(""));
-    let name = path.display();
-    let core = Core::open(path, &opened.binary).with_context(|| name.to_string())?;
-    if let Some(truncated) = core.truncated() {
-        say(format_args!("{name}: {truncated}"));
+
+    pub(super) fn pids(&self) -> &[u32] {
+        self.pid.as_slice()
     }
-    // A core file may name no process; PID 0 stands for that.
-    let pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
-    let view = View { memory: &core, binary: &opened.binary, bias: core.bias(), clock: Clock::Stopped };
-    then(&view, pid)
+
+    /// Opens the executable of the process, or that of the core file.
+    pub(super) fn open(&self) -> Result<Opened> {
+        match (self.pid, &self.exe) {
+            (Some(pid), _) => Opened::process(pid, &self.layout),
+            (None, Some(exe)) => Opened::file(exe, &self.layout),
+            (None, None) => {
+                bail!("neither a process nor a core file was given: use -p PID, or --core FILE --exe FILE")
+            }
+        }
+    }
+
+    /// Reads the memory; `then` also gets the PID, if one is known.
+    pub(super) fn with_view<T>(
+        &self,
+        opened: &Opened,
+        then: impl FnOnce(&View<'_>, Option<u32>) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(process) = &opened.process {
+            let (memory, bias) = (Live::of(process), opened.bias()?);
+            let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };
+            return then(&view, Some(process.pid().cast_unsigned()));
+        }
+        // clap lets no --exe come without --core, so the empty path is never opened.
+        let path = self.core.as_deref().unwrap_or_else(|| Path::new(""));
+        let name = path.display();
+        let core = Core::open(path, &opened.binary).with_context(|| name.to_string())?;
+        if let Some(truncated) = core.truncated() {
+            say(format_args!("{name}: {truncated}"));
+        }
+        // A core file may name no process; PID 0 stands for that.
+        let pid = u32::try_from(core.pid()).ok().filter(|pid| *pid != 0);
+        let view = View { memory: &core, binary: &opened.binary, bias: core.bias(), clock: Clock::Stopped };
+        then(&view, pid)
+    }
+
+    /// What messages call the program.
+    pub(super) fn name(&self, opened: &Opened, pid: Option<u32>) -> String {
+        match (&self.core, pid) {
+            (None, Some(pid)) => format!("PID {pid}"),
+            (core, _) => core.as_deref().unwrap_or(&opened.name).display().to_string(),
+        }
+    }
 }
 
 /// Whether there is this process and its executable may be opened; without one there is nothing to ask.

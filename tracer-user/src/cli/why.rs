@@ -1,9 +1,9 @@
 //! `sfgi why`: what keeps an object of a running program, or of a core file, alive.
 
 use super::{
-    objects::{TargetArgs, Whole, read_once},
+    objects::{Whole, read_once},
     parse, session,
-    source::{self, Opened},
+    source::{self, MemoryArgs, Opened},
 };
 use crate::{
     confine::{self, Needs},
@@ -79,24 +79,17 @@ pub(super) struct Args {
     #[arg(long)]
     no_retained: bool,
     #[command(flatten)]
-    target: TargetArgs,
-}
-
-impl Args {
-    pub(super) fn has_no_target(&self) -> bool {
-        self.target.is_none()
-    }
-
-    pub(super) fn pids(&self) -> &[u32] {
-        self.target.pids()
-    }
+    pub(super) target: MemoryArgs,
+    /// Stop the program while it is read, for one consistent view; how long that took is said
+    #[arg(long, conflicts_with = "core")]
+    freeze: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     // A process that is not there is said before an output is made for it.
     source::may_be_read(args.target.pid)?;
     let (out, _) = session::output(args.output.as_deref())?;
-    confine::apply(&Needs::reader().with_registers().with_freeze(args.target.freeze));
+    confine::apply(&Needs::reader().with_registers().with_freeze(args.freeze));
     let opened = args.target.open()?;
     let mut out = BufWriter::with_capacity(1 << 16, out);
     args.target.with_view(&opened, |view, pid| Question { args, opened: &opened, pid }.answer(view, &mut out))
@@ -129,7 +122,7 @@ impl Question<'_> {
             asked = self.asked(view, &goids)?;
             Ok(std::mem::take(&mut asked.without))
         };
-        let whole = Whole::read(&args.target, self.opened, view, without, read_once)?;
+        let whole = Whole::read(&args.target, args.freeze, self.opened, view, without, read_once)?;
         let objects = &whole.found;
         let found = asked.addrs.iter().map(|addr| self.kept(objects, *addr)).collect::<Result<Vec<_>>>()?;
         let why = Why {

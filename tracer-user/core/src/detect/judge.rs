@@ -13,7 +13,7 @@ use crate::{
     clock::duration,
     heap::{Observed, TimerKind, TimerSite},
 };
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 /// Judges the goroutines and timers in scope. The groups come the surest first, of those the most severe, of those
 /// the largest.
@@ -31,13 +31,13 @@ pub fn detect(
     for shape in &shapes {
         judge.shape(shape);
     }
-    let mut groups = judge.close();
+    let mut report = Report { groups: Vec::new(), scanned };
+    report.add(judge.close());
     // A question for certain goroutines is none for timers.
     if scope.goids.is_empty() {
-        groups.extend(timers(observed, rules, scope, thresholds, lookup));
+        report.add(timers(observed, rules, scope, thresholds, lookup));
     }
-    groups.sort_by_key(|group| (Reverse(group.verdict), group.rule.severity, Reverse(group.count), group.id));
-    Report { groups, scanned }
+    report
 }
 
 /// What makes a group: its id, its verdict, its rule, its `go` statement and the line that it waits in.

@@ -9,8 +9,9 @@
 use super::marker::Marker;
 use super::references::{Depths, References, Wanted};
 use super::spans::{ObjectId, Spans};
+use crate::binary::bytes::u64_at;
 use crate::goruntime::WaitReason;
-use crate::memory::Range;
+use crate::memory::{Range, read_each};
 use crate::snapshot::{Goroutine, ObjectKind, Snapshot, Trust, View};
 use hashbrown::HashMap;
 
@@ -208,15 +209,16 @@ fn coros(view: &View<'_>, goroutines: &[(u32, u64)], spans: &Spans) -> Vec<(u32,
         words.sort_unstable();
         words.dedup();
         let ranges: Vec<_> = words.iter().map(|(_, _, addr)| Range { addr: addr + gp, len: 8 }).collect();
-        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
-        if view.memory.scatter(&ranges, &mut bytes, &mut whole).is_err() {
-            break;
-        }
         let of: HashMap<u32, u64> = goroutines.iter().copied().collect();
-        for ((waits, whole), (index, object, _)) in super::spans::words(&bytes).zip(&whole).zip(&words) {
-            if *whole && of.get(index) == Some(&waits) {
+        let read = read_each(view.memory, &ranges, |at, bytes| {
+            if let Some((index, object, _)) = words.get(at)
+                && u64_at(bytes, 0) == of.get(index).copied()
+            {
                 found.push((*index, *object));
             }
+        });
+        if read.is_err() {
+            break;
         }
     }
     found

@@ -161,11 +161,16 @@ impl Drop for Busy<'_, '_> {
     }
 }
 
+/// Bytes from which on large objects are not read any more: pages that nobody wrote read as zeros.
+pub(crate) fn most_read(memory: &dyn Memory) -> u64 {
+    memory.resident().map_or(u64::MAX, |bytes| bytes * MAX_READ + MORE_READ)
+}
+
 impl<'a> Marker<'a> {
     /// # Errors
     /// The budget does not allow its bitmaps.
     pub(super) fn new(memory: &'a (dyn Memory + Sync), spans: Spans) -> Result<Marker<'a>, HeapError> {
-        let most_read = memory.resident().map_or(u64::MAX, |bytes| bytes * MAX_READ + MORE_READ);
+        let most_read = most_read(memory);
         let mut marker = Marker {
             memory,
             spans,

@@ -39,7 +39,7 @@ pub use relations::{DeadSet, Edge, Holders};
 pub use spans::{Usage, usage};
 pub use timers::{TimerKind, TimerSite};
 
-pub(crate) use marker::Source;
+pub(crate) use marker::{Source, most_read};
 pub(crate) use pass::{listed, structs};
 pub(crate) use references::{Depths, References, Wanted};
 pub(crate) use roots::Roots;

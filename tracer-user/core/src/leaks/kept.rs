@@ -5,13 +5,14 @@ use crate::{
     detect::{ContextSite, ContextTrouble, Verdict},
     heap::Observed,
     memory::ThreadRegisters,
-    objects::{Above, Contexts, Objects, ObjectsError, Reading, settled},
+    objects::{Above, Contexts, Known, Objects, ObjectsError, Reading, settled},
     snapshot::{Clock, View},
 };
 use hashbrown::HashSet;
 use std::{
     collections::BTreeMap,
     fs::File,
+    rc::Rc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -43,10 +44,10 @@ impl<'a> Kept<'a> {
         stopped: bool,
         without: &HashSet<u64>,
     ) -> Result<Kept<'a>, ObjectsError> {
+        let known = Rc::new(Known::of(view.binary, exe.and_then(|exe| exe.try_clone().ok())));
         let mut read = || {
-            let variables = view.binary.variables(exe.and_then(|exe| exe.try_clone().ok()));
-            let progress = &mut |_, _| {};
-            Objects::read(*view, Reading { variables, registers, stopped, without, progress })
+            let (known, progress) = (Rc::clone(&known), &mut |_, _| {});
+            Objects::read(*view, Reading { known, registers, stopped, without, progress })
         };
         let (objects, contexts) = settled(view, stopped, &mut read)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().filter(|_| view.clock == Clock::Live);

@@ -104,3 +104,25 @@ pub trait Memory {
         Ok(u64::from_le_bytes(word))
     }
 }
+
+/// Reads many stretches as [`Memory::scatter`] does, and hands each that could be read to `then`, with its place among
+/// them.
+///
+/// # Errors
+/// As [`Memory::scatter`].
+pub(crate) fn read_each(
+    memory: &dyn Memory,
+    ranges: &[Range],
+    mut then: impl FnMut(usize, &[u8]),
+) -> Result<(), Fault> {
+    let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+    memory.scatter(ranges, &mut bytes, &mut whole)?;
+    let mut rest = &bytes[..];
+    for (index, (range, whole)) in ranges.iter().zip(whole).enumerate() {
+        let Some(own) = rest.split_off(..range.len) else { break };
+        if whole {
+            then(index, own);
+        }
+    }
+    Ok(())
+}

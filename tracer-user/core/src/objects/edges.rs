@@ -63,6 +63,7 @@ pub(super) struct Layouts {
 }
 
 impl Layouts {
+    /// The pointers of a type, which are kept for the next time.
     pub(super) fn of(&mut self, types: &Types, id: TypeId) -> Rc<Edges> {
         if let Some(known) = self.known.get(&id) {
             return Rc::clone(known);
@@ -76,6 +77,11 @@ impl Layouts {
             self.known.insert(id, Rc::clone(&edges));
         }
         edges
+    }
+
+    /// The pointers of a type: those that are kept, or found anew.
+    pub(super) fn get(&self, types: &Types, id: TypeId) -> Rc<Edges> {
+        self.known.get(&id).map_or_else(|| Layouts::default().of(types, id), Rc::clone)
     }
 
     fn flatten(&mut self, types: &Types, id: TypeId, base: u64, depth: u32, edges: &mut Edges) {

@@ -7,8 +7,8 @@
 use super::ObjectsError;
 use super::typing::{Part, Typing, number};
 use crate::budget;
-use crate::heap::{ObjectId, Source, Span, Spans, words};
-use crate::memory::{Fault, Range};
+use crate::heap::{ObjectId, Source, Span, Spans, most_read, words};
+use crate::memory::{Fault, Range, read_each};
 use crate::snapshot::View;
 use hashbrown::HashMap;
 
@@ -23,9 +23,6 @@ const ROOT: u32 = 1 << 31;
 const FAR: u32 = 1 << 30;
 /// Most roots that are told apart.
 const MAX_ROOTS: usize = FAR as usize;
-/// How many times more bytes may be read of objects than the target has in memory, and how many more.
-const MAX_READ: u64 = 4;
-const MORE_READ: u64 = 1 << 30;
 /// Objects without pointers whose first bytes are read to see whether they are channels, and how many bytes.
 const MAX_PLAIN: usize = 1 << 22;
 const PLAIN: usize = 96;
@@ -87,7 +84,7 @@ impl<'a> Graph<'a> {
             seeds: Vec::new(),
             reached: (0, 0),
             read: 0,
-            most_read: view.memory.resident().map_or(u64::MAX, |bytes| bytes * MAX_READ + MORE_READ),
+            most_read: most_read(view.memory),
             unread: 0,
             view,
             spans,
@@ -201,9 +198,7 @@ impl<'a> Graph<'a> {
         let mut pieces: Vec<Range> = Vec::new();
         let mut total = 0;
         for object in objects {
-            let Some(id) = self.spans.at_bit(u64::from(*object)) else { break };
-            let Some(span) = self.spans.get(id.span).copied() else { break };
-            let addr = span.base + u64::from(id.index) * span.size;
+            let Some((_, span, addr)) = self.place(*object) else { break };
             if span.size > BATCH_BYTES as u64 {
                 if taken.is_empty() {
                     self.large(typing, *object, &span, addr)?;
@@ -306,15 +301,11 @@ impl<'a> Graph<'a> {
             let size = |part: &Part| (typing.types.get(part.of).size * part.count).min(MAX_PART) as usize;
             let ranges: Vec<_> =
                 parts.iter().map(|part| Range { addr: part.addr, len: size(part) }).collect();
-            let (mut bytes, mut whole) = (Vec::new(), Vec::new());
-            self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
-            let mut rest = &bytes[..];
-            for ((part, range), whole) in parts.iter().zip(&ranges).zip(&whole) {
-                let Some(own) = rest.split_off(..range.len) else { break };
-                if *whole {
-                    typing.part(&self.spans, *part, own);
+            read_each(self.view.memory, &ranges, |index, bytes| {
+                if let Some(part) = parts.get(index) {
+                    typing.part(&self.spans, *part, bytes);
                 }
-            }
+            })?;
         }
         Ok(())
     }
@@ -325,27 +316,20 @@ impl<'a> Graph<'a> {
     /// As [`Graph::run`].
     pub(super) fn plain(&mut self, typing: &mut Typing<'a>) -> Result<(), ObjectsError> {
         let mut todo = Vec::new();
-        for span in
-            self.spans.iter().filter(|span| span.noscan && span.class != 0 && span.size >= PLAIN as u64)
-        {
-            for index in 0..span.count {
-                let Ok(object) = u32::try_from(span.bits + u64::from(index)) else { break };
-                let reached = self.first.get(object as usize).is_some_and(|first| *first != NONE);
-                if reached && typing.form(object).is_none() && todo.len() < MAX_PLAIN {
-                    budget::reserve(&mut todo, 1)?;
-                    todo.push((object, *span, span.base + u64::from(index) * span.size));
-                }
+        for (object, span, addr) in self.reached_objects() {
+            let may_be = span.noscan && span.class != 0 && span.size >= PLAIN as u64;
+            if may_be && typing.form(object).is_none() && todo.len() < MAX_PLAIN {
+                budget::reserve(&mut todo, 1)?;
+                todo.push((object, *span, addr));
             }
         }
         for todo in todo.chunks(BATCH) {
             let ranges: Vec<_> = todo.iter().map(|(_, _, addr)| Range { addr: *addr, len: PLAIN }).collect();
-            let (mut bytes, mut whole) = (Vec::new(), Vec::new());
-            self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
-            for ((own, whole), (object, span, _)) in bytes.chunks_exact(PLAIN).zip(&whole).zip(todo) {
-                if *whole {
-                    typing.plain(*object, span, own);
+            read_each(self.view.memory, &ranges, |index, bytes| {
+                if let Some((object, span, _)) = todo.get(index) {
+                    typing.plain(*object, span, bytes);
                 }
-            }
+            })?;
         }
         Ok(())
     }
@@ -366,6 +350,19 @@ impl<'a> Graph<'a> {
     /// Whether anything leads to an object.
     pub(super) fn is_reached(&self, object: u32) -> bool {
         self.first.get(object as usize).is_some_and(|first| *first != NONE)
+    }
+
+    /// All objects that anything leads to: number, span, address.
+    pub(super) fn reached_objects(&self) -> impl Iterator<Item = (u32, &Span, u64)> {
+        let of_span = |span: &'_ Span| (0..span.count).zip((span.base..).step_by(span.size as usize));
+        let all = self
+            .spans
+            .iter()
+            .flat_map(move |span| of_span(span).map(move |(index, addr)| (span, index, addr)));
+        all.filter_map(|(span, index, addr)| {
+            let object = u32::try_from(span.bits + u64::from(index)).ok()?;
+            self.is_reached(object).then_some((object, span, addr))
+        })
     }
 
     /// What led to an object: the first, and one from another root.
@@ -448,14 +445,9 @@ impl<'a> Graph<'a> {
     pub(super) fn typed(&self, typing: &Typing<'a>) -> super::Share {
         let mut share =
             super::Share { objects: self.reached.0, bytes: self.reached.1, ..super::Share::default() };
-        for span in self.spans.iter() {
-            for index in 0..span.count {
-                let Ok(object) = u32::try_from(span.bits + u64::from(index)) else { break };
-                if self.is_reached(object) && typing.form(object).is_some() {
-                    share.typed_objects += 1;
-                    share.typed_bytes += span.size;
-                }
-            }
+        for (_, span, _) in self.reached_objects().filter(|(object, ..)| typing.form(*object).is_some()) {
+            share.typed_objects += 1;
+            share.typed_bytes += span.size;
         }
         share
     }

@@ -29,14 +29,15 @@ pub use contexts::{Above, Context, ContextKind, Contexts, settled};
 pub use types::{Detail, Field, Kind, Type, TypeId, Types};
 pub use ways::{Described, Hop, Root, RootKind, Way};
 
-use crate::binary::{Globals, Member, Variables};
+use crate::binary::{CodeTypes, Globals, GoBinary, Member, Variables};
 use crate::budget::{self, Exhausted};
 use crate::heap::{Depths, HeapError, References, Roots, Source, Spans, Wanted, listed, structs};
-use crate::memory::{Fault, Range, ThreadRegisters};
+use crate::memory::{Fault, Range, ThreadRegisters, read_each};
 use crate::snapshot::{self, Snapshot, SnapshotError, View};
 use graph::Graph;
 use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
+use std::{cell::OnceCell, fs::File, rc::Rc};
 use typing::Typing;
 
 /// Largest variable that is read, and bytes of variables that are read at once.
@@ -101,7 +102,7 @@ pub struct Objects<'a> {
     view: View<'a>,
     graph: Graph<'a>,
     typing: Typing<'a>,
-    variables: Variables,
+    known: Rc<Known>,
     snapshot: Snapshot,
     /// Objects that stacks refer to, and the goroutines: indices into the snapshot.
     on_stacks: Vec<(u32, u32)>,
@@ -109,10 +110,24 @@ pub struct Objects<'a> {
     untyped: Option<String>,
 }
 
+/// What the executable of a target tells, found once for several readings of the same target.
+#[derive(Debug, Default)]
+pub struct Known {
+    variables: Variables,
+    /// What code tells of types; the first reading finds it, because it takes the descriptors.
+    code: OnceCell<CodeTypes>,
+}
+
+impl Known {
+    /// `exe` is the executable opened once more, as [`GoBinary::variables`] takes it.
+    pub fn of(binary: &GoBinary, exe: Option<File>) -> Known {
+        Known { variables: binary.variables(exe), code: OnceCell::new() }
+    }
+}
+
 /// What a reading of all objects needs.
 pub struct Reading<'r> {
-    /// Variables of the executable ([`crate::binary::GoBinary::variables`]).
-    pub variables: Variables,
+    pub known: Rc<Known>,
     /// The registers of threads, which may have the only reference to something.
     pub registers: &'r [ThreadRegisters],
     /// Whether the target stands still, so that registers tell exactly how much of a stack is used.
@@ -121,6 +136,27 @@ pub struct Reading<'r> {
     pub without: &'r HashSet<u64>,
     /// Gets the bytes that were read so far, and the bytes of all spans with pointers.
     pub progress: &'r mut dyn FnMut(u64, u64),
+}
+
+/// Words that are roots. Who reads them looks at spans, which are the graph's, so they are kept before it changes.
+#[derive(Default)]
+struct Found {
+    list: Vec<(u64, Source)>,
+    exhausted: Option<Exhausted>,
+}
+
+impl Found {
+    fn add(&mut self, word: u64, source: Source) {
+        match budget::reserve(&mut self.list, 1) {
+            Ok(()) => self.list.push((word, source)),
+            Err(exhausted) => self.exhausted = Some(exhausted),
+        }
+    }
+
+    /// All of them, if the budget had room for all.
+    fn all(self) -> Result<Vec<(u64, Source)>, Exhausted> {
+        self.exhausted.map_or(Ok(self.list), Err)
+    }
 }
 
 impl<'a> Objects<'a> {
@@ -151,16 +187,9 @@ impl<'a> Objects<'a> {
             graph.never_scan(addr);
             typing.runtimes(&graph.spans, of, addr);
         }
-        typing.code(&graph.spans);
-        let mut objects = Objects {
-            view,
-            graph,
-            typing,
-            variables: reading.variables,
-            snapshot,
-            on_stacks: Vec::new(),
-            untyped,
-        };
+        typing.code(&graph.spans, reading.known.code.get_or_init(|| typing.code_types()));
+        let mut objects =
+            Objects { view, graph, typing, known: reading.known, snapshot, on_stacks: Vec::new(), untyped };
         objects.variables()?;
         objects.roots(globals, &opaque)?;
         objects.goroutines(reading.registers, reading.stopped, reading.without)?;
@@ -179,7 +208,7 @@ impl<'a> Objects<'a> {
             let len = self.typing.types.get(of).size.min(MAX_VARIABLE) as usize;
             Some((Range { addr: addr.wrapping_add(bias), len }, of))
         };
-        let all = self.variables.all();
+        let all = self.known.variables.all();
         let members = all.iter().flat_map(|variable| {
             variable.members.iter().map(|member| (variable.addr.wrapping_add(member.offset), member))
         });
@@ -194,17 +223,13 @@ impl<'a> Objects<'a> {
         for (addr, of) in pointed {
             self.typing.pointed(&self.graph.spans, addr, of);
         }
-        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
         for known in known.chunks(1024) {
             let ranges: Vec<_> = known.iter().map(|(range, _)| *range).collect();
-            self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
-            let mut rest = &bytes[..];
-            for ((range, of), whole) in known.iter().zip(&whole) {
-                let Some(own) = rest.split_off(..range.len) else { break };
-                if *whole {
-                    self.typing.variable(&self.graph.spans, *of, own);
+            read_each(self.view.memory, &ranges, |index, bytes| {
+                if let Some((_, of)) = known.get(index) {
+                    self.typing.variable(&self.graph.spans, *of, bytes);
                 }
-            }
+            })?;
         }
         self.data()
     }
@@ -236,9 +261,7 @@ impl<'a> Objects<'a> {
     }
 
     fn roots(&mut self, globals: &Globals, opaque: &[(u64, u64)]) -> Result<(), ObjectsError> {
-        // The sink cannot read spans and change the graph at once, so what it gets is kept first.
-        let mut found: Vec<(u64, Source)> = Vec::new();
-        let (mut exhausted, mut finalizers) = (None, Vec::new());
+        let (mut found, mut finalizers) = (Found::default(), Vec::new());
         let spans = &self.graph.spans;
         let typing = &self.typing;
         let mut sink = |word: u64, source: Source| {
@@ -248,23 +271,17 @@ impl<'a> Objects<'a> {
             {
                 finalizers.push((object, word));
             }
-            if exhausted.is_none() && spans.object(word).is_some() {
-                match budget::reserve(&mut found, 1) {
-                    Ok(()) => found.push((word, source)),
-                    Err(error) => exhausted = Some(error),
-                }
+            if spans.object(word).is_some() {
+                found.add(word, source);
             }
         };
         let roots = Roots::new(&self.view, globals, spans, opaque);
         roots.each(&mut sink).map_err(ObjectsError::Heap)?;
         roots.timers(&mut sink)?;
-        if let Some(exhausted) = exhausted {
-            return Err(exhausted.into());
-        }
         for (object, pointer) in finalizers {
             self.typing.finalizer(&self.graph.spans, object, pointer);
         }
-        found.into_iter().try_for_each(|(word, source)| self.graph.root(word, source))
+        found.all()?.into_iter().try_for_each(|(word, source)| self.graph.root(word, source))
     }
 
     fn goroutines(
@@ -280,25 +297,20 @@ impl<'a> Objects<'a> {
             .filter(|(goroutine, _)| !without.contains(&goroutine.goid))
             .map(|(goroutine, index)| Wanted { index, g: goroutine.g, moved: false })
             .collect();
-        let (mut found, mut exhausted) = (Vec::new(), None);
+        let mut found = Found::default();
         let (view, spans) = (self.view, &self.graph.spans);
         references.each(&wanted, &mut |index, word, sure| {
             let object = spans.object(word).filter(|object| sure || spans.is_used(&view, *object));
-            if object.is_some() && exhausted.is_none() {
-                match budget::reserve(&mut found, 1) {
-                    Ok(()) => found.push((word, Source::Goroutine(index))),
-                    Err(error) => exhausted = Some(error),
-                }
+            if object.is_some() {
+                found.add(word, Source::Goroutine(index));
             }
         })?;
         for word in registers.iter().flat_map(|thread| &thread.words) {
             if spans.object(*word).is_some_and(|object| spans.is_used(&view, object)) {
-                found.push((*word, Source::Other));
+                found.add(*word, Source::Other);
             }
         }
-        if let Some(exhausted) = exhausted {
-            return Err(exhausted.into());
-        }
+        let found = found.all()?;
         for (word, source) in &found {
             if let (Source::Goroutine(index), Some(object)) = (source, self.graph.at(*word)) {
                 budget::reserve(&mut self.on_stacks, 1)?;
@@ -322,16 +334,8 @@ impl<'a> Objects<'a> {
                 Range { addr: hi - len, len: len as usize }
             })
             .collect();
-        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
         for ranges in ranges.chunks(64) {
-            self.view.memory.scatter(ranges, &mut bytes, &mut whole)?;
-            let mut rest = &bytes[..];
-            for (range, whole) in ranges.iter().zip(&whole) {
-                let Some(own) = rest.split_off(..range.len) else { break };
-                if *whole {
-                    self.typing.raw(&self.graph.spans, own);
-                }
-            }
+            read_each(self.view.memory, ranges, |_, bytes| self.typing.raw(&self.graph.spans, bytes))?;
         }
         Ok(())
     }

@@ -358,6 +358,14 @@ impl Types {
         self.text(field.name)
     }
 
+    /// Whether it is the struct of a closure: the compiler gives it no name, and its first field is the function
+    /// (`src/cmd/compile/internal/typecheck/func.go`: `ClosureType`).
+    pub(super) fn is_closure(&self, id: TypeId) -> bool {
+        let first = self.fields(id).first();
+        self.name(id).starts_with("struct {")
+            && first.is_some_and(|first| matches!(self.field_name(first), "F" | ".F"))
+    }
+
     fn text(&self, text: Text) -> &str {
         self.text.get(text.at as usize..(text.at + text.len) as usize).unwrap_or_default()
     }

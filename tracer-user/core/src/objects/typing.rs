@@ -12,12 +12,13 @@
 //!
 //! What the collector's bitmap contradicts ([`super::pointers`]) is no such object.
 
+use super::contexts::ContextKind;
 use super::edges::{Edge, Layouts, To};
 use super::form::{Form, Rank, Shape, fits_slot};
 use super::pointers::Pointers;
 use super::types::{Detail, Itabs, Kind, TypeId, Types};
-use crate::binary::Described;
 use crate::binary::bytes::{array, u32_at, u64_at};
+use crate::binary::{CodeTypes, Described};
 use crate::budget::{self, Exhausted};
 use crate::heap::{ObjectId, Place, Span, Spans, words};
 use crate::snapshot::View;
@@ -31,9 +32,6 @@ const PART_COST: usize = 128;
 const LOWEST: u64 = 1 << 12;
 /// Largest object without a header (`src/internal/runtime/gc/malloc.go`: `MinSizeForMallocHeader`).
 const NO_HEADER: u64 = 512;
-/// Structs of package context that are objects by themselves.
-const CONTEXTS: [&str; 4] =
-    ["context.cancelCtx", "context.timerCtx", "context.valueCtx", "context.afterFuncCtx"];
 /// Bytes of the slots of map headers and of tables, and least bytes of a channel's.
 const MAP_SIZE: u64 = 48;
 const TABLE_SIZE: u64 = 32;
@@ -111,9 +109,8 @@ impl<'a> Typing<'a> {
             nodes,
             own_contexts: (types.iter())
                 .filter(|id| {
-                    types.package(*id) == "context"
-                        && CONTEXTS.contains(&types.name(*id))
-                        && types.get(*id).size > 0
+                    let kind = ContextKind::of(types.package(*id), types.name(*id));
+                    kind.begins_with_its_parent() && types.get(*id).size > 0
                 })
                 .collect(),
             structs: HashMap::new(),
@@ -136,24 +133,25 @@ impl<'a> Typing<'a> {
         })
     }
 
-    /// Learns from the code which closures there are, and follows the variables of which it tells the type.
-    pub(super) fn code(&mut self, spans: &Spans) {
+    /// What the code tells of types.
+    pub(super) fn code_types(&self) -> CodeTypes {
         let (types, bias) = (&self.types, self.view.bias);
         let described = |addr: u64| {
             let id = types.at(addr.wrapping_add(bias))?;
-            let closure = || {
-                let name = types.field_name(types.fields(id).first()?);
-                matches!(name, "F" | ".F").then_some(Described::Closure)
-            };
             Some(match types.get(id).kind {
                 Kind::Map => Described::Map,
-                Kind::Struct => closure().unwrap_or(Described::Other),
+                Kind::Struct if types.is_closure(id) => Described::Closure,
                 _ => Described::Other,
             })
         };
         let range = types.range();
         let linked = range.start.wrapping_sub(bias)..range.end.wrapping_sub(bias);
-        let found = self.view.binary.code_types(linked, &described);
+        self.view.binary.code_types(linked, &described)
+    }
+
+    /// Learns from the code which closures there are, and follows the variables of which it tells the type.
+    pub(super) fn code(&mut self, spans: &Spans, found: &CodeTypes) {
+        let (types, bias) = (&self.types, self.view.bias);
         let in_memory = |(addr, descriptor): &(u64, u64)| {
             Some((addr.wrapping_add(bias), types.at(descriptor.wrapping_add(bias))?))
         };
@@ -194,8 +192,7 @@ impl<'a> Typing<'a> {
     /// Whether the type of an object has a pointer at so many bytes in one of its values. What only looks like one does
     /// not keep anything alive for the collector.
     pub(super) fn may_point(&self, form: Form, within: u64) -> bool {
-        let mut layouts = Layouts::default();
-        let edges = layouts.of(&self.types, form.of);
+        let edges = self.layouts.get(&self.types, form.of);
         let bucket = self.groups.contains_key(&form.of);
         bucket || edges.cut || edges.list.iter().any(|edge| u64::from(edge.offset) == within)
     }

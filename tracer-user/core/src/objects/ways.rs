@@ -3,7 +3,7 @@
 use super::edges;
 use super::form::{Form, Rank, Shape};
 use super::graph::Parent;
-use super::types::{Kind, TypeId, Types};
+use super::types::Types;
 use super::{Objects, ObjectsError};
 use crate::budget;
 use crate::heap::{Depths, References, Source, Span, words};
@@ -175,7 +175,7 @@ impl Objects<'_> {
         let header = self.typing.header(&span);
         let mut described = Described::at(addr + header, span.size);
         let form = self.form(object, &span, addr);
-        if header == 0 && !span.noscan && form.is_none_or(|form| is_closure(types, form.of)) {
+        if header == 0 && !span.noscan && form.is_none_or(|form| types.is_closure(form.of)) {
             described.function = self.closure(addr);
         }
         let Some(form) = form else { return described };
@@ -389,7 +389,7 @@ impl Objects<'_> {
     /// The name of the variable at an address and of the place in it; empty: not known.
     pub fn variable_name(&self, addr: u64) -> String {
         let linked = addr.wrapping_sub(self.view.bias);
-        let Some(variable) = self.variables.containing(linked) else { return String::new() };
+        let Some(variable) = self.known.variables.containing(linked) else { return String::new() };
         let of = variable.descriptor.and_then(|descriptor| self.typing.types.behind(descriptor));
         let within = linked - variable.addr;
         let types = &self.typing.types;
@@ -436,7 +436,7 @@ fn via(types: &Types, form: Form, path: &str) -> String {
     if form.shape == Shape::Row {
         return format!("[]{path}");
     }
-    if is_closure(types, form.of) {
+    if types.is_closure(form.of) {
         // The first field is the function; the others have names that the compiler made.
         let behind = path.get(1..).and_then(|path| path.find(['.', '[']));
         return format!("{{}}{}", behind.and_then(|at| path.get(at + 1..)).unwrap_or_default());
@@ -448,12 +448,4 @@ fn via(types: &Types, form: Form, path: &str) -> String {
 fn is_named(name: &str) -> bool {
     let package = name.split_once('.').map_or("", |(package, _)| package);
     !package.is_empty() && package.chars().all(|char| char.is_alphanumeric() || char == '_')
-}
-
-/// Whether a struct is that of a closure: its first field is the function.
-fn is_closure(types: &Types, of: TypeId) -> bool {
-    let first = types.fields(of).first();
-    types.get(of).kind == Kind::Struct
-        && types.name(of).starts_with("struct {")
-        && first.is_some_and(|first| matches!(types.field_name(first), "F" | ".F"))
 }

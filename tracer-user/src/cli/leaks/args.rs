@@ -1,6 +1,6 @@
 //! The options of `sfgi leaks`.
 
-use crate::{cli::args::LayoutArg, parse};
+use crate::{cli::source::MemoryArgs, parse};
 use anyhow::{Context as _, Result, anyhow};
 use clap::{
     Args as ClapArgs, ValueEnum,
@@ -92,15 +92,8 @@ EXAMPLES
   sfgi leaks --core core.1234 --exe ./server          from a core file"
 )]
 pub(in crate::cli) struct Args {
-    /// Process to look at
-    #[arg(short, long, value_name = "PID", conflicts_with = "core")]
-    pub(super) pid: Option<u32>,
-    /// Core file to look at
-    #[arg(long, value_name = "FILE", requires = "exe", conflicts_with_all = ["watch", "freeze"])]
-    pub(super) core: Option<PathBuf>,
-    /// The executable that the core file is of
-    #[arg(long, value_name = "FILE", requires = "core")]
-    pub(super) exe: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) target: MemoryArgs,
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub(super) format: Format,
@@ -109,7 +102,7 @@ pub(in crate::cli) struct Args {
     pub(super) output: Option<PathBuf>,
     /// Look again and again, with a pause of TIME (30s if not given), until Ctrl-C
     #[arg(long, value_name = "TIME", value_parser = parse::time, num_args = 0..=1, require_equals = true,
-          default_missing_value = "30s")]
+          default_missing_value = "30s", conflicts_with = "core")]
     pub(super) watch: Option<Duration>,
     /// How long to look each time: stability and growth need some time
     #[arg(long, value_name = "TIME", value_parser = parse::time, default_value = "1s")]
@@ -124,7 +117,7 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     pub(super) no_heap: bool,
     /// Stop the program while it is read, for one consistent view; how long that took is said
-    #[arg(long)]
+    #[arg(long, conflicts_with = "core")]
     pub(super) freeze: bool,
     /// The least verdict that is shown
     #[arg(long, value_parser = verdict(), default_value = "suspect", value_name = "VERDICT")]
@@ -156,19 +149,9 @@ pub(in crate::cli) struct Args {
     /// Add the rules of all .toml files in DIR; those with the id of a built-in one replace it
     #[arg(long, value_name = "DIR")]
     pub(super) rules: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) layout: LayoutArg,
 }
 
 impl Args {
-    pub(in crate::cli) fn has_no_target(&self) -> bool {
-        self.pid.is_none() && self.core.is_none()
-    }
-
-    pub(in crate::cli) fn pids(&self) -> &[u32] {
-        self.pid.as_slice()
-    }
-
     pub(super) fn rules(&self) -> Result<Rules> {
         let rules = Rules::built_in()?;
         Ok(match &self.rules {

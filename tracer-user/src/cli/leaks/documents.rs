@@ -23,7 +23,7 @@ struct Defaults {
 /// `leaks.json`, `leaks.sarif`, `leaks.pprof`.
 pub(in crate::cli) fn documents(pid: u32) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let args = Defaults::try_parse_from(["leaks", "-p", &pid.to_string()])?.args;
-    let opened = Opened::process(pid, &args.layout)?;
+    let opened = Opened::process(pid, &args.target.layout)?;
     let process = opened.process.as_ref().context("there is no process")?;
     let (memory, bias) = (Live::of(process), opened.bias()?);
     let view = View { memory: &memory, binary: &opened.binary, bias, clock: Clock::Live };

@@ -1,6 +1,6 @@
 //! The contexts of a program (package `context`) as they are in memory, and which of them nobody can end any more.
 //!
-//! Offsets come from the descriptors. The structs changed with releases (`src/context/context.go`): `cause` came in 1.20,
+//! Offsets come from the descriptors ([`layout`]). The structs changed with releases (`src/context/context.go`): `cause` came in 1.20,
 //! `afterFuncCtx`, `withoutCancelCtx` and `stopCtx` in 1.21, and `err` is an `atomic.Value` since 1.25.
 //!
 //! # Lost
@@ -9,16 +9,17 @@
 //! stack refers to it, only the end of its parent ends it. If that parent keeps it, it is lost: it stays as long as the
 //! parent lives.
 
-use super::graph::Graph;
-use super::types::{Detail, Kind, TypeId, Types};
-use super::typing::Typing;
+mod layout;
+
+use super::types::{Kind, TypeId};
 use super::{Objects, ObjectsError, form::Shape};
 use crate::binary::bytes::u64_at;
 use crate::budget;
-use crate::heap::{Span, usage, words};
-use crate::memory::Range;
+use crate::heap::{usage, words};
+use crate::memory::{Range, read_each};
 use crate::snapshot::View;
 use hashbrown::{HashMap, HashSet};
+use layout::{Holding, Plan, Slots, unix_ns};
 use serde::Serialize;
 
 /// Most contexts that are told apart; of more this many are, and that is said.
@@ -35,8 +36,6 @@ const LEAST_TOP_HASH: u8 = 5;
 /// Contexts on the stack of one goroutine that are looked at, and how far the chain of one of these is followed.
 const MAX_GIVEN: usize = 16;
 const MAX_CHAIN: usize = 64;
-/// A context's chain of parents is followed so far.
-const MAX_DEPTH: usize = 1 << 16;
 
 /// Kinds of contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -59,7 +58,7 @@ pub enum ContextKind {
 }
 
 impl ContextKind {
-    fn of(package: &str, name: &str) -> ContextKind {
+    pub(super) fn of(package: &str, name: &str) -> ContextKind {
         match (package, name) {
             ("context", "context.cancelCtx") => ContextKind::Cancel,
             ("context", "context.timerCtx") => ContextKind::Timer,
@@ -74,6 +73,11 @@ impl ContextKind {
     /// Whether it is a context that a program has made, and not a part of one.
     pub fn counts(self) -> bool {
         self != ContextKind::Stop
+    }
+
+    /// Whether it is an object by itself that begins with the context that it was made of.
+    pub(super) fn begins_with_its_parent(self) -> bool {
+        self.can_end() || self == ContextKind::Value
     }
 
     /// Whether such a context can be cancelled by itself.
@@ -190,91 +194,6 @@ pub fn settled<'a>(
     Ok((objects, contexts))
 }
 
-/// Where a struct has what of a context; offsets in bytes.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    kind: ContextKind,
-    of: TypeId,
-    size: u64,
-    /// The interface of the parent.
-    above: Option<usize>,
-    done: Option<usize>,
-    children: Option<usize>,
-    /// The error, and whether it is an `atomic.Value`.
-    err: Option<(usize, bool)>,
-    deadline: Option<usize>,
-    key: Option<usize>,
-    value: Option<usize>,
-}
-
-impl Plan {
-    fn of(types: &Types, of: TypeId) -> Plan {
-        let kind = ContextKind::of(types.package(of), types.name(of));
-        let mut plan = Plan {
-            kind,
-            of,
-            size: types.get(of).size,
-            above: None,
-            done: None,
-            children: None,
-            err: None,
-            deadline: None,
-            key: None,
-            value: None,
-        };
-        plan.fields(types, of, 0, true);
-        plan
-    }
-
-    /// Takes the fields of a struct, and of the `cancelCtx` in it.
-    fn fields(&mut self, types: &Types, of: TypeId, base: u64, outer: bool) {
-        for field in types.fields(of) {
-            let (name, at) = (types.field_name(field), (base + field.offset) as usize);
-            let Some(of) = field.of else { continue };
-            let is_context = is_context(types, of);
-            match name {
-                "cancelCtx" if outer => self.fields(types, of, base + field.offset, false),
-                _ if is_context && self.above.is_none() => self.above = Some(at),
-                _ if self.kind == ContextKind::Other => {}
-                "done" => self.done = Some(at),
-                "children" => self.children = Some(at),
-                "err" => self.err = Some((at, types.get(of).kind == Kind::Struct)),
-                "deadline" => self.deadline = Some(at),
-                "key" if self.kind == ContextKind::Value => self.key = Some(at),
-                "val" if self.kind == ContextKind::Value => self.value = Some(at),
-                _ => {}
-            }
-        }
-    }
-}
-
-/// Whether a type is the interface `context.Context`.
-fn is_context(types: &Types, of: TypeId) -> bool {
-    types.get(of).kind == Kind::Interface
-        && types.package(of) == "context"
-        && types.name(of) == "context.Context"
-}
-
-/// Seconds from the year 1 and from 1885 to 1970 (`src/time/time.go`: `unixToInternal`, `wallToInternal`).
-const SINCE_YEAR_1: i64 = 62_135_596_800;
-const SINCE_1885: i64 = 2_682_288_000;
-
-/// A `time.Time { wall uint64; ext int64; loc }` in nanoseconds since 1970; 0: none, or out of range.
-fn unix_ns(wall: u64, ext: u64) -> i64 {
-    let nanoseconds = (wall & 0x3fff_ffff) as i64;
-    // The highest bit says that the seconds are in `wall`, and `ext` is the monotonic clock.
-    let seconds = if wall >> 63 != 0 {
-        ((wall << 1) >> 31) as i64 - SINCE_1885
-    } else {
-        ext.cast_signed().saturating_sub(SINCE_YEAR_1)
-    };
-    seconds
-        .checked_mul(1_000_000_000)
-        .and_then(|ns| ns.checked_add(nanoseconds))
-        .filter(|ns| *ns > 0)
-        .unwrap_or(0)
-}
-
 impl Objects<'_> {
     /// All contexts that anything leads to.
     ///
@@ -288,13 +207,13 @@ impl Objects<'_> {
         let mut groups: Vec<u32> = Vec::new();
         let mut closures: Vec<u32> = Vec::new();
         let holders = Holding::of(&self.typing.types, &plans);
-        self.each_reached(&mut |graph, typing, object, span| {
-            let Some(form) = typing.form(object) else {
+        for (object, span, _) in self.graph.reached_objects() {
+            let Some(form) = self.typing.form(object) else {
                 // What is not known may be a closure.
                 if !span.noscan && budget::reserve(&mut closures, 1).is_ok() {
                     closures.push(object);
                 }
-                return;
+                continue;
             };
             let list = match form.shape {
                 Shape::One if plans.contains_key(&form.of) => {
@@ -303,17 +222,16 @@ impl Objects<'_> {
                     } else {
                         contexts.left_out += 1;
                     }
-                    return;
+                    continue;
                 }
                 Shape::One | Shape::Row if holders.groups.contains(&form.of) => &mut groups,
                 Shape::One if holders.closures.contains_key(&form.of) => &mut closures,
-                _ => return,
+                _ => continue,
             };
-            let _ = graph;
             if budget::reserve(list, 1).is_ok() {
                 list.push(object);
             }
-        });
+        }
         budget::check(found.len() * (size_of::<Context>() + 32))?;
         self.read_contexts(&plans, &found, &mut contexts.list, &mut above)?;
         let mut order: Vec<usize> = (0..contexts.list.len()).collect();
@@ -324,10 +242,11 @@ impl Objects<'_> {
         self.register(&holders, &groups, &mut contexts.list)?;
         self.hold(&holders, &closures, &mut contexts.list)?;
         self.stand(&mut contexts.list);
-        [contexts.ignored, contexts.cut] = self.unheard(&contexts.list);
+        let ended = ended(&contexts.list);
+        [contexts.ignored, contexts.cut] = self.unheard(&contexts.list, &ended);
         contexts.doubt = self.cancel_doubt();
         if contexts.doubt.is_none() {
-            self.lose(&mut contexts.list);
+            Self::lose(&mut contexts.list, &ended);
         }
         Ok(contexts)
     }
@@ -350,17 +269,6 @@ impl Objects<'_> {
             .collect()
     }
 
-    fn each_reached(&self, then: &mut dyn FnMut(&Graph<'_>, &Typing<'_>, u32, &Span)) {
-        for span in self.graph.spans.iter() {
-            for index in 0..span.count {
-                let Ok(object) = u32::try_from(span.bits + u64::from(index)) else { break };
-                if self.graph.is_reached(object) {
-                    then(&self.graph, &self.typing, object, span);
-                }
-            }
-        }
-    }
-
     /// Reads objects, and hands each with its bytes over; what cannot be read is left out.
     fn read_objects(
         &self,
@@ -381,15 +289,11 @@ impl Objects<'_> {
                 total += len;
                 ranges.push(Range { addr, len });
             }
-            let (mut bytes, mut whole) = (Vec::new(), Vec::new());
-            self.view.memory.scatter(&ranges, &mut bytes, &mut whole)?;
-            let mut rest = &bytes[..];
-            for ((range, whole), index) in ranges.iter().zip(&whole).zip(at..) {
-                let Some(own) = rest.split_off(..range.len) else { break };
-                if *whole {
-                    then(index, range.addr, own);
+            read_each(self.view.memory, &ranges, |index, bytes| {
+                if let Some(range) = ranges.get(index) {
+                    then(at + index, range.addr, bytes);
                 }
-            }
+            })?;
             at += ranges.len().max(1);
         }
         Ok(())
@@ -594,7 +498,7 @@ impl Objects<'_> {
     }
 
     /// The goroutines that do not hear of a context that their stack has: [`Contexts::ignored`] and [`Contexts::cut`].
-    fn unheard(&self, list: &[Context]) -> [Vec<(u32, u32)>; 2] {
+    fn unheard(&self, list: &[Context], ended: &[bool]) -> [Vec<(u32, u32)>; 2] {
         let dones = list.iter().zip(0_u32..).filter(|(context, _)| context.done != 0);
         let dones: HashMap<u64, u32> = dones.map(|(context, index)| (context.done, index)).collect();
         let mut given: HashMap<u32, Vec<u32>> = HashMap::new();
@@ -608,6 +512,7 @@ impl Objects<'_> {
                 }
             }
         }
+        let has_ended = |index: u32| ended.get(index as usize) == Some(&true);
         let (mut ignored, mut cut) = (Vec::new(), Vec::new());
         for (goroutine, given) in given {
             let Some(waits) = self.snapshot.goroutines.get(goroutine as usize) else { continue };
@@ -618,12 +523,8 @@ impl Objects<'_> {
             let heard = waits.waits.iter().filter_map(|wait| dones.get(&object(wait.object)?.addr).copied());
             let heard: HashSet<u32> = heard.flat_map(|index| chain(list, index)).collect();
             if heard.is_empty() {
-                ignored.extend(
-                    given
-                        .iter()
-                        .find(|index| has_ended(list, **index as usize))
-                        .map(|index| (goroutine, *index)),
-                );
+                ignored
+                    .extend(given.iter().find(|index| has_ended(**index)).map(|index| (goroutine, *index)));
             } else {
                 // Whoever hears of one above hears of this one, too; one below is what was made of it.
                 let apart = |index: &&u32| {
@@ -631,9 +532,7 @@ impl Objects<'_> {
                     let can_end = chain
                         .iter()
                         .any(|above| list.get(*above as usize).is_some_and(|one| one.kind.can_end()));
-                    can_end
-                        && !chain.iter().any(|above| heard.contains(above))
-                        && !has_ended(list, **index as usize)
+                    can_end && !chain.iter().any(|above| heard.contains(above)) && !has_ended(**index)
                 };
                 cut.extend(given.iter().find(apart).map(|index| (goroutine, *index)));
             }
@@ -655,37 +554,12 @@ impl Objects<'_> {
         self.snapshot.lacks()
     }
 
-    fn lose(&self, list: &mut [Context]) {
-        let ended: Vec<bool> = (0..list.len()).map(|index| has_ended(list, index)).collect();
-        for (context, ended) in list.iter_mut().zip(&ended) {
+    fn lose(list: &mut [Context], ended: &[bool]) {
+        for (context, ended) in list.iter_mut().zip(ended) {
             let could_end = matches!(context.kind, ContextKind::Cancel | ContextKind::Timer);
             context.lost =
                 could_end && !ended && context.registered && !context.held && context.goroutines == 0;
         }
-    }
-}
-
-/// Where the keys of a map lie in one of its groups or buckets.
-struct Slots {
-    /// Bytes of a group.
-    size: usize,
-    swiss: bool,
-    /// Offset of the first key, and bytes from one to the next.
-    first: usize,
-    stride: usize,
-}
-
-impl Slots {
-    /// By the fields of the group: `slots [8]struct { key; elem }`, or `keys [8]K` of a bucket.
-    fn of(types: &Types, group: TypeId) -> Option<Slots> {
-        let field = |name: &str| types.fields(group).iter().find(|field| types.field_name(field) == name);
-        let (swiss, keys) = match field("slots") {
-            Some(slots) => (true, slots),
-            None => (types.name(group).starts_with("map.group["), field("keys")?),
-        };
-        let Detail::Array { elem: Some(elem), .. } = types.get(keys.of?).detail else { return None };
-        let (size, stride) = (types.get(group).size as usize, types.get(elem).size as usize);
-        (size > 0 && stride >= 16).then_some(Slots { size, swiss, first: keys.offset as usize, stride })
     }
 }
 
@@ -703,20 +577,37 @@ fn chain(list: &[Context], index: u32) -> Vec<u32> {
     chain
 }
 
-/// Whether a context has ended, by itself or with one above it.
-fn has_ended(list: &[Context], index: usize) -> bool {
-    let mut at = index;
-    for _ in 0..MAX_DEPTH {
-        let Some(context) = list.get(at) else { return false };
-        if context.ended {
-            return true;
+/// Which contexts have ended, by themselves or with one above them.
+fn ended(list: &[Context]) -> Vec<bool> {
+    let mut known: Vec<Option<bool>> = vec![None; list.len()];
+    for index in 0..list.len() {
+        // Up to the first of which it is known, which then holds for all below it. Each is met once, and a circle, as no
+        // program makes one, ends where it was begun.
+        let (mut below, mut at, mut ends) = (Vec::new(), index, false);
+        while let Some(context) = list.get(at) {
+            if let Some(Some(is)) = known.get(at) {
+                ends = *is;
+                break;
+            }
+            if let Some(entry) = known.get_mut(at) {
+                *entry = Some(false);
+            }
+            below.push(at);
+            ends = context.ended;
+            match context.above {
+                Above::Context(next) if !ends && context.kind != ContextKind::WithoutCancel => {
+                    at = next as usize;
+                }
+                _ => break,
+            }
         }
-        match context.above {
-            Above::Context(next) if context.kind != ContextKind::WithoutCancel => at = next as usize,
-            _ => return false,
+        for at in below {
+            if let Some(entry) = known.get_mut(at) {
+                *entry = Some(ends);
+            }
         }
     }
-    false
+    known.into_iter().map(Option::unwrap_or_default).collect()
 }
 
 /// Whether a function only waits until a parent of another make ends (`src/context/context.go`: `propagateCancel`).
@@ -724,54 +615,9 @@ fn is_propagation(name: &str) -> bool {
     name.starts_with("context.(*cancelCtx).propagateCancel.") || name.starts_with("context.propagateCancel.")
 }
 
-/// Which types may hold contexts by themselves: as children, or in closures.
-struct Holding {
-    /// Groups of maps whose keys are `context.canceler`.
-    groups: HashSet<TypeId>,
-    /// Closures, with the offsets of what they have captured of contexts.
-    closures: HashMap<TypeId, Vec<usize>>,
-}
-
-impl Holding {
-    fn of(types: &Types, plans: &HashMap<TypeId, Plan>) -> Holding {
-        let mut holding = Holding { groups: HashSet::new(), closures: HashMap::new() };
-        for id in types.iter() {
-            let found = types.get(id);
-            if let Detail::Map { group: Some(group), .. } = found.detail
-                && types.name(id) == "map[context.canceler]struct {}"
-            {
-                holding.groups.insert(group);
-            }
-            let fields = types.fields(id);
-            let is_closure =
-                fields.first().is_some_and(|first| matches!(types.field_name(first), "F" | ".F"));
-            if is_closure {
-                let captured = fields.iter().filter(|field| {
-                    let elem = field.of.and_then(|of| types.elem(of));
-                    elem.is_some_and(|elem| plans.contains_key(&elem))
-                });
-                holding.closures.insert(id, captured.map(|field| field.offset as usize).collect());
-            }
-        }
-        holding
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_told_with_and_without_the_monotonic_clock() {
-        // 2021-01-01 00:00:00.5 UTC.
-        let unix = 1_609_459_200_i64;
-        let wall = 1 << 63 | ((unix + SINCE_1885) as u64) << 30 | 500_000_000;
-        assert_eq!(unix_ns(wall, 7), unix * 1_000_000_000 + 500_000_000);
-        assert_eq!(unix_ns(500_000_000, (unix + SINCE_YEAR_1) as u64), unix * 1_000_000_000 + 500_000_000);
-        assert_eq!(unix_ns(0, 0), 0);
-        assert_eq!(unix_ns(0, u64::MAX), 0);
-        assert_eq!(unix_ns(0, i64::MAX as u64), 0, "beyond what can be told");
-    }
 
     #[test]
     fn an_end_is_that_of_any_context_above() {
@@ -800,7 +646,6 @@ mod tests {
             // A circle, as no program makes one.
             context(Above::Context(4), false, ContextKind::Cancel),
         ];
-        let ended: Vec<bool> = (0..list.len()).map(|index| has_ended(&list, index)).collect();
-        assert_eq!(ended, [true, true, false, false, false]);
+        assert_eq!(ended(&list), [true, true, false, false, false]);
     }
 }
