@@ -36,7 +36,7 @@ const MOST_BYTES: u64 = 256 << 20;
 const HANGING: usize = 20;
 
 /// How often the innocent program is scanned in [`WATCHED`] at least: its interval is a second.
-const SCANS: u64 = 8;
+const SCANS: u64 = 12;
 const WATCHED: Duration = Duration::from_secs(15);
 
 fn exactly(owns: &[&Own]) -> Vec<String> {

@@ -23,9 +23,9 @@ pub(super) use args::Args;
 use args::Format;
 pub(super) use documents::documents;
 use sfgi_core::{
-    detect::{Baseline, History, Rules, Scope},
+    detect::{Baseline, Rules, Scope},
     heap::Registers,
-    leaks::{Found, Leaks, Search},
+    leaks::{Earlier, Found, Leaks, Search},
     memory::Sampler,
     names::Names,
     process::Process,
@@ -92,13 +92,20 @@ struct Run<'a> {
     baseline: Baseline,
     scope: Scope,
     pid: Option<u32>,
-    history: History,
+    earlier: Earlier,
 }
 
 impl<'a> Run<'a> {
     fn new(args: &'a Args, opened: &'a Opened, rules: Rules, baseline: Baseline) -> Run<'a> {
-        let history = History::default();
-        Run { args, opened, rules, baseline, scope: args.scope(), pid: args.target.pid, history }
+        Run {
+            args,
+            opened,
+            rules,
+            baseline,
+            scope: args.scope(),
+            pid: args.target.pid,
+            earlier: Earlier::default(),
+        }
     }
 
     /// Searches until a signal, or until the target ends.
@@ -148,8 +155,8 @@ impl<'a> Run<'a> {
         };
         let mut line = Progress::new();
         // A single search has no earlier looks, so it does not pay for keeping them.
-        let history = self.args.watch.is_some().then_some(&mut self.history);
-        let found = search.run(view, &self.opened.binary, registers, history, &mut |how_far| {
+        let earlier = self.args.watch.is_some().then_some(&mut self.earlier);
+        let found = search.run(view, &self.opened.binary, registers, earlier, &mut |how_far| {
             line.show(|| progress(how_far));
         });
         line.clear();

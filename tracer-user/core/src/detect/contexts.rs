@@ -6,7 +6,7 @@ use super::{
     rules::{Rules, Verdict},
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// What there is to say of contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,8 +35,8 @@ pub struct ContextSite {
     pub kept_by: String,
 }
 
-/// A group for each of these sites. `sure`: that those are lost which seem so is proven.
-pub fn troubled_contexts(sites: &[ContextSite], sure: bool, rules: &Rules) -> Vec<Group> {
+/// A group for each of these sites, which were read so long ago. `sure`: that those are lost which seem so is proven.
+pub fn troubled_contexts(sites: &[ContextSite], sure: bool, age: Duration, rules: &Rules) -> Vec<Group> {
     let group = |site: &ContextSite| {
         let rule = rules.iter().find(|rule| match site.trouble {
             ContextTrouble::Lost => rule.condition.lost_context,
@@ -51,6 +51,9 @@ pub fn troubled_contexts(sites: &[ContextSite], sure: bool, rules: &Rules) -> Ve
             "{} of type {} below the {} at {:#x}; {what}",
             site.count, site.of, site.parent, site.parent_address
         )];
+        if age.as_secs() > 0 {
+            evidence.push(format!("they were counted {} s ago", age.as_secs()));
+        }
         if !site.kept_by.is_empty() {
             evidence.push(format!("kept alive by {}", site.kept_by));
         }

@@ -114,9 +114,9 @@ pub(crate) struct Spans {
     /// Length of a bitmap of all objects.
     bits: u64,
     pages: u64,
-    /// By arena, the number of its table in `tables` + 1; 0: none. 16 MiB of zeros, of which the kernel backs only the
-    /// pages that are written to.
+    /// By arena from `first_arena` on, the number of its table in `tables` + 1; 0: none.
     arenas: Vec<u32>,
+    first_arena: u64,
     /// Arenas from the first that has a table to [`GROWTH`] behind the last: a pointer to one of these may lead to a
     /// span that came into use meanwhile.
     near: std::ops::Range<u64>,
@@ -164,9 +164,7 @@ impl Fields {
 impl Spans {
     /// Reads all spans in use. The target runs meanwhile, so these are spans of different moments.
     pub(crate) fn read(view: &View, globals: &Globals) -> Result<Spans, HeapError> {
-        budget::check(MAX_ARENAS as usize * size_of::<u32>())?;
-        let arenas = vec![0; MAX_ARENAS as usize];
-        let mut spans = Spans { spans: vec![Span::NONE], arenas, ..Spans::default() };
+        let mut spans = Spans { spans: vec![Span::NONE], ..Spans::default() };
         spans.extend(view, globals)?;
         Ok(spans)
     }
@@ -294,7 +292,8 @@ impl Spans {
 
     /// The index in `tables` at which the table of an arena begins; makes the table if there is none.
     fn table(&mut self, arena: u64) -> Result<usize, HeapError> {
-        let entry = self.arenas.get_mut(arena as usize).ok_or(HeapError::TooLarge)?;
+        self.cover(arena)?;
+        let entry = self.arenas.get_mut((arena - self.first_arena) as usize).ok_or(HeapError::TooLarge)?;
         if *entry == 0 {
             if self.tables.len() >= MAX_TABLES * PAGES_OF_ARENA {
                 return Err(HeapError::TooLarge);
@@ -308,10 +307,37 @@ impl Spans {
         Ok((*entry as usize - 1) * PAGES_OF_ARENA)
     }
 
+    /// Makes room in `arenas`. A heap has its arenas beside each other unless the kernel refuses; then all of them between
+    /// the first and the last have an entry, 16 MiB at most.
+    fn cover(&mut self, arena: u64) -> Result<(), HeapError> {
+        if arena >= MAX_ARENAS {
+            return Err(HeapError::TooLarge);
+        }
+        if self.arenas.is_empty() {
+            self.first_arena = arena;
+        }
+        if arena < self.first_arena {
+            // As many again, or a target that goes down arena by arena makes us move all entries each time.
+            let first = arena.min(self.first_arena.saturating_sub(self.arenas.len() as u64));
+            let more = (self.first_arena - first) as usize;
+            budget::reserve(&mut self.arenas, more)?;
+            self.arenas.splice(0..0, std::iter::repeat_n(0, more));
+            self.first_arena = first;
+        }
+        let len = (arena - self.first_arena) as usize + 1;
+        if len > self.arenas.len() {
+            let more = len - self.arenas.len();
+            budget::reserve(&mut self.arenas, more)?;
+            self.arenas.resize(len, 0);
+        }
+        Ok(())
+    }
+
     /// The entry of the page table for an address; `NONE` also for an arena without a table.
     #[inline]
     fn at(&self, addr: u64) -> u32 {
-        match self.arenas.get((addr >> ARENA_SHIFT) as usize) {
+        // Below the first arena this wraps to behind the last.
+        match self.arenas.get((addr >> ARENA_SHIFT).wrapping_sub(self.first_arena) as usize) {
             Some(0) | None => NONE,
             Some(table) => {
                 let page = (addr >> PAGE_SHIFT) as usize % PAGES_OF_ARENA;

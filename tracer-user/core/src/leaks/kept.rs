@@ -5,123 +5,118 @@ use crate::{
     detect::{ContextSite, ContextTrouble, Verdict},
     heap::Observed,
     memory::ThreadRegisters,
-    objects::{Above, Contexts, Known, Objects, ObjectsError, Reading, settled},
+    objects::{Above, Contexts, Known, Objects, Reading, settled},
     snapshot::{Clock, View},
 };
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use std::{
     collections::BTreeMap,
     fs::File,
     rc::Rc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Groups for which the way is looked for.
 const MAX_GROUPS: usize = 64;
 /// Sites of lost contexts that are told apart.
 const MAX_SITES: usize = 64;
+/// Goroutines that are remembered between two readings.
+const MAX_GOIDS: usize = 1 << 17;
 /// A deadline so far away is far, and so many contexts with one are told of.
 const FAR: Duration = Duration::from_secs(3600);
 const MANY_FAR: u64 = 100;
+/// A reading is good for so many times as long as it took: one search after the other spends a tenth of its time on
+/// them at most.
+const GOOD_FOR: u32 = 9;
 
-/// What the objects of a target said.
-pub(super) struct Kept<'a> {
-    objects: Objects<'a>,
-    contexts: Contexts,
-    /// A deadline behind this is far, nanoseconds since 1970.
-    far_unix_ns: i64,
+/// What a reading of all objects said.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// When the reading began, and how long it took.
+    began: Instant,
+    took: Duration,
+    /// Whether lost contexts are proven to be so.
+    pub(super) sure: bool,
+    /// Goroutines that wait for something else than the end of their context, and those that cut it off: by goid.
+    ignoring: HashSet<u64>,
+    cutting: HashSet<u64>,
+    /// Lost contexts, and those that end late, by their type and by what keeps them; the most first.
+    pub(super) contexts: Vec<ContextSite>,
+    /// What keeps alive what goroutines wait for, by its address.
+    ways: HashMap<u64, Option<String>>,
 }
 
-impl<'a> Kept<'a> {
-    /// Reads the objects of a target. The members of these groups are no roots: they cannot wake themselves.
-    ///
-    /// # Errors
-    /// As [`Objects::read`]; what was observed before stays as it is.
-    pub(super) fn read(
+impl Kept {
+    /// Reads the objects of a target. The members of these groups are no roots: they cannot wake themselves. What cannot
+    /// be read says nothing, and leaves what was observed before as it is.
+    pub(super) fn read<'a>(
         view: &View<'a>,
         exe: Option<&File>,
         registers: &[ThreadRegisters],
         stopped: bool,
         without: &HashSet<u64>,
-    ) -> Result<Kept<'a>, ObjectsError> {
+    ) -> (Kept, Option<Objects<'a>>) {
+        let mut kept = Kept {
+            began: Instant::now(),
+            took: Duration::ZERO,
+            sure: false,
+            ignoring: HashSet::new(),
+            cutting: HashSet::new(),
+            contexts: Vec::new(),
+            ways: HashMap::new(),
+        };
         let known = Rc::new(Known::of(view.binary, exe.and_then(|exe| exe.try_clone().ok())));
         let mut read = || {
             let (known, progress) = (Rc::clone(&known), &mut |_, _| {});
             Objects::read(*view, Reading { known, registers, stopped, without, progress })
         };
-        let (objects, contexts) = settled(view, stopped, &mut read)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().filter(|_| view.clock == Clock::Live);
-        let far = now.and_then(|now| i64::try_from((now + FAR).as_nanos()).ok()).unwrap_or(i64::MAX);
-        Ok(Kept { objects, contexts, far_unix_ns: far })
+        let objects = settled(view, stopped, &mut read).ok().map(|(objects, contexts)| {
+            kept.learn(view, &objects, &contexts);
+            objects
+        });
+        kept.took = kept.began.elapsed();
+        (kept, objects)
     }
 
-    /// Whether lost contexts are proven to be so.
-    pub(super) fn is_sure(&self) -> bool {
-        self.contexts.doubt.is_none()
+    fn learn(&mut self, view: &View<'_>, objects: &Objects<'_>, contexts: &Contexts) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().filter(|_| view.clock == Clock::Live);
+        let far = now.and_then(|now| i64::try_from((now + FAR).as_nanos()).ok()).unwrap_or(i64::MAX);
+        let goroutine = |index: u32| objects.snapshot().goroutines.get(index as usize);
+        let goids = |list: &[(u32, u32)]| -> HashSet<u64> {
+            let goids =
+                list.iter().filter_map(|(index, _)| goroutine(*index)).map(|goroutine| goroutine.goid);
+            goids.take(MAX_GOIDS).collect()
+        };
+        self.sure = contexts.doubt.is_none();
+        (self.ignoring, self.cutting) = (goids(&contexts.ignored), goids(&contexts.cut));
+        self.contexts = sites(objects, contexts, far);
+    }
+
+    /// Whether it is too early for another reading.
+    pub(super) fn is_good(&self) -> bool {
+        self.age() < self.took * GOOD_FOR
+    }
+
+    /// The time since it ended.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed().saturating_sub(self.took)
     }
 
     /// Notes which goroutines wait for something else than the end of their context.
     pub(super) fn note(&self, observed: &mut Observed) {
-        let goroutine = |index: u32| self.objects.snapshot().goroutines.get(index as usize);
-        let goids = |list: &[(u32, u32)]| -> HashSet<u64> {
-            list.iter().filter_map(|(index, _)| goroutine(*index)).map(|goroutine| goroutine.goid).collect()
-        };
-        let (ignoring, cutting) = (goids(&self.contexts.ignored), goids(&self.contexts.cut));
         for (goroutine, facts) in observed.snapshot.goroutines.iter().zip(&mut observed.facts) {
-            facts.ignores_context = ignoring.contains(&goroutine.goid);
-            facts.cuts_context = cutting.contains(&goroutine.goid);
+            facts.ignores_context = self.ignoring.contains(&goroutine.goid);
+            facts.cuts_context = self.cutting.contains(&goroutine.goid);
         }
     }
 
-    /// Lost contexts, and those that end late, by their type and by what keeps them; the most first.
-    pub(super) fn contexts(&self) -> Vec<ContextSite> {
-        let types = self.objects.types();
-        let mut sites: BTreeMap<(ContextTrouble, u32, u64), (u64, u64)> = BTreeMap::new();
-        let list = &self.contexts.list;
-        for context in list {
-            let far = !context.ended && context.deadline_unix_ns > self.far_unix_ns;
-            let trouble = match context {
-                context if context.lost => ContextTrouble::Lost,
-                _ if far => ContextTrouble::Far,
-                _ => continue,
-            };
-            let parent = self.keeper(context.above);
-            let (count, _) = sites.entry((trouble, context.of.number(), parent)).or_insert((0, context.addr));
-            *count += 1;
+    /// Finds what keeps alive what the first member of each group that is not proven waits for. Only in the objects of
+    /// this reading.
+    pub(super) fn find_ways(&mut self, objects: &Objects<'_>, groups: &[LeakView]) {
+        let unproven = groups.iter().filter(|group| group.verdict < Verdict::Proven).take(MAX_GROUPS);
+        for awaited in unproven.filter_map(|group| group.awaited.as_ref()) {
+            self.ways.insert(awaited.object.addr, way(objects, awaited.object.addr));
         }
-        sites.retain(|(trouble, ..), (count, _)| *trouble == ContextTrouble::Lost || *count >= MANY_FAR);
-        let mut sites: Vec<_> = sites.into_iter().collect();
-        sites.sort_by_key(|(key, (count, _))| (std::cmp::Reverse(*count), *key));
-        let site = |((trouble, _, parent), (count, address)): ((ContextTrouble, u32, u64), (u64, u64))| {
-            let found = list.binary_search_by_key(&address, |context| context.addr).ok();
-            let of = found.and_then(|index| list.get(index)).map(|context| types.name(context.of).to_owned());
-            let keeper = list.binary_search_by_key(&parent, |context| context.addr).ok();
-            let keeper = keeper.and_then(|index| list.get(index)).map(|context| types.name(context.of));
-            ContextSite {
-                trouble,
-                of: of.unwrap_or_default(),
-                count,
-                address,
-                parent: keeper.unwrap_or("context").to_owned(),
-                parent_address: parent,
-                kept_by: self.way(parent).unwrap_or_default(),
-            }
-        };
-        sites.into_iter().take(MAX_SITES).map(site).collect()
-    }
-
-    /// Address of the nearest context above that can have children; 0: there is none.
-    fn keeper(&self, above: Above) -> u64 {
-        let mut above = above;
-        for _ in 0..self.contexts.list.len() {
-            let Above::Context(index) = above else { break };
-            let Some(context) = self.contexts.list.get(index as usize) else { break };
-            if context.kind.can_end() {
-                return context.addr;
-            }
-            above = context.above;
-        }
-        0
     }
 
     /// Says of each group that is not proven what keeps alive what its first member waits for.
@@ -129,7 +124,7 @@ impl<'a> Kept<'a> {
         let unproven = groups.iter_mut().filter(|group| group.verdict < Verdict::Proven);
         for group in unproven.take(MAX_GROUPS) {
             let Some(awaited) = &group.awaited else { continue };
-            group.kept_by = self.way(awaited.object.addr);
+            group.kept_by = self.ways.get(&awaited.object.addr).cloned().flatten();
             if let Some(way) = &group.kept_by {
                 // Behind the sentence that says whether anything leads to it.
                 let at = group.evidence.len().min(1);
@@ -137,9 +132,60 @@ impl<'a> Kept<'a> {
             }
         }
     }
+}
 
-    fn way(&self, addr: u64) -> Option<String> {
-        let ways = self.objects.ways(addr, 1).ok()?;
-        ways.first().map(ToString::to_string)
+fn way(objects: &Objects<'_>, addr: u64) -> Option<String> {
+    let ways = objects.ways(addr, 1).ok()?;
+    ways.first().map(ToString::to_string)
+}
+
+/// As [`Kept::contexts`]. A deadline behind `far_unix_ns` (nanoseconds since 1970) is far.
+fn sites(objects: &Objects<'_>, contexts: &Contexts, far_unix_ns: i64) -> Vec<ContextSite> {
+    let types = objects.types();
+    let mut sites: BTreeMap<(ContextTrouble, u32, u64), (u64, u64)> = BTreeMap::new();
+    let list = &contexts.list;
+    for context in list {
+        let far = !context.ended && context.deadline_unix_ns > far_unix_ns;
+        let trouble = match context {
+            context if context.lost => ContextTrouble::Lost,
+            _ if far => ContextTrouble::Far,
+            _ => continue,
+        };
+        let parent = keeper(contexts, context.above);
+        let (count, _) = sites.entry((trouble, context.of.number(), parent)).or_insert((0, context.addr));
+        *count += 1;
     }
+    sites.retain(|(trouble, ..), (count, _)| *trouble == ContextTrouble::Lost || *count >= MANY_FAR);
+    let mut sites: Vec<_> = sites.into_iter().collect();
+    sites.sort_by_key(|(key, (count, _))| (std::cmp::Reverse(*count), *key));
+    let site = |((trouble, _, parent), (count, address)): ((ContextTrouble, u32, u64), (u64, u64))| {
+        let found = list.binary_search_by_key(&address, |context| context.addr).ok();
+        let of = found.and_then(|index| list.get(index)).map(|context| types.name(context.of).to_owned());
+        let above = list.binary_search_by_key(&parent, |context| context.addr).ok();
+        let above = above.and_then(|index| list.get(index)).map(|context| types.name(context.of));
+        ContextSite {
+            trouble,
+            of: of.unwrap_or_default(),
+            count,
+            address,
+            parent: above.unwrap_or("context").to_owned(),
+            parent_address: parent,
+            kept_by: way(objects, parent).unwrap_or_default(),
+        }
+    };
+    sites.into_iter().take(MAX_SITES).map(site).collect()
+}
+
+/// Address of the nearest context above that can have children; 0: there is none.
+fn keeper(contexts: &Contexts, above: Above) -> u64 {
+    let mut above = above;
+    for _ in 0..contexts.list.len() {
+        let Above::Context(index) = above else { break };
+        let Some(context) = contexts.list.get(index as usize) else { break };
+        if context.kind.can_end() {
+            return context.addr;
+        }
+        above = context.above;
+    }
+    0
 }

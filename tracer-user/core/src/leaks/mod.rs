@@ -8,5 +8,5 @@ mod kept;
 mod search;
 mod view;
 
-pub use search::{Found, Leaks, OPTIONS, Search};
+pub use search::{Earlier, Found, Leaks, OPTIONS, Search};
 pub use view::{AsJson, Awaited, LeakView, Timers, views};

@@ -13,6 +13,7 @@ use crate::{
     goruntime::{Release, WaitReason},
     heap::{self, ObserveError, Observed, Options, Progress, Registers},
     names::Names,
+    objects::Objects,
     snapshot::{Clock, Goroutine, Pc, View},
 };
 use std::{fs::File, mem, sync::Arc, time::Duration};
@@ -35,10 +36,17 @@ pub struct Search<'a> {
     /// Measure the heap that each group pins: another mark phase over what the groups reach.
     pub pinned: bool,
     /// Look at all objects, too: for lost contexts, and for what keeps alive what goroutines wait for. It takes about as
-    /// long as two passes over the heap.
+    /// long as two passes over the heap; searches one after the other do it for a tenth of their time at most.
     pub objects: bool,
     /// The executable, for the names of variables; `None`: the binary has them, or nobody does.
     pub exe: Option<&'a File>,
+}
+
+/// What earlier searches of the same target told.
+#[derive(Debug, Default)]
+pub struct Earlier {
+    pub history: History,
+    kept: Option<Kept>,
 }
 
 /// What a search found, and the names to show it with.
@@ -59,6 +67,13 @@ pub struct Leaks {
     pub scanned: u64,
 }
 
+impl Earlier {
+    /// Of searches whose history goes on with this one.
+    pub fn with(history: History) -> Earlier {
+        Earlier { history, kept: None }
+    }
+}
+
 impl<'a> Search<'a> {
     /// A search with the defaults of `sfgi leaks`, for a caller without options of its own.
     pub fn new(rules: &'a Rules, scope: &'a Scope) -> Search<'a> {
@@ -75,7 +90,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Searches once. `binary` is that of `view`; `history`, where the search is one of many, is read and extended.
+    /// Searches once. `binary` is that of `view`; `earlier`, where the search is one of many, is read and extended.
     ///
     /// # Errors
     /// The goroutines cannot be read. A heap that cannot be read is no error: [`Observed::doubt`] says so.
@@ -84,20 +99,20 @@ impl<'a> Search<'a> {
         view: &View<'_>,
         binary: &Arc<GoBinary>,
         registers: &mut Registers<'_>,
-        history: Option<&mut History>,
+        mut earlier: Option<&mut Earlier>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Found, ObserveError> {
         let mut observation = heap::observe(view, &self.options, registers, progress)?;
         // Before the judgement: age, growth and repetition come from all looks.
-        if let Some(history) = history {
-            history.extend(&mut observation.observed);
+        if let Some(earlier) = &mut earlier {
+            earlier.history.extend(&mut observation.observed);
         }
-        // What cannot be read of objects leaves the verdicts as they are.
-        let kept = if self.objects && self.options.heap {
-            self.kept(view, &observation.observed, registers)
-        } else {
-            None
-        };
+        let mut kept = earlier.as_mut().and_then(|earlier| earlier.kept.take()).filter(Kept::is_good);
+        let mut objects = None;
+        if kept.is_none() && self.objects && self.options.heap {
+            let (read, of) = self.kept(view, &observation.observed, registers);
+            (kept, objects) = (Some(read), of);
+        }
         if let Some(kept) = &kept {
             kept.note(&mut observation.observed);
         }
@@ -107,8 +122,8 @@ impl<'a> Search<'a> {
         if let Some(kept) = &kept
             && self.scope.goids.is_empty()
         {
-            let sure = kept.is_sure() && observed.doubt.is_none();
-            report.add(troubled_contexts(&kept.contexts(), sure, self.rules));
+            let sure = kept.sure && observed.doubt.is_none();
+            report.add(troubled_contexts(&kept.contexts, sure, kept.age(), self.rules));
         }
         let accepted = self.sift(&mut report);
         let pinned = if self.pinned {
@@ -119,8 +134,14 @@ impl<'a> Search<'a> {
         };
         let scanned = report.scanned;
         let mut groups = views(report, &observation.observed, &pinned, &mut names);
-        if let Some(kept) = &kept {
+        if let Some(kept) = &mut kept {
+            if let Some(objects) = &objects {
+                kept.find_ways(objects, &groups);
+            }
             kept.tell(&mut groups);
+        }
+        if let Some(earlier) = earlier {
+            earlier.kept = kept;
         }
         Ok(Found { leaks: Leaks { observed: observation.observed, groups, accepted, scanned }, names })
     }
@@ -130,13 +151,13 @@ impl<'a> Search<'a> {
         view: &View<'v>,
         observed: &Observed,
         registers: &mut Registers<'_>,
-    ) -> Option<Kept<'v>> {
+    ) -> (Kept, Option<Objects<'v>>) {
         // What nobody can wake keeps nothing alive that could wake it.
         let dead =
             observed.snapshot.goroutines.iter().zip(&observed.facts).filter(|(_, facts)| facts.unreachable);
         let without = dead.map(|(goroutine, _)| goroutine.goid).collect();
         let stopped = view.clock == Clock::Stopped;
-        Kept::read(view, self.exe, &registers.take(), stopped, &without).ok()
+        Kept::read(view, self.exe, &registers.take(), stopped, &without)
     }
 
     /// Takes out the groups that are not wanted; returns those that the baseline accepts.

@@ -66,6 +66,10 @@ impl Pointers {
         let Some(bits) = self.bits(view, &span, object) else { return false };
         let first = (at / 8) as usize;
         let words = ((size / 8) as usize).min(WORDS.saturating_sub(first));
+        if words == 0 {
+            // Behind the words that are compared.
+            return false;
+        }
         let mut expected = 0_u64;
         for edge in &edges.list {
             let word = first + (edge.offset / 8) as usize;

@@ -331,22 +331,24 @@ impl Core {
         let now = Instant::now();
         let looks = self.targets.values().filter(|state| state.running == Some(Work::Look)).count();
         let (paid, mut looks) = (self.bucket.has_left(), looks);
-        let mut due: Vec<(u32, Work, f64)> = self
+        let share = self.config.budget.node / self.targets.len().max(1) as f64;
+        let mut due: Vec<(u32, Work, f64, bool)> = self
             .targets
             .iter()
             .filter_map(|(pid, state)| {
                 let (work, late) = state.due(now)?;
                 // Infinitely late: somebody asked for it, and what a person asks for is done whatever the budget says.
+                // A target whose share of the budget since its last scan pays for this one does not wait until the
+                // debts of a dear one are paid off.
+                let free = late.is_infinite() || state.has_saved(work, share, now);
                 // Those that failed before come after those that did not: many of them hold up no new one.
                 let late = late / f64::from(1 + state.failures());
-                (paid || late.is_infinite()).then_some((*pid, work, late))
+                (paid || free).then_some((*pid, work, late, free))
             })
             .collect();
         due.sort_by(|one, other| other.2.total_cmp(&one.2));
-        for (pid, work, late) in due {
-            if !self.bucket.has_left() && !late.is_infinite()
-                || (work == Work::Look && looks >= LOOKS_AT_ONCE)
-            {
+        for (pid, work, late, free) in due {
+            if !self.bucket.has_left() && !free || (work == Work::Look && looks >= LOOKS_AT_ONCE) {
                 continue;
             }
             let Some(state) = self.targets.get(&pid) else { continue };

@@ -214,6 +214,15 @@ impl TargetState {
         }
     }
 
+    /// Whether so many cores, since the last scan or look, pay for this one.
+    pub(super) fn has_saved(&self, work: Work, cores: f64, now: Instant) -> bool {
+        let last = match work {
+            Work::Scan => self.last_scan,
+            Work::Look => self.last_look,
+        };
+        last.is_some_and(|last| now.duration_since(last).as_secs_f64() * cores > self.estimate(work))
+    }
+
     /// Times in a row that it could not be read.
     pub(super) fn failures(&self) -> u32 {
         self.failures

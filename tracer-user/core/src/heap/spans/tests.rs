@@ -30,8 +30,7 @@ pub(in crate::heap) fn record(base: u64, pages: u64, (size, count): (u64, u16), 
 }
 
 pub(in crate::heap) fn spans(records: &[Vec<u8>]) -> Spans {
-    let arenas = vec![0; MAX_ARENAS as usize];
-    let mut spans = Spans { spans: vec![Span::NONE], arenas, ..Spans::default() };
+    let mut spans = Spans { spans: vec![Span::NONE], ..Spans::default() };
     for record in records {
         spans.add(record, 0, &FIELDS).unwrap();
     }
@@ -57,6 +56,21 @@ fn an_address_is_in_the_object_that_begins_before_it() {
     assert_eq!(spans.find(0x40_0000), Place::Outside);
     assert_eq!(spans.range(ObjectId { span: 1, index: 2 }), Some((BASE + 96, 48)));
     assert_eq!(spans.bits(), 192 + 64, "each span begins at a word of the bitmaps");
+}
+
+#[test]
+fn arenas_come_in_any_order() {
+    let arena = |number: u64| BASE + (number << ARENA_SHIFT);
+    let order = [5, 6, 2, 900, 1];
+    let records: Vec<_> = order.iter().map(|number| record(arena(*number), 1, (48, 170), IN_USE)).collect();
+    let spans = spans(&records);
+    for (number, span) in order.iter().zip(1..) {
+        assert_eq!(spans.find(arena(*number)), Place::Object(ObjectId { span, index: 0 }), "{number}");
+    }
+    assert_eq!(spans.find(arena(0)), Place::Outside);
+    assert_eq!(spans.find(arena(3)), Place::Nowhere);
+    assert_eq!(spans.find(0), Place::Outside);
+    assert_eq!(spans.find(u64::MAX), Place::Outside);
 }
 
 #[test]

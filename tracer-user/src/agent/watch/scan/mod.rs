@@ -157,8 +157,8 @@ pub(crate) fn search(
         exe: exe.as_ref(),
         ..Search::new(&config.leaks.catalogue, &scope)
     };
-    let history = past.map(|past| &mut past.history);
-    Ok(search.run(view, &opened.binary, &mut registers, history, &mut |_| beat())?)
+    let earlier = past.map(|past| &mut past.earlier);
+    Ok(search.run(view, &opened.binary, &mut registers, earlier, &mut |_| beat())?)
 }
 
 /// The part of the result that polls and looks have in common.

@@ -10,7 +10,7 @@ use sfgi_core::{
     detect::{Fingerprint, Growth, History},
     goruntime::{State, WaitReasons},
     heap::{Facts, Look, Observed, can_be_leaked},
-    leaks::LeakView,
+    leaks::{Earlier, LeakView},
     names::{Names, Site},
     snapshot::{Goroutine, Snapshot, Trust},
 };
@@ -33,7 +33,7 @@ const MAX_GROWTH: usize = 20;
 
 #[derive(Debug)]
 pub(crate) struct Past {
-    pub(super) history: History,
+    pub(super) earlier: Earlier,
     /// By goid: the stamp of its wait, and when that wait was first seen (monotonic clock, ns).
     waits: HashMap<u64, (u64, u64)>,
     places: Places,
@@ -51,7 +51,7 @@ pub(crate) struct Past {
 impl Default for Past {
     fn default() -> Self {
         Past {
-            history: History::keeping(LOOKS),
+            earlier: Earlier::with(History::keeping(LOOKS)),
             waits: HashMap::new(),
             places: Places::default(),
             looked_at: None,
@@ -79,7 +79,9 @@ impl Past {
             return;
         }
         self.waits = kept.goroutines.iter().map(|one| (one.goid, (one.stamp, one.since_ns))).collect();
-        self.history.resume(kept.looks, kept.goroutines.into_iter().map(|one| (one.goid, one.counts)));
+        self.earlier
+            .history
+            .resume(kept.looks, kept.goroutines.into_iter().map(|one| (one.goid, one.counts)));
         self.found = kept.found.into_iter().collect();
     }
 
@@ -91,14 +93,14 @@ impl Past {
         }
         self.unkept = 0;
         let one = |(goid, (stamp, since_ns)): (&u64, &(u64, u64))| {
-            let counts = self.history.counts(*goid)?;
+            let counts = self.earlier.history.counts(*goid)?;
             Some(kept::Goroutine { goid: *goid, stamp: *stamp, since_ns: *since_ns, counts })
         };
         let mut goroutines: Vec<kept::Goroutine> = self.waits.iter().filter_map(one).collect();
         goroutines.sort_unstable_by_key(|one| one.goid);
         goroutines.truncate(kept::MAX_GOROUTINES);
         let found = self.found.iter().map(|(id, unix_ns)| (*id, *unix_ns)).collect();
-        let kept = Kept { run: run?, looks: self.history.looks().to_vec(), goroutines, found };
+        let kept = Kept { run: run?, looks: self.earlier.history.looks().to_vec(), goroutines, found };
         kept.pack().map(Into::into)
     }
 
@@ -122,7 +124,7 @@ impl Past {
         let suspects = self.note(&snapshot, reasons, config);
         let mut observed = Observed { looks: vec![look(&snapshot)], snapshot, ..Observed::default() };
         observed.facts = observed.snapshot.goroutines.iter().map(|goroutine| self.facts(goroutine)).collect();
-        self.history.extend(&mut observed);
+        self.earlier.history.extend(&mut observed);
         self.looks = observed.looks;
         // Other goroutines wait for long than at the last look; the same ones would give the same result.
         suspects.is_some() && suspects != self.looked_at
@@ -254,7 +256,11 @@ mod tests {
         assert_eq!(rate(&next).map(|rate| (rate * 60.0).round()), Some(2.0));
         // The same wait since the same time.
         assert_eq!(next.waits.get(&1), Some(&(77, 30 * SECOND)));
-        assert_eq!(next.history.counts(1).map(|counts| counts.looks), Some(9), "8 were kept, and one more");
+        assert_eq!(
+            next.earlier.history.counts(1).map(|counts| counts.looks),
+            Some(9),
+            "8 were kept, and one more"
+        );
         let mut fresh = Past::default();
         growing(&mut fresh, 12..13, &config);
         assert_eq!(rate(&fresh), None);
@@ -270,7 +276,7 @@ mod tests {
         {
             let mut next = Past::remembering(kept.clone());
             next.resume(run, at * SECOND, &config);
-            assert_eq!(next.history.looks().len(), if taken { 8 } else { 0 }, "{run:?} {at}");
+            assert_eq!(next.earlier.history.looks().len(), if taken { 8 } else { 0 }, "{run:?} {at}");
             assert_eq!(next.waits.is_empty(), !taken);
         }
         let mut damaged = Past::remembering(Some([1, 2, 3].into()));
