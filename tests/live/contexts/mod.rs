@@ -20,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         live(the_tree_is_as_the_program_made_it),
         live(what_nobody_can_cancel_is_lost_and_nothing_else),
+        live(whose_children_become_more_is_told_of),
         live(whoever_does_not_hear_its_context_is_told_of),
         live(many_contexts_are_counted_to_the_unit),
         live(dropped_coroutines_are_proven),
@@ -140,6 +141,40 @@ fn what_nobody_can_cancel_is_lost_and_nothing_else() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Reports in which children that become more must be told of: all objects are read in a tenth of the time.
+const REPORTS: usize = 25;
+
+fn whose_children_become_more_is_told_of() -> Result<()> {
+    let grow = |report: &leaks::Report| {
+        let groups = report.groups.iter().filter(|group| group.class == "context-growth");
+        groups.map(|group| (group.verdict, group.count)).collect::<Vec<_>>()
+    };
+    for go in Go::all().iter().filter(|go| [21, 27].contains(&go.minor)) {
+        for mode in ["held", "kept"] {
+            let mut target = fixture::start("contexts", go, Variant::Plain, &["-mode", mode])?;
+            let args = ["--watch=200ms", "--observe", "150ms", "--format", "json"];
+            let mut sfgi = Process::spawn(&mut leaks::command(target.pid(), &args)?)?;
+            let reports = leaks::watched(&mut sfgi, REPORTS, SOON)?;
+            let found: Vec<_> = reports.iter().flat_map(grow).collect();
+            if mode == "kept" {
+                ensure!(found.is_empty(), "go{} {mode}: {found:?}", go.version);
+                continue;
+            }
+            let (verdict, told) =
+                found.last().with_context(|| format!("go{} {mode}: nothing", go.version))?;
+            let (made, _) = count(&mut target)?;
+            ensure!(*verdict == Verdict::Likely, "go{}: {found:?}", go.version);
+            ensure!(*told > 20 && *told <= made, "go{}: {found:?} of {made}", go.version);
+            ensure!(
+                reports.iter().all(|report| lost(report).is_empty()),
+                "go{}: held ones are lost",
+                go.version
+            );
+        }
+    }
+    Ok(())
 }
 
 fn whoever_does_not_hear_its_context_is_told_of() -> Result<()> {

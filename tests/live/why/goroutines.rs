@@ -8,6 +8,7 @@ use live_tests::{
     dump,
     fixture::{self, Variant},
     leaks::{self, Verdict},
+    process::Process,
     sfgi::fails,
     toolchain::Go,
     why::{self, Objects, Way, Why},
@@ -18,6 +19,7 @@ pub(crate) fn tests() -> Vec<Test> {
         live(what_could_wake_a_goroutine),
         live(what_a_finding_waits_for),
         live(what_keeps_what_a_finding_waits_for),
+        live(what_waits_for_a_variable),
         live(what_is_no_object_or_waits_for_none_is_said_so),
         live(wrong_usage),
     ]
@@ -33,7 +35,11 @@ fn ways(why: &Why) -> impl Iterator<Item = &Way> {
 
 /// The goroutine with this function on its stack.
 fn goid(target: &Objects, function: &str) -> Result<u64> {
-    let dump = dump::json(target.process.pid(), &[])?;
+    goid_in(&target.process, function)
+}
+
+fn goid_in(process: &Process, function: &str) -> Result<u64> {
+    let dump = dump::json(process.pid(), &[])?;
     let goroutine = dump.goroutines.iter().find(|goroutine| goroutine.has(function));
     Ok(goroutine.with_context(|| format!("no goroutine has {function}"))?.goid)
 }
@@ -90,7 +96,7 @@ fn what_a_finding_waits_for() -> Result<()> {
     for kept in &why.objects {
         ensure!(kept.object.of.as_deref().is_some_and(|of| of.starts_with("chan ")), "{kept:?}");
         // That is what `proven` means.
-        ensure!(kept.unkept.contains("nothing leads to it"), "{kept:?}");
+        ensure!(kept.unkept.contains("nothing but those that wait for it leads to it"), "{kept:?}");
     }
     fails(
         &mut why::command(&["-p", &pid, "--finding", "0123456789abcdef"])?,
@@ -111,6 +117,17 @@ fn what_keeps_what_a_finding_waits_for() -> Result<()> {
         };
         ensure!(ways(&why).any(by), "{field}: {:?}", why.objects.first());
     }
+    Ok(())
+}
+
+/// A lock that is a variable is kept by the program itself.
+fn what_waits_for_a_variable() -> Result<()> {
+    let target = fixture::start("idle", &Go::newest(), Variant::Plain, &["-n", "8"])?;
+    let waits = goid_in(&target, "main.turnTaker")?.to_string();
+    let why = why::json(&["-p", &target.pid().to_string(), "--goid", &waits])?;
+    let told: Vec<_> = ways(&why).map(|way| way.way.as_str()).collect();
+    ensure!(told.first().is_some_and(|way| way.starts_with("main.turn")), "{why:?}");
+    ensure!(why.objects.len() == 1, "{why:?}");
     Ok(())
 }
 
@@ -142,9 +159,12 @@ fn refusals(go: &Go) -> Result<()> {
         let root = ways(&why).map(|way| &way.root).find(|root| root.kind == kind && root.address.is_some());
         root.and_then(|root| root.address.clone()).with_context(|| format!("no {kind} is a root"))
     };
-    for addr in [root("goroutine")?, root("variable")?, "0x10".into(), "0xffffffffffffffff".into()] {
+    for addr in [root("goroutine")?, "0x10".into(), "0xffffffffffffffff".into()] {
         refused(&[&addr], &[&format!("{addr} is no object of its heap")])?;
     }
+    let variable = root("variable")?;
+    let told = why::json(&["-p", &pid, &variable])?;
+    ensure!(ways(&told).all(|way| way.root.kind == "variable" && way.hops.is_empty()), "{told:?}");
     // One of several is enough.
     let hub = target.fact("hub")?.address.clone();
     refused(&[&hub, "0x10"], &["0x10 is no object of its heap"])?;

@@ -124,7 +124,9 @@ impl Question<'_> {
         };
         let whole = Whole::read(&args.target, args.freeze, self.opened, view, without, read_once)?;
         let objects = &whole.found;
-        let found = asked.addrs.iter().map(|addr| self.kept(objects, *addr)).collect::<Result<Vec<_>>>()?;
+        let waited_for = !goids.is_empty();
+        let found = asked.addrs.iter().map(|addr| self.kept(objects, *addr, waited_for));
+        let found = found.collect::<Result<Vec<_>>>()?;
         let why = Why {
             pid: self.pid,
             exe: &self.opened.name,
@@ -146,12 +148,15 @@ impl Question<'_> {
         Ok(())
     }
 
-    fn kept(&self, objects: &Objects<'_>, addr: u64) -> Result<Kept> {
+    fn kept(&self, objects: &Objects<'_>, addr: u64, waited_for: bool) -> Result<Kept> {
+        if let Some((object, way)) = objects.variable(addr) {
+            return Ok(Kept { object, retained: None, ways: vec![way], unkept: String::new() });
+        }
         // What is reached is told, even if it has been freed while the heap was read.
         let known = objects.is_reached(addr) || objects.is_allocated(addr);
         let object = objects.describe(addr).filter(|_| known).with_context(|| {
             format!(
-                "{}: {addr:#x} is no object of its heap: a variable, a stack, or free memory",
+                "{}: {addr:#x} is no object of its heap: a variable without a name, a stack, or free memory",
                 self.name()
             )
         })?;
@@ -160,6 +165,8 @@ impl Question<'_> {
             ""
         } else if objects.is_reached(addr) {
             "what kept it alive has changed while it was read: ask again, or with --freeze"
+        } else if waited_for {
+            "nothing but those that wait for it leads to it: nobody will ever wake them"
         } else {
             "nothing leads to it: the collector will free it"
         };

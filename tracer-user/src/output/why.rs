@@ -166,6 +166,10 @@ impl Why<'_> {
                 let name = Way { root: way.root.clone(), hops: Vec::new() }.to_string();
                 writeln!(out, "  {root} [shape=ellipse, label=\"{}\"];", quoted(&name))?;
                 let mut before = root;
+                if way.hops.is_empty() {
+                    let variable = format!("object_{}", kept.object.address);
+                    edges.insert((before.clone(), variable), String::new());
+                }
                 for hop in &way.hops {
                     nodes.entry(hop.object.address).or_insert_with(|| (label(&hop.object), false));
                     let times = if hop.times > 1 { format!(" × {}", hop.times) } else { String::new() };
@@ -208,7 +212,9 @@ impl Why<'_> {
 fn heading(kept: &Kept) -> String {
     let object = &kept.object;
     let mut text = format!("{:#x}  {}", object.address, label_of(object));
-    let _ = write!(text, " · {}", bytes(object.bytes));
+    if object.bytes > 0 {
+        let _ = write!(text, " · {}", bytes(object.bytes));
+    }
     if let Some((objects, size)) = kept.retained {
         let _ = write!(text, " · keeps about {} in {} objects alive", bytes(size), count(objects));
     }

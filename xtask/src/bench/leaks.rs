@@ -50,11 +50,14 @@ struct Samples {
 }
 
 /// The figures of one run of sfgi.
-struct Scan {
-    secs: f64,
+pub(super) struct Scan {
+    /// Seconds of the pass over the heap.
+    pub(super) secs: f64,
     command: f64,
     mib: f64,
     bytes: f64,
+    /// What one leaked goroutine waits for.
+    pub(super) object: String,
 }
 
 /// Measures one size after the other.
@@ -146,7 +149,7 @@ fn rows(name: &str, samples: &Samples, bytes: f64, all: usize) -> Vec<Row> {
 }
 
 /// Runs `sfgi leaks` once, with a single pass.
-fn scan(setting: &Setting, pid: &str, file: &Path, threads: usize, leaked: u64) -> Result<Scan> {
+pub(super) fn scan(setting: &Setting, pid: &str, file: &Path, threads: usize, leaked: u64) -> Result<Scan> {
     let mut command = sh::root_command(&setting.sfgi)?;
     command.args(["leaks", "-p", pid, "--format", "json", "--passes", "1", "--observe", "0s"]);
     command.args(["--threads", &threads.to_string()]);
@@ -159,7 +162,9 @@ fn scan(setting: &Setting, pid: &str, file: &Path, threads: usize, leaked: u64) 
         |name: &str| report[name].as_f64().with_context(|| format!("sfgi leaks does not tell {name}"));
     let proven = report["summary"]["proven"].as_u64().context("no summary")?;
     ensure!(proven == leaked, "sfgi has proven {proven} goroutines, not {leaked}: {}", report["doubt"]);
-    Ok(Scan { secs: figure("heap_ms")? / 1e3, command: elapsed, mib, bytes: figure("heap_bytes")? })
+    let object = report["leaks"][0]["object"].as_str().context("no object")?.to_owned();
+    let (secs, bytes) = (figure("heap_ms")? / 1e3, figure("heap_bytes")?);
+    Ok(Scan { secs, command: elapsed, mib, bytes, object })
 }
 
 fn left_alone() -> Result<()> {
@@ -190,13 +195,13 @@ fn middle(mut samples: Vec<f64>) -> f64 {
     samples.get(samples.len() / 2).copied().unwrap_or(0.0)
 }
 
-fn available_mib() -> Result<u64> {
+pub(super) fn available_mib() -> Result<u64> {
     let info = fs::read_to_string("/proc/meminfo")?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
     Ok(line.split_ascii_whitespace().next().context("no MemAvailable")?.parse::<u64>()? / 1024)
 }
 
-fn size_name(mib: u64) -> String {
+pub(super) fn size_name(mib: u64) -> String {
     if mib >= 1024 { format!("{} GiB", mib / 1024) } else { format!("{mib} MiB") }
 }
 

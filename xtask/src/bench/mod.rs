@@ -12,6 +12,7 @@ mod replay;
 mod snapshot;
 mod table;
 mod tracer;
+mod why;
 
 use crate::{build, setup};
 use anyhow::{Context as _, Result};
@@ -39,6 +40,7 @@ const BENCHES: &[Bench] = &[
     ("replay", replay::run),
     ("snapshot", snapshot::run),
     ("leaks", leaks::run),
+    ("why", why::run),
     ("agent", agent::run),
     ("churn", churn::run),
 ];

@@ -73,6 +73,8 @@ pub(super) struct Condition {
     ignores_context: bool,
     /// It waits for the end of a context that was not made of the one that its stack has.
     cuts_context: bool,
+    /// It is about contexts that become ever more, not goroutines.
+    pub(super) growing_children: bool,
     /// It is about contexts that end by themselves, but late; not goroutines.
     pub(super) far_deadline: bool,
 }
@@ -87,6 +89,7 @@ impl Condition {
         state
             && self.timer.is_none()
             && !self.lost_context
+            && !self.growing_children
             && !self.far_deadline
             && self.wait_reason.as_ref().is_none_or(|words| words.hold(&shape.reason))
             && self.main.is_none_or(|main| main == shape.main)

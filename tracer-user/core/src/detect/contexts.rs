@@ -2,7 +2,8 @@
 
 use super::{
     baseline::Fingerprint,
-    report::Group,
+    growth::Growth,
+    report::{Group, growing},
     rules::{Rules, Verdict},
 };
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ use std::{sync::Arc, time::Duration};
 pub enum ContextTrouble {
     /// Nobody can cancel them.
     Lost,
+    /// Somebody may be able to, but they become ever more, and no goroutine has them.
+    Growing,
     /// They end by themselves, but late.
     Far,
 }
@@ -35,17 +38,28 @@ pub struct ContextSite {
     pub kept_by: String,
 }
 
-/// A group for each of these sites, which were read so long ago. `sure`: that those are lost which seem so is proven.
-pub fn troubled_contexts(sites: &[ContextSite], sure: bool, age: Duration, rules: &Rules) -> Vec<Group> {
-    let group = |site: &ContextSite| {
+/// A group for each of these sites, which were read so long ago; of those that grow with how. `sure`: that those are
+/// lost which seem so is proven.
+pub fn troubled_contexts(
+    sites: &[(ContextSite, Option<Growth>)],
+    sure: bool,
+    age: Duration,
+    rules: &Rules,
+) -> Vec<Group> {
+    let group = |(site, growth): &(ContextSite, Option<Growth>)| {
         let rule = rules.iter().find(|rule| match site.trouble {
             ContextTrouble::Lost => rule.condition.lost_context,
+            ContextTrouble::Growing => rule.condition.growing_children,
             ContextTrouble::Far => rule.condition.far_deadline,
         })?;
-        let sure = sure && site.trouble == ContextTrouble::Lost;
-        let what = match site.trouble {
-            ContextTrouble::Lost => "no closure that anything leads to and no stack has them",
-            ContextTrouble::Far => "each ends in an hour or later",
+        let (verdict, what) = match site.trouble {
+            ContextTrouble::Lost => {
+                // Contexts that were made while the objects were read seem lost, too.
+                let verdict = if sure { Verdict::Proven } else { Verdict::Suspect };
+                (verdict, "no closure that anything leads to and no stack has them")
+            }
+            ContextTrouble::Growing => (rule.gives.min(Verdict::Likely), "no goroutine has them"),
+            ContextTrouble::Far => (rule.gives.min(Verdict::Likely), "each ends in an hour or later"),
         };
         let mut evidence = vec![format!(
             "{} of type {} below the {} at {:#x}; {what}",
@@ -54,17 +68,18 @@ pub fn troubled_contexts(sites: &[ContextSite], sure: bool, age: Duration, rules
         if age.as_secs() > 0 {
             evidence.push(format!("they were counted {} s ago", age.as_secs()));
         }
+        evidence.extend(growth.map(|growth| growing(growth, "come than end")));
         if !site.kept_by.is_empty() {
             evidence.push(format!("kept alive by {}", site.kept_by));
         }
         Some(Group {
             id: Fingerprint::of_contexts(&rule.class, &site.of, root(&site.kept_by)),
-            verdict: if sure { Verdict::Proven } else { rule.gives.min(Verdict::Likely) },
+            verdict,
             rule: Arc::clone(rule),
             members: Vec::new(),
             count: site.count,
             age: None,
-            growth: None,
+            growth: *growth,
             timers: None,
             contexts: Some(site.clone()),
             evidence,

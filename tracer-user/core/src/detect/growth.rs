@@ -70,6 +70,13 @@ impl Growth {
         Growth::of(&looks.iter().map(point).collect::<Vec<_>>())
     }
 
+    /// Of how many there were of something, by time (monotonic clock, ns), the oldest first; `None` where they do not grow
+    /// for certain.
+    pub fn of_counts(counts: &[(u64, u64)]) -> Option<Growth> {
+        let point = |(at_ns, count): &(u64, u64)| Point { at_ns: *at_ns, count: *count, after_gap: false };
+        Growth::of(&counts.iter().map(point).collect::<Vec<_>>())
+    }
+
     fn of(points: &[Point]) -> Option<Growth> {
         let (first, last) = (points.first()?, points.last()?);
         if points.len() < MIN_LOOKS || last.count.saturating_sub(first.count) < MIN_GAIN {

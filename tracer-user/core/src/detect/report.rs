@@ -84,7 +84,7 @@ pub(super) fn evidence(known: &Known<'_>, group: &Group, reason: &str) -> Vec<St
     said.push(proof(known, first, reason));
     said.extend(dead_set(known, first));
     said.extend(age(known, group));
-    said.extend(group.growth.map(growing));
+    said.extend(group.growth.map(|growth| growing(growth, "come from the same go statement than end")));
     said.extend(watched(known, group));
     said.extend(orphans(known, group));
     said.extend(known.goroutine(first).and_then(|one| known.objects(one).find_map(queue)));
@@ -238,11 +238,10 @@ fn queue(object: &Object) -> Option<String> {
     Some(format!("{} and {} wait at the channel{closed}", who(senders, "sender"), who(receivers, "receiver")))
 }
 
-fn growing(growth: Growth) -> String {
+/// `what`: how they come and end, behind "more a second".
+pub(super) fn growing(growth: Growth, what: &str) -> String {
     let Growth { per_s, confidence, looks } = growth;
     // Rounded down: only a line without any error is certain.
     let sure = (confidence * 1000.0).floor() / 10.0;
-    format!(
-        "{per_s:.2} more a second come from the same go statement than end ({sure:.1} % sure, from {looks} looks)"
-    )
+    format!("{per_s:.2} more a second {what} ({sure:.1} % sure, from {looks} looks)")
 }

@@ -1,8 +1,12 @@
 //! What objects add to a search: who keeps alive what goroutines wait for, and contexts that nobody can cancel.
 
-use super::view::LeakView;
+use super::{
+    children::{Children, Present},
+    view::LeakView,
+};
 use crate::{
-    detect::{ContextSite, ContextTrouble, Verdict},
+    clock,
+    detect::{ContextSite, ContextTrouble, Growth, Verdict},
     heap::Observed,
     memory::ThreadRegisters,
     objects::{Above, Contexts, Known, Objects, Reading, settled},
@@ -40,8 +44,9 @@ pub(super) struct Kept {
     /// Goroutines that wait for something else than the end of their context, and those that cut it off: by goid.
     ignoring: HashSet<u64>,
     cutting: HashSet<u64>,
-    /// Lost contexts, and those that end late, by their type and by what keeps them; the most first.
-    pub(super) contexts: Vec<ContextSite>,
+    /// Lost contexts, those that become more, and those that end late, by their type and by what keeps them; the most
+    /// first. Of those that become more with how.
+    pub(super) contexts: Vec<(ContextSite, Option<Growth>)>,
     /// What keeps alive what goroutines wait for, by its address.
     ways: HashMap<u64, Option<String>>,
 }
@@ -55,6 +60,7 @@ impl Kept {
         registers: &[ThreadRegisters],
         stopped: bool,
         without: &HashSet<u64>,
+        children: Option<&mut Children>,
     ) -> (Kept, Option<Objects<'a>>) {
         let mut kept = Kept {
             began: Instant::now(),
@@ -71,14 +77,20 @@ impl Kept {
             Objects::read(*view, Reading { known, registers, stopped, without, progress })
         };
         let objects = settled(view, stopped, &mut read).ok().map(|(objects, contexts)| {
-            kept.learn(view, &objects, &contexts);
+            kept.learn(view, &objects, &contexts, children);
             objects
         });
         kept.took = kept.began.elapsed();
         (kept, objects)
     }
 
-    fn learn(&mut self, view: &View<'_>, objects: &Objects<'_>, contexts: &Contexts) {
+    fn learn(
+        &mut self,
+        view: &View<'_>,
+        objects: &Objects<'_>,
+        contexts: &Contexts,
+        children: Option<&mut Children>,
+    ) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().filter(|_| view.clock == Clock::Live);
         let far = now.and_then(|now| i64::try_from((now + FAR).as_nanos()).ok()).unwrap_or(i64::MAX);
         let goroutine = |index: u32| objects.snapshot().goroutines.get(index as usize);
@@ -89,7 +101,8 @@ impl Kept {
         };
         self.sure = contexts.doubt.is_none();
         (self.ignoring, self.cutting) = (goids(&contexts.ignored), goids(&contexts.cut));
-        self.contexts = sites(objects, contexts, far);
+        let growing = children.map(|children| children.extend(clock::now(), present(contexts)));
+        self.contexts = sites(objects, contexts, far, &growing.unwrap_or_default());
     }
 
     /// Whether it is too early for another reading.
@@ -139,39 +152,59 @@ fn way(objects: &Objects<'_>, addr: u64) -> Option<String> {
     ways.first().map(ToString::to_string)
 }
 
+/// The children that may be forgotten: they have not ended, somebody may still end them, but no goroutine has them.
+fn present(contexts: &Contexts) -> Present {
+    let mut present = Present::new();
+    for context in contexts.list.iter().filter(|context| context.kind.can_end()) {
+        if !context.ended && !context.lost && context.registered && context.goroutines == 0 {
+            present.entry(keeper(contexts, context.above)).or_default().push(context.addr);
+        }
+    }
+    present.remove(&0);
+    present
+}
+
 /// As [`Kept::contexts`]. A deadline behind `far_unix_ns` (nanoseconds since 1970) is far.
-fn sites(objects: &Objects<'_>, contexts: &Contexts, far_unix_ns: i64) -> Vec<ContextSite> {
+fn sites(
+    objects: &Objects<'_>,
+    contexts: &Contexts,
+    far_unix_ns: i64,
+    growing: &HashMap<u64, Growth>,
+) -> Vec<(ContextSite, Option<Growth>)> {
     let types = objects.types();
     let mut sites: BTreeMap<(ContextTrouble, u32, u64), (u64, u64)> = BTreeMap::new();
     let list = &contexts.list;
     for context in list {
+        let parent = keeper(contexts, context.above);
         let far = !context.ended && context.deadline_unix_ns > far_unix_ns;
+        let grows = growing.contains_key(&parent) && !context.ended && context.goroutines == 0;
         let trouble = match context {
             context if context.lost => ContextTrouble::Lost,
+            context if grows && context.kind.can_end() => ContextTrouble::Growing,
             _ if far => ContextTrouble::Far,
             _ => continue,
         };
-        let parent = keeper(contexts, context.above);
         let (count, _) = sites.entry((trouble, context.of.number(), parent)).or_insert((0, context.addr));
         *count += 1;
     }
-    sites.retain(|(trouble, ..), (count, _)| *trouble == ContextTrouble::Lost || *count >= MANY_FAR);
+    sites.retain(|(trouble, ..), (count, _)| *trouble != ContextTrouble::Far || *count >= MANY_FAR);
     let mut sites: Vec<_> = sites.into_iter().collect();
     sites.sort_by_key(|(key, (count, _))| (std::cmp::Reverse(*count), *key));
+    let found = |addr: u64| {
+        let index = list.binary_search_by_key(&addr, |context| context.addr).ok()?;
+        list.get(index).map(|context| types.name(context.of))
+    };
     let site = |((trouble, _, parent), (count, address)): ((ContextTrouble, u32, u64), (u64, u64))| {
-        let found = list.binary_search_by_key(&address, |context| context.addr).ok();
-        let of = found.and_then(|index| list.get(index)).map(|context| types.name(context.of).to_owned());
-        let above = list.binary_search_by_key(&parent, |context| context.addr).ok();
-        let above = above.and_then(|index| list.get(index)).map(|context| types.name(context.of));
-        ContextSite {
+        let site = ContextSite {
             trouble,
-            of: of.unwrap_or_default(),
+            of: found(address).unwrap_or_default().to_owned(),
             count,
             address,
-            parent: above.unwrap_or("context").to_owned(),
+            parent: found(parent).unwrap_or("context").to_owned(),
             parent_address: parent,
             kept_by: way(objects, parent).unwrap_or_default(),
-        }
+        };
+        (site, growing.get(&parent).copied().filter(|_| trouble == ContextTrouble::Growing))
     };
     sites.into_iter().take(MAX_SITES).map(site).collect()
 }

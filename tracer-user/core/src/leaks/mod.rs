@@ -4,6 +4,7 @@
 //! measures what is pinned. [`Leaks`] is the result; each of its groups is a [`LeakView`], which every output shows
 //! a part of.
 
+mod children;
 mod kept;
 mod search;
 mod view;

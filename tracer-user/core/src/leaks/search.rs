@@ -1,6 +1,7 @@
 //! From a target's memory to what is said of its leaked goroutines.
 
 use super::{
+    children::Children,
     kept::Kept,
     view::{LeakView, views},
 };
@@ -47,6 +48,7 @@ pub struct Search<'a> {
 pub struct Earlier {
     pub history: History,
     kept: Option<Kept>,
+    children: Children,
 }
 
 /// What a search found, and the names to show it with.
@@ -70,7 +72,7 @@ pub struct Leaks {
 impl Earlier {
     /// Of searches whose history goes on with this one.
     pub fn with(history: History) -> Earlier {
-        Earlier { history, kept: None }
+        Earlier { history, ..Earlier::default() }
     }
 }
 
@@ -110,7 +112,8 @@ impl<'a> Search<'a> {
         let mut kept = earlier.as_mut().and_then(|earlier| earlier.kept.take()).filter(Kept::is_good);
         let mut objects = None;
         if kept.is_none() && self.objects && self.options.heap {
-            let (read, of) = self.kept(view, &observation.observed, registers);
+            let children = earlier.as_mut().map(|earlier| &mut earlier.children);
+            let (read, of) = self.kept(view, &observation.observed, registers, children);
             (kept, objects) = (Some(read), of);
         }
         if let Some(kept) = &kept {
@@ -151,13 +154,14 @@ impl<'a> Search<'a> {
         view: &View<'v>,
         observed: &Observed,
         registers: &mut Registers<'_>,
+        children: Option<&mut Children>,
     ) -> (Kept, Option<Objects<'v>>) {
         // What nobody can wake keeps nothing alive that could wake it.
         let dead =
             observed.snapshot.goroutines.iter().zip(&observed.facts).filter(|(_, facts)| facts.unreachable);
         let without = dead.map(|(goroutine, _)| goroutine.goid).collect();
         let stopped = view.clock == Clock::Stopped;
-        Kept::read(view, self.exe, &registers.take(), stopped, &without)
+        Kept::read(view, self.exe, &registers.take(), stopped, &without, children)
     }
 
     /// Takes out the groups that are not wanted; returns those that the baseline accepts.

@@ -24,6 +24,8 @@ pub(super) enum Shape {
 pub(super) enum Rank {
     /// A pointer to a value that is smaller than the object: it may be the first field of something larger.
     Part,
+    /// An interface on a stack, which may be a remnant: the object may be another one by now.
+    Stack,
     /// A pointer of a known type, or a slice.
     Field,
     /// An interface that holds it.
@@ -45,7 +47,8 @@ pub(super) struct Form {
 }
 
 const SHAPES: [Shape; 6] = [Shape::One, Shape::Row, Shape::Map, Shape::Chan, Shape::Table, Shape::Directory];
-const RANKS: [Rank; 6] = [Rank::Part, Rank::Field, Rank::Interface, Rank::Own, Rank::Header, Rank::Map];
+const RANKS: [Rank; 7] =
+    [Rank::Part, Rank::Stack, Rank::Field, Rank::Interface, Rank::Own, Rank::Header, Rank::Map];
 const TYPE_BITS: u32 = 24;
 
 impl Form {

@@ -34,6 +34,7 @@ use crate::budget::{self, Exhausted};
 use crate::heap::{Depths, HeapError, References, Roots, Source, Spans, Wanted, listed, structs};
 use crate::memory::{Fault, Range, ThreadRegisters, read_each};
 use crate::snapshot::{self, Snapshot, SnapshotError, View};
+use form::Rank;
 use graph::Graph;
 use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
@@ -249,7 +250,7 @@ impl<'a> Objects<'a> {
                     Ok(()) => {
                         // In pieces, because only so much of what is not known is looked through.
                         for piece in bytes.chunks(1 << 16) {
-                            self.typing.raw(&self.graph.spans, piece);
+                            self.typing.raw(&self.graph.spans, piece, Rank::Interface);
                         }
                     }
                     Err(Fault::Unmapped(_)) => break,
@@ -335,7 +336,9 @@ impl<'a> Objects<'a> {
             })
             .collect();
         for ranges in ranges.chunks(64) {
-            read_each(self.view.memory, ranges, |_, bytes| self.typing.raw(&self.graph.spans, bytes))?;
+            read_each(self.view.memory, ranges, |_, bytes| {
+                self.typing.raw(&self.graph.spans, bytes, Rank::Stack);
+            })?;
         }
         Ok(())
     }
@@ -373,6 +376,23 @@ impl<'a> Objects<'a> {
     pub fn retained(&self, addrs: &[u64]) -> Result<(u64, u64), ObjectsError> {
         let objects: Vec<u32> = addrs.iter().filter_map(|addr| self.graph.at(*addr)).collect();
         self.graph.only_through(&objects)
+    }
+
+    /// A package-level variable at an address, as an object that nothing but the program itself keeps; `None`: there is
+    /// none that has a name.
+    pub fn variable(&self, addr: u64) -> Option<(Described, Way)> {
+        let name = self.variable_name(addr);
+        let variable = self.known.variables.containing(addr.wrapping_sub(self.view.bias))?;
+        if name.is_empty() {
+            return None;
+        }
+        let mut object = Described::at(addr, variable.size);
+        if addr.wrapping_sub(self.view.bias) == variable.addr {
+            let of = variable.descriptor.and_then(|descriptor| self.typing.types.behind(descriptor));
+            object.of = of.map(|of| self.typing.types.name(of).to_owned());
+        }
+        let root = Root { kind: RootKind::Variable, name, addr, goid: 0, pc: None };
+        Some((object, Way { root, hops: Vec::new() }))
     }
 
     /// Whether an address lies in the heap.

@@ -214,8 +214,8 @@ impl<'a> Typing<'a> {
         }
     }
 
-    /// Follows what looks like interfaces in words of which nothing else is known.
-    pub(super) fn raw(&mut self, spans: &Spans, bytes: &[u8]) {
+    /// Follows what looks like interfaces in words of which nothing else is known. `rank`: how sure the types of these are.
+    pub(super) fn raw(&mut self, spans: &Spans, bytes: &[u8], rank: Rank) {
         let bytes = bytes.get(..MAX_RAW).unwrap_or(bytes);
         let mut before = 0;
         for word in words(bytes) {
@@ -233,7 +233,7 @@ impl<'a> Typing<'a> {
                 self.itabs.at(&self.view, &self.types, first)
             };
             if let Some(concrete) = concrete {
-                self.concrete(spans, concrete, word);
+                self.concrete(spans, concrete, word, rank);
             }
         }
     }
@@ -248,9 +248,9 @@ impl<'a> Typing<'a> {
         if at == 0 {
             self.own(object, spans, span, bytes);
         }
-        let Some(form) = self.form(object) else { return self.raw(spans, bytes) };
+        let Some(form) = self.form(object) else { return self.raw(spans, bytes, Rank::Interface) };
         if form.rank == Rank::Part {
-            self.raw(spans, bytes);
+            self.raw(spans, bytes, Rank::Interface);
         }
         let skipped = header.saturating_sub(at);
         self.expand(spans, form, (at + skipped) - header, bytes.get(skipped..).unwrap_or_default());
@@ -464,7 +464,7 @@ impl<'a> Typing<'a> {
                     self.itabs.at(&self.view, &self.types, first)
                 };
                 if let Some(concrete) = concrete {
-                    self.concrete(spans, concrete, word);
+                    self.concrete(spans, concrete, word, Rank::Interface);
                 }
             }
             // A closure says itself what it is.
@@ -473,13 +473,13 @@ impl<'a> Typing<'a> {
     }
 
     /// Follows the data word of an interface that holds this type.
-    fn concrete(&mut self, spans: &Spans, of: TypeId, word: u64) {
+    fn concrete(&mut self, spans: &Spans, of: TypeId, word: u64, rank: Rank) {
         let found = self.types.get(of);
         match found.kind {
-            _ if !found.direct => self.values(spans, (word, 1), of, Rank::Interface),
+            _ if !found.direct => self.values(spans, (word, 1), of, rank),
             Kind::Pointer => {
                 if let Some(elem) = self.types.elem(of) {
-                    self.values(spans, (word, 1), elem, Rank::Interface);
+                    self.values(spans, (word, 1), elem, rank);
                 }
             }
             _ => {
@@ -522,12 +522,9 @@ impl<'a> Typing<'a> {
         if at == 0 {
             let shape = if count == 1 { Shape::One } else { Shape::Row };
             self.set(object, span, Form { shape, of, rank: if whole { rank } else { Rank::Part } });
-        } else if has_pointers
-            && self.seen.len() < MAX_PARTS
-            && budget::check(PART_COST).is_ok()
-            && self.seen.insert((addr, of))
-        {
-            self.parts.push(Part { addr, of, count: bytes / found.size });
+        } else if has_pointers {
+            let count = bytes / found.size;
+            self.push_part(spans, Part { addr, of, count });
         }
     }
 
@@ -590,8 +587,22 @@ impl<'a> Typing<'a> {
     /// Notes that a finalizer says what an object is: the descriptor of a pointer to it.
     pub(super) fn finalizer(&mut self, spans: &Spans, addr: u64, pointer: u64) {
         let elem = self.types.at(pointer).and_then(|of| self.types.elem(of));
-        if let Some(elem) = elem {
-            self.values(spans, (addr, 1), elem, Rank::Header);
+        let Some(elem) = elem else { return };
+        self.values(spans, (addr, 1), elem, Rank::Header);
+        // Nothing needs to lead to the object itself, and then it is not looked through.
+        self.push_part(spans, Part { addr, of: elem, count: 1 });
+    }
+
+    /// Has values within an object followed, once.
+    fn push_part(&mut self, spans: &Spans, part: Part) {
+        let bytes = self.types.get(part.of).size.saturating_mul(part.count);
+        let end = spans.object(part.addr).and_then(|id| spans.range(id)).map(|(base, size)| base + size);
+        if end.is_some_and(|end| bytes <= end - part.addr)
+            && self.seen.len() < MAX_PARTS
+            && budget::check(PART_COST).is_ok()
+            && self.seen.insert((part.addr, part.of))
+        {
+            self.parts.push(part);
         }
     }
 }

@@ -6,8 +6,9 @@ use super::graph::Parent;
 use super::types::Types;
 use super::{Objects, ObjectsError};
 use crate::budget;
+use crate::goruntime::is_plumbing;
 use crate::heap::{Depths, References, Source, Span, words};
-use crate::snapshot::Pc;
+use crate::snapshot::{Goroutine, Pc};
 use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -140,7 +141,7 @@ impl std::fmt::Display for Way {
 }
 
 impl Described {
-    fn at(address: u64, bytes: u64) -> Described {
+    pub(super) fn at(address: u64, bytes: u64) -> Described {
         Described { address, bytes, of: None, package: String::new(), function: None, count: 0 }
     }
 
@@ -369,9 +370,7 @@ impl Objects<'_> {
                 let references = References::new(&self.view, Depths::default());
                 let place = references.and_then(|mut references| references.place(goroutine.g, &to));
                 let (pc, slot) = place.map_or((None, 0), |(pc, slot)| (Some(pc), slot));
-                let at = pc.map_or(goroutine.startpc, Pc::lookup).wrapping_sub(self.view.bias);
-                let frames = self.view.binary.symbolize(at);
-                let name = frames.first().map(|frame| frame.func.to_owned()).unwrap_or_default();
+                let (pc, name) = self.frame(goroutine, pc);
                 Some(Root { name, goid: goroutine.goid, pc, addr: slot, ..plain(RootKind::Goroutine) })
             }
             Source::Timer => Some(plain(RootKind::Timer)),
@@ -384,6 +383,22 @@ impl Objects<'_> {
             Source::Weak => Some(plain(RootKind::Weak)),
             Source::Heap(_) | Source::Other => Some(plain(RootKind::Runtime)),
         })
+    }
+
+    /// The frame that says where a reference comes from, and its function: the innermost from this one on that is not
+    /// plumbing, because `runtime.selectgo` has what somebody selects.
+    fn frame(&self, goroutine: &Goroutine, pc: Option<Pc>) -> (Option<Pc>, String) {
+        let function = |at: u64| {
+            let frames = self.view.binary.symbolize(at.wrapping_sub(self.view.bias));
+            frames.first().map(|frame| frame.func.to_owned()).unwrap_or_default()
+        };
+        let Some(pc) = pc else { return (None, function(goroutine.startpc)) };
+        let name = function(pc.lookup());
+        let pcs = self.snapshot.stacks.get(goroutine.stack);
+        let outer = pcs.iter().skip_while(|other| **other != pc);
+        let mut outer = outer.map(|pc| (Some(*pc), function(pc.lookup())));
+        let user = outer.find(|(_, name)| !name.is_empty() && !is_plumbing(name));
+        user.unwrap_or((Some(pc), name))
     }
 
     /// The name of the variable at an address and of the place in it; empty: not known.

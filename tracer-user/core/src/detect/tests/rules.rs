@@ -19,6 +19,7 @@ const CLASSES: [&str; 25] = [
     "context-never-cancelled",
     "context-cut",
     "context-far-deadline",
+    "context-growth",
     "context-ignored",
     "context-lost",
     "coroutine-never-stopped",
