@@ -120,6 +120,7 @@ fn each_struct(target: &Objects, mut check: impl FnMut(&str, &Layout) -> Result<
     let bias = process.load_bias(binary.image().entry())?;
     let view = View { memory: &memory, binary: &binary, bias, clock: Clock::Live };
     let reading = Reading {
+        most: u64::MAX,
         known: Rc::new(Known::of(&binary, None)),
         registers: &[],
         stopped: false,

@@ -35,6 +35,7 @@ impl<'a> Once<'_, 'a> {
     pub(super) fn read(&self) -> Result<Objects<'a>, ObjectsError> {
         let mut line = Progress::new();
         let reading = Reading {
+            most: u64::MAX,
             known: Rc::clone(&self.known),
             registers: &self.registers,
             stopped: self.stopped,

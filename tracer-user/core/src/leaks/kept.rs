@@ -29,6 +29,9 @@ const MAX_GOIDS: usize = 1 << 17;
 /// A deadline so far away is far, and so many contexts with one are told of.
 const FAR: Duration = Duration::from_secs(3600);
 const MANY_FAR: u64 = 100;
+/// Objects that a heap may have room for. Each costs us some 20 bytes and half a microsecond; `sfgi contexts` and
+/// `sfgi why` look at more of them.
+const MAX_OBJECTS: u64 = 12_000_000;
 /// A reading is good for so many times as long as it took: one search after the other spends a tenth of its time on
 /// them at most.
 const GOOD_FOR: u32 = 9;
@@ -39,6 +42,8 @@ pub(super) struct Kept {
     /// When the reading began, and how long it took.
     began: Instant,
     took: Duration,
+    /// Why it says nothing; `None`: it does.
+    pub(super) doubt: Option<String>,
     /// Whether lost contexts are proven to be so.
     pub(super) sure: bool,
     /// Goroutines that wait for something else than the end of their context, and those that cut it off: by goid.
@@ -65,6 +70,7 @@ impl Kept {
         let mut kept = Kept {
             began: Instant::now(),
             took: Duration::ZERO,
+            doubt: None,
             sure: false,
             ignoring: HashSet::new(),
             cutting: HashSet::new(),
@@ -74,12 +80,18 @@ impl Kept {
         let known = Rc::new(Known::of(view.binary, exe.and_then(|exe| exe.try_clone().ok())));
         let mut read = || {
             let (known, progress) = (Rc::clone(&known), &mut |_, _| {});
-            Objects::read(*view, Reading { known, registers, stopped, without, progress })
+            Objects::read(*view, Reading { known, registers, stopped, most: MAX_OBJECTS, without, progress })
         };
-        let objects = settled(view, stopped, &mut read).ok().map(|(objects, contexts)| {
-            kept.learn(view, &objects, &contexts, children);
-            objects
-        });
+        let objects = match settled(view, stopped, &mut read) {
+            Ok((objects, contexts)) => {
+                kept.learn(view, &objects, &contexts, children);
+                Some(objects)
+            }
+            Err(error) => {
+                kept.doubt = Some(error.to_string());
+                None
+            }
+        };
         kept.took = kept.began.elapsed();
         (kept, objects)
     }

@@ -67,6 +67,8 @@ pub struct Leaks {
     pub accepted: Vec<Group>,
     /// Goroutines in scope that could be judged, leaked or not.
     pub scanned: u64,
+    /// Why contexts, and what keeps objects alive, were not looked at, as a clause; `None`: they were, or nobody wanted it.
+    pub objects_doubt: Option<String>,
 }
 
 impl Earlier {
@@ -143,10 +145,12 @@ impl<'a> Search<'a> {
             }
             kept.tell(&mut groups);
         }
+        let objects_doubt = kept.as_ref().and_then(|kept| kept.doubt.clone());
         if let Some(earlier) = earlier {
             earlier.kept = kept;
         }
-        Ok(Found { leaks: Leaks { observed: observation.observed, groups, accepted, scanned }, names })
+        let observed = observation.observed;
+        Ok(Found { leaks: Leaks { observed, groups, accepted, scanned, objects_doubt }, names })
     }
 
     fn kept<'v>(

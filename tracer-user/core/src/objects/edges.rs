@@ -2,7 +2,6 @@
 
 use super::types::{Detail, Field, Kind, TypeId, Types};
 use crate::budget;
-use hashbrown::HashMap;
 use std::rc::Rc;
 
 /// Most pointers of one type that are told apart, and of all types; an array of more is cut.
@@ -51,12 +50,15 @@ pub(super) struct Edges {
     pub(super) list: Vec<Edge>,
     /// There are more than are listed.
     pub(super) cut: bool,
+    /// Which of the first 64 words are pointers.
+    pub(super) pointers: u64,
 }
 
 /// The pointers of all types that were asked for.
 #[derive(Default)]
 pub(super) struct Layouts {
-    known: HashMap<TypeId, Rc<Edges>>,
+    /// By the number of the type.
+    known: Vec<Option<Rc<Edges>>>,
     /// Number of pointers in `known`.
     kept: usize,
     pool_local: Option<Option<TypeId>>,
@@ -65,23 +67,29 @@ pub(super) struct Layouts {
 impl Layouts {
     /// The pointers of a type, which are kept for the next time.
     pub(super) fn of(&mut self, types: &Types, id: TypeId) -> Rc<Edges> {
-        if let Some(known) = self.known.get(&id) {
+        if let Some(Some(known)) = self.known.get(id.0 as usize) {
             return Rc::clone(known);
         }
         let mut edges = Edges::default();
         self.flatten(types, id, 0, 0, &mut edges);
+        let words = edges.list.iter().map(|edge| edge.offset / 8).filter(|word| *word < u64::BITS);
+        edges.pointers = words.fold(0, |bits, word| bits | 1 << word);
         let edges = Rc::new(edges);
         let room = self.kept + edges.list.len() <= MAX_OF_ALL && budget::check(128).is_ok();
-        if room {
+        if room && self.known.is_empty() && budget::check(types.len() * size_of::<usize>()).is_ok() {
+            self.known.resize(types.len(), None);
+        }
+        if let Some(known) = self.known.get_mut(id.0 as usize).filter(|_| room) {
             self.kept += edges.list.len();
-            self.known.insert(id, Rc::clone(&edges));
+            *known = Some(Rc::clone(&edges));
         }
         edges
     }
 
     /// The pointers of a type: those that are kept, or found anew.
     pub(super) fn get(&self, types: &Types, id: TypeId) -> Rc<Edges> {
-        self.known.get(&id).map_or_else(|| Layouts::default().of(types, id), Rc::clone)
+        let known = self.known.get(id.0 as usize).and_then(Option::as_ref);
+        known.map_or_else(|| Layouts::default().of(types, id), Rc::clone)
     }
 
     fn flatten(&mut self, types: &Types, id: TypeId, base: u64, depth: u32, edges: &mut Edges) {

@@ -1,10 +1,12 @@
-//! Marks the heap from all roots, breadth first, and remembers of each object what led to it.
+//! Marks the heap from all roots, about breadth first, and remembers of each object what led to it.
 //!
 //! The search for leaks needs one bit of an object ([`crate::heap`]). Here an object has three numbers: what led to it
 //! first, which is on a shortest way; what led to it from another root, if anything did; and the root of the first. The
-//! ways back from an object are in these, without a list of all references.
+//! ways back from an object are in these, without a list of all references. "First" is what is nearest to a root, as
+//! far as that was known when it was looked through.
 
 use super::ObjectsError;
+use super::recent::Recent;
 use super::typing::{Part, Typing, number};
 use crate::budget;
 use crate::heap::{ObjectId, Source, Span, Spans, most_read, words};
@@ -26,6 +28,8 @@ const MAX_ROOTS: usize = FAR as usize;
 /// Objects without pointers whose first bytes are read to see whether they are channels, and how many bytes.
 const MAX_PLAIN: usize = 1 << 22;
 const PLAIN: usize = 96;
+/// So many steps that stay in a span are taken at once: each level would need the span read again.
+const NEAR: usize = 8;
 /// Bytes of a value within an object that are followed.
 const MAX_PART: u64 = 1 << 20;
 
@@ -38,16 +42,25 @@ pub(super) enum Parent {
     Root(Source),
 }
 
+/// What led to an object.
+#[derive(Clone, Copy)]
+struct Links {
+    /// First: an object, or [`ROOT`] and the number of a root.
+    first: u32,
+    /// As well: with [`FAR`] from another root, if anything did.
+    other: u32,
+    /// The number of the root of `first`.
+    origin: u32,
+    /// Objects on the way from the root by `first`, or fewer.
+    hops: u32,
+}
+
 /// The objects of one target, and what leads to each.
 pub(super) struct Graph<'a> {
     view: View<'a>,
     pub(super) spans: Spans,
-    /// By object, what led to it first: an object, or [`ROOT`] and the number of a root.
-    first: Vec<u32>,
-    /// By object, what led to it as well: with [`FAR`] from another root, if anything did.
-    other: Vec<u32>,
-    /// By object, the number of the root of `first`.
-    origin: Vec<u32>,
+    /// By object.
+    links: Vec<Links>,
     roots: Vec<Source>,
     numbers: HashMap<Source, u32>,
     /// By object, a bit: it is not looked through ([`crate::heap::structs`]).
@@ -70,13 +83,11 @@ impl<'a> Graph<'a> {
     pub(super) fn new(view: View<'a>, spans: Spans) -> Result<Graph<'a>, ObjectsError> {
         let bits = spans.bits() as usize;
         if bits >= FAR as usize {
-            return Err(ObjectsError::TooMany(bits as u64));
+            return Err(ObjectsError::TooMany(bits as u64, FAR.into()));
         }
-        budget::check(bits * 3 * size_of::<u32>() + bits / 8)?;
+        budget::check(bits * size_of::<Links>() + bits / 8)?;
         Ok(Graph {
-            first: vec![NONE; bits],
-            other: vec![NONE; bits],
-            origin: vec![NONE; bits],
+            links: vec![Links { first: NONE, other: NONE, origin: NONE, hops: 0 }; bits],
             roots: Vec::new(),
             numbers: HashMap::new(),
             never: vec![0; bits.div_ceil(64)],
@@ -123,37 +134,39 @@ impl<'a> Graph<'a> {
         };
         budget::reserve(&mut self.seeds, 1)?;
         self.seeds.push(object);
-        self.lead(&span, object, ROOT | root, root)
-    }
-
-    /// Notes that `parent`, which the root `origin` leads to, leads to an object.
-    #[inline]
-    fn lead(&mut self, span: &Span, object: u32, parent: u32, origin: u32) -> Result<(), ObjectsError> {
-        let at = object as usize;
-        let Some(first) = self.first.get_mut(at) else { return Ok(()) };
-        if *first == NONE {
-            *first = parent;
-            if let Some(entry) = self.origin.get_mut(at) {
-                *entry = origin;
-            }
-            self.reached.0 += 1;
-            self.reached.1 += span.size;
-            let never = self.never.get(at / 64).is_some_and(|bits| bits >> (object % 64) & 1 != 0);
-            if !span.noscan && !never {
-                budget::reserve(&mut self.next, 1)?;
-                self.next.push(object);
-            }
-            return Ok(());
-        }
-        let Some(other) = self.other.get_mut(at).filter(|other| **other == NONE || **other & FAR == 0) else {
-            return Ok(());
-        };
-        if self.origin.get(at).is_some_and(|known| *known != origin) {
-            *other = parent | FAR;
-        } else if *other == NONE && *first != parent {
-            *other = parent;
+        let by = Links { first: ROOT | root, other: NONE, origin: root, hops: 0 };
+        if self.lead((object, span.size, !span.noscan), by) {
+            budget::reserve(&mut self.next, 1)?;
+            self.next.push(object);
         }
         Ok(())
+    }
+
+    /// Notes what leads to an object of so many bytes, which may have pointers. Whether it is to be looked through.
+    #[inline]
+    fn lead(&mut self, (object, size, scan): (u32, u64, bool), by: Links) -> bool {
+        let at = object as usize;
+        let Some(links) = self.links.get_mut(at) else { return false };
+        if links.first == NONE {
+            *links = by;
+            self.reached.0 += 1;
+            self.reached.1 += size;
+            return scan && self.never.get(at / 64).is_none_or(|bits| bits >> (object % 64) & 1 == 0);
+        }
+        let mut more = by;
+        if by.hops < links.hops {
+            // Objects are not looked through quite in the order of their distance.
+            more = Links { other: links.other, ..*links };
+            *links = Links { other: links.other, ..by };
+        }
+        if links.other == NONE || links.other & FAR == 0 {
+            if links.origin != more.origin {
+                links.other = more.first | FAR;
+            } else if links.other == NONE && links.first != more.first {
+                links.other = more.first;
+            }
+        }
+        false
     }
 
     /// Goes on until nothing new is reached, and finds the types of what is. `progress` gets the bytes read so far.
@@ -165,6 +178,7 @@ impl<'a> Graph<'a> {
         typing: &mut Typing<'a>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), ObjectsError> {
+        let mut recent = Recent::new()?;
         loop {
             let mut level = std::mem::take(&mut self.next);
             if level.is_empty() {
@@ -180,7 +194,10 @@ impl<'a> Graph<'a> {
             level.dedup();
             let mut rest = &level[..];
             while !rest.is_empty() {
-                let done = self.batch(typing, rest)?;
+                let mut done = self.recent(typing, &mut recent, rest)?;
+                if done == 0 {
+                    done = self.batch(typing, rest)?;
+                }
                 rest = rest.get(done.max(1)..).unwrap_or_default();
                 progress(self.read);
             }
@@ -192,6 +209,65 @@ impl<'a> Graph<'a> {
         }
     }
 
+    /// Looks the first of these objects through, as many as are in spans that are read whole; returns how many.
+    fn recent(
+        &mut self,
+        typing: &mut Typing<'a>,
+        recent: &mut Recent,
+        objects: &[u32],
+    ) -> Result<usize, ObjectsError> {
+        recent.begin();
+        // By span its number, and behind which of the objects it ends.
+        let mut taken: Vec<(u32, Span, usize)> = Vec::new();
+        let mut rest = objects;
+        while let Some(object) = rest.first() {
+            let Some(id) = self.spans.at_bit(u64::from(*object)) else { break };
+            let Some(span) = self.spans.get(id.span).copied() else { break };
+            if !Recent::takes(&span) || !recent.wants(id.span, &span) {
+                break;
+            }
+            let end = span.bits + u64::from(span.count);
+            let of_span = rest.partition_point(|object| u64::from(*object) < end);
+            rest = rest.get(of_span.max(1)..).unwrap_or_default();
+            taken.push((id.span, span, objects.len() - rest.len()));
+        }
+        self.read += recent.read(self.view.memory, &self.spans)? as u64;
+        let mut from = 0;
+        for (number, span, to) in taken {
+            let bytes = recent.get(number);
+            let mut near = objects.get(from..to).unwrap_or_default().to_vec();
+            from = to;
+            for _ in 0..NEAR {
+                let (here, before) = (std::mem::take(&mut near), self.next.len());
+                for object in here {
+                    let at = (u64::from(object) - span.bits) * span.size;
+                    match bytes.get(at as usize..(at + span.size) as usize) {
+                        Some(own) => self.look(typing, (object, &span), 0, own)?,
+                        None => self.unread += span.size,
+                    }
+                }
+                let of_span = span.bits..span.bits + u64::from(span.count);
+                let found = self.next.split_off(before).into_iter();
+                near = found
+                    .filter(|object| {
+                        let is = of_span.contains(&u64::from(*object));
+                        if !is {
+                            // There was room for all of them a moment ago.
+                            self.next.push(*object);
+                        }
+                        is
+                    })
+                    .collect();
+                if near.is_empty() {
+                    break;
+                }
+            }
+            budget::reserve(&mut self.next, near.len())?;
+            self.next.append(&mut near);
+        }
+        Ok(from)
+    }
+
     /// Reads the first of these objects, as many as can be read together, and looks them through; returns how many.
     fn batch(&mut self, typing: &mut Typing<'a>, objects: &[u32]) -> Result<usize, ObjectsError> {
         let mut taken: Vec<(u32, Span, u64)> = Vec::new();
@@ -199,6 +275,9 @@ impl<'a> Graph<'a> {
         let mut total = 0;
         for object in objects {
             let Some((_, span, addr)) = self.place(*object) else { break };
+            if Recent::takes(&span) && !taken.is_empty() {
+                break;
+            }
             if span.size > BATCH_BYTES as u64 {
                 if taken.is_empty() {
                     self.large(typing, *object, &span, addr)?;
@@ -282,14 +361,17 @@ impl<'a> Graph<'a> {
         at: u64,
         bytes: &[u8],
     ) -> Result<(), ObjectsError> {
-        let origin = self.origin.get(object as usize).copied().unwrap_or(NONE);
+        let Some(by) = self.links.get(object as usize) else { return Ok(()) };
+        let by = Links { first: object, other: NONE, origin: by.origin, hops: by.hops.saturating_add(1) };
         typing.scan(&self.spans, object, span, at as usize, bytes);
         for word in words(bytes) {
             let Some(id) = self.spans.object(word) else { continue };
-            let Some(span) = self.spans.get(id.span).copied() else { continue };
-            let child = number(&span, id).filter(|child| *child != object);
-            if let Some(child) = child {
-                self.lead(&span, child, object, origin)?;
+            let Some(span) = self.spans.get(id.span) else { continue };
+            if let Some(child) = number(span, id).filter(|child| *child != object) {
+                if self.lead((child, span.size, !span.noscan), by) {
+                    budget::reserve(&mut self.next, 1)?;
+                    self.next.push(child);
+                }
             }
         }
         Ok(())
@@ -349,7 +431,7 @@ impl<'a> Graph<'a> {
 
     /// Whether anything leads to an object.
     pub(super) fn is_reached(&self, object: u32) -> bool {
-        self.first.get(object as usize).is_some_and(|first| *first != NONE)
+        self.links.get(object as usize).is_some_and(|links| links.first != NONE)
     }
 
     /// All objects that anything leads to: number, span, address.
@@ -367,9 +449,11 @@ impl<'a> Graph<'a> {
 
     /// What led to an object: the first, and one from another root.
     pub(super) fn parents(&self, object: u32) -> impl Iterator<Item = Parent> {
-        let of = |list: &Vec<u32>| list.get(object as usize).copied().filter(|parent| *parent != NONE);
-        [of(&self.first), of(&self.other).map(|parent| parent & !FAR)].into_iter().flatten().filter_map(
-            |parent| {
+        let links = self.links.get(object as usize);
+        let both = links.map_or([NONE; 2], |links| [links.first, links.other]);
+        both.into_iter().zip([u32::MAX, !FAR]).filter(|(parent, _)| *parent != NONE).filter_map(
+            |(parent, bits)| {
+                let parent = parent & bits;
                 if parent & ROOT == 0 {
                     return Some(Parent::Object(parent));
                 }
@@ -384,8 +468,8 @@ impl<'a> Graph<'a> {
     /// # Errors
     /// As [`Graph::run`].
     pub(super) fn only_through(&self, objects: &[u32]) -> Result<(u64, u64), ObjectsError> {
-        budget::check(self.first.len() / 8)?;
-        let mut marks = vec![0_u64; self.first.len().div_ceil(64)];
+        budget::check(self.links.len() / 8)?;
+        let mut marks = vec![0_u64; self.links.len().div_ceil(64)];
         let mut mark = |object: u32| {
             let (word, bit) = (object as usize / 64, 1_u64 << (object % 64));
             let new = self.is_reached(object) && marks.get(word).is_some_and(|bits| bits & bit == 0);

@@ -21,6 +21,7 @@ mod edges;
 mod form;
 mod graph;
 mod pointers;
+mod recent;
 mod types;
 mod typing;
 mod ways;
@@ -71,8 +72,9 @@ pub enum ObjectsError {
     /// A clause about the target.
     #[error("{0}")]
     Heap(String),
-    #[error("its heap has {0} objects, and 1,073,741,824 can be told apart")]
-    TooMany(u64),
+    /// How many, and how many are read at most.
+    #[error("its heap has room for {0} objects, and no more than {1} are looked at")]
+    TooMany(u64, u64),
     #[error(transparent)]
     Unreadable(#[from] Fault),
     #[error("its heap is too large: {0}")]
@@ -133,6 +135,8 @@ pub struct Reading<'r> {
     pub registers: &'r [ThreadRegisters],
     /// Whether the target stands still, so that registers tell exactly how much of a stack is used.
     pub stopped: bool,
+    /// Objects that the heap may have room for; 2^30 can be told apart.
+    pub most: u64,
     /// Goroutines that are no roots, by goid.
     pub without: &'r HashSet<u64>,
     /// Gets the bytes that were read so far, and the bytes of all spans with pointers.
@@ -171,6 +175,9 @@ impl<'a> Objects<'a> {
             snapshot::Options { stacks: true, args: false, labels: false, objects: true, most: usize::MAX };
         let snapshot = snapshot::take(&view, options, &mut |_, _| {})?;
         let spans = Spans::read(&view, globals)?;
+        if spans.bits() > reading.most {
+            return Err(ObjectsError::TooMany(spans.bits(), reading.most));
+        }
         let (types, untyped) = match Types::read(&view) {
             Ok(types) => (types, None),
             Err(error) => (Types::default(), Some(error.to_string())),

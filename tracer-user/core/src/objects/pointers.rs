@@ -10,6 +10,7 @@ use crate::binary::Arch;
 use crate::budget;
 use crate::goruntime::{HeapBitmap, Release};
 use crate::heap::{ObjectId, Span, Spans};
+use crate::memory::{Range, read_each};
 use crate::snapshot::View;
 use hashbrown::HashMap;
 
@@ -23,8 +24,15 @@ const AMD64_FIRST_ARENA: u64 = (1 << 47) / ARENA;
 const MOST: u64 = 512;
 /// Words of an object that are compared; a type of more is compared in its first ones.
 const WORDS: usize = 64;
+/// Spans whose bits are read together.
+const TOGETHER: u32 = 64;
 /// Spans whose bits are kept.
-const MAX_SPANS: usize = 1 << 16;
+const MAX_SPANS: usize = 1 << 18;
+
+/// Whether the bits of the objects of a span lie in it.
+fn has_bits(span: &Span) -> bool {
+    span.size <= MOST && !span.noscan
+}
 
 /// The bitmaps of one target.
 pub(super) struct Pointers {
@@ -63,51 +71,64 @@ impl Pointers {
         if edges.cut || !at.is_multiple_of(8) {
             return !at.is_multiple_of(8);
         }
-        let Some(bits) = self.bits(view, &span, object) else { return false };
+        let Some(bits) = self.bits(view, spans, &span, object) else { return false };
         let first = (at / 8) as usize;
         let words = ((size / 8) as usize).min(WORDS.saturating_sub(first));
         if words == 0 {
             // Behind the words that are compared.
             return false;
         }
-        let mut expected = 0_u64;
-        for edge in &edges.list {
-            let word = first + (edge.offset / 8) as usize;
-            if word < WORDS {
-                expected |= 1 << word;
-            }
-        }
         // What is never a pointer into the heap may have a bit or not.
         let mask = if words >= 64 { u64::MAX } else { ((1_u64 << words) - 1) << first };
-        (bits ^ expected) & mask != 0
+        (bits ^ edges.pointers << first) & mask != 0
+    }
+
+    /// Reads the bits of a span, and of those with the next numbers: they were made one after the other, and a read for
+    /// each would cost more than the rest. `None`: the budget is used up.
+    fn read(&mut self, view: &View<'_>, spans: &Spans, number: u32, inline_marks: bool) -> Option<()> {
+        if self.spans.len() >= MAX_SPANS {
+            self.spans.clear();
+        }
+        let mut wanted: Vec<(u32, Range)> = Vec::new();
+        for number in number..number.saturating_add(TOGETHER) {
+            let Some(span) = spans.get(number) else { break };
+            if !has_bits(span) || self.spans.contains_key(&number) {
+                continue;
+            }
+            let pages = (span.base + span.size * u64::from(span.count)).next_multiple_of(PAGE);
+            let len = (pages - span.base) / 64;
+            // Since the collector marks in the span itself, its marks come last.
+            let marks = if inline_marks && span.size >= 16 { 128 } else { 0 };
+            wanted.push((number, Range { addr: pages - len - marks, len: len as usize }));
+        }
+        budget::check(2 * wanted.iter().map(|(_, range)| range.len).sum::<usize>()).ok()?;
+        let ranges: Vec<_> = wanted.iter().map(|(_, range)| *range).collect();
+        // What cannot be read has no bits.
+        wanted.iter().for_each(|(number, _)| drop(self.spans.insert(*number, Box::default())));
+        let _ = read_each(view.memory, &ranges, |index, bytes| {
+            if let Some((number, _)) = wanted.get(index) {
+                self.spans.insert(*number, bytes.into());
+            }
+        });
+        Some(())
     }
 
     /// The bits of the first words of an object; `None`: not known.
-    fn bits(&mut self, view: &View<'_>, span: &Span, object: ObjectId) -> Option<u64> {
+    fn bits(&mut self, view: &View<'_>, spans: &Spans, span: &Span, object: ObjectId) -> Option<u64> {
         let addr = span.base + u64::from(object.index) * span.size;
         match self.bitmap {
-            HeapBitmap::InSpan { .. } if span.size > MOST || span.noscan => None,
+            HeapBitmap::InSpan { .. } if !has_bits(span) => None,
             HeapBitmap::InSpan { inline_marks } => {
                 if !self.spans.contains_key(&object.span) {
-                    let pages = (span.base + span.size * u64::from(span.count)).next_multiple_of(PAGE);
-                    let len = (pages - span.base) / 64;
-                    // Since the collector marks in the span itself, its marks come last.
-                    let marks = if inline_marks && span.size >= 16 { 128 } else { 0 };
-                    if self.spans.len() >= MAX_SPANS {
-                        self.spans.clear();
-                    }
-                    budget::check(len as usize).ok()?;
-                    let mut bytes = vec![0; len as usize];
-                    let read = view.memory.read(pages - len - marks, &mut bytes);
-                    self.spans.insert(object.span, if read.is_ok() { bytes.into() } else { Box::default() });
+                    self.read(view, spans, object.span, inline_marks)?;
                 }
                 let bytes = self.spans.get(&object.span)?;
                 let first = ((addr - span.base) / 8) as usize;
                 let words = ((span.size / 8) as usize).min(WORDS);
-                let bit = |word: usize| {
-                    Some(u64::from(*bytes.get((first + word) / 8)? >> ((first + word) % 8) & 1))
-                };
-                (0..words).try_fold(0, |bits, word| Some(bits | bit(word)? << word))
+                let from = bytes.get(first / 8..).filter(|from| !from.is_empty())?;
+                let mut window = [0; 16];
+                window.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                Some((u128::from_le_bytes(window) >> (first % 8)) as u64 & low(words))
             }
             HeapBitmap::InArena { wide } => {
                 let arena =

@@ -509,8 +509,12 @@ impl<'a> Typing<'a> {
         let Some(object) = number(span, id) else { return };
         let whole = at == 0 && (count == u64::MAX || fits_slot(bytes, span.size));
         let now = self.form(object);
-        if !whole && now.is_some_and(|now| now.rank > Rank::Part && (at > 0 || now.of == of)) {
+        let shape = if count == 1 { Shape::One } else { Shape::Row };
+        let known = |now: Form| now.of == of && now.shape == shape && now.rank >= rank;
+        if !whole && now.is_some_and(|now| now.rank > Rank::Part && (at > 0 || now.of == of))
             // What the object is says what this is, too.
+            || whole && now.is_some_and(known)
+        {
             return;
         }
         if has_pointers {
@@ -520,7 +524,6 @@ impl<'a> Typing<'a> {
             }
         }
         if at == 0 {
-            let shape = if count == 1 { Shape::One } else { Shape::Row };
             self.set(object, span, Form { shape, of, rank: if whole { rank } else { Rank::Part } });
         } else if has_pointers {
             let count = bytes / found.size;

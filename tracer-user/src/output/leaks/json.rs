@@ -2,7 +2,7 @@
 //!
 //! ```json
 //! {"schema":"sfgi.leaks/1","pid":4711,"exe":"/usr/bin/shop","go_version":"go1.26.6","scanned":812,"scan_ms":1.5,"passes":4,
-//!  "heap_bytes":52428800,"heap_ms":41.0,"frozen_ms":12.0,"lost_events":0,"doubt":"…","incomplete":"…","accepted":3,
+//!  "heap_bytes":52428800,"heap_ms":41.0,"frozen_ms":12.0,"lost_events":0,"doubt":"…","incomplete":"…","objects_doubt":"…","accepted":3,
 //!  "summary":{"proven":1,"likely":0,"suspect":0},
 //!  "leaks":[
 //!  {"goid":7,"verdict":"proven","class":"send-without-receiver","rule":"send-without-receiver","severity":"error",
@@ -65,6 +65,8 @@ struct Head<'a> {
     doubt: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     incomplete: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    objects_doubt: Option<&'a str>,
     #[serde(skip_serializing_if = "is_zero")]
     accepted: u64,
     summary: Summary,
@@ -208,6 +210,7 @@ impl Entries<'_> {
             lost_events: 0,
             doubt: observed.doubt.as_deref(),
             incomplete: leaks.incomplete(),
+            objects_doubt: leaks.objects_doubt.as_deref(),
             accepted: leaks.accepted_count(),
             summary: Summary {
                 proven: leaks.goroutines_of(Verdict::Proven),

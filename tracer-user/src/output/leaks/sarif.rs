@@ -2,7 +2,7 @@
 //! found something, a result for each group. The id of a group is its partial fingerprint, by which a code host knows a
 //! leak again.
 
-use super::Document;
+use super::{Document, text::unlooked};
 use crate::output::traceback::clean;
 use serde_json::{Value, json};
 use sfgi_core::{detect::Rule, leaks::LeakView, names::Site};
@@ -28,6 +28,7 @@ pub fn write_sarif(mut out: impl Write, document: &Document<'_>) -> io::Result<(
     let notes = [
         leaks.observed.doubt.as_ref().map(|doubt| format!("nothing counts as proven: {doubt}")),
         leaks.incomplete(),
+        leaks.objects_doubt.as_deref().map(unlooked),
     ];
     let notes: Vec<Value> = notes
         .into_iter()

@@ -200,7 +200,15 @@ pub fn summary(leaks: &Leaks) -> String {
     if let Some(incomplete) = leaks.incomplete() {
         text += &format!("; incomplete: {incomplete}");
     }
+    text.extend(leaks.objects_doubt.as_ref().map(|doubt| format!("; {}", unlooked(doubt))));
     text
+}
+
+/// Why contexts are missing, in words.
+pub(super) fn unlooked(doubt: &str) -> String {
+    format!(
+        "contexts and what keeps objects alive were not looked at: {doubt}; sfgi contexts and sfgi why do it"
+    )
 }
 
 /// The progress of a search, in words.
