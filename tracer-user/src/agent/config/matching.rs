@@ -9,7 +9,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 
 /// The limit of a compiled regular expression, bytes. A rule needs a few kilobytes; nested repetitions like
 /// `(a{999}){999}` need many times that.
-const REGEX_SIZE: usize = 1 << 20;
+const REGEX_SIZE: usize = 1 << 18;
 
 /// Conditions on a target. All that are given must hold; a target that lacks the property asked for does not match.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -3,13 +3,17 @@
 
 use super::matching::{Glob, Matching, Rule};
 use crate::parse;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, SeqAccess, Visitor},
+};
 use sfgi_core::{
     detect::{self, Rules},
     event::Mode,
 };
 use std::{
     fmt::{self, Display},
+    marker::PhantomData,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
@@ -27,10 +31,13 @@ pub struct Config {
     /// When a finding raises the mode of a target.
     pub raise: Raise,
     /// Only these processes and those that a rule matches become targets; empty: all.
+    #[serde(deserialize_with = "some")]
     pub include: Vec<Matching>,
     /// Processes that never become targets; wins over `include` and rules.
+    #[serde(deserialize_with = "some")]
     pub exclude: Vec<Matching>,
     /// Settings of some targets; the first rule that matches holds.
+    #[serde(deserialize_with = "some")]
     pub rule: Vec<Rule>,
     pub http: Http,
     pub metrics: Metrics,
@@ -232,6 +239,7 @@ pub struct Alerts {
     /// L4; see `observe`. No threshold by default: what the hook does is for the user to decide.
     pub isolate: Thresholds,
     /// Thresholds of some services; the first entry whose name matches holds.
+    #[serde(deserialize_with = "some")]
     pub service: Vec<ServiceLevels>,
     pub signs: Signs,
     /// The command that runs when an alert reaches `isolate`.
@@ -547,6 +555,33 @@ fn share<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
 /// As [`share`], for a key that may be left out.
 fn some_share<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
     share(from).map(Some)
+}
+
+/// The longest list of sections; each may have expressions, which take much more memory than their text.
+const MAX_SECTIONS: usize = 256;
+
+/// A list of sections, read no further than there may be some.
+fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    struct Sections<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Sections<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(section) = from.next_element()? {
+                if list.len() == MAX_SECTIONS {
+                    return Err(A::Error::custom(format!("there are more than {MAX_SECTIONS} of these")));
+                }
+                list.push(section);
+            }
+            Ok(list)
+        }
+    }
+    from.deserialize_seq(Sections(PhantomData))
 }
 
 /// One address, or a list of them.

@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 use std::time::Duration;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -114,4 +115,49 @@ fn a_reload_says_what_needs_a_restart() {
     let reload = changes(&old, &new);
     assert_eq!(reload.parts, [Part::Core, Part::Alerts]);
     assert_eq!(reload.to_string(), "changed: core, alerts; restart sfgi for http.listen");
+}
+
+#[test]
+fn a_file_as_large_as_may_be_takes_no_time() {
+    let many = |section: &str, line: &str| format!("[[{section}]]\n{line}\n").repeat(30_000);
+    for (text, word) in [
+        (many("exclude", "exe = \"a{99}\""), "more than 256"),
+        (many("rule", "match = { exe = \"[a-z]\" }"), "more than 256"),
+        (many("alerts.service", "name = \"?*\""), "more than 256"),
+        (format!("scan = {}", "[".repeat(MAX_FILE as usize / 2)), "line 1"),
+        (format!("{} = 1", "a.".repeat(MAX_FILE as usize / 4) + "a"), "line 1"),
+        ("[scan".repeat(100_000), "line 1"),
+    ] {
+        let began = std::time::Instant::now();
+        let error = parse(&text).unwrap_err();
+        assert!(error.contains(word) && error.len() < 1000, "{error:.200}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{word}: {:?}", began.elapsed());
+    }
+}
+
+proptest! {
+    /// Bytes of the example replaced, taken out and doubled: a configuration, or one clear line.
+    #[test]
+    fn no_text_makes_it_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_usize..40), 1..30)
+    ) {
+        let uncommented = EXAMPLE.replace("\n# ", "\n");
+        let mut text = uncommented.into_bytes();
+        for (at, byte, len) in changes {
+            let at = at.index(text.len());
+            let end = (at + len).min(text.len());
+            match byte % 3 {
+                0 => drop(text.splice(at..end, [byte])),
+                1 => {
+                    let copy = text[at..end].to_vec();
+                    drop(text.splice(at..at, copy));
+                }
+                _ => text[at] = byte,
+            }
+        }
+        if let Err(error) = parse(&String::from_utf8_lossy(&text)) {
+            prop_assert!(error.len() < 2000, "{error}");
+            prop_assert!(!error.contains('\u{1b}'), "{error:?}");
+        }
+    }
 }
