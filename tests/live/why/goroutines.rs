@@ -164,7 +164,7 @@ fn refusals(go: &Go) -> Result<()> {
     }
     let variable = root("variable")?;
     let told = why::json(&["-p", &pid, &variable])?;
-    ensure!(ways(&told).all(|way| way.root.kind == "variable" && way.hops.is_empty()), "{told:?}");
+    ensure!(ways(&told).all(|way| way.root.kind == "variable" && way.hops.len() == 1), "{told:?}");
     // One of several is enough.
     let hub = target.fact("hub")?.address.clone();
     refused(&[&hub, "0x10"], &["0x10 is no object of its heap"])?;

@@ -16,9 +16,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{ArgGroup, Args as ClapArgs, ValueEnum};
 use hashbrown::HashSet;
 use sfgi_core::{
-    detect::{Fingerprint, Rules, Scope},
+    detect::{Fingerprint, Rules, Scope, Thresholds},
     heap::Registers,
-    leaks::Search,
+    leaks::{Earlier, Search},
     memory::Sampler,
     objects::Objects,
     process::Process,
@@ -27,6 +27,7 @@ use sfgi_core::{
 use std::{
     io::{BufWriter, Write},
     path::PathBuf,
+    time::Duration,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -113,13 +114,13 @@ struct Asked {
 impl Question<'_> {
     fn answer(&self, view: &View<'_>, out: &mut impl Write) -> Result<()> {
         let args = self.args;
-        let goids = match args.finding {
+        let (goids, addrs) = match args.finding {
             Some(finding) => self.members(view, finding)?,
-            None => args.goid.into_iter().collect(),
+            None => (args.goid.into_iter().collect(), args.addr.clone()),
         };
         let mut asked = Asked::default();
         let without = || {
-            asked = self.asked(view, &goids)?;
+            asked = self.asked(view, &goids, &addrs)?;
             Ok(std::mem::take(&mut asked.without))
         };
         let whole = Whole::read(&args.target, args.freeze, self.opened, view, without, read_once)?;
@@ -175,31 +176,41 @@ impl Question<'_> {
         Ok(Kept { object, retained, ways, unkept: unkept.to_owned() })
     }
 
-    /// The goroutines of a group that `sfgi leaks` finds.
-    fn members(&self, view: &View<'_>, finding: Fingerprint) -> Result<Vec<u64>> {
+    /// The goroutines of a group that `sfgi leaks` finds, or the address of one of its contexts.
+    fn members(&self, view: &View<'_>, finding: Fingerprint) -> Result<(Vec<u64>, Vec<u64>)> {
         let (rules, scope) = (Rules::built_in()?, Scope::default());
         let mut registers = match &self.opened.process {
             Some(process) => registers(process),
             None => Registers::Unknown,
         };
         let search = Search { pinned: false, ..Search::new(&rules, &scope) };
-        let found = search.run(view, &self.opened.binary, &mut registers, None, &mut |_| {})?;
-        let group = found.leaks.groups.iter().find(|group| group.id == finding);
-        let group = group.with_context(|| {
-            format!("{}: sfgi leaks finds no group {finding} now: run it again for the ids", self.name())
-        })?;
-        ensure!(
-            !group.goids.is_empty(),
-            "{}: group {finding} is of timers, which the runtime keeps",
-            self.name()
-        );
-        Ok(group.goids.clone())
+        // A group that only other options show must be found, too.
+        let (min_age, min_count) = (Duration::from_secs(1), 1);
+        let any = Search { thresholds: Thresholds { min_age, min_count, ..search.thresholds }, ..search };
+        let mut earlier = Earlier::default();
+        for search in [search, any] {
+            let earlier = Some(&mut earlier);
+            let found = search.run(view, &self.opened.binary, &mut registers, earlier, &mut |_| {})?;
+            let Some(group) = found.leaks.groups.into_iter().find(|group| group.id == finding) else {
+                continue;
+            };
+            if let Some(contexts) = &group.contexts {
+                return Ok((Vec::new(), vec![contexts.address]));
+            }
+            ensure!(
+                !group.goids.is_empty(),
+                "{}: group {finding} is of timers, which the runtime keeps",
+                self.name()
+            );
+            return Ok((group.goids, Vec::new()));
+        }
+        bail!("{}: sfgi leaks finds no group {finding} now: run it again for the ids", self.name())
     }
 
     /// The objects that were asked for, by what goroutines wait for.
-    fn asked(&self, view: &View<'_>, goids: &[u64]) -> Result<Asked> {
-        if !self.args.addr.is_empty() {
-            return Ok(Asked { addrs: self.args.addr.clone(), ..Asked::default() });
+    fn asked(&self, view: &View<'_>, goids: &[u64], addrs: &[u64]) -> Result<Asked> {
+        if !addrs.is_empty() {
+            return Ok(Asked { addrs: addrs.to_vec(), ..Asked::default() });
         }
         let options = Options { stacks: false, args: false, labels: false, objects: true, most: 0 };
         let snapshot = snapshot::take(view, options, &mut |_, _| {}).with_context(|| self.name())?;

@@ -112,7 +112,7 @@ struct Document<'a> {
 
 #[derive(Serialize)]
 struct Root {
-    /// `background`, `todo` or `unknown`.
+    /// `background`, `todo`, `unknown` or `circle`: of one another.
     root: &'static str,
     below: Vec<Node>,
 }
@@ -141,6 +141,16 @@ impl Key {
     }
 }
 
+/// A number with its noun.
+fn many(number: u64, one: &str, several: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { several })
+}
+
+/// Whether it is lost, or one below it is: those come first.
+fn holds_lost(node: &Node) -> bool {
+    node.lost || node.below.first().is_some_and(holds_lost)
+}
+
 impl ContextTree<'_> {
     fn roots(&self) -> Vec<Root> {
         let list = &self.contexts.list;
@@ -161,7 +171,28 @@ impl ContextTree<'_> {
                 list.push(index);
             }
         }
-        let roots = roots.into_iter().filter(|(_, members)| !members.is_empty());
+        // What no root leads to is made of itself, which only memory that lies can be.
+        let mut met = vec![false; list.len()];
+        let mut todo: Vec<u32> = roots.iter().flat_map(|(_, members)| members).copied().collect();
+        let mut circles = Vec::new();
+        let mut rest = 0..list.len() as u32;
+        loop {
+            while let Some(index) = todo.pop() {
+                let new = met.get_mut(index as usize).is_some_and(|met| !std::mem::replace(met, true));
+                todo.extend(below.get(&index).into_iter().flatten().filter(|_| new));
+            }
+            let Some(index) = rest.find(|index| !met.get(*index as usize).copied().unwrap_or(true)) else {
+                break;
+            };
+            if let Some(Above::Context(parent)) = list.get(index as usize).map(|context| context.above)
+                && let Some(of_parent) = below.get_mut(&parent)
+            {
+                of_parent.retain(|child| *child != index);
+            }
+            circles.push(index);
+            todo.push(index);
+        }
+        let roots = roots.into_iter().chain([("circle", circles)]).filter(|(_, members)| !members.is_empty());
         roots.map(|(root, members)| Root { root, below: self.nodes(members, &below, 0) }).collect()
     }
 
@@ -182,7 +213,7 @@ impl ContextTree<'_> {
                 self.node(key, &members, below, cut)
             })
             .collect();
-        nodes.sort_by_key(|node| std::cmp::Reverse((node.lost, node.count)));
+        nodes.sort_by_key(|node| std::cmp::Reverse((holds_lost(node), node.count)));
         nodes
     }
 
@@ -281,6 +312,7 @@ impl ContextTree<'_> {
             let name = match root.root {
                 "background" => "context.Background",
                 "todo" => "context.TODO",
+                "circle" => "made of one another",
                 _ => "made of what is not known",
             };
             writeln!(out, "{name}")?;
@@ -302,7 +334,7 @@ impl ContextTree<'_> {
             }
         }
         if left > 0 {
-            writeln!(out, "{before}└─ … {} more kinds (--limit)", count(left as u64))?;
+            writeln!(out, "{before}└─ … {} (--limit)", many(left as u64, "more kind", "more kinds"))?;
         }
         Ok(())
     }
@@ -314,7 +346,7 @@ impl ContextTree<'_> {
             parts.push(format!("{key} = {}", node.value.as_deref().unwrap_or("?")));
         }
         if node.children > 0 {
-            parts.push(format!("{} children", count(node.children)));
+            parts.push(many(node.children, "child", "children"));
         }
         if node.ended {
             parts.push(format!("ended: {}", node.error.as_deref().unwrap_or("?")));
@@ -327,10 +359,13 @@ impl ContextTree<'_> {
             });
         }
         if node.goroutines > 0 {
-            parts.push(format!("on the stacks of {} goroutines", count(node.goroutines)));
+            parts.push(match node.goroutines {
+                1 => "on the stack of a goroutine".to_owned(),
+                several => format!("on the stacks of {} goroutines", count(several)),
+            });
         }
         if node.waiting > 0 {
-            parts.push(format!("{} goroutines wait for it", count(node.waiting)));
+            parts.push(many(node.waiting, "goroutine waits for it", "goroutines wait for it"));
         }
         if node.count > 1 {
             parts.push(bytes(node.bytes));

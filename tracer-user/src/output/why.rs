@@ -13,6 +13,9 @@ use std::{
 /// The schema name of the document.
 const SCHEMA: &str = "sfgi.why/1";
 
+/// Objects that are shown as text; a group of leaked goroutines may wait for thousands.
+const MAX_TEXT: usize = 20;
+
 /// What was asked, and what was found.
 pub struct Why<'a> {
     pub pid: Option<u32>,
@@ -135,18 +138,32 @@ impl Why<'_> {
     /// # Errors
     /// The output cannot be written.
     pub fn write_text(&self, mut out: impl Write) -> io::Result<()> {
-        for kept in &self.found {
+        for kept in self.found.iter().take(MAX_TEXT) {
             writeln!(out, "{}", heading(kept))?;
             if kept.ways.is_empty() {
                 writeln!(out, "  {}", one_line(&kept.unkept))?;
             }
             for way in &kept.ways {
                 writeln!(out, "  {}", one_line(&way.to_string()))?;
-                for hop in &way.hops {
-                    writeln!(out, "      {}", one_line(&step(hop)))?;
+                let (first, last) = way.shown();
+                for (hop, number) in way.hops.iter().zip(0..) {
+                    if number == first && last > first {
+                        writeln!(
+                            out,
+                            "      … {} more, which --format json has",
+                            count((last - first) as u64)
+                        )?;
+                    }
+                    if !(first..last).contains(&number) {
+                        writeln!(out, "      {}", one_line(&step(hop)))?;
+                    }
                 }
             }
             writeln!(out)?;
+        }
+        match self.found.len().saturating_sub(MAX_TEXT) {
+            0 => {}
+            more => writeln!(out, "and {} more, which --format json has\n", count(more as u64))?,
         }
         out.flush()
     }
@@ -166,10 +183,6 @@ impl Why<'_> {
                 let name = Way { root: way.root.clone(), hops: Vec::new() }.to_string();
                 writeln!(out, "  {root} [shape=ellipse, label=\"{}\"];", quoted(&name))?;
                 let mut before = root;
-                if way.hops.is_empty() {
-                    let variable = format!("object_{}", kept.object.address);
-                    edges.insert((before.clone(), variable), String::new());
-                }
                 for hop in &way.hops {
                     nodes.entry(hop.object.address).or_insert_with(|| (label(&hop.object), false));
                     let times = if hop.times > 1 { format!(" × {}", hop.times) } else { String::new() };

@@ -31,7 +31,7 @@ pub struct ContextSite {
     pub count: u64,
     /// Address of one of them.
     pub address: u64,
-    /// Type and address of the context that keeps them.
+    /// Type and address of the context that keeps them; empty and 0: none does, or each another.
     pub parent: String,
     pub parent_address: u64,
     /// What keeps that alive, as a way on one line; empty: not known.
@@ -61,10 +61,12 @@ pub fn troubled_contexts(
             ContextTrouble::Growing => (rule.gives.min(Verdict::Likely), "no goroutine has them"),
             ContextTrouble::Far => (rule.gives.min(Verdict::Likely), "each ends in an hour or later"),
         };
-        let mut evidence = vec![format!(
-            "{} of type {} below the {} at {:#x}; {what}",
-            site.count, site.of, site.parent, site.parent_address
-        )];
+        let below = match site.parent_address {
+            // Each is below another one.
+            0 => String::new(),
+            addr => format!(" below the {} at {addr:#x}", site.parent),
+        };
+        let mut evidence = vec![format!("{} of type {}{below}; {what}", site.count, site.of)];
         if age.as_secs() > 0 {
             evidence.push(format!("they were counted {} s ago", age.as_secs()));
         }

@@ -11,6 +11,13 @@ use std::collections::HashMap;
 /// Looks that are kept unless the caller says otherwise.
 const LOOKS: usize = 240;
 
+/// Waits, by goid: the stamp ([`Goroutine::stamp`]), and when that was first seen (monotonic clock, ns).
+pub type Waits = HashMap<u64, (u64, u64)>;
+
+/// Goroutines whose waits are remembered, a bound for our memory. Of further ones only the runtime's own time
+/// (`g.waitsince`) is known, and what one look sees.
+pub const MAX_WAITS: usize = 1 << 17;
+
 /// Earlier looks at one target.
 #[derive(Debug)]
 pub struct History {
@@ -19,6 +26,8 @@ pub struct History {
     looks: Vec<Look>,
     /// What all looks together told of each goroutine of the last look, by goid.
     facts: HashMap<u64, Counts>,
+    /// The wait of each goroutine of the last look, by goid.
+    waits: Waits,
     /// Whether nobody looked between `looks` and the next one.
     gap: bool,
 }
@@ -41,13 +50,13 @@ impl Default for History {
 impl History {
     /// Keeps at most `most` looks; beyond that, every second one goes.
     pub fn keeping(most: usize) -> History {
-        History { most, looks: Vec::new(), facts: HashMap::new(), gap: false }
+        History { most, looks: Vec::new(), facts: HashMap::new(), waits: Waits::new(), gap: false }
     }
 
     /// Goes on with the looks and counts of an earlier [`History`]; the time since its last look is a gap.
-    pub fn resume(&mut self, looks: Vec<Look>, facts: impl IntoIterator<Item = (u64, Counts)>) {
+    pub fn resume(&mut self, looks: Vec<Look>, facts: impl IntoIterator<Item = (u64, Counts)>, waits: Waits) {
         self.gap = !looks.is_empty();
-        (self.looks, self.facts) = (looks, facts.into_iter().collect());
+        (self.looks, self.facts, self.waits) = (looks, facts.into_iter().collect(), waits);
     }
 
     /// The looks that are kept, the oldest first.
@@ -63,14 +72,25 @@ impl History {
     /// Puts the earlier looks in front of those of `observed`, adds up the counts, and keeps both.
     pub fn extend(&mut self, observed: &mut Observed) {
         let mut kept = HashMap::with_capacity(observed.facts.len());
+        let mut waits = Waits::with_capacity(observed.facts.len().min(MAX_WAITS));
         for (goroutine, facts) in observed.snapshot.goroutines.iter().zip(&mut observed.facts) {
             if let Some(before) = self.facts.get(&goroutine.goid) {
                 before.add_to(facts);
             }
             let Facts { looks, moved, busy, yielding, .. } = *facts;
             kept.insert(goroutine.goid, Counts { looks, moved, busy, yielding });
+            // The same stamp: it has not run since.
+            if let Some((stamp, since_ns)) = self.waits.get(&goroutine.goid)
+                && *stamp == goroutine.stamp
+                && facts.since_ns > 0
+            {
+                facts.since_ns = facts.since_ns.min(*since_ns);
+            }
+            if facts.since_ns > 0 && waits.len() < MAX_WAITS {
+                waits.insert(goroutine.goid, (goroutine.stamp, facts.since_ns));
+            }
         }
-        self.facts = kept;
+        (self.facts, self.waits) = (kept, waits);
         if let Some(first) = observed.looks.first_mut() {
             first.after_gap |= std::mem::take(&mut self.gap);
         }
@@ -157,7 +177,7 @@ mod tests {
     fn a_gap_stays_where_it_was_when_looks_are_left_out() {
         let mut history = History::keeping(4);
         let look = |at_ns| Look { at_ns, ..Look::default() };
-        history.resume(vec![look(1), look(2)], []);
+        history.resume(vec![look(1), look(2)], [], Waits::new());
         for at_ns in 10..13 {
             history.extend(&mut Observed { looks: vec![look(at_ns)], ..Observed::default() });
             assert_eq!(gaps(&history), [if at_ns == 12 { 11 } else { 10 }]);

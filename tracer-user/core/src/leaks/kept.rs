@@ -113,8 +113,9 @@ impl Kept {
         };
         self.sure = contexts.doubt.is_none();
         (self.ignoring, self.cutting) = (goids(&contexts.ignored), goids(&contexts.cut));
-        let growing = children.map(|children| children.extend(clock::now(), present(contexts)));
-        self.contexts = sites(objects, contexts, far, &growing.unwrap_or_default());
+        let keepers = keepers(contexts);
+        let growing = children.map(|children| children.extend(clock::now(), present(contexts, &keepers)));
+        self.contexts = sites(objects, contexts, &keepers, far, &growing.unwrap_or_default());
     }
 
     /// Whether it is too early for another reading.
@@ -165,11 +166,12 @@ fn way(objects: &Objects<'_>, addr: u64) -> Option<String> {
 }
 
 /// The children that may be forgotten: they have not ended, somebody may still end them, but no goroutine has them.
-fn present(contexts: &Contexts) -> Present {
+fn present(contexts: &Contexts, keepers: &[u64]) -> Present {
     let mut present = Present::new();
-    for context in contexts.list.iter().filter(|context| context.kind.can_end()) {
-        if !context.ended && !context.lost && context.registered && context.goroutines == 0 {
-            present.entry(keeper(contexts, context.above)).or_default().push(context.addr);
+    for (context, keeper) in contexts.list.iter().zip(keepers) {
+        let open = !context.ended && !context.lost && context.kind.can_end();
+        if open && context.registered && context.goroutines == 0 {
+            present.entry(*keeper).or_default().push(context.addr);
         }
     }
     present.remove(&0);
@@ -180,14 +182,14 @@ fn present(contexts: &Contexts) -> Present {
 fn sites(
     objects: &Objects<'_>,
     contexts: &Contexts,
+    keepers: &[u64],
     far_unix_ns: i64,
     growing: &HashMap<u64, Growth>,
 ) -> Vec<(ContextSite, Option<Growth>)> {
     let types = objects.types();
     let mut sites: BTreeMap<(ContextTrouble, u32, u64), (u64, u64)> = BTreeMap::new();
     let list = &contexts.list;
-    for context in list {
-        let parent = keeper(contexts, context.above);
+    for (context, parent) in list.iter().zip(keepers.iter().copied()) {
         let far = !context.ended && context.deadline_unix_ns > far_unix_ns;
         let grows = growing.contains_key(&parent) && !context.ended && context.goroutines == 0;
         let trouble = match context {
@@ -200,6 +202,12 @@ fn sites(
         *count += 1;
     }
     sites.retain(|(trouble, ..), (count, _)| *trouble != ContextTrouble::Far || *count >= MANY_FAR);
+    if sites.len() > MAX_SITES {
+        // Those of one type together, whatever keeps them.
+        for (key, (count, address)) in std::mem::take(&mut sites) {
+            sites.entry((key.0, key.1, 0)).or_insert((0, address)).0 += count;
+        }
+    }
     let mut sites: Vec<_> = sites.into_iter().collect();
     sites.sort_by_key(|(key, (count, _))| (std::cmp::Reverse(*count), *key));
     let found = |addr: u64| {
@@ -212,7 +220,7 @@ fn sites(
             of: found(address).unwrap_or_default().to_owned(),
             count,
             address,
-            parent: found(parent).unwrap_or("context").to_owned(),
+            parent: found(parent).unwrap_or_default().to_owned(),
             parent_address: parent,
             kept_by: way(objects, parent).unwrap_or_default(),
         };
@@ -221,16 +229,101 @@ fn sites(
     sites.into_iter().take(MAX_SITES).map(site).collect()
 }
 
-/// Address of the nearest context above that can have children; 0: there is none.
-fn keeper(contexts: &Contexts, above: Above) -> u64 {
-    let mut above = above;
-    for _ in 0..contexts.list.len() {
-        let Above::Context(index) = above else { break };
-        let Some(context) = contexts.list.get(index as usize) else { break };
-        if context.kind.can_end() {
-            return context.addr;
+/// Of each context the address of the one that keeps it: the nearest above that can have children and is not lost itself,
+/// so that what hangs on a lost one belongs to it. 0: there is none.
+fn keepers(contexts: &Contexts) -> Vec<u64> {
+    let list = &contexts.list;
+    let mut known: Vec<Option<u64>> = vec![None; list.len()];
+    let mut path = Vec::new();
+    for start in 0..list.len() {
+        let mut at = start;
+        // Up to what is known, or to where none is above; a hostile chain leads back to itself.
+        let found = loop {
+            if let Some(found) = known.get(at).copied().flatten() {
+                break found;
+            }
+            path.push(at);
+            if let Some(known) = known.get_mut(at) {
+                // For the case that the chain leads back here.
+                *known = Some(0);
+            }
+            let Some(Above::Context(index)) = list.get(at).map(|context| context.above) else { break 0 };
+            let Some(context) = list.get(index as usize) else { break 0 };
+            if context.kind.can_end() && !context.lost {
+                break context.addr;
+            }
+            at = index as usize;
+        };
+        for index in path.drain(..) {
+            if let Some(known) = known.get_mut(index) {
+                *known = Some(found);
+            }
         }
-        above = context.above;
     }
-    0
+    known.into_iter().map(Option::unwrap_or_default).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::{Context, ContextKind, TypeId};
+
+    fn context(addr: u64, kind: ContextKind, above: Above, lost: bool) -> Context {
+        Context {
+            addr,
+            kind,
+            of: TypeId::default(),
+            above,
+            registered: true,
+            children: 0,
+            error: None,
+            ended: false,
+            deadline_unix_ns: 0,
+            done: 0,
+            key: None,
+            value: None,
+            held: false,
+            goroutines: 0,
+            lost,
+        }
+    }
+
+    #[test]
+    fn a_context_is_kept_by_the_nearest_that_can_end() {
+        use ContextKind::{Cancel, Value};
+        let list = vec![
+            context(1, Cancel, Above::Background, false),
+            context(2, Value, Above::Context(0), false),
+            context(3, Cancel, Above::Context(1), true),
+            context(4, Value, Above::Context(2), false),
+            context(5, Cancel, Above::Context(3), true),
+            // Each above the other.
+            context(6, Value, Above::Context(6), false),
+            context(7, Value, Above::Context(5), false),
+        ];
+        let contexts = Contexts { list, ..Contexts::default() };
+        assert_eq!(keepers(&contexts), [0, 1, 1, 1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_long_chain_takes_no_longer_than_a_short_one_for_each() {
+        let of = |index: u32| {
+            let above = index.checked_sub(1).map_or(Above::Background, Above::Context);
+            context(u64::from(index) + 1, ContextKind::Value, above, false)
+        };
+        // From its end on, which is the worst order: nothing above is known yet.
+        let mut list: Vec<_> = (0..1_000_000).map(of).collect();
+        let last = list.len() as u32 - 1;
+        for context in &mut list {
+            context.above = match context.above {
+                Above::Context(index) => Above::Context(last - index),
+                other => other,
+            };
+        }
+        list.reverse();
+        let contexts = Contexts { list, ..Contexts::default() };
+        let began = Instant::now();
+        assert!(keepers(&contexts).iter().all(|keeper| *keeper == 0));
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
 }

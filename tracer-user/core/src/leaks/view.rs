@@ -1,7 +1,9 @@
 //! [`LeakView`]: what there is to show of goroutines that are leaked in the same way.
 
 use crate::{
-    detect::{Age, ContextSite, Fingerprint, Group, Growth, Lookup as _, Report, Rule, Verdict},
+    detect::{
+        Age, ContextSite, ContextTrouble, Fingerprint, Group, Growth, Lookup as _, Report, Rule, Verdict,
+    },
     goruntime::State,
     heap::{Observed, TimerKind},
     names::{Names, Site},
@@ -220,7 +222,7 @@ impl Serialize for AsJson<'_> {
             map.serialize_entry("timers", &TimersJson { func: &timers.func, kind: timers.kind })?;
         }
         if let Some(contexts) = &this.contexts {
-            map.serialize_entry("contexts", contexts)?;
+            map.serialize_entry("contexts", &ContextsJson::of(contexts))?;
         }
         if let Some(way) = &this.kept_by {
             map.serialize_entry("kept_by", way)?;
@@ -245,6 +247,31 @@ struct Place<'a> {
 impl Place<'_> {
     fn of(site: &Site) -> Place<'_> {
         Place { func: &site.func, file: &site.file, line: (site.line != 0).then_some(site.line) }
+    }
+}
+
+#[derive(Serialize)]
+struct ContextsJson<'a> {
+    trouble: ContextTrouble,
+    r#type: &'a str,
+    count: u64,
+    address: String,
+    parent: &'a str,
+    parent_address: String,
+    kept_by: &'a str,
+}
+
+impl ContextsJson<'_> {
+    fn of(site: &ContextSite) -> ContextsJson<'_> {
+        ContextsJson {
+            trouble: site.trouble,
+            r#type: &site.of,
+            count: site.count,
+            address: format!("{:#x}", site.address),
+            parent: &site.parent,
+            parent_address: format!("{:#x}", site.parent_address),
+            kept_by: &site.kept_by,
+        }
     }
 }
 

@@ -399,7 +399,13 @@ impl<'a> Objects<'a> {
             object.of = of.map(|of| self.typing.types.name(of).to_owned());
         }
         let root = Root { kind: RootKind::Variable, name, addr, goid: 0, pc: None };
-        Some((object, Way { root, hops: Vec::new() }))
+        let itself = Hop { via: String::new(), object: object.clone(), times: 1 };
+        Some((object, Way { root, hops: vec![itself] }))
+    }
+
+    /// Objects that the heap has room for.
+    pub fn room(&self) -> u64 {
+        self.graph.spans.bits()
     }
 
     /// Whether an address lies in the heap.

@@ -17,6 +17,9 @@ use std::collections::VecDeque;
 const MAX_STEPS: usize = 1 << 22;
 /// Ways that are looked at for each that is wanted: some have gone meanwhile, some begin at the same root.
 const MORE: usize = 16;
+/// Steps of a long way that are shown: the first and the last ones.
+const FIRST_HOPS: usize = 12;
+const LAST_HOPS: usize = 6;
 /// Bytes of an object that are looked through for the pointer to the next one, and objects that are read together.
 const MAX_OBJECT: u64 = 64 << 20;
 const PIECE: u64 = 1 << 20;
@@ -119,6 +122,14 @@ pub struct Way {
     pub hops: Vec<Hop>,
 }
 
+impl Way {
+    /// The steps that are left out where a way is shown in full length nowhere: all but the first and last ones.
+    pub fn shown(&self) -> (usize, usize) {
+        let len = self.hops.len();
+        if len > FIRST_HOPS + LAST_HOPS + 1 { (FIRST_HOPS, len - LAST_HOPS) } else { (len, len) }
+    }
+}
+
 impl std::fmt::Display for Way {
     /// On one line: `main.hub → .sessions → []`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -130,7 +141,14 @@ impl std::fmt::Display for Way {
             other if name.is_empty() => f.write_str(other.word())?,
             other => write!(f, "{} of {name}", other.word())?,
         }
-        for hop in self.hops.iter().filter(|hop| !hop.via.is_empty()) {
+        let (first, last) = self.shown();
+        for (hop, number) in self.hops.iter().zip(0..) {
+            if number == first && last > first {
+                write!(f, " → … {} more …", last - first)?;
+            }
+            if hop.via.is_empty() || (first..last).contains(&number) {
+                continue;
+            }
             write!(f, " → {}", hop.via)?;
             if hop.times > 1 {
                 write!(f, " × {}", hop.times)?;
@@ -395,8 +413,11 @@ impl Objects<'_> {
         let Some(pc) = pc else { return (None, function(goroutine.startpc)) };
         let name = function(pc.lookup());
         let pcs = self.snapshot.stacks.get(goroutine.stack);
-        let outer = pcs.iter().skip_while(|other| **other != pc);
-        let mut outer = outer.map(|pc| (Some(*pc), function(pc.lookup())));
+        // A frame that was inlined, or one that moved on meanwhile, has the same function at least.
+        let at = pcs.iter().position(|other| other.lookup() == pc.lookup());
+        let at = at.or_else(|| pcs.iter().position(|other| function(other.lookup()) == name));
+        let outer = at.and_then(|at| pcs.get(at..)).unwrap_or_default();
+        let mut outer = outer.iter().map(|pc| (Some(*pc), function(pc.lookup())));
         let user = outer.find(|(_, name)| !name.is_empty() && !is_plumbing(name));
         user.unwrap_or((Some(pc), name))
     }

@@ -340,7 +340,7 @@ impl Core {
                 // Infinitely late: somebody asked for it, and what a person asks for is done whatever the budget says.
                 // A target whose share of the budget since its last scan pays for this one does not wait until the
                 // debts of a dear one are paid off.
-                let free = late.is_infinite() || state.has_saved(work, share, now);
+                let free = late.is_infinite() || work == Work::Scan && state.has_saved(share, now);
                 // Those that failed before come after those that did not: many of them hold up no new one.
                 let late = late / f64::from(1 + state.failures());
                 (paid || free).then_some((*pid, work, late, free))

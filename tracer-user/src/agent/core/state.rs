@@ -214,13 +214,10 @@ impl TargetState {
         }
     }
 
-    /// Whether so many cores, since the last scan or look, pay for this one.
-    pub(super) fn has_saved(&self, work: Work, cores: f64, now: Instant) -> bool {
-        let last = match work {
-            Work::Scan => self.last_scan,
-            Work::Look => self.last_look,
-        };
-        last.is_some_and(|last| now.duration_since(last).as_secs_f64() * cores > self.estimate(work))
+    /// Whether half of so many cores, since the last scan, pays for a scan: the other half is for looks and all else.
+    pub(super) fn has_saved(&self, cores: f64, now: Instant) -> bool {
+        let saved = self.last_scan.map(|last| now.duration_since(last).as_secs_f64() * cores / 2.0);
+        saved.is_some_and(|saved| saved > self.costs.scan)
     }
 
     /// Times in a row that it could not be read.

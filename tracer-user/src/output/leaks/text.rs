@@ -72,6 +72,9 @@ impl<'a, W: Write> LeakText<'a, W> {
         self.set(group)?;
         writeln!(self.out, "  fix: {}", clean(&group.rule.fix))?;
         self.stack(group)?;
+        if group.awaited.is_some() || group.contexts.is_some() {
+            writeln!(self.out, "  why: sfgi why --finding {}", group.id)?;
+        }
         writeln!(self.out)
     }
 
@@ -187,6 +190,10 @@ pub fn summary(leaks: &Leaks) -> String {
         };
         format!("found: {verdicts} in {groups}; {looked}")
     };
+    match leaks.groups.iter().filter(|group| group.contexts.is_some()).map(|group| group.count).sum() {
+        0 => {}
+        contexts => text += &format!("; {} of these are contexts", count(contexts)),
+    }
     match leaks.accepted_count() {
         0 => {}
         accepted => text += &format!("; {} accepted by the baseline", count(accepted)),

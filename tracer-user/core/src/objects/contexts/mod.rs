@@ -344,7 +344,9 @@ impl Objects<'_> {
             context.value = self.typing.types.at(value);
             // The number of children is the first word of the map, of either kind.
             if context.children != 0 {
-                context.children = self.view.word(context.children).unwrap_or(0);
+                // More than there are objects is no count.
+                let count = self.view.word(context.children).unwrap_or(0);
+                context.children = if count <= self.room() { count } else { 0 };
             }
             budget::reserve(list, 1)?;
             list.push(context);

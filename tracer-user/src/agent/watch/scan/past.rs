@@ -7,7 +7,7 @@ use super::{
 };
 use crate::agent::{Config, picture::SiteGrowth};
 use sfgi_core::{
-    detect::{Fingerprint, Growth, History},
+    detect::{Fingerprint, Growth, History, MAX_WAITS, Waits},
     goruntime::{State, WaitReasons},
     heap::{Facts, Look, Observed, can_be_leaked},
     leaks::{Earlier, LeakView},
@@ -16,9 +16,6 @@ use sfgi_core::{
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// Goroutines whose waits are remembered, a bound for our memory. Of further ones only the runtime's own time
-/// (`g.waitsince`) is known.
-const MAX_WAITS: usize = 1 << 17;
 /// The most looks that the history keeps; growth is told from these.
 const LOOKS: usize = 60;
 /// A wait that has lasted so long is worth a look at the heap, even if the user's threshold for a leak is higher.
@@ -34,8 +31,7 @@ const MAX_GROWTH: usize = 20;
 #[derive(Debug)]
 pub(crate) struct Past {
     pub(super) earlier: Earlier,
-    /// By goid: the stamp of its wait, and when that wait was first seen (monotonic clock, ns).
-    waits: HashMap<u64, (u64, u64)>,
+    waits: Waits,
     places: Places,
     /// The sum that [`Past::note`] made at the last look at the heap.
     looked_at: Option<u64>,
@@ -52,7 +48,7 @@ impl Default for Past {
     fn default() -> Self {
         Past {
             earlier: Earlier::with(History::keeping(LOOKS)),
-            waits: HashMap::new(),
+            waits: Waits::new(),
             places: Places::default(),
             looked_at: None,
             found: HashMap::new(),
@@ -79,9 +75,11 @@ impl Past {
             return;
         }
         self.waits = kept.goroutines.iter().map(|one| (one.goid, (one.stamp, one.since_ns))).collect();
-        self.earlier
-            .history
-            .resume(kept.looks, kept.goroutines.into_iter().map(|one| (one.goid, one.counts)));
+        self.earlier.history.resume(
+            kept.looks,
+            kept.goroutines.into_iter().map(|one| (one.goid, one.counts)),
+            self.waits.clone(),
+        );
         self.found = kept.found.into_iter().collect();
     }
 
