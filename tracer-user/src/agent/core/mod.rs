@@ -36,6 +36,8 @@ const PUBLISH: Duration = Duration::from_secs(1);
 const LOOKS_AT_ONCE: usize = 2;
 /// How late a scan must be, in intervals, for a reader to do it that did not scan the target last and so knows less of it.
 const LATE: f64 = 0.1;
+/// A program that was never scanned is as late as if so many intervals had passed.
+const NEW: f64 = 100.0;
 /// The first scan of a target is due `FIRST` after it was found, and `FIRST_APART` later for each target that waits
 /// for its first: when the agent starts, all are found at once.
 const FIRST: Duration = Duration::from_secs(1);
@@ -343,6 +345,8 @@ impl Core {
                 let free = late.is_infinite() || work == Work::Scan && state.has_saved(share, now);
                 // Those that failed before come after those that did not: many of them hold up no new one.
                 let late = late / f64::from(1 + state.failures());
+                // Of a program that was never scanned nothing is known at all.
+                let late = if state.is_new() && state.failures() == 0 { late + NEW } else { late };
                 (paid || free).then_some((*pid, work, late, free))
             })
             .collect();

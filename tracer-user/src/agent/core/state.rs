@@ -214,10 +214,16 @@ impl TargetState {
         }
     }
 
-    /// Whether half of so many cores, since the last scan, pays for a scan: the other half is for looks and all else.
+    /// Whether a quarter of so many cores, since the last scan, pays for a scan: the rest is for looks, for what the agent
+    /// needs itself, and for those that nobody has scanned yet.
     pub(super) fn has_saved(&self, cores: f64, now: Instant) -> bool {
-        let saved = self.last_scan.map(|last| now.duration_since(last).as_secs_f64() * cores / 2.0);
-        saved.is_some_and(|saved| saved > self.costs.scan)
+        let since = self.last_scan.unwrap_or(self.scan_due);
+        now.saturating_duration_since(since).as_secs_f64() * cores / 4.0 > self.costs.scan
+    }
+
+    /// Whether nobody has scanned it yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.scans == 0
     }
 
     /// Times in a row that it could not be read.
