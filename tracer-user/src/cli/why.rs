@@ -186,7 +186,7 @@ impl Question<'_> {
         let search = Search { pinned: false, ..Search::new(&rules, &scope) };
         // A group that only other options show must be found, too.
         let (min_age, min_count) = (Duration::from_secs(1), 1);
-        let any = Search { thresholds: Thresholds { min_age, min_count, ..search.thresholds }, ..search };
+        let any = Search { thresholds: Thresholds { min_age, min_count }, ..search };
         let mut earlier = Earlier::default();
         for search in [search, any] {
             let earlier = Some(&mut earlier);

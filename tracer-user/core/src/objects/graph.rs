@@ -367,11 +367,11 @@ impl<'a> Graph<'a> {
         for word in words(bytes) {
             let Some(id) = self.spans.object(word) else { continue };
             let Some(span) = self.spans.get(id.span) else { continue };
-            if let Some(child) = number(span, id).filter(|child| *child != object) {
-                if self.lead((child, span.size, !span.noscan), by) {
-                    budget::reserve(&mut self.next, 1)?;
-                    self.next.push(child);
-                }
+            if let Some(child) = number(span, id).filter(|child| *child != object)
+                && self.lead((child, span.size, !span.noscan), by)
+            {
+                budget::reserve(&mut self.next, 1)?;
+                self.next.push(child);
             }
         }
         Ok(())
