@@ -237,6 +237,7 @@ fuzz_target!(|input: &[u8]| sfgi_fuzz::bounded(|| {
     }
     found.pinned(&[all]);
     let reading = Reading {
+        most: u64::MAX,
         known: Default::default(),
         registers: &[],
         stopped: true,
