@@ -226,7 +226,8 @@ pub fn compare(
     let goids: BTreeSet<u64> = go.goroutines.keys().chain(sfgi.keys()).copied().collect();
     for goid in goids {
         let theirs = go.goroutines.get(&goid).map(Vec::as_slice).unwrap_or_default();
-        let ours = sfgi.get(&goid).map(Vec::as_slice).unwrap_or_default();
+        let ours = with_wakes_of_the_reader(sfgi.get(&goid).map(Vec::as_slice).unwrap_or_default());
+        let ours = ours.as_slice();
         match compare_one(minor, (go.begin, go.end), theirs, ours) {
             Ok(one) => agreement.add(one),
             Err(what) => disagreements.push(Disagreement {
@@ -238,6 +239,24 @@ pub fn compare(
         }
     }
     (agreement, disagreements)
+}
+
+/// The reason of the goroutine that reads the trace, while it waits (`src/runtime/runtime2.go`, waitReasonStrings).
+const READER: &str = "trace reader (blocked)";
+
+/// Our account with the wakes of the trace's reader put in: in set A nothing tells that the scheduler wakes it by itself
+/// (`src/runtime/proc.go`, findRunnable), and only that it runs is seen. It is there for the sake of the comparison
+/// alone, and is woken meanwhile where the machine is slow.
+fn with_wakes_of_the_reader(ours: &[Transition]) -> Vec<Transition> {
+    let mut all: Vec<Transition> = Vec::with_capacity(ours.len());
+    for step in ours {
+        let waited = all.last().is_some_and(|last| last.to == Waiting && last.reason == READER);
+        if waited && (step.from, step.to) == (Runnable, Running) {
+            all.push(Transition { ts: step.ts, from: Waiting, to: Runnable, reason: READER.to_owned() });
+        }
+        all.push(step.clone());
+    }
+    all
 }
 
 const NEVER_BEGAN: &str = "only Go saw it move";

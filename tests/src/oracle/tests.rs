@@ -148,3 +148,18 @@ fn an_unknown_state_is_first_sight() {
     let seen_before = "110 running>waiting, 150 runnable>running";
     compare_steps(25, go, seen_before).unwrap_err();
 }
+
+#[test]
+fn only_the_reader_of_the_trace_may_run_without_a_wake() {
+    let step = |ts, from, to, reason: &str| Transition { ts, from, to, reason: reason.to_owned() };
+    let account = |reason| {
+        with_wakes_of_the_reader(&[
+            step(1, State::Running, State::Waiting, reason),
+            step(5, State::Runnable, State::Running, ""),
+        ])
+    };
+    assert_eq!(account("chan receive").len(), 2);
+    let [_, wake, run] = &account(READER)[..] else { panic!("no wake") };
+    assert_eq!((wake.ts, wake.from, wake.to), (5, State::Waiting, State::Runnable));
+    assert_eq!((run.from, run.to), (State::Runnable, State::Running));
+}
