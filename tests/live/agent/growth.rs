@@ -63,13 +63,12 @@ fn grows(process: &Value) -> bool {
 fn what_grows_is_raised_for_a_while_and_lowered_again() -> Result<()> {
     let growing = Growing::new()?;
     let pid = growing.target.pid();
-    let agent = growing.agent("raise.for = \"4s\"\nraise.cool_down = \"1h\"")?;
+    let agent = growing.agent("raise.for = \"12s\"\nraise.cool_down = \"1h\"")?;
     let says =
         |process: &Value, text: &str| process["mode_reason"].as_str().is_some_and(|why| why.contains(text));
-    agent
-        .process
-        .stderr
-        .wait_for(SOON, |line| line.contains("is raised to life for 4 s: goroutines of main.grow grow by"))?;
+    agent.process.stderr.wait_for(SOON, |line| {
+        line.contains("is raised to life for 12 s: goroutines of main.grow grow by")
+    })?;
     // A look at the heap may find reason for more before the probes stand.
     agent.wait_for(pid, |process| process["mode"] != "poll" && says(process, "is raised to "))?;
     let made = line_of("growth", "go stay()")?;
@@ -95,10 +94,10 @@ fn an_alert_raises_and_nothing_does_where_that_is_switched_off() -> Result<()> {
     let pid = growing.target.pid();
     let alerts = "leaks.min_age = \"1s\"\nalerts.for = \"1s\"\nalerts.suspect_limit = \"warn\"\n\
                   alerts.warn.count = 5\nalerts.intervene = {}\n";
-    let agent = growing.agent(&format!("{alerts}raise.for = \"4s\""))?;
+    let agent = growing.agent(&format!("{alerts}raise.for = \"12s\""))?;
     let raised = |process: &Value| {
         let reason = process["mode_reason"].as_str().unwrap_or_default();
-        process["mode"] == "wait" && reason.contains("is raised to wait for 4 s: alert warn of ")
+        process["mode"] == "wait" && reason.contains("is raised to wait for 12 s: alert warn of ")
     };
     agent.wait_for(pid, raised)?;
     agent.wait_for(pid, |process| process["mode"] == "poll")?;
