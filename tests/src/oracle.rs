@@ -227,14 +227,13 @@ pub fn compare(
     for goid in goids {
         let theirs = go.goroutines.get(&goid).map(Vec::as_slice).unwrap_or_default();
         let ours = with_wakes_of_the_reader(sfgi.get(&goid).map(Vec::as_slice).unwrap_or_default());
-        let ours = ours.as_slice();
-        match compare_one(minor, (go.begin, go.end), theirs, ours) {
+        match compare_one(minor, (go.begin, go.end), theirs, &ours) {
             Ok(one) => agreement.add(one),
             Err(what) => disagreements.push(Disagreement {
                 goid,
                 what: what.what,
                 go: around(theirs, what.go),
-                sfgi: around(ours, what.sfgi),
+                sfgi: around(&ours, what.sfgi),
             }),
         }
     }

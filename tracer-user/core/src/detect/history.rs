@@ -12,11 +12,11 @@ use std::collections::HashMap;
 const LOOKS: usize = 240;
 
 /// Waits, by goid: the stamp ([`Goroutine::stamp`]), and when that was first seen (monotonic clock, ns).
-pub type Waits = HashMap<u64, (u64, u64)>;
+type Waits = HashMap<u64, (u64, u64)>;
 
 /// Goroutines whose waits are remembered, a bound for our memory. Of further ones only the runtime's own time
 /// (`g.waitsince`) is known, and what one look sees.
-pub const MAX_WAITS: usize = 1 << 17;
+const MAX_WAITS: usize = 1 << 17;
 
 /// Earlier looks at one target.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct History {
     looks: Vec<Look>,
     /// What all looks together told of each goroutine of the last look, by goid.
     facts: HashMap<u64, Counts>,
-    /// The wait of each goroutine of the last look, by goid.
+    /// Of the goroutines of the last look, without the runtime's own.
     waits: Waits,
     /// Whether nobody looked between `looks` and the next one.
     gap: bool,
@@ -53,10 +53,16 @@ impl History {
         History { most, looks: Vec::new(), facts: HashMap::new(), waits: Waits::new(), gap: false }
     }
 
-    /// Goes on with the looks and counts of an earlier [`History`]; the time since its last look is a gap.
-    pub fn resume(&mut self, looks: Vec<Look>, facts: impl IntoIterator<Item = (u64, Counts)>, waits: Waits) {
+    /// Goes on with the looks, counts and waits of an earlier [`History`]; the time since its last look is a gap.
+    pub fn resume(
+        &mut self,
+        looks: Vec<Look>,
+        facts: impl IntoIterator<Item = (u64, Counts)>,
+        waits: impl IntoIterator<Item = (u64, (u64, u64))>,
+    ) {
         self.gap = !looks.is_empty();
-        (self.looks, self.facts, self.waits) = (looks, facts.into_iter().collect(), waits);
+        (self.looks, self.facts) = (looks, facts.into_iter().collect());
+        self.waits = waits.into_iter().collect();
     }
 
     /// The looks that are kept, the oldest first.
@@ -69,6 +75,18 @@ impl History {
         self.facts.get(&goid).copied()
     }
 
+    /// By goid, in no order: the stamp of its wait, and when that was first seen (monotonic clock, ns).
+    pub fn waits(&self) -> impl Iterator<Item = (u64, (u64, u64))> {
+        self.waits.iter().map(|(goid, wait)| (*goid, *wait))
+    }
+
+    /// When the present wait of a goroutine was first seen (monotonic clock, ns); `None`: no earlier look found it so.
+    pub fn since(&self, goroutine: &Goroutine) -> Option<u64> {
+        // The same stamp: it has not run since.
+        let (_, since_ns) = self.waits.get(&goroutine.goid).filter(|(stamp, _)| *stamp == goroutine.stamp)?;
+        Some(*since_ns)
+    }
+
     /// Puts the earlier looks in front of those of `observed`, adds up the counts, and keeps both.
     pub fn extend(&mut self, observed: &mut Observed) {
         let mut kept = HashMap::with_capacity(observed.facts.len());
@@ -79,14 +97,11 @@ impl History {
             }
             let Facts { looks, moved, busy, yielding, .. } = *facts;
             kept.insert(goroutine.goid, Counts { looks, moved, busy, yielding });
-            // The same stamp: it has not run since.
-            if let Some((stamp, since_ns)) = self.waits.get(&goroutine.goid)
-                && *stamp == goroutine.stamp
-                && facts.since_ns > 0
-            {
-                facts.since_ns = facts.since_ns.min(*since_ns);
+            if goroutine.system || facts.since_ns == 0 {
+                continue;
             }
-            if facts.since_ns > 0 && waits.len() < MAX_WAITS {
+            facts.since_ns = self.since(goroutine).map_or(facts.since_ns, |since| since.min(facts.since_ns));
+            if waits.len() < MAX_WAITS {
                 waits.insert(goroutine.goid, (goroutine.stamp, facts.since_ns));
             }
         }
@@ -177,7 +192,7 @@ mod tests {
     fn a_gap_stays_where_it_was_when_looks_are_left_out() {
         let mut history = History::keeping(4);
         let look = |at_ns| Look { at_ns, ..Look::default() };
-        history.resume(vec![look(1), look(2)], [], Waits::new());
+        history.resume(vec![look(1), look(2)], [], []);
         for at_ns in 10..13 {
             history.extend(&mut Observed { looks: vec![look(at_ns)], ..Observed::default() });
             assert_eq!(gaps(&history), [if at_ns == 12 { 11 } else { 10 }]);

@@ -24,7 +24,7 @@ pub use baseline::{Baseline, BaselineError, Fingerprint};
 pub use contexts::{ContextSite, ContextTrouble, troubled_contexts};
 pub use cycles::{Cycle, shortest as shortest_cycle};
 pub use growth::Growth;
-pub use history::{Age, Counts, History, MAX_WAITS, Measure, Waits};
+pub use history::{Age, Counts, History, Measure};
 pub use judge::detect;
 pub use known::{Lookup, Scope, Thresholds};
 pub use report::{Group, Report};

@@ -9,7 +9,7 @@ use crate::{
     detect::{ContextSite, ContextTrouble, Growth, Verdict},
     heap::Observed,
     memory::ThreadRegisters,
-    objects::{Above, Contexts, Known, Objects, Reading, settled},
+    objects::{Above, Context, Contexts, Known, Objects, Reading, settled},
     snapshot::{Clock, View},
 };
 use hashbrown::{HashMap, HashSet};
@@ -53,7 +53,7 @@ pub(super) struct Kept {
     /// first. Of those that become more with how.
     pub(super) contexts: Vec<(ContextSite, Option<Growth>)>,
     /// What keeps alive what goroutines wait for, by its address.
-    ways: HashMap<u64, Option<String>>,
+    ways: HashMap<u64, String>,
 }
 
 impl Kept {
@@ -140,9 +140,8 @@ impl Kept {
     /// this reading.
     pub(super) fn find_ways(&mut self, objects: &Objects<'_>, groups: &[LeakView]) {
         let unproven = groups.iter().filter(|group| group.verdict < Verdict::Proven).take(MAX_GROUPS);
-        for awaited in unproven.filter_map(|group| group.awaited.as_ref()) {
-            self.ways.insert(awaited.object.addr, way(objects, awaited.object.addr));
-        }
+        let awaited = unproven.filter_map(|group| Some(group.awaited.as_ref()?.object.addr));
+        self.ways.extend(awaited.filter_map(|addr| Some((addr, way(objects, addr)?))));
     }
 
     /// Says of each group that is not proven what keeps alive what its first member waits for.
@@ -150,7 +149,7 @@ impl Kept {
         let unproven = groups.iter_mut().filter(|group| group.verdict < Verdict::Proven);
         for group in unproven.take(MAX_GROUPS) {
             let Some(awaited) = &group.awaited else { continue };
-            group.kept_by = self.ways.get(&awaited.object.addr).cloned().flatten();
+            group.kept_by = self.ways.get(&awaited.object.addr).cloned();
             if let Some(way) = &group.kept_by {
                 // Behind the sentence that says whether anything leads to it.
                 let at = group.evidence.len().min(1);
@@ -165,14 +164,17 @@ fn way(objects: &Objects<'_>, addr: u64) -> Option<String> {
     ways.first().map(ToString::to_string)
 }
 
-/// The children that may be forgotten: they have not ended, somebody may still end them, but no goroutine has them.
+/// Whether a child may be forgotten: it has not ended, somebody may still end it, but no goroutine has it.
+fn is_forgotten(context: &Context) -> bool {
+    let open = !context.ended && !context.lost && context.kind.can_end();
+    open && context.registered && context.goroutines == 0
+}
+
+/// The children that may be forgotten.
 fn present(contexts: &Contexts, keepers: &[u64]) -> Present {
     let mut present = Present::new();
-    for (context, keeper) in contexts.list.iter().zip(keepers) {
-        let open = !context.ended && !context.lost && context.kind.can_end();
-        if open && context.registered && context.goroutines == 0 {
-            present.entry(*keeper).or_default().push(context.addr);
-        }
+    for (context, keeper) in contexts.list.iter().zip(keepers).filter(|(context, _)| is_forgotten(context)) {
+        present.entry(*keeper).or_default().push(context.addr);
     }
     present.remove(&0);
     present
@@ -191,10 +193,9 @@ fn sites(
     let list = &contexts.list;
     for (context, parent) in list.iter().zip(keepers.iter().copied()) {
         let far = !context.ended && context.deadline_unix_ns > far_unix_ns;
-        let grows = growing.contains_key(&parent) && !context.ended && context.goroutines == 0;
         let trouble = match context {
             context if context.lost => ContextTrouble::Lost,
-            context if grows && context.kind.can_end() => ContextTrouble::Growing,
+            context if is_forgotten(context) && growing.contains_key(&parent) => ContextTrouble::Growing,
             _ if far => ContextTrouble::Far,
             _ => continue,
         };
@@ -266,26 +267,10 @@ fn keepers(contexts: &Contexts) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::{Context, ContextKind, TypeId};
+    use crate::objects::ContextKind;
 
     fn context(addr: u64, kind: ContextKind, above: Above, lost: bool) -> Context {
-        Context {
-            addr,
-            kind,
-            of: TypeId::default(),
-            above,
-            registered: true,
-            children: 0,
-            error: None,
-            ended: false,
-            deadline_unix_ns: 0,
-            done: 0,
-            key: None,
-            value: None,
-            held: false,
-            goroutines: 0,
-            lost,
-        }
+        Context { addr, registered: true, lost, ..Context::of(kind, above) }
     }
 
     #[test]

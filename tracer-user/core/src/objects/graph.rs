@@ -234,38 +234,39 @@ impl<'a> Graph<'a> {
         self.read += recent.read(self.view.memory, &self.spans)? as u64;
         let mut from = 0;
         for (number, span, to) in taken {
-            let bytes = recent.get(number);
-            let mut near = objects.get(from..to).unwrap_or_default().to_vec();
+            let near = objects.get(from..to).unwrap_or_default().to_vec();
+            self.near(typing, &span, recent.get(number), near)?;
             from = to;
-            for _ in 0..NEAR {
-                let (here, before) = (std::mem::take(&mut near), self.next.len());
-                for object in here {
-                    let at = (u64::from(object) - span.bits) * span.size;
-                    match bytes.get(at as usize..(at + span.size) as usize) {
-                        Some(own) => self.look(typing, (object, &span), 0, own)?,
-                        None => self.unread += span.size,
-                    }
-                }
-                let of_span = span.bits..span.bits + u64::from(span.count);
-                let found = self.next.split_off(before).into_iter();
-                near = found
-                    .filter(|object| {
-                        let is = of_span.contains(&u64::from(*object));
-                        if !is {
-                            // There was room for all of them a moment ago.
-                            self.next.push(*object);
-                        }
-                        is
-                    })
-                    .collect();
-                if near.is_empty() {
-                    break;
-                }
-            }
-            budget::reserve(&mut self.next, near.len())?;
-            self.next.append(&mut near);
         }
         Ok(from)
+    }
+
+    /// Looks these objects of a span through, and what they lead to in the same span.
+    fn near(
+        &mut self,
+        typing: &mut Typing<'a>,
+        span: &Span,
+        bytes: &[u8],
+        mut near: Vec<u32>,
+    ) -> Result<(), ObjectsError> {
+        let of_span = span.bits..span.bits + u64::from(span.count);
+        for _ in 0..NEAR {
+            let before = self.next.len();
+            for object in near.drain(..) {
+                let at = (u64::from(object) - span.bits) * span.size;
+                match bytes.get(at as usize..(at + span.size) as usize) {
+                    Some(own) => self.look(typing, (object, span), 0, own)?,
+                    None => self.unread += span.size,
+                }
+            }
+            near.extend(self.next.extract_if(before.., |object| of_span.contains(&u64::from(*object))));
+            if near.is_empty() {
+                break;
+            }
+        }
+        budget::reserve(&mut self.next, near.len())?;
+        self.next.append(&mut near);
+        Ok(())
     }
 
     /// Reads the first of these objects, as many as can be read together, and looks them through; returns how many.

@@ -43,6 +43,11 @@ impl Recent {
         Ok(Recent { slots, batch: 0, missing: Vec::new(), missing_bytes: 0, buffer: Vec::new() })
     }
 
+    /// The slot of a span.
+    fn at(&self, number: u32) -> usize {
+        number as usize % self.slots.len()
+    }
+
     /// Whether the objects of a span are read this way.
     pub(super) fn takes(span: &Span) -> bool {
         span.count > 1 && span.objects().len <= MAX_SPAN
@@ -57,7 +62,7 @@ impl Recent {
 
     /// Takes a span into the batch; `false`: it has no room for it, and must be read first.
     pub(super) fn wants(&mut self, number: u32, span: &Span) -> bool {
-        let at = number as usize % self.slots.len();
+        let at = self.at(number);
         let Some(slot) = self.slots.get_mut(at) else { return false };
         if slot.span == number {
             slot.batch = self.batch;
@@ -96,7 +101,7 @@ impl Recent {
 
     /// The bytes of a span of the batch; empty: it could not be read.
     pub(super) fn get(&self, number: u32) -> &[u8] {
-        let slot = self.slots.get(number as usize % self.slots.len().max(1));
+        let slot = self.slots.get(self.at(number));
         slot.filter(|slot| slot.span == number).map_or(&[], |slot| &slot.bytes)
     }
 }

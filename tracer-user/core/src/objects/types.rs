@@ -37,7 +37,7 @@ const DIRECT: u8 = 0x20;
 const KIND: u8 = 0x1f;
 
 /// A type, by its place in [`Types`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TypeId(pub(super) u32);
 
 impl TypeId {

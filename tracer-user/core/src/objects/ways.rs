@@ -123,7 +123,8 @@ pub struct Way {
 }
 
 impl Way {
-    /// The steps that are left out where a way is shown in full length nowhere: all but the first and last ones.
+    /// Which steps are left out where people read: those of a long way between the first and the last ones. The same number
+    /// twice: none are.
     pub fn shown(&self) -> (usize, usize) {
         let len = self.hops.len();
         if len > FIRST_HOPS + LAST_HOPS + 1 { (FIRST_HOPS, len - LAST_HOPS) } else { (len, len) }

@@ -131,6 +131,30 @@ pub struct Context {
     pub lost: bool,
 }
 
+#[cfg(test)]
+impl Context {
+    /// One that nobody has, and that has not ended.
+    pub(crate) fn of(kind: ContextKind, above: Above) -> Context {
+        Context {
+            addr: 0,
+            kind,
+            of: TypeId(0),
+            above,
+            registered: false,
+            children: 0,
+            error: None,
+            ended: false,
+            deadline_unix_ns: 0,
+            done: 0,
+            key: None,
+            value: None,
+            held: false,
+            goroutines: 0,
+            lost: false,
+        }
+    }
+}
+
 /// All contexts that anything leads to.
 #[derive(Debug, Default)]
 pub struct Contexts {
@@ -623,23 +647,7 @@ mod tests {
 
     #[test]
     fn an_end_is_that_of_any_context_above() {
-        let context = |above, ended, kind| Context {
-            addr: 0,
-            kind,
-            of: TypeId(0),
-            above,
-            registered: true,
-            children: 0,
-            error: None,
-            ended,
-            deadline_unix_ns: 0,
-            done: 0,
-            key: None,
-            value: None,
-            held: false,
-            goroutines: 0,
-            lost: false,
-        };
+        let context = |above, ended, kind| Context { ended, registered: true, ..Context::of(kind, above) };
         let list = [
             context(Above::Background, true, ContextKind::Cancel),
             context(Above::Context(0), false, ContextKind::Value),

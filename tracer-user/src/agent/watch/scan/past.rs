@@ -7,7 +7,7 @@ use super::{
 };
 use crate::agent::{Config, picture::SiteGrowth};
 use sfgi_core::{
-    detect::{Fingerprint, Growth, History, MAX_WAITS, Waits},
+    detect::{Fingerprint, Growth, History},
     goruntime::{State, WaitReasons},
     heap::{Facts, Look, Observed, can_be_leaked},
     leaks::{Earlier, LeakView},
@@ -31,9 +31,8 @@ const MAX_GROWTH: usize = 20;
 #[derive(Debug)]
 pub(crate) struct Past {
     pub(super) earlier: Earlier,
-    waits: Waits,
     places: Places,
-    /// The sum that [`Past::note`] made at the last look at the heap.
+    /// What [`suspects`] said of the last look at the heap.
     looked_at: Option<u64>,
     /// By group: when the leak was first found (nanoseconds since 1970).
     found: HashMap<Fingerprint, u64>,
@@ -48,7 +47,6 @@ impl Default for Past {
     fn default() -> Self {
         Past {
             earlier: Earlier::with(History::keeping(LOOKS)),
-            waits: Waits::new(),
             places: Places::default(),
             looked_at: None,
             found: HashMap::new(),
@@ -74,12 +72,9 @@ impl Past {
         if run != Some(kept.run) || u128::from(age_ns) > stale.as_nanos() {
             return;
         }
-        self.waits = kept.goroutines.iter().map(|one| (one.goid, (one.stamp, one.since_ns))).collect();
-        self.earlier.history.resume(
-            kept.looks,
-            kept.goroutines.into_iter().map(|one| (one.goid, one.counts)),
-            self.waits.clone(),
-        );
+        let counts = kept.goroutines.iter().map(|one| (one.goid, one.counts));
+        let waits = kept.goroutines.iter().map(|one| (one.goid, (one.stamp, one.since_ns)));
+        self.earlier.history.resume(kept.looks, counts, waits);
         self.found = kept.found.into_iter().collect();
     }
 
@@ -90,15 +85,15 @@ impl Past {
             return None;
         }
         self.unkept = 0;
-        let one = |(goid, (stamp, since_ns)): (&u64, &(u64, u64))| {
-            let counts = self.earlier.history.counts(*goid)?;
-            Some(kept::Goroutine { goid: *goid, stamp: *stamp, since_ns: *since_ns, counts })
+        let history = &self.earlier.history;
+        let one = |(goid, (stamp, since_ns)): (u64, (u64, u64))| {
+            Some(kept::Goroutine { goid, stamp, since_ns, counts: history.counts(goid)? })
         };
-        let mut goroutines: Vec<kept::Goroutine> = self.waits.iter().filter_map(one).collect();
+        let mut goroutines: Vec<kept::Goroutine> = history.waits().filter_map(one).collect();
         goroutines.sort_unstable_by_key(|one| one.goid);
         goroutines.truncate(kept::MAX_GOROUTINES);
         let found = self.found.iter().map(|(id, unix_ns)| (*id, *unix_ns)).collect();
-        let kept = Kept { run: run?, looks: self.earlier.history.looks().to_vec(), goroutines, found };
+        let kept = Kept { run: run?, looks: history.looks().to_vec(), goroutines, found };
         kept.pack().map(Into::into)
     }
 
@@ -119,10 +114,12 @@ impl Past {
 
     /// Takes in a poll. Returns whether a look at the heap may find more than the last one.
     pub(super) fn poll(&mut self, snapshot: Snapshot, reasons: &WaitReasons, config: &Config) -> bool {
-        let suspects = self.note(&snapshot, reasons, config);
         let mut observed = Observed { looks: vec![look(&snapshot)], snapshot, ..Observed::default() };
-        observed.facts = observed.snapshot.goroutines.iter().map(|goroutine| self.facts(goroutine)).collect();
+        observed.facts = (observed.snapshot.goroutines.iter())
+            .map(|goroutine| self.facts(goroutine, observed.snapshot.taken_ns.0))
+            .collect();
         self.earlier.history.extend(&mut observed);
+        let suspects = suspects(&observed, reasons, config);
         self.looks = observed.looks;
         // Other goroutines wait for long than at the last look; the same ones would give the same result.
         suspects.is_some() && suspects != self.looked_at
@@ -130,46 +127,14 @@ impl Past {
 
     /// Takes in a look at the heap. The search has added it to `history` already.
     pub(super) fn looked(&mut self, observed: &Observed, reasons: &WaitReasons, config: &Config) {
-        self.looked_at = self.note(&observed.snapshot, reasons, config);
+        self.looked_at = suspects(observed, reasons, config);
         self.looks.clone_from(&observed.looks);
     }
 
-    /// Notes since when each goroutine waits. Returns a sum that stands for the set of those that have waited for
-    /// long; `None`: there are none.
-    fn note(&mut self, snapshot: &Snapshot, reasons: &WaitReasons, config: &Config) -> Option<u64> {
-        let now_ns = snapshot.taken_ns.1;
-        let long = SUSPICIOUS.min(config.leaks.min_age).min(config.scan.interval);
-        let long_ns = u64::try_from(long.as_nanos()).unwrap_or(u64::MAX);
-        let mut waits = HashMap::with_capacity(snapshot.goroutines.len().min(MAX_WAITS));
-        let mut sum = None;
-        for goroutine in snapshot.goroutines.iter().filter(|goroutine| !goroutine.system) {
-            // The same stamp: it has not run since. Otherwise the wait was first seen now.
-            let since_ns = match self.waits.get(&goroutine.goid) {
-                Some((stamp, since_ns)) if *stamp == goroutine.stamp => *since_ns,
-                _ => snapshot.taken_ns.0,
-            };
-            if waits.len() < MAX_WAITS {
-                waits.insert(goroutine.goid, (goroutine.stamp, since_ns));
-            }
-            let leaky = can_be_leaked(reasons.get(goroutine.reason));
-            // The runtime stamps `waitsince` only in a garbage collection; 0 until then.
-            let told_ns = if goroutine.waiting_since_ns == 0 { since_ns } else { goroutine.waiting_since_ns };
-            let waited_ns = now_ns.saturating_sub(since_ns.min(told_ns));
-            if leaky && goroutine.state.waits() && goroutine.trust == Trust::Still && waited_ns >= long_ns {
-                // Addition makes the sum independent of the order of goroutines; the factor (2^64 / φ) spreads small
-                // goids over all bits.
-                let one = goroutine.goid.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ goroutine.stamp;
-                sum = Some(sum.unwrap_or(0u64).wrapping_add(one));
-            }
-        }
-        self.waits = waits;
-        sum
-    }
-
-    fn facts(&self, goroutine: &Goroutine) -> Facts {
+    fn facts(&self, goroutine: &Goroutine, now_ns: u64) -> Facts {
         let now =
             matches!(goroutine.state, State::Running | State::Runnable | State::CopyStack | State::Preempted);
-        let since_ns = self.waits.get(&goroutine.goid).map_or(0, |(_, since_ns)| *since_ns);
+        let since_ns = self.earlier.history.since(goroutine).unwrap_or(now_ns);
         Facts { looks: 1, busy: u32::from(now), since_ns, ..Facts::default() }
     }
 
@@ -197,6 +162,28 @@ impl Past {
             self.found.insert(group.id, group.first_seen_unix_ns);
         }
     }
+}
+
+/// A sum that stands for the set of goroutines that have waited for long; `None`: there are none.
+fn suspects(observed: &Observed, reasons: &WaitReasons, config: &Config) -> Option<u64> {
+    let now_ns = observed.snapshot.taken_ns.1;
+    let long = SUSPICIOUS.min(config.leaks.min_age).min(config.scan.interval);
+    let long_ns = u64::try_from(long.as_nanos()).unwrap_or(u64::MAX);
+    let mut sum = None;
+    let all = observed.snapshot.goroutines.iter().zip(&observed.facts);
+    for (goroutine, facts) in all.filter(|(goroutine, _)| !goroutine.system) {
+        let since = |start_ns: u64| if start_ns == 0 { 0 } else { now_ns.saturating_sub(start_ns) };
+        // The runtime stamps `waitsince` only in a garbage collection; 0 until then.
+        let waited_ns = since(facts.since_ns).max(since(goroutine.waiting_since_ns));
+        let leaky = can_be_leaked(reasons.get(goroutine.reason));
+        if leaky && goroutine.state.waits() && goroutine.trust == Trust::Still && waited_ns >= long_ns {
+            // Addition makes the sum independent of the order of goroutines; the factor (2^64 / φ) spreads small
+            // goids over all bits.
+            let one = goroutine.goid.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ goroutine.stamp;
+            sum = Some(sum.unwrap_or(0u64).wrapping_add(one));
+        }
+    }
+    sum
 }
 
 fn look(snapshot: &Snapshot) -> Look {
@@ -253,7 +240,7 @@ mod tests {
         growing(&mut next, 12..13, &config);
         assert_eq!(rate(&next).map(|rate| (rate * 60.0).round()), Some(2.0));
         // The same wait since the same time.
-        assert_eq!(next.waits.get(&1), Some(&(77, 30 * SECOND)));
+        assert_eq!(next.earlier.history.waits().find(|(goid, _)| *goid == 1), Some((1, (77, 30 * SECOND))));
         assert_eq!(
             next.earlier.history.counts(1).map(|counts| counts.looks),
             Some(9),
@@ -275,10 +262,10 @@ mod tests {
             let mut next = Past::remembering(kept.clone());
             next.resume(run, at * SECOND, &config);
             assert_eq!(next.earlier.history.looks().len(), if taken { 8 } else { 0 }, "{run:?} {at}");
-            assert_eq!(next.waits.is_empty(), !taken);
+            assert_eq!(next.earlier.history.waits().next().is_none(), !taken);
         }
         let mut damaged = Past::remembering(Some([1, 2, 3].into()));
         damaged.resume(RUN, 241 * SECOND, &config);
-        assert!(damaged.waits.is_empty());
+        assert!(damaged.earlier.history.waits().next().is_none());
     }
 }
