@@ -110,7 +110,7 @@ pub struct Hop {
     pub via: String,
     #[serde(flatten)]
     pub object: Described,
-    /// How many objects in a row have the same type and the same `via`; 1: this is the only one.
+    /// How many objects in a row have the same type, size and `via`; 1: this is the only one.
     pub times: u64,
 }
 
@@ -308,6 +308,8 @@ impl Objects<'_> {
                     if !hop.via.is_empty()
                         && last.via == hop.via
                         && last.object.of == hop.object.of
+                        // Objects whose type is not known are alike if they are as large.
+                        && last.object.bytes == hop.object.bytes
                         && last.object.count == hop.object.count =>
                 {
                     last.times += 1;
