@@ -54,7 +54,20 @@ pub enum Variant {
     Race,
     /// Without the paths of this machine (`-trimpath`).
     Trimpath,
+    /// Stripped, as a release of the next series that nobody knows would build it: with fields in the runtime's structs
+    /// that no release has ([`NEW_FIELDS`]).
+    Unknown,
 }
+
+/// Before which line of which file in `src/runtime` [`Variant::Unknown`] has a new field; holds for Go 1.25 to 1.27.
+const NEW_FIELDS: [(&str, &str); 6] = [
+    ("runtime2.go", "\tparentGoid "),
+    ("runtime2.go", "\tcurg "),
+    ("runtime2.go", "\tisSelect bool"),
+    ("runtime2.go", "\tgoidcache "),
+    ("chan.go", "\trecvq "),
+    ("mheap.go", "\tallocCount "),
+];
 
 impl Variant {
     /// The builds that differ in where they are loaded and whether they have symbols. Of a release between the oldest
@@ -88,6 +101,7 @@ impl fmt::Display for Variant {
             Variant::External => "external",
             Variant::Race => "race",
             Variant::Trimpath => "trimpath",
+            Variant::Unknown => "unknown",
         })
     }
 }
@@ -148,11 +162,18 @@ pub fn build_for(name: &str, go: &Go, variant: Variant, arch: Option<&str>) -> R
         Variant::Pie | Variant::PieStripped => {
             command.arg("-buildmode=pie");
         }
+        Variant::Unknown => {
+            command.arg("-overlay").arg(with_new_fields(go, &dir)?);
+        }
         Variant::Pgo => {
             command.arg(format!("-pgo={}", profile(go)?.display()));
         }
     }
     toolchain::output(command.arg(format!("./{name}")))?;
+    if variant == Variant::Unknown {
+        let next = format!("1.{}.{}", go.minor + 1, go.version.split('.').nth(2).unwrap_or("0"));
+        replace(&unfinished, &format!("go{}", go.version), &format!("go{next}"))?;
+    }
     fs::rename(&unfinished, &binary)?;
     Ok(binary)
 }
@@ -234,7 +255,7 @@ pub fn line_of(name: &str, text: &str) -> Result<u32> {
 
 fn linker_flags(name: &str, go: &Go, variant: Variant) -> String {
     let mut flags = Vec::new();
-    if matches!(variant, Variant::Stripped | Variant::PieStripped) {
+    if matches!(variant, Variant::Stripped | Variant::PieStripped | Variant::Unknown) {
         flags.push("-s -w");
     }
     if variant == Variant::External {
@@ -245,6 +266,50 @@ fn linker_flags(name: &str, go: &Go, variant: Variant) -> String {
         flags.push("-checklinkname=0");
     }
     flags.join(" ")
+}
+
+/// Writes changed files of package runtime, and the file for `go build -overlay` that puts them in the place of the
+/// real ones; gives the path of that.
+fn with_new_fields(go: &Go, dir: &Path) -> Result<PathBuf> {
+    let mut sources = BTreeMap::new();
+    for (file, line) in NEW_FIELDS {
+        let source = go.root().join("src/runtime").join(file);
+        let text = match sources.remove(&source) {
+            Some(text) => text,
+            None => fs::read_to_string(&source).with_context(|| source.display().to_string())?,
+        };
+        anyhow::ensure!(text.matches(&format!("\n{line}")).count() == 1, "{file} has no single {line:?}");
+        let changed = text.replace(&format!("\n{line}"), &format!("\n\tnobodyKnows [3]uintptr\n{line}"));
+        sources.insert(source, changed);
+    }
+    let changed = dir.join(format!("runtime-{}-unknown", go.version));
+    fs::create_dir_all(&changed)?;
+    let mut places = BTreeMap::new();
+    for (source, text) in sources {
+        let place = changed.join(source.file_name().context("no name")?);
+        fs::write(&place, text)?;
+        places.insert(source, place);
+    }
+    let overlay = changed.join("overlay.json");
+    fs::write(&overlay, serde_json::json!({ "Replace": places }).to_string())?;
+    Ok(overlay)
+}
+
+/// Puts another text of the same length in the place of one, everywhere in a file.
+///
+/// # Errors
+/// The text is nowhere, or has another length.
+pub fn replace(file: &Path, from: &str, to: &str) -> Result<()> {
+    anyhow::ensure!(from.len() == to.len(), "{from} is not as long as {to}");
+    let mut data = fs::read(file)?;
+    let places: Vec<_> = (0..data.len().saturating_sub(from.len()))
+        .filter(|at| data[*at..].starts_with(from.as_bytes()))
+        .collect();
+    anyhow::ensure!(!places.is_empty(), "{from} is nowhere in {}", file.display());
+    for at in places {
+        data[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+    Ok(fs::write(file, data)?)
 }
 
 /// The CPU profile of this release's plain `pingpong`, which records it itself, once.

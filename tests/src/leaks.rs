@@ -99,10 +99,23 @@ pub struct Group {
     /// Bytes of the heap that only these goroutines reach.
     pub pinned_bytes: Option<u64>,
     pub goids: Vec<u64>,
+    /// The cycle that the first one waits in, from its own wait on.
+    #[serde(default)]
+    pub ring: Vec<Turn>,
     /// Why, in sentences.
     pub evidence: Vec<String>,
     pub explanation: String,
     pub fix: String,
+}
+
+/// A wait in a cycle, and who could end it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Turn {
+    pub waiter: u64,
+    pub holder: u64,
+    /// The address of the object, `0x…`.
+    pub object: String,
+    pub inferred: bool,
 }
 
 /// Goroutines that wait for each other.

@@ -81,6 +81,7 @@ impl Go {
         command
     }
 
+    /// The directory of this toolchain (`GOROOT`).
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -78,6 +78,9 @@ fn what_is_found_is_told_in_pages_and_filtered() -> Result<()> {
         ("/sfgi/goroutines", 400),
         ("/sfgi/goroutines?pid=1&func=(", 400),
         ("/sfgi/goroutines?pid=1", 404),
+        ("/sfgi/graph", 400),
+        ("/sfgi/graph?pid=1&format=svg", 400),
+        ("/sfgi/graph?pid=1", 404),
         ("/debug/pprof/goroutine?pid=1", 404),
         ("/debug/pprof/heap?pid=1", 404),
         ("/sfgi/trace?pid=1", 405),
@@ -129,6 +132,10 @@ fn any_program_has_profiles_and_documents() -> Result<()> {
     ensure!(leaked.contains("runtime.gopark") || leaked.contains("main."), "{leaked}");
     let text = agent.get(&format!("/debug/pprof/goroutine?pid={pid}&debug=2"))?.text();
     ensure!(text.starts_with("goroutine ") && text.contains("[chan send"), "{text}");
+    let graph = agent.json(&format!("/sfgi/graph?pid={pid}"))?;
+    ensure!(graph["schema"] == "sfgi.graph/1" && graph["waits"].is_array(), "{graph:#}");
+    let drawn = agent.get(&format!("/sfgi/graph?pid={pid}&format=dot"))?.text();
+    ensure!(drawn.starts_with("digraph waits {"), "{drawn}");
     let document = agent.json(&format!("/sfgi/goroutines?pid={pid}&reason=chan+send"))?;
     ensure!(document["schema"] == "sfgi.dump/1", "{document:#}");
     let listed = document["goroutines"].as_array().context("no goroutines")?;

@@ -3,10 +3,18 @@ mod cli;
 mod finalizers;
 mod healthy;
 mod oracle;
+mod rings;
 
 use crate::harness::Test;
 
 pub(crate) fn tests() -> Vec<Test> {
-    let all = [classes::tests(), cli::tests(), finalizers::tests(), healthy::tests(), oracle::tests()];
+    let all = [
+        classes::tests(),
+        cli::tests(),
+        finalizers::tests(),
+        healthy::tests(),
+        oracle::tests(),
+        rings::tests(),
+    ];
     all.into_iter().flatten().collect()
 }

@@ -310,12 +310,13 @@ fn stripped_is_no_different() -> Result<()> {
                 let path = fixture::build_for(FIXTURE, go, variant, arch)?;
                 Ok((GoBinary::open(&path).context(arch.unwrap_or("amd64"))?, path))
             };
-            let ((plain, path), (stripped, _)) = (build(Variant::Plain)?, build(Variant::Stripped)?);
+            let ((plain, path), (stripped, cut_path)) = (build(Variant::Plain)?, build(Variant::Stripped)?);
             ensure!(plain.wait_reasons() == stripped.wait_reasons());
             let (whole, cut) = (distances(&plain)?, distances(&stripped)?);
             ensure!(whole == cut, "{arch:?}: {whole:x?}, {cut:x?}");
             let dwarf = Layout::of_dwarf(File::open(path)?).context("its DWARF tells no layout")?;
             let (dwarf, table) = (dwarf.fields().collect::<BTreeMap<_, _>>(), fields(&stripped));
+            descriptors_say_the_same(&cut_path, &table)?;
             for (name, offset) in &dwarf {
                 ensure!(
                     table.get(name) == Some(offset),
@@ -326,6 +327,28 @@ fn stripped_is_no_different() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// The runtime's structs have the same fields at the same places by their descriptors, and the ones that matter have
+/// descriptors.
+fn descriptors_say_the_same(path: &Path, table: &BTreeMap<&str, u32>) -> Result<()> {
+    let described = Layout::of_descriptors(File::open(path)?).context("it describes no runtime.g")?;
+    for of in ["g", "m", "p", "sudog", "hchan", "mspan", "moduledata", "pollDesc"] {
+        let of = format!("{of}._size");
+        ensure!(described.contains_key(&of), "{of} is not described");
+    }
+    let of = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
+    for (name, offset) in &described {
+        ensure!(
+            table.get(name.as_str()) == Some(offset),
+            "{name}: {offset}, not {:?}",
+            table.get(name.as_str())
+        );
+    }
+    for name in table.keys().filter(|name| described.contains_key(&format!("{}._size", of(name)))) {
+        ensure!(described.contains_key(*name), "{name} is not described");
+    }
+    Ok(())
 }
 
 fn without_section_headers() -> Result<()> {
@@ -345,17 +368,12 @@ fn without_section_headers() -> Result<()> {
     })
 }
 
-/// Writes `data` with one text in the place of another, everywhere, and reads it.
-fn altered(dir: &Path, data: &[u8], from: &[u8], to: &[u8]) -> Result<Vec<u8>> {
-    let mut data = data.to_vec();
-    ensure!(from.len() == to.len());
-    let places: Vec<_> = (0..data.len() - from.len()).filter(|at| data[*at..].starts_with(from)).collect();
-    ensure!(!places.is_empty(), "{} is nowhere", String::from_utf8_lossy(from));
-    for at in places {
-        data[at..at + to.len()].copy_from_slice(to);
-    }
-    fs::write(dir.join("altered"), &data)?;
-    Ok(data)
+/// Writes a copy of a file with one text in the place of another, everywhere; gives its bytes.
+fn altered(dir: &Path, file: &Path, from: &str, to: &str) -> Result<Vec<u8>> {
+    let copy = dir.join("altered");
+    fs::copy(file, &copy)?;
+    fixture::replace(&copy, from, to)?;
+    Ok(fs::read(copy)?)
 }
 
 /// A layout as a file, of another release.
@@ -373,12 +391,7 @@ fn a_version_that_nobody_knows() -> Result<()> {
     for arch in [None, Some("arm64")] {
         let known = fixture::build_for(FIXTURE, &newest, Variant::Stripped, arch)?;
         let next = format!("1.{}.{}", newest.minor + 1, newest.version.split('.').nth(2).unwrap_or("0"));
-        let data = altered(
-            dir.path(),
-            &fs::read(&known)?,
-            format!("go{}", newest.version).as_bytes(),
-            format!("go{next}").as_bytes(),
-        )?;
+        let data = altered(dir.path(), &known, &format!("go{}", newest.version), &format!("go{next}"))?;
         let (known, unknown) = (GoBinary::open(&known)?, GoBinary::open(&path)?);
         ensure!(unknown.version().raw == format!("go{next}"));
         ensure!(*unknown.layout().source() == Source::Inferred(newest.version.clone()));
@@ -440,7 +453,7 @@ fn between_two_rows_the_code_decides() -> Result<()> {
     let go = Go::all().into_iter().find(|go| go.version == "1.24.11").context("no Go 1.24.11")?;
     let dir = tempfile::tempdir()?;
     let path = fixture::build(FIXTURE, &go, Variant::Stripped)?;
-    altered(dir.path(), &fs::read(&path)?, b"go1.24.11", b"go1.24.10")?;
+    altered(dir.path(), &path, "go1.24.11", "go1.24.10")?;
     let binary = GoBinary::open(&dir.path().join("altered"))?;
     ensure!(
         *binary.layout().source() == Source::Inferred("1.24.11".to_owned()),
@@ -462,11 +475,11 @@ fn broken_dwarf_falls_back_to_the_table() -> Result<()> {
     ensure!(status.success(), "objcopy failed: {status}");
     let next = format!("go1.{}.{}", go.minor + 1, go.version.split('.').nth(2).unwrap_or("0"));
     let known = format!("go{}", go.version);
-    let data = altered(dir.path(), &fs::read(&plain)?, known.as_bytes(), next.as_bytes())?;
+    altered(dir.path(), &plain, &known, &next)?;
     let path = dir.path().join("altered");
     let unknown = GoBinary::open(&path)?;
     ensure!(*unknown.layout().source() == Source::Dwarf, "{}", unknown.layout().source());
-    altered(dir.path(), &data, b"waitreason\0", b"weightless\0")?;
+    fixture::replace(&path, "waitreason\0", "weightless\0")?;
     let binary = GoBinary::open(&path)?;
     ensure!(
         *binary.layout().source() == Source::Inferred(go.version.clone()),

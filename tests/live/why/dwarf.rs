@@ -23,9 +23,9 @@ use live_tests::{
 };
 use object::{CompressionFormat, Object as _, ObjectSection as _};
 use sfgi_core::{
-    binary::GoBinary,
+    binary::{GoBinary, Kind, TypeId, Types},
     memory::Live,
-    objects::{self, Kind, Known, Reading, TypeId, Types},
+    objects::{self, Known, Reading},
     process::Process as Target,
     snapshot::{Clock, View},
 };

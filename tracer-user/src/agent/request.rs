@@ -2,6 +2,7 @@
 //! the receiver has gone.
 
 use super::{Config, alert::hook::HookJob, picture::ProcessId};
+use crate::output::graph::GraphFormat;
 use bytes::Bytes;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,8 @@ pub enum Form {
     JsonGroups,
     /// A traceback in the runtime's own format.
     Text,
+    /// Who waits for whom: the schema `sfgi.graph/1`, or another language.
+    Graph(GraphFormat),
 }
 
 /// Which goroutines a document has: all conditions must hold.

@@ -10,15 +10,17 @@ use crate::{
     output::{
         Traceback, count,
         dump::{About, Choice, Group, GroupText, JsonDump, Order, object_in_full},
+        graph::{Graph, GraphFormat},
         pprof::{ProfileKind, write_profile},
         say,
     },
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use regex::Regex;
 use sfgi_core::{
     goruntime::State,
+    heap,
     names::Names,
     snapshot,
     snapshot::{Options, Snapshot, Trust, View},
@@ -109,6 +111,7 @@ EXAMPLES
   sfgi dump -p 1234 --reason '^chan' --older 5m     who waits for a channel for five minutes or more
   sfgi dump -p 1234 --func 'main\\.worker' --limit 3 three of those in, or made by, main.worker
   sfgi dump -p 1234 --object 0xc000012120           a channel or lock, and who waits for it
+  sfgi dump -p 1234 --graph dot | dot -Tsvg > w.svg who waits for whom, and who holds what
   sfgi dump -p 1234 --format pprof -o g.pb.gz       then: go tool pprof -http : g.pb.gz
   sfgi dump --core core.1234 --exe ./server         from a core file"
 )]
@@ -124,6 +127,9 @@ pub(super) struct Args {
     /// One entry for all goroutines with the same stack, state and wait reason
     #[arg(long)]
     group: bool,
+    /// Who waits for whom, instead of stacks: who holds each lock, and who could use each channel
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with_all = ["group", "format", "sort", "limit"])]
+    graph: Option<GraphFormat>,
     /// Only goroutines in these states
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STATES")]
     state: Vec<StateArg>,
@@ -203,6 +209,9 @@ impl Dump<'_> {
         let (snapshot, took) = (taken.with_context(|| self.name())?, started.elapsed());
         let mut names = Names::new(Arc::clone(&self.opened.binary), self.bias, &snapshot);
         let shown = self.select(&snapshot, &mut names)?;
+        if let Some(format) = self.args.graph {
+            return self.graph(view, out, format, &shown, &mut names);
+        }
         match self.args.format {
             Format::Text => self.text(out, terminal, &shown, &mut names)?,
             Format::Json => self.json(out, &shown, &mut names)?,
@@ -233,7 +242,7 @@ impl Dump<'_> {
             stacks: true,
             args: text,
             labels: true,
-            objects: !(text || pprof) || self.args.object.is_some(),
+            objects: !(text || pprof) || self.args.object.is_some() || self.args.graph.is_some(),
             most: 0,
         }
     }
@@ -269,6 +278,24 @@ impl Dump<'_> {
             None => chosen.truncate(limit),
         }
         Ok(Shown { snapshot, chosen, groups, object, left_out: all.saturating_sub(limit) })
+    }
+
+    fn graph(
+        &self,
+        view: &View<'_>,
+        out: &mut impl Write,
+        format: GraphFormat,
+        shown: &Shown<'_>,
+        names: &mut Names,
+    ) -> Result<()> {
+        let waits = heap::waits(view, shown.snapshot);
+        let waits = waits.map_err(|error| anyhow!("{}: {error}", self.name()))?;
+        let about = (self.pid, &*self.opened.name);
+        let graph = Graph::new(about, shown.snapshot, &waits, &shown.chosen, names);
+        graph.write(format, &mut *out)?;
+        out.flush()?;
+        say(format!("{}: {}", self.name(), graph.closing(format != GraphFormat::Json)));
+        Ok(())
     }
 
     fn text(&self, out: &mut impl Write, terminal: bool, shown: &Shown<'_>, names: &mut Names) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use super::{bytes, count, duration, one_line};
 use serde::Serialize;
-use sfgi_core::objects::{Above, Context, ContextKind, Contexts, TypeId, Types};
+use sfgi_core::binary::{TypeId, Types};
+use sfgi_core::objects::{Above, Context, ContextKind, Contexts};
 use std::{
     collections::{BTreeMap, HashMap},
     io::{self, Write},

@@ -8,6 +8,7 @@ pub mod contexts;
 mod csv;
 pub mod dump;
 mod gotrace;
+pub mod graph;
 mod json;
 pub mod leaks;
 mod number;

@@ -9,6 +9,7 @@ mod variables;
 
 use super::contents::Contents;
 use super::elf::Image;
+use super::fields::{self, Fields};
 use crate::budget;
 use crate::files;
 use gimli::{
@@ -21,7 +22,7 @@ use std::path::Path;
 pub(super) use variables::variables;
 
 /// Structs of package runtime whose fields the snapshot, the heap and the probes read.
-const STRUCTS: &[&str] = &[
+pub(super) const STRUCTS: &[&str] = &[
     "g",
     "m",
     "p",
@@ -41,8 +42,6 @@ const STRUCTS: &[&str] = &[
 ];
 /// Array types that are read: `NAME._size` is in bytes, `NAME._count` in elements.
 const ARRAYS: &[&str] = &["semTable"];
-/// Levels of structs within structs that are flattened: `g.sched.pc` has two.
-const MAX_DEPTH: usize = 3;
 /// Largest section, before and after it is uncompressed; programs of several hundred megabytes have 100 MB. A
 /// compressed section states its own uncompressed size, which a hostile file can set to anything.
 const MAX_SECTION: u64 = 256 << 20;
@@ -62,11 +61,6 @@ const MAX_NAME: usize = 16 << 10;
 const MAX_TYPES: usize = 128 << 20;
 /// Kept bytes after which the budget is asked again.
 const ASK: usize = 1 << 20;
-/// Fields that are looked at while structs within structs are flattened: a hostile struct may hold itself.
-const MAX_FLATTENED: usize = 1 << 18;
-/// Most fields that are collected. `layouts.json` has 910 for Go 1.27.
-const MAX_FIELDS: usize = 10_000;
-
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Entry<'a> = DebuggingInformationEntry<Slice<'a>>;
 /// The abbreviations that were parsed last, and their offset in `.debug_abbrev`: Go's linker has one table for all units.
@@ -129,14 +123,14 @@ pub(crate) fn offsets(image: &Image) -> Option<HashMap<String, u32>> {
     };
     // Assembly units are named `runtime` as well and describe no types; the search goes on to the next unit.
     let types = reader.find()?;
-    let (mut found, mut left) = (types.arrays.clone(), MAX_FLATTENED);
+    let mut found = Fields::new(types.arrays.clone());
     for of in types.structs.values() {
         if let Some(name) = wanted(&of.name, STRUCTS) {
-            found.extend(of.size.map(|size| (format!("{name}._size"), size)));
-            types.flatten(of, &name, (0, 0), &mut left, &mut found);
+            found.offsets.extend(of.size.map(|size| (format!("{name}._size"), size)));
+            found.add(&name, of, &|of| types.fields(of));
         }
     }
-    Some(found)
+    Some(found.offsets)
 }
 
 /// The name without `runtime.`, if `of` contains it.
@@ -277,35 +271,14 @@ impl<'a> Reader<'a> {
 }
 
 impl Types {
-    /// Adds the fields of a struct and of its inner structs as `prefix.field`.
-    fn flatten(
-        &self,
-        of: &Struct,
-        prefix: &str,
-        (base, depth): (u32, usize),
-        left: &mut usize,
-        found: &mut HashMap<String, u32>,
-    ) {
-        for field in &of.fields {
-            let Some(less) = left.checked_sub(1) else { return };
-            *left = less;
-            let name = format!("{prefix}.{}", field.name);
-            let Some(offset) = base.checked_add(field.offset) else { continue };
-            if found.len() >= MAX_FIELDS {
-                return;
-            }
-            // The type of a field may be a typedef, whose entry has no members of its own.
-            let inner = field.of.and_then(|of| self.structs.get(self.aliases.get(&of).unwrap_or(&of)));
-            if let Some(inner) = inner.filter(|inner| !inner.is_plain())
-                && depth + 1 < MAX_DEPTH
-            {
-                self.flatten(inner, &name, (offset, depth + 1), left, found);
-            }
-            // Blank fields and `noCopy` markers hold nothing, and a struct may have several blank ones.
-            if !matches!(field.name.as_str(), "_" | "noCopy") {
-                found.insert(name, offset);
-            }
-        }
+    fn fields<'a>(&'a self, of: &'a Struct) -> Vec<fields::Field<'a, &'a Struct>> {
+        // The type of a field may be a typedef, whose entry has no members of its own.
+        let inner = |of: usize| self.structs.get(self.aliases.get(&of).unwrap_or(&of));
+        let fields = of.fields.iter().map(|field| {
+            let inner = field.of.and_then(inner).filter(|inner| !inner.is_plain());
+            (field.name.as_str(), field.offset, inner)
+        });
+        fields.collect()
     }
 }
 

@@ -516,6 +516,25 @@ impl Image {
         array(self.read(vaddr, 8)?, 0).map(u64::from_le_bytes)
     }
 
+    /// A copy of the `len` bytes at a link-time address, with all relative relocations applied. `None`: not all lie in
+    /// one segment of the file that holds data, or the budget does not allow them.
+    pub(super) fn relocated(&self, vaddr: u64, len: u64) -> Option<Vec<u8>> {
+        let bytes =
+            self.read(vaddr, len).filter(|_| self.segment_at(vaddr).is_some_and(|at| !at.executable))?;
+        budget::check(bytes.len()).ok()?;
+        let mut bytes = bytes.to_vec();
+        let relocations = self.relocations();
+        let first = relocations.partition_point(|(place, _)| *place < vaddr);
+        for (place, target) in relocations.get(first..).unwrap_or_default() {
+            let Some(at) = place.checked_sub(vaddr).filter(|at| *at < len) else { break };
+            // A pointer that goes beyond the end is none of these bytes.
+            if let Some(word) = bytes.get_mut(at as usize..).and_then(|rest| rest.first_chunk_mut()) {
+                *word = target.to_le_bytes();
+            }
+        }
+        Some(bytes)
+    }
+
     /// Relative relocations as (place, target), ordered by place; empty if there are none or they cannot be read.
     pub(super) fn relocations(&self) -> &[(u64, u64)] {
         self.relocations.get_or_init(|| self.read_relocations().unwrap_or_default())

@@ -1,7 +1,7 @@
 //! [`GoBinary`]: the parsed executable, with everything that probes, snapshots and names need of it.
 
 use super::buildinfo::{BuildInfo, GoVersion};
-use super::code::{self, CodeTypes, Described};
+use super::code::{self, CodeTypes, Described, Hold, Unlocks};
 use super::contents::Contents;
 use super::elf::{Arch, ElfError, Image, ImageError};
 use super::globals::{self, Globals, GlobalsError};
@@ -224,6 +224,28 @@ impl GoBinary {
     /// address describes. All addresses are link-time. Nothing is found on arm64.
     pub fn code_types(&self, types: Range<u64>, described: &dyn Fn(u64) -> Option<Described>) -> CodeTypes {
         code::types(&self.image, &self.functions, types, described)
+    }
+
+    /// What the function at this entry unlocks, if the compiler made it only for a deferred call of one method of a
+    /// lock; link-time addresses.
+    pub(crate) fn unlocks(&self, entry: u64) -> Option<Unlocks> {
+        code::unlocks(&self.image, &self.functions, entry)
+    }
+
+    /// The locks in variables that a function has taken before this place in it and not given back, as far as the order
+    /// of its instructions tells: a hint. Link-time addresses; empty on arm64.
+    pub(crate) fn taken_before(&self, pc: u64) -> Vec<(u64, Hold)> {
+        code::taken_before(&self.image, &self.functions, pc)
+    }
+
+    /// The variables that a function refers to after this place in it; link-time addresses, ascending.
+    pub(crate) fn used_after(&self, pc: u64) -> Vec<u64> {
+        code::used_after(&self.image, &self.functions, pc)
+    }
+
+    /// Whether a link-time address lies where variables are.
+    pub(crate) fn is_variable(&self, addr: u64) -> bool {
+        self.image.is_writable(addr, 8)
     }
 
     /// As [`Pclntab::symbolize`]; `pc` is a link-time address.

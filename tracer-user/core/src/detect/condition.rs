@@ -80,6 +80,24 @@ pub(super) struct Condition {
 }
 
 impl Condition {
+    /// Whether it says of a goroutine without a proof that one is missing and nothing else: what it waits for and where
+    /// is all one to it.
+    pub(super) fn only_proves(&self) -> bool {
+        let asks = self.wait_reason.is_some()
+            || !self.frames.is_empty()
+            || self.creator.is_some()
+            || !self.object.is_empty()
+            || self.channel.is_some()
+            || self.cycle.is_some()
+            || self.set.is_some();
+        self.verdict == Need::Proven && !asks
+    }
+
+    /// Whether it asks for a cycle of waits.
+    pub(super) fn is_about_cycles(&self) -> bool {
+        self.cycle.is_some()
+    }
+
     /// Whether what the goroutines of a shape have in common fits.
     pub(super) fn holds_of_shape(&self, shape: &Shape) -> bool {
         let state = match &*self.state {
@@ -125,7 +143,7 @@ impl Condition {
         // A single look shows neither stability nor a life.
         (waived || self.verdict == Need::Any || facts.unreachable)
             && self.set.is_none_or(|set| set == facts.set.is_some())
-            && self.cycle.is_none_or(|cycles| cycles.hold(known.cycles.get(&index).copied()))
+            && self.cycle.is_none_or(|cycles| cycles.hold(known.cycles.kind(index)))
             && self.holds_of_objects(known, shape, goroutine, facts)
             && (!self.ignores_context || facts.ignores_context)
             && (!self.cuts_context || facts.cuts_context)
@@ -338,14 +356,21 @@ impl Bounds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Cycles {
+    Recursive,
+    #[serde(rename = "recursive-read")]
+    RecursiveRead,
     Lock,
     Mixed,
+    Other,
     Any,
 }
 
 impl Cycles {
     fn hold(self, cycle: Option<Cycle>) -> bool {
         match self {
+            Cycles::Recursive => cycle == Some(Cycle::Recursive),
+            Cycles::RecursiveRead => cycle == Some(Cycle::RecursiveRead),
+            Cycles::Other => cycle == Some(Cycle::Other),
             Cycles::Lock => cycle == Some(Cycle::Locks),
             Cycles::Mixed => cycle == Some(Cycle::Mixed),
             Cycles::Any => cycle.is_some(),

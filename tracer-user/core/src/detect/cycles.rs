@@ -1,16 +1,24 @@
 //! Which goroutines wait in a cycle, and over what.
 //!
-//! A waiter's edges lead to the goroutines that have what it waits for. Each strongly connected part of two or more
-//! goroutines cannot end by itself, and has a cycle through every member. A set can have several parts.
+//! A waiter's edges lead to those who could end its wait ([`crate::heap::Waits`]). Each strongly connected part of
+//! goroutines that are stuck cannot end by itself, and has a cycle through every member. Who only waits for a member is
+//! none.
 
 use crate::{
-    heap::{DeadSet, Observed},
-    snapshot::{ObjectKind, Snapshot},
+    heap::{By, DeadSet, Edge, Observed},
+    snapshot::{ObjectKind, Snapshot, Wants},
 };
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
+/// Members of a part for each of which the shortest cycle is looked for; in a larger one all are of one kind.
+const MAX_PART: usize = 64;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cycle {
+    /// It waits for a lock that it holds itself.
+    Recursive,
+    /// It waits to read-lock what it has read-locked, behind a writer that waits for it.
+    RecursiveRead,
     /// Each waits for a lock.
     Locks,
     /// Some wait for locks, some for channels or something else.
@@ -19,22 +27,47 @@ pub enum Cycle {
     Other,
 }
 
-/// From a waiter to the goroutines that have what it waits for, by index into [`Snapshot::goroutines`].
+/// From a waiter to the goroutines that could end its wait, by index into [`Snapshot::goroutines`], in order.
 type Graph = BTreeMap<u32, Vec<u32>>;
 
-/// The goroutines that wait in a cycle, by index into [`Snapshot::goroutines`]. A member of a set that only waits for
-/// one in a cycle is left out.
-pub(super) fn find(observed: &Observed) -> HashMap<u32, Cycle> {
-    let mut found = HashMap::new();
-    for set in &observed.sets {
-        for part in parts(&graph(set)) {
-            let members: HashSet<u32> = part.into_iter().collect();
-            if let Some(cycle) = kind(&observed.snapshot, set, &members) {
-                found.extend(members.into_iter().map(|member| (member, cycle)));
+/// The cycles of an observation.
+#[derive(Debug, Default)]
+pub(super) struct Cycles {
+    kinds: HashMap<u32, Cycle>,
+    edges: Vec<Edge>,
+}
+
+impl Cycles {
+    pub(super) fn of(observed: &Observed) -> Cycles {
+        let edges: Vec<Edge> = observed.waits.between_stuck().copied().collect();
+        let mut kinds = HashMap::new();
+        for part in parts(&graph(&edges)) {
+            let members: HashSet<u32> = part.iter().copied().collect();
+            let own: Vec<Edge> = (edges.iter().copied())
+                .filter(|edge| members.contains(&edge.waiter) && members.contains(&edge.holder))
+                .collect();
+            let whole = kind(&observed.snapshot, &own);
+            for member in &part {
+                let kind = if part.len() > MAX_PART {
+                    whole
+                } else {
+                    kind(&observed.snapshot, &round(&own, *member))
+                };
+                kinds.extend(kind.map(|kind| (*member, kind)));
             }
         }
+        Cycles { kinds, edges }
     }
-    found
+
+    /// The kind of the cycle that a goroutine waits in; `None`: it waits in none.
+    pub(super) fn kind(&self, goroutine: u32) -> Option<Cycle> {
+        self.kinds.get(&goroutine).copied()
+    }
+
+    /// The shortest cycle through a goroutine, beginning with its own wait; empty: there is none.
+    pub(super) fn round(&self, goroutine: u32) -> Vec<Edge> {
+        if self.kinds.contains_key(&goroutine) { round(&self.edges, goroutine) } else { Vec::new() }
+    }
 }
 
 /// A shortest cycle of a set, in the order waiter → holder; empty where there is none. Only the first members of a
@@ -42,24 +75,25 @@ pub(super) fn find(observed: &Observed) -> HashMap<u32, Cycle> {
 pub fn shortest(set: &DeadSet) -> Vec<u32> {
     // Each try walks the whole set.
     const TRIED: usize = 1000;
-    let rounds = set.members.iter().take(TRIED).map(|member| round(set, *member));
-    rounds.filter(|round| !round.is_empty()).min_by_key(Vec::len).unwrap_or_default()
+    let rounds = set.members.iter().take(TRIED).map(|member| round(&set.edges, *member));
+    let shortest = rounds.filter(|round| !round.is_empty()).min_by_key(Vec::len).unwrap_or_default();
+    shortest.iter().map(|edge| edge.waiter).collect()
 }
 
-/// The shortest cycle through `start`, in the order waiter → holder, each goroutine once; empty where there is none.
-pub(super) fn round(set: &DeadSet, start: u32) -> Vec<u32> {
-    let graph = graph(set);
+/// The shortest cycle through `start`, each goroutine's wait once; empty where there is none.
+fn round(edges: &[Edge], start: u32) -> Vec<Edge> {
+    let graph = graph(edges);
     let mut came_from: HashMap<u32, u32> = HashMap::new();
     let mut next = VecDeque::from([start]);
     while let Some(waiter) = next.pop_front() {
         for &holder in graph.get(&waiter).into_iter().flatten() {
             if holder == start {
-                let mut way = vec![waiter];
+                let mut way = vec![start, waiter];
                 while let Some(before) = way.last().and_then(|last| came_from.get(last)) {
                     way.push(*before);
                 }
                 way.reverse();
-                return way;
+                return steps(edges, &way);
             }
             came_from.entry(holder).or_insert_with(|| {
                 next.push_back(holder);
@@ -70,17 +104,32 @@ pub(super) fn round(set: &DeadSet, start: u32) -> Vec<u32> {
     Vec::new()
 }
 
-fn graph(set: &DeadSet) -> Graph {
+/// The edges along a way, of several between the same two the surest.
+fn steps(edges: &[Edge], way: &[u32]) -> Vec<Edge> {
+    let members: HashSet<u32> = way.iter().copied().collect();
+    let mut between: HashMap<(u32, u32), Edge> = HashMap::new();
+    for edge in edges.iter().filter(|edge| members.contains(&edge.waiter) && members.contains(&edge.holder)) {
+        let known = between.entry((edge.waiter, edge.holder)).or_insert(*edge);
+        if edge.by.doubt() < known.by.doubt() {
+            *known = *edge;
+        }
+    }
+    let surest = |ends: (u32, u32)| between.get(&ends).copied();
+    way.windows(2)
+        .filter_map(|pair| if let [one, next] = pair { surest((*one, *next)) } else { None })
+        .collect()
+}
+
+fn graph(edges: &[Edge]) -> Graph {
     let mut graph = Graph::new();
-    // A goroutine that waits for itself alone is a part of one, which `parts` does not report.
-    for edge in set.edges.iter().filter(|edge| edge.waiter != edge.holder) {
+    for edge in edges {
         graph.entry(edge.waiter).or_default().push(edge.holder);
     }
     graph
 }
 
-/// The strongly connected parts of two or more (Kosaraju: by the order in which a walk leaves them, then
-/// against the edges).
+/// The strongly connected parts of two or more, and goroutines that wait for themselves (Kosaraju: by the order in which
+/// a walk leaves them, then against the edges).
 fn parts(graph: &Graph) -> Vec<Vec<u32>> {
     let mut left = Vec::new();
     let mut seen = HashSet::new();
@@ -98,7 +147,8 @@ fn parts(graph: &Graph) -> Vec<Vec<u32>> {
     for start in left.into_iter().rev() {
         let mut part = Vec::new();
         walk(&reversed, start, &mut seen, &mut part);
-        if part.len() > 1 {
+        let itself = |member: &u32| graph.get(member).is_some_and(|holders| holders.contains(member));
+        if part.len() > 1 || part.iter().any(itself) {
             parts.push(part);
         }
     }
@@ -124,17 +174,32 @@ fn walk(graph: &Graph, start: u32, seen: &mut HashSet<u32>, left: &mut Vec<u32>)
     }
 }
 
-/// What the waits within a part are for; `None` where it has none, or an object is unknown.
-fn kind(snapshot: &Snapshot, set: &DeadSet, part: &HashSet<u32>) -> Option<Cycle> {
+/// What the waits of a cycle are for; `None` where it has none, or an object is unknown.
+fn kind(snapshot: &Snapshot, cycle: &[Edge]) -> Option<Cycle> {
     let (mut locks, mut others) = (0, 0);
-    for edge in set.edges.iter().filter(|edge| part.contains(&edge.waiter) && part.contains(&edge.holder)) {
+    for edge in cycle {
         match snapshot.objects.get(edge.object as usize)?.kind {
             ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. } => locks += 1,
             _ => others += 1,
         }
     }
+    let of_itself = |edge: &Edge| edge.waiter == edge.holder;
+    // Its own read lock is what the writer waits for.
+    let behind = |edge: &Edge| {
+        let wants = |one: &Edge| {
+            let waits = snapshot.goroutines.get(one.waiter as usize).map_or(&[][..], |one| &one.waits);
+            waits.iter().find(|wait| wait.object == one.object).map(|wait| wait.wants)
+        };
+        edge.by == By::Queue
+            && cycle.iter().any(|back| {
+                (back.waiter, back.holder, back.object) == (edge.holder, edge.waiter, edge.object)
+                    && wants(back) == Some(Wants::Lock)
+            })
+    };
     Some(match (locks, others) {
         (0, 0) => return None,
+        (_, 0) if cycle.iter().all(of_itself) => Cycle::Recursive,
+        (_, 0) if cycle.iter().any(behind) => Cycle::RecursiveRead,
         (_, 0) => Cycle::Locks,
         (0, _) => Cycle::Other,
         _ => Cycle::Mixed,
@@ -146,33 +211,44 @@ mod tests {
     use super::*;
     use crate::heap::Edge;
 
-    fn set(edges: &[(u32, u32)]) -> DeadSet {
-        let edge = |(waiter, holder): &(u32, u32)| Edge { waiter: *waiter, object: 0, holder: *holder };
-        DeadSet { members: Vec::new(), edges: edges.iter().map(edge).collect() }
+    fn edges(pairs: &[(u32, u32)]) -> Vec<Edge> {
+        let edge = |(waiter, holder): &(u32, u32)| Edge {
+            waiter: *waiter,
+            object: 0,
+            holder: *holder,
+            by: By::Stack,
+        };
+        pairs.iter().map(edge).collect()
     }
 
-    fn sorted(edges: &[(u32, u32)]) -> Vec<Vec<u32>> {
-        let mut parts = parts(&graph(&set(edges)));
+    fn sorted(pairs: &[(u32, u32)]) -> Vec<Vec<u32>> {
+        let mut parts = parts(&graph(&edges(pairs)));
         parts.iter_mut().for_each(|part| part.sort_unstable());
         parts.sort();
         parts
     }
 
+    fn around(pairs: &[(u32, u32)], start: u32) -> Vec<u32> {
+        round(&edges(pairs), start).iter().map(|edge| edge.waiter).collect()
+    }
+
     #[test]
     fn parts_that_wait_for_each_other() {
         assert_eq!(sorted(&[]), Vec::<Vec<u32>>::new());
-        assert_eq!(sorted(&[(1, 2), (2, 3), (1, 3), (4, 4)]), Vec::<Vec<u32>>::new());
+        assert_eq!(sorted(&[(1, 2), (2, 3), (1, 3)]), Vec::<Vec<u32>>::new());
+        assert_eq!(sorted(&[(1, 4), (4, 4)]), [vec![4]], "it waits for itself");
         // 9 waits for the first, the first for the second.
         let edges = [(9, 1), (1, 2), (2, 1), (2, 5), (5, 6), (6, 7), (7, 5), (7, 8)];
         assert_eq!(sorted(&edges), [vec![1, 2], vec![5, 6, 7]]);
-        assert_eq!(round(&set(&edges), 6), [6, 7, 5]);
-        assert_eq!(round(&set(&edges), 9), Vec::<u32>::new());
+        assert_eq!(around(&edges, 6), [6, 7, 5]);
+        assert_eq!(around(&edges, 9), Vec::<u32>::new());
+        assert_eq!(around(&[(4, 4)], 4), [4]);
     }
 
     #[test]
     fn a_long_way_round() {
-        let edges: Vec<(u32, u32)> = (0..100_000).map(|at| (at, (at + 1) % 100_000)).collect();
-        assert_eq!(sorted(&edges)[0].len(), 100_000);
-        assert_eq!(round(&set(&edges), 7).len(), 100_000);
+        let edges: Vec<(u32, u32)> = (0..10_000).map(|at| (at, (at + 1) % 10_000)).collect();
+        assert_eq!(sorted(&edges)[0].len(), 10_000);
+        assert_eq!(around(&edges, 7).len(), 10_000);
     }
 }

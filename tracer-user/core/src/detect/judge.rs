@@ -113,7 +113,12 @@ impl Judge<'_> {
         for rule in rules.iter() {
             let condition = &rule.condition;
             let waived = condition.verdict == Need::Proven;
-            let suits = if waived { many || grows } else { rule.gives == Verdict::Suspect };
+            // "Nothing can reach it" is not to be said of what something reaches.
+            let suits = if waived {
+                (many || grows) && !condition.only_proves()
+            } else {
+                rule.gives == Verdict::Suspect
+            };
             if rest.is_empty() || !suits || !condition.holds_of_shape(shape) {
                 continue;
             }
@@ -158,6 +163,7 @@ impl Judge<'_> {
                 growth: None,
                 timers: None,
                 contexts: None,
+                ring: Vec::new(),
                 evidence: Vec::new(),
             };
             (group, shape.reason.clone())
@@ -191,6 +197,11 @@ impl Judge<'_> {
             group.count = group.members.len() as u64;
             group.age = range(group.members.iter().filter_map(|index| self.known.age(*index)));
             group.evidence = evidence(&self.known, &group, &reason);
+            if group.rule.condition.is_about_cycles()
+                && let Some(first) = group.members.first()
+            {
+                group.ring = self.known.cycles.round(*first);
+            }
             closed.push(group);
         }
         closed
@@ -258,6 +269,7 @@ fn timer_group(index: u32, site: &TimerSite, function: &str, rule: &Arc<Rule>) -
         growth: None,
         timers: Some(index),
         contexts: None,
+        ring: Vec::new(),
         evidence,
     }
 }

@@ -2,11 +2,7 @@
 //!
 //! Names are asked for once a shape: a million goroutines have few different stacks.
 
-use super::{
-    cycles::{self, Cycle},
-    growth::Site,
-    history::Age,
-};
+use super::{cycles::Cycles, growth::Site, history::Age};
 use crate::{
     goruntime::{Release, State, WaitReason},
     heap::{Facts, Observed},
@@ -233,8 +229,7 @@ fn never(goroutine: &Goroutine, reason: WaitReason) -> bool {
 pub(super) struct Known<'a> {
     pub(super) observed: &'a Observed,
     pub(super) thresholds: &'a Thresholds,
-    /// The goroutines that wait in a cycle, by index into `Snapshot::goroutines`.
-    pub(super) cycles: HashMap<u32, Cycle>,
+    pub(super) cycles: Cycles,
     /// The program's release of Go.
     pub(super) release: Release,
     goids: HashSet<u64>,
@@ -247,7 +242,7 @@ impl<'a> Known<'a> {
         Known {
             observed,
             thresholds,
-            cycles: cycles::find(observed),
+            cycles: Cycles::of(observed),
             release,
             goids: observed.snapshot.goroutines.iter().map(|goroutine| goroutine.goid).collect(),
             unknown: Facts::default(),

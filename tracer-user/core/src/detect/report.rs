@@ -4,7 +4,6 @@ use super::{
     baseline::Fingerprint,
     condition::Need,
     contexts::ContextSite,
-    cycles::{self, Cycle},
     growth::Growth,
     history::{Age, Measure},
     known::Known,
@@ -13,7 +12,7 @@ use super::{
 use crate::{
     clock::duration,
     goruntime::WaitReason,
-    heap::{Facts, Holders},
+    heap::{Edge, Facts, Holders},
     snapshot::{Object, ObjectKind},
 };
 use std::cmp::Reverse;
@@ -63,6 +62,9 @@ pub struct Group {
     pub timers: Option<u32>,
     /// For contexts that nobody can cancel.
     pub contexts: Option<ContextSite>,
+    /// The cycle that the first one waits in, from its own wait on; empty: it waits in none, or the rule is about
+    /// something else.
+    pub ring: Vec<Edge>,
     /// Why, in sentences without a full stop.
     pub evidence: Vec<String>,
 }
@@ -152,20 +154,9 @@ fn holders(known: &Known<'_>, first: u32) -> Option<String> {
 fn dead_set(known: &Known<'_>, first: u32) -> Option<String> {
     let set = known.observed.sets.get(known.facts(first).set? as usize)?;
     let size = set.members.len();
-    let Some(cycle) = known.cycles.get(&first) else {
-        return Some(format!("it is one of {size} goroutines that only wait for each other"));
-    };
-    let round = cycles::round(set, first);
-    let goid = |index: &u32| known.goroutine(*index).map(|goroutine| goroutine.goid.to_string());
-    let mut goids: Vec<String> = round.iter().filter_map(goid).take(NAMED).collect();
-    // A short round closes with the goroutine that it began with.
-    goids.push(if round.len() > NAMED { "…".to_owned() } else { goids.first()?.clone() });
-    let what = match cycle {
-        Cycle::Locks => "locks",
-        Cycle::Mixed => "locks and channels",
-        Cycle::Other => "channels",
-    };
-    Some(format!("the waits go round over {what}: goroutine {}", goids.join(" → ")))
+    // Of a cycle each wait is told.
+    let told = known.cycles.kind(first).is_some();
+    (!told).then(|| format!("it is one of {size} goroutines that only wait for each other"))
 }
 
 fn age(known: &Known<'_>, group: &Group) -> Option<String> {

@@ -216,6 +216,12 @@ impl Release {
         if self.since(22) { 32 } else { 40 }
     }
 
+    /// The table of a frame's deferred calls lists the place of each closure, the last first; since 1.22 they are an array
+    /// (`src/cmd/compile/internal/ssagen/ssa.go: emitOpenDeferInfo`).
+    pub(crate) const fn lists_open_defers(self) -> bool {
+        !self.since(22)
+    }
+
     /// `sudog.elem` has two words, of which the collector sees the first (`runtime2.go`: `maybeTraceablePtr`, 1.26).
     #[cfg(test)]
     pub(crate) const fn hides_sudog_elem(self) -> bool {

@@ -32,12 +32,14 @@ mod roots;
 mod spans;
 mod stack;
 mod timers;
+mod waits;
 
 pub use candidates::can_be_leaked;
 pub use observe::{ObserveError, Options, Progress, Registers, observe};
-pub use relations::{DeadSet, Edge, Holders};
+pub use relations::{DeadSet, Holders};
 pub use spans::{Usage, usage};
 pub use timers::{TimerKind, TimerSite};
+pub use waits::{By, Edge, Waits};
 
 pub(crate) use marker::{Source, most_read};
 pub(crate) use pass::{listed, structs};
@@ -47,6 +49,14 @@ pub(crate) use spans::{HeapError, ObjectId, Place, Span, Spans, words};
 
 use crate::snapshot::{Snapshot, View};
 use marker::Marker;
+
+/// Who waits for whom, from a snapshot with stacks and objects alone: no pass tells what can never happen.
+///
+/// # Errors
+/// A clause about the target: its heap cannot be read.
+pub fn waits(view: &View<'_>, snapshot: &Snapshot) -> Result<Waits, String> {
+    relations::waits_of(view, snapshot).map_err(|error| error.to_string())
+}
 
 /// What an observation found: the input of every verdict.
 #[derive(Debug, Default)]
@@ -59,6 +69,8 @@ pub struct Observed {
     pub sets: Vec<DeadSet>,
     /// One for each of [`Snapshot::objects`], in its order.
     pub holders: Vec<Holders>,
+    /// Who waits for whom.
+    pub waits: Waits,
     /// All looks, the oldest first.
     pub looks: Vec<Look>,
     /// Timers that are set, grouped by what they do; the largest group first.

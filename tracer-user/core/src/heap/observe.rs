@@ -2,8 +2,9 @@
 
 use super::pass::{self, Pass, Proof, Setting};
 use super::references::Depths;
-use super::relations::{self, Holders};
+use super::relations::{self, Holders, Related};
 use super::timers;
+use super::waits::Waits;
 use super::{Facts, Look, Observation, Observed};
 use crate::budget;
 use crate::goruntime::State;
@@ -345,14 +346,21 @@ impl<'s, 'a> Looks<'s, 'a> {
         };
         let timers = timers::sites(&timers, snapshot.taken_ns.1, |timer| proof.is_unheard(timer));
         let mut facts: Vec<Facts> = snapshot.goroutines.iter().map(|one| self.facts(one, &proof)).collect();
-        let (sets, holders) = match &reached {
-            Some((marker, reached_by)) => relations::relate(&view, &snapshot, marker, reached_by, &mut facts),
-            None => (Vec::new(), vec![Holders::default(); snapshot.objects.len()]),
+        let Related { sets, holders, waits } = match &reached {
+            Some((marker, reached_by)) => {
+                relations::relate(&view, &snapshot, marker.spans(), reached_by, &mut facts)
+            }
+            None => Related {
+                sets: Vec::new(),
+                holders: vec![Holders::default(); snapshot.objects.len()],
+                waits: Waits::default(),
+            },
         };
         let observed = Observed {
             facts,
             sets,
             holders,
+            waits,
             timers,
             passes: proof.passes(),
             scanned: proof.scanned(),

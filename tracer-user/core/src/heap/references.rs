@@ -30,6 +30,9 @@ const PAUSE: Duration = Duration::from_micros(50);
 const MAX_DEFERS: usize = 1 << 12;
 /// Bytes of a `_defer` that are read; no version has more (`src/runtime/runtime2.go`).
 const DEFER: usize = 80;
+/// Offsets of `_defer.pc` and `_defer.fn`, the same in Go 1.19 to 1.27.
+const DEFER_PC: usize = 16;
+const DEFER_FN: usize = 24;
 /// Bytes of `xRegState`, the vector registers of a goroutine that was preempted (since 1.26).
 const X_REGS: usize = 2112;
 /// Most sampled stack pointers that are kept. Beyond that all are dropped, and stacks count as fully used until there
@@ -52,6 +55,17 @@ pub(crate) struct Wanted {
     pub(crate) moved: bool,
 }
 
+/// A deferred call that a goroutine has still to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pending {
+    /// The goroutine's index in the snapshot.
+    pub(crate) goroutine: u32,
+    /// Where the function that deferred it goes on.
+    pub(crate) pc: Pc,
+    /// Entry of the called closure's function, and the first word that the closure has captured.
+    pub(crate) closure: (u64, u64),
+}
+
 pub(crate) struct References<'a> {
     view: View<'a>,
     at: Offsets,
@@ -63,6 +77,8 @@ pub(crate) struct References<'a> {
     x_regs: Option<usize>,
     live: LiveWords<'a>,
     depths: Depths,
+    /// Deferred calls of the goroutines that were read, if they are wanted.
+    pending: Option<Vec<Pending>>,
     /// Buffer for `g`s before their stacks are read.
     gs: Vec<u8>,
     /// Buffer for the same `g`s after their stacks were read.
@@ -86,11 +102,22 @@ impl<'a> References<'a> {
             x_regs: field("xRegs.state"),
             live: LiveWords::new(view),
             depths,
+            pending: None,
             gs: Vec::new(),
             again: Vec::new(),
             stacks: Vec::new(),
             whole: Vec::new(),
         })
+    }
+
+    /// Has [`References::each`] note the deferred calls of goroutines that stand still.
+    pub(crate) fn note_pending(&mut self) {
+        self.pending = Some(Vec::new());
+    }
+
+    /// The deferred calls that were noted.
+    pub(crate) fn pending(self) -> Vec<Pending> {
+        self.pending.unwrap_or_default()
     }
 
     /// Marks from the references of these goroutines.
@@ -180,6 +207,7 @@ impl<'a> References<'a> {
                 Some((raw, _)) => {
                     let g = again.get(index * self.size..).unwrap_or_default();
                     self.precise(&raw, (range.addr, bytes), g, |word| sink(word, true));
+                    self.add_pending(wanted.index, &raw, (range.addr, bytes), g);
                 }
                 None => self.unsteady(wanted.g, &mut sink)?,
             }
@@ -214,6 +242,41 @@ impl<'a> References<'a> {
         self.live.each(raw.saved().registers(), &used, &also, sink);
     }
 
+    /// Notes the deferred calls of a goroutine that stood still, if they are wanted.
+    fn add_pending(&mut self, goroutine: u32, raw: &Raw, (base, bytes): (u64, &[u8]), g: &[u8]) {
+        let Some(mut pending) = self.pending.take() else { return };
+        let used = Used::new(base, bytes, raw.still.stack.0);
+        let mut found = self.live.pending(raw.saved().registers(), &used);
+        self.defers(g, |_, bytes| {
+            let (pc, closure) = (u64_at(bytes, DEFER_PC).unwrap_or(0), u64_at(bytes, DEFER_FN).unwrap_or(0));
+            found.push((Pc::of_return(pc), closure));
+        });
+        for (pc, closure) in found {
+            let word = |at: u64| used.word(at).or_else(|| self.view.word(at));
+            let closure = word(closure).map(|code| (code, word(closure.wrapping_add(8)).unwrap_or(0)));
+            if let Some(closure) = closure
+                && budget::reserve(&mut pending, 1).is_ok()
+            {
+                pending.push(Pending { goroutine, pc, closure });
+            }
+        }
+        self.pending = Some(pending);
+    }
+
+    /// Hands over the `_defer`s that a `g` lists: their addresses and bytes.
+    fn defers(&self, g: &[u8], mut each: impl FnMut(u64, &[u8])) {
+        let mut next = self.defer.and_then(|at| u64_at(g, at)).unwrap_or(0);
+        let link = self.view.binary.version().release.defer_link();
+        for _ in 0..MAX_DEFERS {
+            let mut bytes = [0; DEFER];
+            if next == 0 || self.view.memory.read(next, &mut bytes).is_err() {
+                break;
+            }
+            each(next, &bytes);
+            next = u64_at(&bytes, link).unwrap_or(0);
+        }
+    }
+
     /// References that are neither on the stack nor in the `g`: deferred calls and saved vector registers.
     fn elsewhere(&self, g: &[u8]) -> Vec<u64> {
         let memory = self.view.memory;
@@ -224,19 +287,12 @@ impl<'a> References<'a> {
                 also.extend(words(&bytes));
             }
         }
-        let mut next = self.defer.and_then(|at| u64_at(g, at)).unwrap_or(0);
-        let link = self.view.binary.version().release.defer_link();
         // `scanstack` (`src/runtime/mgcmark.go`) takes these for roots, too: they point into the stack, and no map of a
         // frame has them.
-        for _ in 0..MAX_DEFERS {
-            let mut bytes = [0; DEFER];
-            if next == 0 || memory.read(next, &mut bytes).is_err() {
-                break;
-            }
-            also.extend(words(&bytes));
-            also.push(next);
-            next = u64_at(&bytes, link).unwrap_or(0);
-        }
+        self.defers(g, |addr, bytes| {
+            also.extend(words(bytes));
+            also.push(addr);
+        });
         also
     }
 

@@ -1,17 +1,17 @@
-//! Holders of awaited objects, and sets of unreachable goroutines that wait for each other.
+//! What goroutines refer to, and sets of unreachable goroutines that wait for each other.
 //!
-//! A goroutine that refers to a lock need not hold it: a Go mutex does not say who does. So holders are inferred, and
-//! outputs say so.
+//! A goroutine that refers to a lock need not hold it: a Go mutex does not say who does.
 
 #[cfg(test)]
 mod tests;
 
 use super::Facts;
-use super::marker::{Marker, Source};
-use super::references::{Depths, References, Wanted};
-use super::spans::{ObjectId, words};
+use super::marker::Source;
+use super::references::{Depths, Pending, References, Wanted};
+use super::spans::{HeapError, ObjectId, Spans, words};
+use super::waits::{self, Code, Edge, Held, Hints, Waits};
 use crate::binary::bytes::u64_at;
-use crate::snapshot::{ObjectKind, Snapshot, View};
+use crate::snapshot::{Object, ObjectKind, Snapshot, View};
 use hashbrown::{HashMap, HashSet};
 
 /// Most goroutines whose references are read.
@@ -22,13 +22,13 @@ const DEPTH: usize = 3;
 /// Most objects that are read for one goroutine, and the largest one that is.
 const MAX_OBJECTS: usize = 64;
 const MAX_SIZE: u64 = 512;
+/// Lowest address that counts as a pointer, and bytes behind a pointer to a variable that are taken for a part of it.
+const LOWEST: u64 = 4096;
+const VARIABLE: u64 = 64;
 /// Bytes of an object of the tiny allocator, which several values share, and of the smallest value that can be awaited
 /// (`sync.Mutex`).
 const TINY: u64 = 16;
 const LEAST: u64 = 8;
-/// Most holders of one object that make an edge in a set: a thousand goroutines that share a thousand locks would make
-/// a million edges.
-const MAX_EDGES: usize = 1000;
 /// Most goroutines that are named as holders of one object.
 const MAX_HOLDERS: usize = 16;
 
@@ -39,18 +39,6 @@ pub struct DeadSet {
     pub members: Vec<u32>,
     /// The waits between members.
     pub edges: Vec<Edge>,
-}
-
-/// A goroutine that waits for an object which another goroutine refers to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edge {
-    /// The waiting goroutine: index into [`Snapshot::goroutines`].
-    pub waiter: u32,
-    /// The object that it waits for: index into [`Snapshot::objects`].
-    pub object: u32,
-    /// The goroutine that refers to the object and so could end the wait (inferred): index into
-    /// [`Snapshot::goroutines`].
-    pub holder: u32,
 }
 
 /// What refers to one awaited object.
@@ -73,15 +61,16 @@ struct Relation {
     context: bool,
 }
 
-/// Fills [`Facts::holds`], [`Facts::context`] and [`Facts::set`]; returns the sets, and the holders of each object.
+/// Fills [`Facts::holds`], [`Facts::context`] and [`Facts::set`]; returns the sets, the holders of each object, and who
+/// waits for whom.
 /// `reached_by`: from where the last pass first reached each awaited object.
 pub(super) fn relate(
     view: &View<'_>,
     snapshot: &Snapshot,
-    marker: &Marker<'_>,
+    spans: &Spans,
     reached_by: &HashMap<ObjectId, Source>,
     facts: &mut [Facts],
-) -> (Vec<DeadSet>, Vec<Holders>) {
+) -> Related {
     let is_dead =
         |facts: &[Facts], index: u32| facts.get(index as usize).is_some_and(|facts| facts.unreachable);
     let dead = facts.iter().zip(0u32..).filter(|(facts, _)| facts.unreachable).map(|(_, index)| index);
@@ -90,17 +79,24 @@ pub(super) fn relate(
     let mut related: Vec<u32> = related.into_iter().collect();
     // The unreachable first, because at most `MAX_GOROUTINES` are read.
     related.sort_unstable_by_key(|index| (!is_dead(facts, *index), *index));
-    let mut relations = find(view, snapshot, marker, &related);
-    let holders = holders(snapshot, marker, reached_by, &relations, view.bias);
+    let (relations, pending) = find(view, snapshot, spans, &related);
+    let holders = holders(snapshot, spans, reached_by, &relations, view.bias);
+    let in_variable = |index: u32| is_in_variable(snapshot, spans, &holders, index);
+    let code = Code::of(view, snapshot, &in_variable);
+    let held = waits::held(view, snapshot, &pending);
+    let waits = waits(view, snapshot, spans, &relations, &held, &code, facts);
     for (index, relation) in &relations {
         if let Some(facts) = facts.get_mut(*index as usize) {
             facts.holds.clone_from(&relation.holds);
             facts.context = relation.context;
         }
     }
-    contexts(view, snapshot, marker, reached_by, facts);
-    relations.retain(|index, _| is_dead(facts, *index));
-    let sets = sets(snapshot, &relations);
+    contexts(view, snapshot, spans, reached_by, facts);
+    let dead = |index: u32| is_dead(facts, index);
+    let between: Vec<Edge> = (waits.edges.iter().copied())
+        .filter(|edge| dead(edge.waiter) && dead(edge.holder) && edge.waiter != edge.holder)
+        .collect();
+    let sets = group(&between);
     for (set, number) in sets.iter().zip(0u32..) {
         for member in &set.members {
             if let Some(facts) = facts.get_mut(*member as usize) {
@@ -108,7 +104,68 @@ pub(super) fn relate(
             }
         }
     }
-    (sets, holders)
+    Related { sets, holders, waits }
+}
+
+/// Who waits for whom. Goroutines that wait for nothing that is known are only looked at where it matters: they may be
+/// able to wake somebody.
+fn waits(
+    view: &View<'_>,
+    snapshot: &Snapshot,
+    spans: &Spans,
+    relations: &HashMap<u32, Relation>,
+    held: &[Held],
+    code: &Code,
+    facts: &[Facts],
+) -> Waits {
+    let dead = |index: u32| facts.get(index as usize).is_some_and(|facts| facts.unreachable);
+    let complete = relations.len() < MAX_GOROUTINES;
+    let one = |index| relations.get(&index).map_or(&[][..], |relation| &relation.holds);
+    let hints = Hints { stacks: &one, complete, dead: &dead };
+    let found = waits::find(snapshot, held, code, &hints);
+    if found.between_stuck().all(|edge| dead(edge.waiter)) || !complete {
+        return found;
+    }
+    let others = (0..snapshot.goroutines.len() as u32).filter(|index| !relations.contains_key(index));
+    let others: Vec<u32> = others.collect();
+    let complete = relations.len() + others.len() < MAX_GOROUTINES;
+    let (others, _) = find(view, snapshot, spans, &others);
+    let both = |index| relations.get(&index).or_else(|| others.get(&index)).map_or(&[][..], |one| &one.holds);
+    waits::find(snapshot, held, code, &Hints { stacks: &both, complete, dead: &dead })
+}
+
+/// Whether code may name an awaited object: a lock that is a variable or part of one, or a channel that a variable has.
+fn is_in_variable(snapshot: &Snapshot, spans: &Spans, holders: &[Holders], index: u32) -> bool {
+    match snapshot.objects.get(index as usize) {
+        Some(Object { kind: ObjectKind::Channel { .. }, .. }) => {
+            holders.get(index as usize).is_some_and(|holders| holders.global.is_some())
+        }
+        Some(Object { addr, .. }) => spans.object(*addr).is_none(),
+        None => false,
+    }
+}
+
+/// Who waits for whom, from a snapshot with stacks and objects alone.
+///
+/// # Errors
+/// The heap cannot be read.
+pub(super) fn waits_of(view: &View<'_>, snapshot: &Snapshot) -> Result<Waits, HeapError> {
+    let globals = view.binary.globals().map_err(|_| HeapError::NoHeap)?;
+    let spans = Spans::read(view, globals)?;
+    let all: Vec<u32> = (0..snapshot.goroutines.len() as u32).collect();
+    let (relations, pending) = find(view, snapshot, &spans, &all);
+    let held = waits::held(view, snapshot, &pending);
+    let stacks = |index| relations.get(&index).map_or(&[][..], |one| &one.holds);
+    let complete = all.len() <= MAX_GOROUTINES && snapshot.lacks().is_none();
+    let code = Code::of(view, snapshot, &|_| true);
+    Ok(waits::find(snapshot, &held, &code, &Hints { stacks: &stacks, complete, dead: &|_| false }))
+}
+
+/// What was found of goroutines and what they wait for.
+pub(super) struct Related {
+    pub sets: Vec<DeadSet>,
+    pub holders: Vec<Holders>,
+    pub waits: Waits,
 }
 
 /// Sets [`Facts::context`] for waiters on a channel that the last pass reached from the context itself. Such a waiter
@@ -116,15 +173,15 @@ pub(super) fn relate(
 fn contexts(
     view: &View<'_>,
     snapshot: &Snapshot,
-    marker: &Marker<'_>,
+    spans: &Spans,
     reached_by: &HashMap<ObjectId, Source>,
     facts: &mut [Facts],
 ) {
-    let search = Search { view, marker, awaited: &HashMap::new(), snapshot };
+    let search = Search { view, spans, static_objects: Vec::new(), awaited: &HashMap::new(), snapshot };
     for object in &snapshot.objects {
-        let by = marker.spans().object(object.addr).and_then(|id| reached_by.get(&id));
+        let by = spans.object(object.addr).and_then(|id| reached_by.get(&id));
         let Some(Source::Heap(by)) = by else { continue };
-        let bytes = marker.spans().object(*by).and_then(|by| search.bytes(by));
+        let bytes = spans.object(*by).and_then(|by| search.bytes(by));
         if bytes.is_some_and(|bytes| search.is_context(&bytes, &[object.addr])) {
             for waiter in &object.waiters {
                 if let Some(facts) = facts.get_mut(*waiter as usize) {
@@ -135,20 +192,22 @@ fn contexts(
     }
 }
 
-/// Finds what these goroutines (indices into the snapshot) refer to; empty if the target has ended.
+/// Finds what these goroutines (indices into the snapshot) refer to, and their deferred calls; nothing if the target has
+/// ended.
 fn find(
     view: &View<'_>,
     snapshot: &Snapshot,
-    marker: &Marker<'_>,
+    spans: &Spans,
     goroutines: &[u32],
-) -> HashMap<u32, Relation> {
+) -> (HashMap<u32, Relation>, Vec<Pending>) {
     let mut awaited: HashMap<ObjectId, Vec<u32>> = HashMap::new();
     for (object, index) in snapshot.objects.iter().zip(0u32..) {
-        if let Some(id) = marker.spans().object(object.addr) {
+        if let Some(id) = spans.object(object.addr) {
             awaited.entry(id).or_default().push(index);
         }
     }
-    let Some(mut references) = References::new(view, Depths::default()) else { return HashMap::new() };
+    let Some(mut references) = References::new(view, Depths::default()) else { return Default::default() };
+    references.note_pending();
     let wanted = |index: &u32| {
         let goroutine = snapshot.goroutines.get(*index as usize)?;
         Some(Wanted { index: *index, g: goroutine.g, moved: false })
@@ -156,15 +215,22 @@ fn find(
     let wanted: Vec<_> = goroutines.iter().take(MAX_GOROUTINES).filter_map(wanted).collect();
     let mut refers: HashMap<u32, Refers> = HashMap::new();
     let read = references.each(&wanted, &mut |index, word, _| {
-        if let Some(object) = marker.spans().object(word) {
+        if let Some(object) = spans.object(word) {
             refers.entry(index).or_default().add(object, word);
+        } else if word > LOWEST && view.binary.is_variable(word.wrapping_sub(view.bias)) {
+            refers.entry(index).or_default().add_variable(word);
         }
     });
     if read.is_err() {
-        return HashMap::new();
+        return Default::default();
     }
-    let search = Search { view, marker, awaited: &awaited, snapshot };
-    refers.into_iter().map(|(index, refers)| (index, search.follow(index, refers))).collect()
+    let outside =
+        snapshot.objects.iter().zip(0_u32..).filter(|(object, _)| spans.object(object.addr).is_none());
+    let mut static_objects: Vec<_> = outside.map(|(object, index)| (object.addr, index)).collect();
+    static_objects.sort_unstable();
+    let search = Search { view, spans, static_objects, awaited: &awaited, snapshot };
+    let relations = refers.into_iter().map(|(index, refers)| (index, search.follow(index, refers))).collect();
+    (relations, references.pending())
 }
 
 /// The references of one goroutine.
@@ -174,6 +240,8 @@ struct Refers {
     met: HashSet<ObjectId>,
     /// The references to follow next: object, and the pointer into it.
     words: Vec<(ObjectId, u64)>,
+    /// Addresses in variables: structs that the compiler made there.
+    variables: Vec<u64>,
 }
 
 impl Refers {
@@ -183,11 +251,19 @@ impl Refers {
             self.words.push((object, word));
         }
     }
+
+    fn add_variable(&mut self, addr: u64) {
+        if self.variables.len() < MAX_OBJECTS && !self.variables.contains(&addr) {
+            self.variables.push(addr);
+        }
+    }
 }
 
 struct Search<'s> {
     view: &'s View<'s>,
-    marker: &'s Marker<'s>,
+    spans: &'s Spans,
+    /// Awaited objects in variables: addresses, ascending, and indices into [`Snapshot::objects`].
+    static_objects: Vec<(u64, u32)>,
     awaited: &'s HashMap<ObjectId, Vec<u32>>,
     snapshot: &'s Snapshot,
 }
@@ -199,6 +275,9 @@ impl Search<'_> {
         let channels: Vec<u64> =
             own.iter().filter_map(|object| Some(self.snapshot.objects.get(*object as usize)?.addr)).collect();
         let mut relation = Relation::default();
+        for addr in std::mem::take(&mut refers.variables) {
+            self.variable(addr, &own, &mut relation, &mut refers);
+        }
         for _ in 0..=DEPTH {
             for (object, word) in std::mem::take(&mut refers.words) {
                 let awaited = self.awaited.get(&object).map_or(&[][..], |awaited| awaited);
@@ -209,7 +288,7 @@ impl Search<'_> {
                 let Some(bytes) = (!is_channel).then(|| self.bytes(object)).flatten() else { continue };
                 relation.context |= self.is_context(&bytes, &channels);
                 for word in words(&bytes) {
-                    if let Some(found) = self.marker.spans().object(word) {
+                    if let Some(found) = self.spans.object(word) {
                         refers.add(found, word);
                     }
                 }
@@ -218,6 +297,21 @@ impl Search<'_> {
         relation.holds.sort_unstable();
         relation.holds.dedup();
         relation
+    }
+
+    /// Follows a pointer to a variable, whose size nobody knows: awaited objects in it, and what its first words lead to.
+    fn variable(&self, addr: u64, own: &HashSet<u32>, relation: &mut Relation, refers: &mut Refers) {
+        let behind = self.static_objects.partition_point(|(at, _)| *at < addr);
+        let within = self.static_objects.iter().skip(behind).take_while(|(at, _)| *at - addr < VARIABLE);
+        relation.holds.extend(within.map(|(_, index)| *index).filter(|index| !own.contains(index)));
+        let mut bytes = [0; VARIABLE as usize];
+        if self.view.memory.read(addr, &mut bytes).is_ok() {
+            for word in words(&bytes) {
+                if let Some(found) = self.spans.object(word) {
+                    refers.add(found, word);
+                }
+            }
+        }
     }
 
     fn is_channel(&self, object: u32) -> bool {
@@ -229,8 +323,7 @@ impl Search<'_> {
     /// share an object (the tiny allocator, `src/runtime/malloc.go`); a pointer to a neighbour does not refer to the
     /// thing.
     fn points_at(&self, thing: u32, object: ObjectId, word: u64) -> bool {
-        let Some((thing, span)) =
-            self.snapshot.objects.get(thing as usize).zip(self.marker.spans().get(object.span))
+        let Some((thing, span)) = self.snapshot.objects.get(thing as usize).zip(self.spans.get(object.span))
         else {
             return false;
         };
@@ -240,8 +333,8 @@ impl Search<'_> {
 
     /// The bytes of an object; `None`: it is too large, holds no pointers, or cannot be read.
     fn bytes(&self, object: ObjectId) -> Option<Vec<u8>> {
-        let (addr, size) = self.marker.spans().range(object).filter(|(_, size)| *size <= MAX_SIZE)?;
-        self.marker.spans().get(object.span).filter(|span| !span.noscan)?;
+        let (addr, size) = self.spans.range(object).filter(|(_, size)| *size <= MAX_SIZE)?;
+        self.spans.get(object.span).filter(|span| !span.noscan)?;
         let mut bytes = vec![0; size as usize];
         self.view.memory.read(addr, &mut bytes).ok()?;
         Some(bytes)
@@ -268,31 +361,6 @@ impl Search<'_> {
         let size = u64_at(&bytes, 48).filter(|elem| *elem > 4096).and_then(|elem| self.view.word(elem));
         kind && size == Some(0)
     }
-}
-
-/// The sets among these goroutines: an edge from each waiter to each holder, grouped.
-fn sets(snapshot: &Snapshot, relations: &HashMap<u32, Relation>) -> Vec<DeadSet> {
-    let mut holders: HashMap<u32, Vec<u32>> = HashMap::new();
-    let mut indices: Vec<u32> = relations.keys().copied().collect();
-    indices.sort_unstable();
-    for index in &indices {
-        for object in relations.get(index).map_or(&[][..], |relation| &relation.holds) {
-            holders.entry(*object).or_default().push(*index);
-        }
-    }
-    let mut edges: Vec<Edge> = Vec::new();
-    for waiter in &indices {
-        let waits = snapshot.goroutines.get(*waiter as usize).map(|goroutine| &goroutine.waits[..]);
-        for wait in waits.unwrap_or_default() {
-            let holders = holders.get(&wait.object).map_or(&[][..], |holders| holders);
-            edges.extend(holders.iter().take(MAX_EDGES).map(|holder| Edge {
-                waiter: *waiter,
-                object: wait.object,
-                holder: *holder,
-            }));
-        }
-    }
-    group(&edges)
 }
 
 /// Groups connected edges into sets, the largest first (union-find).
@@ -334,14 +402,14 @@ fn root(parent: &mut HashMap<u32, u32>, of: u32) -> u32 {
 /// The holders of each object: from where the last pass first reached it, and the goroutines that refer to it.
 fn holders(
     snapshot: &Snapshot,
-    marker: &Marker<'_>,
+    spans: &Spans,
     reached_by: &HashMap<ObjectId, Source>,
     relations: &HashMap<u32, Relation>,
     bias: u64,
 ) -> Vec<Holders> {
     let by_source = |addr: u64| {
         let mut holders = Holders::default();
-        match marker.spans().object(addr).and_then(|object| reached_by.get(&object)) {
+        match spans.object(addr).and_then(|object| reached_by.get(&object)) {
             Some(Source::Global(at)) => holders.global = Some(at.wrapping_sub(bias)),
             // `u32::MAX` stands for a goroutine that is not in the snapshot.
             Some(Source::Goroutine(index)) if *index != u32::MAX => holders.goroutines.push(*index),

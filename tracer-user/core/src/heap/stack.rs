@@ -7,8 +7,9 @@
 //! counts.
 
 use super::spans::words;
-use crate::binary::bytes::{i32_at, u64_at};
+use crate::binary::bytes::{i32_at, u64_at, uvarint};
 use crate::binary::{Arch, FuncData, Function, GoBinary, PcData};
+use crate::goruntime::Release;
 use crate::memory::{Fault, Memory};
 use crate::snapshot::{Frame, Pc, Registers, Unwinder, View};
 use hashbrown::HashMap;
@@ -22,6 +23,8 @@ const MAX_REFLECTED: u64 = 1 << 12;
 const MAX_BITS: usize = 1 << 20;
 /// Most variables of one function whose address is taken.
 const MAX_OBJECTS: usize = 1 << 12;
+/// Most deferred calls that a frame keeps in variables (`maxOpenDefers`).
+const MAX_OPEN_DEFERS: u64 = 8;
 /// Bytes of a `stackObjectRecord` (`src/runtime/stack.go`).
 const RECORD: usize = 16;
 /// Functions that reflection calls with any arguments. Only the method value at their stack pointer says which
@@ -48,8 +51,12 @@ impl<'a> Used<'a> {
         (self.lo..self.end()).contains(&addr)
     }
 
-    fn word(&self, addr: u64) -> Option<u64> {
+    pub(super) fn word(&self, addr: u64) -> Option<u64> {
         u64_at(self.bytes, usize::try_from(addr.checked_sub(self.base)?).ok()?)
+    }
+
+    fn byte(&self, addr: u64) -> Option<u8> {
+        self.bytes.get(usize::try_from(addr.checked_sub(self.base)?).ok()?).copied()
     }
 
     fn end(&self) -> u64 {
@@ -128,6 +135,30 @@ impl<'a> LiveWords<'a> {
             let mut words = used.between(from, end).zip((from..).step_by(8));
             words.find(|(word, _)| to.contains(word)).map(|(_, at)| (frame.pc, at))
         })
+    }
+
+    /// The deferred calls that frames keep in their own variables and have still to make: where the frame goes on, and
+    /// the closure that is called. Calls that are deferred in loops, and all where there are many, are listed in the `g`.
+    pub(super) fn pending(&mut self, registers: Registers, used: &Used<'_>) -> Vec<(Pc, u64)> {
+        let mut frames = Vec::new();
+        // Frames up to a broken one count.
+        let _ = self.unwinder.frames(&Bytes(used), registers, &mut frames);
+        let mut found = Vec::new();
+        for frame in &frames {
+            let functions = self.binary.functions();
+            let function = functions.function_at(frame.pc.lookup().wrapping_sub(self.bias));
+            let table = function.and_then(|function| functions.funcdata(&function, FuncData::OpenDefers));
+            let slots = table.and_then(|table| OpenDefers::parse(table, self.binary.version().release));
+            let Some(OpenDefers { bits, slots }) = slots else { continue };
+            let end = self.locals_end(frame);
+            let bits = used.byte(end.wrapping_sub(bits)).unwrap_or(0);
+            let pending = slots.iter().enumerate().filter(|(index, _)| bits >> index & 1 != 0);
+            // The last one is called first.
+            found.extend(
+                pending.rev().filter_map(|(_, slot)| Some((frame.pc, used.word(end.wrapping_sub(*slot))?))),
+            );
+        }
+        found
     }
 
     /// As [`LiveWords::each`], by the maps of the frames. `None`: a frame belongs to no function.
@@ -227,6 +258,34 @@ impl<'a> LiveWords<'a> {
         let map = FrameMap::of(self.binary, self.bias, pc).map(Rc::new);
         self.maps.insert(pc, map.clone());
         map
+    }
+}
+
+/// Where a frame keeps its deferred calls, in bytes below [`LiveWords::locals_end`] (`FUNCDATA_OpenCodedDeferInfo`,
+/// `src/cmd/compile/internal/ssagen/ssa.go: emitOpenDeferInfo`).
+#[derive(Debug, PartialEq, Eq)]
+struct OpenDefers {
+    /// The byte with a bit for each deferred call that is still to come.
+    bits: u64,
+    /// The pointers to the closures.
+    slots: Vec<u64>,
+}
+
+impl OpenDefers {
+    /// `None`: the table makes no sense.
+    fn parse(table: &[u8], release: Release) -> Option<OpenDefers> {
+        let mut at = 0;
+        let bits = uvarint(table, &mut at)?;
+        if release.lists_open_defers() {
+            let count = uvarint(table, &mut at).filter(|count| *count <= MAX_OPEN_DEFERS)?;
+            let mut slots = (0..count).map(|_| uvarint(table, &mut at)).collect::<Option<Vec<u64>>>()?;
+            // The last deferred call stands first.
+            slots.reverse();
+            return Some(OpenDefers { bits, slots });
+        }
+        let first = uvarint(table, &mut at)?;
+        let slots = (0..MAX_OPEN_DEFERS).map(|index| first.wrapping_sub(index * 8)).collect();
+        Some(OpenDefers { bits, slots })
     }
 }
 
@@ -397,6 +456,17 @@ mod tests {
             assert_eq!(set(lie, 0), None, "{lie:?}");
         }
         assert_eq!(set(&table(i32::MAX, 8, &[1]), usize::MAX / 2), None);
+    }
+
+    /// As Go 1.19 writes them and as Go 1.22 does: the second call has the lower slot.
+    #[test]
+    fn where_frames_keep_deferred_calls() {
+        let old = OpenDefers::parse(&[0x11, 2, 0x20, 0x18], Release::new(21)).unwrap();
+        assert_eq!(old, OpenDefers { bits: 0x11, slots: vec![0x18, 0x20] });
+        let new = OpenDefers::parse(&[0x11, 0x28], Release::new(22)).unwrap();
+        assert_eq!((new.bits, &new.slots[..2]), (0x11, &[0x28, 0x20][..]));
+        assert_eq!(OpenDefers::parse(&[0x11, 9, 1, 1, 1, 1, 1, 1, 1, 1, 1], Release::new(21)), None);
+        assert_eq!(OpenDefers::parse(&[0x80], Release::new(27)), None);
     }
 
     #[test]

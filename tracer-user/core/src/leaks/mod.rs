@@ -10,4 +10,4 @@ mod search;
 mod view;
 
 pub use search::{Earlier, Found, Leaks, OPTIONS, Search};
-pub use view::{AsJson, Awaited, LeakView, Timers, views};
+pub use view::{AsJson, Awaited, LeakView, Place, Timers, Turn, TurnJson, views};

@@ -5,12 +5,21 @@ use crate::{
         Age, ContextSite, ContextTrouble, Fingerprint, Group, Growth, Lookup as _, Report, Rule, Verdict,
     },
     goruntime::State,
-    heap::{Observed, TimerKind},
+    heap::{Edge, Observed, TimerKind},
     names::{Names, Site},
-    snapshot::{Goroutine, Object, Snapshot, Wants},
+    snapshot::{Goroutine, Object, ObjectKind, Snapshot, Wants},
 };
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
-use std::{collections::HashSet, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, mem, sync::Arc};
+
+#[cfg(doc)]
+use crate::heap::By;
+
+/// Waits of a cycle that are kept, and that sentences tell.
+const MAX_TURNS: usize = 1000;
+const TOLD_TURNS: usize = 6;
+/// Holders of a lock that sentences tell.
+const TOLD_HOLDERS: usize = 3;
 
 /// A group of leaked goroutines, of timers or of contexts, with names in place of addresses. Text, JSON, SARIF, `top`, the agent's
 /// pages, metrics and records each show a part of it; as JSON it is a group of `sfgi.leaks/1`.
@@ -53,6 +62,8 @@ pub struct LeakView {
     pub timers: Option<Timers>,
     /// Of contexts that nobody can cancel.
     pub contexts: Option<ContextSite>,
+    /// The cycle that the first member waits in, from its own wait on; empty: none, or it is not told of cycles.
+    pub ring: Vec<Turn>,
     /// What keeps alive what the first member waits for: a way on one line; `None`: nothing does, or it is not known.
     pub kept_by: Option<String>,
     /// Why, in sentences without a full stop, the strongest first.
@@ -74,6 +85,74 @@ pub struct Awaited {
     pub cases: usize,
 }
 
+/// A wait in a cycle, and who could end it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Turn {
+    /// The goroutine that waits, by goid.
+    pub waiter: u64,
+    pub wants: Wants,
+    /// The object that it waits for, without its waiters.
+    pub object: Object,
+    /// Where it waits.
+    pub at: Option<Site>,
+    /// The goroutine that could end the wait, by goid.
+    pub holder: u64,
+    /// How that is known, in a word: [`By::word`].
+    pub by: Cow<'static, str>,
+    /// Whether it is inferred.
+    pub inferred: bool,
+    /// The place in the holder's code that says so.
+    pub held_at: Option<Site>,
+}
+
+impl Turn {
+    /// `None`: the edge is none of this snapshot.
+    pub fn of(edge: &Edge, snapshot: &Snapshot, names: &mut Names) -> Option<Turn> {
+        let goroutine = |index: u32| snapshot.goroutines.get(index as usize);
+        let (waiter, holder) = (goroutine(edge.waiter)?, goroutine(edge.holder)?);
+        let Object { addr, kind, .. } = snapshot.objects.get(edge.object as usize)?;
+        Some(Turn {
+            waiter: waiter.goid,
+            wants: waiter.waits.iter().find(|wait| wait.object == edge.object)?.wants,
+            object: Object { addr: *addr, kind: kind.clone(), waiters: Vec::new() },
+            at: names.wait_site(snapshot.stacks.get(waiter.stack)),
+            holder: holder.goid,
+            by: edge.by.word().into(),
+            inferred: edge.by.is_hint(),
+            held_at: edge.by.place().and_then(|pc| names.wait_site(&[pc])),
+        })
+    }
+
+    /// As a sentence without a full stop.
+    fn sentence(&self) -> String {
+        let Turn { waiter, wants, object, holder, .. } = self;
+        let place = |site: &Option<Site>| match site {
+            Some(Site { func, line: 0, .. }) => format!(" at {func}"),
+            Some(Site { func, line, .. }) => format!(" at {func}:{line}"),
+            None => String::new(),
+        };
+        let (at, held_at) = (place(&self.at), place(&self.held_at));
+        let waits = format!("goroutine {waiter} waits {} {object}{at}", wants.verb());
+        let is_lock = matches!(object.kind, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. });
+        match &*self.by {
+            "unlock" if waiter == holder => {
+                format!("{waits}, and holds it itself: its Unlock is deferred{held_at}")
+            }
+            "unlock" => format!("{waits}, and goroutine {holder} holds it: its Unlock is deferred{held_at}"),
+            "queue" => format!("{waits}, behind goroutine {holder}, which waits to write to it"),
+            "code" if is_lock => {
+                format!("{waits}, which goroutine {holder} has locked{held_at}, as its code says (inferred)")
+            }
+            "code" => {
+                format!("{waits}, which goroutine {holder} uses later{held_at}, as its code says (inferred)")
+            }
+            _ => format!(
+                "{waits}, which goroutine {holder} has on its stack (inferred: it could end the wait)"
+            ),
+        }
+    }
+}
+
 /// What the timers of a group run, and of which kind they are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Timers {
@@ -93,12 +172,28 @@ pub fn views(report: Report, observed: &Observed, pinned: &[u64], names: &mut Na
         .collect()
 }
 
-fn view(group: Group, observed: &Observed, pinned_bytes: u64, names: &mut Names) -> LeakView {
+fn view(mut group: Group, observed: &Observed, pinned_bytes: u64, names: &mut Names) -> LeakView {
     let snapshot = &observed.snapshot;
     let goroutine = |index: &u32| snapshot.goroutines.get(*index as usize);
     let first = group.members.first().and_then(goroutine);
     let facts = group.members.first().and_then(|first| observed.facts.get(*first as usize));
     let timers = group.timers.and_then(|timers| observed.timers.get(timers as usize));
+    let ring: Vec<Turn> =
+        group.ring.iter().take(MAX_TURNS).filter_map(|edge| Turn::of(edge, snapshot, names)).collect();
+    let mut evidence = mem::take(&mut group.evidence);
+    // Who only waits behind somebody is told behind whom, where that is certain.
+    let first_waits = group.members.first().filter(|_| ring.is_empty());
+    let behind: Vec<Turn> = (observed.waits.edges.iter())
+        .filter(|edge| Some(&edge.waiter) == first_waits && !edge.by.is_hint())
+        .take(TOLD_HOLDERS)
+        .filter_map(|edge| Turn::of(edge, snapshot, names))
+        .collect();
+    // Behind what proves it, or does not.
+    let told = ring.iter().take(TOLD_TURNS).chain(&behind).map(Turn::sentence);
+    let more = group.ring.len().saturating_sub(TOLD_TURNS);
+    let more = (more > 0).then(|| format!("{more} more waits lie between the last of these and the first"));
+    let at = evidence.len().min(1);
+    evidence.splice(at..at, told.chain(more));
     let stack = match (first, timers) {
         (Some(first), _) => {
             names.stack(snapshot.stacks.get(first.stack)).into_iter().map(|line| line.site).collect()
@@ -129,7 +224,8 @@ fn view(group: Group, observed: &Observed, pinned_bytes: u64, names: &mut Names)
         }),
         contexts: group.contexts,
         kept_by: None,
-        evidence: group.evidence,
+        ring,
+        evidence,
         first_seen_unix_ns: 0,
         rule: group.rule,
         members: group.members,
@@ -179,6 +275,7 @@ impl LeakView {
         self.members = Vec::new();
         self.goids.truncate(goids);
         self.goids.shrink_to_fit();
+        self.ring.truncate(TOLD_TURNS);
         self.stack.truncate(lines);
         self.stack.shrink_to_fit();
     }
@@ -224,6 +321,10 @@ impl Serialize for AsJson<'_> {
         if let Some(contexts) = &this.contexts {
             map.serialize_entry("contexts", &ContextsJson::of(contexts))?;
         }
+        if !this.ring.is_empty() {
+            let turns: Vec<TurnJson<'_>> = this.ring.iter().map(TurnJson::of).collect();
+            map.serialize_entry("ring", &turns)?;
+        }
         if let Some(way) = &this.kept_by {
             map.serialize_entry("kept_by", way)?;
         }
@@ -235,8 +336,9 @@ impl Serialize for AsJson<'_> {
     }
 }
 
+/// A place in the program's source, without what is not known of it.
 #[derive(Serialize)]
-struct Place<'a> {
+pub struct Place<'a> {
     func: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     file: &'a str,
@@ -245,8 +347,38 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn of(site: &Site) -> Place<'_> {
+    /// That of a site.
+    pub fn of(site: &Site) -> Place<'_> {
         Place { func: &site.func, file: &site.file, line: (site.line != 0).then_some(site.line) }
+    }
+}
+
+/// A wait and who could end it, in JSON.
+#[derive(Serialize)]
+pub struct TurnJson<'a> {
+    waiter: u64,
+    object: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<Place<'a>>,
+    holder: u64,
+    by: &'a str,
+    inferred: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_at: Option<Place<'a>>,
+}
+
+impl TurnJson<'_> {
+    /// That of a turn.
+    pub fn of(turn: &Turn) -> TurnJson<'_> {
+        TurnJson {
+            waiter: turn.waiter,
+            object: format!("{:#x}", turn.object.addr),
+            at: turn.at.as_ref().map(Place::of),
+            holder: turn.holder,
+            by: &turn.by,
+            inferred: turn.inferred,
+            held_at: turn.held_at.as_ref().map(Place::of),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a value of a type has pointers, and what they point to.
 
-use super::types::{Detail, Field, Kind, TypeId, Types};
+use crate::binary::{Detail, Field, Kind, TypeId, Types};
 use crate::budget;
 use std::rc::Rc;
 

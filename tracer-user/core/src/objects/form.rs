@@ -1,6 +1,6 @@
 //! What an object of the heap holds, packed into one word for each object.
 
-use super::types::TypeId;
+use crate::binary::TypeId;
 
 /// How an object holds values of its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

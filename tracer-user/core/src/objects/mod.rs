@@ -2,7 +2,7 @@
 //!
 //! # How
 //! All roots and all references between objects are read once ([`graph`]), and each object remembers what led to it.
-//! Types come from the runtime's descriptors ([`types`]) and spread along the references ([`typing`]). A way
+//! Types come from the runtime's descriptors ([`Types`]) and spread along the references ([`typing`]). A way
 //! from a root to an object is read again before it is told ([`ways`]): the target runs on meanwhile.
 //!
 //! # Which fact comes from where
@@ -20,17 +20,16 @@ mod contexts;
 mod edges;
 mod form;
 mod graph;
+mod itabs;
 mod pointers;
 mod recent;
-mod types;
 mod typing;
 mod ways;
 
 pub use contexts::{Above, Context, ContextKind, Contexts, settled};
-pub use types::{Detail, Field, Kind, Type, TypeId, Types};
 pub use ways::{Described, Hop, Root, RootKind, Way};
 
-use crate::binary::{CodeTypes, Globals, GoBinary, Member, Variables};
+use crate::binary::{self, CodeTypes, Globals, GoBinary, MAX_TYPE_BYTES, Member, Types, Variables};
 use crate::budget::{self, Exhausted};
 use crate::heap::{Depths, HeapError, References, Roots, Source, Spans, Wanted, listed, structs};
 use crate::memory::{Fault, Range, ThreadRegisters, read_each};
@@ -42,6 +41,8 @@ use serde::{Deserialize, Serialize};
 use std::{cell::OnceCell, fs::File, rc::Rc};
 use typing::Typing;
 
+/// Most modules: the executable and its plugins.
+const MAX_MODULES: usize = 256;
 /// Largest variable that is read, and bytes of variables that are read at once.
 const MAX_VARIABLE: u64 = 1 << 20;
 const BATCH: usize = 1 << 20;
@@ -56,10 +57,10 @@ const MAX_FINALIZERS: usize = 1 << 20;
 pub enum TypesError {
     #[error("the list of its modules (runtime.firstmoduledata) is not known")]
     NoModules,
-    #[error("it has more types than any program")]
-    TooMany,
     #[error("its types cannot be read: {0}")]
     Unreadable(#[from] Fault),
+    #[error(transparent)]
+    Refused(#[from] binary::TypesError),
     #[error("its types cannot be read: {0}")]
     Exhausted(#[from] Exhausted),
 }
@@ -88,6 +89,31 @@ impl From<HeapError> for ObjectsError {
             other => ObjectsError::Heap(other.to_string()),
         }
     }
+}
+
+/// Reads the descriptors of all modules.
+///
+/// # Errors
+/// The list of modules or the descriptors of one cannot be read, or the budget does not allow them.
+fn types(view: &View<'_>) -> Result<Types, TypesError> {
+    let (mut left, mut modules) = (MAX_TYPE_BYTES, Vec::new());
+    let first = view.binary.globals().ok().and_then(|globals| globals.first_module);
+    let mut module = first.ok_or(TypesError::NoModules)?.wrapping_add(view.bias);
+    for _ in 0..MAX_MODULES {
+        let field = |name| view.field(module, "moduledata", name).ok_or(TypesError::NoModules);
+        let (start, end, next) = (field("types")?, field("etypes")?, field("next")?);
+        let len = end.saturating_sub(start);
+        left = left.checked_sub(len).ok_or(binary::TypesError::TooMany)?;
+        budget::check(len as usize)?;
+        let mut bytes = vec![0; len as usize];
+        view.memory.read(start, &mut bytes)?;
+        modules.push((start, bytes));
+        if next == 0 {
+            break;
+        }
+        module = next;
+    }
+    Ok(Types::parse(&modules)?)
 }
 
 /// How many of the objects that anything leads to have a type.
@@ -178,7 +204,7 @@ impl<'a> Objects<'a> {
         if spans.bits() > reading.most {
             return Err(ObjectsError::TooMany(spans.bits(), reading.most));
         }
-        let (types, untyped) = match Types::read(&view) {
+        let (types, untyped) = match types(&view) {
             Ok(types) => (types, None),
             Err(error) => (Types::default(), Some(error.to_string())),
         };

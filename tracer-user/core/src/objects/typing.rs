@@ -15,10 +15,11 @@
 use super::contexts::ContextKind;
 use super::edges::{Edge, Layouts, To};
 use super::form::{Form, Rank, Shape, fits_slot};
+use super::itabs::Itabs;
 use super::pointers::Pointers;
-use super::types::{Detail, Itabs, Kind, TypeId, Types};
 use crate::binary::bytes::{array, u32_at, u64_at};
 use crate::binary::{CodeTypes, Described};
+use crate::binary::{Detail, Kind, TypeId, Types};
 use crate::budget::{self, Exhausted};
 use crate::heap::{ObjectId, Place, Span, Spans, words};
 use crate::snapshot::View;

@@ -3,8 +3,8 @@
 use super::edges;
 use super::form::{Form, Rank, Shape};
 use super::graph::Parent;
-use super::types::Types;
 use super::{Objects, ObjectsError};
+use crate::binary::Types;
 use crate::budget;
 use crate::goruntime::is_plumbing;
 use crate::heap::{Depths, References, Source, Span, words};

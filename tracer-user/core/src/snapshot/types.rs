@@ -6,6 +6,7 @@ use crate::goruntime::State;
 use crate::memory::Fault;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::fmt;
 
 /// All goroutines of a target as its memory showed them, read without stopping it.
 #[derive(Debug, Default)]
@@ -50,8 +51,8 @@ pub struct Sampled {
     pub total: u64,
 }
 
-impl std::fmt::Display for Sampled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Sampled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of its {} goroutines were read, an even sample", self.kept, self.total)
     }
 }
@@ -170,6 +171,43 @@ pub struct Object {
     pub waiters: Vec<u32>,
 }
 
+impl fmt::Display for Object {
+    /// In a few words: `chan 0xc000012120 (0/8, open)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addr = self.addr;
+        match &self.kind {
+            ObjectKind::Channel { len, cap, closed, timer, .. } => {
+                let closed = if *closed { "closed" } else { "open" };
+                let timer = if *timer { ", of a timer" } else { "" };
+                write!(f, "chan {addr:#x} ({len}/{cap}, {closed}{timer})")
+            }
+            ObjectKind::Mutex { locked } => {
+                write!(f, "sync.Mutex {addr:#x} ({})", if *locked { "locked" } else { "unlocked" })
+            }
+            ObjectKind::RwMutex { writer, readers } => {
+                let writer = if *writer { "a writer" } else { "no writer" };
+                write!(f, "sync.RWMutex {addr:#x} ({writer}, {readers} readers)")
+            }
+            ObjectKind::WaitGroup { counter } => write!(f, "sync.WaitGroup {addr:#x} (counter {counter})"),
+            ObjectKind::Cond => write!(f, "sync.Cond {addr:#x}"),
+            ObjectKind::Semaphore => write!(f, "semaphore {addr:#x}"),
+        }
+    }
+}
+
+impl Wants {
+    /// What a goroutine wants of the object, between "waits" and the object: `to receive from`.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Wants::Receive => "to receive from",
+            Wants::Send => "to send to",
+            Wants::Lock => "to lock",
+            Wants::RLock => "to read-lock",
+            Wants::Wake | Wants::Unknown => "for",
+        }
+    }
+}
+
 /// The type of an object, and its state as its memory says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ObjectKind {
@@ -244,8 +282,8 @@ impl Pc {
     }
 }
 
-impl std::fmt::Debug for Pc {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Pc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}{}", self.addr(), if self.0 & Pc::EXACT == 0 { "" } else { "!" })
     }
 }

@@ -29,7 +29,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 /// The longest time between two decisions; every message and request brings one, too.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(200);
 /// The time between two pictures.
 const PUBLISH: Duration = Duration::from_secs(1);
 /// The most looks at heaps that run at the same time. A look takes at least a second, and one reader stays free for scans.

@@ -14,11 +14,14 @@ use crate::{
     output::{
         Traceback,
         dump::{About, Choice, Group, JsonDump},
+        graph::Graph,
         pprof::{ProfileKind, write_profile},
     },
 };
 use regex::Regex;
-use sfgi_core::{detect::Verdict, leaks::Found, memory::Live, names::Names, snapshot, snapshot::Options};
+use sfgi_core::{
+    detect::Verdict, heap, leaks::Found, memory::Live, names::Names, snapshot, snapshot::Options,
+};
 use std::{
     io::{self, Write},
     sync::Arc,
@@ -61,6 +64,12 @@ pub(super) fn goroutines(
     let exe = target.exe();
     let about = About { pid: Some(target.pid()), exe: &exe, incomplete: incomplete.as_deref(), object: None };
     match form {
+        Form::Graph(format) => {
+            let waits = heap::waits(&view, &snapshot).map_err(failed)?;
+            let about = (Some(target.pid()), &*exe);
+            let graph = Graph::new(about, &snapshot, &waits, &chosen, &mut names);
+            graph.write(format, &mut *out).map_err(failed)?;
+        }
         Form::JsonGroups => {
             let mut groups = Group::all(&snapshot, &names, &chosen);
             groups.drain(..filter.skip.min(groups.len()));

@@ -1,9 +1,9 @@
 //! Sweeps `/proc` and reports which Go processes have come and gone.
 //!
 //! A host has thousands of processes, few of them Go's, and a sweep comes each second. So a sweep is a directory
-//! listing, a check that each Go process still has its address space, and the question what some 512 others execute:
-//! all of them on most hosts, in turn where there are more. New processes may be about to `exec` and are always
-//! asked.
+//! listing, if there can be a new process, a check that each Go process still has its address space, and the question
+//! what some 512 others execute: all of them on most hosts, in turn where there are more. New processes may be about to
+//! `exec` and are always asked. On a host that is idle all that lies in no cache any more and takes ten times as long.
 
 use super::{
     identity::{self, PodNames},
@@ -28,7 +28,8 @@ use std::{
 const YOUNG: u32 = 3;
 /// About how many older processes are asked in one sweep. Asking takes 2 µs a process, so this is 1 ms a second.
 const ASKED: usize = 512;
-/// A process without an executable (a thread of the kernel) is asked in one of so many sweeps.
+/// A process without an executable (a thread of the kernel) is asked in one of so many sweeps, and `/proc` is listed in
+/// one of so many even if nothing was started.
 const RARELY: u32 = 10;
 /// Processes that are remembered, a bound for our memory. Further ones are not looked at.
 const MAX_PROCESSES: usize = 1 << 16;
@@ -72,6 +73,10 @@ pub(super) struct Sweep {
     /// Processes on which a thread hung: never looked at again.
     skipped: HashSet<i32>,
     number: u64,
+    /// The PID that the kernel gave last, at the last listing of `/proc`; empty: not known.
+    last_pid: String,
+    /// Whether this sweep has listed `/proc`: only then a process that is seen is there for certain.
+    listed: bool,
     /// Processes with an executable, at the last sweep.
     running: usize,
     said_unreadable: bool,
@@ -105,10 +110,21 @@ impl Sweep {
         for pid in self.gone() {
             self.forget(pid, &mut changes);
         }
-        for entry in fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            if !self.skipped.contains(&pid) {
+        // Before the listing, which may not show a process that is started meanwhile.
+        let last_pid = last_pid();
+        self.listed =
+            last_pid.is_empty() || last_pid != self.last_pid || self.number.is_multiple_of(RARELY.into());
+        if self.listed {
+            for entry in fs::read_dir("/proc")? {
+                let name = entry?.file_name();
+                let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+                if !self.skipped.contains(&pid) {
+                    self.see(pid, config, &mut changes, note);
+                }
+            }
+            self.last_pid = last_pid;
+        } else {
+            for pid in self.known.keys().copied().collect::<Vec<_>>() {
                 self.see(pid, config, &mut changes, note);
             }
         }
@@ -167,7 +183,7 @@ impl Sweep {
     }
 
     fn see(&mut self, pid: i32, config: &Config, changes: &mut Changes, note: Note<'_>) {
-        let (number, full) = (self.number, self.known.len() >= MAX_PROCESSES);
+        let (number, full, listed) = (self.number, self.known.len() >= MAX_PROCESSES, self.listed);
         let turns = u32::try_from(self.running.div_ceil(ASKED)).unwrap_or(u32::MAX).max(1);
         let program = match self.known.get_mut(&pid) {
             Some(known) => {
@@ -177,15 +193,22 @@ impl Sweep {
                 let turn =
                     // The PID spreads the processes over the turns.
                     known.age <= YOUNG || known.age.wrapping_add(pid.unsigned_abs()).is_multiple_of(turns);
-                // At every sweep, whosever turn it is: an `exec` of the same file shows only here.
-                let replaced = matches!(&known.kind, Kind::Go(.., space) if space.gone());
-                if !replaced {
-                    if !turn {
+                // At every sweep, whosever turn it is: an `exec` of the same file shows only here, and without an `exec`
+                // the file is the same.
+                let space = if let Kind::Go(.., space) = &known.kind { space.gone() } else { None };
+                if space != Some(true) {
+                    if !turn || space == Some(false) {
                         return;
                     }
                     note(pid);
-                    if exe(pid).unwrap_or_default() == known.exe {
-                        return;
+                    match exe(pid) {
+                        // It has ended, or is about to.
+                        Err(_) if !listed && known.exe != (0, 0) => {
+                            known.last = number.wrapping_sub(1);
+                            return;
+                        }
+                        asked if asked.as_ref().ok().copied().unwrap_or_default() == known.exe => return,
+                        _ => {}
                     }
                 }
                 known.program + 1
@@ -262,6 +285,12 @@ impl Sweep {
     }
 }
 
+/// The PID that the kernel gave last, to a process or a thread (the last field of `/proc/loadavg`). Empty: not known.
+fn last_pid() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split_ascii_whitespace().last().unwrap_or_default().to_owned()
+}
+
 /// Device and inode of the executable of a process. Follows the link of the kernel, so it may hang on a file system
 /// that does not answer.
 fn exe(pid: i32) -> io::Result<(u64, u64)> {
@@ -284,9 +313,9 @@ impl Space {
         Space(File::open(format!("/proc/{pid}/mem")).ok())
     }
 
-    /// Whether the process has another address space by now, or none. Also `false` where `mem` could not be opened.
-    fn gone(&self) -> bool {
-        self.0.as_ref().is_some_and(|memory| matches!(memory.read_at(&mut [0], 0), Ok(0)))
+    /// Whether the process has another address space by now, or none. `None`: `mem` could not be opened.
+    fn gone(&self) -> Option<bool> {
+        self.0.as_ref().map(|memory| matches!(memory.read_at(&mut [0], 0), Ok(0)))
     }
 }
 
@@ -357,15 +386,15 @@ mod tests {
         let pid = i32::try_from(shell.id()).unwrap();
         assert_eq!(said.next().unwrap().unwrap(), "one");
         let first = Space::of(pid);
-        assert!(!first.gone());
+        assert_eq!(first.gone(), Some(false));
         shell.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
         assert_eq!(said.next().unwrap().unwrap(), "two");
-        assert!(first.gone());
+        assert_eq!(first.gone(), Some(true));
         let second = Space::of(pid);
-        assert!(!second.gone());
+        assert_eq!(second.gone(), Some(false));
         shell.kill().unwrap();
         shell.wait().unwrap();
-        assert!(second.gone());
-        assert!(!Space::of(pid).gone(), "there is nothing to be told of");
+        assert_eq!(second.gone(), Some(true));
+        assert_eq!(Space::of(pid).gone(), None, "there is nothing to be told of");
     }
 }

@@ -1,7 +1,6 @@
 //! Goroutines with the same stack, state and wait reason as one entry. As text: a heading, the stack once, and what is
 //! known of the members.
 
-use super::object::{in_words, verb};
 use crate::output::{
     duration,
     traceback::{clean, printed},
@@ -9,7 +8,7 @@ use crate::output::{
 use sfgi_core::{
     goruntime::State,
     names::{Names, Site},
-    snapshot::{Goroutine, Snapshot, StackId, Trust, Wait, Wants},
+    snapshot::{Goroutine, Object, Snapshot, StackId, Trust, Wait, Wants},
 };
 use std::{
     cmp::Reverse,
@@ -235,7 +234,7 @@ impl<'a, W: Write> GroupText<'a, W> {
 
     fn waits(&mut self, group: &Group) -> io::Result<()> {
         let snapshot = self.snapshot;
-        let object = |wait: &Wait| snapshot.objects.get(wait.object as usize).map(in_words);
+        let object = |wait: &Wait| snapshot.objects.get(wait.object as usize).map(Object::to_string);
         if group.objects > 1
             && let Some((Wait { wants, .. }, 1)) = group.waits.first()
         {
@@ -244,13 +243,13 @@ impl<'a, W: Write> GroupText<'a, W> {
             let some: Vec<String> =
                 group.waits.iter().filter_map(|(wait, _)| object(wait)).take(ALIKE).collect();
             let more = if group.objects > ALIKE { ", …" } else { "" };
-            let verb = verb(if same { *wants } else { Wants::Unknown });
+            let verb = if same { *wants } else { Wants::Unknown }.verb();
             return writeln!(self.out, "  wait {verb} {} objects: {}{more}", group.objects, some.join(", "));
         }
         for (wait, count) in &group.waits {
             let Some(object) = object(wait) else { continue };
             let waits = if *count == 1 { "waits" } else { "wait" };
-            writeln!(self.out, "  {count} {waits} {} {object}", verb(wait.wants))?;
+            writeln!(self.out, "  {count} {waits} {} {object}", wait.wants.verb())?;
         }
         if group.objects > NAMED {
             writeln!(self.out, "  … {} objects in all", group.objects)?;

@@ -125,6 +125,8 @@ struct EdgeEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
     holder: u64,
+    /// How it is known that the holder could end the wait.
+    by: &'static str,
     inferred: bool,
 }
 
@@ -296,8 +298,8 @@ impl Entries<'_> {
                 object: object.map(|object| format!("{:#x}", object.addr)),
                 kind: object.map(|object| kind(&object.kind)),
                 holder: goid(edge.holder),
-                // That the holder could end the wait follows from its stack alone, which is no proof.
-                inferred: true,
+                by: edge.by.word(),
+                inferred: edge.by.is_hint(),
             }
         };
         SetEntry {

@@ -6,7 +6,7 @@ use sfgi_core::names::Names;
 use sfgi_core::{
     detect::{Rules, Scope, Thresholds, detect},
     goruntime::State,
-    heap::{DeadSet, Edge, Facts, Look, Observed, TimerKind, TimerSite},
+    heap::{By, DeadSet, Edge, Facts, Look, Observed, TimerKind, TimerSite, Waits},
     leaks::views,
     snapshot::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Trust, Wait, Wants},
     testing::binary::{entry_of, small_binary},
@@ -93,11 +93,12 @@ fn observed() -> Observed {
         counts: [(site, number.min(4))].into(),
         after_gap: false,
     };
-    let edge = |waiter, object, holder| Edge { waiter, object, holder };
+    let edge = |waiter, object, holder| Edge { waiter, object, holder, by: By::Stack };
     Observed {
         took_ns: SECOND,
         snapshot,
         facts,
+        waits: Waits::testing(4, vec![edge(2, 2, 3), edge(3, 3, 2)]),
         sets: vec![DeadSet { members: vec![2, 3], edges: vec![edge(2, 2, 3), edge(3, 3, 2)] }],
         looks: (1..=4).map(look).collect(),
         timers: vec![TimerSite {
@@ -240,7 +241,7 @@ fn hostile_labels_and_indices() {
         let mut observed = observed();
         observed.snapshot.labels = vec![vec![("\x1b[31m".into(), "\u{0}\n\"".into())]];
         observed.sets[0].members.push(u32::MAX);
-        observed.sets[0].edges.push(Edge { waiter: u32::MAX, object: u32::MAX, holder: 0 });
+        observed.sets[0].edges.push(Edge { waiter: u32::MAX, object: u32::MAX, holder: 0, by: By::Stack });
         observed.facts[0].set = Some(99);
         for goroutine in &mut observed.snapshot.goroutines {
             goroutine.stack = StackId(77);
@@ -259,6 +260,7 @@ fn changes_since_the_last_report() {
     let fewer = || {
         let mut fewer = observed();
         [0, 2, 3].into_iter().for_each(|index| fewer.facts[index].unreachable = false);
+        fewer.waits = Waits::default();
         fewer
     };
     let mut changes = Changes::default();

@@ -3,13 +3,12 @@
 
 use crate::output::{
     Traceback, bytes, count,
-    dump::object::{in_words, verb},
     traceback::{clean, printed},
 };
 use sfgi_core::{
     clock::duration,
     detect::{Fingerprint, Verdict},
-    heap::{Edge, Progress},
+    heap::{By, Edge, Progress},
     leaks::{LeakView, Leaks},
     names::Names,
     snapshot::Snapshot,
@@ -122,12 +121,16 @@ impl<'a, W: Write> LeakText<'a, W> {
             (_, 1) => format!("; they wait for {} of that kind", count(awaited.different as u64)),
             (different, cases) => format!("; {cases} cases, {} objects in all", count(different as u64)),
         };
-        writeln!(self.out, "  waits {} {}{more}", verb(awaited.wants), in_words(&awaited.object))
+        writeln!(self.out, "  waits {} {}{more}", awaited.wants.verb(), awaited.object)
     }
 
     /// Writes the edges of the set that the group belongs to: who waits for whom.
     fn set(&mut self, group: &LeakView) -> io::Result<()> {
         let observed = &self.leaks.observed;
+        // Of a cycle the evidence has each wait.
+        if !group.ring.is_empty() {
+            return Ok(());
+        }
         let Some(set) = group.set.and_then(|set| observed.sets.get(set as usize)) else { return Ok(()) };
         for edge in set.edges.iter().take(NAMED) {
             if let Some(sentence) = edge_in_words(&observed.snapshot, edge) {
@@ -160,11 +163,17 @@ fn edge_in_words(snapshot: &Snapshot, edge: &Edge) -> Option<String> {
     let goroutine = |index: u32| snapshot.goroutines.get(index as usize);
     let (waiter, holder) = (goroutine(edge.waiter)?, goroutine(edge.holder)?);
     let wants = waiter.waits.iter().find(|wait| wait.object == edge.object)?.wants;
-    let object = in_words(snapshot.objects.get(edge.object as usize)?);
+    let object = snapshot.objects.get(edge.object as usize)?;
+    let by = match edge.by {
+        By::Unlock(_) => "holds: its Unlock is deferred",
+        By::Queue => "waits to write to, so that readers wait behind it",
+        By::Code(_) => "could let go, by its code (inferred)",
+        By::Stack => "has on its stack (inferred: it could end the wait)",
+    };
     Some(format!(
-        "goroutine {} waits {} {object}, which goroutine {} has on its stack (inferred: it could end the wait)",
+        "goroutine {} waits {} {object}, which goroutine {} {by}",
         waiter.goid,
-        verb(wants),
+        wants.verb(),
         holder.goid
     ))
 }

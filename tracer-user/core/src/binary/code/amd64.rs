@@ -1,8 +1,9 @@
 //! x86-64: an instruction holds its whole operand, so each is decoded by itself.
 
-use super::{Access, Step};
+use super::{Access, Branch, Step};
 use iced_x86::{
-    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
 };
 
 /// Bytes of an instruction that [`references`] finds: prefix, opcode, registers, and a distance of four.
@@ -40,6 +41,19 @@ pub(super) fn steps(code: &[u8], entry: u64) -> Vec<Step> {
         found.extend(compared(&instruction).map(Step::Compare));
     }
     found
+}
+
+pub(super) fn branches(code: &[u8], entry: u64) -> Vec<Branch> {
+    let decoder = Decoder::with_ip(64, code, entry, DecoderOptions::NONE);
+    let branch = |instruction: Instruction| {
+        let calls = match instruction.flow_control() {
+            FlowControl::Call => true,
+            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => false,
+            _ => return None,
+        };
+        Some(Branch { at: instruction.ip(), to: instruction.near_branch_target(), calls })
+    };
+    decoder.into_iter().filter_map(branch).collect()
 }
 
 fn memory(instruction: &Instruction, facts: &mut InstructionInfoFactory) -> Option<Step> {

@@ -4,7 +4,7 @@
 //! Encodings: Arm Architecture Reference Manual for A-profile, C4.1. An instruction that is not decoded counts as one
 //! that writes the register in its lowest five bits, where most encodings have the destination.
 
-use super::{Access, Step};
+use super::{Access, Branch, Step};
 
 /// Register 31: the zero register as an operand, the stack pointer as a base. Its value is never known.
 const ZERO: usize = 31;
@@ -18,6 +18,26 @@ pub(super) fn steps(code: &[u8], entry: u64) -> Vec<Step> {
         at = at.wrapping_add(4);
     }
     walk.found
+}
+
+pub(super) fn branches(code: &[u8], entry: u64) -> Vec<Branch> {
+    let words = code.chunks_exact(4).zip(0_u64..);
+    let branch = |(word, index): (&[u8], u64)| {
+        let at = entry.wrapping_add(index * 4);
+        let word = u32::from_le_bytes(word.try_into().ok()?);
+        // b, bl; cbz, b.cond; tbz: a distance in instructions.
+        let distance = match word {
+            word if word & 0x7c00_0000 == 0x1400_0000 => signed(word & 0x03ff_ffff, 26),
+            word if word & 0x7e00_0000 == 0x3400_0000 || word & 0xff00_0000 == 0x5400_0000 => {
+                signed(word >> 5 & 0x7_ffff, 19)
+            }
+            word if word & 0x7e00_0000 == 0x3600_0000 => signed(word >> 5 & 0x3fff, 14),
+            _ => return None,
+        };
+        let calls = word & 0xfc00_0000 == 0x9400_0000;
+        Some(Branch { at, to: at.wrapping_add_signed(distance * 4), calls })
+    };
+    words.filter_map(branch).collect()
 }
 
 struct Walk {

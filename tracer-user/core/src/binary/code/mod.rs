@@ -9,10 +9,13 @@ mod amd64;
 mod arm64;
 mod callees;
 mod flow;
+mod locks;
 mod types;
 
 use super::elf::{Arch, Image};
-use super::pclntab::Pclntab;
+use super::pclntab::{Function, Pclntab};
+pub use locks::{Hold, Unlocks};
+pub(super) use locks::{taken_before, unlocks, used_after};
 pub(super) use types::types;
 pub use types::{CodeTypes, Described};
 
@@ -47,12 +50,46 @@ pub(super) enum Step {
 
 /// The steps of the function of this name, in the order of their addresses. Empty: the binary has no such function.
 pub(super) fn steps(image: &Image, functions: &Pclntab, name: &str) -> Vec<Step> {
-    let Some(function) = functions.find(name) else { return Vec::new() };
+    functions.find(name).map(|function| steps_of(image, &function)).unwrap_or_default()
+}
+
+fn steps_of(image: &Image, function: &Function<'_>) -> Vec<Step> {
     let size = (function.end - function.entry).min(MAX_CODE);
     let code = image.read(function.entry, size).unwrap_or_default();
-    match image.arch() {
-        Arch::Amd64 => amd64::steps(code, function.entry),
-        Arch::Arm64 => arm64::steps(code, function.entry),
+    decoded(image.arch(), code, function.entry)
+}
+
+fn decoded(arch: Arch, code: &[u8], entry: u64) -> Vec<Step> {
+    match arch {
+        Arch::Amd64 => amd64::steps(code, entry),
+        Arch::Arm64 => arm64::steps(code, entry),
+    }
+}
+
+/// The functions that code at `entry` calls by their addresses.
+fn calls(arch: Arch, code: &[u8], entry: u64) -> impl Iterator<Item = u64> {
+    branches(arch, code, entry).into_iter().filter(|branch| branch.calls).map(|branch| branch.to)
+}
+
+/// From where to where code at `entry` jumps.
+fn jumps(arch: Arch, code: &[u8], entry: u64) -> Vec<(u64, u64)> {
+    let branches = branches(arch, code, entry).into_iter();
+    branches.filter(|branch| !branch.calls).map(|branch| (branch.at, branch.to)).collect()
+}
+
+/// An instruction that goes on at another address, which it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Branch {
+    at: u64,
+    to: u64,
+    /// It comes back.
+    calls: bool,
+}
+
+fn branches(arch: Arch, code: &[u8], entry: u64) -> Vec<Branch> {
+    match arch {
+        Arch::Amd64 => amd64::branches(code, entry),
+        Arch::Arm64 => arm64::branches(code, entry),
     }
 }
 
@@ -67,6 +104,8 @@ mod tests {
             for entry in [entry, u64::MAX - 3] {
                 super::amd64::steps(&code, entry);
                 super::arm64::steps(&code, entry);
+                super::amd64::branches(&code, entry);
+                super::arm64::branches(&code, entry);
             }
         }
     }

@@ -1,8 +1,10 @@
 //! Where the fields of the runtime's structs lie in one binary: by the row of its version in `layouts.json`, else by
-//! its DWARF, else by the row of a version near its own, if the binary's code agrees.
+//! its DWARF, else by its type descriptors and, for what has none, by the row of a version near its own, if the binary's
+//! code agrees.
 //!
 //! The table comes first because DWARF is large, and hostile where somebody wants it to be.
 
+mod described;
 mod infer;
 
 use super::buildinfo::GoVersion;
@@ -93,8 +95,11 @@ pub enum Source {
     DebugFile(String),
     /// The row of this version in `layouts.json`, e.g. `1.24.3`.
     Table(String),
-    /// The row of another version, which the binary's code confirms.
+    /// The row of another version, which the binary's code confirms, and its type descriptors as far as it has any.
     Inferred(String),
+    /// Its type descriptors, which contradict the row of this version; what has no descriptor is taken from that row.
+    /// The binary's code confirms both.
+    Described(String),
     /// A file that the user named (`--layout FILE`).
     File {
         /// The path, as the user wrote it.
@@ -109,7 +114,7 @@ pub enum Source {
 impl Source {
     /// Whether commands mention the source to the user: neither the binary nor the exact version vouches for it.
     pub fn is_unusual(&self) -> bool {
-        matches!(self, Source::Inferred(_) | Source::File { .. })
+        matches!(self, Source::Inferred(_) | Source::Described(_) | Source::File { .. })
     }
 }
 
@@ -120,6 +125,9 @@ impl fmt::Display for Source {
             Source::DebugFile(path) => write!(f, "DWARF in {path}"),
             Source::Table(row) => write!(f, "table of {row}"),
             Source::Inferred(row) => write!(f, "as go{row}, checked against the code"),
+            Source::Described(row) => {
+                write!(f, "its own types, the rest as go{row}, checked against the code")
+            }
             Source::File { path, .. } => write!(f, "file {path}"),
         }
     }
@@ -142,7 +150,7 @@ pub(super) enum Known {
 
 impl Layout {
     /// Looks for the layout in `layouts.json`; for a version that has no row of its own, in the binary's DWARF, its
-    /// separate debug file, and then in the rows near it.
+    /// separate debug file, and then in its type descriptors and the rows near it.
     ///
     /// # Errors
     /// [`LayoutError::TooOld`].
@@ -163,7 +171,53 @@ impl Layout {
         if let Some((path, offsets)) = dwarf::separate(image).filter(|(_, offsets)| complete(offsets)) {
             return Ok(Known::Surely(Layout { source: Source::DebugFile(path), offsets }));
         }
-        Ok(tabled)
+        let Some(described) = described::offsets(image) else { return Ok(tabled) };
+        let rows = match tabled {
+            Known::Surely(row) if row.differences(&described) == 0 => return Ok(Known::Surely(row)),
+            Known::Surely(row) => vec![row],
+            Known::Maybe(rows) => rows,
+        };
+        let mut rows: Vec<_> = rows.into_iter().map(|row| (row.differences(&described), row)).collect();
+        rows.sort_by_key(|(differences, _)| *differences);
+        let with = |(differences, row): (usize, Layout)| {
+            if differences == 0 {
+                return row;
+            }
+            let merged = row.clone().with(&described);
+            // Descriptors that lack what is needed were rewritten by another tool.
+            if complete(&merged.offsets) { merged } else { row }
+        };
+        Ok(Known::Maybe(rows.into_iter().map(with).collect()))
+    }
+
+    /// How many fields of the structs that are described lie elsewhere, are missing or are new.
+    fn differences(&self, described: &HashMap<String, u32>) -> usize {
+        let moved = described.iter().filter(|(name, offset)| self.offsets.get(*name) != Some(offset));
+        let gone = self
+            .offsets
+            .keys()
+            .filter(|name| is_described(name, described) && !described.contains_key(*name));
+        moved.count() + gone.count()
+    }
+
+    /// This layout with the structs that are described as they are described.
+    fn with(self, described: &HashMap<String, u32>) -> Layout {
+        let source = match self.source {
+            Source::Table(row) | Source::Inferred(row) => Source::Described(row),
+            other => other,
+        };
+        let mut offsets = self.offsets;
+        offsets.retain(|name, _| !is_described(name, described));
+        offsets.extend(described.iter().map(|(name, offset)| (name.clone(), *offset)));
+        Layout { source, offsets }
+    }
+
+    /// The offsets of the structs that an executable's type descriptors tell, whatever the table has, by
+    /// `struct.field`. `None`: it is no ELF file, or describes no `runtime.g`.
+    pub fn of_descriptors(file: File) -> Option<HashMap<String, u32>> {
+        let mut image = Image::headers(Contents::of(file).ok()?).ok()?;
+        image.load(usize::MAX).ok()?;
+        described::offsets(&image)
     }
 
     /// The layout that the DWARF of an executable tells, whatever the table has: what the table is made of and compared
@@ -246,7 +300,7 @@ impl Layout {
         let unconfirmed = |(field, function)| LayoutError::Unconfirmed {
             version: version.raw.clone(),
             like: match &self.source {
-                Source::Inferred(row) => row.clone(),
+                Source::Inferred(row) | Source::Described(row) => row.clone(),
                 other => other.to_string(),
             },
             field,
@@ -318,6 +372,12 @@ impl Layout {
     pub fn fields(&self) -> impl Iterator<Item = (&str, u32)> {
         self.offsets.iter().map(|(name, offset)| (name.as_str(), *offset))
     }
+}
+
+/// Whether the struct that `struct.field` names has a descriptor.
+fn is_described(name: &str, described: &HashMap<String, u32>) -> bool {
+    let of = name.split('.').next().unwrap_or(name);
+    described.contains_key(&format!("{of}._size"))
 }
 
 /// A layout that the user supplies (`--layout FILE`), as `cargo xtask layouts --one` writes it:

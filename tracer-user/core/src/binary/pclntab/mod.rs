@@ -121,6 +121,14 @@ impl Pclntab {
         Err(verdict)
     }
 
+    /// Link-time addresses of what may be the module data of a pclntab: one in any real file.
+    pub(super) fn modules(image: &Image) -> impl Iterator<Item = u64> {
+        candidates(image).filter_map(|vaddr| {
+            let data = image.tail(vaddr)?;
+            moduledata(image, vaddr, &Header::parse(&data, data.len(), image.arch())?)
+        })
+    }
+
     /// Whether the image has a pclntab, even one whose module data is missing; tells a Go program from another one.
     pub(super) fn is_in(image: &Image) -> bool {
         let mut left = MAX_CANDIDATES;

@@ -41,6 +41,8 @@ pub(crate) enum FuncData {
     StackObjects = 2,
     /// The tree of inlined calls.
     InlTree = 3,
+    /// Which deferred calls a frame has still to make, and where it keeps their closures (`OpenCodedDeferInfo`).
+    OpenDefers = 4,
     /// How a traceback prints the arguments.
     ArgInfo = 5,
     /// Which arguments that came in registers were spilled to memory.
@@ -147,6 +149,8 @@ impl Pclntab {
 const MAX_RUNS: usize = 1 << 26;
 /// Deepest nest of inlined calls; the compiler stops far earlier. A hostile tree may be its own parent.
 const MAX_INLINE_DEPTH: usize = 64;
+/// Runs of the inline table of one function whose names are wanted.
+const MAX_INLINED: usize = 256;
 /// Offsets of `_func.pcfile` and `_func.pcln`.
 const PCFILE: usize = 20;
 const PCLN: usize = 24;
@@ -243,6 +247,22 @@ impl Pclntab {
                 Format::Go120 => u32_at(entry, START_LINE_INLINED)?,
             },
         })
+    }
+
+    /// The functions that the compiler inlined into this one; one may come several times.
+    pub(crate) fn inlined_names<'a>(&'a self, function: &Function<'a>) -> Vec<&'a str> {
+        let mut names = Vec::new();
+        let Some(table) = self.inline_table(function) else { return names };
+        let mut begin = 0;
+        for run in Runs::new(table, self.quantum, function.end - function.entry).take(MAX_INLINED) {
+            let mut into = std::mem::replace(&mut begin, run.end);
+            for _ in 0..MAX_INLINE_DEPTH {
+                let Some((call, parent)) = self.inlined_at(function, into) else { break };
+                names.push(self.name(call.name));
+                into = parent;
+            }
+        }
+        names
     }
 
     /// The inlined call at `into`, and the offset in `function` at which it was called.

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     goruntime::State,
-    heap::{DeadSet, Edge, Facts, TimerKind, TimerSite},
-    snapshot::{Goroutine, ObjectKind, Wants},
+    heap::{By, DeadSet, Edge, Facts, TimerKind, TimerSite, Waits},
+    snapshot::{Goroutine, ObjectKind, Pc, Wants},
 };
 
 const LOCKED: ObjectKind = ObjectKind::Mutex { locked: true };
@@ -73,8 +73,10 @@ fn cycle(first: ObjectKind, second: ObjectKind) -> Vec<(&'static str, String, u6
         facts.unreachable = true;
         facts.set = Some(0);
     });
-    let edge = |waiter: u32, holder| Edge { waiter, object: objects[waiter as usize], holder };
-    world.observed.sets = vec![DeadSet { members: vec![0, 1], edges: vec![edge(0, 1), edge(1, 0)] }];
+    let edge = |waiter: u32, holder| Edge { waiter, object: objects[waiter as usize], holder, by: By::Stack };
+    let edges = vec![edge(0, 1), edge(1, 0)];
+    world.observed.waits = Waits::testing(2, edges.clone());
+    world.observed.sets = vec![DeadSet { members: vec![0, 1], edges }];
     world.found()
 }
 
@@ -83,6 +85,54 @@ fn cycles_by_what_they_go_over() {
     assert_eq!(cycle(LOCKED, LOCKED), found("proven", "lock-order-cycle", 2));
     assert_eq!(cycle(LOCKED, channel()), found("proven", "lock-channel-mixed", 2));
     assert_eq!(cycle(channel(), channel()), found("proven", "mutex-never-unlocked", 2));
+}
+
+/// Cycles over what variables hold: nothing is proven, and age tells.
+#[test]
+fn cycles_that_no_proof_covers() {
+    let found = |edges: &[(u32, u32, u32, By)], wants: &[(u32, Wants)], kinds: &[ObjectKind]| {
+        let mut world = World::new();
+        let objects: Vec<u32> = kinds.iter().map(|kind| world.object(kind.clone())).collect();
+        let (count, locks) = (wants.len() as u64, kinds.contains(&LOCKED));
+        let (reason, function) = if locks {
+            ("sync.Mutex.Lock", "sync.(*Mutex).Lock")
+        } else {
+            ("chan send", "runtime.chansend1")
+        };
+        world.add(count, reason, &[function, "main.f"], |number, goroutine, _| {
+            let (object, wants) = wants[number as usize];
+            goroutine.waits = waits(objects[object as usize], wants);
+        });
+        let edges = edges.iter().map(|(waiter, object, holder, by)| Edge {
+            waiter: *waiter,
+            object: *object,
+            holder: *holder,
+            by: *by,
+        });
+        world.observed.waits = Waits::testing(wants.len(), edges.collect());
+        assert_eq!(world.found(), [], "they are young");
+        let found = world.found_younger(5);
+        found
+            .into_iter()
+            .map(|(verdict, rule, count)| format!("{count} {verdict} {rule}"))
+            .collect::<Vec<_>>()
+    };
+    let unlock = By::Unlock(Pc::exact(0));
+    let lock = |object| (object, Wants::Lock);
+    let both = [(0, 0, 1, unlock), (1, 1, 0, unlock)];
+    assert_eq!(found(&both, &[lock(0), lock(1)], &[LOCKED, LOCKED]), ["2 likely lock-order-cycle"]);
+    assert_eq!(
+        found(&both, &[lock(0), (1, Wants::Send)], &[LOCKED, channel()]),
+        ["2 likely lock-channel-mixed"]
+    );
+    assert_eq!(
+        found(&both, &[(0, Wants::Send), (1, Wants::Send)], &[channel(), channel()])[0],
+        "2 likely channel-cycle"
+    );
+    assert_eq!(found(&[(0, 0, 0, unlock)], &[lock(0)], &[LOCKED]), ["1 likely recursive-lock"]);
+    let rw = ObjectKind::RwMutex { writer: true, readers: 1 };
+    let again = [(0, 0, 1, By::Queue), (1, 0, 0, unlock)];
+    assert_eq!(found(&again, &[(0, Wants::RLock), lock(0)], &[rw]), ["2 likely recursive-read-lock"]);
 }
 
 #[test]
@@ -94,15 +144,17 @@ fn one_that_waits_for_a_cycle_is_not_in_it() {
         facts.unreachable = true;
         facts.set = Some(0);
     });
-    let edge = |waiter: u32, holder| Edge { waiter, object: objects[waiter as usize % 2], holder };
-    world.observed.sets =
-        vec![DeadSet { members: vec![2, 0, 1], edges: vec![edge(2, 0), edge(0, 1), edge(1, 0)] }];
+    let edge =
+        |waiter: u32, holder| Edge { waiter, object: objects[waiter as usize % 2], holder, by: By::Stack };
+    let edges = vec![edge(0, 1), edge(1, 0), edge(2, 0)];
+    world.observed.waits = Waits::testing(3, edges.clone());
+    world.observed.sets = vec![DeadSet { members: vec![2, 0, 1], edges }];
     let expected =
         [("proven", "lock-order-cycle".to_owned(), 2), ("proven", "mutex-never-unlocked".to_owned(), 1)];
     assert_eq!(world.found(), expected);
     let report = world.detect();
-    let words = &report.groups[0].evidence[1];
-    assert_eq!(words, "the waits go round over locks: goroutine 2 → 3 → 2");
+    let ring: Vec<u32> = report.groups[0].ring.iter().map(|edge| edge.waiter).collect();
+    assert_eq!(ring, [0, 1]);
     assert_eq!(report.groups[1].evidence[1], "it is one of 3 goroutines that only wait for each other");
 }
 

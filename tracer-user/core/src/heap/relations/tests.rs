@@ -1,9 +1,12 @@
 //! Sets of goroutines by who waits for whom.
 
+use super::super::waits::By;
 use super::*;
 
 fn edges(pairs: &[(u32, u32)]) -> Vec<Edge> {
-    pairs.iter().map(|(waiter, holder)| Edge { waiter: *waiter, object: 0, holder: *holder }).collect()
+    let edge =
+        |(waiter, holder): &(u32, u32)| Edge { waiter: *waiter, object: 0, holder: *holder, by: By::Stack };
+    pairs.iter().map(edge).collect()
 }
 
 fn members(pairs: &[(u32, u32)]) -> Vec<Vec<u32>> {

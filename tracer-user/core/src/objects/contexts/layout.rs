@@ -1,7 +1,7 @@
 //! Where the structs of package `context`, and the maps and closures that hold contexts, have what; by the descriptors.
 
 use super::ContextKind;
-use crate::objects::types::{Detail, Kind, TypeId, Types};
+use crate::binary::{Detail, Kind, TypeId, Types};
 use hashbrown::{HashMap, HashSet};
 
 /// Where a struct has what of a context; offsets in bytes.

@@ -11,9 +11,9 @@
 
 mod layout;
 
-use super::types::{Kind, TypeId};
 use super::{Objects, ObjectsError, form::Shape};
 use crate::binary::bytes::u64_at;
+use crate::binary::{Kind, TypeId};
 use crate::budget;
 use crate::heap::{usage, words};
 use crate::memory::{Range, read_each};

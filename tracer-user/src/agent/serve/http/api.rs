@@ -101,6 +101,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(asking::trigger))
         .routes(routes!(asking::mode))
         .routes(routes!(asking::goroutines))
+        .routes(routes!(asking::graph))
         .routes(routes!(asking::trace))
         .routes(routes!(asking::goroutine))
         .routes(routes!(asking::goroutineleak))

@@ -5,14 +5,17 @@ use super::{
     Explanation, Problem, Shared,
     bound::{Room, Weighed, held},
     query::{
-        CompressedOrText, GoroutineParams, GoroutineProfileParams, MAX_LIMIT, ModeParams, Params,
-        ProfileParams, TraceParams, TriggerParams,
+        CompressedOrText, GoroutineParams, GoroutineProfileParams, GraphParams, MAX_LIMIT, ModeParams,
+        Params, ProfileParams, TraceParams, TriggerParams,
     },
     views::{Found, Noted},
 };
-use crate::agent::{
-    Request,
-    request::{Answer, Filter, Form, Profile},
+use crate::{
+    agent::{
+        Request,
+        request::{Answer, Filter, Form, Profile},
+    },
+    output::graph::GraphFormat,
 };
 use axum::{
     Json,
@@ -108,6 +111,28 @@ pub(super) async fn goroutines(
     let (pid, filter) = params.filter()?;
     let form = if params.group { Form::JsonGroups } else { Form::Json };
     document(&shared, pid, filter, form, "application/json").await
+}
+
+/// Who waits for whom in a process, read now, as `sfgi dump --graph` shows it: who holds each lock, and who could use
+/// each channel.
+#[utoipa::path(get, path = "/sfgi/graph", tag = "processes", params(GraphParams), responses(
+    (status = 200, description = "A document of the schema sfgi.graph/1, or a graph in the language that was asked for",
+        content((Object = "application/json"), (String = "text/vnd.graphviz"), (String = "text/vnd.mermaid"))),
+    (status = 400, description = "A parameter is wrong", body = Explanation),
+    (status = 404, description = "There is no such process", body = Explanation),
+    (status = 502, description = "The process cannot be read", body = Explanation),
+    (status = 503, description = "Too much at once, or the agent is ending", body = Explanation),
+))]
+pub(super) async fn graph(
+    State(shared): Of,
+    Params(params): Params<GraphParams>,
+) -> Result<Response, Problem> {
+    let kind = match params.format {
+        GraphFormat::Json => "application/json",
+        GraphFormat::Dot => "text/vnd.graphviz",
+        GraphFormat::Mermaid => "text/vnd.mermaid",
+    };
+    document(&shared, params.pid, Filter::default(), Form::Graph(params.format), kind).await
 }
 
 async fn document(

@@ -1,7 +1,7 @@
 //! Parameters of requests. An unknown parameter or a wrong value is refused with a sentence (status 400).
 
 use super::Problem;
-use crate::{agent::request::Filter, parse};
+use crate::{agent::request::Filter, output::graph::GraphFormat, parse};
 use axum::{
     extract::{FromRequestParts, Query},
     http::request::Parts,
@@ -136,6 +136,21 @@ pub(super) struct GoroutineParams {
     #[serde(default = "hundred")]
     #[param(minimum = 1, maximum = 10_000, default = 100)]
     limit: usize,
+}
+
+/// The waits of which process, and in which form.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct GraphParams {
+    /// The PID of the process.
+    #[serde(deserialize_with = "pid")]
+    #[param(minimum = 1, maximum = 4_194_304)]
+    pub(super) pid: u32,
+    /// The language.
+    #[serde(default)]
+    #[param(inline)]
+    pub(super) format: GraphFormat,
 }
 
 /// A state of a goroutine, in the runtime's words.

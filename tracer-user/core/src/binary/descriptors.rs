@@ -5,16 +5,13 @@
 //! lists all of them in every version, so each word there is tried: what looks like a descriptor in all its fields is
 //! one. Descriptors that reflection makes lie in the heap and are not known.
 
-use super::TypesError;
-use crate::binary::bytes::{array, i32_at, u32_at, u64_at};
-use crate::budget;
-use crate::snapshot::View;
-use hashbrown::{HashMap, HashSet};
+use super::bytes::{array, i32_at, u32_at, u64_at};
+use crate::budget::{self, Exhausted};
+use hashbrown::HashMap;
+use std::ops::Range;
 
-/// Most modules: the executable and its plugins.
-const MAX_MODULES: usize = 256;
-/// Bytes between `types` and `etypes` of all modules; the largest programs have some ten megabytes.
-const MAX_BYTES: u64 = 256 << 20;
+/// Most bytes between `types` and `etypes` of all modules; the largest programs have some ten megabytes.
+pub(crate) const MAX_TYPE_BYTES: u64 = 256 << 20;
 /// Most descriptors, and most fields of all structs.
 const MAX_TYPES: usize = 1 << 20;
 const MAX_FIELDS: usize = 1 << 23;
@@ -38,7 +35,7 @@ const KIND: u8 = 0x1f;
 
 /// A type, by its place in [`Types`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TypeId(pub(super) u32);
+pub struct TypeId(pub(crate) u32);
 
 impl TypeId {
     /// Its place among all types.
@@ -153,48 +150,35 @@ pub struct Types {
     types: Vec<Type>,
     fields: Vec<Field>,
     text: String,
-    modules: Vec<Module>,
+    /// Where those of each module lie.
+    modules: Vec<Range<u64>>,
 }
 
-/// The types of one module.
-#[derive(Debug)]
-struct Module {
-    start: u64,
-    end: u64,
+/// Why descriptors are not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TypesError {
+    #[error("it has more types than any program")]
+    TooMany,
+    #[error("its types cannot be read: {0}")]
+    Exhausted(#[from] Exhausted),
 }
 
 impl Types {
-    /// Reads the descriptors of all modules.
+    /// The types whose descriptors lie in these bytes: of each module the address of `types`, and the bytes up to
+    /// `etypes` with all relocations applied. The executable comes first.
     ///
     /// # Errors
-    /// The list of modules or the descriptors of one cannot be read, or the budget does not allow them.
-    pub(super) fn read(view: &View<'_>) -> Result<Types, TypesError> {
+    /// [`TypesError`].
+    pub(crate) fn parse(modules: &[(u64, Vec<u8>)]) -> Result<Types, TypesError> {
         let mut types = Types::default();
-        let (mut left, mut read) = (MAX_BYTES, Vec::new());
-        let first = view.binary.globals().ok().and_then(|globals| globals.first_module);
-        let mut module = first.ok_or(TypesError::NoModules)?.wrapping_add(view.bias);
-        for _ in 0..MAX_MODULES {
-            let field = |name| view.field(module, "moduledata", name).ok_or(TypesError::NoModules);
-            let (start, end, next) = (field("types")?, field("etypes")?, field("next")?);
-            let len = end.saturating_sub(start);
-            left = left.checked_sub(len).ok_or(TypesError::TooMany)?;
-            budget::check(len as usize)?;
-            let mut bytes = vec![0; len as usize];
-            view.memory.read(start, &mut bytes)?;
-            types.modules.push(Module { start, end });
-            read.push((start, bytes));
-            if next == 0 {
-                break;
-            }
-            module = next;
-        }
-        for (start, bytes) in &read {
+        for (start, bytes) in modules {
+            types.modules.push(*start..start.saturating_add(bytes.len() as u64));
             types.headers(&Reader { start: *start, bytes })?;
         }
         // Modules lie anywhere, and types are found by address.
         types.types.sort_unstable_by_key(|found| found.addr);
         // A type refers to others of its own module: the linker makes those of each module complete.
-        for (start, bytes) in &read {
+        for (start, bytes) in modules {
             types.details(&Reader { start: *start, bytes })?;
         }
         Ok(types)
@@ -294,17 +278,17 @@ impl Types {
 
     /// Whether an address lies where descriptors are.
     #[inline]
-    pub(super) fn may_be_at(&self, addr: u64) -> bool {
-        self.modules.iter().any(|module| (module.start..module.end).contains(&addr))
+    pub(crate) fn may_be_at(&self, addr: u64) -> bool {
+        self.modules.iter().any(|module| module.contains(&addr))
     }
 
     /// Where the descriptors of the executable lie in memory.
-    pub(super) fn range(&self) -> std::ops::Range<u64> {
-        self.modules.first().map_or(0..0, |module| module.start..module.end)
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.modules.first().cloned().unwrap_or_default()
     }
 
     /// The type with a descriptor so many bytes behind `types` of the executable, as DWARF numbers it.
-    pub(super) fn behind(&self, offset: u64) -> Option<TypeId> {
+    pub(crate) fn behind(&self, offset: u64) -> Option<TypeId> {
         self.at(self.range().start.checked_add(offset)?)
     }
 
@@ -360,7 +344,7 @@ impl Types {
 
     /// Whether it is the struct of a closure: the compiler gives it no name, and its first field is the function
     /// (`src/cmd/compile/internal/typecheck/func.go`: `ClosureType`).
-    pub(super) fn is_closure(&self, id: TypeId) -> bool {
+    pub(crate) fn is_closure(&self, id: TypeId) -> bool {
         let first = self.fields(id).first();
         self.name(id).starts_with("struct {")
             && first.is_some_and(|first| matches!(self.field_name(first), "F" | ".F"))
@@ -378,7 +362,7 @@ impl Types {
         }
     }
 
-    pub(super) fn hash(&self, id: TypeId) -> u32 {
+    pub(crate) fn hash(&self, id: TypeId) -> u32 {
         self.get(id).hash
     }
 }
@@ -498,52 +482,5 @@ fn fits(kind: Kind, name: &str) -> bool {
         Kind::Struct => name.starts_with("struct") || name.starts_with("map.") || name.starts_with("noalg."),
         // Those of the language have names.
         Kind::Scalar | Kind::String | Kind::UnsafePointer => false,
-    }
-}
-
-/// The concrete types that itabs stand for, by the address of the itab.
-#[derive(Debug, Default)]
-pub(super) struct Itabs {
-    known: HashMap<u64, Option<TypeId>>,
-    /// Types of which an itab says that they are contexts, and these itabs.
-    pub(super) contexts: HashSet<TypeId>,
-    context_itabs: HashSet<u64>,
-}
-
-/// Most addresses that are tried and remembered.
-const MAX_ITABS: usize = 1 << 18;
-
-impl Itabs {
-    /// Whether there is an itab at an address by which something is a context.
-    pub(super) fn is_of_context(&mut self, view: &View<'_>, types: &Types, addr: u64) -> bool {
-        self.at(view, types, addr).is_some() && self.context_itabs.contains(&addr)
-    }
-
-    /// The concrete type of the itab at an address (`abi.ITab { inter, type, hash, fun }`, the same in 1.19 to 1.27);
-    /// `None`: there is no itab.
-    pub(super) fn at(&mut self, view: &View<'_>, types: &Types, addr: u64) -> Option<TypeId> {
-        if let Some(known) = self.known.get(&addr) {
-            return *known;
-        }
-        if self.known.len() >= MAX_ITABS || budget::check(64).is_err() {
-            return None;
-        }
-        let mut bytes = [0; 24];
-        let read = view.memory.read(addr, &mut bytes).is_ok();
-        let concrete = || {
-            let inter = types.at(u64_at(&bytes, 0)?)?;
-            let concrete = types.at(u64_at(&bytes, 8)?)?;
-            let is = types.get(inter).kind == Kind::Interface && u32_at(&bytes, 16)? == types.hash(concrete);
-            is.then_some((inter, concrete))
-        };
-        let found = concrete().filter(|_| read).map(|(inter, concrete)| {
-            if types.name(inter) == "context.Context" && types.package(inter) == "context" {
-                self.contexts.insert(concrete);
-                self.context_itabs.insert(addr);
-            }
-            concrete
-        });
-        self.known.insert(addr, found);
-        found
     }
 }

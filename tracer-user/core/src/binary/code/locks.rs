@@ -1,0 +1,195 @@
+//! What code tells of locks: what a deferred call unlocks, and which locks in variables a function has taken before a
+//! place in it.
+//!
+//! `Mutex.Lock`, `Unlock`, `RWMutex.RLock` and `RUnlock` are inlined everywhere, so the tree of inlined calls says which
+//! instruction belongs to which of them; `RWMutex.Lock` and `Unlock` are called (`src/sync`, Go 1.19 to 1.27).
+
+use super::super::elf::{Arch, Image};
+use super::super::pclntab::{Function, Pclntab};
+use super::{Access, Step};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use std::collections::HashMap;
+
+/// Bytes of a function that are decoded, and of a function that only makes a deferred call.
+const MAX_CODE: u64 = 64 << 10;
+const MAX_WRAPPER: u64 = 512;
+/// Locks of one function that are told apart.
+const MAX_LOCKS: usize = 64;
+/// Offset of `RWMutex.readerCount`, which the inlined `RLock` and `RUnlock` change.
+const READER_COUNT: u64 = 16;
+
+/// How a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hold {
+    /// By `Lock`.
+    Write,
+    /// By `RLock`.
+    Read,
+}
+
+/// What a deferred call unlocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unlocks {
+    pub how: Hold,
+    /// Link-time address of the lock; `None`: it is the receiver, which the closure of the call has.
+    pub variable: Option<u64>,
+}
+
+/// A method of a lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Method {
+    takes: bool,
+    how: Hold,
+    /// Where the word that it changes first lies in the lock.
+    word: u64,
+}
+
+impl Method {
+    fn of(function: &str) -> Option<Method> {
+        let method = |takes, how, word| Some(Method { takes, how, word });
+        match function {
+            "sync.(*Mutex).Lock" | "sync.(*RWMutex).Lock" => method(true, Hold::Write, 0),
+            "sync.(*Mutex).Unlock" | "sync.(*RWMutex).Unlock" => method(false, Hold::Write, 0),
+            "sync.(*RWMutex).RLock" => method(true, Hold::Read, READER_COUNT),
+            "sync.(*RWMutex).RUnlock" => method(false, Hold::Read, READER_COUNT),
+            _ => None,
+        }
+    }
+}
+
+/// What the function at this entry unlocks, if the compiler made it only for a deferred call of one method of a lock.
+pub(in crate::binary) fn unlocks(image: &Image, functions: &Pclntab, entry: u64) -> Option<Unlocks> {
+    let function = functions.function_at(entry).filter(|function| function.entry == entry)?;
+    let len = function.end - function.entry;
+    if len > MAX_WRAPPER || !functions.is_wrapper(&function) {
+        return None;
+    }
+    let code = image.read(function.entry, len)?;
+    let called = super::calls(image.arch(), code, entry);
+    let called = called.filter_map(|target| Some(functions.function_at(target)?.name));
+    let inlined = functions.inlined_names(&function).into_iter();
+    let mut methods = inlined.chain(called).filter_map(Method::of);
+    let method = methods.next().filter(|method| !method.takes)?;
+    if methods.any(|other| other != method) {
+        return None;
+    }
+    let variables = super::steps_of(image, &function).into_iter().filter_map(|step| match step {
+        Step::Global(addr, Access::Address | Access::Update(_)) if image.is_writable(addr, 8) => Some(addr),
+        _ => None,
+    });
+    // The slow path has the address of the lock, the fast one that of a word in it.
+    Some(Unlocks { how: method.how, variable: variables.min() })
+}
+
+/// The locks in variables that the function with this place has taken before it and not given back, by the order of its
+/// instructions: a branch is not taken, so it is a hint. Link-time addresses; empty on arm64.
+pub(in crate::binary) fn taken_before(image: &Image, functions: &Pclntab, pc: u64) -> Vec<(u64, Hold)> {
+    let Some(function) = functions.function_at(pc).filter(|_| image.arch() == Arch::Amd64) else {
+        return Vec::new();
+    };
+    let len = (pc - function.entry).min(MAX_CODE);
+    let Some(code) = image.read(function.entry, len) else { return Vec::new() };
+    let mut walk = Walk { image, functions, function, known: HashMap::new(), taken: Vec::new() };
+    for instruction in Decoder::with_ip(64, code, walk.function.entry, DecoderOptions::NONE) {
+        walk.step(&instruction);
+    }
+    walk.taken
+}
+
+struct Walk<'a> {
+    image: &'a Image,
+    functions: &'a Pclntab,
+    function: Function<'a>,
+    /// Registers with the address of a variable.
+    known: HashMap<Register, u64>,
+    taken: Vec<(u64, Hold)>,
+}
+
+impl Walk<'_> {
+    fn step(&mut self, instruction: &Instruction) {
+        if instruction.flow_control() == FlowControl::Call {
+            let target = instruction.near_branch_target();
+            let method = self.functions.function_at(target).and_then(|function| Method::of(function.name));
+            if let (Some(method), Some(lock)) = (method, self.known.get(&Register::RAX).copied()) {
+                self.note(method, lock);
+            }
+            self.known.clear();
+            return;
+        }
+        let locked = instruction.has_lock_prefix()
+            && matches!(instruction.mnemonic(), Mnemonic::Cmpxchg | Mnemonic::Xadd);
+        if locked
+            && let Some(word) = self.variable(instruction)
+            && let Some(method) = self.inlined(instruction.ip())
+        {
+            self.note(method, word.wrapping_sub(method.word));
+        }
+        let to = instruction.op0_register();
+        if instruction.op_count() > 0 && instruction.op0_kind() == OpKind::Register && to.is_gpr() {
+            let full = to.full_register();
+            self.known.remove(&full);
+            let relative = instruction.memory_base() == Register::RIP;
+            if instruction.mnemonic() == Mnemonic::Lea && relative {
+                let addr = instruction.ip_rel_memory_address();
+                if self.image.is_writable(addr, 8) {
+                    self.known.insert(full, addr);
+                }
+            }
+        }
+    }
+
+    /// The address of the variable that an instruction changes.
+    fn variable(&self, instruction: &Instruction) -> Option<u64> {
+        if instruction.memory_base() == Register::RIP {
+            return Some(instruction.ip_rel_memory_address());
+        }
+        let base = self.known.get(&instruction.memory_base())?;
+        (instruction.memory_index() == Register::None)
+            .then(|| base.wrapping_add(instruction.memory_displacement64()))
+    }
+
+    /// The method of a lock that an instruction was inlined from.
+    fn inlined(&self, at: u64) -> Option<Method> {
+        let frames = self.functions.symbolize(at);
+        let own = self.function.name;
+        frames
+            .iter()
+            .filter(|frame| frame.inlined || frame.func != own)
+            .find_map(|frame| Method::of(frame.func))
+    }
+
+    fn note(&mut self, method: Method, lock: u64) {
+        let one = (lock, method.how);
+        if !method.takes {
+            self.taken.retain(|taken| *taken != one);
+        } else if self.taken.len() < MAX_LOCKS && !self.taken.contains(&one) {
+            self.taken.push(one);
+        }
+    }
+}
+
+/// Link-time addresses of variables that the function with this place still refers to when it goes on there: what lies
+/// behind it, and in loops also before.
+pub(in crate::binary) fn used_after(image: &Image, functions: &Pclntab, pc: u64) -> Vec<u64> {
+    let Some(function) = functions.function_at(pc) else { return Vec::new() };
+    let len = (function.end - function.entry).min(MAX_CODE);
+    let Some(code) = image.read(function.entry, len) else { return Vec::new() };
+    let jumps = super::jumps(image.arch(), code, function.entry);
+    let mut from = pc;
+    // A jump back from behind makes what lies between come again, and that may jump further back.
+    while let Some(back) = jumps.iter().filter(|(at, to)| *at >= from && *to < from).map(|(_, to)| *to).min()
+    {
+        from = back.max(function.entry);
+    }
+    let skipped = usize::try_from(from - function.entry).unwrap_or(usize::MAX);
+    let rest = code.get(skipped..).unwrap_or_default();
+    let mut used: Vec<u64> = (super::decoded(image.arch(), rest, from).into_iter())
+        .filter_map(|step| match step {
+            Step::Global(addr, _) if image.is_writable(addr, 8) => Some(addr),
+            _ => None,
+        })
+        .collect();
+    used.sort_unstable();
+    used.dedup();
+    used
+}

@@ -1,0 +1,438 @@
+//! Who waits for whom, and which goroutines cannot go on unless one of them does.
+//!
+//! A **proof** ([`super::Facts::unreachable`]) needs that nothing refers to what is awaited. Most deadlocks of real
+//! programs have no such proof: their locks and channels are in variables. But what could end each wait can be known all
+//! the same, by what every edge says of itself ([`By`]). A goroutine is **stuck** if everybody who could end its wait is
+//! stuck: with no proof behind it that is as good as its edges are.
+
+use super::references::Pending;
+use crate::binary::Hold;
+use crate::budget;
+use crate::snapshot::{ObjectKind, Pc, Snapshot, Trust, View, Wants};
+use hashbrown::{HashMap, HashSet};
+use std::collections::BTreeMap;
+
+/// Most edges of one wait and of all: a thousand goroutines that share a thousand locks would make a million. Of what
+/// has more it is not said that it is stuck.
+const MAX_EDGES: usize = 1000;
+const MAX_ALL: usize = 1 << 20;
+/// Places in code that are looked at, and variables that are read for what they hold.
+const MAX_PLACES: usize = 1 << 12;
+const MAX_VARIABLES: usize = 1 << 16;
+
+/// How it is known that a goroutine can end a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// It has still to call the lock's `Unlock`, which it deferred in the function with this place, and the lock is
+    /// locked. This is no inference.
+    Unlock(Pc),
+    /// It waits to write, so readers that come later wait behind it (`sync.RWMutex`).
+    Queue,
+    /// By the code of the function with this place: it took the lock before, or uses the channel's variable later.
+    Code(Pc),
+    /// Its stack leads to the object.
+    Stack,
+}
+
+impl By {
+    /// As it stands in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            By::Unlock(_) => "unlock",
+            By::Queue => "queue",
+            By::Code(_) => "code",
+            By::Stack => "stack",
+        }
+    }
+
+    /// How far it is from certain: 0 and 1 are no inference.
+    pub fn doubt(self) -> u8 {
+        match self {
+            By::Unlock(_) => 0,
+            By::Queue => 1,
+            By::Code(_) => 2,
+            By::Stack => 3,
+        }
+    }
+
+    /// Whether it is inferred.
+    pub fn is_hint(self) -> bool {
+        self.doubt() > 1
+    }
+
+    /// The place in the code of the holder that says so.
+    pub fn place(self) -> Option<Pc> {
+        match self {
+            By::Unlock(pc) | By::Code(pc) => Some(pc),
+            By::Queue | By::Stack => None,
+        }
+    }
+}
+
+/// A goroutine that waits for an object which another goroutine, or itself, could let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// The waiting goroutine: index into [`Snapshot::goroutines`].
+    pub waiter: u32,
+    /// The object that it waits for: index into [`Snapshot::objects`].
+    pub object: u32,
+    /// Who could end the wait: index into [`Snapshot::goroutines`].
+    pub holder: u32,
+    pub by: By,
+}
+
+/// A lock that a goroutine holds: its `Unlock` is deferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub goroutine: u32,
+    /// Index into [`Snapshot::objects`].
+    pub object: u32,
+    pub how: Hold,
+    pub pc: Pc,
+}
+
+/// The waits of all goroutines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// In the order of the waiters.
+    pub edges: Vec<Edge>,
+    /// By index into [`Snapshot::goroutines`]: everybody who could end its wait is stuck, too.
+    stuck: Vec<bool>,
+}
+
+impl Waits {
+    /// Whether everybody who could end the wait of a goroutine (index into [`Snapshot::goroutines`]) waits himself for
+    /// somebody who is stuck.
+    pub fn is_stuck(&self, goroutine: u32) -> bool {
+        self.stuck.get(goroutine as usize).copied().unwrap_or(false)
+    }
+
+    /// The edges between goroutines that are stuck.
+    pub fn between_stuck(&self) -> impl Iterator<Item = &Edge> {
+        self.edges.iter().filter(|edge| self.is_stuck(edge.waiter) && self.is_stuck(edge.holder))
+    }
+
+    /// Waits that were put together by hand.
+    #[doc(hidden)]
+    pub fn testing(goroutines: usize, edges: Vec<Edge>) -> Waits {
+        Waits { edges, stuck: vec![true; goroutines] }
+    }
+}
+
+/// What goroutines refer to, beside what they hold for certain.
+pub(super) struct Hints<'h> {
+    /// By goroutine, the awaited objects that its stack leads to and that it does not wait for.
+    pub stacks: &'h dyn Fn(u32) -> &'h [u32],
+    /// Whether the stacks of all goroutines were looked at.
+    pub complete: bool,
+    /// Goroutines that nothing can wake.
+    pub dead: &'h dyn Fn(u32) -> bool,
+}
+
+/// The locks that goroutines have still to unlock, of those that somebody waits for.
+pub(super) fn held(view: &View<'_>, snapshot: &Snapshot, pending: &[Pending]) -> Vec<Held> {
+    let objects: HashMap<u64, u32> =
+        snapshot.objects.iter().zip(0..).map(|(object, index)| (object.addr, index)).collect();
+    let mut known = HashMap::new();
+    let mut held = Vec::new();
+    for call in pending {
+        let (code, captured) = call.closure;
+        let unlocks = known.entry(code).or_insert_with(|| view.binary.unlocks(code.wrapping_sub(view.bias)));
+        let Some(unlocks) = *unlocks else { continue };
+        let lock = unlocks.variable.map_or(captured, |addr| addr.wrapping_add(view.bias));
+        let Some(object) = objects.get(&lock).copied() else { continue };
+        let is_held = match snapshot.objects.get(object as usize).map(|object| &object.kind) {
+            Some(ObjectKind::Mutex { locked }) => *locked,
+            Some(ObjectKind::RwMutex { writer, readers }) => match unlocks.how {
+                Hold::Write => *writer,
+                Hold::Read => *readers > 0,
+            },
+            _ => false,
+        };
+        if is_held && !has_let_go(view, snapshot, call.goroutine, lock) {
+            held.push(Held { goroutine: call.goroutine, object, how: unlocks.how, pc: call.pc });
+        }
+    }
+    held
+}
+
+/// Whether a goroutine waits for a condition of this lock: `Cond.Wait` unlocks it meanwhile. The second word of a
+/// `sync.Cond` is the lock (`Cond { L Locker; … }`).
+fn has_let_go(view: &View<'_>, snapshot: &Snapshot, goroutine: u32, lock: u64) -> bool {
+    let waits = snapshot.goroutines.get(goroutine as usize).map_or(&[][..], |one| &one.waits);
+    waits
+        .iter()
+        .filter_map(|wait| snapshot.objects.get(wait.object as usize))
+        .any(|object| object.kind == ObjectKind::Cond && view.word(object.addr.wrapping_add(8)) == Some(lock))
+}
+
+/// What the code on stacks says: locks that were taken, and variables that are used later.
+#[derive(Default)]
+pub(super) struct Code {
+    /// By lock or channel that somebody waits for, the goroutines and places.
+    takes: BTreeMap<u32, Vec<(u32, Pc)>>,
+    uses: BTreeMap<u32, Vec<(u32, Pc)>>,
+    /// There was more code than is looked at.
+    cut: bool,
+}
+
+impl Code {
+    /// Of objects (indices into [`Snapshot::objects`]) that may be in variables: code names nothing else.
+    pub(super) fn of(view: &View<'_>, snapshot: &Snapshot, in_variable: &dyn Fn(u32) -> bool) -> Code {
+        let (mut locks, mut channels) = (HashMap::new(), HashMap::new());
+        for (object, index) in snapshot.objects.iter().zip(0_u32..).filter(|(_, index)| in_variable(*index)) {
+            match object.kind {
+                ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. } => locks.insert(object.addr, index),
+                ObjectKind::Channel { .. } => channels.insert(object.addr, index),
+                _ => None,
+            };
+        }
+        let mut code = Code::default();
+        if locks.is_empty() && channels.is_empty() {
+            return code;
+        }
+        // By place, the objects; by variable, what it holds.
+        let mut places: HashMap<Pc, (Vec<u32>, Vec<u32>)> = HashMap::new();
+        let mut variables: HashMap<u64, Option<u32>> = HashMap::new();
+        for (goroutine, index) in snapshot.goroutines.iter().zip(0_u32..) {
+            for pc in snapshot.stacks.get(goroutine.stack) {
+                if !places.contains_key(pc) {
+                    if places.len() >= MAX_PLACES {
+                        code.cut = true;
+                        return code;
+                    }
+                    let at = pc.lookup().wrapping_sub(view.bias);
+                    let in_memory = |addr: &u64| addr.wrapping_add(view.bias);
+                    let taken = view.binary.taken_before(at);
+                    let taken = taken.iter().filter_map(|(lock, _)| locks.get(&in_memory(lock)).copied());
+                    let mut used = Vec::new();
+                    for addr in view.binary.used_after(at).iter().map(in_memory) {
+                        if variables.len() >= MAX_VARIABLES {
+                            code.cut = true;
+                            return code;
+                        }
+                        let holds =
+                            variables.entry(addr).or_insert_with(|| channels.get(&view.word(addr)?).copied());
+                        used.extend(*holds);
+                    }
+                    places.insert(*pc, (taken.collect(), used));
+                }
+                let Some((taken, used)) = places.get(pc) else { continue };
+                for object in taken {
+                    code.takes.entry(*object).or_default().push((index, *pc));
+                }
+                for object in used {
+                    code.uses.entry(*object).or_default().push((index, *pc));
+                }
+            }
+        }
+        code
+    }
+}
+
+/// Finds who waits for whom.
+pub(super) fn find(snapshot: &Snapshot, held: &[Held], code: &Code, hints: &Hints<'_>) -> Waits {
+    let mut by_stack: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for index in 0..snapshot.goroutines.len() as u32 {
+        for object in (hints.stacks)(index) {
+            by_stack.entry(*object).or_default().push(index);
+        }
+    }
+    let mut graph = Graph::default();
+    for (goroutine, index) in snapshot.goroutines.iter().zip(0_u32..) {
+        if (hints.dead)(index) {
+            graph.fixed.insert(index);
+        }
+        let waits = goroutine.state.waits() && goroutine.trust == Trust::Still && goroutine.waits_known;
+        if !waits {
+            continue;
+        }
+        for wait in &goroutine.waits {
+            let of = Wait { waiter: index, object: wait.object, wants: wait.wants };
+            let ends = of.ends(snapshot, held, hints, code, &by_stack);
+            graph.add(index, ends);
+        }
+    }
+    graph.solve(snapshot.goroutines.len())
+}
+
+/// One thing that a goroutine waits for.
+struct Wait {
+    waiter: u32,
+    object: u32,
+    wants: Wants,
+}
+
+impl Wait {
+    /// Who could end it.
+    fn ends(
+        &self,
+        snapshot: &Snapshot,
+        held: &[Held],
+        hints: &Hints<'_>,
+        code: &Code,
+        by_stack: &BTreeMap<u32, Vec<u32>>,
+    ) -> Ends {
+        let edge = |holder, by| Edge { waiter: self.waiter, object: self.object, holder, by };
+        let Some(object) = snapshot.objects.get(self.object as usize) else { return Ends::default() };
+        let is_lock = matches!(object.kind, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. });
+        if is_lock {
+            let holds = held.iter().filter(|held| held.object == self.object);
+            let keeps_out = |held: &&Held| self.wants != Wants::RLock || held.how == Hold::Write;
+            let mut edges: Vec<_> =
+                holds.filter(keeps_out).map(|held| edge(held.goroutine, By::Unlock(held.pc))).collect();
+            if edges.is_empty() && self.wants == Wants::RLock {
+                edges.extend(writers(snapshot, self.object).map(|writer| edge(writer, By::Queue)));
+            }
+            if !edges.is_empty() {
+                return Ends { all: true, known: true, edges };
+            }
+        }
+        let waits: HashSet<u32> =
+            if is_lock { object.waiters.iter().copied().collect() } else { HashSet::new() };
+        let of_code = if is_lock { &code.takes } else { &code.uses };
+        let others = |holder: &u32| *holder != self.waiter && !waits.contains(holder);
+        let mut met = HashSet::new();
+        let mut edges: Vec<_> = (of_code.get(&self.object).into_iter().flatten())
+            .filter(|(holder, _)| others(holder) && met.insert(*holder))
+            .map(|(holder, pc)| edge(*holder, By::Code(*pc)))
+            .collect();
+        let stacks = by_stack.get(&self.object).into_iter().flatten();
+        let stacks = stacks.filter(|holder| others(holder) && met.insert(**holder));
+        edges.extend(stacks.map(|holder| edge(*holder, By::Stack)));
+        let sends = matches!(object.kind, ObjectKind::Channel { timer: true, .. });
+        Ends { all: false, known: hints.complete && !code.cut && !sends, edges }
+    }
+}
+
+/// Who could end a wait.
+#[derive(Default)]
+struct Ends {
+    edges: Vec<Edge>,
+    /// All of them have to; else one is enough.
+    all: bool,
+    /// There is nobody else, as far as can be known.
+    known: bool,
+}
+
+/// The goroutines that wait to write to a lock.
+fn writers(snapshot: &Snapshot, object: u32) -> impl Iterator<Item = u32> {
+    let waiters = snapshot.objects.get(object as usize).map_or(&[][..], |object| &object.waiters);
+    waiters.iter().copied().filter(move |waiter| {
+        let waits = snapshot.goroutines.get(*waiter as usize).map_or(&[][..], |one| &one.waits);
+        waits.iter().any(|wait| wait.object == object && wait.wants == Wants::Lock)
+    })
+}
+
+/// Waits, and what each needs to end.
+#[derive(Default)]
+struct Graph {
+    edges: Vec<Edge>,
+    /// Each with its waiter, and how many of those who could end it must not be stuck: all, or one.
+    waits: Vec<(u32, usize)>,
+    /// By edge, its wait.
+    of: Vec<usize>,
+    /// Goroutines that have a wait that nobody is known to end.
+    open: HashSet<u32>,
+    waiting: HashSet<u32>,
+    /// Goroutines that are stuck whatever their edges say.
+    fixed: HashSet<u32>,
+}
+
+impl Graph {
+    /// Adds a wait and who could end it.
+    fn add(&mut self, waiter: u32, mut ends: Ends) {
+        let room = MAX_EDGES.min(MAX_ALL.saturating_sub(self.edges.len()));
+        let fits =
+            ends.edges.len() <= room && budget::reserve(&mut self.edges, ends.edges.len().min(room)).is_ok();
+        if !fits || !ends.known || ends.edges.is_empty() {
+            self.open.insert(waiter);
+        }
+        if !fits {
+            ends.edges.truncate(if budget::check(MAX_EDGES * size_of::<Edge>()).is_ok() { room } else { 0 });
+        }
+        self.waiting.insert(waiter);
+        let number = self.waits.len();
+        self.waits.push((waiter, if ends.all { ends.edges.len() } else { 1 }));
+        self.of.extend(std::iter::repeat_n(number, ends.edges.len()));
+        self.edges.extend(ends.edges);
+    }
+
+    /// Lets everybody go on who can, and those for whom they do; the others are stuck. Each edge is looked at once.
+    fn solve(mut self, goroutines: usize) -> Waits {
+        let mut stuck = vec![false; goroutines];
+        let mut free = Vec::new();
+        for (index, stuck) in (0_u32..).zip(&mut stuck) {
+            let waits = self.waiting.contains(&index) && !self.open.contains(&index);
+            *stuck = waits || self.fixed.contains(&index);
+            if !*stuck {
+                free.push(index);
+            }
+        }
+        let mut by_holder: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (number, edge) in self.edges.iter().enumerate() {
+            by_holder.entry(edge.holder).or_default().push(number);
+        }
+        while let Some(holder) = free.pop() {
+            for number in by_holder.get(&holder).into_iter().flatten() {
+                let wait = self.of.get(*number).and_then(|wait| self.waits.get_mut(*wait));
+                let Some((waiter, needed)) = wait else { continue };
+                *needed = needed.saturating_sub(1);
+                let goes_on = *needed == 0 && !self.fixed.contains(waiter);
+                if goes_on
+                    && let Some(stuck) = stuck.get_mut(*waiter as usize)
+                    && std::mem::replace(stuck, false)
+                {
+                    free.push(*waiter);
+                }
+            }
+        }
+        Waits { edges: self.edges, stuck }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits of one thing each: the waiter, whether all have to let go, and who.
+    fn stuck(waits: &[(u32, bool, &[u32])]) -> Vec<u32> {
+        stuck_of(10, waits)
+    }
+
+    fn stuck_of(goroutines: u32, waits: &[(u32, bool, &[u32])]) -> Vec<u32> {
+        let mut graph = Graph::default();
+        for (waiter, all, holders) in waits {
+            let edge = |holder: &u32| Edge { waiter: *waiter, object: 0, holder: *holder, by: By::Stack };
+            graph.add(*waiter, Ends { edges: holders.iter().map(edge).collect(), all: *all, known: true });
+        }
+        let waits = graph.solve(goroutines as usize);
+        (0..goroutines).filter(|index| waits.is_stuck(*index)).collect()
+    }
+
+    #[test]
+    fn who_can_be_woken_is_not_stuck() {
+        assert_eq!(stuck(&[(1, true, &[2]), (2, true, &[1]), (3, true, &[1])]), [1, 2, 3]);
+        assert_eq!(stuck(&[(1, true, &[2]), (2, true, &[3])]), [0; 0], "3 goes on");
+        // Any receiver of a channel will do.
+        assert_eq!(stuck(&[(1, false, &[2, 4]), (2, true, &[1])]), [0; 0]);
+        // All readers have to leave.
+        assert_eq!(stuck(&[(1, true, &[2, 4]), (2, true, &[1])]), [1, 2]);
+        assert_eq!(stuck(&[(1, true, &[1])]), [1], "it holds the lock itself");
+    }
+
+    #[test]
+    fn a_select_has_several_ways_out() {
+        let both: [(u32, bool, &[u32]); 3] = [(1, false, &[2]), (1, false, &[3]), (2, true, &[1])];
+        assert_eq!(stuck(&both), [0; 0], "3 can send");
+        assert_eq!(stuck(&[both[0], both[1], both[2], (3, true, &[1])]), [1, 2, 3]);
+        assert_eq!(stuck(&[(1, false, &[2]), (1, false, &[]), (2, true, &[1])]), [0; 0]);
+    }
+
+    #[test]
+    fn a_long_chain_takes_no_longer_than_its_edges() {
+        let chain: Vec<_> = (0..100_000).map(|at| (at, [at + 1])).collect();
+        let waits: Vec<_> = chain.iter().map(|(at, next)| (*at, true, &next[..])).collect();
+        assert_eq!(stuck_of(100_001, &waits), [0; 0]);
+    }
+}
