@@ -11,6 +11,7 @@ use live_tests::{
     process::Process,
     toolchain::Go,
 };
+use serde_json::Value;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![live(the_page_shows_processes_and_leaks_and_runs_nothing_of_theirs).needs(Need::Program("chromium"))]
@@ -40,8 +41,15 @@ fn the_page_shows_processes_and_leaks_and_runs_nothing_of_theirs() -> Result<()>
     let hostile = directory.path().join(HOSTILE);
     fs::copy(built, &hostile)?;
     let target = fixture::start_command(Command::new(&hostile).args(["-class", "send-without-receiver"]))?;
+    let deadlocked = directory.path().join("onerror-rings");
+    fs::copy(fixture::build("rings", &Go::newest(), Variant::Plain)?, &deadlocked)?;
+    let _ring = fixture::start_command(Command::new(&deadlocked).args(["-way", "order-deferred"]))?;
     let agent = Agent::start(&["--include", "onerror", "--min-age", "1s"])?;
-    agent.until("/sfgi/leaks", |document| document[0]["count"].as_u64() >= Some(5))?;
+    agent.until("/sfgi/leaks", |document| {
+        let leaks = document.as_array().map_or(&[][..], |leaks| leaks);
+        let ring = |leak: &Value| leak["ring"].as_array().is_some_and(|ring| ring.len() == 2);
+        leaks.iter().any(|leak| leak["count"].as_u64() >= Some(5)) && leaks.iter().any(ring)
+    })?;
 
     let (url, profile) =
         (format!("http://{}/?token={TOKEN}", agent.address), directory.path().join("profile"));
@@ -52,6 +60,8 @@ fn the_page_shows_processes_and_leaks_and_runs_nothing_of_theirs() -> Result<()>
     ensure!(page.contains(&pid), "the process is not shown:\n{page}");
     ensure!(page.contains("<span class=\"badge proven\">proven</span>"), "the leak is not shown:\n{page}");
     ensure!(page.contains("of a core <small>budget 50 %, "), "what the agent costs is not shown:\n{page}");
+    let arrows = page.matches("class=\"wait\"").count();
+    ensure!(page.contains("class=\"ring\"") && arrows >= 2, "{arrows} arrows of the ring:\n{page}");
     ensure!(page.contains("main.") && page.contains("<polyline"), "no stack or no trend:\n{page}");
     ensure!(page.contains("&lt;img src=x"), "the hostile name is not shown as text:\n{page}");
     ensure!(!page.contains(TOKEN), "the token is in the page:\n{page}");

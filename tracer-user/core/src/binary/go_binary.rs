@@ -1,7 +1,7 @@
 //! [`GoBinary`]: the parsed executable, with everything that probes, snapshots and names need of it.
 
 use super::buildinfo::{BuildInfo, GoVersion};
-use super::code::{self, CodeTypes, Described, Hold, Unlocks};
+use super::code::{self, ChannelCalls, CodeTypes, Described, Hold, Unlocks};
 use super::contents::Contents;
 use super::elf::{Arch, ElfError, Image, ImageError};
 use super::globals::{self, Globals, GlobalsError};
@@ -241,6 +241,11 @@ impl GoBinary {
     /// The variables that a function refers to after this place in it; link-time addresses, ascending.
     pub(crate) fn used_after(&self, pc: u64) -> Vec<u64> {
         code::used_after(&self.image, &self.functions, pc)
+    }
+
+    /// What a function does with channels after this place in it, whichever they are.
+    pub(crate) fn channel_calls(&self, pc: u64) -> ChannelCalls {
+        code::channel_calls(&self.image, &self.functions, pc)
     }
 
     /// Whether a link-time address lies where variables are.

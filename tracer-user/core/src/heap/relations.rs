@@ -122,7 +122,7 @@ fn waits(
     let complete = relations.len() < MAX_GOROUTINES;
     let one = |index| relations.get(&index).map_or(&[][..], |relation| &relation.holds);
     let hints = Hints { stacks: &one, complete, dead: &dead };
-    let found = waits::find(snapshot, held, code, &hints);
+    let found = waits::find(view, snapshot, held, code, &hints);
     if found.between_stuck().all(|edge| dead(edge.waiter)) || !complete {
         return found;
     }
@@ -131,7 +131,7 @@ fn waits(
     let complete = relations.len() + others.len() < MAX_GOROUTINES;
     let (others, _) = find(view, snapshot, spans, &others);
     let both = |index| relations.get(&index).or_else(|| others.get(&index)).map_or(&[][..], |one| &one.holds);
-    waits::find(snapshot, held, code, &Hints { stacks: &both, complete, dead: &dead })
+    waits::find(view, snapshot, held, code, &Hints { stacks: &both, complete, dead: &dead })
 }
 
 /// Whether code may name an awaited object: a lock that is a variable or part of one, or a channel that a variable has.
@@ -158,7 +158,7 @@ pub(super) fn waits_of(view: &View<'_>, snapshot: &Snapshot) -> Result<Waits, He
     let stacks = |index| relations.get(&index).map_or(&[][..], |one| &one.holds);
     let complete = all.len() <= MAX_GOROUTINES && snapshot.lacks().is_none();
     let code = Code::of(view, snapshot, &|_| true);
-    Ok(waits::find(snapshot, &held, &code, &Hints { stacks: &stacks, complete, dead: &|_| false }))
+    Ok(waits::find(view, snapshot, &held, &code, &Hints { stacks: &stacks, complete, dead: &|_| false }))
 }
 
 /// What was found of goroutines and what they wait for.

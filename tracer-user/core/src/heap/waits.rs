@@ -6,10 +6,11 @@
 //! stuck: with no proof behind it that is as good as its edges are.
 
 use super::references::Pending;
-use crate::binary::Hold;
+use crate::binary::{ChannelCalls, Hold};
 use crate::budget;
 use crate::snapshot::{ObjectKind, Pc, Snapshot, Trust, View, Wants};
 use hashbrown::{HashMap, HashSet};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 /// Most edges of one wait and of all: a thousand goroutines that share a thousand locks would make a million. Of what
@@ -172,6 +173,8 @@ pub(super) struct Code {
     /// By lock or channel that somebody waits for, the goroutines and places.
     takes: BTreeMap<u32, Vec<(u32, Pc)>>,
     uses: BTreeMap<u32, Vec<(u32, Pc)>>,
+    /// What stacks still do with channels, by place.
+    calls: RefCell<HashMap<Pc, ChannelCalls>>,
     /// There was more code than is looked at.
     cut: bool,
 }
@@ -230,8 +233,38 @@ impl Code {
     }
 }
 
+impl Code {
+    /// Whether all that a goroutine still does with channels itself, as far as the functions on its stack tell, is what
+    /// somebody who wants this of a channel does: it sends, too, or receives, too.
+    fn is_on_side_of(&self, wants: Wants, goroutine: u32, view: &View<'_>, snapshot: &Snapshot) -> bool {
+        let Some(goroutine) = snapshot.goroutines.get(goroutine as usize) else { return false };
+        let mut calls = self.calls.borrow_mut();
+        let (mut same, mut other) = (false, false);
+        for pc in snapshot.stacks.get(goroutine.stack) {
+            if calls.len() >= MAX_PLACES {
+                return false;
+            }
+            let at = pc.addr().wrapping_sub(view.bias);
+            let of = calls.entry(*pc).or_insert_with(|| view.binary.channel_calls(at));
+            let (one, opposite) = match wants {
+                Wants::Send => (of.sends, of.receives),
+                Wants::Receive => (of.receives, of.sends || of.closes),
+                _ => return false,
+            };
+            (same, other) = (same || one, other || opposite);
+        }
+        same && !other
+    }
+}
+
 /// Finds who waits for whom.
-pub(super) fn find(snapshot: &Snapshot, held: &[Held], code: &Code, hints: &Hints<'_>) -> Waits {
+pub(super) fn find(
+    view: &View<'_>,
+    snapshot: &Snapshot,
+    held: &[Held],
+    code: &Code,
+    hints: &Hints<'_>,
+) -> Waits {
     let mut by_stack: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for index in 0..snapshot.goroutines.len() as u32 {
         for object in (hints.stacks)(index) {
@@ -249,7 +282,13 @@ pub(super) fn find(snapshot: &Snapshot, held: &[Held], code: &Code, hints: &Hint
         }
         for wait in &goroutine.waits {
             let of = Wait { waiter: index, object: wait.object, wants: wait.wants };
-            let ends = of.ends(snapshot, held, hints, code, &by_stack);
+            let mut ends = of.ends(snapshot, held, hints, code, &by_stack);
+            // For the other side there is no need of one like itself.
+            ends.weak = (ends.edges.iter())
+                .map(|edge| {
+                    edge.by == By::Stack && code.is_on_side_of(wait.wants, edge.holder, view, snapshot)
+                })
+                .collect();
             graph.add(index, ends);
         }
     }
@@ -285,7 +324,7 @@ impl Wait {
                 edges.extend(writers(snapshot, self.object).map(|writer| edge(writer, By::Queue)));
             }
             if !edges.is_empty() {
-                return Ends { all: true, known: true, edges };
+                return Ends { all: true, known: true, edges, weak: Vec::new() };
             }
         }
         let waits: HashSet<u32> =
@@ -301,7 +340,7 @@ impl Wait {
         let stacks = stacks.filter(|holder| others(holder) && met.insert(**holder));
         edges.extend(stacks.map(|holder| edge(*holder, By::Stack)));
         let sends = matches!(object.kind, ObjectKind::Channel { timer: true, .. });
-        Ends { all: false, known: hints.complete && !code.cut && !sends, edges }
+        Ends { all: false, known: hints.complete && !code.cut && !sends, edges, weak: Vec::new() }
     }
 }
 
@@ -313,6 +352,8 @@ struct Ends {
     all: bool,
     /// There is nobody else, as far as can be known.
     known: bool,
+    /// By edge: it is on the same side of the channel, and could end the wait only by something that is not seen.
+    weak: Vec<bool>,
 }
 
 /// The goroutines that wait to write to a lock.
@@ -330,8 +371,8 @@ struct Graph {
     edges: Vec<Edge>,
     /// Each with its waiter, and how many of those who could end it must not be stuck: all, or one.
     waits: Vec<(u32, usize)>,
-    /// By edge, its wait.
-    of: Vec<usize>,
+    /// By edge, its wait, and whether a stronger one of the same wait makes it superfluous in the end.
+    of: Vec<(usize, bool)>,
     /// Goroutines that have a wait that nobody is known to end.
     open: HashSet<u32>,
     waiting: HashSet<u32>,
@@ -354,7 +395,10 @@ impl Graph {
         self.waiting.insert(waiter);
         let number = self.waits.len();
         self.waits.push((waiter, if ends.all { ends.edges.len() } else { 1 }));
-        self.of.extend(std::iter::repeat_n(number, ends.edges.len()));
+        // Where all are weak, they are all that there is.
+        let strong = ends.weak.iter().any(|weak| !weak);
+        let weak = ends.weak.into_iter().chain(std::iter::repeat(false)).map(|weak| weak && strong);
+        self.of.extend(weak.take(ends.edges.len()).map(|weak| (number, weak)));
         self.edges.extend(ends.edges);
     }
 
@@ -375,7 +419,7 @@ impl Graph {
         }
         while let Some(holder) = free.pop() {
             for number in by_holder.get(&holder).into_iter().flatten() {
-                let wait = self.of.get(*number).and_then(|wait| self.waits.get_mut(*wait));
+                let wait = self.of.get(*number).and_then(|(wait, _)| self.waits.get_mut(*wait));
                 let Some((waiter, needed)) = wait else { continue };
                 *needed = needed.saturating_sub(1);
                 let goes_on = *needed == 0 && !self.fixed.contains(waiter);
@@ -387,7 +431,8 @@ impl Graph {
                 }
             }
         }
-        Waits { edges: self.edges, stuck }
+        let kept = self.edges.into_iter().zip(self.of).filter(|(_, (_, weak))| !weak);
+        Waits { edges: kept.map(|(edge, _)| edge).collect(), stuck }
     }
 }
 
@@ -404,7 +449,10 @@ mod tests {
         let mut graph = Graph::default();
         for (waiter, all, holders) in waits {
             let edge = |holder: &u32| Edge { waiter: *waiter, object: 0, holder: *holder, by: By::Stack };
-            graph.add(*waiter, Ends { edges: holders.iter().map(edge).collect(), all: *all, known: true });
+            graph.add(
+                *waiter,
+                Ends { edges: holders.iter().map(edge).collect(), all: *all, known: true, weak: Vec::new() },
+            );
         }
         let waits = graph.solve(goroutines as usize);
         (0..goroutines).filter(|index| waits.is_stuck(*index)).collect()

@@ -72,7 +72,8 @@ A rule file for --rules holds entries like this; what is left out under match is
   channel = { cap = [1, 64], closed = false, senders = 0 }
   count = \"min\"               # or a number; age = \"min\" or \"30s\"; growth, stable, lived,
                               # own, set, main = true;
-                              # cycle = \"lock\", \"mixed\", \"any\"; busy, yielding, moved = 0.5
+                              # cycle = \"recursive\", \"recursive-read\", \"lock\",
+                              # \"mixed\", \"other\", \"any\"; busy, yielding, moved = 0.5
                               # (part of the looks), looks = 4; orphans = \"min\" (made by so
                               # many goroutines that have ended)
 

@@ -1,5 +1,5 @@
-//! What code tells of locks: what a deferred call unlocks, and which locks in variables a function has taken before a
-//! place in it.
+//! What code tells of locks and channels: what a deferred call unlocks, which locks in variables a function has taken
+//! before a place in it, and what it does with variables and channels behind it.
 //!
 //! `Mutex.Lock`, `Unlock`, `RWMutex.RLock` and `RUnlock` are inlined everywhere, so the tree of inlined calls says which
 //! instruction belongs to which of them; `RWMutex.Lock` and `Unlock` are called (`src/sync`, Go 1.19 to 1.27).
@@ -168,12 +168,12 @@ impl Walk<'_> {
     }
 }
 
-/// Link-time addresses of variables that the function with this place still refers to when it goes on there: what lies
-/// behind it, and in loops also before.
-pub(in crate::binary) fn used_after(image: &Image, functions: &Pclntab, pc: u64) -> Vec<u64> {
-    let Some(function) = functions.function_at(pc) else { return Vec::new() };
+/// The code that the function with this place still executes when it goes on there, and its address: what lies behind it,
+/// and in loops also before.
+fn rest<'a>(image: &'a Image, functions: &Pclntab, pc: u64) -> Option<(&'a [u8], u64)> {
+    let function = functions.function_at(pc)?;
     let len = (function.end - function.entry).min(MAX_CODE);
-    let Some(code) = image.read(function.entry, len) else { return Vec::new() };
+    let code = image.read(function.entry, len)?;
     let jumps = super::jumps(image.arch(), code, function.entry);
     let mut from = pc;
     // A jump back from behind makes what lies between come again, and that may jump further back.
@@ -181,9 +181,39 @@ pub(in crate::binary) fn used_after(image: &Image, functions: &Pclntab, pc: u64)
     {
         from = back.max(function.entry);
     }
-    let skipped = usize::try_from(from - function.entry).unwrap_or(usize::MAX);
-    let rest = code.get(skipped..).unwrap_or_default();
-    let mut used: Vec<u64> = (super::decoded(image.arch(), rest, from).into_iter())
+    Some((code.get(usize::try_from(from - function.entry).ok()?..)?, from))
+}
+
+/// What a function does with channels behind a place in it, whichever they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelCalls {
+    pub sends: bool,
+    pub receives: bool,
+    pub closes: bool,
+}
+
+/// The calls of the runtime's functions for channels that the function with this place still makes itself. A select
+/// may send and receive.
+pub(in crate::binary) fn channel_calls(image: &Image, functions: &Pclntab, pc: u64) -> ChannelCalls {
+    let mut calls = ChannelCalls::default();
+    let Some((code, from)) = rest(image, functions, pc) else { return calls };
+    for target in super::calls(image.arch(), code, from) {
+        match functions.function_at(target).map(|function| function.name) {
+            Some("runtime.chansend1" | "runtime.selectnbsend") => calls.sends = true,
+            Some("runtime.chanrecv1" | "runtime.chanrecv2" | "runtime.selectnbrecv") => calls.receives = true,
+            Some("runtime.closechan") => calls.closes = true,
+            Some("runtime.selectgo") => (calls.sends, calls.receives) = (true, true),
+            _ => {}
+        }
+    }
+    calls
+}
+
+/// Link-time addresses of variables that the function with this place still refers to when it goes on there.
+pub(in crate::binary) fn used_after(image: &Image, functions: &Pclntab, pc: u64) -> Vec<u64> {
+    let Some((code, from)) = rest(image, functions, pc) else { return Vec::new() };
+    let mut used: Vec<u64> = super::decoded(image.arch(), code, from)
+        .into_iter()
         .filter_map(|step| match step {
             Step::Global(addr, _) if image.is_writable(addr, 8) => Some(addr),
             _ => None,

@@ -14,8 +14,8 @@ mod types;
 
 use super::elf::{Arch, Image};
 use super::pclntab::{Function, Pclntab};
-pub use locks::{Hold, Unlocks};
-pub(super) use locks::{taken_before, unlocks, used_after};
+pub use locks::{ChannelCalls, Hold, Unlocks};
+pub(super) use locks::{channel_calls, taken_before, unlocks, used_after};
 pub(super) use types::types;
 pub use types::{CodeTypes, Described};
 

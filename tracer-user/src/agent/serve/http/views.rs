@@ -7,7 +7,10 @@ use crate::agent::{
 };
 use crate::output::clean;
 use serde::Serialize;
-use sfgi_core::{leaks::LeakView, names::Site};
+use sfgi_core::{
+    leaks::{LeakView, Turn},
+    names::Site,
+};
 use utoipa::ToSchema;
 
 /// A place in the source code.
@@ -65,6 +68,9 @@ pub(super) struct Leak {
     wait_reason: String,
     /// The `go` statement that created the goroutines.
     created_by: Option<Place>,
+    /// The cycle that the first goroutine waits in, from its own wait on; empty where the finding is about something else.
+    /// Of a long one only the first waits.
+    ring: Vec<Waiting>,
     /// The observations for the verdict, the strongest first.
     evidence: Vec<String>,
     /// What happens, and why it does not end.
@@ -75,6 +81,39 @@ pub(super) struct Leak {
     first_seen_unix_ms: u64,
     /// The process that the goroutines belong to.
     process: Owner,
+}
+
+/// A goroutine that waits for an object, and the one that could let it go on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Waiting {
+    /// The id of the goroutine that waits.
+    waiter: u64,
+    /// What it wants of the object: `to lock`, `to receive from`.
+    wants: &'static str,
+    /// The object, its address and its state.
+    object: String,
+    /// Where it waits.
+    at: Option<Place>,
+    /// The id of the goroutine that could end the wait.
+    holder: u64,
+    /// How that is known: `unlock` (its Unlock is deferred), `queue` (a writer comes before readers), `code` or `stack`.
+    by: String,
+    /// Whether that is inferred.
+    inferred: bool,
+}
+
+impl Waiting {
+    fn of(turn: &Turn) -> Waiting {
+        Waiting {
+            waiter: turn.waiter,
+            wants: turn.wants.verb(),
+            object: turn.object.to_string(),
+            at: turn.at.as_ref().map(Place::from),
+            holder: turn.holder,
+            by: turn.by.to_string(),
+            inferred: turn.inferred,
+        }
+    }
 }
 
 /// The process that a finding is about.
@@ -137,6 +176,7 @@ impl Leak {
             state: group.state.map(|state| state.to_string()).unwrap_or_default(),
             wait_reason: tame(&group.reason),
             created_by: group.created_by.as_ref().map(Place::from),
+            ring: group.ring.iter().map(Waiting::of).collect(),
             evidence: group.evidence.iter().map(|sentence| tame(sentence)).collect(),
             explanation: rule.explanation.clone(),
             fix: rule.fix.clone(),

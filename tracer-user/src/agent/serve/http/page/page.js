@@ -54,17 +54,50 @@ const where = (process) => process.pod || process.unit || process.container?.sli
 // Whether any of these contains what the filter asks for.
 const wanted = (...texts) => texts.join(" ").toLowerCase().includes(byId("filter").value.trim().toLowerCase());
 
+const drawn = (name, attributes, ...children) => {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+};
+
+// Goroutines that wait for each other, in a circle: an arrow leads from each to the one that could let it go on, dashed where that is
+// inferred. Of a long ring the arrow of the last one leads nowhere.
+const ring = (waits) => {
+  if (!waits.length) return null;
+  const place = (at) => {
+    const angle = (2 * Math.PI * at) / waits.length - Math.PI / 2;
+    return [320 + 150 * Math.cos(angle), 95 + 62 * Math.sin(angle)];
+  };
+  const number = new Map(waits.map((wait, at) => [wait.waiter, at]));
+  const svg = drawn("svg", { viewBox: "0 0 640 190", class: "ring", role: "img", "aria-label": "who waits for whom" });
+  svg.append(drawn("marker", { id: "tip", viewBox: "0 0 8 8", refX: 15, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
+    drawn("path", { d: "M0 0 8 4 0 8z" })));
+  waits.forEach((wait, at) => {
+    const [x, y] = place(at);
+    if (!number.has(wait.holder)) return;
+    const [toX, toY] = place(number.get(wait.holder));
+    // Two that wait for each other have two arrows, and one that waits for itself a loop.
+    const [midX, midY] = [(x + toX) / 2 + (toY - y) / 5, (y + toY) / 2 - (toX - x) / 5];
+    const d = wait.holder === wait.waiter ? `M${x} ${y}c-60 80 60 80 0 0` : `M${x} ${y}Q${midX} ${midY} ${toX} ${toY}`;
+    svg.append(drawn("path", { d, class: wait.inferred ? "wait inferred" : "wait", "marker-end": "url(#tip)" },
+      drawn("title", {}, `waits ${wait.wants} ${wait.object}`)));
+  });
+  waits.forEach((wait, at) => {
+    const [x, y] = place(at);
+    const left = x < 319;
+    const label = { x: x + (left ? -12 : 12), y: y + 4, "text-anchor": left ? "end" : "start" };
+    svg.append(drawn("circle", { cx: x, cy: y, r: 7 }));
+    svg.append(drawn("text", label, `goroutine ${wait.waiter}${wait.at ? ` ${wait.at.func}:${wait.at.line}` : ""}`));
+  });
+  return svg;
+};
+
 // Goroutines of the last hour as a line, leaked ones as an area below it; both from zero, the hour from left to right.
 const trend = (history) => {
-  const space = "http://www.w3.org/2000/svg";
-  const make = (name, attributes) => {
-    const made = document.createElementNS(space, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    return made;
-  };
   const values = history.map((step) => step.goroutines);
-  const svg = make("svg", { viewBox: "0 0 100 20", preserveAspectRatio: "none", role: "img", "aria-label": values.join(", ") });
-  svg.append(make("line", { x1: 0, x2: 100, y1: 19.5, y2: 19.5, class: "ground" }));
+  const svg = drawn("svg", { viewBox: "0 0 100 20", preserveAspectRatio: "none", role: "img", "aria-label": values.join(", ") });
+  svg.append(drawn("line", { x1: 0, x2: 100, y1: 19.5, y2: 19.5, class: "ground" }));
   if (!history.length) return svg;
   const now = Date.now() / 1000;
   const x = (seconds) => Math.min(100, Math.max(0, 100 - (now - seconds) / 36)).toFixed(1);
@@ -77,10 +110,10 @@ const trend = (history) => {
   if (history.some((step) => step.leaked > 0)) {
     const leaked = points((step) => step.leaked);
     const [left, right] = [leaked.split(",")[0], x(history.at(-1).start_unix_s + history.at(-1).seconds)];
-    svg.append(make("polygon", { points: `${left},19 ${leaked} ${right},19`, class: "area" }));
-    svg.append(make("polyline", { points: leaked, class: "leaked" }));
+    svg.append(drawn("polygon", { points: `${left},19 ${leaked} ${right},19`, class: "area" }));
+    svg.append(drawn("polyline", { points: leaked, class: "leaked" }));
   }
-  svg.append(make("polyline", { points: points((step) => step.goroutines), class: "all" }));
+  svg.append(drawn("polyline", { points: points((step) => step.goroutines), class: "all" }));
   return svg;
 };
 
@@ -146,6 +179,7 @@ const showLeaks = (leaks) => {
         element("span", { class: "number" }, leak.pinned_bytes ? bytes(leak.pinned_bytes) : "")),
       element("div", { class: "body" },
         element("p", {}, leak.explanation),
+        ring(leak.ring),
         element("ul", {}, ...leak.evidence.map((line) => element("li", {}, line))),
         stack ? element("pre", {}, stack) : null,
         element("p", {}, element("b", {}, "What to do: "), leak.fix)));
