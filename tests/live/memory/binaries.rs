@@ -9,11 +9,11 @@ use std::{
     process::Command,
 };
 
-use crate::harness::{Need, Test, plain};
+use crate::harness::{Need, Test, live, plain};
 use anyhow::{Context, Result, ensure};
 use live_tests::{
     fixture::{self, Variant},
-    machine,
+    leaks, machine, sfgi,
     toolchain::Go,
 };
 use object::{Object, ObjectSymbol};
@@ -28,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
         plain(a_version_that_nobody_knows),
         plain(between_two_rows_the_code_decides).needs(Need::Go("1.24.11")),
         plain(broken_dwarf_falls_back_to_the_table),
+        live(a_release_that_nobody_knows_is_traced),
     ]
 }
 
@@ -461,6 +462,26 @@ fn between_two_rows_the_code_decides() -> Result<()> {
         binary.layout().source()
     );
     ensure!(binary.layout().field("m", "alllink") == Some(352));
+    Ok(())
+}
+
+/// Probes and the search for leaks go by what its own types say.
+fn a_release_that_nobody_knows_is_traced() -> Result<()> {
+    let mut target = fixture::start("pingpong", &Go::newest(), Variant::Unknown, &["-d", "20s"])?;
+    target.say()?;
+    let pid = target.pid().to_string();
+    let output = sfgi::command(&["trace", "-p", &pid, "-d", "1", "-c", "--format", "json"])?.output()?;
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success() && stderr.contains("its own types"), "{}: {stderr}", output.status);
+    let summary: serde_json::Value = serde_json::from_str(stdout.lines().last().context("no summary")?)?;
+    ensure!(summary["illegal"] == 0, "{summary:#}");
+    let waits = summary["wait_sites"].as_array().context("wait sites")?;
+    let waited = waits.iter().any(|site| {
+        site["func"].as_str().is_some_and(|func| func.starts_with("main.")) && site["count"].as_u64() > Some(100)
+    });
+    ensure!(waited, "{summary:#}");
+    let leaks = leaks::json(target.pid(), &["--observe", "300ms"])?;
+    ensure!(leaks.doubt.is_none() && leaks.passes > 0, "{:?}", leaks.doubt);
     Ok(())
 }
 

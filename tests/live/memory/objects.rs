@@ -12,7 +12,7 @@ use live_tests::{
     toolchain::Go,
 };
 use sfgi_core::{
-    binary::GoBinary,
+    binary::{GoBinary, Source},
     memory::Live,
     process::Process as Target,
     snapshot::{self, Clock, ObjectKind, Options, Snapshot, View, Wants},
@@ -64,7 +64,10 @@ fn everywhere(check: impl Fn(&Go, &Process, &GoBinary, &[Expected]) -> Result<()
                 let (target, expected) = parked(&go, variant)?;
                 ensure!(expected.len() > 20, "only {} lines", expected.len());
                 let process = Target::open(i32::try_from(target.pid())?)?;
-                check(&go, &target, &GoBinary::read(process.exe()?)?, &expected)
+                let binary = GoBinary::read(process.exe()?)?;
+                let described = matches!(binary.layout().source(), Source::Described(_));
+                ensure!(described == (variant == Variant::Unknown), "layout: {}", binary.layout().source());
+                check(&go, &target, &binary, &expected)
             })();
             if let Err(error) = checked {
                 failures += 1;

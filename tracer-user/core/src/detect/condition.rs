@@ -63,6 +63,8 @@ pub(super) struct Condition {
     pub(super) moved: Option<f64>,
     /// At least so many of them were started at different times by goroutines that have ended.
     pub(super) orphans: Option<Count>,
+    /// No other goroutine of the same `go` statement works: of a pool that is in use some are idle.
+    idle_siblings: bool,
     /// Each of them waits for an object of its own.
     own: bool,
     /// It is about timers, not goroutines.
@@ -91,6 +93,11 @@ impl Condition {
             || self.cycle.is_some()
             || self.set.is_some();
         self.verdict == Need::Proven && !asks
+    }
+
+    /// Whether the goroutines of the same `go` statement are as idle as it asks for.
+    pub(super) fn holds_of_siblings(&self, known: &Known<'_>, shape: &Shape) -> bool {
+        !self.idle_siblings || !known.works(shape.site)
     }
 
     /// Whether it asks for a cycle of waits.

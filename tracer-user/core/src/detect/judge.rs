@@ -80,7 +80,8 @@ impl Judge<'_> {
             }
             let condition = &rule.condition;
             let suits = sure.is_some() || rule.gives > Verdict::Suspect;
-            if !suits || !condition.holds_of_shape(shape) {
+            let idle = sure.is_some() || condition.holds_of_siblings(&self.known, shape);
+            if !suits || !idle || !condition.holds_of_shape(shape) {
                 continue;
             }
             // What is proven needs neither age nor number.

@@ -225,6 +225,16 @@ fn never(goroutine: &Goroutine, reason: WaitReason) -> bool {
     goroutine.system || goroutine.state.is_dead() || unjudged || parked_main || foreign || reason.is_fake()
 }
 
+/// Looks that found that a goroutine had run since the look before, from which on it works: one that was just made has
+/// run, too, before it waits for good.
+const WORKS: u32 = 3;
+
+fn working(observed: &Observed) -> HashSet<Site> {
+    let both = observed.snapshot.goroutines.iter().zip(&observed.facts);
+    let working = both.filter(|(_, facts)| facts.moved >= WORKS);
+    working.map(|(goroutine, _)| (goroutine.gopc, goroutine.startpc)).collect()
+}
+
 /// What is known of all goroutines together.
 pub(super) struct Known<'a> {
     pub(super) observed: &'a Observed,
@@ -232,6 +242,8 @@ pub(super) struct Known<'a> {
     pub(super) cycles: Cycles,
     /// The program's release of Go.
     pub(super) release: Release,
+    /// `go` statements of which a goroutine works.
+    working: HashSet<Site>,
     goids: HashSet<u64>,
     /// Stands in for the facts of an index without any.
     unknown: Facts,
@@ -244,9 +256,15 @@ impl<'a> Known<'a> {
             thresholds,
             cycles: Cycles::of(observed),
             release,
+            working: working(observed),
             goids: observed.snapshot.goroutines.iter().map(|goroutine| goroutine.goid).collect(),
             unknown: Facts::default(),
         }
+    }
+
+    /// Whether a goroutine of this `go` statement has run again and again from look to look.
+    pub(super) fn works(&self, site: Site) -> bool {
+        self.working.contains(&site)
     }
 
     pub(super) fn goroutine(&self, index: u32) -> Option<&'a Goroutine> {

@@ -35,7 +35,9 @@ impl Report {
     pub fn add(&mut self, groups: Vec<Group>) {
         self.groups.extend(groups);
         self.groups.sort_by_key(|group| {
-            (Reverse(group.verdict), group.rule.severity, Reverse(group.count), group.id)
+            // A ring before those who wait behind it, who may be more.
+            let ring = group.ring.is_empty();
+            (Reverse(group.verdict), group.rule.severity, ring, Reverse(group.count), group.id)
         });
     }
 }

@@ -75,6 +75,8 @@ pub struct Observed {
     pub looks: Vec<Look>,
     /// Timers that are set, grouped by what they do; the largest group first.
     pub timers: Vec<TimerSite>,
+    /// Garbage collections that the target has ended; before the first one its runtime knows no ages. `None`: not known.
+    pub collections: Option<u64>,
     /// Number of passes; 0: nothing is proven.
     pub passes: u32,
     /// Bytes of the heap that the last pass read, and its duration in nanoseconds.

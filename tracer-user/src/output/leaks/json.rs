@@ -2,7 +2,7 @@
 //!
 //! ```json
 //! {"schema":"sfgi.leaks/1","pid":4711,"exe":"/usr/bin/shop","go_version":"go1.26.6","scanned":812,"scan_ms":1.5,"passes":4,
-//!  "heap_bytes":52428800,"heap_ms":41.0,"frozen_ms":12.0,"lost_events":0,"doubt":"…","incomplete":"…","objects_doubt":"…","accepted":3,
+//!  "heap_bytes":52428800,"heap_ms":41.0,"frozen_ms":12.0,"lost_events":0,"gc_cycles":7,"doubt":"…","incomplete":"…","objects_doubt":"…","accepted":3,
 //!  "summary":{"proven":1,"likely":0,"suspect":0},
 //!  "leaks":[
 //!  {"goid":7,"verdict":"proven","class":"send-without-receiver","rule":"send-without-receiver","severity":"error",
@@ -61,6 +61,9 @@ struct Head<'a> {
     frozen_ms: Option<f64>,
     /// Always 0, since a snapshot loses no events; readers of other documents expect the field.
     lost_events: u64,
+    /// Garbage collections that the program has ended; before the first one it knows no ages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gc_cycles: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     doubt: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,6 +213,7 @@ impl Entries<'_> {
             heap_ms: ms(observed.scanned.1),
             frozen_ms: observed.frozen_ns.map(ms),
             lost_events: 0,
+            gc_cycles: observed.collections,
             doubt: observed.doubt.as_deref(),
             incomplete: leaks.incomplete(),
             objects_doubt: leaks.objects_doubt.as_deref(),

@@ -207,6 +207,9 @@ pub fn summary(leaks: &Leaks) -> String {
         0 => {}
         accepted => text += &format!("; {} accepted by the baseline", count(accepted)),
     }
+    if observed.collections == Some(0) {
+        text += "; no collection yet: how long they had waited before this search is not known";
+    }
     if let Some(frozen) = observed.frozen_ns {
         text += &format!("; the program stood still for {}", duration(frozen));
     }

@@ -317,6 +317,9 @@ fn clients_made_again_and_again() {
     let mut world = World::new();
     world.add(3, "sleep", &["time.Sleep", "main.poll"], orphans);
     assert_eq!(world.found_younger(5), found("likely", "sdk-resident", 3));
+    // A pool that grew as it was needed, and of which one works.
+    world.observed.facts[2].moved = 5;
+    assert!(world.found_younger(5).iter().all(|(verdict, ..)| *verdict == "suspect"));
     let mut world = World::new();
     let object = world.object(timer());
     world.add(3, "select", &stack, |number, goroutine, facts| {
