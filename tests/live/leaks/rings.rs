@@ -48,7 +48,8 @@ const RINGS: [(&str, bool); 7] = [
     ("channels", false),
 ];
 /// Those without a ring, and the same done right.
-const OTHERS: [&str; 3] = ["helped", "handed-over", "slow-network"];
+const OTHERS: [&str; 6] =
+    ["helped", "handed-over", "condition-again", "let-go", "neighbours", "slow-network"];
 
 struct Case {
     way: &'static str,
@@ -196,6 +197,12 @@ fn what_is_no_ring_is_told_of_as_none() -> Result<()> {
         let (_target, report) = case.report()?;
         let ring = report.groups.iter().find(|group| CLASSES.contains(&&*group.class));
         ensure!(ring.is_none(), "{ring:?}");
+        if case.way == "slow-network" {
+            // Who holds it sleeps, and waits for nothing that has an address.
+            let told = |line: &String| line.contains("holds it: its Unlock is deferred at main.holdAndSleep");
+            let shown = report.lines(Verdict::Suspect);
+            ensure!(report.groups.iter().any(|group| group.evidence.iter().any(told)), "{shown:?}");
+        }
         ensure!(
             !case.fixed || report.lines(Verdict::Likely).is_empty(),
             "{:?}",

@@ -477,7 +477,8 @@ fn a_release_that_nobody_knows_is_traced() -> Result<()> {
     ensure!(summary["illegal"] == 0, "{summary:#}");
     let waits = summary["wait_sites"].as_array().context("wait sites")?;
     let waited = waits.iter().any(|site| {
-        site["func"].as_str().is_some_and(|func| func.starts_with("main.")) && site["count"].as_u64() > Some(100)
+        site["func"].as_str().is_some_and(|func| func.starts_with("main."))
+            && site["count"].as_u64() > Some(100)
     });
     ensure!(waited, "{summary:#}");
     let leaks = leaks::json(target.pid(), &["--observe", "300ms"])?;

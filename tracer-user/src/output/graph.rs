@@ -10,7 +10,7 @@ use sfgi_core::{
     snapshot::{Goroutine, Snapshot},
 };
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io::{self, Write},
     path::Path,
 };
@@ -20,6 +20,8 @@ use utoipa::ToSchema;
 const SCHEMA: &str = "sfgi.graph/1";
 /// Waits in a picture: of more nobody sees anything.
 const MAX_DRAWN: usize = 2000;
+/// Goroutines that are named as those who could end one wait, where that is inferred.
+const MAX_HINTS: usize = 16;
 
 /// The languages of graphs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, ValueEnum)]
@@ -41,6 +43,8 @@ pub struct Graph<'a> {
     pub incomplete: Option<String>,
     nodes: Vec<Node>,
     waits: Vec<Turn>,
+    /// How many who could end a wait are left out.
+    left_out: u64,
 }
 
 struct Node {
@@ -97,8 +101,20 @@ impl<'a> Graph<'a> {
         names: &mut Names,
     ) -> Graph<'a> {
         let chosen: HashSet<u32> = chosen.iter().copied().collect();
-        let edges = waits.edges.iter().filter(|edge| chosen.contains(&edge.waiter));
-        let edges: Vec<_> = edges.copied().collect();
+        let mut named: HashMap<(u32, u32), usize> = HashMap::new();
+        let mut left_out = 0;
+        let mut edges = Vec::new();
+        for edge in waits.edges.iter().filter(|edge| chosen.contains(&edge.waiter)) {
+            let hints = named.entry((edge.waiter, edge.object)).or_default();
+            *hints += usize::from(edge.by.is_hint());
+            if *hints > MAX_HINTS {
+                left_out += 1;
+            } else {
+                edges.push(*edge);
+            }
+        }
+        // What is stuck comes first, for a picture that has no room for all.
+        edges.sort_by_key(|edge| !(waits.is_stuck(edge.waiter) && waits.is_stuck(edge.holder)));
         let members: BTreeSet<u32> = edges.iter().flat_map(|edge| [edge.waiter, edge.holder]).collect();
         let of = |index: &u32| Some((*index, snapshot.goroutines.get(*index as usize)?));
         let node = |(index, goroutine): (u32, &Goroutine)| Node {
@@ -109,8 +125,9 @@ impl<'a> Graph<'a> {
             stuck: waits.is_stuck(index),
         };
         let nodes = members.iter().filter_map(of).map(node).collect();
-        let waits = edges.iter().filter_map(|edge| Turn::of(edge, snapshot, names)).collect();
-        Graph { pid, exe, incomplete: snapshot.lacks(), nodes, waits }
+        let turns = edges.iter().filter_map(|edge| Turn::of(edge, snapshot, names)).collect();
+        let cut = waits.cut.then(|| "there are more goroutines or waits than are looked at".to_owned());
+        Graph { pid, exe, incomplete: snapshot.lacks().or(cut), nodes, waits: turns, left_out }
     }
 
     /// Writes it in this language.
@@ -181,11 +198,23 @@ impl<'a> Graph<'a> {
     /// A line that says what the graph shows. `picture`: not all of it need be drawn.
     pub fn closing(&self, picture: bool) -> String {
         let stuck = self.nodes.iter().filter(|node| node.stuck).count() as u64;
-        let mut text = format!(
-            "{} goroutines wait for, or hold up, others; {} of them are stuck: everybody who could end their wait is, too",
-            count(self.nodes.len() as u64),
-            count(stuck)
-        );
+        let mut text = match self.nodes.len() as u64 {
+            0 => "nobody is known to wait for somebody else".to_owned(),
+            nodes => format!("{} goroutines wait for, or hold up, others; ", count(nodes)),
+        };
+        match stuck {
+            _ if self.nodes.is_empty() => {}
+            0 => text += "none of them is stuck",
+            stuck => {
+                text += &format!(
+                    "{} of them are stuck: everybody who could end their wait is, too",
+                    count(stuck)
+                );
+            }
+        }
+        if self.left_out > 0 {
+            text += &format!("; {} more who could end a wait are left out (inferred)", count(self.left_out));
+        }
         let more = self.waits.len().saturating_sub(MAX_DRAWN) as u64;
         if picture && more > 0 {
             text += &format!("; {} more waits are not drawn, which --graph json has", count(more));

@@ -238,6 +238,17 @@ impl GoBinary {
         code::taken_before(&self.image, &self.functions, pc)
     }
 
+    /// Whether the function with this place unlocks something in this way itself, and not only by a deferred call.
+    pub(crate) fn lets_go(&self, pc: u64, how: Hold) -> bool {
+        code::lets_go(&self.image, &self.functions, pc, how)
+    }
+
+    /// The locks in variables that a function unlocks after this place in it, not by deferred calls; link-time
+    /// addresses, empty on arm64.
+    pub(crate) fn given_after(&self, pc: u64) -> Vec<u64> {
+        code::given_after(&self.image, &self.functions, pc)
+    }
+
     /// The variables that a function refers to after this place in it; link-time addresses, ascending.
     pub(crate) fn used_after(&self, pc: u64) -> Vec<u64> {
         code::used_after(&self.image, &self.functions, pc)

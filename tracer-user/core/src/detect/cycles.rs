@@ -34,29 +34,54 @@ type Graph = BTreeMap<u32, Vec<u32>>;
 #[derive(Debug, Default)]
 pub(super) struct Cycles {
     kinds: HashMap<u32, Cycle>,
+    /// Members of cycles of which every wait is known for certain, and none of which has moved between looks.
+    sure: HashSet<u32>,
     edges: Vec<Edge>,
 }
 
 impl Cycles {
     pub(super) fn of(observed: &Observed) -> Cycles {
         let edges: Vec<Edge> = observed.waits.between_stuck().copied().collect();
-        let mut kinds = HashMap::new();
-        for part in parts(&graph(&edges)) {
-            let members: HashSet<u32> = part.iter().copied().collect();
-            let own: Vec<Edge> = (edges.iter().copied())
-                .filter(|edge| members.contains(&edge.waiter) && members.contains(&edge.holder))
-                .collect();
+        let (mut kinds, mut sure) = (HashMap::new(), HashSet::new());
+        let stands = |edge: &Edge| {
+            let facts = observed.facts.get(edge.waiter as usize);
+            facts.is_some_and(|facts| facts.looks > 1 && facts.moved == 0)
+        };
+        let parts = parts(&graph(&edges));
+        let part_of: HashMap<u32, usize> = (parts.iter().enumerate())
+            .flat_map(|(number, part)| part.iter().map(move |member| (*member, number)))
+            .collect();
+        let mut within: Vec<Vec<Edge>> = vec![Vec::new(); parts.len()];
+        for edge in &edges {
+            let (waiter, holder) = (part_of.get(&edge.waiter), part_of.get(&edge.holder));
+            if let Some(own) =
+                waiter.filter(|part| holder == Some(part)).and_then(|part| within.get_mut(*part))
+            {
+                own.push(*edge);
+            }
+        }
+        for (part, own) in parts.iter().zip(within) {
             let whole = kind(&observed.snapshot, &own);
-            for member in &part {
+            for member in part {
                 let kind = if part.len() > MAX_PART {
                     whole
                 } else {
-                    kind(&observed.snapshot, &round(&own, *member))
+                    let round = round(&own, *member);
+                    if round.iter().all(|edge| !edge.by.is_hint() && stands(edge)) {
+                        sure.insert(*member);
+                    }
+                    kind(&observed.snapshot, &round)
                 };
                 kinds.extend(kind.map(|kind| (*member, kind)));
             }
         }
-        Cycles { kinds, edges }
+        Cycles { kinds, sure, edges }
+    }
+
+    /// Whether a goroutine waits in a cycle of which every wait is known for certain, and that stood in all looks: it
+    /// needs no age.
+    pub(super) fn is_sure(&self, goroutine: u32) -> bool {
+        self.sure.contains(&goroutine)
     }
 
     /// The kind of the cycle that a goroutine waits in; `None`: it waits in none.

@@ -87,7 +87,9 @@ impl Judge<'_> {
             // What is proven needs neither age nor number.
             let (chosen, others): (Vec<u32>, Vec<u32>) = rest.iter().partition(|index| {
                 condition.holds_of_one(&self.known, shape, **index, false)
-                    && (sure.is_some() || condition.old_enough(&self.known, **index))
+                    && (sure.is_some()
+                        || condition.old_enough(&self.known, **index)
+                        || condition.is_about_cycles() && self.known.cycles.is_sure(**index))
             });
             // A rule that goes by growth does not say why a goroutine is unreachable.
             let enough = if sure.is_some() {

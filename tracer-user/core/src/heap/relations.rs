@@ -9,7 +9,7 @@ use super::Facts;
 use super::marker::Source;
 use super::references::{Depths, Pending, References, Wanted};
 use super::spans::{HeapError, ObjectId, Spans, words};
-use super::waits::{self, Code, Edge, Held, Hints, Waits};
+use super::waits::{self, Code, Edge, Hints, Waits};
 use crate::binary::bytes::u64_at;
 use crate::snapshot::{Object, ObjectKind, Snapshot, View};
 use hashbrown::{HashMap, HashSet};
@@ -22,6 +22,9 @@ const DEPTH: usize = 3;
 /// Most objects that are read for one goroutine, and the largest one that is.
 const MAX_OBJECTS: usize = 64;
 const MAX_SIZE: u64 = 512;
+/// Bytes behind a pointer, and things in them, that it may refer to as parts of one struct.
+const NEAR: u64 = 512;
+const MAX_NEAR: usize = 16;
 /// Lowest address that counts as a pointer, and bytes behind a pointer to a variable that are taken for a part of it.
 const LOWEST: u64 = 4096;
 const VARIABLE: u64 = 64;
@@ -83,8 +86,7 @@ pub(super) fn relate(
     let holders = holders(snapshot, spans, reached_by, &relations, view.bias);
     let in_variable = |index: u32| is_in_variable(snapshot, spans, &holders, index);
     let code = Code::of(view, snapshot, &in_variable);
-    let held = waits::held(view, snapshot, &pending);
-    let waits = waits(view, snapshot, spans, &relations, &held, &code, facts);
+    let waits = waits(view, snapshot, spans, &relations, pending, &code, facts);
     for (index, relation) in &relations {
         if let Some(facts) = facts.get_mut(*index as usize) {
             facts.holds.clone_from(&relation.holds);
@@ -114,24 +116,30 @@ fn waits(
     snapshot: &Snapshot,
     spans: &Spans,
     relations: &HashMap<u32, Relation>,
-    held: &[Held],
+    mut pending: Vec<Pending>,
     code: &Code,
     facts: &[Facts],
 ) -> Waits {
     let dead = |index: u32| facts.get(index as usize).is_some_and(|facts| facts.unreachable);
-    let complete = relations.len() < MAX_GOROUTINES;
+    let held = waits::held(view, snapshot, &pending);
     let one = |index| relations.get(&index).map_or(&[][..], |relation| &relation.holds);
-    let hints = Hints { stacks: &one, complete, dead: &dead };
-    let found = waits::find(view, snapshot, held, code, &hints);
-    if found.between_stuck().all(|edge| dead(edge.waiter)) || !complete {
+    let complete = relations.len() < MAX_GOROUTINES;
+    let found = waits::find(view, snapshot, &held, code, &Hints { stacks: &one, complete, dead: &dead });
+    // Somebody who sleeps or runs may have a lock, or be able to end what looks like a ring.
+    let is_lock =
+        |object: &Object| matches!(object.kind, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. });
+    let ring = found.between_stuck().any(|edge| !dead(edge.waiter));
+    if !complete || !ring && !snapshot.objects.iter().any(is_lock) {
         return found;
     }
     let others = (0..snapshot.goroutines.len() as u32).filter(|index| !relations.contains_key(index));
     let others: Vec<u32> = others.collect();
     let complete = relations.len() + others.len() < MAX_GOROUTINES;
-    let (others, _) = find(view, snapshot, spans, &others);
+    let (others, more) = find(view, snapshot, spans, &others);
+    pending.extend(more);
+    let held = waits::held(view, snapshot, &pending);
     let both = |index| relations.get(&index).or_else(|| others.get(&index)).map_or(&[][..], |one| &one.holds);
-    waits::find(view, snapshot, held, code, &Hints { stacks: &both, complete, dead: &dead })
+    waits::find(view, snapshot, &held, code, &Hints { stacks: &both, complete, dead: &dead })
 }
 
 /// Whether code may name an awaited object: a lock that is a variable or part of one, or a channel that a variable has.
@@ -152,7 +160,9 @@ fn is_in_variable(snapshot: &Snapshot, spans: &Spans, holders: &[Holders], index
 pub(super) fn waits_of(view: &View<'_>, snapshot: &Snapshot) -> Result<Waits, HeapError> {
     let globals = view.binary.globals().map_err(|_| HeapError::NoHeap)?;
     let spans = Spans::read(view, globals)?;
-    let all: Vec<u32> = (0..snapshot.goroutines.len() as u32).collect();
+    let mut all: Vec<u32> = (0..snapshot.goroutines.len() as u32).collect();
+    // Those that wait come first, because at most `MAX_GOROUTINES` are read.
+    all.sort_by_key(|index| snapshot.goroutines.get(*index as usize).is_none_or(|one| one.waits.is_empty()));
     let (relations, pending) = find(view, snapshot, &spans, &all);
     let held = waits::held(view, snapshot, &pending);
     let stacks = |index| relations.get(&index).map_or(&[][..], |one| &one.holds);
@@ -206,6 +216,8 @@ fn find(
             awaited.entry(id).or_default().push(index);
         }
     }
+    let addr = |index: &u32| snapshot.objects.get(*index as usize).map_or(0, |one| one.addr);
+    awaited.values_mut().for_each(|objects| objects.sort_unstable_by_key(addr));
     let Some(mut references) = References::new(view, Depths::default()) else { return Default::default() };
     references.note_pending();
     let wanted = |index: &u32| {
@@ -281,7 +293,13 @@ impl Search<'_> {
         for _ in 0..=DEPTH {
             for (object, word) in std::mem::take(&mut refers.words) {
                 let awaited = self.awaited.get(&object).map_or(&[][..], |awaited| awaited);
-                let mut meant = awaited.iter().filter(|index| self.points_at(**index, object, word));
+                // An array may have thousands of locks: those next to the pointer are meant.
+                let addr = |index: &u32| self.snapshot.objects.get(*index as usize).map_or(0, |one| one.addr);
+                let first = awaited.partition_point(|index| addr(index).saturating_add(LEAST) <= word);
+                let awaited = awaited.get(first..).unwrap_or_default();
+                let near =
+                    awaited.iter().take(MAX_NEAR).take_while(|index| addr(index) < word.saturating_add(NEAR));
+                let mut meant = near.filter(|index| self.points_at(**index, object, word));
                 let is_channel = meant.clone().any(|index| self.is_channel(*index));
                 relation.holds.extend(meant.by_ref().filter(|index| !own.contains(*index)));
                 // What lies in a channel belongs to its receiver, not to a goroutine that merely refers to the channel.
@@ -299,11 +317,12 @@ impl Search<'_> {
         relation
     }
 
-    /// Follows a pointer to a variable, whose size nobody knows: awaited objects in it, and what its first words lead to.
+    /// Follows a pointer to a variable, whose size nobody knows: the awaited object there, and what its first words lead to.
     fn variable(&self, addr: u64, own: &HashSet<u32>, relation: &mut Relation, refers: &mut Refers) {
+        // A neighbour may be another variable.
         let behind = self.static_objects.partition_point(|(at, _)| *at < addr);
-        let within = self.static_objects.iter().skip(behind).take_while(|(at, _)| *at - addr < VARIABLE);
-        relation.holds.extend(within.map(|(_, index)| *index).filter(|index| !own.contains(index)));
+        let there = self.static_objects.iter().skip(behind).take_while(|(at, _)| *at == addr);
+        relation.holds.extend(there.map(|(_, index)| *index).filter(|index| !own.contains(index)));
         let mut bytes = [0; VARIABLE as usize];
         if self.view.memory.read(addr, &mut bytes).is_ok() {
             for word in words(&bytes) {
@@ -327,8 +346,11 @@ impl Search<'_> {
         else {
             return false;
         };
-        let shared = span.noscan && span.size == TINY;
-        !shared || (thing.addr..thing.addr.saturating_add(LEAST)).contains(&word)
+        if span.noscan && span.size == TINY {
+            return (thing.addr..thing.addr.saturating_add(LEAST)).contains(&word);
+        }
+        // Who has what comes behind it in an array of structs need not have it.
+        word <= thing.addr
     }
 
     /// The bytes of an object; `None`: it is too large, holds no pointers, or cannot be read.

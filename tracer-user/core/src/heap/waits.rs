@@ -8,6 +8,7 @@
 use super::references::Pending;
 use crate::binary::{ChannelCalls, Hold};
 use crate::budget;
+use crate::goruntime::is_plumbing;
 use crate::snapshot::{ObjectKind, Pc, Snapshot, Trust, View, Wants};
 use hashbrown::{HashMap, HashSet};
 use std::cell::RefCell;
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 
 /// Most edges of one wait and of all: a thousand goroutines that share a thousand locks would make a million. Of what
 /// has more it is not said that it is stuck.
-const MAX_EDGES: usize = 1000;
+const MAX_EDGES: usize = 256;
 const MAX_ALL: usize = 1 << 20;
 /// Places in code that are looked at, and variables that are read for what they hold.
 const MAX_PLACES: usize = 1 << 12;
@@ -90,6 +91,8 @@ pub(super) struct Held {
     pub object: u32,
     pub how: Hold,
     pub pc: Pc,
+    /// Nothing on its stack from there on inwards unlocks in this way before, so it holds it for certain.
+    pub sure: bool,
 }
 
 /// The waits of all goroutines.
@@ -99,6 +102,8 @@ pub struct Waits {
     pub edges: Vec<Edge>,
     /// By index into [`Snapshot::goroutines`]: everybody who could end its wait is stuck, too.
     stuck: Vec<bool>,
+    /// There were more goroutines, waits or code than are looked at.
+    pub cut: bool,
 }
 
 impl Waits {
@@ -116,7 +121,7 @@ impl Waits {
     /// Waits that were put together by hand.
     #[doc(hidden)]
     pub fn testing(goroutines: usize, edges: Vec<Edge>) -> Waits {
-        Waits { edges, stuck: vec![true; goroutines] }
+        Waits { edges, stuck: vec![true; goroutines], cut: false }
     }
 }
 
@@ -134,7 +139,7 @@ pub(super) struct Hints<'h> {
 pub(super) fn held(view: &View<'_>, snapshot: &Snapshot, pending: &[Pending]) -> Vec<Held> {
     let objects: HashMap<u64, u32> =
         snapshot.objects.iter().zip(0..).map(|(object, index)| (object.addr, index)).collect();
-    let mut known = HashMap::new();
+    let (mut known, mut places) = (HashMap::new(), HashMap::new());
     let mut held = Vec::new();
     for call in pending {
         let (code, captured) = call.closure;
@@ -150,21 +155,76 @@ pub(super) fn held(view: &View<'_>, snapshot: &Snapshot, pending: &[Pending]) ->
             },
             _ => false,
         };
-        if is_held && !has_let_go(view, snapshot, call.goroutine, lock) {
-            held.push(Held { goroutine: call.goroutine, object, how: unlocks.how, pc: call.pc });
+        if is_held && !has_let_go(view, snapshot, call, object) {
+            let sure = !may_have_let_go(view, snapshot, call, unlocks.how, &mut places);
+            held.push(Held { goroutine: call.goroutine, object, how: unlocks.how, pc: call.pc, sure });
         }
+    }
+    held.sort_unstable_by_key(|held| (held.object, held.goroutine, held.how, !held.sure));
+    held.dedup_by_key(|held| (held.object, held.goroutine, held.how));
+    // One can hold it at a time: of several at most one has not let go meanwhile.
+    let mut writers: HashMap<u32, usize> = HashMap::new();
+    for held in held.iter().filter(|held| held.sure && held.how == Hold::Write) {
+        *writers.entry(held.object).or_default() += 1;
+    }
+    for one in &mut held {
+        one.sure &= one.how == Hold::Read || writers.get(&one.object).is_none_or(|writers| *writers == 1);
     }
     held
 }
 
-/// Whether a goroutine waits for a condition of this lock: `Cond.Wait` unlocks it meanwhile. The second word of a
-/// `sync.Cond` is the lock (`Cond { L Locker; … }`).
-fn has_let_go(view: &View<'_>, snapshot: &Snapshot, goroutine: u32, lock: u64) -> bool {
-    let waits = snapshot.goroutines.get(goroutine as usize).map_or(&[][..], |one| &one.waits);
-    waits
-        .iter()
-        .filter_map(|wait| snapshot.objects.get(wait.object as usize))
-        .any(|object| object.kind == ObjectKind::Cond && view.word(object.addr.wrapping_add(8)) == Some(lock))
+/// Whether a function between the deferred call and the innermost one unlocks something in the same way itself: then it
+/// may have let go of the lock for a while (`mu.Unlock(); f(); mu.Lock()`).
+/// `places` remembers it of places in code.
+fn may_have_let_go(
+    view: &View<'_>,
+    snapshot: &Snapshot,
+    call: &Pending,
+    how: Hold,
+    places: &mut HashMap<(Pc, Hold), bool>,
+) -> bool {
+    let Some(goroutine) = snapshot.goroutines.get(call.goroutine as usize) else { return true };
+    let stack = snapshot.stacks.get(goroutine.stack);
+    let own = |pc: &&Pc| {
+        let function = view.binary.functions().function_at(pc.lookup().wrapping_sub(view.bias));
+        // Package sync locks and unlocks for itself.
+        function.is_some_and(|function| !is_plumbing(function.name))
+    };
+    let inner = stack.iter().position(|pc| pc.addr() == call.pc.addr()).unwrap_or(stack.len());
+    let mut inner = stack.iter().take(inner.saturating_add(1)).filter(own);
+    inner.any(|pc| {
+        let lets_go = || view.binary.lets_go(pc.lookup().wrapping_sub(view.bias), how);
+        places.len() >= MAX_PLACES || *places.entry((*pc, how)).or_insert_with(lets_go)
+    })
+}
+
+/// Whether a goroutine with this deferred call does not have the lock (index into [`Snapshot::objects`]) now: it waits
+/// for a condition of it, or to lock it again after that (`Cond.Wait` unlocks it meanwhile; the second word of a
+/// `sync.Cond` is the lock), or it is the function that deferred the call that waits to lock it.
+fn has_let_go(view: &View<'_>, snapshot: &Snapshot, call: &Pending, object: u32) -> bool {
+    let Some(goroutine) = snapshot.goroutines.get(call.goroutine as usize) else { return true };
+    let lock = snapshot.objects.get(object as usize).map_or(0, |object| object.addr);
+    let locks_itself = || {
+        let stack = snapshot.stacks.get(goroutine.stack).iter();
+        let mut own = stack.filter(|pc| {
+            let function = view.binary.functions().function_at(pc.lookup().wrapping_sub(view.bias));
+            function.is_some_and(|function| !is_plumbing(function.name))
+        });
+        own.next().is_some_and(|pc| pc.addr() == call.pc.addr())
+    };
+    let in_condition = || {
+        snapshot.stacks.get(goroutine.stack).iter().any(|pc| {
+            let function = view.binary.functions().function_at(pc.lookup().wrapping_sub(view.bias));
+            function.is_some_and(|function| function.name == "sync.(*Cond).Wait")
+        })
+    };
+    goroutine.waits.iter().any(|wait| {
+        let waited = snapshot.objects.get(wait.object as usize);
+        let condition = waited.is_some_and(|waited| {
+            waited.kind == ObjectKind::Cond && view.word(waited.addr.wrapping_add(8)) == Some(lock)
+        });
+        condition || wait.object == object && (in_condition() || locks_itself())
+    })
 }
 
 /// What the code on stacks says: locks that were taken, and variables that are used later.
@@ -205,11 +265,13 @@ impl Code {
                         return code;
                     }
                     let at = pc.lookup().wrapping_sub(view.bias);
+                    let next = pc.addr().wrapping_sub(view.bias);
                     let in_memory = |addr: &u64| addr.wrapping_add(view.bias);
-                    let taken = view.binary.taken_before(at);
-                    let taken = taken.iter().filter_map(|(lock, _)| locks.get(&in_memory(lock)).copied());
+                    let taken = view.binary.taken_before(at).into_iter().map(|(lock, _)| lock);
+                    let taken = taken.chain(view.binary.given_after(next));
+                    let taken = taken.filter_map(|lock| locks.get(&in_memory(&lock)).copied());
                     let mut used = Vec::new();
-                    for addr in view.binary.used_after(at).iter().map(in_memory) {
+                    for addr in view.binary.used_after(next).iter().map(in_memory) {
                         if variables.len() >= MAX_VARIABLES {
                             code.cut = true;
                             return code;
@@ -271,7 +333,8 @@ pub(super) fn find(
             by_stack.entry(*object).or_default().push(index);
         }
     }
-    let mut graph = Graph::default();
+    let writers = writers(snapshot);
+    let mut graph = Graph { cut: !hints.complete || code.cut, ..Graph::default() };
     for (goroutine, index) in snapshot.goroutines.iter().zip(0_u32..) {
         if (hints.dead)(index) {
             graph.fixed.insert(index);
@@ -282,7 +345,7 @@ pub(super) fn find(
         }
         for wait in &goroutine.waits {
             let of = Wait { waiter: index, object: wait.object, wants: wait.wants };
-            let mut ends = of.ends(snapshot, held, hints, code, &by_stack);
+            let mut ends = of.ends(snapshot, held, hints, code, &by_stack, &writers);
             // For the other side there is no need of one like itself.
             ends.weak = (ends.edges.iter())
                 .map(|edge| {
@@ -311,30 +374,38 @@ impl Wait {
         hints: &Hints<'_>,
         code: &Code,
         by_stack: &BTreeMap<u32, Vec<u32>>,
+        writers: &BTreeMap<u32, Vec<u32>>,
     ) -> Ends {
         let edge = |holder, by| Edge { waiter: self.waiter, object: self.object, holder, by };
         let Some(object) = snapshot.objects.get(self.object as usize) else { return Ends::default() };
         let is_lock = matches!(object.kind, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. });
+        let of_object = held.partition_point(|held| held.object < self.object);
+        let of_object = held.iter().skip(of_object).take_while(|held| held.object == self.object);
+        let keeps_out = of_object.filter(|held| self.wants != Wants::RLock || held.how == Hold::Write);
         if is_lock {
-            let holds = held.iter().filter(|held| held.object == self.object);
-            let keeps_out = |held: &&Held| self.wants != Wants::RLock || held.how == Hold::Write;
-            let mut edges: Vec<_> =
-                holds.filter(keeps_out).map(|held| edge(held.goroutine, By::Unlock(held.pc))).collect();
+            let sure = keeps_out.clone().filter(|held| held.sure);
+            let mut edges: Vec<_> = sure.map(|held| edge(held.goroutine, By::Unlock(held.pc))).collect();
             if edges.is_empty() && self.wants == Wants::RLock {
-                edges.extend(writers(snapshot, self.object).map(|writer| edge(writer, By::Queue)));
+                let writers = writers.get(&self.object).into_iter().flatten();
+                edges.extend(writers.map(|writer| edge(*writer, By::Queue)));
             }
             if !edges.is_empty() {
                 return Ends { all: true, known: true, edges, weak: Vec::new() };
             }
         }
-        let waits: HashSet<u32> =
-            if is_lock { object.waiters.iter().copied().collect() } else { HashSet::new() };
+        let waits = |holder: &u32| {
+            let waits = snapshot.goroutines.get(*holder as usize).map_or(&[][..], |one| &one.waits);
+            is_lock && waits.iter().any(|wait| wait.object == self.object)
+        };
         let of_code = if is_lock { &code.takes } else { &code.uses };
-        let others = |holder: &u32| *holder != self.waiter && !waits.contains(holder);
+        let others = |holder: &u32| *holder != self.waiter && !waits(holder);
         let mut met = HashSet::new();
-        let mut edges: Vec<_> = (of_code.get(&self.object).into_iter().flatten())
-            .filter(|(holder, _)| others(holder) && met.insert(*holder))
-            .map(|(holder, pc)| edge(*holder, By::Code(*pc)))
+        let doubtful = keeps_out.map(|held| (held.goroutine, held.pc));
+        let by_code = of_code.get(&self.object).into_iter().flatten().copied();
+        let mut edges: Vec<_> = (doubtful.filter(|(holder, _)| *holder != self.waiter))
+            .chain(by_code.filter(|(holder, _)| others(holder)))
+            .filter(|(holder, _)| met.insert(*holder))
+            .map(|(holder, pc)| edge(holder, By::Code(pc)))
             .collect();
         let stacks = by_stack.get(&self.object).into_iter().flatten();
         let stacks = stacks.filter(|holder| others(holder) && met.insert(**holder));
@@ -356,13 +427,15 @@ struct Ends {
     weak: Vec<bool>,
 }
 
-/// The goroutines that wait to write to a lock.
-fn writers(snapshot: &Snapshot, object: u32) -> impl Iterator<Item = u32> {
-    let waiters = snapshot.objects.get(object as usize).map_or(&[][..], |object| &object.waiters);
-    waiters.iter().copied().filter(move |waiter| {
-        let waits = snapshot.goroutines.get(*waiter as usize).map_or(&[][..], |one| &one.waits);
-        waits.iter().any(|wait| wait.object == object && wait.wants == Wants::Lock)
-    })
+/// By lock, the goroutines that wait to write.
+fn writers(snapshot: &Snapshot) -> BTreeMap<u32, Vec<u32>> {
+    let mut writers: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for (goroutine, index) in snapshot.goroutines.iter().zip(0_u32..) {
+        for wait in goroutine.waits.iter().filter(|wait| wait.wants == Wants::Lock) {
+            writers.entry(wait.object).or_default().push(index);
+        }
+    }
+    writers
 }
 
 /// Waits, and what each needs to end.
@@ -378,6 +451,8 @@ struct Graph {
     waiting: HashSet<u32>,
     /// Goroutines that are stuck whatever their edges say.
     fixed: HashSet<u32>,
+    /// See [`Waits::cut`].
+    cut: bool,
 }
 
 impl Graph {
@@ -389,6 +464,7 @@ impl Graph {
         if !fits || !ends.known || ends.edges.is_empty() {
             self.open.insert(waiter);
         }
+        self.cut |= !fits;
         if !fits {
             ends.edges.truncate(if budget::check(MAX_EDGES * size_of::<Edge>()).is_ok() { room } else { 0 });
         }
@@ -432,7 +508,7 @@ impl Graph {
             }
         }
         let kept = self.edges.into_iter().zip(self.of).filter(|(_, (_, weak))| !weak);
-        Waits { edges: kept.map(|(edge, _)| edge).collect(), stuck }
+        Waits { edges: kept.map(|(edge, _)| edge).collect(), stuck, cut: self.cut }
     }
 }
 

@@ -357,7 +357,11 @@ impl Place<'_> {
 #[derive(Serialize)]
 pub struct TurnJson<'a> {
     waiter: u64,
+    /// As it stands between "waits" and the object.
+    wants: &'static str,
     object: String,
+    /// The object and its state in words.
+    what: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<Place<'a>>,
     holder: u64,
@@ -372,7 +376,9 @@ impl TurnJson<'_> {
     pub fn of(turn: &Turn) -> TurnJson<'_> {
         TurnJson {
             waiter: turn.waiter,
+            wants: turn.wants.verb(),
             object: format!("{:#x}", turn.object.addr),
+            what: turn.object.to_string(),
             at: turn.at.as_ref().map(Place::of),
             holder: turn.holder,
             by: &turn.by,

@@ -143,8 +143,9 @@ impl Core {
         let (mut published, mut trimmed) = (Instant::now(), Instant::now());
         self.pool.sweep(Vec::new());
         loop {
+            let mut ticked = false;
             tokio::select! {
-                _ = tick.tick() => {}
+                _ = tick.tick() => ticked = true,
                 Some(message) = inbox.recv() => self.take(message),
                 request = asked.recv() => match request {
                     Some(Request::Stop) | None => break,
@@ -153,7 +154,10 @@ impl Core {
             }
             // After every message, not only at a tick: a thread that has become free gets its next task at once.
             self.begin();
-            self.govern();
+            // What probes cost is told once in a while, so a tick is soon enough.
+            if ticked {
+                self.govern();
+            }
             if published.elapsed() >= PUBLISH {
                 published = Instant::now();
                 self.check();

@@ -208,7 +208,7 @@ pub fn summary(leaks: &Leaks) -> String {
         accepted => text += &format!("; {} accepted by the baseline", count(accepted)),
     }
     if observed.collections == Some(0) {
-        text += "; no collection yet: how long they had waited before this search is not known";
+        text += "; no collection yet: waits are only known since this search began (--observe, --watch)";
     }
     if let Some(frozen) = observed.frozen_ns {
         text += &format!("; the program stood still for {}", duration(frozen));

@@ -81,6 +81,31 @@ pub(in crate::binary) fn unlocks(image: &Image, functions: &Pclntab, entry: u64)
     Some(Unlocks { how: method.how, variable: variables.min() })
 }
 
+/// Whether the function with this place unlocks something in this way itself, and not only by a deferred call.
+pub(in crate::binary) fn lets_go(image: &Image, functions: &Pclntab, pc: u64, how: Hold) -> bool {
+    let Some(function) = functions.function_at(pc) else { return true };
+    let len = (function.end - function.entry).min(MAX_CODE);
+    let Some(code) = image.read(function.entry, len) else { return true };
+    let called = super::calls(image.arch(), code, function.entry);
+    let called = called.filter_map(|target| Some(functions.function_at(target)?.name));
+    let inlined = functions.inlined_names(&function).into_iter();
+    inlined.chain(called).filter_map(Method::of).any(|method| !method.takes && method.how == how)
+}
+
+/// The locks in variables that the function with this place still unlocks itself when it goes on there. Link-time
+/// addresses; empty on arm64.
+pub(in crate::binary) fn given_after(image: &Image, functions: &Pclntab, pc: u64) -> Vec<u64> {
+    let Some(function) = functions.function_at(pc).filter(|_| image.arch() == Arch::Amd64) else {
+        return Vec::new();
+    };
+    let Some((code, from)) = rest(image, functions, pc) else { return Vec::new() };
+    let mut walk = Walk::new(image, functions, function);
+    for instruction in Decoder::with_ip(64, code, from, DecoderOptions::NONE) {
+        walk.step(&instruction);
+    }
+    walk.given
+}
+
 /// The locks in variables that the function with this place has taken before it and not given back, by the order of its
 /// instructions: a branch is not taken, so it is a hint. Link-time addresses; empty on arm64.
 pub(in crate::binary) fn taken_before(image: &Image, functions: &Pclntab, pc: u64) -> Vec<(u64, Hold)> {
@@ -89,7 +114,7 @@ pub(in crate::binary) fn taken_before(image: &Image, functions: &Pclntab, pc: u6
     };
     let len = (pc - function.entry).min(MAX_CODE);
     let Some(code) = image.read(function.entry, len) else { return Vec::new() };
-    let mut walk = Walk { image, functions, function, known: HashMap::new(), taken: Vec::new() };
+    let mut walk = Walk::new(image, functions, function);
     for instruction in Decoder::with_ip(64, code, walk.function.entry, DecoderOptions::NONE) {
         walk.step(&instruction);
     }
@@ -103,9 +128,15 @@ struct Walk<'a> {
     /// Registers with the address of a variable.
     known: HashMap<Register, u64>,
     taken: Vec<(u64, Hold)>,
+    /// Locks that were unlocked, whoever had locked them.
+    given: Vec<u64>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(image: &'a Image, functions: &'a Pclntab, function: Function<'a>) -> Walk<'a> {
+        Walk { image, functions, function, known: HashMap::new(), taken: Vec::new(), given: Vec::new() }
+    }
+
     fn step(&mut self, instruction: &Instruction) {
         if instruction.flow_control() == FlowControl::Call {
             let target = instruction.near_branch_target();
@@ -162,6 +193,9 @@ impl Walk<'_> {
         let one = (lock, method.how);
         if !method.takes {
             self.taken.retain(|taken| *taken != one);
+            if self.given.len() < MAX_LOCKS && !self.given.contains(&lock) {
+                self.given.push(lock);
+            }
         } else if self.taken.len() < MAX_LOCKS && !self.taken.contains(&one) {
             self.taken.push(one);
         }
@@ -176,10 +210,14 @@ fn rest<'a>(image: &'a Image, functions: &Pclntab, pc: u64) -> Option<(&'a [u8],
     let code = image.read(function.entry, len)?;
     let jumps = super::jumps(image.arch(), code, function.entry);
     let mut from = pc;
-    // A jump back from behind makes what lies between come again, and that may jump further back.
-    while let Some(back) = jumps.iter().filter(|(at, to)| *at >= from && *to < from).map(|(_, to)| *to).min()
-    {
-        from = back.max(function.entry);
+    // A jump back from behind makes what lies between come again, and that may jump further back. Only what grows the
+    // stack jumps to the entry.
+    let back = |from: u64| {
+        let loops = jumps.iter().filter(|(at, to)| *at >= from && (function.entry + 1..from).contains(to));
+        loops.map(|(_, to)| *to).min()
+    };
+    while let Some(earlier) = back(from) {
+        from = earlier;
     }
     Some((code.get(usize::try_from(from - function.entry).ok()?..)?, from))
 }

@@ -15,7 +15,7 @@ mod types;
 use super::elf::{Arch, Image};
 use super::pclntab::{Function, Pclntab};
 pub use locks::{ChannelCalls, Hold, Unlocks};
-pub(super) use locks::{channel_calls, taken_before, unlocks, used_after};
+pub(super) use locks::{channel_calls, given_after, lets_go, taken_before, unlocks, used_after};
 pub(super) use types::types;
 pub use types::{CodeTypes, Described};
 
