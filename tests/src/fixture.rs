@@ -279,7 +279,7 @@ fn with_new_fields(go: &Go, dir: &Path) -> Result<PathBuf> {
             None => fs::read_to_string(&source).with_context(|| source.display().to_string())?,
         };
         anyhow::ensure!(text.matches(&format!("\n{line}")).count() == 1, "{file} has no single {line:?}");
-        let changed = text.replace(&format!("\n{line}"), &format!("\n\tnobodyKnows [3]uintptr\n{line}"));
+        let changed = text.replace(&format!("\n{line}"), &format!("\n\tnobodyKnows uintptr\n{line}"));
         sources.insert(source, changed);
     }
     let changed = dir.join(format!("runtime-{}-unknown", go.version));

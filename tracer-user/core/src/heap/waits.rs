@@ -401,6 +401,8 @@ impl Wait {
         let others = |holder: &u32| *holder != self.waiter && !waits(holder);
         let mut met = HashSet::new();
         let doubtful = keeps_out.map(|held| (held.goroutine, held.pc));
+        // Who lets go in between may have it or not, and then somebody has it who is not seen.
+        let doubted = doubtful.clone().next().is_some();
         let by_code = of_code.get(&self.object).into_iter().flatten().copied();
         let mut edges: Vec<_> = (doubtful.filter(|(holder, _)| *holder != self.waiter))
             .chain(by_code.filter(|(holder, _)| others(holder)))
@@ -411,7 +413,7 @@ impl Wait {
         let stacks = stacks.filter(|holder| others(holder) && met.insert(**holder));
         edges.extend(stacks.map(|holder| edge(*holder, By::Stack)));
         let sends = matches!(object.kind, ObjectKind::Channel { timer: true, .. });
-        Ends { all: false, known: hints.complete && !code.cut && !sends, edges, weak: Vec::new() }
+        Ends { all: false, known: hints.complete && !code.cut && !sends && !doubted, edges, weak: Vec::new() }
     }
 }
 
