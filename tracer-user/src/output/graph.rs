@@ -20,8 +20,8 @@ use utoipa::ToSchema;
 const SCHEMA: &str = "sfgi.graph/1";
 /// Waits in a picture: of more nobody sees anything.
 const MAX_DRAWN: usize = 2000;
-/// Goroutines that are named as those who could end one wait, where that is inferred.
-const MAX_HINTS: usize = 16;
+/// Goroutines that are named as those who could end one wait; a lock may have a thousand readers.
+const MAX_HOLDERS: usize = 16;
 
 /// The languages of graphs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, ValueEnum)]
@@ -105,9 +105,9 @@ impl<'a> Graph<'a> {
         let mut left_out = 0;
         let mut edges = Vec::new();
         for edge in waits.edges.iter().filter(|edge| chosen.contains(&edge.waiter)) {
-            let hints = named.entry((edge.waiter, edge.object)).or_default();
-            *hints += usize::from(edge.by.is_hint());
-            if *hints > MAX_HINTS {
+            let holders = named.entry((edge.waiter, edge.object)).or_default();
+            *holders += 1;
+            if *holders > MAX_HOLDERS {
                 left_out += 1;
             } else {
                 edges.push(*edge);
@@ -213,7 +213,7 @@ impl<'a> Graph<'a> {
             }
         }
         if self.left_out > 0 {
-            text += &format!("; {} more who could end a wait are left out (inferred)", count(self.left_out));
+            text += &format!("; {} more who could end a wait are left out", count(self.left_out));
         }
         let more = self.waits.len().saturating_sub(MAX_DRAWN) as u64;
         if picture && more > 0 {

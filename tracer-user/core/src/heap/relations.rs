@@ -11,7 +11,7 @@ use super::references::{Depths, Pending, References, Wanted};
 use super::spans::{HeapError, ObjectId, Spans, words};
 use super::waits::{self, Code, Edge, Hints, Waits};
 use crate::binary::bytes::u64_at;
-use crate::snapshot::{Object, ObjectKind, Snapshot, View};
+use crate::snapshot::{Object, ObjectKind, Snapshot, View, Wait, Wants};
 use hashbrown::{HashMap, HashSet};
 
 /// Most goroutines whose references are read.
@@ -81,7 +81,7 @@ pub(super) fn relate(
     let related: HashSet<u32> = dead.chain(waiting).collect();
     let mut related: Vec<u32> = related.into_iter().collect();
     // The unreachable first, because at most `MAX_GOROUTINES` are read.
-    related.sort_unstable_by_key(|index| (!is_dead(facts, *index), *index));
+    related.sort_unstable_by_key(|index| (!is_dead(facts, *index), urgency(snapshot, *index), *index));
     let (relations, pending) = find(view, snapshot, spans, &related);
     let holders = holders(snapshot, spans, reached_by, &relations, view.bias);
     let in_variable = |index: u32| is_in_variable(snapshot, spans, &holders, index);
@@ -153,6 +153,14 @@ fn is_in_variable(snapshot: &Snapshot, spans: &Spans, holders: &[Holders], index
     }
 }
 
+/// Where a goroutine stands in the order of those that are read, because at most `MAX_GOROUTINES` are: those that wait for
+/// locks first, then others that wait for something.
+fn urgency(snapshot: &Snapshot, index: u32) -> u8 {
+    let waits = snapshot.goroutines.get(index as usize).map_or(&[][..], |one| &one.waits);
+    let is_lock = |wait: &Wait| matches!(wait.wants, Wants::Lock | Wants::RLock);
+    if waits.iter().any(is_lock) { 0 } else { 1 + u8::from(waits.is_empty()) }
+}
+
 /// Who waits for whom, from a snapshot with stacks and objects alone.
 ///
 /// # Errors
@@ -161,8 +169,7 @@ pub(super) fn waits_of(view: &View<'_>, snapshot: &Snapshot) -> Result<Waits, He
     let globals = view.binary.globals().map_err(|_| HeapError::NoHeap)?;
     let spans = Spans::read(view, globals)?;
     let mut all: Vec<u32> = (0..snapshot.goroutines.len() as u32).collect();
-    // Those that wait come first, because at most `MAX_GOROUTINES` are read.
-    all.sort_by_key(|index| snapshot.goroutines.get(*index as usize).is_none_or(|one| one.waits.is_empty()));
+    all.sort_by_key(|index| urgency(snapshot, *index));
     let (relations, pending) = find(view, snapshot, &spans, &all);
     let held = waits::held(view, snapshot, &pending);
     let stacks = |index| relations.get(&index).map_or(&[][..], |one| &one.holds);

@@ -110,7 +110,8 @@ fn cycles_that_no_proof_covers() {
             by: *by,
         });
         world.observed.waits = Waits::testing(wants.len(), edges.collect());
-        assert_eq!(world.found(), [], "they are young");
+        let certain = edges.iter().all(|(.., by)| !by.is_hint());
+        assert_eq!(world.found().is_empty(), !certain, "they are young");
         let found = world.found_younger(5);
         found
             .into_iter()
@@ -119,6 +120,8 @@ fn cycles_that_no_proof_covers() {
     };
     let unlock = By::Unlock(Pc::exact(0));
     let lock = |object| (object, Wants::Lock);
+    let by_stack = [(0, 0, 1, By::Stack), (1, 1, 0, unlock)];
+    assert_eq!(found(&by_stack, &[lock(0), lock(1)], &[LOCKED, LOCKED]), ["2 likely lock-order-cycle"]);
     let both = [(0, 0, 1, unlock), (1, 1, 0, unlock)];
     assert_eq!(found(&both, &[lock(0), lock(1)], &[LOCKED, LOCKED]), ["2 likely lock-order-cycle"]);
     assert_eq!(
