@@ -91,6 +91,7 @@ fn cycles_by_what_they_go_over() {
 #[test]
 fn cycles_that_no_proof_covers() {
     let found = |edges: &[(u32, u32, u32, By)], wants: &[(u32, Wants)], kinds: &[ObjectKind]| {
+        let certain = edges.iter().all(|(.., by)| !by.is_hint());
         let mut world = World::new();
         let objects: Vec<u32> = kinds.iter().map(|kind| world.object(kind.clone())).collect();
         let (count, locks) = (wants.len() as u64, kinds.contains(&LOCKED));
@@ -110,7 +111,6 @@ fn cycles_that_no_proof_covers() {
             by: *by,
         });
         world.observed.waits = Waits::testing(wants.len(), edges.collect());
-        let certain = edges.iter().all(|(.., by)| !by.is_hint());
         assert_eq!(world.found().is_empty(), !certain, "they are young");
         let found = world.found_younger(5);
         found
