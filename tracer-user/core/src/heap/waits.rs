@@ -9,7 +9,7 @@ use super::references::Pending;
 use crate::binary::{ChannelCalls, Hold};
 use crate::budget;
 use crate::goruntime::is_plumbing;
-use crate::snapshot::{ObjectKind, Pc, Snapshot, Trust, View, Wants};
+use crate::snapshot::{Object, ObjectKind, Pc, Snapshot, StackId, Trust, View, Wants};
 use hashbrown::{HashMap, HashSet};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -25,8 +25,8 @@ const MAX_VARIABLES: usize = 1 << 16;
 /// How it is known that a goroutine can end a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
-    /// It has still to call the lock's `Unlock`, which it deferred in the function with this place, and the lock is
-    /// locked. This is no inference.
+    /// It has still to call the lock's `Unlock`, which it deferred in the function with this place, and nothing on its
+    /// stack from there on unlocks anything itself. This is no inference.
     Unlock(Pc),
     /// It waits to write, so readers that come later wait behind it (`sync.RWMutex`).
     Queue,
@@ -174,8 +174,7 @@ pub(super) fn held(view: &View<'_>, snapshot: &Snapshot, pending: &[Pending]) ->
 }
 
 /// Whether a function between the deferred call and the innermost one unlocks something in the same way itself: then it
-/// may have let go of the lock for a while (`mu.Unlock(); f(); mu.Lock()`).
-/// `places` remembers it of places in code.
+/// may have let go of the lock for a while (`mu.Unlock(); f(); mu.Lock()`). `places` remembers it of places in code.
 fn may_have_let_go(
     view: &View<'_>,
     snapshot: &Snapshot,
@@ -233,8 +232,9 @@ pub(super) struct Code {
     /// By lock or channel that somebody waits for, the goroutines and places.
     takes: BTreeMap<u32, Vec<(u32, Pc)>>,
     uses: BTreeMap<u32, Vec<(u32, Pc)>>,
-    /// What stacks still do with channels, by place.
+    /// What code still does with channels, by place; and by stack what [`Code::is_on_side_of`] says.
     calls: RefCell<HashMap<Pc, ChannelCalls>>,
+    sides: RefCell<HashMap<(StackId, Wants), bool>>,
     /// There was more code than is looked at.
     cut: bool,
 }
@@ -293,13 +293,15 @@ impl Code {
         }
         code
     }
-}
 
-impl Code {
     /// Whether all that a goroutine still does with channels itself, as far as the functions on its stack tell, is what
     /// somebody who wants this of a channel does: it sends, too, or receives, too.
     fn is_on_side_of(&self, wants: Wants, goroutine: u32, view: &View<'_>, snapshot: &Snapshot) -> bool {
         let Some(goroutine) = snapshot.goroutines.get(goroutine as usize) else { return false };
+        let key = (goroutine.stack, wants);
+        if let Some(known) = self.sides.borrow().get(&key) {
+            return *known;
+        }
         let mut calls = self.calls.borrow_mut();
         let (mut same, mut other) = (false, false);
         for pc in snapshot.stacks.get(goroutine.stack) {
@@ -315,6 +317,7 @@ impl Code {
             };
             (same, other) = (same || one, other || opposite);
         }
+        self.sides.borrow_mut().insert(key, same && !other);
         same && !other
     }
 }
@@ -327,13 +330,8 @@ pub(super) fn find(
     code: &Code,
     hints: &Hints<'_>,
 ) -> Waits {
-    let mut by_stack: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for index in 0..snapshot.goroutines.len() as u32 {
-        for object in (hints.stacks)(index) {
-            by_stack.entry(*object).or_default().push(index);
-        }
-    }
-    let writers = writers(snapshot);
+    let (inferred, writers) = (Inferred::of(snapshot, held, hints, code), writers(snapshot));
+    let known = Known { snapshot, held, inferred, writers, complete: hints.complete && !code.cut };
     let mut graph = Graph { cut: !hints.complete || code.cut, ..Graph::default() };
     for (goroutine, index) in snapshot.goroutines.iter().zip(0_u32..) {
         if (hints.dead)(index) {
@@ -345,7 +343,7 @@ pub(super) fn find(
         }
         for wait in &goroutine.waits {
             let of = Wait { waiter: index, object: wait.object, wants: wait.wants };
-            let mut ends = of.ends(snapshot, held, hints, code, &by_stack, &writers);
+            let mut ends = of.ends(&known);
             // For the other side there is no need of one like itself.
             ends.weak = (ends.edges.iter())
                 .map(|edge| {
@@ -366,54 +364,91 @@ struct Wait {
 }
 
 impl Wait {
-    /// Who could end it.
-    fn ends(
-        &self,
-        snapshot: &Snapshot,
-        held: &[Held],
-        hints: &Hints<'_>,
-        code: &Code,
-        by_stack: &BTreeMap<u32, Vec<u32>>,
-        writers: &BTreeMap<u32, Vec<u32>>,
-    ) -> Ends {
+    /// Who could end it. No more are looked at than are kept: a thousand may wait for what a thousand others have.
+    fn ends(&self, known: &Known<'_>) -> Ends {
         let edge = |holder, by| Edge { waiter: self.waiter, object: self.object, holder, by };
-        let Some(object) = snapshot.objects.get(self.object as usize) else { return Ends::default() };
-        let is_lock = matches!(object.kind, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. });
-        let of_object = held.partition_point(|held| held.object < self.object);
-        let of_object = held.iter().skip(of_object).take_while(|held| held.object == self.object);
-        let keeps_out = of_object.filter(|held| self.wants != Wants::RLock || held.how == Hold::Write);
-        if is_lock {
-            let sure = keeps_out.clone().filter(|held| held.sure);
-            let mut edges: Vec<_> = sure.map(|held| edge(held.goroutine, By::Unlock(held.pc))).collect();
+        let Some(object) = known.snapshot.objects.get(self.object as usize) else { return Ends::default() };
+        if is_lock(object) {
+            let first = known.held.partition_point(|held| held.object < self.object);
+            let holds = known.held.iter().skip(first).take_while(|held| held.object == self.object);
+            let keeps_out =
+                holds.filter(|held| held.sure && (self.wants != Wants::RLock || held.how == Hold::Write));
+            let keeps_out = keeps_out.map(|held| edge(held.goroutine, By::Unlock(held.pc)));
+            let mut edges: Vec<_> = keeps_out.take(MAX_EDGES + 1).collect();
             if edges.is_empty() && self.wants == Wants::RLock {
-                let writers = writers.get(&self.object).into_iter().flatten();
-                edges.extend(writers.map(|writer| edge(*writer, By::Queue)));
+                let writers = known.writers.get(&self.object).into_iter().flatten();
+                edges.extend(writers.take(MAX_EDGES + 1).map(|writer| edge(*writer, By::Queue)));
             }
             if !edges.is_empty() {
                 return Ends { all: true, known: true, edges, weak: Vec::new() };
             }
         }
-        let waits = |holder: &u32| {
-            let waits = snapshot.goroutines.get(*holder as usize).map_or(&[][..], |one| &one.waits);
-            is_lock && waits.iter().any(|wait| wait.object == self.object)
-        };
-        let of_code = if is_lock { &code.takes } else { &code.uses };
-        let others = |holder: &u32| *holder != self.waiter && !waits(holder);
-        let mut met = HashSet::new();
-        let doubtful = keeps_out.map(|held| (held.goroutine, held.pc));
-        // Who lets go in between may have it or not, and then somebody has it who is not seen.
-        let doubted = doubtful.clone().next().is_some();
-        let by_code = of_code.get(&self.object).into_iter().flatten().copied();
-        let mut edges: Vec<_> = (doubtful.filter(|(holder, _)| *holder != self.waiter))
-            .chain(by_code.filter(|(holder, _)| others(holder)))
-            .filter(|(holder, _)| met.insert(*holder))
-            .map(|(holder, pc)| edge(holder, By::Code(pc)))
-            .collect();
-        let stacks = by_stack.get(&self.object).into_iter().flatten();
-        let stacks = stacks.filter(|holder| others(holder) && met.insert(**holder));
-        edges.extend(stacks.map(|holder| edge(*holder, By::Stack)));
+        let inferred = known.inferred.by_object.get(&self.object).into_iter().flatten();
+        let inferred = inferred.filter(|(holder, _)| *holder != self.waiter).take(MAX_EDGES + 1);
+        let edges = inferred.map(|(holder, by)| edge(*holder, *by)).collect();
         let sends = matches!(object.kind, ObjectKind::Channel { timer: true, .. });
-        Ends { all: false, known: hints.complete && !code.cut && !sends && !doubted, edges, weak: Vec::new() }
+        let doubted = known.inferred.doubted.contains(&self.object);
+        Ends { all: false, known: known.complete && !sends && !doubted, edges, weak: Vec::new() }
+    }
+}
+
+fn is_lock(object: &Object) -> bool {
+    matches!(object.kind, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. })
+}
+
+/// What all waits are looked up in.
+struct Known<'k> {
+    snapshot: &'k Snapshot,
+    /// Ordered by object.
+    held: &'k [Held],
+    inferred: Inferred,
+    writers: BTreeMap<u32, Vec<u32>>,
+    /// All goroutines and all code were looked at.
+    complete: bool,
+}
+
+/// Who may be able to end the waits for each object, by other signs than a deferred `Unlock`.
+#[derive(Default)]
+struct Inferred {
+    /// By object, goroutines, each once.
+    by_object: BTreeMap<u32, Vec<(u32, By)>>,
+    /// Locks of which somebody may have let go in between: he has it or not, and then somebody has it who is not seen.
+    doubted: HashSet<u32>,
+}
+
+impl Inferred {
+    fn of(snapshot: &Snapshot, held: &[Held], hints: &Hints<'_>, code: &Code) -> Inferred {
+        let mut found = Inferred::default();
+        for held in held.iter().filter(|held| !held.sure) {
+            found.doubted.insert(held.object);
+            let of = found.by_object.entry(held.object).or_default();
+            of.push((held.goroutine, By::Code(held.pc)));
+        }
+        // Code takes the very lock that a goroutine waits for, and a pointer to it is on its stack.
+        let waits = |goroutine: u32, object: u32| {
+            let waits = snapshot.goroutines.get(goroutine as usize).map_or(&[][..], |one| &one.waits);
+            waits.iter().any(|wait| wait.object == object)
+        };
+        let locks = code.takes.iter().flat_map(|(object, of)| of.iter().map(|one| (*object, *one)));
+        let locks = locks.filter(|(object, (goroutine, _))| !waits(*goroutine, *object));
+        let uses = code.uses.iter().flat_map(|(object, of)| of.iter().map(|one| (*object, *one)));
+        for (object, (goroutine, pc)) in locks.chain(uses) {
+            found.by_object.entry(object).or_default().push((goroutine, By::Code(pc)));
+        }
+        for index in 0..snapshot.goroutines.len() as u32 {
+            for object in (hints.stacks)(index) {
+                let lock = snapshot.objects.get(*object as usize).is_some_and(is_lock);
+                if !lock || !waits(index, *object) {
+                    found.by_object.entry(*object).or_default().push((index, By::Stack));
+                }
+            }
+        }
+        for list in found.by_object.values_mut() {
+            // The surest sign of each.
+            list.sort_by_key(|(goroutine, by)| (*goroutine, by.doubt()));
+            list.dedup_by_key(|(goroutine, _)| *goroutine);
+        }
+        found
     }
 }
 
