@@ -82,6 +82,7 @@ pub fn start(config: Arc<Config>, earlier: Earlier, launcher: Launcher) -> io::R
         errors: VecDeque::new(),
         triggers: Vec::new(),
         achieved: (0.0, 0),
+        first_cost: 0.0,
         programs_seconds: 0.0,
         bpf_ns: (0, None),
         told,
@@ -123,6 +124,8 @@ struct Core {
     /// The sum (seconds) and the number of the pauses between two scans of one target. Both are halved now and then,
     /// so that the quotient is that of late.
     achieved: (f64, u64),
+    /// CPU seconds that the first scan of a program has cost of late: it is far dearer than those that follow.
+    first_cost: f64,
     /// CPU seconds that probes have cost the targets since the start of the agent.
     programs_seconds: f64,
     /// Run time of BPF programs, nanoseconds: of probers that have ended, and of the one that runs (`None`: the kernel does
@@ -317,13 +320,19 @@ impl Core {
             Some(error) => self.complain(format!("PID {}: {error}", id.pid)),
         }
         let (config, most) = (Arc::clone(&self.config), self.pool.most());
+        let first = result.as_ref().ok().map(|told| told.scan.cpu_seconds);
+        let mut average = self.first_cost;
         if let Some(state) = self.state(id) {
+            if let Some(first) = first.filter(|_| state.is_new()) {
+                average = if average == 0.0 { first } else { 0.7 * average + 0.3 * first };
+            }
             state.told(work, result, &config, most);
             if let Some(achieved) = state.achieved.filter(|_| work == Work::Scan) {
                 self.achieved.0 += achieved.as_secs_f64();
                 self.achieved.1 += 1;
             }
         }
+        self.first_cost = average;
         if let Some(scanned) = scanned {
             self.untrigger(id, scanned);
         }
@@ -346,7 +355,8 @@ impl Core {
                 // Infinitely late: somebody asked for it, and what a person asks for is done whatever the budget says.
                 // A target whose share of the budget since its last scan pays for this one does not wait until the
                 // debts of a dear one are paid off.
-                let free = late.is_infinite() || work == Work::Scan && state.has_saved(share, now);
+                let free =
+                    late.is_infinite() || work == Work::Scan && state.has_saved(share, self.first_cost, now);
                 // Those that failed before come after those that did not: many of them hold up no new one.
                 let late = late / f64::from(1 + state.failures());
                 // Of a program that was never scanned nothing is known at all.

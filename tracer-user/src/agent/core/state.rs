@@ -215,10 +215,12 @@ impl TargetState {
     }
 
     /// Whether a quarter of so many cores, since the last scan, pays for a scan: the rest is for looks, for what the agent
-    /// needs itself, and for those that nobody has scanned yet.
-    pub(super) fn has_saved(&self, cores: f64, now: Instant) -> bool {
+    /// needs itself, and for those that nobody has scanned yet. `first`: what the first scan of a program costs, CPU
+    /// seconds.
+    pub(super) fn has_saved(&self, cores: f64, first: f64, now: Instant) -> bool {
         let since = self.last_scan.unwrap_or(self.scan_due);
-        now.saturating_duration_since(since).as_secs_f64() * cores / 4.0 > self.costs.scan
+        let cost = if self.is_new() { self.costs.scan.max(first) } else { self.costs.scan };
+        now.saturating_duration_since(since).as_secs_f64() * cores / 4.0 > cost
     }
 
     /// Whether nobody has scanned it yet.
