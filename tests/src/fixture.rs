@@ -171,8 +171,7 @@ pub fn build_for(name: &str, go: &Go, variant: Variant, arch: Option<&str>) -> R
     }
     toolchain::output(command.arg(format!("./{name}")))?;
     if variant == Variant::Unknown {
-        let next = format!("1.{}.{}", go.minor + 1, go.version.split('.').nth(2).unwrap_or("0"));
-        replace(&unfinished, &format!("go{}", go.version), &format!("go{next}"))?;
+        replace(&unfinished, &format!("go{}", go.version), &format!("go{}", go.next()))?;
     }
     fs::rename(&unfinished, &binary)?;
     Ok(binary)

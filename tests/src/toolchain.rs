@@ -65,6 +65,11 @@ impl Go {
         [all.first(), all.last()].contains(&Some(self))
     }
 
+    /// The version of the next series with the same patch, which no toolchain here has: of 1.27.3 1.28.3.
+    pub fn next(&self) -> String {
+        format!("1.{}.{}", self.minor + 1, self.version.split('.').nth(2).unwrap_or("0"))
+    }
+
     /// The newest toolchain.
     pub fn newest() -> Go {
         Go::all().pop().expect("all() is never empty")

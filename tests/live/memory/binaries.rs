@@ -391,7 +391,7 @@ fn a_version_that_nobody_knows() -> Result<()> {
     let newest = Go::newest();
     for arch in [None, Some("arm64")] {
         let known = fixture::build_for(FIXTURE, &newest, Variant::Stripped, arch)?;
-        let next = format!("1.{}.{}", newest.minor + 1, newest.version.split('.').nth(2).unwrap_or("0"));
+        let next = newest.next();
         let data = altered(dir.path(), &known, &format!("go{}", newest.version), &format!("go{next}"))?;
         let (known, unknown) = (GoBinary::open(&known)?, GoBinary::open(&path)?);
         ensure!(unknown.version().raw == format!("go{next}"));
@@ -495,7 +495,7 @@ fn broken_dwarf_falls_back_to_the_table() -> Result<()> {
     let mut objcopy = Command::new("objcopy");
     let status = objcopy.arg("--decompress-debug-sections").arg(&whole).arg(&plain).status()?;
     ensure!(status.success(), "objcopy failed: {status}");
-    let next = format!("go1.{}.{}", go.minor + 1, go.version.split('.').nth(2).unwrap_or("0"));
+    let next = format!("go{}", go.next());
     let known = format!("go{}", go.version);
     altered(dir.path(), &plain, &known, &next)?;
     let path = dir.path().join("altered");

@@ -4,7 +4,7 @@ use super::{count, one_line};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sfgi_core::{
-    heap::Waits,
+    heap::{Sign, Waits},
     leaks::{Place, Turn, TurnJson},
     names::{Names, Site},
     snapshot::{Goroutine, Snapshot},
@@ -165,7 +165,7 @@ impl<'a> Graph<'a> {
             writeln!(out, "  g{} [label=\"{}\"{style}];", node.goid, quoted(&node.lines(), "\\n"))?;
         }
         for turn in waits {
-            let style = if turn.inferred { ", style=dashed" } else { "" };
+            let style = if turn.sign.is_hint() { ", style=dashed" } else { "" };
             let label = quoted(&label(turn), "\\n");
             writeln!(out, "  g{} -> g{} [label=\"{label}\"{style}];", turn.waiter, turn.holder)?;
         }
@@ -181,7 +181,7 @@ impl<'a> Graph<'a> {
             writeln!(out, "  g{}[\"{}\"]{style}", node.goid, quoted(&node.lines(), "<br>"))?;
         }
         for turn in waits {
-            let arrow = if turn.inferred { "-.->" } else { "-->" };
+            let arrow = if turn.sign.is_hint() { "-.->" } else { "-->" };
             let label = quoted(&label(turn), "<br>");
             writeln!(out, "  g{} {arrow}|\"{label}\"| g{}", turn.waiter, turn.holder)?;
         }
@@ -236,15 +236,15 @@ impl Node {
 
 /// What a wait is for, and how it is known who could end it.
 fn label(turn: &Turn) -> [String; 2] {
-    [format!("waits {} {}", turn.wants.verb(), turn.object), format!("by its {}", by(turn))]
+    [format!("waits {} {}", turn.wants.verb(), turn.object), format!("by its {}", by(turn.sign))]
 }
 
-fn by(turn: &Turn) -> &'static str {
-    match &*turn.by {
-        "unlock" => "deferred Unlock",
-        "queue" => "place in the queue",
-        "code" => "code (inferred)",
-        _ => "stack (inferred)",
+fn by(sign: Sign) -> &'static str {
+    match sign {
+        Sign::Unlock => "deferred Unlock",
+        Sign::Queue => "place in the queue",
+        Sign::Code => "code (inferred)",
+        Sign::Stack => "stack (inferred)",
     }
 }
 

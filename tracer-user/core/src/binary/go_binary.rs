@@ -234,7 +234,7 @@ impl GoBinary {
 
     /// The locks in variables that a function has taken before this place in it and not given back, as far as the order
     /// of its instructions tells: a hint. Link-time addresses; empty on arm64.
-    pub(crate) fn taken_before(&self, pc: u64) -> Vec<(u64, Hold)> {
+    pub(crate) fn taken_before(&self, pc: u64) -> Vec<u64> {
         code::taken_before(&self.image, &self.functions, pc)
     }
 

@@ -18,7 +18,8 @@ mod pclntab;
 mod variables;
 
 pub use buildinfo::{BuildInfo, GoVersion};
-pub use code::{ChannelCalls, CodeTypes, Described, Hold, Unlocks};
+pub(crate) use code::{ChannelCalls, Hold};
+pub use code::{CodeTypes, Described};
 pub(crate) use contents::Contents;
 pub(crate) use descriptors::MAX_TYPE_BYTES;
 pub use descriptors::{Detail, Field, Kind, Type, TypeId, Types, TypesError};

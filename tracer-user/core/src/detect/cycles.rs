@@ -5,8 +5,8 @@
 //! none.
 
 use crate::{
-    heap::{By, DeadSet, Edge, Observed},
-    snapshot::{ObjectKind, Snapshot, Wants},
+    heap::{DeadSet, Edge, Observed, Sign},
+    snapshot::{Snapshot, Wants},
 };
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -67,7 +67,7 @@ impl Cycles {
                     whole
                 } else {
                     let round = round(&own, *member);
-                    if round.iter().all(|edge| !edge.by.is_hint() && stands(edge)) {
+                    if round.iter().all(|edge| !edge.sign.is_hint() && stands(edge)) {
                         sure.insert(*member);
                     }
                     kind(&observed.snapshot, &round)
@@ -135,7 +135,7 @@ fn steps(edges: &[Edge], way: &[u32]) -> Vec<Edge> {
     let mut between: HashMap<(u32, u32), Edge> = HashMap::new();
     for edge in edges.iter().filter(|edge| members.contains(&edge.waiter) && members.contains(&edge.holder)) {
         let known = between.entry((edge.waiter, edge.holder)).or_insert(*edge);
-        if edge.by.doubt() < known.by.doubt() {
+        if edge.sign < known.sign {
             *known = *edge;
         }
     }
@@ -203,10 +203,8 @@ fn walk(graph: &Graph, start: u32, seen: &mut HashSet<u32>, left: &mut Vec<u32>)
 fn kind(snapshot: &Snapshot, cycle: &[Edge]) -> Option<Cycle> {
     let (mut locks, mut others) = (0, 0);
     for edge in cycle {
-        match snapshot.objects.get(edge.object as usize)?.kind {
-            ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. } => locks += 1,
-            _ => others += 1,
-        }
+        let is_lock = snapshot.objects.get(edge.object as usize)?.kind.is_lock();
+        *(if is_lock { &mut locks } else { &mut others }) += 1;
     }
     let of_itself = |edge: &Edge| edge.waiter == edge.holder;
     // Its own read lock is what the writer waits for.
@@ -215,7 +213,7 @@ fn kind(snapshot: &Snapshot, cycle: &[Edge]) -> Option<Cycle> {
             let waits = snapshot.goroutines.get(one.waiter as usize).map_or(&[][..], |one| &one.waits);
             waits.iter().find(|wait| wait.object == one.object).map(|wait| wait.wants)
         };
-        edge.by == By::Queue
+        edge.sign == Sign::Queue
             && cycle.iter().any(|back| {
                 (back.waiter, back.holder, back.object) == (edge.holder, edge.waiter, edge.object)
                     && wants(back) == Some(Wants::Lock)
@@ -241,7 +239,8 @@ mod tests {
             waiter: *waiter,
             object: 0,
             holder: *holder,
-            by: By::Stack,
+            sign: Sign::Stack,
+            place: None,
         };
         pairs.iter().map(edge).collect()
     }

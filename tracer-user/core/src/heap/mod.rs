@@ -39,7 +39,7 @@ pub use observe::{ObserveError, Options, Progress, Registers, observe};
 pub use relations::{DeadSet, Holders};
 pub use spans::{Usage, usage};
 pub use timers::{TimerKind, TimerSite};
-pub use waits::{By, Edge, Waits};
+pub use waits::{Edge, Sign, Waits};
 
 pub(crate) use marker::{Source, most_read};
 pub(crate) use pass::{listed, structs};

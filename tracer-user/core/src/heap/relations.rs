@@ -65,8 +65,7 @@ struct Relation {
 }
 
 /// Fills [`Facts::holds`], [`Facts::context`] and [`Facts::set`]; returns the sets, the holders of each object, and who
-/// waits for whom.
-/// `reached_by`: from where the last pass first reached each awaited object.
+/// waits for whom. `reached_by`: from where the last pass first reached each awaited object.
 pub(super) fn relate(
     view: &View<'_>,
     snapshot: &Snapshot,
@@ -121,17 +120,19 @@ fn waits(
     facts: &[Facts],
 ) -> Waits {
     let dead = |index: u32| facts.get(index as usize).is_some_and(|facts| facts.unreachable);
-    let held = waits::held(view, snapshot, &pending);
-    let one = |index| relations.get(&index).map_or(&[][..], |relation| &relation.holds);
     let complete = relations.len() < MAX_GOROUTINES;
-    let found = waits::find(view, snapshot, &held, code, &Hints { stacks: &one, complete, dead: &dead });
-    // Somebody who sleeps or runs may have a lock, or be able to end what looks like a ring.
-    let is_lock =
-        |object: &Object| matches!(object.kind, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. });
-    let ring = found.between_stuck().any(|edge| !dead(edge.waiter));
-    if !complete || !ring && !snapshot.objects.iter().any(is_lock) {
-        return found;
+    let locks = snapshot.objects.iter().any(|object| object.kind.is_lock());
+    if !complete || !locks {
+        let held = waits::held(view, snapshot, &pending);
+        let stacks = |index| relations.get(&index).map_or(&[][..], |relation| &relation.holds);
+        let found =
+            waits::find(view, snapshot, &held, code, &Hints { stacks: &stacks, complete, dead: &dead });
+        let ring = found.between_stuck().any(|edge| !dead(edge.waiter));
+        if !complete || !ring {
+            return found;
+        }
     }
+    // Somebody who sleeps or runs may have a lock, or be able to end what looks like a ring.
     let others = (0..snapshot.goroutines.len() as u32).filter(|index| !relations.contains_key(index));
     let others: Vec<u32> = others.collect();
     let complete = relations.len() + others.len() < MAX_GOROUTINES;

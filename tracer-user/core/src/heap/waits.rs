@@ -2,15 +2,16 @@
 //!
 //! A **proof** ([`super::Facts::unreachable`]) needs that nothing refers to what is awaited. Most deadlocks of real
 //! programs have no such proof: their locks and channels are in variables. But what could end each wait can be known all
-//! the same, by what every edge says of itself ([`By`]). A goroutine is **stuck** if everybody who could end its wait is
+//! the same, by what every edge says of itself ([`Sign`]). A goroutine is **stuck** if everybody who could end its wait is
 //! stuck: with no proof behind it that is as good as its edges are.
 
 use super::references::Pending;
 use crate::binary::{ChannelCalls, Hold};
 use crate::budget;
 use crate::goruntime::is_plumbing;
-use crate::snapshot::{Object, ObjectKind, Pc, Snapshot, StackId, Trust, View, Wants};
+use crate::snapshot::{ObjectKind, Pc, Snapshot, StackId, Trust, View, Wants};
 use hashbrown::{HashMap, HashSet};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -22,52 +23,25 @@ const MAX_ALL: usize = 1 << 20;
 const MAX_PLACES: usize = 1 << 12;
 const MAX_VARIABLES: usize = 1 << 16;
 
-/// How it is known that a goroutine can end a wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
-    /// It has still to call the lock's `Unlock`, which it deferred in the function with this place, and nothing on its
-    /// stack from there on unlocks anything itself. This is no inference.
-    Unlock(Pc),
-    /// It waits to write, so readers that come later wait behind it (`sync.RWMutex`).
+/// How it is known that a goroutine can end a wait, the surest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sign {
+    /// It has still to call the lock's `Unlock`, which it deferred, and nothing on its stack from there on unlocks anything
+    /// itself. This is no inference.
+    Unlock,
+    /// It waits to write, so readers that come later wait behind it (`sync.RWMutex`). This is none either.
     Queue,
-    /// By the code of the function with this place: it took the lock before, or uses the channel's variable later.
-    Code(Pc),
+    /// By its code: it took the lock before, or uses the channel's variable later.
+    Code,
     /// Its stack leads to the object.
     Stack,
 }
 
-impl By {
-    /// As it stands in JSON.
-    pub fn word(self) -> &'static str {
-        match self {
-            By::Unlock(_) => "unlock",
-            By::Queue => "queue",
-            By::Code(_) => "code",
-            By::Stack => "stack",
-        }
-    }
-
-    /// How far it is from certain: 0 and 1 are no inference.
-    pub fn doubt(self) -> u8 {
-        match self {
-            By::Unlock(_) => 0,
-            By::Queue => 1,
-            By::Code(_) => 2,
-            By::Stack => 3,
-        }
-    }
-
-    /// Whether it is inferred.
+impl Sign {
+    /// Whether what it says is inferred.
     pub fn is_hint(self) -> bool {
-        self.doubt() > 1
-    }
-
-    /// The place in the code of the holder that says so.
-    pub fn place(self) -> Option<Pc> {
-        match self {
-            By::Unlock(pc) | By::Code(pc) => Some(pc),
-            By::Queue | By::Stack => None,
-        }
+        self > Sign::Queue
     }
 }
 
@@ -80,7 +54,9 @@ pub struct Edge {
     pub object: u32,
     /// Who could end the wait: index into [`Snapshot::goroutines`].
     pub holder: u32,
-    pub by: By,
+    pub sign: Sign,
+    /// The place in the code of the holder that says so: where it deferred the call, took the lock or uses the channel.
+    pub place: Option<Pc>,
 }
 
 /// A lock that a goroutine holds: its `Unlock` is deferred.
@@ -184,13 +160,9 @@ fn may_have_let_go(
 ) -> bool {
     let Some(goroutine) = snapshot.goroutines.get(call.goroutine as usize) else { return true };
     let stack = snapshot.stacks.get(goroutine.stack);
-    let own = |pc: &&Pc| {
-        let function = view.binary.functions().function_at(pc.lookup().wrapping_sub(view.bias));
-        // Package sync locks and unlocks for itself.
-        function.is_some_and(|function| !is_plumbing(function.name))
-    };
     let inner = stack.iter().position(|pc| pc.addr() == call.pc.addr()).unwrap_or(stack.len());
-    let mut inner = stack.iter().take(inner.saturating_add(1)).filter(own);
+    // Package sync locks and unlocks for itself.
+    let mut inner = stack.iter().take(inner.saturating_add(1)).filter(|pc| is_own(view, **pc));
     inner.any(|pc| {
         let lets_go = || view.binary.lets_go(pc.lookup().wrapping_sub(view.bias), how);
         places.len() >= MAX_PLACES || *places.entry((*pc, how)).or_insert_with(lets_go)
@@ -203,20 +175,12 @@ fn may_have_let_go(
 fn has_let_go(view: &View<'_>, snapshot: &Snapshot, call: &Pending, object: u32) -> bool {
     let Some(goroutine) = snapshot.goroutines.get(call.goroutine as usize) else { return true };
     let lock = snapshot.objects.get(object as usize).map_or(0, |object| object.addr);
+    let stack = snapshot.stacks.get(goroutine.stack);
     let locks_itself = || {
-        let stack = snapshot.stacks.get(goroutine.stack).iter();
-        let mut own = stack.filter(|pc| {
-            let function = view.binary.functions().function_at(pc.lookup().wrapping_sub(view.bias));
-            function.is_some_and(|function| !is_plumbing(function.name))
-        });
-        own.next().is_some_and(|pc| pc.addr() == call.pc.addr())
+        let innermost = stack.iter().find(|pc| is_own(view, **pc));
+        innermost.is_some_and(|pc| pc.addr() == call.pc.addr())
     };
-    let in_condition = || {
-        snapshot.stacks.get(goroutine.stack).iter().any(|pc| {
-            let function = view.binary.functions().function_at(pc.lookup().wrapping_sub(view.bias));
-            function.is_some_and(|function| function.name == "sync.(*Cond).Wait")
-        })
-    };
+    let in_condition = || stack.iter().any(|pc| function(view, *pc) == Some("sync.(*Cond).Wait"));
     goroutine.waits.iter().any(|wait| {
         let waited = snapshot.objects.get(wait.object as usize);
         let condition = waited.is_some_and(|waited| {
@@ -224,6 +188,17 @@ fn has_let_go(view: &View<'_>, snapshot: &Snapshot, call: &Pending, object: u32)
         });
         condition || wait.object == object && (in_condition() || locks_itself())
     })
+}
+
+/// The function at a place of a stack; `None`: not Go code.
+fn function<'a>(view: &View<'a>, pc: Pc) -> Option<&'a str> {
+    let function = view.binary.functions().function_at(pc.lookup().wrapping_sub(view.bias));
+    function.map(|function| function.name)
+}
+
+/// Whether the function at a place of a stack is the program's own.
+fn is_own(view: &View<'_>, pc: Pc) -> bool {
+    function(view, pc).is_some_and(|name| !is_plumbing(name))
 }
 
 /// What the code on stacks says: locks that were taken, and variables that are used later.
@@ -244,8 +219,8 @@ impl Code {
     pub(super) fn of(view: &View<'_>, snapshot: &Snapshot, in_variable: &dyn Fn(u32) -> bool) -> Code {
         let (mut locks, mut channels) = (HashMap::new(), HashMap::new());
         for (object, index) in snapshot.objects.iter().zip(0_u32..).filter(|(_, index)| in_variable(*index)) {
-            match object.kind {
-                ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. } => locks.insert(object.addr, index),
+            match &object.kind {
+                kind if kind.is_lock() => locks.insert(object.addr, index),
                 ObjectKind::Channel { .. } => channels.insert(object.addr, index),
                 _ => None,
             };
@@ -267,8 +242,7 @@ impl Code {
                     let at = pc.lookup().wrapping_sub(view.bias);
                     let next = pc.addr().wrapping_sub(view.bias);
                     let in_memory = |addr: &u64| addr.wrapping_add(view.bias);
-                    let taken = view.binary.taken_before(at).into_iter().map(|(lock, _)| lock);
-                    let taken = taken.chain(view.binary.given_after(next));
+                    let taken = view.binary.taken_before(at).into_iter().chain(view.binary.given_after(next));
                     let taken = taken.filter_map(|lock| locks.get(&in_memory(&lock)).copied());
                     let mut used = Vec::new();
                     for addr in view.binary.used_after(next).iter().map(in_memory) {
@@ -347,7 +321,7 @@ pub(super) fn find(
             // For the other side there is no need of one like itself.
             ends.weak = (ends.edges.iter())
                 .map(|edge| {
-                    edge.by == By::Stack && code.is_on_side_of(wait.wants, edge.holder, view, snapshot)
+                    edge.sign == Sign::Stack && code.is_on_side_of(wait.wants, edge.holder, view, snapshot)
                 })
                 .collect();
             graph.add(index, ends);
@@ -366,34 +340,31 @@ struct Wait {
 impl Wait {
     /// Who could end it. No more are looked at than are kept: a thousand may wait for what a thousand others have.
     fn ends(&self, known: &Known<'_>) -> Ends {
-        let edge = |holder, by| Edge { waiter: self.waiter, object: self.object, holder, by };
+        let edge =
+            |holder, sign, place| Edge { waiter: self.waiter, object: self.object, holder, sign, place };
         let Some(object) = known.snapshot.objects.get(self.object as usize) else { return Ends::default() };
-        if is_lock(object) {
+        if object.kind.is_lock() {
             let first = known.held.partition_point(|held| held.object < self.object);
             let holds = known.held.iter().skip(first).take_while(|held| held.object == self.object);
             let keeps_out =
                 holds.filter(|held| held.sure && (self.wants != Wants::RLock || held.how == Hold::Write));
-            let keeps_out = keeps_out.map(|held| edge(held.goroutine, By::Unlock(held.pc)));
+            let keeps_out = keeps_out.map(|held| edge(held.goroutine, Sign::Unlock, Some(held.pc)));
             let mut edges: Vec<_> = keeps_out.take(MAX_EDGES + 1).collect();
             if edges.is_empty() && self.wants == Wants::RLock {
                 let writers = known.writers.get(&self.object).into_iter().flatten();
-                edges.extend(writers.take(MAX_EDGES + 1).map(|writer| edge(*writer, By::Queue)));
+                edges.extend(writers.take(MAX_EDGES + 1).map(|writer| edge(*writer, Sign::Queue, None)));
             }
             if !edges.is_empty() {
                 return Ends { all: true, known: true, edges, weak: Vec::new() };
             }
         }
         let inferred = known.inferred.by_object.get(&self.object).into_iter().flatten();
-        let inferred = inferred.filter(|(holder, _)| *holder != self.waiter).take(MAX_EDGES + 1);
-        let edges = inferred.map(|(holder, by)| edge(*holder, *by)).collect();
+        let inferred = inferred.filter(|(holder, ..)| *holder != self.waiter).take(MAX_EDGES + 1);
+        let edges = inferred.map(|(holder, sign, place)| edge(*holder, *sign, *place)).collect();
         let sends = matches!(object.kind, ObjectKind::Channel { timer: true, .. });
         let doubted = known.inferred.doubted.contains(&self.object);
         Ends { all: false, known: known.complete && !sends && !doubted, edges, weak: Vec::new() }
     }
-}
-
-fn is_lock(object: &Object) -> bool {
-    matches!(object.kind, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. })
 }
 
 /// What all waits are looked up in.
@@ -411,7 +382,7 @@ struct Known<'k> {
 #[derive(Default)]
 struct Inferred {
     /// By object, goroutines, each once.
-    by_object: BTreeMap<u32, Vec<(u32, By)>>,
+    by_object: BTreeMap<u32, Vec<(u32, Sign, Option<Pc>)>>,
     /// Locks of which somebody may have let go in between: he has it or not, and then somebody has it who is not seen.
     doubted: HashSet<u32>,
 }
@@ -422,7 +393,7 @@ impl Inferred {
         for held in held.iter().filter(|held| !held.sure) {
             found.doubted.insert(held.object);
             let of = found.by_object.entry(held.object).or_default();
-            of.push((held.goroutine, By::Code(held.pc)));
+            of.push((held.goroutine, Sign::Code, Some(held.pc)));
         }
         // Code takes the very lock that a goroutine waits for, and a pointer to it is on its stack.
         let waits = |goroutine: u32, object: u32| {
@@ -433,20 +404,20 @@ impl Inferred {
         let locks = locks.filter(|(object, (goroutine, _))| !waits(*goroutine, *object));
         let uses = code.uses.iter().flat_map(|(object, of)| of.iter().map(|one| (*object, *one)));
         for (object, (goroutine, pc)) in locks.chain(uses) {
-            found.by_object.entry(object).or_default().push((goroutine, By::Code(pc)));
+            found.by_object.entry(object).or_default().push((goroutine, Sign::Code, Some(pc)));
         }
         for index in 0..snapshot.goroutines.len() as u32 {
             for object in (hints.stacks)(index) {
-                let lock = snapshot.objects.get(*object as usize).is_some_and(is_lock);
+                let lock = snapshot.objects.get(*object as usize).is_some_and(|object| object.kind.is_lock());
                 if !lock || !waits(index, *object) {
-                    found.by_object.entry(*object).or_default().push((index, By::Stack));
+                    found.by_object.entry(*object).or_default().push((index, Sign::Stack, None));
                 }
             }
         }
         for list in found.by_object.values_mut() {
             // The surest sign of each.
-            list.sort_by_key(|(goroutine, by)| (*goroutine, by.doubt()));
-            list.dedup_by_key(|(goroutine, _)| *goroutine);
+            list.sort_by_key(|(goroutine, sign, _)| (*goroutine, *sign));
+            list.dedup_by_key(|(goroutine, ..)| *goroutine);
         }
         found
     }
@@ -561,7 +532,13 @@ mod tests {
     fn stuck_of(goroutines: u32, waits: &[(u32, bool, &[u32])]) -> Vec<u32> {
         let mut graph = Graph::default();
         for (waiter, all, holders) in waits {
-            let edge = |holder: &u32| Edge { waiter: *waiter, object: 0, holder: *holder, by: By::Stack };
+            let edge = |holder: &u32| Edge {
+                waiter: *waiter,
+                object: 0,
+                holder: *holder,
+                sign: Sign::Stack,
+                place: None,
+            };
             graph.add(
                 *waiter,
                 Ends { edges: holders.iter().map(edge).collect(), all: *all, known: true, weak: Vec::new() },

@@ -5,15 +5,12 @@ use crate::{
         Age, ContextSite, ContextTrouble, Fingerprint, Group, Growth, Lookup as _, Report, Rule, Verdict,
     },
     goruntime::State,
-    heap::{Edge, Observed, TimerKind},
+    heap::{Edge, Observed, Sign, TimerKind},
     names::{Names, Site},
-    snapshot::{Goroutine, Object, ObjectKind, Snapshot, Wants},
+    snapshot::{Goroutine, Object, Snapshot, Wants},
 };
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
-use std::{borrow::Cow, collections::HashSet, mem, sync::Arc};
-
-#[cfg(doc)]
-use crate::heap::By;
+use std::{collections::HashSet, mem, sync::Arc};
 
 /// Waits of a cycle that are kept, and that sentences tell.
 const MAX_TURNS: usize = 1000;
@@ -97,10 +94,8 @@ pub struct Turn {
     pub at: Option<Site>,
     /// The goroutine that could end the wait, by goid.
     pub holder: u64,
-    /// How that is known, in a word: [`By::word`].
-    pub by: Cow<'static, str>,
-    /// Whether it is inferred.
-    pub inferred: bool,
+    /// How that is known.
+    pub sign: Sign,
     /// The place in the holder's code that says so.
     pub held_at: Option<Site>,
 }
@@ -110,16 +105,14 @@ impl Turn {
     pub fn of(edge: &Edge, snapshot: &Snapshot, names: &mut Names) -> Option<Turn> {
         let goroutine = |index: u32| snapshot.goroutines.get(index as usize);
         let (waiter, holder) = (goroutine(edge.waiter)?, goroutine(edge.holder)?);
-        let Object { addr, kind, .. } = snapshot.objects.get(edge.object as usize)?;
         Some(Turn {
             waiter: waiter.goid,
             wants: waiter.waits.iter().find(|wait| wait.object == edge.object)?.wants,
-            object: Object { addr: *addr, kind: kind.clone(), waiters: Vec::new() },
+            object: snapshot.objects.get(edge.object as usize)?.alone(),
             at: names.wait_site(snapshot.stacks.get(waiter.stack)),
             holder: holder.goid,
-            by: edge.by.word().into(),
-            inferred: edge.by.is_hint(),
-            held_at: edge.by.place().and_then(|pc| names.wait_site(&[pc])),
+            sign: edge.sign,
+            held_at: edge.place.and_then(|pc| names.wait_site(&[pc])),
         })
     }
 
@@ -133,20 +126,21 @@ impl Turn {
         };
         let (at, held_at) = (place(&self.at), place(&self.held_at));
         let waits = format!("goroutine {waiter} waits {} {object}{at}", wants.verb());
-        let is_lock = matches!(object.kind, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. });
-        match &*self.by {
-            "unlock" if waiter == holder => {
+        match self.sign {
+            Sign::Unlock if waiter == holder => {
                 format!("{waits}, and holds it itself: its Unlock is deferred{held_at}")
             }
-            "unlock" => format!("{waits}, and goroutine {holder} holds it: its Unlock is deferred{held_at}"),
-            "queue" => format!("{waits}, behind goroutine {holder}, which waits to write to it"),
-            "code" if is_lock => {
+            Sign::Unlock => {
+                format!("{waits}, and goroutine {holder} holds it: its Unlock is deferred{held_at}")
+            }
+            Sign::Queue => format!("{waits}, behind goroutine {holder}, which waits to write to it"),
+            Sign::Code if object.kind.is_lock() => {
                 format!("{waits}, which goroutine {holder} has locked{held_at}, as its code says (inferred)")
             }
-            "code" => {
+            Sign::Code => {
                 format!("{waits}, which goroutine {holder} uses later{held_at}, as its code says (inferred)")
             }
-            _ => format!(
+            Sign::Stack => format!(
                 "{waits}, which goroutine {holder} has on its stack (inferred: it could end the wait)"
             ),
         }
@@ -184,7 +178,7 @@ fn view(mut group: Group, observed: &Observed, pinned_bytes: u64, names: &mut Na
     // Who only waits behind somebody is told behind whom, where that is certain.
     let first_waits = group.members.first().filter(|_| ring.is_empty());
     let behind: Vec<Turn> = (observed.waits.edges.iter())
-        .filter(|edge| Some(&edge.waiter) == first_waits && !edge.by.is_hint())
+        .filter(|edge| Some(&edge.waiter) == first_waits && !edge.sign.is_hint())
         .take(TOLD_HOLDERS)
         .filter_map(|edge| Turn::of(edge, snapshot, names))
         .collect();
@@ -247,9 +241,7 @@ fn awaited(snapshot: &Snapshot, members: &[u32]) -> Option<Awaited> {
     let first = waits(members.first()?);
     let wait = *first.first()?;
     let different: HashSet<u32> = members.iter().flat_map(waits).map(|wait| wait.object).collect();
-    let Object { addr, kind, .. } = snapshot.objects.get(wait.object as usize)?;
-    // Its waiters, who may be many, are in the observation.
-    let object = Object { addr: *addr, kind: kind.clone(), waiters: Vec::new() };
+    let object = snapshot.objects.get(wait.object as usize)?.alone();
     Some(Awaited { wants: wait.wants, object, different: different.len(), cases: first.len() })
 }
 
@@ -365,7 +357,7 @@ pub struct TurnJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<Place<'a>>,
     holder: u64,
-    by: &'a str,
+    by: Sign,
     inferred: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     held_at: Option<Place<'a>>,
@@ -381,8 +373,8 @@ impl TurnJson<'_> {
             what: turn.object.to_string(),
             at: turn.at.as_ref().map(Place::of),
             holder: turn.holder,
-            by: &turn.by,
-            inferred: turn.inferred,
+            by: turn.sign,
+            inferred: turn.sign.is_hint(),
             held_at: turn.held_at.as_ref().map(Place::of),
         }
     }

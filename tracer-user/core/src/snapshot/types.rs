@@ -171,6 +171,20 @@ pub struct Object {
     pub waiters: Vec<u32>,
 }
 
+impl ObjectKind {
+    /// Whether goroutines hold it: a mutex of either kind.
+    pub fn is_lock(&self) -> bool {
+        matches!(self, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. })
+    }
+}
+
+impl Object {
+    /// The object without its waiters, who may be many.
+    pub fn alone(&self) -> Object {
+        Object { addr: self.addr, kind: self.kind.clone(), waiters: Vec::new() }
+    }
+}
+
 impl fmt::Display for Object {
     /// In a few words: `chan 0xc000012120 (0/8, open)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

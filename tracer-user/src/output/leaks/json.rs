@@ -17,7 +17,7 @@
 //!   "object":"0xc000012120","evidence":["…"],"explanation":"…","fix":"…",
 //!   "formal":{"context":"…","precondition":"…","change":"…","label":"…"}}],
 //!  "sets":[
-//!  {"members":[7,8],"cycle":[7,8],"edges":[{"waiter":7,"object":"0xc000012120","kind":"chan","holder":8,"inferred":true}]}]}
+//!  {"members":[7,8],"cycle":[7,8],"edges":[{"waiter":7,"object":"0xc000012120","kind":"chan","holder":8,"by":"stack","inferred":true}]}]}
 //! ```
 //!
 //! What does not apply or is not known is left out. `scanned` are the goroutines that were judged, without the runtime's own;
@@ -35,7 +35,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use sfgi_core::{
     detect::{Age, Measure, Severity, Verdict, shortest_cycle},
-    heap::{DeadSet, Edge},
+    heap::{DeadSet, Edge, Sign},
     leaks::{AsJson, LeakView},
     names::Names,
     snapshot::{Goroutine, Wait},
@@ -129,7 +129,7 @@ struct EdgeEntry {
     kind: Option<&'static str>,
     holder: u64,
     /// How it is known that the holder could end the wait.
-    by: &'static str,
+    by: Sign,
     inferred: bool,
 }
 
@@ -302,8 +302,8 @@ impl Entries<'_> {
                 object: object.map(|object| format!("{:#x}", object.addr)),
                 kind: object.map(|object| kind(&object.kind)),
                 holder: goid(edge.holder),
-                by: edge.by.word(),
-                inferred: edge.by.is_hint(),
+                by: edge.sign,
+                inferred: edge.sign.is_hint(),
             }
         };
         SetEntry {

@@ -6,7 +6,7 @@ use sfgi_core::names::Names;
 use sfgi_core::{
     detect::{Rules, Scope, Thresholds, detect},
     goruntime::State,
-    heap::{By, DeadSet, Edge, Facts, Look, Observed, TimerKind, TimerSite, Waits},
+    heap::{DeadSet, Edge, Facts, Look, Observed, Sign, TimerKind, TimerSite, Waits},
     leaks::views,
     snapshot::{Goroutine, Object, ObjectKind, Pc, Snapshot, StackId, Trust, Wait, Wants},
     testing::binary::{entry_of, small_binary},
@@ -93,7 +93,7 @@ fn observed() -> Observed {
         counts: [(site, number.min(4))].into(),
         after_gap: false,
     };
-    let edge = |waiter, object, holder| Edge { waiter, object, holder, by: By::Stack };
+    let edge = |waiter, object, holder| Edge { waiter, object, holder, sign: Sign::Stack, place: None };
     Observed {
         took_ns: SECOND,
         snapshot,
@@ -241,7 +241,13 @@ fn hostile_labels_and_indices() {
         let mut observed = observed();
         observed.snapshot.labels = vec![vec![("\x1b[31m".into(), "\u{0}\n\"".into())]];
         observed.sets[0].members.push(u32::MAX);
-        observed.sets[0].edges.push(Edge { waiter: u32::MAX, object: u32::MAX, holder: 0, by: By::Stack });
+        observed.sets[0].edges.push(Edge {
+            waiter: u32::MAX,
+            object: u32::MAX,
+            holder: 0,
+            sign: Sign::Stack,
+            place: None,
+        });
         observed.facts[0].set = Some(99);
         for goroutine in &mut observed.snapshot.goroutines {
             goroutine.stack = StackId(77);

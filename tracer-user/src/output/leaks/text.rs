@@ -8,7 +8,7 @@ use crate::output::{
 use sfgi_core::{
     clock::duration,
     detect::{Fingerprint, Verdict},
-    heap::{By, Edge, Progress},
+    heap::{Edge, Progress, Sign},
     leaks::{LeakView, Leaks},
     names::Names,
     snapshot::Snapshot,
@@ -164,11 +164,11 @@ fn edge_in_words(snapshot: &Snapshot, edge: &Edge) -> Option<String> {
     let (waiter, holder) = (goroutine(edge.waiter)?, goroutine(edge.holder)?);
     let wants = waiter.waits.iter().find(|wait| wait.object == edge.object)?.wants;
     let object = snapshot.objects.get(edge.object as usize)?;
-    let by = match edge.by {
-        By::Unlock(_) => "holds: its Unlock is deferred",
-        By::Queue => "waits to write to, so that readers wait behind it",
-        By::Code(_) => "could let go, by its code (inferred)",
-        By::Stack => "has on its stack (inferred: it could end the wait)",
+    let by = match edge.sign {
+        Sign::Unlock => "holds: its Unlock is deferred",
+        Sign::Queue => "waits to write to, so that readers wait behind it",
+        Sign::Code => "could let go, by its code (inferred)",
+        Sign::Stack => "has on its stack (inferred: it could end the wait)",
     };
     Some(format!(
         "goroutine {} waits {} {object}, which goroutine {} {by}",

@@ -10,8 +10,7 @@ use super::{Access, Step};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use std::collections::HashMap;
 
-/// Bytes of a function that are decoded, and of a function that only makes a deferred call.
-const MAX_CODE: u64 = 64 << 10;
+/// Bytes of a function that only makes a deferred call.
 const MAX_WRAPPER: u64 = 512;
 /// Locks of one function that are told apart.
 const MAX_LOCKS: usize = 64;
@@ -20,7 +19,7 @@ const READER_COUNT: u64 = 16;
 
 /// How a lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Hold {
+pub(crate) enum Hold {
     /// By `Lock`.
     Write,
     /// By `RLock`.
@@ -29,7 +28,7 @@ pub enum Hold {
 
 /// What a deferred call unlocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unlocks {
+pub(crate) struct Unlocks {
     pub how: Hold,
     /// Link-time address of the lock; `None`: it is the receiver, which the closure of the call has.
     pub variable: Option<u64>,
@@ -57,18 +56,24 @@ impl Method {
     }
 }
 
+/// The methods of locks that a function calls itself, inlined or not.
+fn methods<'a>(
+    image: &Image,
+    functions: &'a Pclntab,
+    function: Function<'a>,
+) -> Option<impl Iterator<Item = Method>> {
+    let called = super::calls(image.arch(), super::code_of(image, &function)?, function.entry);
+    let called = called.filter_map(move |target| Some(functions.function_at(target)?.name));
+    Some(functions.inlined_names(&function).into_iter().chain(called).filter_map(Method::of))
+}
+
 /// What the function at this entry unlocks, if the compiler made it only for a deferred call of one method of a lock.
 pub(in crate::binary) fn unlocks(image: &Image, functions: &Pclntab, entry: u64) -> Option<Unlocks> {
     let function = functions.function_at(entry).filter(|function| function.entry == entry)?;
-    let len = function.end - function.entry;
-    if len > MAX_WRAPPER || !functions.is_wrapper(&function) {
+    if function.end - function.entry > MAX_WRAPPER || !functions.is_wrapper(&function) {
         return None;
     }
-    let code = image.read(function.entry, len)?;
-    let called = super::calls(image.arch(), code, entry);
-    let called = called.filter_map(|target| Some(functions.function_at(target)?.name));
-    let inlined = functions.inlined_names(&function).into_iter();
-    let mut methods = inlined.chain(called).filter_map(Method::of);
+    let mut methods = methods(image, functions, function)?;
     let method = methods.next().filter(|method| !method.takes)?;
     if methods.any(|other| other != method) {
         return None;
@@ -81,50 +86,36 @@ pub(in crate::binary) fn unlocks(image: &Image, functions: &Pclntab, entry: u64)
     Some(Unlocks { how: method.how, variable: variables.min() })
 }
 
-/// Whether the function with this place unlocks something in this way itself, and not only by a deferred call.
+/// Whether the function with this place unlocks something in this way itself, and not only by a deferred call. `true` as
+/// well where its code cannot be read.
 pub(in crate::binary) fn lets_go(image: &Image, functions: &Pclntab, pc: u64, how: Hold) -> bool {
-    let Some(function) = functions.function_at(pc) else { return true };
-    let len = (function.end - function.entry).min(MAX_CODE);
-    let Some(code) = image.read(function.entry, len) else { return true };
-    let called = super::calls(image.arch(), code, function.entry);
-    let called = called.filter_map(|target| Some(functions.function_at(target)?.name));
-    let inlined = functions.inlined_names(&function).into_iter();
-    inlined.chain(called).filter_map(Method::of).any(|method| !method.takes && method.how == how)
+    let methods = functions.function_at(pc).and_then(|function| methods(image, functions, function));
+    methods.is_none_or(|mut methods| methods.any(|method| !method.takes && method.how == how))
 }
 
 /// The locks in variables that the function with this place still unlocks itself when it goes on there. Link-time
 /// addresses; empty on arm64.
 pub(in crate::binary) fn given_after(image: &Image, functions: &Pclntab, pc: u64) -> Vec<u64> {
-    let Some(function) = functions.function_at(pc).filter(|_| image.arch() == Arch::Amd64) else {
-        return Vec::new();
-    };
-    let Some((code, from)) = rest(image, functions, pc) else { return Vec::new() };
-    let mut walk = Walk::new(image, functions, function);
-    for instruction in Decoder::with_ip(64, code, from, DecoderOptions::NONE) {
-        walk.step(&instruction);
-    }
-    walk.given
+    let rest = rest(image, functions, pc);
+    rest.map_or(Vec::new(), |(code, from)| Walk::over(image, functions, code, from).given)
 }
 
 /// The locks in variables that the function with this place has taken before it and not given back, by the order of its
 /// instructions: a branch is not taken, so it is a hint. Link-time addresses; empty on arm64.
-pub(in crate::binary) fn taken_before(image: &Image, functions: &Pclntab, pc: u64) -> Vec<(u64, Hold)> {
-    let Some(function) = functions.function_at(pc).filter(|_| image.arch() == Arch::Amd64) else {
-        return Vec::new();
+pub(in crate::binary) fn taken_before(image: &Image, functions: &Pclntab, pc: u64) -> Vec<u64> {
+    let before = || {
+        let function = functions.function_at(pc)?;
+        let code = super::code_of(image, &function)?;
+        let until = usize::try_from(pc - function.entry).ok()?.min(code.len());
+        Some(Walk::over(image, functions, code.get(..until)?, function.entry).taken)
     };
-    let len = (pc - function.entry).min(MAX_CODE);
-    let Some(code) = image.read(function.entry, len) else { return Vec::new() };
-    let mut walk = Walk::new(image, functions, function);
-    for instruction in Decoder::with_ip(64, code, walk.function.entry, DecoderOptions::NONE) {
-        walk.step(&instruction);
-    }
-    walk.taken
+    before().unwrap_or_default().into_iter().map(|(lock, _)| lock).collect()
 }
 
+/// What code does with locks in variables, in the order of its instructions.
 struct Walk<'a> {
     image: &'a Image,
     functions: &'a Pclntab,
-    function: Function<'a>,
     /// Registers with the address of a variable.
     known: HashMap<Register, u64>,
     taken: Vec<(u64, Hold)>,
@@ -133,8 +124,16 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(image: &'a Image, functions: &'a Pclntab, function: Function<'a>) -> Walk<'a> {
-        Walk { image, functions, function, known: HashMap::new(), taken: Vec::new(), given: Vec::new() }
+    /// Walks over code of one function at `from`. On arm64 nothing is found.
+    fn over(image: &'a Image, functions: &'a Pclntab, code: &[u8], from: u64) -> Walk<'a> {
+        let known = HashMap::new();
+        let mut walk = Walk { image, functions, known, taken: Vec::new(), given: Vec::new() };
+        if image.arch() == Arch::Amd64 {
+            for instruction in Decoder::with_ip(64, code, from, DecoderOptions::NONE) {
+                walk.step(&instruction);
+            }
+        }
+        walk
     }
 
     fn step(&mut self, instruction: &Instruction) {
@@ -182,11 +181,7 @@ impl<'a> Walk<'a> {
     /// The method of a lock that an instruction was inlined from.
     fn inlined(&self, at: u64) -> Option<Method> {
         let frames = self.functions.symbolize(at);
-        let own = self.function.name;
-        frames
-            .iter()
-            .filter(|frame| frame.inlined || frame.func != own)
-            .find_map(|frame| Method::of(frame.func))
+        frames.iter().filter(|frame| frame.inlined).find_map(|frame| Method::of(frame.func))
     }
 
     fn note(&mut self, method: Method, lock: u64) {
@@ -206,8 +201,7 @@ impl<'a> Walk<'a> {
 /// and in loops also before.
 fn rest<'a>(image: &'a Image, functions: &Pclntab, pc: u64) -> Option<(&'a [u8], u64)> {
     let function = functions.function_at(pc)?;
-    let len = (function.end - function.entry).min(MAX_CODE);
-    let code = image.read(function.entry, len)?;
+    let code = super::code_of(image, &function)?;
     let jumps = super::jumps(image.arch(), code, function.entry);
     let mut from = pc;
     // A jump back from behind makes what lies between come again, and that may jump further back. Only what grows the
@@ -224,7 +218,7 @@ fn rest<'a>(image: &'a Image, functions: &Pclntab, pc: u64) -> Option<(&'a [u8],
 
 /// What a function does with channels behind a place in it, whichever they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ChannelCalls {
+pub(crate) struct ChannelCalls {
     pub sends: bool,
     pub receives: bool,
     pub closes: bool,

@@ -14,7 +14,7 @@ mod types;
 
 use super::elf::{Arch, Image};
 use super::pclntab::{Function, Pclntab};
-pub use locks::{ChannelCalls, Hold, Unlocks};
+pub(crate) use locks::{ChannelCalls, Hold, Unlocks};
 pub(super) use locks::{channel_calls, given_after, lets_go, taken_before, unlocks, used_after};
 pub(super) use types::types;
 pub use types::{CodeTypes, Described};
@@ -54,9 +54,13 @@ pub(super) fn steps(image: &Image, functions: &Pclntab, name: &str) -> Vec<Step>
 }
 
 fn steps_of(image: &Image, function: &Function<'_>) -> Vec<Step> {
-    let size = (function.end - function.entry).min(MAX_CODE);
-    let code = image.read(function.entry, size).unwrap_or_default();
+    let code = code_of(image, function).unwrap_or_default();
     decoded(image.arch(), code, function.entry)
+}
+
+/// The code of a function, as much of it as is decoded. `None`: it is not in the file.
+fn code_of<'a>(image: &'a Image, function: &Function<'_>) -> Option<&'a [u8]> {
+    image.read(function.entry, (function.end - function.entry).min(MAX_CODE))
 }
 
 fn decoded(arch: Arch, code: &[u8], entry: u64) -> Vec<Step> {

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     goruntime::State,
-    heap::{By, DeadSet, Edge, Facts, TimerKind, TimerSite, Waits},
-    snapshot::{Goroutine, ObjectKind, Pc, Wants},
+    heap::{DeadSet, Edge, Facts, Sign, TimerKind, TimerSite, Waits},
+    snapshot::{Goroutine, ObjectKind, Wants},
 };
 
 const LOCKED: ObjectKind = ObjectKind::Mutex { locked: true };
@@ -73,7 +73,13 @@ fn cycle(first: ObjectKind, second: ObjectKind) -> Vec<(&'static str, String, u6
         facts.unreachable = true;
         facts.set = Some(0);
     });
-    let edge = |waiter: u32, holder| Edge { waiter, object: objects[waiter as usize], holder, by: By::Stack };
+    let edge = |waiter: u32, holder| Edge {
+        waiter,
+        object: objects[waiter as usize],
+        holder,
+        sign: Sign::Stack,
+        place: None,
+    };
     let edges = vec![edge(0, 1), edge(1, 0)];
     world.observed.waits = Waits::testing(2, edges.clone());
     world.observed.sets = vec![DeadSet { members: vec![0, 1], edges }];
@@ -90,8 +96,8 @@ fn cycles_by_what_they_go_over() {
 /// Cycles over what variables hold: nothing is proven, and age tells.
 #[test]
 fn cycles_that_no_proof_covers() {
-    let found = |edges: &[(u32, u32, u32, By)], wants: &[(u32, Wants)], kinds: &[ObjectKind]| {
-        let certain = edges.iter().all(|(.., by)| !by.is_hint());
+    let found = |edges: &[(u32, u32, u32, Sign)], wants: &[(u32, Wants)], kinds: &[ObjectKind]| {
+        let certain = edges.iter().all(|(.., sign)| !sign.is_hint());
         let mut world = World::new();
         let objects: Vec<u32> = kinds.iter().map(|kind| world.object(kind.clone())).collect();
         let (count, locks) = (wants.len() as u64, kinds.contains(&LOCKED));
@@ -104,11 +110,12 @@ fn cycles_that_no_proof_covers() {
             let (object, wants) = wants[number as usize];
             goroutine.waits = waits(objects[object as usize], wants);
         });
-        let edges = edges.iter().map(|(waiter, object, holder, by)| Edge {
+        let edges = edges.iter().map(|(waiter, object, holder, sign)| Edge {
             waiter: *waiter,
             object: *object,
             holder: *holder,
-            by: *by,
+            sign: *sign,
+            place: None,
         });
         world.observed.waits = Waits::testing(wants.len(), edges.collect());
         assert_eq!(world.found().is_empty(), !certain, "they are young");
@@ -118,9 +125,9 @@ fn cycles_that_no_proof_covers() {
             .map(|(verdict, rule, count)| format!("{count} {verdict} {rule}"))
             .collect::<Vec<_>>()
     };
-    let unlock = By::Unlock(Pc::exact(0));
+    let unlock = Sign::Unlock;
     let lock = |object| (object, Wants::Lock);
-    let by_stack = [(0, 0, 1, By::Stack), (1, 1, 0, unlock)];
+    let by_stack = [(0, 0, 1, Sign::Stack), (1, 1, 0, unlock)];
     assert_eq!(found(&by_stack, &[lock(0), lock(1)], &[LOCKED, LOCKED]), ["2 likely lock-order-cycle"]);
     let both = [(0, 0, 1, unlock), (1, 1, 0, unlock)];
     assert_eq!(found(&both, &[lock(0), lock(1)], &[LOCKED, LOCKED]), ["2 likely lock-order-cycle"]);
@@ -134,7 +141,7 @@ fn cycles_that_no_proof_covers() {
     );
     assert_eq!(found(&[(0, 0, 0, unlock)], &[lock(0)], &[LOCKED]), ["1 likely recursive-lock"]);
     let rw = ObjectKind::RwMutex { writer: true, readers: 1 };
-    let again = [(0, 0, 1, By::Queue), (1, 0, 0, unlock)];
+    let again = [(0, 0, 1, Sign::Queue), (1, 0, 0, unlock)];
     assert_eq!(found(&again, &[(0, Wants::RLock), lock(0)], &[rw]), ["2 likely recursive-read-lock"]);
 }
 
@@ -147,8 +154,13 @@ fn one_that_waits_for_a_cycle_is_not_in_it() {
         facts.unreachable = true;
         facts.set = Some(0);
     });
-    let edge =
-        |waiter: u32, holder| Edge { waiter, object: objects[waiter as usize % 2], holder, by: By::Stack };
+    let edge = |waiter: u32, holder| Edge {
+        waiter,
+        object: objects[waiter as usize % 2],
+        holder,
+        sign: Sign::Stack,
+        place: None,
+    };
     let edges = vec![edge(0, 1), edge(1, 0), edge(2, 0)];
     world.observed.waits = Waits::testing(3, edges.clone());
     world.observed.sets = vec![DeadSet { members: vec![2, 0, 1], edges }];

@@ -164,7 +164,8 @@ fn hostile_observations() {
     for goroutine in &mut world.observed.snapshot.goroutines {
         goroutine.waits = waits(77, Wants::Receive);
     }
-    let edge = crate::heap::Edge { waiter: 9, object: 9, holder: 9, by: crate::heap::By::Queue };
+    let edge =
+        crate::heap::Edge { waiter: 9, object: 9, holder: 9, sign: crate::heap::Sign::Queue, place: None };
     let set = crate::heap::DeadSet { members: vec![1, u32::MAX], edges: vec![edge] };
     world.observed.waits = crate::heap::Waits::testing(10, set.edges.clone());
     world.observed.sets = vec![set.clone(), set];

@@ -1,11 +1,16 @@
 //! Sets of goroutines by who waits for whom.
 
-use super::super::waits::By;
+use super::super::waits::Sign;
 use super::*;
 
 fn edges(pairs: &[(u32, u32)]) -> Vec<Edge> {
-    let edge =
-        |(waiter, holder): &(u32, u32)| Edge { waiter: *waiter, object: 0, holder: *holder, by: By::Stack };
+    let edge = |(waiter, holder): &(u32, u32)| Edge {
+        waiter: *waiter,
+        object: 0,
+        holder: *holder,
+        sign: Sign::Stack,
+        place: None,
+    };
     pairs.iter().map(edge).collect()
 }
 

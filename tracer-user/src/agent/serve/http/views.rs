@@ -8,6 +8,7 @@ use crate::agent::{
 use crate::output::clean;
 use serde::Serialize;
 use sfgi_core::{
+    heap::Sign,
     leaks::{LeakView, Turn},
     names::Site,
 };
@@ -97,7 +98,8 @@ pub(super) struct Waiting {
     /// The id of the goroutine that could end the wait.
     holder: u64,
     /// How that is known: `unlock` (its Unlock is deferred), `queue` (a writer comes before readers), `code` or `stack`.
-    by: String,
+    #[schema(value_type = String)]
+    by: Sign,
     /// Whether that is inferred.
     inferred: bool,
 }
@@ -110,8 +112,8 @@ impl Waiting {
             object: turn.object.to_string(),
             at: turn.at.as_ref().map(Place::from),
             holder: turn.holder,
-            by: turn.by.to_string(),
-            inferred: turn.inferred,
+            by: turn.sign,
+            inferred: turn.sign.is_hint(),
         }
     }
 }
