@@ -113,6 +113,8 @@ pub struct Event {
     pub to: Option<String>,
     /// The goroutine that caused it.
     pub by_goid: Option<u64>,
+    /// The address of what it waits or waited for.
+    pub object: Option<String>,
     /// How long what ended has lasted, nanoseconds.
     pub duration_ns: Option<u64>,
     /// Whether `duration_ns` is a lower bound.

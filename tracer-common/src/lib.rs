@@ -174,21 +174,27 @@ pub struct Header {
     pub reason: u8,
 }
 
-/// Payload: the waker. 8 bytes.
+/// Payload: the waker. 16 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct By {
     /// The goroutine that ran on this thread (`m.curg`); 0: the scheduler itself (a timer, the
     /// network poller, the garbage collector, sysmon).
     pub by_goid: u64,
+    /// The channel whose case of a `select` was taken; 0: it waited in no select, or it could not be read. What any
+    /// other wait was for was said when it began ([`Stack::object`]).
+    pub object: u64,
 }
 
-/// Payload: return addresses, innermost first, found by frame pointers. 104 bytes.
+/// Payload: return addresses, innermost first, found by frame pointers, and what the goroutine waits for. 112 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stack {
     /// How many of `pcs` are set; the others hold old content of the ring.
     pub len: u64,
+    /// Where it waits: the address of the `hchan`, of the semaphore (within a `sync.Mutex` and others), or of the list of
+    /// a `sync.Cond`. 0: a wait for something else (also a `select`, which waits for several), or not read.
+    pub object: u64,
     /// Return addresses as the process sees them (load bias not removed).
     pub pcs: [u64; MAX_FRAMES],
 }
@@ -234,8 +240,8 @@ pub struct Switch {
 const _: () = {
     // Padding would show here: the sizes are the sums of the fields.
     assert!(size_of::<Header>() == 32);
-    assert!(size_of::<By>() == 8);
-    assert!(size_of::<Stack>() == 8 + 8 * MAX_FRAMES);
+    assert!(size_of::<By>() == 16);
+    assert!(size_of::<Stack>() == 16 + 8 * MAX_FRAMES);
     assert!(size_of::<Birth>() == 32);
     assert!(size_of::<NewProc>() == 24);
     assert!(size_of::<Switch>() == 24);
@@ -272,6 +278,10 @@ pub struct ProbeOffsets {
     pub p_goidcache: u32,
     /// Offset of `coro.gp`.
     pub coro_gp: u32,
+    /// Offset of `g.param`, the word before `atomicstatus`.
+    pub g_param: u32,
+    /// Offset of `sudog.c`.
+    pub sudog_c: u32,
 }
 
 impl ProbeOffsets {
@@ -290,6 +300,8 @@ impl ProbeOffsets {
         m_p: 0,
         p_goidcache: 0,
         coro_gp: 0,
+        g_param: 0,
+        sudog_c: 0,
     };
 }
 
@@ -301,6 +313,10 @@ pub struct Config {
     /// Bit `i`: wait reason `i` is one of the runtime's fake waits (the goroutine executes on the
     /// system stack); no event is sent for it.
     pub fake_reasons: u64,
+    /// Bit `i`: who waits with reason `i` was parked by a function whose first argument is what it waits for.
+    pub object_reasons: u64,
+    /// Bit `i`: wait reason `i` is that of a `select`.
+    pub select_reasons: u64,
     /// Bit `k`: the probe of [`Kind`] `k` stands on the branch of the stack check itself; a hit
     /// with the branch about to be taken is `morestack`'s and does not count.
     pub flags_test: u64,
@@ -311,6 +327,10 @@ pub struct Config {
     pub systemstack_switch: u64,
     /// End (exclusive) of `runtime.systemstack_switch`.
     pub systemstack_switch_end: u64,
+    /// Link-time address of `runtime.gopark`; 0, as its end, where the binary has no such function.
+    pub gopark: u64,
+    /// End (exclusive) of `runtime.gopark`.
+    pub gopark_end: u64,
     /// Link-time address behind the last function of the packages that only pass a wait on
     /// (runtime, sync, …): a stack walk stops at the first frame above. 0: no such bound.
     pub plumbing_end: u64,

@@ -7,10 +7,14 @@ use tracer_common::{Config, KINDS, ProbeOffsets};
 #[unsafe(no_mangle)]
 pub static CONFIG: Config = Config {
     fake_reasons: 0,
+    object_reasons: 0,
+    select_reasons: 0,
     flags_test: 0,
     probes: [0; KINDS],
     systemstack_switch: 0,
     systemstack_switch_end: 0,
+    gopark: 0,
+    gopark_end: 0,
     plumbing_end: 0,
     // 255 is no wait reason: an object that was not patched treats none as "IO wait".
     io_wait: 255,

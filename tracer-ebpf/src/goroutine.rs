@@ -20,25 +20,37 @@ pub fn read<T: Copy>(addr: u64) -> Option<T> {
     unsafe { bpf_probe_read_user(addr as *const T) }.ok()
 }
 
-/// The fields of a `g` that one read gives: `atomicstatus`, `goid`, …, `waitreason` are five adjacent words
-/// in Go 1.19–1.27 ([`tracer_common::ProbeOffsets::g_status`]).
+/// The fields of a `g` that one read gives: `param`, `atomicstatus`, `goid`, …, `waitreason` are six adjacent words
+/// in Go 1.19–1.27 ([`tracer_common::ProbeOffsets::g_param`]).
 pub struct G {
     pub addr: u64,
     pub goid: u64,
     pub reason: u8,
+    /// `g.param`: while a goroutine is woken, the `sudog` that was taken from its queue.
+    pub param: u64,
 }
 
 impl G {
-    /// Reads the goroutine at `addr`. On a failed read goid and reason are 0.
+    /// Reads the goroutine at `addr`. On a failed read all else is 0.
     #[inline(always)]
     pub fn read(hit: &Hit, addr: u64) -> G {
-        match read::<[u64; 5]>(addr + u64::from(config!(offsets.g_status))) {
-            Some(words) => G { addr, goid: words[1], reason: words[4] as u8 },
+        match read::<[u64; 6]>(addr + u64::from(config!(offsets.g_param))) {
+            Some(words) => G { addr, goid: words[2], reason: words[5] as u8, param: words[0] },
             None => {
                 hit.blur();
-                G { addr, goid: 0, reason: 0 }
+                G { addr, goid: 0, reason: 0, param: 0 }
             }
         }
+    }
+
+    /// The channel whose case of a `select` was taken, of a goroutine that is woken; 0: it waited in no select. `selectgo`
+    /// (`src/runtime/select.go`) waits with a `sudog` for each channel, and who wakes it puts the one into `g.param`.
+    #[inline(always)]
+    pub fn selected(&self) -> u64 {
+        if self.param == 0 || !is_among(config!(select_reasons), self.reason) {
+            return 0;
+        }
+        read(self.param + u64::from(config!(offsets.sudog_c))).unwrap_or(0)
     }
 
     /// The header of an event about this goroutine; `emit` adds time, thread and kind.
@@ -89,7 +101,7 @@ impl Parked {
         let at = |offset: u32| unsafe { *words.add((offset.wrapping_sub(base) / 8) as usize % PARKED) };
         let (status, gopc) = (config!(offsets.g_status), config!(offsets.g_gopc));
         Parked {
-            g: G { addr, goid: at(status + 8), reason: at(status + 32) as u8 },
+            g: G { addr, goid: at(status + 8), reason: at(status + 32) as u8, param: at(status - 8) },
             pc: at(base),
             ctxt: at(base + 16),
             bp: at(config!(offsets.g_sched_bp)),
@@ -157,6 +169,23 @@ pub fn goid_is_stale() -> bool {
     config!(flags) & flags::STALE_GOID != 0
 }
 
+/// Whether a set of wait reasons has this one.
+#[inline(always)]
+pub fn is_among(reasons: u64, reason: u8) -> bool {
+    reason < 64 && reasons & (1 << reason) != 0
+}
+
+/// How many frames of a parked goroutine lie within the function that parked it: 1 (`gopark`'s own), or 0 where a
+/// profile-guided build inlined `gopark` into that function. 255: what it waits for is no argument of that function.
+#[inline(always)]
+pub fn parked_by(ctx: &ProbeContext, probe: u64, parked: &Parked) -> u8 {
+    if !is_among(config!(object_reasons), parked.g.reason) {
+        return u8::MAX;
+    }
+    let pc = parked.pc.wrapping_sub(bias(ctx, probe));
+    u8::from(pc >= config!(gopark) && pc < config!(gopark_end))
+}
+
 /// The lowest address at which a stack walk may stop: functions below it (packages runtime, sync, …) only
 /// pass a wait on. 0: the walk has no such bound.
 #[inline(always)]
@@ -168,12 +197,28 @@ pub fn enough(ctx: &ProbeContext, probe: u64, g: &G) -> u64 {
 
 /// Walks frame pointers from `fp` into `stack`, up to and including the first return address at or above
 /// `enough` (0: no bound), and at most [`MAX_FRAMES`].
+///
+/// Frame number `parked_by` is that of the function which parked the goroutine ([`parked_by`]; 255: none). Its first
+/// argument is what the goroutine waits for: `chansend`, `chanrecv`, `semacquire1` and `notifyListWait` all have it for
+/// another call before they park, so the compiler has saved it in the place that the caller leaves for that, behind the return
+/// address (`src/cmd/compile/abi-internal.md`; looked up in Go 1.19 to 1.27).
 #[inline(always)]
-pub fn walk(mut fp: u64, enough: u64, stack: &mut Stack) {
+pub fn walk(mut fp: u64, enough: u64, parked_by: u8, stack: &mut Stack) {
     stack.len = 0;
+    stack.object = 0;
     for i in 0..MAX_FRAMES {
-        // The frames so far are right, so a failed read only ends the walk and is no blur.
-        let Some([caller, pc]) = read::<[u64; 2]>(fp) else { return };
+        // The frames so far are right, so a failed read only ends the walk and is no blur. Only the first two frames are
+        // sure to have a word behind the return address: they have callers.
+        let (caller, pc) = if i < 2 {
+            let Some([caller, pc, argument]) = read::<[u64; 3]>(fp) else { return };
+            if i == usize::from(parked_by) {
+                stack.object = argument;
+            }
+            (caller, pc)
+        } else {
+            let Some([caller, pc]) = read::<[u64; 2]>(fp) else { return };
+            (caller, pc)
+        };
         stack.pcs[i] = pc;
         stack.len = i as u64 + 1;
         // A stack grows down, so a caller's frame is above: anything else is no frame.

@@ -6,7 +6,7 @@ use crate::{
     abi,
     config::config,
     emit::{Hit, emit, enter, wanted},
-    goroutine::{G, Parked, current, current_goid, enough, read, walk},
+    goroutine::{G, Parked, current, current_goid, enough, parked_by, read, walk},
     status::{plain, wake},
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
@@ -104,7 +104,8 @@ fn try_park_m(ctx: &ProbeContext) -> Option<()> {
         return None;
     }
     emit::<Stack>(&hit, g.header(RUNNING, WAITING), Kind::Park, |stack| {
-        walk(parked.bp, enough(ctx, config!(probes[Kind::Park as usize]), g), stack);
+        let probe = config!(probes[Kind::Park as usize]);
+        walk(parked.bp, enough(ctx, probe, g), parked_by(ctx, probe, &parked), stack);
     })
 }
 

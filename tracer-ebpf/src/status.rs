@@ -5,7 +5,9 @@ use crate::{
     abi,
     config::{bias, config},
     emit::{Hit, emit, enter, wanted},
-    goroutine::{G, Parked, birth, current_goid, enough, goid_is_stale, next_goid, read, walk},
+    goroutine::{
+        G, Parked, birth, current_goid, enough, goid_is_stale, is_among, next_goid, parked_by, read, walk,
+    },
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use tracer_common::{
@@ -57,7 +59,7 @@ fn try_casgstatus(ctx: &ProbeContext) -> Option<()> {
 /// Whether this wait reason marks a goroutine that keeps executing, on the system stack.
 #[inline(always)]
 fn is_fake(reason: u8) -> bool {
-    reason < 64 && config!(fake_reasons) & (1 << reason) != 0
+    is_among(config!(fake_reasons), reason)
 }
 
 /// running → waiting. Nothing is sent for a fake wait. Three signs tell one: its wait reason; a call from the
@@ -76,7 +78,7 @@ fn park(ctx: &ProbeContext, hit: &Hit, addr: u64) -> Option<()> {
         return None;
     }
     emit::<Stack>(hit, g.header(RUNNING, WAITING), Kind::StatusPark, |stack| {
-        walk(parked.bp, enough(ctx, probe, g), stack);
+        walk(parked.bp, enough(ctx, probe, g), parked_by(ctx, probe, &parked), stack);
     })
 }
 
@@ -87,7 +89,8 @@ pub fn wake(ctx: &ProbeContext, hit: &Hit, g: &G, kind: Kind, from: u8) -> Optio
         return None;
     }
     let by_goid = current_goid(ctx, hit);
-    emit::<By>(hit, g.header(from, RUNNABLE), kind, |by| by.by_goid = by_goid)
+    let object = g.selected();
+    emit::<By>(hit, g.header(from, RUNNABLE), kind, |by| *by = By { by_goid, object })
 }
 
 /// An event without payload about the goroutine in the first argument.

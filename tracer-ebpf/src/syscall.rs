@@ -44,7 +44,7 @@ fn enter_syscall(ctx: &ProbeContext, kind: Kind) -> Option<()> {
     }
     emit::<Stack>(&hit, g.header(RUNNING, SYSCALL), kind, |stack| {
         // No bound: the plumbing of system calls is deep, as that of the network is.
-        walk(abi::frame_pointer(ctx), 0, stack);
+        walk(abi::frame_pointer(ctx), 0, u8::MAX, stack);
         // The direct caller has not pushed a frame pointer of ours yet: it is at the stack's top.
         if stack.len == 0
             && let Some(pc) = read(abi::stack_pointer(ctx))

@@ -5,6 +5,7 @@ mod joined;
 mod launch;
 mod life;
 mod namespaces;
+mod objects;
 mod oracle;
 mod overflow;
 mod recordings;
@@ -21,6 +22,7 @@ pub(crate) fn tests() -> Vec<Test> {
         launch::tests(),
         life::tests(),
         namespaces::tests(),
+        objects::tests(),
         oracle::tests(),
         overflow::tests(),
         recordings::tests(),

@@ -45,8 +45,8 @@ impl Service {
         let seat = (self.turn % GOROUTINES) as usize;
         let other = (seat + 1) % GOROUTINES as usize;
         let pc = 0x40_0000 + self.turn % PLACES * 0x100;
-        let stack = Payload::Stack(Stack::of(&[pc, pc + 0x10, pc + 0x20]));
-        let by = Payload::By(By { by_goid: self.goids[seat] });
+        let stack = Payload::Stack { stack: Stack::of(&[pc, pc + 0x10, pc + 0x20]), object: 0 };
+        let by = Payload::By(By { by_goid: self.goids[seat], object: 0 });
         events.extend([
             self.event(other, Kind::StatusWake, (status::WAITING, status::RUNNABLE), by),
             self.event(seat, Kind::StatusPark, (status::RUNNING, status::WAITING), stack),

@@ -12,7 +12,7 @@ use crate::{
     live::Attach,
     output::{Json, Printer, Sink, Text},
 };
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{
     Args as ClapArgs, ValueEnum,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
@@ -127,6 +127,8 @@ pub(super) struct Wants {
     pub(super) threads: bool,
     /// How long a block must last for its stack to be read; `None`: no stacks.
     pub(super) stacks: Option<Duration>,
+    /// Looks for goroutines that wait for each other.
+    pub(super) deadlocks: bool,
     /// Sends the callers with each block, even where the probe would stop at the first frame of the program.
     pub(super) callers: bool,
 }
@@ -146,6 +148,7 @@ impl TargetArgs {
             ring_bytes: self.ring_size,
             stacks_ns: wants.stacks.map(|least| u64::try_from(least.as_nanos()).unwrap_or(u64::MAX)),
             callers: wants.callers,
+            deadlocks: wants.deadlocks,
         }
     }
 
@@ -156,6 +159,16 @@ impl TargetArgs {
     /// Opens every target first, so that a wrong PID fails before anything is attached. Then it measures what a probe
     /// costs on this host, attaches, and gives up all but `needs` and what ending the command takes.
     pub(super) fn attach(&self, wants: Wants, needs: Needs) -> Result<Session> {
+        if wants.deadlocks {
+            ensure!(
+                self.goid.is_empty(),
+                "a deadlock is not about one goroutine: use -e deadlock without --goid"
+            );
+            ensure!(
+                self.mode != Mode::Life,
+                "--mode life does not see who waits: use -e deadlock with --mode wait or full"
+            );
+        }
         let (probes, signals) = (self.probes(wants), Signals::listen()?);
         // clap refuses -p together with a command (`conflicts_with`), so one of the two is empty.
         let attached = if self.command.is_empty() {
@@ -186,6 +199,7 @@ enum EventArg {
     Preempt,
     Gc,
     Illegal,
+    Deadlock,
     Sched,
 }
 
@@ -202,11 +216,14 @@ impl EventArg {
             EventArg::Preempt => &[What::Preempt],
             EventArg::Gc => &[What::GcStart, What::GcEnd],
             EventArg::Illegal => &[What::Illegal],
+            // No step of one goroutine: see [`LineArgs::deadlocks`].
+            EventArg::Deadlock => &[],
             EventArg::Sched => &[What::ThreadOff, What::ThreadOn, What::ThreadWake],
         }
     }
 
-    /// All but `sched`: its probes run at every context switch of the machine, not only of the target.
+    /// All but `sched`, whose probes run at every context switch of the machine, not only of the target, and `deadlock`, which
+    /// reads the target's memory whenever a goroutine waits for long.
     const DEFAULT: [EventArg; 10] = [
         EventArg::Create,
         EventArg::Found,
@@ -224,7 +241,7 @@ impl EventArg {
 /// The options that choose events and their form: the same for `trace` and `report`.
 #[derive(ClapArgs)]
 pub(super) struct LineArgs {
-    /// Kinds of events to show [default: all but sched]
+    /// Kinds of events to show [default: all but sched and deadlock]
     #[arg(short, long, value_delimiter = ',', value_name = "EVENTS")]
     events: Vec<EventArg>,
     /// Only where the goroutine's function, its go statement or the wait site matches
@@ -258,6 +275,11 @@ impl LineArgs {
     pub(super) fn events(&self) -> Vec<What> {
         let kinds: &[EventArg] = if self.events.is_empty() { &EventArg::DEFAULT } else { &self.events };
         kinds.iter().flat_map(|kind| kind.events()).copied().collect()
+    }
+
+    /// Whether goroutines that wait for each other are to be told of.
+    pub(super) fn deadlocks(&self) -> bool {
+        self.events.contains(&EventArg::Deadlock)
     }
 
     /// The observer that writes what these options choose; `goids` are of another group of options.

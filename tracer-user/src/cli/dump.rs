@@ -21,6 +21,7 @@ use regex::Regex;
 use sfgi_core::{
     goruntime::State,
     heap,
+    model::Wakers,
     names::Names,
     snapshot,
     snapshot::{Options, Snapshot, Trust, View},
@@ -288,7 +289,7 @@ impl Dump<'_> {
         shown: &Shown<'_>,
         names: &mut Names,
     ) -> Result<()> {
-        let waits = heap::waits(view, shown.snapshot);
+        let waits = heap::waits(view, shown.snapshot, &Wakers::default());
         let waits = waits.map_err(|error| anyhow!("{}: {error}", self.name()))?;
         let about = (self.pid, &*self.opened.name);
         let graph = Graph::new(about, shown.snapshot, &waits, &shown.chosen, names);

@@ -115,7 +115,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // Without --last SIGUSR2 keeps its default: there is nothing to write on demand.
     // Listened to from here on, but by a thread that is started when this process has given up what it does not need.
     let usr2 = args.last.map(|_| Usr2::listen()).transpose()?;
-    let wants = Wants { gc: true, threads: args.sched, stacks: Some(args.stacks), callers: !args.no_callers };
+    let wants = Wants {
+        gc: true,
+        threads: args.sched,
+        stacks: Some(args.stacks),
+        deadlocks: false,
+        callers: !args.no_callers,
+    };
     // A flight recorder makes a file each time that it writes.
     let writes = if args.last.is_some() { Writes::Anything } else { Writes::Nothing };
     let session = args.target.attach(wants, Needs::attached().with_writes(writes))?;

@@ -10,7 +10,7 @@ use crate::{
     output::{bytes, clean, count, duration as in_words, say},
     top::{By, Frozen, Query, Screen, Source},
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 use sfgi_core::{
     files,
@@ -115,6 +115,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return top(out, player, args);
     }
     let layout = Layout { start_ts: head.start_ts, several: head.targets.len() > 1, colour: terminal };
+    ensure!(
+        !args.lines.deadlocks(),
+        "a recording does not say who holds a lock: -e deadlock is for sfgi trace, while the program runs"
+    );
     let mut printer = args.lines.printer(out, &args.goid, &layout);
     let until = after(&head, args.until).unwrap_or(u64::MAX);
     let played = play(player, &args.file, &mut [&mut printer], until)?;

@@ -26,6 +26,7 @@ EXAMPLES
   sfgi trace -p 1234 -e block,unblock --min 10ms    who was blocked for 10 ms or more, and on what
   sfgi trace -p 1234 -c -d 10                       per wait reason and site: count, p50, p99, max
   sfgi trace -p 1234 --func 'main\\.worker'          only goroutines and sites of main.worker
+  sfgi trace -p 1234 -e deadlock --mode wait        rings of goroutines, as they close
   sfgi trace -p 1234 -e create,exit --mode life     which go statements make goroutines, cheaply
   sfgi trace --format json -o out.json -- ./server  everything from the start, for a program"
 )]
@@ -58,8 +59,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let (out, colour) = session::output(args.output.as_deref())?;
     let events = args.lines.events();
     let threads = events.contains(&What::ThreadOn);
-    let wants =
-        Wants { gc: events.contains(&What::GcStart), threads, stacks: args.lines.stacks, callers: false };
+    let wants = Wants {
+        gc: events.contains(&What::GcStart),
+        threads,
+        stacks: args.lines.stacks,
+        deadlocks: args.lines.deadlocks(),
+        callers: false,
+    };
     let recording = args.record.as_deref().map(record::Output::create).transpose()?;
     let session = args.target.attach(wants, Needs::attached())?;
     let start_ts = session.start_ts();

@@ -3,6 +3,7 @@
 
 mod engine;
 mod outside;
+mod rings;
 mod target;
 
 pub(crate) use engine::{Ending, Engine};

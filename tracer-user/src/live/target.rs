@@ -1,6 +1,7 @@
 //! One live target: its binary, its process with the probes, and the reads of its memory.
 
 use super::outside::{self, Aside, Outside};
+use super::rings::{self, Rings};
 use crate::{
     output::say,
     probe::{Calibration, Cost, Options, Session, Totals},
@@ -69,6 +70,8 @@ pub(crate) struct Attach {
     pub(crate) stacks_ns: Option<u64>,
     /// Walk each stack to its twelve frames, see [`Options::callers`].
     pub(crate) callers: bool,
+    /// Look for goroutines that wait for each other in a ring.
+    pub(crate) deadlocks: bool,
 }
 
 pub(crate) type Observers = Vec<Box<dyn Observer + Send>>;
@@ -107,6 +110,8 @@ pub(crate) struct LiveTarget {
     plan: Plan,
     session: Session,
     outside: Outside,
+    /// `None`: rings are not looked for.
+    rings: Option<Rings>,
     /// Reads the target's memory.
     aside: Aside,
     mode: Mode,
@@ -147,6 +152,7 @@ impl LiveTarget {
             callers: attach.callers,
             from_birth,
         };
+        let rings = attach.deadlocks.then(|| Rings::new(binary.wait_reasons())).transpose()?;
         let id = NonZeroU32::new(pid).context("process 0 is the kernel's")?;
         let session = Session::start(id, exe, &binary, &plan, &options)?;
         Ok(LiveTarget {
@@ -156,6 +162,7 @@ impl LiveTarget {
             plan,
             session,
             outside: Outside::new(attach.stacks_ns, !from_birth),
+            rings,
             aside: Aside::default(),
             mode: attach.mode,
             forced: attach.set.is_some(),
@@ -229,6 +236,7 @@ impl LiveTarget {
             more = self.take_snapshot(feed)?;
         }
         self.outside.note(&feed.news.steps);
+        self.look_for_rings(finish, feed)?;
         if let Some(process) = self.process.clone()
             && !finish
         {
@@ -258,6 +266,35 @@ impl LiveTarget {
             }
         }
         Ok(more)
+    }
+
+    /// Finds goroutines that wait for each other, and tells of those that were found and still stand.
+    fn look_for_rings(&mut self, finish: bool, feed: &mut Feed<'_>) -> Result<()> {
+        let Some(mut rings) = self.rings.take() else { return Ok(()) };
+        rings.note(&feed.news.steps);
+        let until = self.batch.complete_until;
+        let (known, runs) = (feed.target.goroutines(), feed.target.runs() && !feed.target.has_pending());
+        feed.news.deadlocks.extend(rings.confirmed(known, until));
+        let process = self.process.clone().filter(|_| runs && !finish);
+        if let Some(process) = process.filter(|_| rings.are_due(known, until)) {
+            let (binary, bias, wakers) = (Arc::clone(&self.binary), feed.target.bias(), rings.lend());
+            let read = self.aside.patiently(
+                move |_| {
+                    let memory = Live::of(&process);
+                    (rings::look(&view(&memory, &binary, bias), &binary, &wakers), wakers)
+                },
+                || Ok(()),
+            )?;
+            match read {
+                Some(looked) => rings.take(looked),
+                None => {
+                    say(format_args!("PID {}: deadlocks are no longer looked for: {NO_ANSWER}", self.pid));
+                    return Ok(());
+                }
+            }
+        }
+        self.rings = Some(rings);
+        Ok(())
     }
 
     fn drain(&mut self, finish: bool, feed: &mut Feed<'_>) -> Result<bool> {

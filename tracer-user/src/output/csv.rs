@@ -1,6 +1,6 @@
 //! Events as a table in CSV (RFC 4180), one row for each event.
 
-use crate::output::Sink;
+use crate::output::{DeadlockLine, Sink};
 use sfgi_core::{
     model::{Measure, Merged},
     names::{Line, Report, Site},
@@ -116,6 +116,11 @@ impl<W: Write> Sink for Csv<W> {
         let Merged { seen, new, corrected, ended } = merged;
         let note = format!("seen {seen}, new {new}, corrected {corrected}, ended {ended}");
         self.remark(ts, pid, "resync", note, String::new())
+    }
+
+    fn deadlock(&mut self, _: &DeadlockLine<'_>) -> io::Result<()> {
+        // No recording has one.
+        Err(io::Error::other("a deadlock is no row of a table: use --format json"))
     }
 
     fn summary(&mut self, _: &Report) -> io::Result<()> {

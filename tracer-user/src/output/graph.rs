@@ -243,6 +243,7 @@ fn by(sign: Sign) -> &'static str {
     match sign {
         Sign::Unlock => "deferred Unlock",
         Sign::Queue => "place in the queue",
+        Sign::History => "history (inferred)",
         Sign::Code => "code (inferred)",
         Sign::Stack => "stack (inferred)",
     }

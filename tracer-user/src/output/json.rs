@@ -1,7 +1,8 @@
 //! JSON lines, schema `sfgi.trace/1`: one object for each event.
 
-use super::{SCHEMA, Sink, is_false};
+use super::{DeadlockLine, Did, SCHEMA, Sink, is_false};
 use serde::{Serialize, Serializer};
+use sfgi_core::leaks::TurnJson;
 use sfgi_core::names::{Line, Report, Site};
 use sfgi_core::{
     goruntime::State,
@@ -56,6 +57,8 @@ struct Object<'a> {
     at_least: bool,
     #[serde(skip_serializing_if = "is_false")]
     about: bool,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "address")]
+    object: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     func: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,6 +82,14 @@ fn state<S: Serializer>(state: &Option<State>, out: S) -> Result<S::Ok, S::Error
     }
 }
 
+/// An address as all documents have it.
+fn address<S: Serializer>(addr: &Option<u64>, out: S) -> Result<S::Ok, S::Error> {
+    match addr {
+        Some(addr) => out.collect_str(&format_args!("{addr:#x}")),
+        None => out.serialize_none(),
+    }
+}
+
 #[derive(Serialize)]
 struct Lost {
     schema: &'static str,
@@ -98,6 +109,43 @@ struct Resync {
     new: u64,
     corrected: u64,
     ended: u64,
+}
+
+#[derive(Serialize)]
+struct DeadlockObject<'a> {
+    schema: &'static str,
+    event: &'static str,
+    ts_ns: u64,
+    pid: u32,
+    /// When the last member began to wait; absent: before the trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since_ts_ns: Option<u64>,
+    class: &'a str,
+    title: &'a str,
+    /// Not every wait is known for certain.
+    inferred: bool,
+    members: Vec<MemberObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct MemberObject<'a> {
+    #[serde(flatten)]
+    wait: TurnJson<'a>,
+    evidence: String,
+    /// What it did last, the oldest first.
+    last: Vec<Doing>,
+}
+
+#[derive(Serialize)]
+struct Doing {
+    ts_ns: u64,
+    event: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<Site>,
 }
 
 impl<W: Write> Sink for Json<W> {
@@ -124,6 +172,7 @@ impl<W: Write> Sink for Json<W> {
             duration_ns: step.duration_ns,
             at_least: step.measure == Measure::AtLeast,
             about: step.measure == Measure::About,
+            object: line.object,
             func: site.map(|site| &*site.func),
             file: site.map(|site| &*site.file),
             line: site.map(|site| site.line),
@@ -141,6 +190,34 @@ impl<W: Write> Sink for Json<W> {
     fn resync(&mut self, pid: u32, merged: &Merged, ts: u64) -> io::Result<()> {
         let &Merged { seen, new, corrected, ended } = merged;
         self.object(&Resync { schema: SCHEMA, event: "resync", ts_ns: ts, pid, seen, new, corrected, ended })
+    }
+
+    fn deadlock(&mut self, line: &DeadlockLine<'_>) -> io::Result<()> {
+        let did = |did: &'_ Did| Doing {
+            ts_ns: did.step.ts,
+            event: did.step.what.name(),
+            reason: did.reason.clone(),
+            duration_ns: did.step.duration_ns,
+            at: did.site.clone(),
+        };
+        let members = line.deadlock.members.iter().zip(&line.last);
+        self.object(&DeadlockObject {
+            schema: SCHEMA,
+            event: "deadlock",
+            ts_ns: line.deadlock.found_ts,
+            pid: line.pid,
+            since_ts_ns: line.deadlock.since_ts,
+            class: &line.deadlock.class,
+            title: &line.deadlock.title,
+            inferred: line.deadlock.members.iter().any(|member| member.turn.sign.is_hint()),
+            members: members
+                .map(|(member, last)| MemberObject {
+                    wait: TurnJson::of(&member.turn),
+                    evidence: member.turn.sentence(),
+                    last: last.iter().map(did).collect(),
+                })
+                .collect(),
+        })
     }
 
     fn summary(&mut self, report: &Report) -> io::Result<()> {

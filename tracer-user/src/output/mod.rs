@@ -38,8 +38,9 @@ pub use traceback::Traceback;
 pub(crate) use say::{cleaned, one_line, raw, say};
 pub use sfgi_core::clock::duration;
 use sfgi_core::{
-    model::Merged,
-    names::{Line, Report},
+    model::{Merged, Step},
+    names::{Line, Report, Site},
+    session::Deadlock,
 };
 use std::io;
 pub(crate) use traceback::{clean, printed};
@@ -53,6 +54,21 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
+/// A deadlock, with names for what its members did last.
+pub struct DeadlockLine<'a> {
+    pub pid: u32,
+    pub deadlock: &'a Deadlock,
+    /// By member, what it did last: the oldest first.
+    pub last: Vec<Vec<Did>>,
+}
+
+/// One step of a member of a deadlock.
+pub struct Did {
+    pub step: Step,
+    pub reason: String,
+    pub site: Option<Site>,
+}
+
 /// A format of one line for each event. [`Printer`] calls it.
 pub trait Sink {
     /// Called once before the first line, for a heading.
@@ -62,6 +78,8 @@ pub trait Sink {
     fn lost(&mut self, pid: u32, count: u64, ts: u64) -> io::Result<()>;
     /// A snapshot after a loss corrected what the model knew.
     fn resync(&mut self, pid: u32, merged: &Merged, ts: u64) -> io::Result<()>;
+    /// Goroutines that wait for each other were found.
+    fn deadlock(&mut self, deadlock: &DeadlockLine<'_>) -> io::Result<()>;
     /// The summary of one target, at the end of the trace, instead of lines.
     fn summary(&mut self, report: &Report) -> io::Result<()>;
     /// Hands on everything written so far. It is called after each round, so that lines appear as things happen.

@@ -1,9 +1,9 @@
 //! Events as they happen, or a summary at the end.
 
-use super::Sink;
+use super::{DeadlockLine, Did, Sink};
 use sfgi_core::names::Filter;
 use sfgi_core::{
-    model::{Summary, Whats},
+    model::{Step, Summary, Whats},
     session::{End, Observer, Round, Target},
 };
 use std::io;
@@ -68,6 +68,17 @@ impl Observer for Printer {
             }
             if let Some(summaries) = &mut self.summaries {
                 summaries[index].add(step);
+            }
+        }
+        for (target, news) in targets.iter_mut().zip(&round.news) {
+            for deadlock in &news.deadlocks {
+                let pid = target.about().pid;
+                let mut did = |step: &Step| {
+                    let line = target.line(step);
+                    Did { step: *step, reason: line.reason.to_owned(), site: line.site }
+                };
+                let last = deadlock.members.iter().map(|member| member.last.iter().map(&mut did).collect());
+                self.sink.deadlock(&DeadlockLine { pid, deadlock, last: last.collect() })?;
             }
         }
         self.sink.flush()

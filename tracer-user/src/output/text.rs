@@ -1,6 +1,6 @@
 //! Events as text, one aligned line for each.
 
-use super::{Sink, clean, cleaned, duration, summary};
+use super::{DeadlockLine, Sink, clean, cleaned, duration, summary};
 use sfgi_core::model::{Measure, Merged, What};
 use sfgi_core::names::{Line, Report, Site};
 use std::io::{self, Write};
@@ -88,6 +88,35 @@ impl<W: Write> Sink for Text<W> {
              known, {corrected} in another state, {ended} had ended",
             "-", "-"
         )
+    }
+
+    fn deadlock(&mut self, line: &DeadlockLine<'_>) -> io::Result<()> {
+        let DeadlockLine { pid, deadlock, last } = line;
+        let since = |ts: u64| ts.saturating_sub(self.start_ts) as f64 / 1e9;
+        let pid = self.pid_column(*pid);
+        let (on, off) = self.paint(What::Illegal);
+        let known = deadlock.since_ts.map_or_else(
+            || "from before the trace".to_owned(),
+            |ts| format!("told {} after its last step", duration(deadlock.found_ts.saturating_sub(ts))),
+        );
+        writeln!(
+            self.out,
+            "{on}{:>12.6} {pid}{:>8} {:>9}  DEADLOCK {}: {} ({known}){off}",
+            since(deadlock.since_ts.unwrap_or(deadlock.found_ts)),
+            "-",
+            "-",
+            deadlock.class,
+            cleaned(deadlock.title.trim_start_matches("deadlock: ").to_owned())
+        )?;
+        for (member, last) in deadlock.members.iter().zip(last) {
+            writeln!(self.out, "{:>33}{}", "", cleaned(member.turn.sentence()))?;
+            for did in last {
+                let site = did.site.as_ref().map(place).unwrap_or_default();
+                let (at, event, reason) = (since(did.step.ts), word(did.step.what), clean(&did.reason));
+                writeln!(self.out, "{:>35}{at:>12.6}  {event:<9}  {reason:<20} {site}", "")?;
+            }
+        }
+        Ok(())
     }
 
     fn summary(&mut self, report: &Report) -> io::Result<()> {

@@ -14,6 +14,7 @@ use sfgi_core::{
     binary::{GoBinary, LayoutError},
     goruntime::{WaitReason, WaitReasons},
     plan::Plan,
+    snapshot::has_object,
 };
 use std::{error::Error, fs, io, num::NonZeroU32};
 use tracer_common::{Config, KINDS, flags};
@@ -95,6 +96,8 @@ pub(super) fn configure(
     cpus: u32,
 ) -> Result<Config, ProbeError> {
     let switch = binary.functions().find("runtime.systemstack_switch");
+    let gopark = binary.functions().find("runtime.gopark");
+    let reasons = binary.wait_reasons();
     let mut flags = 0;
     let release = binary.version().release;
     if !release.goid_at_birth() {
@@ -107,15 +110,19 @@ pub(super) fn configure(
         flags |= flags::FILTER_GOIDS;
     }
     let mut config = Config {
-        fake_reasons: fake_reasons(binary.wait_reasons()),
+        fake_reasons: set_of(reasons, WaitReason::is_fake),
+        object_reasons: set_of(reasons, |reason| has_object(reason) && !reason.is_select()),
+        select_reasons: set_of(reasons, WaitReason::is_select),
         flags_test: 0,
         probes: [0; KINDS],
         // Without the function the bounds are empty, and no `sched.pc` lies within.
         systemstack_switch: switch.as_ref().map_or(0, |f| f.entry),
         systemstack_switch_end: switch.as_ref().map_or(0, |f| f.end),
+        gopark: gopark.as_ref().map_or(0, |f| f.entry),
+        gopark_end: gopark.as_ref().map_or(0, |f| f.end),
         plumbing_end: if options.callers { 0 } else { binary.plumbing_end() },
         // 255 is no wait reason.
-        io_wait: binary.wait_reasons().number(WaitReason::IoWait).map_or(255, u32::from),
+        io_wait: reasons.number(WaitReason::IoWait).map_or(255, u32::from),
         tgid: if in_initial_pid_namespace() { pid.get() } else { 0 },
         // One ring carries what two CPUs send and is in order by itself. 256 is `MAX_RINGS` of
         // `tracer-ebpf/src/emit.rs`.
@@ -135,9 +142,10 @@ pub(super) fn configure(
     Ok(config)
 }
 
-fn fake_reasons(reasons: &WaitReasons) -> u64 {
+/// The numbers of the wait reasons that `belongs` says yes to, a bit each.
+fn set_of(reasons: &WaitReasons, belongs: impl Fn(WaitReason) -> bool) -> u64 {
     // The mask has 64 bits; the runtime has about forty reasons.
-    let bits = reasons.iter().take(64).enumerate().filter(|(_, reason)| reason.is_fake());
+    let bits = reasons.iter().take(64).enumerate().filter(|(_, reason)| belongs(*reason));
     bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
 }
 

@@ -98,7 +98,7 @@ fn is_first(line: &str) -> bool {
 }
 
 /// By how many milliseconds each sleep was too long, until `done` is set.
-fn lateness(done: &AtomicBool) -> Vec<f64> {
+pub(super) fn lateness(done: &AtomicBool) -> Vec<f64> {
     let mut late = Vec::new();
     while !done.load(Ordering::Relaxed) {
         let begun = Instant::now();
@@ -109,13 +109,13 @@ fn lateness(done: &AtomicBool) -> Vec<f64> {
 }
 
 /// The percentile `percent` of the samples, of which there must be one at least.
-fn part(samples: &mut [f64], percent: usize) -> f64 {
+pub(super) fn part(samples: &mut [f64], percent: usize) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples[(samples.len() * percent).div_ceil(100).saturating_sub(1)]
 }
 
 /// `CLOCK_MONOTONIC`, as the program tells its times.
-fn now_ns() -> Result<u64> {
+pub(super) fn now_ns() -> Result<u64> {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a variable that lives until the call returns.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };

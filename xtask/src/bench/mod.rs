@@ -3,6 +3,7 @@
 
 mod agent;
 mod churn;
+mod deadlock;
 mod fixture;
 mod illegal;
 mod leaks;
@@ -37,6 +38,7 @@ type Bench = (&'static str, fn(&Setting) -> Result<Vec<Row>>);
 const BENCHES: &[Bench] = &[
     ("probe", probe::run),
     ("illegal", illegal::run),
+    ("deadlock", deadlock::run),
     ("replay", replay::run),
     ("snapshot", snapshot::run),
     ("leaks", leaks::run),

@@ -105,6 +105,11 @@ impl Condition {
         self.cycle.is_some()
     }
 
+    /// Whether it asks for a cycle, and this one will do.
+    pub(super) fn asks_for_cycle(&self, cycle: Cycle) -> bool {
+        self.cycle.is_some_and(|cycles| cycles != Cycles::Any && cycles.hold(Some(cycle)))
+    }
+
     /// Whether what the goroutines of a shape have in common fits.
     pub(super) fn holds_of_shape(&self, shape: &Shape) -> bool {
         let state = match &*self.state {

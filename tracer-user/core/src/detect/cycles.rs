@@ -5,7 +5,7 @@
 //! none.
 
 use crate::{
-    heap::{DeadSet, Edge, Observed, Sign},
+    heap::{DeadSet, Edge, Observed, Sign, Waits},
     snapshot::{Snapshot, Wants},
 };
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -93,6 +93,25 @@ impl Cycles {
     pub(super) fn round(&self, goroutine: u32) -> Vec<Edge> {
         if self.kinds.contains_key(&goroutine) { round(&self.edges, goroutine) } else { Vec::new() }
     }
+}
+
+/// Goroutines that wait for each other in a cycle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ring {
+    pub kind: Cycle,
+    /// Each wait once, in the order waiter → holder.
+    pub edges: Vec<Edge>,
+}
+
+/// A shortest cycle of each part of goroutines that are stuck and wait for each other.
+pub fn rings(snapshot: &Snapshot, waits: &Waits) -> Vec<Ring> {
+    let edges: Vec<Edge> = waits.between_stuck().copied().collect();
+    let ring = |part: Vec<u32>| {
+        let edges = part.iter().take(MAX_PART).map(|member| round(&edges, *member));
+        let edges = edges.filter(|round| !round.is_empty()).min_by_key(Vec::len)?;
+        Some(Ring { kind: kind(snapshot, &edges)?, edges })
+    };
+    parts(&graph(&edges)).into_iter().filter_map(ring).collect()
 }
 
 /// A shortest cycle of a set, in the order waiter → holder; empty where there is none. Only the first members of a

@@ -22,7 +22,7 @@ mod tests;
 
 pub use baseline::{Baseline, BaselineError, Fingerprint};
 pub use contexts::{ContextSite, ContextTrouble, troubled_contexts};
-pub use cycles::{Cycle, shortest as shortest_cycle};
+pub use cycles::{Cycle, Ring, rings, shortest as shortest_cycle};
 pub use growth::Growth;
 pub use history::{Age, Counts, History, Measure};
 pub use judge::detect;

@@ -1,6 +1,7 @@
 //! Rules and what they say: the built-in ones and those of a directory.
 
 use super::condition::Condition;
+use super::cycles::Cycle;
 use crate::files::{self, FileError};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -220,6 +221,11 @@ enum Gives {
 }
 
 impl Rules {
+    /// The rule for goroutines that wait in a cycle of this kind.
+    pub fn of_cycle(&self, cycle: Cycle) -> Option<&Arc<Rule>> {
+        self.iter().find(|rule| rule.condition.asks_for_cycle(cycle))
+    }
+
     /// The rule with this id.
     pub fn find(&self, id: &str) -> Option<&Arc<Rule>> {
         self.0.iter().find(|rule| rule.id == id)

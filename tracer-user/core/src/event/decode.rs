@@ -31,12 +31,15 @@ pub fn decode(mut raw: &[u8]) -> Result<Event, DecodeError> {
         return Err(need(payload_len));
     }
     let payload = match kind {
-        Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: raw.get_u64_ne() }),
+        Kind::StatusWake | Kind::Ready | Kind::Inject => {
+            Payload::By(By { by_goid: raw.get_u64_ne(), object: raw.get_u64_ne() })
+        }
         Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
             // The length comes from outside: cut, so that the slice below cannot panic.
             let len = raw.get_u64_ne().min(MAX_FRAMES as u64) as usize;
+            let object = raw.get_u64_ne();
             let pcs: [u64; MAX_FRAMES] = std::array::from_fn(|_| raw.get_u64_ne());
-            Payload::Stack(Stack::of(&pcs[..len]))
+            Payload::Stack { stack: Stack::of(&pcs[..len]), object }
         }
         Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => Payload::Birth(Birth {
             parent_goid: raw.get_u64_ne(),
@@ -104,8 +107,8 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_payload() {
-        let by = Payload::By(By { by_goid: 3 });
-        let stack = Payload::Stack(Stack::of(&[4, 5, 6]));
+        let by = Payload::By(By { by_goid: 3, object: 4 });
+        let stack = Payload::Stack { stack: Stack::of(&[5, 6, 7]), object: 4 };
         let birth = Payload::Birth(Birth { parent_goid: 3, gopc: 4, startpc: 5, funcval: 6 });
         let switch = Payload::Switch(Switch { next_g: 3, next_goid: 4, exit: 5 });
         for kind in Kind::ALL {
@@ -137,7 +140,7 @@ mod tests {
     fn a_stack_is_never_longer_than_its_room() {
         let mut raw = record(Kind::Park);
         raw[size_of::<Header>()..][..8].copy_from_slice(&u64::MAX.to_ne_bytes());
-        let Payload::Stack(stack) = decode(&raw).expect("whole").payload else { panic!("a stack") };
+        let Payload::Stack { stack, .. } = decode(&raw).expect("whole").payload else { panic!("a stack") };
         assert_eq!(stack.pcs().len(), MAX_FRAMES);
     }
 

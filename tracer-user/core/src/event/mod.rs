@@ -37,7 +37,11 @@ pub struct Event {
 pub enum Payload {
     None,
     By(By),
-    Stack(Stack),
+    Stack {
+        stack: Stack,
+        /// As [`tracer_common::Stack::object`].
+        object: u64,
+    },
     Birth(Birth),
     /// A `go` statement whose goroutine has no id yet.
     NewProc(NewProc),

@@ -146,6 +146,10 @@ impl WaitReason {
         matches!(self, WaitReason::SyncMutexLock | WaitReason::SyncRwMutexLock | WaitReason::SyncRwMutexRLock)
     }
 
+    pub fn is_select(self) -> bool {
+        self.outside_of_bubbles() == WaitReason::Select
+    }
+
     /// The reason that the same wait has outside of a synctest bubble.
     pub fn outside_of_bubbles(self) -> WaitReason {
         match self {

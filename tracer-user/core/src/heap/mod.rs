@@ -47,15 +47,17 @@ pub(crate) use references::{Depths, References, Wanted};
 pub(crate) use roots::Roots;
 pub(crate) use spans::{HeapError, ObjectId, Place, Span, Spans, words};
 
+use crate::model::Wakers;
 use crate::snapshot::{Snapshot, View};
 use marker::Marker;
 
-/// Who waits for whom, from a snapshot with stacks and objects alone: no pass tells what can never happen.
+/// Who waits for whom, from a snapshot with stacks and objects alone: no pass tells what can never happen. `wakers`: who woke
+/// waiters before, where that was seen.
 ///
 /// # Errors
 /// A clause about the target: its heap cannot be read.
-pub fn waits(view: &View<'_>, snapshot: &Snapshot) -> Result<Waits, String> {
-    relations::waits_of(view, snapshot).map_err(|error| error.to_string())
+pub fn waits(view: &View<'_>, snapshot: &Snapshot, wakers: &Wakers) -> Result<Waits, String> {
+    relations::waits_of(view, snapshot, wakers).map_err(|error| error.to_string())
 }
 
 /// What an observation found: the input of every verdict.

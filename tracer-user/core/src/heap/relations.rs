@@ -11,6 +11,7 @@ use super::references::{Depths, Pending, References, Wanted};
 use super::spans::{HeapError, ObjectId, Spans, words};
 use super::waits::{self, Code, Edge, Hints, Waits};
 use crate::binary::bytes::u64_at;
+use crate::model::Wakers;
 use crate::snapshot::{Object, ObjectKind, Snapshot, View, Wait, Wants};
 use hashbrown::{HashMap, HashSet};
 
@@ -120,13 +121,20 @@ fn waits(
     facts: &[Facts],
 ) -> Waits {
     let dead = |index: u32| facts.get(index as usize).is_some_and(|facts| facts.unreachable);
+    // No probes stand while the heap is searched.
+    let none = Wakers::default();
     let complete = relations.len() < MAX_GOROUTINES;
     let locks = snapshot.objects.iter().any(|object| object.kind.is_lock());
     if !complete || !locks {
         let held = waits::held(view, snapshot, &pending);
         let stacks = |index| relations.get(&index).map_or(&[][..], |relation| &relation.holds);
-        let found =
-            waits::find(view, snapshot, &held, code, &Hints { stacks: &stacks, complete, dead: &dead });
+        let found = waits::find(
+            view,
+            snapshot,
+            &held,
+            code,
+            &Hints { stacks: &stacks, complete, dead: &dead, wakers: &none },
+        );
         let ring = found.between_stuck().any(|edge| !dead(edge.waiter));
         if !complete || !ring {
             return found;
@@ -140,7 +148,7 @@ fn waits(
     pending.extend(more);
     let held = waits::held(view, snapshot, &pending);
     let both = |index| relations.get(&index).or_else(|| others.get(&index)).map_or(&[][..], |one| &one.holds);
-    waits::find(view, snapshot, &held, code, &Hints { stacks: &both, complete, dead: &dead })
+    waits::find(view, snapshot, &held, code, &Hints { stacks: &both, complete, dead: &dead, wakers: &none })
 }
 
 /// Whether code may name an awaited object: a lock that is a variable or part of one, or a channel that a variable has.
@@ -166,7 +174,7 @@ fn urgency(snapshot: &Snapshot, index: u32) -> u8 {
 ///
 /// # Errors
 /// The heap cannot be read.
-pub(super) fn waits_of(view: &View<'_>, snapshot: &Snapshot) -> Result<Waits, HeapError> {
+pub(super) fn waits_of(view: &View<'_>, snapshot: &Snapshot, wakers: &Wakers) -> Result<Waits, HeapError> {
     let globals = view.binary.globals().map_err(|_| HeapError::NoHeap)?;
     let spans = Spans::read(view, globals)?;
     let mut all: Vec<u32> = (0..snapshot.goroutines.len() as u32).collect();
@@ -176,7 +184,8 @@ pub(super) fn waits_of(view: &View<'_>, snapshot: &Snapshot) -> Result<Waits, He
     let stacks = |index| relations.get(&index).map_or(&[][..], |one| &one.holds);
     let complete = all.len() <= MAX_GOROUTINES && snapshot.lacks().is_none();
     let code = Code::of(view, snapshot, &|_| true);
-    Ok(waits::find(view, snapshot, &held, &code, &Hints { stacks: &stacks, complete, dead: &|_| false }))
+    let hints = Hints { stacks: &stacks, complete, dead: &|_| false, wakers };
+    Ok(waits::find(view, snapshot, &held, &code, &hints))
 }
 
 /// What was found of goroutines and what they wait for.

@@ -9,6 +9,7 @@ use super::references::Pending;
 use crate::binary::{ChannelCalls, Hold};
 use crate::budget;
 use crate::goruntime::is_plumbing;
+use crate::model::Wakers;
 use crate::snapshot::{ObjectKind, Pc, Snapshot, StackId, Trust, View, Wants};
 use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub enum Sign {
     Unlock,
     /// It waits to write, so readers that come later wait behind it (`sync.RWMutex`). This is none either.
     Queue,
+    /// It woke somebody who waited for the same thing before ([`Wakers`]).
+    History,
     /// By its code: it took the lock before, or uses the channel's variable later.
     Code,
     /// Its stack leads to the object.
@@ -109,6 +112,8 @@ pub(super) struct Hints<'h> {
     pub complete: bool,
     /// Goroutines that nothing can wake.
     pub dead: &'h dyn Fn(u32) -> bool,
+    /// Who woke waiters before.
+    pub wakers: &'h Wakers,
 }
 
 /// The locks that goroutines have still to unlock, of those that somebody waits for.
@@ -414,12 +419,30 @@ impl Inferred {
                 }
             }
         }
+        found.remember(snapshot, hints.wakers);
         for list in found.by_object.values_mut() {
             // The surest sign of each.
             list.sort_by_key(|(goroutine, sign, _)| (*goroutine, *sign));
             list.dedup_by_key(|(goroutine, ..)| *goroutine);
         }
         found
+    }
+}
+
+impl Inferred {
+    /// Adds who woke waiters of an object before. Not of a lock: who had it once need not have it now.
+    fn remember(&mut self, snapshot: &Snapshot, wakers: &Wakers) {
+        let mut goids = HashMap::new();
+        for (object, index) in snapshot.objects.iter().zip(0_u32..).filter(|(one, _)| !one.kind.is_lock()) {
+            for goid in object.waited_at().flat_map(|addr| wakers.of(addr)) {
+                if goids.is_empty() {
+                    goids = snapshot.goroutines.iter().map(|one| one.goid).zip(0_u32..).collect();
+                }
+                if let Some(goroutine) = goids.get(goid) {
+                    self.by_object.entry(index).or_default().push((*goroutine, Sign::History, None));
+                }
+            }
+        }
     }
 }
 

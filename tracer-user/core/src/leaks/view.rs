@@ -117,7 +117,7 @@ impl Turn {
     }
 
     /// As a sentence without a full stop.
-    fn sentence(&self) -> String {
+    pub fn sentence(&self) -> String {
         let Turn { waiter, wants, object, holder, .. } = self;
         let place = |site: &Option<Site>| match site {
             Some(Site { func, line: 0, .. }) => format!(" at {func}"),
@@ -134,6 +134,9 @@ impl Turn {
                 format!("{waits}, and goroutine {holder} holds it: its Unlock is deferred{held_at}")
             }
             Sign::Queue => format!("{waits}, behind goroutine {holder}, which waits to write to it"),
+            Sign::History => format!(
+                "{waits}, which goroutine {holder} ended for others before (inferred: it could end this one)"
+            ),
             Sign::Code if object.kind.is_lock() => {
                 format!("{waits}, which goroutine {holder} has locked{held_at}, as its code says (inferred)")
             }

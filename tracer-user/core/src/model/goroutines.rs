@@ -312,7 +312,7 @@ impl Goroutines {
             self.machine.change(at, event, Move::new(event, State::Running, State::Dead), out);
         }
         if next_g != 0 {
-            let payload = Payload::By(By { by_goid: event.goid });
+            let payload = Payload::By(By { by_goid: event.goid, object: 0 });
             let reason = self.coroutine;
             let next = Event { g: next_g, goid: next_goid, reason, payload, ..*event };
             let at = self.whose(&next, out);

@@ -6,7 +6,7 @@ use super::{
     store::{Key, Store, Threads},
 };
 use crate::{
-    event::{Birth, Event, Payload, Stack},
+    event::{Birth, By, Event, Payload, Stack},
     goruntime::State,
 };
 
@@ -186,6 +186,7 @@ impl Machine {
         }
         if matches!(to, State::Waiting | State::Syscall) && !leaked {
             goroutine.site = stack_of(event).unwrap_or_default();
+            goroutine.object = object_of(event);
         }
         let since = leaked.then_some((goroutine.since_ts, goroutine.since_is));
         self.adopt(at, event, to, event.ts);
@@ -285,6 +286,7 @@ pub(super) fn bare(event: &Event, what: What) -> Step {
         duration_ns: None,
         measure: Measure::Exact,
         stack: None,
+        object: 0,
         birth: None,
         note: Note::None,
     }
@@ -305,6 +307,7 @@ pub(super) fn unnamed_create(ts: u64, tid: u32, birth: Birth) -> Step {
         duration_ns: None,
         measure: Measure::Exact,
         stack: None,
+        object: 0,
         birth: Some(birth),
         note: Note::None,
     }
@@ -375,6 +378,11 @@ fn say(of: &mut Goroutine, event: &Event, change: &Move, what: What, lasted: Opt
             What::Unblock | What::SyscallExit => site,
             _ => None,
         },
+        object: match (what, object_of(event)) {
+            (What::Unblock, 0) if lasted.is_some() => of.object,
+            (What::Block | What::Unblock, object) => object,
+            _ => 0,
+        },
         birth: match what {
             What::Create | What::Exit => of.birth,
             What::Start if birth_of(event).is_some() => of.birth,
@@ -392,6 +400,13 @@ fn by(event: &Event, what: What, of: &Goroutine) -> u64 {
     }
 }
 
+fn object_of(event: &Event) -> u64 {
+    match event.payload {
+        Payload::Stack { object, .. } | Payload::By(By { object, .. }) => object,
+        _ => 0,
+    }
+}
+
 fn parent_of(of: &Goroutine) -> u64 {
     of.birth.map_or(0, |birth| birth.parent_goid)
 }
@@ -405,7 +420,7 @@ fn birth_of(event: &Event) -> Option<Birth> {
 
 fn stack_of(event: &Event) -> Option<Stack> {
     match event.payload {
-        Payload::Stack(stack) if !stack.is_empty() => Some(stack),
+        Payload::Stack { stack, .. } if !stack.is_empty() => Some(stack),
         _ => None,
     }
 }

@@ -20,6 +20,7 @@ mod store;
 mod summary;
 #[cfg(test)]
 pub(crate) mod tests;
+mod wakers;
 
 pub use bypass::Bypass;
 pub use goroutines::Goroutines;
@@ -27,6 +28,7 @@ pub use seen::{Merged, Seen};
 pub use step::{Measure, Note, Step, What, Whats};
 pub use store::Goroutine;
 pub use summary::{Creation, Histogram, Summary, Table, Times, WaitSite};
+pub use wakers::Wakers;
 
 use crate::{
     event::{Kind, Mode, Set},

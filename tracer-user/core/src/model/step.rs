@@ -37,6 +37,10 @@ pub struct Step {
     /// Return addresses: `Block`, `Unblock` and `Found` where it waits or waited, `SyscallEnter` and
     /// `SyscallExit` where it called.
     pub stack: Option<Stack>,
+    /// What it waits or waited for, with `Block` and `Unblock`: the address as [`crate::event::Payload::Stack`] has it. 0: not known,
+    /// or nothing that has one. The `Block` of a `select`, which waits for several channels, has none, its `Unblock` the one
+    /// that it went on with.
+    pub object: u64,
     /// Where the goroutine comes from: with `Create`, `Found`, `Exit` and the first `Start`, if known.
     pub birth: Option<Birth>,
     pub note: Note,

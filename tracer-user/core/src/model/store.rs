@@ -33,6 +33,8 @@ pub struct Goroutine {
     pub tid: u32,
     /// Return addresses of its last wait or system call; empty: none were sent.
     pub site: Stack,
+    /// What it waits for, as [`super::Step::object`]; 0: not known, or nothing.
+    pub object: u64,
     /// How long it was running, nanoseconds; slices whose beginning was not seen do not count.
     pub running_ns: u64,
     /// How much of that its thread had no CPU.
@@ -66,6 +68,7 @@ impl Goroutine {
             created_ts: None,
             tid: 0,
             site: Stack::default(),
+            object: 0,
             running_ns: 0,
             off_cpu_ns: 0,
             last_ts: 0,

@@ -15,6 +15,8 @@ pub struct Line<'a> {
     pub reason: &'a str,
     /// Where: the wait site, the `go` statement, or the goroutine's function.
     pub site: Option<Site>,
+    /// Address of what it waits or waited for, the same as in a snapshot.
+    pub object: Option<u64>,
     /// The function the goroutine runs.
     pub function: Option<Site>,
     /// The `go` statement that made it; only with `found`.

@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 pub(crate) const MAGIC: [u8; 8] = *b"sfgi rec";
 
 /// The version that is written; a reader refuses younger ones.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Bytes of a frame's contents at most, before compression: what a reader must be ready to allocate.
 pub(crate) const MAX_RAW: usize = 16 << 20;

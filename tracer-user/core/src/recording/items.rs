@@ -243,11 +243,14 @@ type Shape = [u8; 5];
 fn form(payload: &Payload) -> u8 {
     match payload {
         Payload::None => 0,
-        Payload::By(_) => 1,
-        Payload::Stack(_) => 2,
+        Payload::By(By { object: 0, .. }) => 1,
+        Payload::Stack { object: 0, .. } => 2,
         Payload::Birth(_) => 3,
         Payload::NewProc(_) => 4,
         Payload::Switch(_) => 5,
+        // Since version 2.
+        Payload::By(_) => 6,
+        Payload::Stack { .. } => 7,
     }
 }
 
@@ -274,6 +277,7 @@ struct Encoder {
     threads: Numbers<u32>,
     stacks: Numbers<Stack>,
     births: Numbers<Birth>,
+    objects: Numbers<u64>,
     ts: u64,
     /// The last address and id that were written whole.
     goroutine: (u64, u64),
@@ -288,6 +292,7 @@ impl Encoder {
             threads: Numbers(HashMap::new()),
             stacks: Numbers(HashMap::new()),
             births: Numbers(HashMap::new()),
+            objects: Numbers(HashMap::new()),
             ts: 0,
             goroutine: (0, 0),
             pc: 0,
@@ -316,8 +321,14 @@ impl Encoder {
         }
         match &event.payload {
             Payload::None => {}
-            Payload::By(by) => out.near(by.by_goid, event.goid),
-            Payload::Stack(stack) => self.stack(*stack, out),
+            Payload::By(by) => {
+                out.near(by.by_goid, event.goid);
+                self.object(by.object, out);
+            }
+            Payload::Stack { stack, object } => {
+                self.stack(*stack, out);
+                self.object(*object, out);
+            }
             Payload::Birth(birth) => self.birth(birth, out),
             Payload::NewProc(new) => {
                 for pc in [new.callerpc, new.funcval, new.startpc] {
@@ -351,6 +362,18 @@ impl Encoder {
         }
     }
 
+    /// An object, which forms without one do not have.
+    fn object(&mut self, object: u64, out: &mut Vec<u8>) {
+        if object == 0 {
+            return;
+        }
+        let (number, new) = self.objects.of(object);
+        out.number(number);
+        if new {
+            out.near(object, self.goroutine.0);
+        }
+    }
+
     fn birth(&mut self, birth: &Birth, out: &mut Vec<u8>) {
         let (number, new) = self.births.of(*birth);
         out.number(number);
@@ -372,6 +395,7 @@ struct Decoder {
     threads: Vec<u32>,
     stacks: Vec<Stack>,
     births: Vec<Birth>,
+    objects: Vec<u64>,
     ts: u64,
     goroutine: (u64, u64),
     pc: u64,
@@ -385,6 +409,7 @@ impl Decoder {
             threads: Vec::new(),
             stacks: Vec::new(),
             births: Vec::new(),
+            objects: Vec::new(),
             ts: 0,
             goroutine: (0, 0),
             pc: 0,
@@ -397,6 +422,7 @@ impl Decoder {
         self.threads.clear();
         self.stacks.clear();
         self.births.clear();
+        self.objects.clear();
         (self.ts, self.goroutine, self.pc) = (0, (0, 0), 0);
     }
 
@@ -421,8 +447,8 @@ impl Decoder {
         let tid = *self.threads.get(number).ok_or(Senseless)?;
         let payload = match form {
             0 => Payload::None,
-            1 => Payload::By(By { by_goid: take.near(goid)? }),
-            2 => Payload::Stack(self.stack(take)?),
+            1 => Payload::By(By { by_goid: take.near(goid)?, object: 0 }),
+            2 => Payload::Stack { stack: self.stack(take)?, object: 0 },
             3 => Payload::Birth(self.birth(take)?),
             4 => Payload::NewProc(NewProc {
                 callerpc: self.pc(take)?,
@@ -434,6 +460,8 @@ impl Decoder {
                 next_goid: take.near(goid)?,
                 exit: take.number()?,
             }),
+            6 => Payload::By(By { by_goid: take.near(goid)?, object: self.object(take)? }),
+            7 => Payload::Stack { stack: self.stack(take)?, object: self.object(take)? },
             _ => return Err(Senseless),
         };
         Ok(Event { ts, g, goid, tid, kind, from, to, reason, payload })
@@ -461,6 +489,14 @@ impl Decoder {
             self.stacks.push(Stack::of(pcs));
         }
         self.stacks.get(number).copied().ok_or(Senseless)
+    }
+
+    fn object(&mut self, take: &mut Take<'_>) -> Result<u64, Senseless> {
+        let number = take.small::<usize>()?;
+        if number == self.objects.len() {
+            self.objects.push(take.near(self.goroutine.0)?);
+        }
+        self.objects.get(number).copied().ok_or(Senseless)
     }
 
     fn birth(&mut self, take: &mut Take<'_>) -> Result<Birth, Senseless> {

@@ -64,7 +64,7 @@ impl Wanted {
 
     fn payload(&mut self, payload: &Payload) {
         match payload {
-            Payload::Stack(stack) => self.stack(*stack),
+            Payload::Stack { stack, .. } => self.stack(*stack),
             Payload::Birth(birth) => self.birth(birth),
             Payload::NewProc(new) => {
                 self.pc(new.callerpc.wrapping_sub(1));

@@ -9,5 +9,5 @@ mod observer;
 mod target;
 
 pub use input::{Input, SnapshotInput, WholeStack};
-pub use observer::{End, News, Observer, Round};
+pub use observer::{Deadlock, End, Member, News, Observer, Round};
 pub use target::{About, Taken, Target};

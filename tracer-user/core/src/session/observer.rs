@@ -1,6 +1,7 @@
 //! Rounds, and the observers that are told of them: what shows, counts, converts.
 
 use super::{Input, Target};
+use crate::leaks::Turn;
 use crate::model::{Merged, Step, Whats};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -21,8 +22,32 @@ pub struct News {
     pub lost: u64,
     /// What a snapshot changed that was taken after a loss; `None`: none was merged in this round.
     pub resync: Option<Merged>,
+    /// Rings of goroutines that wait for each other, as they are found.
+    pub deadlocks: Vec<Deadlock>,
     /// When this was known, `CLOCK_MONOTONIC` nanoseconds; 0: nothing came in.
     pub ts: u64,
+}
+
+/// Goroutines that wait for each other in a ring: none goes on unless another one does.
+#[derive(Clone, Debug)]
+pub struct Deadlock {
+    /// The class that [`crate::leaks`] gives such a ring, and what it is called.
+    pub class: String,
+    pub title: String,
+    /// Each member's wait, and who could end it.
+    pub members: Vec<Member>,
+    /// When the last of them began to wait, `CLOCK_MONOTONIC` nanoseconds; `None`: before the trace.
+    pub since_ts: Option<u64>,
+    /// When it was found out, on the same clock.
+    pub found_ts: u64,
+}
+
+/// A goroutine of a [`Deadlock`].
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub turn: Turn,
+    /// The last things that it did, the oldest first: few, and none where it waited before the trace.
+    pub last: Vec<Step>,
 }
 
 impl Round {
@@ -31,12 +56,15 @@ impl Round {
         self.news.resize_with(targets, News::default);
         for news in &mut self.news {
             news.steps.clear();
+            news.deadlocks.clear();
             (news.lost, news.resync, news.ts) = (0, None, 0);
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.news.iter().all(|news| news.steps.is_empty() && news.lost == 0 && news.resync.is_none())
+        self.news.iter().all(|news| {
+            news.steps.is_empty() && news.lost == 0 && news.resync.is_none() && news.deadlocks.is_empty()
+        })
     }
 
     /// The steps with the number of their target; those of several targets by time.

@@ -2,10 +2,11 @@
 
 use super::{End, Input, News, SnapshotInput, WholeStack};
 use crate::{
-    event::{Batch, Event, Kind, Mode, Set},
+    event::{Batch, Event, Kind, Mode, Set, Stack},
     goruntime::{Release, WaitReasons, tracebacks},
     model::{Goroutines, Measure, Setup, Step, Summary, What, Whats},
     names::{Line, Report, Site, Symbols},
+    snapshot::waited_for,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, sync::Arc};
@@ -204,8 +205,21 @@ impl Target {
         let creator = birth.filter(|birth| step.what == What::Found && birth.gopc != 0 && step.goid != 1);
         let creator = creator.and_then(|birth| self.symbols.go_statement(birth.gopc));
         let stack = self.whole.of_step(step).map_or_else(Vec::new, |pcs| self.shown(&pcs));
+        let object = self.object_of(step);
         let reason = self.about.wait_reason(step.reason);
-        Line { pid: self.about.pid, step, reason, site, function, creator, stack }
+        Line { pid: self.about.pid, step, reason, site, object, function, creator, stack }
+    }
+
+    /// The address of what a step's goroutine waits or waited for, as a snapshot has it.
+    pub fn object_of(&mut self, step: &Step) -> Option<u64> {
+        let reason = self.about.wait_reasons.get(step.reason);
+        let functions = || {
+            let pcs = step.stack.map(Stack::pcs);
+            let pcs = pcs.iter().flat_map(|pcs| pcs.iter());
+            let frames = pcs.flat_map(|pc| self.symbols.frames(pc.wrapping_sub(1)).to_vec());
+            frames.map(|site| site.func).collect()
+        };
+        (step.object != 0).then(|| waited_for(reason, step.object, functions))
     }
 
     /// The whole stack of what a goroutine waits in, innermost first, where that was read; else empty.

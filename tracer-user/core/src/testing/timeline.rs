@@ -88,12 +88,13 @@ fn kind_of(name: &str, from: u8, to: u8) -> Kind {
 /// Reads the words behind the function: the payload's, and what is left as the wait reason.
 fn details(event: &mut Event, rest: &str) {
     let (mut by, mut to, mut parent, mut pcs, mut funcval) = (0, (0, 0), 0, Vec::new(), 0);
-    let (mut exit, mut reason) = (0, Vec::new());
+    let (mut exit, mut object, mut reason) = (0, 0, Vec::new());
     let mut words = rest.split(' ').filter(|word| !word.is_empty());
     while let Some(word) = words.next() {
         match word.split_once('=') {
             Some(("pc", list)) => pcs = list.split(',').map(number).collect(),
             Some(("fn", value)) => funcval = number(value),
+            Some(("on", value)) => object = number(value),
             Some(("parent", who)) => parent = goroutine(who).0,
             _ if word == "by" => by = goroutine(words.next().expect("by whom")).0,
             _ if word == "to" => to = goroutine(words.next().expect("to whom")),
@@ -108,9 +109,9 @@ fn details(event: &mut Event, rest: &str) {
     event.reason = index.unwrap_or_else(|| panic!("no such wait reason: {reason}")) as u8;
     let pc = |at: usize| pcs.get(at).copied().unwrap_or(0);
     event.payload = match event.kind {
-        Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: by }),
+        Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: by, object }),
         Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
-            Payload::Stack(Stack::of(&pcs))
+            Payload::Stack { stack: Stack::of(&pcs), object }
         }
         Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => {
             Payload::Birth(Birth { parent_goid: parent, gopc: pc(0), startpc: pc(1), funcval })

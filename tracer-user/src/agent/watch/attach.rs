@@ -151,6 +151,7 @@ pub(crate) fn attach(
             ring_bytes: RING,
             stacks_ns: None,
             callers,
+            deadlocks: false,
         };
         let (live, state) = LiveTarget::attach(pid, opened, &attach).map_err(|err| failed(&err))?;
         // After attaching: an `exec` in between would leave the probes on code that no longer runs.

@@ -20,7 +20,8 @@ use crate::{
 };
 use regex::Regex;
 use sfgi_core::{
-    detect::Verdict, heap, leaks::Found, memory::Live, names::Names, snapshot, snapshot::Options,
+    detect::Verdict, heap, leaks::Found, memory::Live, model::Wakers, names::Names, snapshot,
+    snapshot::Options,
 };
 use std::{
     io::{self, Write},
@@ -65,7 +66,7 @@ pub(super) fn goroutines(
     let about = About { pid: Some(target.pid()), exe: &exe, incomplete: incomplete.as_deref(), object: None };
     match form {
         Form::Graph(format) => {
-            let waits = heap::waits(&view, &snapshot).map_err(failed)?;
+            let waits = heap::waits(&view, &snapshot, &Wakers::default()).map_err(failed)?;
             let about = (Some(target.pid()), &*exe);
             let graph = Graph::new(about, &snapshot, &waits, &chosen, &mut names);
             graph.write(format, &mut *out).map_err(failed)?;

@@ -112,6 +112,7 @@ fn trace(args: &Args, mode: Mode, opened: Vec<Opened>, shared: &Arc<Shared>) -> 
         ring_bytes: RING_BYTES,
         stacks_ns: None,
         callers: false,
+        deadlocks: false,
     };
     let attached = if args.command.is_empty() {
         Attached::processes(&args.pid, opened, &probes)?

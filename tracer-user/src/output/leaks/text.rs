@@ -167,6 +167,7 @@ fn edge_in_words(snapshot: &Snapshot, edge: &Edge) -> Option<String> {
     let by = match edge.sign {
         Sign::Unlock => "holds: its Unlock is deferred",
         Sign::Queue => "waits to write to, so that readers wait behind it",
+        Sign::History => "ended for others before (inferred)",
         Sign::Code => "could let go, by its code (inferred)",
         Sign::Stack => "has on its stack (inferred: it could end the wait)",
     };

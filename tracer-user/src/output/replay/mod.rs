@@ -62,7 +62,7 @@ fn event(ts: u64, (g, goid): (u64, u64), kind: Kind, from: u8, to: u8, payload: 
 
 /// One turn of two goroutines that wake each other.
 fn turn(ts: u64) -> Vec<Event> {
-    let stack = |pc| Payload::Stack(Stack::of(&[pc, pc + 1]));
+    let stack = |pc| Payload::Stack { stack: Stack::of(&[pc, pc + 1]), object: 0 };
     let half = |ts, who, other: (u64, u64), pc| {
         [
             event(ts, who, Kind::StatusPark, status::RUNNING, status::WAITING, stack(pc)),
@@ -73,7 +73,7 @@ fn turn(ts: u64) -> Vec<Event> {
                 Kind::StatusWake,
                 status::WAITING,
                 status::RUNNABLE,
-                Payload::By(By { by_goid: other.1 }),
+                Payload::By(By { by_goid: other.1, object: 0 }),
             ),
         ]
     };
@@ -117,7 +117,14 @@ fn inputs() -> Vec<Vec<Input>> {
     );
     let wakes = |goid: u64, ts| {
         let who = (0xc000_0000 + goid * 0x1000, goid);
-        event(ts, who, Kind::StatusWake, status::WAITING, status::RUNNABLE, Payload::By(By { by_goid: 1 }))
+        event(
+            ts,
+            who,
+            Kind::StatusWake,
+            status::WAITING,
+            status::RUNNABLE,
+            Payload::By(By { by_goid: 1, object: 0 }),
+        )
     };
     let Input::Events(lossy) = batch(vec![wakes(3, 30_000_000), wakes(4, 30_000_100)]) else {
         unreachable!()

@@ -108,11 +108,14 @@ fn run(ts: u64, goid: u64) -> Event {
 }
 
 fn block(ts: u64, goid: u64, reason: u8, calls: &[u64]) -> Event {
-    Event { reason, ..event(ts, goid, status::RUNNING, status::WAITING, Payload::Stack(stack(calls))) }
+    Event {
+        reason,
+        ..event(ts, goid, status::RUNNING, status::WAITING, Payload::Stack { stack: stack(calls), object: 0 })
+    }
 }
 
 fn wake(ts: u64, goid: u64) -> Event {
-    event(ts, goid, status::WAITING, status::RUNNABLE, Payload::By(By { by_goid: 1 }))
+    event(ts, goid, status::WAITING, status::RUNNABLE, Payload::By(By { by_goid: 1, object: 0 }))
 }
 
 /// A thread loses or gets a CPU.

@@ -98,6 +98,7 @@ pub(in crate::output) fn made(
         duration_ns: None,
         measure: Measure::Exact,
         stack: None,
+        object: 0,
         birth: None,
         note: Note::None,
     }

@@ -326,6 +326,7 @@ impl Layout {
         // (tracer-ebpf/goroutine.rs).
         near("g.goid", 8, "g.atomicstatus")?;
         near("g.waitreason", 32, "g.atomicstatus")?;
+        near("g.atomicstatus", 8, "g.param")?;
         near("g.sched.g", 8, "g.sched.pc")?;
         near("g.sched.ctxt", 16, "g.sched.pc")?;
         near("g.startpc", 16, "g.gopc")?;
@@ -354,6 +355,8 @@ impl Layout {
             m_p: at("m.p")?,
             p_goidcache: at("p.goidcache")?,
             coro_gp: at("coro.gp").unwrap_or(0),
+            g_param: at("g.param")?,
+            sudog_c: at("sudog.c")?,
         })
     }
 

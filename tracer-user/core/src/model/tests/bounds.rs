@@ -93,9 +93,9 @@ fn any_event() -> impl Strategy<Value = Event> {
         let (ts, g, goid, tid, kind, from, to, reason) = header;
         let kind = Kind::ALL[kind];
         let payload = match kind {
-            Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: a }),
+            Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: a, object: b }),
             Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
-                Payload::Stack(Stack::of(&vec![b; a.min(20) as usize]))
+                Payload::Stack { stack: Stack::of(&vec![b; a.min(20) as usize]), object: c }
             }
             Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => {
                 Payload::Birth(Birth { parent_goid: a, gopc: b, startpc: c, funcval: d })

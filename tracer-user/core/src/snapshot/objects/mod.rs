@@ -12,6 +12,8 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+pub use sync::waited_for;
+
 use super::{Snapshot, View, Wants};
 use crate::binary::bytes::u64_at;
 use crate::binary::{Globals, Layout};
@@ -53,6 +55,11 @@ impl Sort {
             _ => None,
         }
     }
+}
+
+/// Whether who waits with this reason waits for an object: a channel, or something of package `sync`.
+pub fn has_object(reason: WaitReason) -> bool {
+    Sort::of(reason).is_some()
 }
 
 /// A goroutine that waits for something with an object.

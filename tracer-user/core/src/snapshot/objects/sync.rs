@@ -161,6 +161,14 @@ impl Snapshot {
     }
 }
 
+impl Object {
+    /// The addresses at which goroutines wait for it: its own, and those of words in it.
+    pub fn waited_at(&self) -> impl Iterator<Item = u64> {
+        let words = waited_at(&self.kind).iter().map(|into| self.addr.wrapping_add(*into));
+        std::iter::once(self.addr).chain(words)
+    }
+}
+
 /// Offsets of the words in an object that goroutines wait at, without offset 0.
 fn waited_at(kind: &ObjectKind) -> &'static [u64] {
     match kind {
@@ -169,6 +177,21 @@ fn waited_at(kind: &ObjectKind) -> &'static [u64] {
         ObjectKind::WaitGroup { .. } => &[WAITGROUP_SEMA],
         ObjectKind::Cond => &[COND_NOTIFY],
         ObjectKind::Channel { .. } | ObjectKind::Semaphore => &[],
+    }
+}
+
+/// The address of what a goroutine waits for, as a snapshot has it ([`Object::addr`]): of the channel, or of the `sync.Mutex` or
+/// other type that has the semaphore or list at `addr`. `functions` are those on its stack, innermost first; they are asked where
+/// the reason does not say enough.
+pub fn waited_for<F: AsRef<str>>(reason: WaitReason, addr: u64, functions: impl FnOnce() -> Vec<F>) -> u64 {
+    match Sort::of(reason) {
+        Some(Sort::Channel(_)) | None => addr,
+        Some(Sort::Cond) => addr.wrapping_sub(COND.into),
+        Some(Sort::Semaphore) => {
+            let functions = functions();
+            let place = Place::of(reason, functions.iter().take(FRAMES).map(AsRef::as_ref));
+            addr.wrapping_sub(place.into)
+        }
     }
 }
 
