@@ -105,10 +105,12 @@ pub enum Kind {
     ThreadWake = 28,
     /// `sched_process_exec`: the target replaced its program. No payload.
     Exec = 29,
+    /// `runtime.casgstatus` from `_Grunning` to `_Gsyscall`. Payload [`Stack`].
+    StatusSyscall = 30,
 }
 
 /// The number of kinds, and the length of every array that is indexed by kind.
-pub const KINDS: usize = 30;
+pub const KINDS: usize = 31;
 
 impl Kind {
     /// All kinds, `ALL[k as usize] == k`.
@@ -143,6 +145,7 @@ impl Kind {
         Kind::ThreadOn,
         Kind::ThreadWake,
         Kind::Exec,
+        Kind::StatusSyscall,
     ];
 
     /// The kind with this discriminant, or `None` for a byte no probe sends.

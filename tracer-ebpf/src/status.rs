@@ -8,11 +8,12 @@ use crate::{
     goroutine::{
         G, Parked, birth, current_goid, enough, goid_is_stale, is_among, next_goid, parked_by, read, walk,
     },
+    syscall::own_stack,
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use tracer_common::{
     Birth, By, Header, Kind, Stack, Switch,
-    status::{DEAD, RUNNABLE, RUNNING, WAITING},
+    status::{DEAD, RUNNABLE, RUNNING, SYSCALL, WAITING},
 };
 
 /// `func casgstatus(gp *g, oldval, newval uint32)`, Go 1.19–1.27.
@@ -49,6 +50,10 @@ fn try_casgstatus(ctx: &ProbeContext) -> Option<()> {
             emit::<Birth>(&hit, g.header(from, to), Kind::StatusCreate, |to| *to = from_where)
         }
         (WAITING, RUNNABLE) => wake(ctx, &hit, &g, Kind::StatusWake, from),
+        // `reentersyscall` calls it on the goroutine's own stack (Go up to 1.25).
+        (RUNNING, SYSCALL) if wanted(g.goid) => {
+            emit::<Stack>(&hit, g.header(from, to), Kind::StatusSyscall, |stack| own_stack(ctx, stack))
+        }
         // The way back from a fake wait, whose beginning was not sent either.
         (WAITING, RUNNING) if is_fake(g.reason) => None,
         _ if wanted(g.goid) => emit::<()>(&hit, g.header(from, to), Kind::Status, |_| ()),

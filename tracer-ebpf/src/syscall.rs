@@ -42,17 +42,21 @@ fn enter_syscall(ctx: &ProbeContext, kind: Kind) -> Option<()> {
     if !wanted(g.goid) {
         return None;
     }
-    emit::<Stack>(&hit, g.header(RUNNING, SYSCALL), kind, |stack| {
-        // No bound: the plumbing of system calls is deep, as that of the network is.
-        walk(abi::frame_pointer(ctx), 0, u8::MAX, stack);
-        // The direct caller has not pushed a frame pointer of ours yet: it is at the stack's top.
-        if stack.len == 0
-            && let Some(pc) = read(abi::stack_pointer(ctx))
-        {
-            stack.pcs[0] = pc;
-            stack.len = 1;
-        }
-    })
+    emit::<Stack>(&hit, g.header(RUNNING, SYSCALL), kind, |stack| own_stack(ctx, stack))
+}
+
+/// The callers of the function that is probed, of a probe on the goroutine's own stack.
+#[inline(always)]
+pub fn own_stack(ctx: &ProbeContext, stack: &mut Stack) {
+    // No bound: the plumbing of system calls is deep, as that of the network is.
+    walk(abi::frame_pointer(ctx), 0, u8::MAX, stack);
+    // The direct caller has not pushed a frame pointer of ours yet: it is at the stack's top.
+    if stack.len == 0
+        && let Some(pc) = read(abi::stack_pointer(ctx))
+    {
+        stack.pcs[0] = pc;
+        stack.len = 1;
+    }
 }
 
 /// `func exitsyscall()`, Go 1.19–1.27.

@@ -34,7 +34,7 @@ pub fn decode(mut raw: &[u8]) -> Result<Event, DecodeError> {
         Kind::StatusWake | Kind::Ready | Kind::Inject => {
             Payload::By(By { by_goid: raw.get_u64_ne(), object: raw.get_u64_ne() })
         }
-        Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
+        Kind::StatusPark | Kind::StatusSyscall | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
             // The length comes from outside: cut, so that the slice below cannot panic.
             let len = raw.get_u64_ne().min(MAX_FRAMES as u64) as usize;
             let object = raw.get_u64_ne();
@@ -66,7 +66,9 @@ pub fn decode(mut raw: &[u8]) -> Result<Event, DecodeError> {
 fn payload_len(kind: Kind) -> usize {
     match kind {
         Kind::StatusWake | Kind::Ready | Kind::Inject => size_of::<By>(),
-        Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => size_of::<Sent>(),
+        Kind::StatusPark | Kind::StatusSyscall | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
+            size_of::<Sent>()
+        }
         Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => size_of::<Birth>(),
         Kind::NewProc => size_of::<NewProc>(),
         Kind::CoroSwitch => size_of::<Switch>(),
@@ -114,7 +116,11 @@ mod tests {
         for kind in Kind::ALL {
             let expected = match kind {
                 Kind::StatusWake | Kind::Ready | Kind::Inject => by,
-                Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => stack,
+                Kind::StatusPark
+                | Kind::StatusSyscall
+                | Kind::Park
+                | Kind::SyscallEnter
+                | Kind::SyscallBlock => stack,
                 Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => birth,
                 Kind::NewProc => Payload::NewProc(NewProc { callerpc: 3, funcval: 4, startpc: 5 }),
                 Kind::CoroSwitch => switch,

@@ -139,7 +139,7 @@ fn counted(told: &Told, setup: &Setup) -> Option<Bypass> {
         Kind::GoschedImpl if told.seen == Runnable && last == Kind::Gosched && told.same_thread => {
             Some(Bypass::NestedEntry)
         }
-        Kind::Status
+        Kind::Status | Kind::StatusSyscall
             if setup.release.syscalls_pass_casgstatus_by() && told.same_thread && told.seen == told.to =>
         {
             match (told.from, told.to, last) {
@@ -149,7 +149,7 @@ fn counted(told: &Told, setup: &Setup) -> Option<Bypass> {
                 _ => coro_fallback(told),
             }
         }
-        Kind::Status | Kind::StatusPark | Kind::StatusWake => coro_fallback(told),
+        Kind::Status | Kind::StatusPark | Kind::StatusSyscall | Kind::StatusWake => coro_fallback(told),
         _ => None,
     }
 }

@@ -89,7 +89,12 @@ impl Goroutines {
             Kind::ThreadOff | Kind::ThreadOn | Kind::ThreadWake => self.thread(event, out),
             Kind::Exec => self.exec(event, out),
             _ if event.g == 0 => {} // no probe sends this
-            Kind::Status | Kind::StatusWake | Kind::StatusPark | Kind::PreemptScan | Kind::FromPreempted => {
+            Kind::Status
+            | Kind::StatusWake
+            | Kind::StatusPark
+            | Kind::StatusSyscall
+            | Kind::PreemptScan
+            | Kind::FromPreempted => {
                 self.status(event, out);
             }
             Kind::StatusCreate => self.status_create(event, out),

@@ -53,6 +53,7 @@ fn kind_of(name: &str, from: u8, to: u8) -> Kind {
         // The probes have a kind of their own for the commonest changes of `casgstatus`.
         ("", status::WAITING, status::RUNNABLE) => Kind::StatusWake,
         ("", status::RUNNING, status::WAITING) => Kind::StatusPark,
+        ("", status::RUNNING, status::SYSCALL) => Kind::StatusSyscall,
         ("", status::DEAD, status::RUNNABLE | status::WAITING) => Kind::StatusCreate,
         ("", ..) => Kind::Status,
         ("casGToPreemptScan", ..) => Kind::PreemptScan,
@@ -110,7 +111,7 @@ fn details(event: &mut Event, rest: &str) {
     let pc = |at: usize| pcs.get(at).copied().unwrap_or(0);
     event.payload = match event.kind {
         Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: by, object }),
-        Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
+        Kind::StatusPark | Kind::StatusSyscall | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
             Payload::Stack { stack: Stack::of(&pcs), object }
         }
         Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => {

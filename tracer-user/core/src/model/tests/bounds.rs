@@ -94,7 +94,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         let kind = Kind::ALL[kind];
         let payload = match kind {
             Kind::StatusWake | Kind::Ready | Kind::Inject => Payload::By(By { by_goid: a, object: b }),
-            Kind::StatusPark | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
+            Kind::StatusPark | Kind::StatusSyscall | Kind::Park | Kind::SyscallEnter | Kind::SyscallBlock => {
                 Payload::Stack { stack: Stack::of(&vec![b; a.min(20) as usize]), object: c }
             }
             Kind::StatusCreate | Kind::FirstRun | Kind::Destroy => {
