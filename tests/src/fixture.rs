@@ -54,6 +54,8 @@ pub enum Variant {
     Race,
     /// Without the paths of this machine (`-trimpath`).
     Trimpath,
+    /// As for a debugger: not optimised, nothing inlined (`-gcflags='all=-N -l'`).
+    Unoptimised,
     /// Stripped, as a release of the next series that nobody knows would build it: with fields in the runtime's structs
     /// that no release has ([`NEW_FIELDS`]).
     Unknown,
@@ -101,6 +103,7 @@ impl fmt::Display for Variant {
             Variant::External => "external",
             Variant::Race => "race",
             Variant::Trimpath => "trimpath",
+            Variant::Unoptimised => "unoptimised",
             Variant::Unknown => "unknown",
         })
     }
@@ -161,6 +164,9 @@ pub fn build_for(name: &str, go: &Go, variant: Variant, arch: Option<&str>) -> R
         }
         Variant::Pie | Variant::PieStripped => {
             command.arg("-buildmode=pie");
+        }
+        Variant::Unoptimised => {
+            command.arg("-gcflags=all=-N -l");
         }
         Variant::Unknown => {
             command.arg("-overlay").arg(with_new_fields(go, &dir)?);

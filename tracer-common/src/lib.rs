@@ -334,6 +334,10 @@ pub struct Config {
     pub gopark: u64,
     /// End (exclusive) of `runtime.gopark`.
     pub gopark_end: u64,
+    /// Link-time address of `runtime.goparkunlock`; 0, as its end, where it is inlined wherever it is called.
+    pub goparkunlock: u64,
+    /// End (exclusive) of `runtime.goparkunlock`.
+    pub goparkunlock_end: u64,
     /// Link-time address behind the last function of the packages that only pass a wait on
     /// (runtime, sync, …): a stack walk stops at the first frame above. 0: no such bound.
     pub plumbing_end: u64,

@@ -15,6 +15,8 @@ pub static CONFIG: Config = Config {
     systemstack_switch_end: 0,
     gopark: 0,
     gopark_end: 0,
+    goparkunlock: 0,
+    goparkunlock_end: 0,
     plumbing_end: 0,
     // 255 is no wait reason: an object that was not patched treats none as "IO wait".
     io_wait: 255,

@@ -175,15 +175,30 @@ pub fn is_among(reasons: u64, reason: u8) -> bool {
     reason < 64 && reasons & (1 << reason) != 0
 }
 
-/// How many frames of a parked goroutine lie within the function that parked it: 1 (`gopark`'s own), or 0 where a
-/// profile-guided build inlined `gopark` into that function. 255: what it waits for is no argument of that function.
-#[inline(always)]
-pub fn parked_by(ctx: &ProbeContext, probe: u64, parked: &Parked) -> u8 {
-    if !is_among(config!(object_reasons), parked.g.reason) {
-        return u8::MAX;
+/// Which frame of a parked goroutine is that of the function which parked it.
+#[derive(Clone, Copy)]
+pub struct ParkedBy {
+    /// Frames within it: 1 (`gopark`'s own), or 0 where a profile-guided build inlined `gopark` into that function. 255: what
+    /// the goroutine waits for is no argument of that function.
+    frame: usize,
+    /// Where `goparkunlock` lies in memory: one frame more. Only code that is not optimised has it.
+    between: (u64, u64),
+}
+
+impl ParkedBy {
+    pub const NOBODY: ParkedBy = ParkedBy { frame: 255, between: (0, 0) };
+
+    #[inline(always)]
+    pub fn of(ctx: &ProbeContext, probe: u64, parked: &Parked) -> ParkedBy {
+        if !is_among(config!(object_reasons), parked.g.reason) {
+            return ParkedBy::NOBODY;
+        }
+        let bias = bias(ctx, probe);
+        let pc = parked.pc.wrapping_sub(bias);
+        let between =
+            (config!(goparkunlock).wrapping_add(bias), config!(goparkunlock_end).wrapping_add(bias));
+        ParkedBy { frame: usize::from(pc >= config!(gopark) && pc < config!(gopark_end)), between }
     }
-    let pc = parked.pc.wrapping_sub(bias(ctx, probe));
-    u8::from(pc >= config!(gopark) && pc < config!(gopark_end))
 }
 
 /// The lowest address at which a stack walk may stop: functions below it (packages runtime, sync, …) only
@@ -198,21 +213,25 @@ pub fn enough(ctx: &ProbeContext, probe: u64, g: &G) -> u64 {
 /// Walks frame pointers from `fp` into `stack`, up to and including the first return address at or above
 /// `enough` (0: no bound), and at most [`MAX_FRAMES`].
 ///
-/// Frame number `parked_by` is that of the function which parked the goroutine ([`parked_by`]; 255: none). Its first
-/// argument is what the goroutine waits for: `chansend`, `chanrecv`, `semacquire1` and `notifyListWait` all have it for
-/// another call before they park, so the compiler has saved it in the place that the caller leaves for that, behind the return
-/// address (`src/cmd/compile/abi-internal.md`; looked up in Go 1.19 to 1.27).
+/// The first argument of the function that parked the goroutine (`by`) is what it waits for: `chansend`, `chanrecv`,
+/// `semacquire1` and `notifyListWait` have it for another call before they park, so the compiler has saved it where the caller
+/// leaves room for that, behind the return address (`src/cmd/compile/abi-internal.md`). User space has looked whether the code
+/// does ([`Config::object_reasons`](tracer_common::Config::object_reasons)).
 #[inline(always)]
-pub fn walk(mut fp: u64, enough: u64, parked_by: u8, stack: &mut Stack) {
+pub fn walk(mut fp: u64, enough: u64, mut by: ParkedBy, stack: &mut Stack) {
     stack.len = 0;
     stack.object = 0;
     for i in 0..MAX_FRAMES {
-        // The frames so far are right, so a failed read only ends the walk and is no blur. Only the first two frames are
+        // The frames so far are right, so a failed read only ends the walk and is no blur. Only the first frames are
         // sure to have a word behind the return address: they have callers.
-        let (caller, pc) = if i < 2 {
+        let (caller, pc) = if i < 3 {
             let Some([caller, pc, argument]) = read::<[u64; 3]>(fp) else { return };
-            if i == usize::from(parked_by) {
+            if i == by.frame {
                 stack.object = argument;
+            }
+            let (start, end) = by.between;
+            if i + 1 == by.frame && pc >= start && pc < end {
+                by.frame += 1;
             }
             (caller, pc)
         } else {

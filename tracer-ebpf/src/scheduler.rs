@@ -6,7 +6,7 @@ use crate::{
     abi,
     config::config,
     emit::{Hit, emit, enter, wanted},
-    goroutine::{G, Parked, current, current_goid, enough, parked_by, read, walk},
+    goroutine::{G, Parked, ParkedBy, current, current_goid, enough, read, walk},
     status::{plain, wake},
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
@@ -105,7 +105,7 @@ fn try_park_m(ctx: &ProbeContext) -> Option<()> {
     }
     emit::<Stack>(&hit, g.header(RUNNING, WAITING), Kind::Park, |stack| {
         let probe = config!(probes[Kind::Park as usize]);
-        walk(parked.bp, enough(ctx, probe, g), parked_by(ctx, probe, &parked), stack);
+        walk(parked.bp, enough(ctx, probe, g), ParkedBy::of(ctx, probe, &parked), stack);
     })
 }
 

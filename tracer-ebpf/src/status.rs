@@ -6,7 +6,7 @@ use crate::{
     config::{bias, config},
     emit::{Hit, emit, enter, wanted},
     goroutine::{
-        G, Parked, birth, current_goid, enough, goid_is_stale, is_among, next_goid, parked_by, read, walk,
+        G, Parked, ParkedBy, birth, current_goid, enough, goid_is_stale, is_among, next_goid, read, walk,
     },
     syscall::own_stack,
 };
@@ -83,7 +83,7 @@ fn park(ctx: &ProbeContext, hit: &Hit, addr: u64) -> Option<()> {
         return None;
     }
     emit::<Stack>(hit, g.header(RUNNING, WAITING), Kind::StatusPark, |stack| {
-        walk(parked.bp, enough(ctx, probe, g), parked_by(ctx, probe, &parked), stack);
+        walk(parked.bp, enough(ctx, probe, g), ParkedBy::of(ctx, probe, &parked), stack);
     })
 }
 

@@ -4,7 +4,7 @@
 use crate::{
     abi,
     emit::{emit, enter, wanted},
-    goroutine::{G, read, walk},
+    goroutine::{G, ParkedBy, read, walk},
     status::plain,
 };
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
@@ -49,7 +49,7 @@ fn enter_syscall(ctx: &ProbeContext, kind: Kind) -> Option<()> {
 #[inline(always)]
 pub fn own_stack(ctx: &ProbeContext, stack: &mut Stack) {
     // No bound: the plumbing of system calls is deep, as that of the network is.
-    walk(abi::frame_pointer(ctx), 0, u8::MAX, stack);
+    walk(abi::frame_pointer(ctx), 0, ParkedBy::NOBODY, stack);
     // The direct caller has not pushed a frame pointer of ours yet: it is at the stack's top.
     if stack.len == 0
         && let Some(pc) = read(abi::stack_pointer(ctx))

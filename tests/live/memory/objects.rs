@@ -59,6 +59,7 @@ fn everywhere(check: impl Fn(&Go, &Process, &GoBinary, &[Expected]) -> Result<()
     let mut failures = 0;
     for go in Go::all() {
         let unknown = Some(Variant::Unknown).filter(|_| go == Go::newest());
+        let unknown = unknown.into_iter().chain(go.is_end().then_some(Variant::Unoptimised));
         for variant in Variant::unprofiled(&go).into_iter().chain(unknown) {
             let checked = (|| {
                 let (target, expected) = parked(&go, variant)?;

@@ -14,9 +14,9 @@ use sfgi_core::{
     binary::{GoBinary, LayoutError},
     goruntime::{WaitReason, WaitReasons},
     plan::Plan,
-    snapshot::has_object,
+    snapshot::parking_function,
 };
-use std::{error::Error, fs, io, num::NonZeroU32};
+use std::{collections::BTreeSet, error::Error, fs, io, num::NonZeroU32};
 use tracer_common::{Config, KINDS, flags};
 
 /// Why a target cannot be probed.
@@ -97,7 +97,12 @@ pub(super) fn configure(
 ) -> Result<Config, ProbeError> {
     let switch = binary.functions().find("runtime.systemstack_switch");
     let gopark = binary.functions().find("runtime.gopark");
+    let goparkunlock = binary.functions().find("runtime.goparkunlock");
     let reasons = binary.wait_reasons();
+    // By the code: what is not optimised may save it elsewhere (Go 1.19), and what is inlined has no frame.
+    let parking: BTreeSet<_> = reasons.iter().filter_map(parking_function).collect();
+    let saved: Vec<_> =
+        parking.into_iter().filter(|function| binary.saves_first_argument(function)).collect();
     let mut flags = 0;
     let release = binary.version().release;
     if !release.goid_at_birth() {
@@ -111,7 +116,9 @@ pub(super) fn configure(
     }
     let mut config = Config {
         fake_reasons: set_of(reasons, WaitReason::is_fake),
-        object_reasons: set_of(reasons, |reason| has_object(reason) && !reason.is_select()),
+        object_reasons: set_of(reasons, |reason| {
+            parking_function(reason).is_some_and(|function| saved.contains(&function))
+        }),
         select_reasons: set_of(reasons, WaitReason::is_select),
         flags_test: 0,
         probes: [0; KINDS],
@@ -120,6 +127,8 @@ pub(super) fn configure(
         systemstack_switch_end: switch.as_ref().map_or(0, |f| f.end),
         gopark: gopark.as_ref().map_or(0, |f| f.entry),
         gopark_end: gopark.as_ref().map_or(0, |f| f.end),
+        goparkunlock: goparkunlock.as_ref().map_or(0, |f| f.entry),
+        goparkunlock_end: goparkunlock.as_ref().map_or(0, |f| f.end),
         plumbing_end: if options.callers { 0 } else { binary.plumbing_end() },
         // 255 is no wait reason.
         io_wait: reasons.number(WaitReason::IoWait).map_or(255, u32::from),

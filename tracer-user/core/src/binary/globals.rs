@@ -100,8 +100,7 @@ impl Globals {
             allgptr,
             allm: code.threads(),
             allp: code.first("runtime.preemptall", |_| true),
-            // mput refers to sched.midle first, not to sched itself.
-            sched: code.first("runtime.mput", |_| true).and_then(|midle| {
+            sched: code.idle_threads().and_then(|midle| {
                 let sched = midle.checked_sub(layout.field("schedt", "midle")?.into())?;
                 image.is_writable(sched, 1).then_some(sched)
             }),
@@ -111,7 +110,9 @@ impl Globals {
                 let stride = size.checked_div(count)?;
                 image.is_writable(addr, size).then_some(SemTable { addr, stride, count })
             }),
-            first_module: code.first("runtime.findfunc", is_address),
+            first_module: (code.first("runtime.findfunc", is_address))
+                // What it calls there is inlined in optimised code only.
+                .or_else(|| code.first("runtime.findmoduledatap", is_address)),
             mheap: code.first("runtime.getempty.func1", is_address),
             pools: code.pools(),
             finalizers: code.finalizers(),
@@ -177,13 +178,24 @@ impl Code<'_> {
         self.variables(function).find(|(_, access)| how(*access)).map(|(addr, _)| addr)
     }
 
-    /// `allglen` and `allgptr`: `forEachGRace` loads them in this order and refers to no other variable. (Built with
-    /// `-N -l` it refers to none, and nothing is found.)
+    /// `allglen` and `allgptr`: `atomicAllG` loads them in this order and refers to no other variable. Optimised code has no such
+    /// function: it is inlined into `forEachGRace`, which refers to no other variable, either.
     fn all_goroutines(&self) -> Option<(u64, u64)> {
-        let mut found = self.variables("runtime.forEachGRace");
-        let (len, array, more) = (found.next()?, found.next()?, found.next());
-        let loads = [len.1, array.1] == [Access::Load(8); 2];
-        (loads && len.0 != array.0 && more.is_none()).then_some((len.0, array.0))
+        ["runtime.atomicAllG", "runtime.forEachGRace"].into_iter().find_map(|function| {
+            let mut found = self.variables(function);
+            let (len, array, more) = (found.next()?, found.next()?, found.next());
+            let loads = [len.1, array.1] == [Access::Load(8); 2];
+            (loads && len.0 != array.0 && more.is_none()).then_some((len.0, array.0))
+        })
+    }
+
+    /// `sched.midle`, to which `mput` refers first. Code that is not optimised (`-N -l`) takes the address of `sched.lock` before, the
+    /// word in front of it, for an assertion that does nothing.
+    fn idle_threads(&self) -> Option<u64> {
+        let mut found = self.variables("runtime.mput");
+        let (first, second) = (found.next()?, found.next());
+        let lock = is_address(first.1) && second.is_some_and(|(addr, _)| addr == first.0 + 8);
+        second.filter(|_| lock).or(Some(first)).map(|(addr, _)| addr)
     }
 
     /// `allm`: `mcommoninit` puts an `m` in front of the list and `mexit` takes it out, so `allm` is the only word that

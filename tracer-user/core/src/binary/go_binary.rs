@@ -280,6 +280,12 @@ impl GoBinary {
         self.functions.find("crosscall2").is_some()
     }
 
+    /// Whether the code of a function (`runtime.chanrecv`) keeps its first argument where the caller leaves room for that, so that
+    /// whoever knows the frame can read it.
+    pub fn saves_first_argument(&self, function: &str) -> bool {
+        code::saves_first_argument(&self.image, self.functions(), function)
+    }
+
     /// The binary's own table of wait reasons; empty if its code does not show the table.
     pub fn wait_reasons(&self) -> &WaitReasons {
         &self.wait_reasons

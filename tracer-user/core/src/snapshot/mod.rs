@@ -11,7 +11,7 @@ mod tests;
 mod types;
 mod unwind;
 
-pub use objects::{has_object, waited_for};
+pub use objects::{has_object, parking_function, waited_for};
 pub(crate) use raw::{Offsets, Raw};
 pub use take::{Options, Reading, SnapshotError, take, take_only};
 pub use types::{Goroutine, Object, ObjectKind, Pc, Sampled, Snapshot, StackId, Stacks, Trust, Wait, Wants};

@@ -56,6 +56,34 @@ pub(super) fn branches(code: &[u8], entry: u64) -> Vec<Branch> {
     decoder.into_iter().filter_map(branch).collect()
 }
 
+/// Whether code stores its first argument where its caller leaves room for that: in the word behind the return address
+/// (`src/cmd/compile/abi-internal.md`).
+pub(super) fn saves_first_argument(code: &[u8], entry: u64) -> bool {
+    // Bytes between the stack pointer and the return address.
+    let mut depth = 0_u64;
+    for instruction in Decoder::with_ip(64, code, entry, DecoderOptions::NONE) {
+        let of_stack = instruction.op0_register() == Register::RSP;
+        match instruction.mnemonic() {
+            Mnemonic::Push if depth == 0 => depth = 8,
+            // Some sizes are subtracted as the negative number, which is shorter.
+            Mnemonic::Sub if of_stack && depth <= 8 => depth = depth.wrapping_add(instruction.immediate(1)),
+            Mnemonic::Add if of_stack && depth <= 8 => depth = depth.wrapping_sub(instruction.immediate(1)),
+            // Behind the function, where it calls for a larger stack, it saves its arguments, too: there is no frame there.
+            Mnemonic::Mov
+                if depth > 8
+                    && instruction.memory_base() == Register::RSP
+                    && instruction.memory_index() == Register::None
+                    && instruction.op1_register() == Register::RAX
+                    && instruction.memory_displacement64() == depth + 8 =>
+            {
+                return true;
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
 fn memory(instruction: &Instruction, facts: &mut InstructionInfoFactory) -> Option<Step> {
     // Code is padded with long nops, which have a memory operand that they do not access.
     if instruction.mnemonic() == Mnemonic::Nop {
@@ -124,5 +152,22 @@ mod tests {
             Step::Compare(47),
         ];
         assert_eq!(steps(&code, 0x1000), expected);
+    }
+
+    #[test]
+    fn where_the_first_argument_is_saved() {
+        // push %rbp; mov %rsp,%rbp; sub $0x58,%rsp; mov %rax,AT(%rsp); add $0x58,%rsp; pop %rbp; ret; mov %rax,0x8(%rsp)
+        let function = |at: u8| {
+            let code = [0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x58, 0x48, 0x89, 0x44, 0x24, at];
+            [&code[..], &[0x48, 0x83, 0xc4, 0x58, 0x5d, 0xc3, 0x48, 0x89, 0x44, 0x24, 0x08]].concat()
+        };
+        assert!(saves_first_argument(&function(0x68), 0));
+        assert!(!saves_first_argument(&function(0x40), 0), "it keeps it among its own variables");
+        // Up to Go 1.20: sub $0x60,%rsp; mov %rbp,0x58(%rsp); mov %rax,0x68(%rsp).
+        let older = [0x48, 0x83, 0xec, 0x60, 0x48, 0x89, 0x6c, 0x24, 0x58, 0x48, 0x89, 0x44, 0x24, 0x68];
+        assert!(saves_first_argument(&older, 0));
+        // sub $0xffffffffffffff80,%rsp; mov %rax,0x88(%rsp).
+        let large = [0x48, 0x83, 0xec, 0x80, 0x48, 0x89, 0x84, 0x24, 0x88, 0, 0, 0];
+        assert!(saves_first_argument(&large, 0));
     }
 }

@@ -58,6 +58,15 @@ fn steps_of(image: &Image, function: &Function<'_>) -> Vec<Step> {
     decoded(image.arch(), code, function.entry)
 }
 
+/// Whether the function of this name stores its first argument where its caller leaves room for that, as long as it has a
+/// frame of its own, and is inlined nowhere. Not known of arm64.
+pub(super) fn saves_first_argument(image: &Image, functions: &Pclntab, name: &str) -> bool {
+    let Some(function) = functions.find(name).filter(|_| image.arch() == Arch::Amd64) else { return false };
+    let saves =
+        code_of(image, &function).is_some_and(|code| amd64::saves_first_argument(code, function.entry));
+    saves && !functions.inlined_callees(&[name]).contains_key(name)
+}
+
 /// The code of a function, as much of it as is decoded. `None`: it is not in the file.
 fn code_of<'a>(image: &'a Image, function: &Function<'_>) -> Option<&'a [u8]> {
     image.read(function.entry, (function.end - function.entry).min(MAX_CODE))

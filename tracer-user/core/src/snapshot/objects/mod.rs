@@ -62,6 +62,18 @@ pub fn has_object(reason: WaitReason) -> bool {
     Sort::of(reason).is_some()
 }
 
+/// The function that parks who waits with this reason for one object, which is its first argument; `None`: it waits for several,
+/// or for none (`src/runtime/chan.go`, `sema.go`; `notifyListWait` has the name by which package sync knows it).
+pub fn parking_function(reason: WaitReason) -> Option<&'static str> {
+    match Sort::of(reason)? {
+        Sort::Channel(Wants::Send) => Some("runtime.chansend"),
+        Sort::Channel(Wants::Receive) => Some("runtime.chanrecv"),
+        Sort::Channel(_) => None,
+        Sort::Semaphore => Some("runtime.semacquire1"),
+        Sort::Cond => Some("sync.runtime_notifyListWait"),
+    }
+}
+
 /// A goroutine that waits for something with an object.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
