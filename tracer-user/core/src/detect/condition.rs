@@ -3,6 +3,7 @@
 use super::{
     cycles::Cycle,
     known::{Known, Shape, Thresholds},
+    pools::PoolTrouble,
 };
 use crate::budget;
 use crate::{
@@ -79,6 +80,8 @@ pub(super) struct Condition {
     pub(super) growing_children: bool,
     /// It is about contexts that end by themselves, but late; not goroutines.
     pub(super) far_deadline: bool,
+    /// It is about a `sync.Pool` that this is wrong with, not about goroutines.
+    pub(super) pool: Option<PoolTrouble>,
 }
 
 impl Condition {
@@ -121,6 +124,7 @@ impl Condition {
             && !self.lost_context
             && !self.growing_children
             && !self.far_deadline
+            && self.pool.is_none()
             && self.wait_reason.as_ref().is_none_or(|words| words.hold(&shape.reason))
             && self.main.is_none_or(|main| main == shape.main)
             && self.creator.as_ref().is_none_or(|pattern| {

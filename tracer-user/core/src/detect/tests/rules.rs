@@ -4,7 +4,7 @@ use crate::detect::{Failure, Rules, Severity, Verdict};
 use std::{collections::HashSet, fmt, str::FromStr};
 
 /// The class ids that are promised.
-const CLASSES: [&str; 26] = [
+const CLASSES: [&str; 29] = [
     "nil-channel",
     "select-no-cases",
     "send-without-receiver",
@@ -25,6 +25,9 @@ const CLASSES: [&str; 26] = [
     "coroutine-never-stopped",
     "timer-never-stopped",
     "connection-never-closed",
+    "pool-bloat",
+    "pool-dirty",
+    "pool-double-put",
     "sdk-resident",
     "pseudo-idle-spin",
     "stuck-syscall",

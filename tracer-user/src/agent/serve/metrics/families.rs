@@ -247,7 +247,7 @@ fn leaks<'a>(out: &mut Families<'a>, picture: &'a Picture) {
     };
     sums(
         "sfgi_leaked_goroutines",
-        "Goroutines (timers, contexts) in findings, by class and verdict.",
+        "Goroutines (timers, contexts, pooled objects) in findings, by class and verdict.",
         |sum, group| {
             *sum += group.count as f64;
         },
