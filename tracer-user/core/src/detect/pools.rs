@@ -105,3 +105,55 @@ fn whose(site: &PoolSite) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(trouble: PoolTrouble) -> PoolSite {
+        PoolSite {
+            trouble,
+            name: "main.buffers".to_owned(),
+            new: "main.init.func1".to_owned(),
+            of: "*bytes.Buffer".to_owned(),
+            address: 0x6a_2200,
+            example: 0xc000,
+            count: 2,
+            objects: 40,
+            fields: vec![".buf".to_owned()],
+            bytes: 8 << 20,
+            median: 64,
+        }
+    }
+
+    #[test]
+    fn each_trouble_has_its_class_and_says_what_it_is() {
+        let rules = Rules::built_in().unwrap();
+        for (trouble, verdict, class, said) in [
+            (PoolTrouble::Twice, Verdict::Proven, "pool-double-put", "2 objects are in two or more slots"),
+            (
+                PoolTrouble::Dirty,
+                Verdict::Likely,
+                "pool-dirty",
+                ".buf has something in it in 2 of 40 objects",
+            ),
+            (
+                PoolTrouble::Bloat,
+                Verdict::Likely,
+                "pool-bloat",
+                "2 of 40 objects have room for 8388608 bytes",
+            ),
+        ] {
+            let groups = troubled_pools(&[site(trouble)], Duration::from_secs(3), &rules);
+            let [group] = &groups[..] else { panic!("{groups:?}") };
+            assert_eq!((group.verdict, &*group.rule.class, group.count), (verdict, class, 2));
+            assert!(group.evidence[0].starts_with(said), "{:?}", group.evidence);
+            let whose = "the pool at 0x6a2200 is main.buffers, of *bytes.Buffer, made by main.init.func1";
+            assert_eq!(group.evidence[1..], [whose.to_owned(), "it was looked at 3 s ago".to_owned()]);
+            // Without symbols only the name is missing.
+            let stripped = PoolSite { name: String::new(), ..site(trouble) };
+            let other = troubled_pools(&[stripped], Duration::ZERO, &rules);
+            assert_eq!(other[0].id, group.id);
+        }
+    }
+}

@@ -71,6 +71,8 @@ pub struct Leaks {
     pub objects_doubt: Option<String>,
     /// Why pools were not looked at, as a clause; `None`: they were, or nobody wanted it.
     pub pools_doubt: Option<String>,
+    /// Objects in all pools; `None`: not known, or nobody wanted it.
+    pub pool_objects: Option<u64>,
 }
 
 impl Earlier {
@@ -150,12 +152,16 @@ impl<'a> Search<'a> {
             kept.tell(&mut groups);
         }
         let objects_doubt = kept.as_ref().and_then(|kept| kept.doubt.clone());
+        let pool_objects = kept.as_ref().and_then(|kept| kept.pool_objects);
         let pools_doubt = kept.as_ref().and_then(|kept| kept.pools.as_ref().err().cloned());
         if let Some(earlier) = earlier {
             earlier.kept = kept;
         }
         let observed = observation.observed;
-        Ok(Found { leaks: Leaks { observed, groups, accepted, scanned, objects_doubt, pools_doubt }, names })
+        Ok(Found {
+            leaks: Leaks { observed, groups, accepted, scanned, objects_doubt, pools_doubt, pool_objects },
+            names,
+        })
     }
 
     fn kept<'v>(

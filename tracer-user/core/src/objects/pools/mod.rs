@@ -249,6 +249,7 @@ impl Objects<'_> {
         for pool in list.iter_mut().take(MAX_HELD) {
             self.hold_pool(pool, lists);
         }
+        self.name_pointed(&mut list)?;
         Ok(Pools { list, not_compared })
     }
 
@@ -468,6 +469,33 @@ impl Objects<'_> {
             owner = function.to_owned();
         }
         pool.is_librarys = owner.is_empty() || self.is_library(&owner);
+    }
+
+    /// Names pools that are no variables, but that variables point to: `var buffers = &sync.Pool{…}`.
+    fn name_pointed(&self, list: &mut [Pool]) -> Result<(), ObjectsError> {
+        let mut unnamed: HashMap<u64, &mut Pool> = (list.iter_mut())
+            .filter(|pool| pool.name.is_empty() && !self.is_object(pool.addr))
+            .map(|pool| (pool.addr, pool))
+            .collect();
+        if unnamed.is_empty() {
+            return Ok(());
+        }
+        let pointers = self.known.variables.all().iter().filter(|variable| variable.size == 8);
+        let pointers: Vec<_> = pointers.collect();
+        for pointers in pointers.chunks(BATCH) {
+            let at = |addr: u64| Range { addr: addr.wrapping_add(self.view.bias), len: 8 };
+            let ranges: Vec<_> = pointers.iter().map(|variable| at(variable.addr)).collect();
+            read_each(self.view.memory, &ranges, |index, bytes| {
+                let pool = u64_at(bytes, 0).and_then(|addr| unnamed.get_mut(&addr));
+                if let Some((pool, variable)) = pool.zip(pointers.get(index)) {
+                    pool.name = variable.name.to_string();
+                    if pool.new.is_empty() {
+                        pool.is_librarys = self.is_library(package(&pool.name));
+                    }
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// Whether a package is one of Go's own library: its path has no dot in its first element, as those of modules
