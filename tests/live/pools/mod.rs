@@ -146,6 +146,9 @@ fn said_wrong(target: &Process) -> Result<Wrong> {
     Ok((all("twice ", "address")?, all("dirty ", "path")?, all("bloat ", "address")?))
 }
 
+/// Bytes of what the fixture's large request needs.
+const LARGE: u64 = 4 << 20;
+
 /// Modes with something wrong and the class that `sfgi leaks` has for it, and modes with nothing wrong.
 const WRONG: [(&str, &str, Verdict); 5] = [
     ("twice", "pool-double-put", Verdict::Proven),
@@ -163,8 +166,13 @@ fn what_is_wrong_with_a_pool_is_told_and_nothing_else() -> Result<()> {
             let whole = || -> Result<()> {
                 let target = fixture::start("pools", go, variant, &["-mode", mode])?;
                 let said = said_wrong(&target)?;
-                let found = wrong(&pools_of(&target, &[])?);
+                let document = pools_of(&target, &[])?;
+                let found = wrong(&document);
                 ensure!(found == said, "{found:?}, not {said:?}");
+                for large in list(&document, "pools").iter().flat_map(|pool| list(pool, "oversized")) {
+                    let kept = number(large, "retained_bytes");
+                    ensure!((LARGE..2 * LARGE).contains(&kept), "it keeps {kept} bytes: {large}");
+                }
                 let report = leaks::json(target.pid(), &["--observe", "1s"])?;
                 let doubt = report.objects_doubt.as_ref().or(report.pools_doubt.as_ref());
                 ensure!(doubt.is_none(), "{doubt:?}");
