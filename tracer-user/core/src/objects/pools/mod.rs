@@ -8,6 +8,7 @@
 //! Only such values are compared. That the same value is in two slots is certain then: to be an error, it would have had
 //! to go to and fro between both in the rhythm of all looks.
 
+mod compare;
 mod content;
 mod walk;
 
@@ -15,10 +16,12 @@ use super::{Objects, ObjectsError, Root, RootKind, edges};
 use crate::binary::bytes::u64_at;
 use crate::binary::{Globals, TypeId};
 use crate::budget;
+use crate::heap::Spans;
 use crate::memory::{Range, read_each};
+use compare::{Compared, filled, measure, rest, room_of, twice};
+use content::Content;
 pub use content::Holds;
-use content::{Content, Fill};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 use walk::{Heap, MAX_VALUES, Raw, Value};
 
@@ -29,13 +32,6 @@ const LOOKS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Values that are read together.
 const BATCH: usize = 256;
-/// A value is oversized if it has room for so many times as much as the median of its pool, and at least so many bytes:
-/// from there on `fmt` and `log` drop a buffer.
-const TIMES: u64 = 16;
-const LEAST_OVERSIZED: u64 = 64 << 10;
-/// A median counts as at least this much, and is one of at least so many values.
-const LEAST_MEDIAN: u64 = 1 << 10;
-const LEAST_VALUES: usize = 4;
 /// So many values must have been emptied to say that others were not.
 const LEAST_EMPTIED: u64 = 2;
 /// Pools for which is looked who keeps them, and ways that are looked at for each.
@@ -188,15 +184,6 @@ impl Pool {
     }
 }
 
-/// A value that is compared.
-struct Compared {
-    value: Value,
-    content: Rc<Content>,
-    /// How full its fields were in the first look.
-    fills: Vec<Fill>,
-    stands: bool,
-}
-
 impl Objects<'_> {
     /// All pools. `stands`: the target does not move. `measure`: how much values keep alive, which takes another pass
     /// over the heap.
@@ -204,20 +191,10 @@ impl Objects<'_> {
     /// # Errors
     /// Their list is not known or cannot be read, the target has ended, or the budget is used up.
     pub fn pools(&self, stands: bool, measure: bool) -> Result<Pools, ObjectsError> {
-        let Some(lists) = self.pool_lists()? else { return Ok(Pools::default()) };
-        let room = |addr: u64| {
-            let range = self.graph.spans.object(addr).and_then(|id| self.graph.spans.range(id));
-            range.map_or(0, |(base, size)| base + size - addr)
-        };
-        let heap = Heap { memory: self.view.memory, room: &room };
-        let found = walk::pools(heap, lists).map_err(|error| ObjectsError::Heap(error.to_string()))?;
-        let (mut raws, mut left) = (Vec::new(), MAX_VALUES);
-        for addr in found {
-            budget::check(size_of::<Raw>() + size_of::<Pool>())?;
-            let raw = walk::pool(heap, addr, left);
-            left -= raw.values.len();
-            raws.push(raw);
-        }
+        let Some((lists, globals)) = self.pool_lists()? else { return Ok(Pools::default()) };
+        // What is in pools was made a moment ago, and may lie where no span was when all objects were read.
+        let spans = Spans::read(&self.view, globals)?;
+        let raws = self.raw_pools(&spans, lists)?;
         let mut contents: HashMap<u64, Option<(TypeId, Rc<Content>)>> = HashMap::new();
         let values = raws.iter().flat_map(|raw| &raw.values);
         let mut compared = Vec::new();
@@ -244,7 +221,7 @@ impl Objects<'_> {
         let keeps = if measure { self.kept_by_values(&raws)? } else { HashMap::new() };
         let by_slot: HashMap<u64, &Compared> = compared.iter().map(|one| (one.value.slot, one)).collect();
         let types = |of: u64| contents.get(&of).and_then(Option::as_ref).map(|(of, _)| *of);
-        let made = raws.iter().map(|raw| self.pool(raw, &by_slot, &types, &keeps));
+        let made = raws.iter().map(|raw| self.pool(&spans, raw, &by_slot, &types, &keeps));
         let mut list: Vec<Pool> = made.collect();
         for pool in list.iter_mut().take(MAX_HELD) {
             self.hold_pool(pool, lists);
@@ -253,8 +230,23 @@ impl Objects<'_> {
         Ok(Pools { list, not_compared })
     }
 
+    /// Reads the pools of these lists, and what they have.
+    fn raw_pools(&self, spans: &Spans, lists: [u64; 2]) -> Result<Vec<Raw>, ObjectsError> {
+        let room = |addr: u64| rest(spans, addr);
+        let heap = Heap { memory: self.view.memory, room: &room };
+        let found = walk::pools(heap, lists).map_err(|error| ObjectsError::Heap(error.to_string()))?;
+        let (mut raws, mut left) = (Vec::new(), MAX_VALUES);
+        for addr in found {
+            budget::check(size_of::<Raw>() + size_of::<Pool>())?;
+            let raw = walk::pool(heap, addr, left);
+            left -= raw.values.len();
+            raws.push(raw);
+        }
+        Ok(raws)
+    }
+
     /// Where the lists of pools lie; `None`: the program has none.
-    fn pool_lists(&self) -> Result<Option<[u64; 2]>, ObjectsError> {
+    fn pool_lists(&self) -> Result<Option<([u64; 2], &Globals)>, ObjectsError> {
         let binary = self.view.binary;
         if binary.functions().find("sync.poolCleanup").is_none() {
             return Ok(None);
@@ -264,76 +256,7 @@ impl Objects<'_> {
             let what = "where its pools are listed is not known (sync.poolCleanup does not show it)";
             return Err(ObjectsError::Heap(what.to_owned()));
         };
-        Ok(Some([pools.all, pools.old].map(|addr| addr.wrapping_add(self.view.bias))))
-    }
-
-    /// Looks at values once more, and notes of each whether it is where and what it was.
-    fn look(&self, compared: &mut [Compared], first: bool) -> Result<(), ObjectsError> {
-        for batch in compared.chunks_mut(BATCH) {
-            // Of each its slot, its ring and itself; the words of maps come by themselves.
-            let mut ranges = Vec::with_capacity(batch.len() * 3);
-            for one in batch.iter() {
-                let Value { slot, ring, data, .. } = one.value;
-                let ring = if ring == 0 { slot } else { ring };
-                let size = if one.stands { one.content.size } else { 0 };
-                ranges.extend([
-                    Range { addr: slot, len: 16 },
-                    Range { addr: ring, len: 8 },
-                    Range { addr: data, len: size },
-                ]);
-            }
-            let mut seen = vec![(false, Vec::new()); batch.len()];
-            read_each(self.view.memory, &ranges, |index, bytes| {
-                let (Some(one), Some((there, fills))) = (batch.get(index / 3), seen.get_mut(index / 3))
-                else {
-                    return;
-                };
-                let Value { of, data, ring, index: number, .. } = one.value;
-                match index % 3 {
-                    0 => *there = u64_at(bytes, 0) == Some(of) && u64_at(bytes, 8) == Some(data),
-                    1 => *there &= ring == 0 || walk::has(bytes, number),
-                    _ => {
-                        let own = data.to_le_bytes();
-                        let bytes = if one.content.direct { &own[..] } else { bytes };
-                        *fills = one.content.parts.iter().map(|part| part.fill(bytes)).collect();
-                    }
-                }
-            })?;
-            self.count_maps(batch, &mut seen)?;
-            for (one, (there, fills)) in batch.iter_mut().zip(seen) {
-                if first {
-                    budget::check(size_of_val(fills.as_slice()))?;
-                    one.fills = fills;
-                    one.stands = there && one.fills.len() == one.content.parts.len();
-                } else {
-                    one.stands = one.stands && there && one.fills == fills;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads how many elements maps have: the first word of each.
-    fn count_maps(&self, batch: &[Compared], seen: &mut [(bool, Vec<Fill>)]) -> Result<(), ObjectsError> {
-        let mut maps: Vec<(usize, usize)> = Vec::new();
-        let mut ranges = Vec::new();
-        for ((one, (_, fills)), index) in batch.iter().zip(seen.iter()).zip(0..) {
-            for ((part, fill), number) in one.content.parts.iter().zip(fills).zip(0..) {
-                if part.holds == Holds::Map && fill.at != 0 {
-                    maps.push((index, number));
-                    ranges.push(Range { addr: fill.at, len: 8 });
-                }
-            }
-        }
-        let most = self.room();
-        read_each(self.view.memory, &ranges, |index, bytes| {
-            let fill = maps.get(index).and_then(|(one, part)| seen.get_mut(*one)?.1.get_mut(*part));
-            // More than there are objects is no count.
-            if let Some((fill, count)) = fill.zip(u64_at(bytes, 0)) {
-                fill.len = if count <= most.saturating_mul(8) { count } else { 0 };
-            }
-        })?;
-        Ok(())
+        Ok(Some(([pools.all, pools.old].map(|addr| addr.wrapping_add(self.view.bias)), globals)))
     }
 
     /// What each value keeps alive that nothing but the values of pools does, by the number of its object.
@@ -349,6 +272,7 @@ impl Objects<'_> {
 
     fn pool(
         &self,
+        spans: &Spans,
         raw: &Raw,
         by_slot: &HashMap<u64, &Compared>,
         types: &dyn Fn(u64) -> Option<TypeId>,
@@ -361,12 +285,12 @@ impl Objects<'_> {
             trouble: raw.trouble,
             ..Pool::default()
         };
-        let mut met = hashbrown::HashSet::new();
+        let mut met = HashSet::new();
         for value in &raw.values {
-            let object = self.graph.at(value.data);
-            let bytes =
-                object.and_then(|object| self.graph.place(object)).map_or(0, |(_, span, _)| span.size);
-            let kept = object.and_then(|object| keeps.get(&object)).copied().unwrap_or(0);
+            let object = spans.object(value.data);
+            let bytes = object.and_then(|object| spans.range(object)).map_or(0, |(_, size)| size);
+            let known = self.graph.at(value.data);
+            let kept = known.and_then(|object| keeps.get(&object)).copied().unwrap_or(0);
             let compared = by_slot.get(&value.slot);
             let place = match (value.victim, value.ring) {
                 (true, _) => Place::Victim,
@@ -389,7 +313,7 @@ impl Objects<'_> {
                 p: value.p,
                 place,
                 bytes,
-                room: compared.map_or(0, |one| self.room_of(one)),
+                room: compared.map_or(0, |one| room_of(spans, one)),
                 keeps: kept,
                 stands: compared.is_some_and(|one| one.stands),
                 oversized: false,
@@ -399,39 +323,11 @@ impl Objects<'_> {
             .filter(|(pooled, _)| pooled.stands)
             .filter_map(|(pooled, value)| Some((pooled, *by_slot.get(&value.slot)?)))
             .collect();
-        let (twice, filled) = (self.twice(&standing), filled(&standing));
+        let (twice, filled) = (twice(spans, &standing), filled(&standing));
         (pool.twice, pool.filled) = (twice, filled);
         measure(&mut pool);
         pool.new = self.function_of(raw.new);
         pool
-    }
-
-    /// Bytes that slices and texts of a value have room for, as far as the heap has it there.
-    fn room_of(&self, one: &Compared) -> u64 {
-        let room = |fill: &Fill| {
-            let range = self.graph.spans.object(fill.at).and_then(|id| self.graph.spans.range(id));
-            range.map_or(0, |(base, size)| fill.bytes.min(base + size - fill.at))
-        };
-        one.fills.iter().filter(|fill| fill.at != 0).map(room).fold(0, u64::saturating_add)
-    }
-
-    /// Values that are in several slots.
-    fn twice(&self, standing: &[(&Pooled, &Compared)]) -> Vec<Twice> {
-        let mut times: BTreeMap<u64, u64> = BTreeMap::new();
-        for (pooled, one) in standing {
-            let slice = one.fills.first().filter(|fill| one.content.is_slice && fill.bytes > 0);
-            let addr = match slice {
-                Some(fill) => fill.at,
-                None if one.content.is_one => pooled.addr,
-                None => continue,
-            };
-            // What lies outside of the heap is there once, whoever puts it.
-            if self.is_object(addr) {
-                *times.entry(addr).or_default() += 1;
-            }
-        }
-        let more = times.into_iter().filter(|(_, times)| *times > 1);
-        more.map(|(addr, times)| Twice { addr, times }).collect()
     }
 
     /// The name of the function of a closure; empty: there is none.
@@ -516,94 +412,9 @@ fn package(name: &str) -> &str {
     name.get(..dot).unwrap_or_default()
 }
 
-/// What fields of values have something in them.
-fn filled(standing: &[(&Pooled, &Compared)]) -> Vec<Filled> {
-    let mut found: BTreeMap<(TypeId, usize), (Filled, u64)> = BTreeMap::new();
-    let mut met = hashbrown::HashSet::new();
-    for (pooled, one) in standing {
-        let Some(of) = pooled.of.filter(|_| met.insert(pooled.addr)) else { continue };
-        for ((part, fill), number) in one.content.parts.iter().zip(&one.fills).zip(0..) {
-            let new = || Filled {
-                of,
-                path: part.path.clone(),
-                holds: part.holds,
-                full: 0,
-                emptied: 0,
-                unset: 0,
-                varies: false,
-                example: 0,
-            };
-            let (filled, len) = found.entry((of, number)).or_insert_with(|| (new(), fill.len));
-            match (fill.len, fill.cap) {
-                (0, 0) => filled.unset += 1,
-                (0, _) => filled.emptied += 1,
-                (now, _) => {
-                    if filled.full == 0 {
-                        (*len, filled.example) = (now, pooled.addr);
-                    }
-                    filled.full += 1;
-                    filled.varies |= *len != now;
-                }
-            }
-        }
-    }
-    found.into_values().map(|(filled, _)| filled).filter(|filled| filled.full > 0).collect()
-}
-
-/// Finds the values that have far more room than the others.
-fn measure(pool: &mut Pool) {
-    let mut rooms: Vec<u64> = Vec::new();
-    let mut met = hashbrown::HashSet::new();
-    for value in pool.values.iter().filter(|value| value.stands && value.room > 0) {
-        if met.insert(value.addr) {
-            rooms.push(value.room);
-        }
-    }
-    if rooms.len() < LEAST_VALUES {
-        return;
-    }
-    rooms.sort_unstable();
-    pool.median = rooms.get(rooms.len() / 2).copied().unwrap_or(0);
-    let most = pool.median.max(LEAST_MEDIAN).saturating_mul(TIMES).max(LEAST_OVERSIZED);
-    for value in pool.values.iter_mut().filter(|value| value.stands) {
-        value.oversized = value.room >= most;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn value(addr: u64, room: u64) -> Pooled {
-        Pooled {
-            addr,
-            of: Some(TypeId(1)),
-            p: 0,
-            place: Place::Shared,
-            bytes: 48,
-            room,
-            keeps: 0,
-            stands: true,
-            oversized: false,
-        }
-    }
-
-    fn oversized(rooms: &[u64]) -> Vec<u64> {
-        let values = rooms.iter().zip(1..).map(|(room, addr)| value(addr, *room));
-        let mut pool = Pool { values: values.collect(), ..Pool::default() };
-        measure(&mut pool);
-        pool.oversized().map(|value| value.room).collect()
-    }
-
-    #[test]
-    fn what_has_far_more_room_than_the_others_is_oversized() {
-        const MIB: u64 = 1 << 20;
-        assert_eq!(oversized(&[512, 700, 4 * MIB, 640]), [4 * MIB]);
-        assert_eq!(oversized(&[512, 700, 4 * MIB]), [] as [u64; 0], "too few to tell");
-        assert_eq!(oversized(&[512, 700, 9 << 10, 640]), [] as [u64; 0], "small");
-        assert_eq!(oversized(&[MIB, MIB, 4 * MIB, 2 * MIB]), [] as [u64; 0], "all are large");
-        assert_eq!(oversized(&[0, 0, 0, 4 * MIB]), [] as [u64; 0], "what was never used says nothing");
-    }
 
     #[test]
     fn a_field_is_dirty_where_most_are_emptied_and_some_are_not() {
@@ -644,29 +455,5 @@ mod tests {
         ] {
             assert_eq!(package(name), is);
         }
-    }
-
-    #[test]
-    fn fields_are_full_empty_or_without_room() {
-        let content = Rc::new(Content {
-            direct: false,
-            size: 24,
-            parts: vec![content::Part::testing(".buf", Holds::Slice)],
-            is_one: true,
-            is_slice: false,
-        });
-        let slot = Value { slot: 0, p: 0, victim: false, ring: 0, index: 0, of: 0, data: 0 };
-        let one = |len, cap| Compared {
-            value: slot,
-            content: Rc::clone(&content),
-            fills: vec![Fill { len, cap, bytes: cap, at: 1 }],
-            stands: true,
-        };
-        let all = [one(3, 8), one(0, 8), one(0, 0), one(5, 8), one(5, 8)];
-        let pooled = [1, 2, 3, 4, 4].map(|addr| value(addr, 0));
-        let standing: Vec<_> = pooled.iter().zip(&all).collect();
-        let found = filled(&standing);
-        let [one] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((one.full, one.emptied, one.unset, one.varies, one.example), (2, 1, 1, true, 1));
     }
 }
