@@ -19,10 +19,10 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![live(threads_that_grow_are_told_of), live(the_agent_counts_threads_finalizers_and_pools)]
 }
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Reports in which growth must be told of.
-const REPORTS: usize = 25;
+const REPORTS: usize = 10;
 
 fn threads_that_grow_are_told_of() -> Result<()> {
     for go in Go::all().iter().filter(|go| [19, 24, 27].contains(&go.minor)) {
@@ -68,7 +68,7 @@ fn becomes(agent: &Agent, name: &str, label: &str, wanted: f64) -> Result<()> {
 fn the_agent_counts_threads_finalizers_and_pools() -> Result<()> {
     let go = Go::newest();
     let mut target = fixture::start_own("threads", &go, Variant::Plain, &["-mode", "steady"])?;
-    let agent = Agent::watching(&target, &["--interval", "1"])?;
+    let agent = Agent::watching(&target, &[])?;
     let said = target.command("count", SOON)?;
     let locked = said.iter().find_map(|line| line.strip_prefix("locked ")).context("no count")?;
     becomes(&agent, "sfgi_threads", "state=\"locked\"", locked.parse()?)?;
@@ -76,12 +76,12 @@ fn the_agent_counts_threads_finalizers_and_pools() -> Result<()> {
     let of_kernel = std::fs::read_dir(format!("/proc/{}/task", target.pid()))?.count();
     ensure!((all - of_kernel as f64).abs() <= 2.0, "{all}, not {of_kernel}");
     let target = fixture::start_own("finalizers", &go, Variant::Plain, &["-mode", "blocked", "-n", "20"])?;
-    let agent = Agent::watching(&target, &["--interval", "1"])?;
+    let agent = Agent::watching(&target, &[])?;
     // The one that does not end is one of them.
     becomes(&agent, "sfgi_finalizer_queue", "", 21.0)?;
     // A buffer and a session of each request, and what fmt has.
     let target = fixture::start_own("pools", &go, Variant::Plain, &["-mode", "clean", "-n", "40"])?;
-    let agent = Agent::watching(&target, &["--interval", "1"])?;
+    let agent = Agent::watching(&target, &[])?;
     let deadline = Instant::now() + LONGEST;
     while metric(&agent.get("/metrics")?.text(), "sfgi_pool_objects", "").is_none_or(|count| count < 80.0) {
         ensure!(Instant::now() < deadline, "no objects in pools");
