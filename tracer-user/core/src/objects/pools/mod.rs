@@ -30,6 +30,8 @@ const MAX_COMPARED: usize = 1 << 16;
 /// Looks at a target that runs, and the pause between two.
 const LOOKS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(1);
+/// How often all pools are read until what they have makes sense: a heap that grows has new spans.
+const ATTEMPTS: usize = 3;
 /// Values that are read together.
 const BATCH: usize = 256;
 /// So many values must have been emptied to say that others were not.
@@ -193,8 +195,16 @@ impl Objects<'_> {
     pub fn pools(&self, stands: bool, measure: bool) -> Result<Pools, ObjectsError> {
         let Some((lists, globals)) = self.pool_lists()? else { return Ok(Pools::default()) };
         // What is in pools was made a moment ago, and may lie where no span was when all objects were read.
-        let spans = Spans::read(&self.view, globals)?;
-        let raws = self.raw_pools(&spans, lists)?;
+        let mut attempts = if stands { 1 } else { ATTEMPTS };
+        let (spans, raws) = loop {
+            attempts -= 1;
+            let spans = Spans::read(&self.view, globals)?;
+            let raws = self.raw_pools(&spans, lists);
+            let whole = raws.as_ref().is_ok_and(|raws| raws.iter().all(|raw| raw.trouble.is_none()));
+            if whole || attempts == 0 {
+                break (spans, raws?);
+            }
+        };
         let mut contents: HashMap<u64, Option<(TypeId, Rc<Content>)>> = HashMap::new();
         let values = raws.iter().flat_map(|raw| &raw.values);
         let mut compared = Vec::new();
