@@ -23,7 +23,7 @@ use content::Content;
 pub use content::Holds;
 use hashbrown::{HashMap, HashSet};
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
-use walk::{Heap, MAX_VALUES, Raw, Value};
+use walk::{Heap, MAX_VALUES, Raw};
 
 /// Values that are compared, and bytes of them that are kept for it.
 const MAX_COMPARED: usize = 1 << 16;
