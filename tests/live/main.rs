@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 mod leaks;
 mod memory;
+mod pools;
 mod ps;
 mod record;
 mod top;
@@ -42,6 +43,7 @@ fn main() -> Result<ExitCode> {
         hostile::tests(),
         leaks::tests(),
         memory::tests(),
+        pools::tests(),
         ps::tests(),
         record::tests(),
         top::tests(),

@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::{sfgi, traceback};
@@ -136,4 +137,16 @@ pub fn document(text: &str) -> Result<Dump> {
 /// missing.
 pub fn is_marked(goroutine: &traceback::Goroutine) -> bool {
     goroutine.status.starts_with("running") || goroutine.status.contains("(in motion)")
+}
+
+/// Has gdb's `gcore` write a core file of a process into a directory.
+///
+/// # Errors
+/// It cannot be run, or writes none.
+pub fn gcore(pid: &str, dir: &Path) -> Result<PathBuf> {
+    let prefix = dir.join("core");
+    let output = Command::new("gcore").arg("-o").arg(&prefix).arg(pid).output().context("gcore")?;
+    let core = dir.join(format!("core.{pid}"));
+    ensure!(core.exists(), "gcore: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(core)
 }

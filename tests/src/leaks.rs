@@ -38,6 +38,9 @@ pub struct Report {
     pub frozen_ms: Option<f64>,
     /// Why nothing counts as proven; `None`: nothing stands against it.
     pub doubt: Option<String>,
+    /// Why objects, and pools among them, were not looked at.
+    pub objects_doubt: Option<String>,
+    pub pools_doubt: Option<String>,
     /// Goroutines by verdict.
     pub summary: BTreeMap<Verdict, u64>,
     /// Every leaked goroutine.

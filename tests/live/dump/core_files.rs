@@ -68,17 +68,9 @@ fn of_gcore() -> Result<()> {
         let mut crowd = Crowd::start(go, variant)?;
         crowd.set_in_motion()?;
         let dir = tempfile::tempdir()?;
-        let core = gcore(&crowd, dir.path())?;
+        let core = dump::gcore(&crowd.pid(), dir.path())?;
         agrees(&crowd, &core, &fixture::build("crowd", go, variant)?)
     })
-}
-
-fn gcore(crowd: &Crowd, dir: &Path) -> Result<PathBuf> {
-    let prefix = dir.join("core");
-    let output = Command::new("gcore").arg("-o").arg(&prefix).arg(crowd.pid()).output().context("gcore")?;
-    let core = dir.join(format!("core.{}", crowd.pid()));
-    ensure!(core.exists(), "gcore: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(core)
 }
 
 /// The kernel's own: the runtime of a program with `GOTRACEBACK=crash` aborts itself.
@@ -110,7 +102,7 @@ fn truncated() -> Result<()> {
     let crowd = Crowd::start(&go, Variant::Plain)?;
     let exe = fixture::build("crowd", &go, Variant::Plain)?;
     let dir = tempfile::tempdir()?;
-    let core = gcore(&crowd, dir.path())?;
+    let core = dump::gcore(&crowd.pid(), dir.path())?;
     let whole = fs::metadata(&core)?.len();
     let file = fs::OpenOptions::new().write(true).open(&core)?;
     for percent in (0..100).rev().step_by(3) {

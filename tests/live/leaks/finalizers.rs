@@ -1,4 +1,4 @@
-//! Leaks beside finalizers and cleanups: one that never ends, and others that run all the time.
+//! Leaks beside finalizers and cleanups, and those that never end themselves.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,11 @@ use live_tests::{
 use serde_json::Value;
 
 pub(crate) fn tests() -> Vec<Test> {
-    vec![live(a_finalizer_that_never_ends_hides_no_leak), live(finalizers_that_run_hide_no_leak)]
+    vec![
+        live(a_finalizer_that_never_ends_hides_no_leak),
+        live(finalizers_that_run_hide_no_leak),
+        live(what_is_stuck_is_told_with_what_waits_behind_it),
+    ]
 }
 
 /// 1.24 has cleanups in the queue of finalizers, 1.25 in one of their own, 1.26 with their arguments.
@@ -57,4 +61,50 @@ fn a_finalizer_that_never_ends_hides_no_leak() -> Result<()> {
 
 fn finalizers_that_run_hide_no_leak() -> Result<()> {
     for_each_release("busy", |_, _| Ok(()))
+}
+
+/// What the report says of finalizers that are stuck: the goroutines, and the evidence.
+fn stuck(target: &Process) -> Result<(BTreeSet<u64>, Vec<String>)> {
+    let report = leaks::json(target.pid(), &["--observe", "2s", "--min-age", "1s"])?;
+    let groups = || report.groups.iter().filter(|group| group.class == "finalizer-stuck");
+    ensure!(groups().all(|group| group.verdict == leaks::Verdict::Likely), "{:?}", report.groups);
+    let goids = groups().flat_map(|group| group.goids.iter().copied()).collect();
+    Ok((goids, groups().flat_map(|group| group.evidence.clone()).collect()))
+}
+
+fn what_is_stuck_is_told_with_what_waits_behind_it() -> Result<()> {
+    for go in Go::all().iter().filter(|go| RELEASES.contains(&go.minor)) {
+        for (mode, since, what) in [("blocked", 19, "finalizers"), ("blocked-cleanup", 24, "cleanups")] {
+            for variant in [Variant::Plain, Variant::PieStripped] {
+                if go.minor < since {
+                    continue;
+                }
+                let target = fixture::start("finalizers", go, variant, &["-mode", mode])?;
+                let whole = || -> Result<()> {
+                    let lines = target.stdout.lines();
+                    let fact = lines.iter().find_map(|line| line.text.strip_prefix("finalizer "));
+                    let fact: Value = serde_json::from_str(fact.context("the line is missing")?)?;
+                    let number = |key: &str| fact.get(key).and_then(Value::as_u64).unwrap_or_default();
+                    let func = fact.get("func").and_then(Value::as_str).unwrap_or_default();
+                    // 1.24 has cleanups in the queue of finalizers.
+                    let what = if go.minor < 25 { "finalizers" } else { what };
+                    let (goids, evidence) = stuck(&target)?;
+                    ensure!(goids == BTreeSet::from([number("goid")]), "{goids:?}, not {fact}");
+                    let wanted = format!(
+                        "it runs {func}, and {} {what} are due that have not begun",
+                        number("queued")
+                    );
+                    ensure!(evidence.contains(&wanted), "no {wanted}: {evidence:?}");
+                    Ok(())
+                };
+                whole().with_context(|| format!("go{} {variant} {mode}", go.version))?;
+            }
+        }
+        for mode in ["busy", "slow"] {
+            let target = fixture::start("finalizers", go, Variant::Plain, &["-mode", mode])?;
+            let (goids, evidence) = stuck(&target)?;
+            ensure!(goids.is_empty(), "go{} {mode}: {evidence:?}", go.version);
+        }
+    }
+    Ok(())
 }

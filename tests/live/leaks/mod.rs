@@ -4,6 +4,7 @@ mod finalizers;
 mod healthy;
 mod oracle;
 mod rings;
+mod threads;
 
 use crate::harness::Test;
 
@@ -15,6 +16,7 @@ pub(crate) fn tests() -> Vec<Test> {
         healthy::tests(),
         oracle::tests(),
         rings::tests(),
+        threads::tests(),
     ];
     all.into_iter().flatten().collect()
 }

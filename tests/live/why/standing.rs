@@ -1,14 +1,11 @@
 //! A target that is stopped, and one that is a core file, tell the same as one that runs.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Instant,
-};
+use std::{path::Path, time::Instant};
 
 use crate::harness::{Need, Test, live};
 use anyhow::{Context, Result, ensure};
 use live_tests::{
+    dump,
     fixture::{self, Variant},
     toolchain::Go,
     why::{self, Objects, Why},
@@ -71,21 +68,13 @@ fn a_core_file_tells_the_same() -> Result<()> {
         let target = Objects::start(go, variant)?;
         let running = target.why(&[])?;
         let dir = tempfile::tempdir()?;
-        let core = gcore(&target, dir.path())?;
+        let core = dump::gcore(&target.pid(), dir.path())?;
         let exe = fixture::build("objects", go, variant)?;
         let of_core = target.of(&["--core", utf8(&core)?, "--exe", utf8(&exe)?])?;
         let is_it = of_core.pid == running.pid && of_core.frozen_ns.is_none();
         ensure!(is_it, "{:?}, stopped {:?}", of_core.pid, of_core.frozen_ns);
         same(&target, &running, &of_core)
     })
-}
-
-fn gcore(target: &Objects, dir: &Path) -> Result<PathBuf> {
-    let prefix = dir.join("core");
-    let output = Command::new("gcore").arg("-o").arg(&prefix).arg(target.pid()).output().context("gcore")?;
-    let core = dir.join(format!("core.{}", target.pid()));
-    ensure!(core.exists(), "gcore: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(core)
 }
 
 fn utf8(path: &Path) -> Result<&str> {

@@ -10,6 +10,7 @@ use sfgi_core::{
     event::Mode,
     leaks::{AsJson, LeakView},
     names::Site,
+    snapshot::ThreadCounts,
 };
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -118,6 +119,10 @@ pub struct ProcessPicture {
     pub growth: Vec<SiteGrowth>,
     /// What its own runtime and its control group say of memory.
     pub memory: Memory,
+    /// What its runtime has to do, and on how many threads.
+    pub runtime: Runtime,
+    /// Objects in its `sync.Pool`s, as of the last look that read objects; `None`: there was none.
+    pub pool_objects: Option<u64>,
     /// What probes have seen; `None`: no probe ever stood.
     pub events: Option<Arc<Events>>,
     /// Scans and looks that ended, and the CPU time that they took of the agent.
@@ -333,6 +338,16 @@ pub struct Memory {
     pub limit_bytes: Option<u64>,
     /// What all processes of the control group use of `limit_bytes`.
     pub cgroup_bytes: Option<u64>,
+}
+
+/// What the runtime of a target has to do besides; `None`: not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// Finalizers and cleanups that are due.
+    pub due: Option<u64>,
+    /// Threads of the process, and what those do that run Go.
+    pub threads: Option<u64>,
+    pub thread_counts: Option<ThreadCounts>,
 }
 
 /// What probes have seen of a target, summed over all times that they stood.

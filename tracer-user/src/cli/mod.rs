@@ -8,6 +8,7 @@ mod dump;
 mod export;
 mod leaks;
 mod objects;
+mod pools;
 mod ps;
 mod record;
 mod report;
@@ -54,6 +55,7 @@ EXAMPLES
   sfgi leaks -p 1234                     which goroutines are leaked, why, and what to do
   sfgi why -p 1234 0xc000012120          what keeps this object alive
   sfgi contexts -p 1234                  the tree of contexts, and which nobody can cancel
+  sfgi pools -p 1234                     what lies in each sync.Pool, and what is wrong with it
   sfgi agent                             all Go programs of this host, for 2 % of a core
   sfgi doctor -p 1234                    which probes would be used, where, at what cost"
 )]
@@ -82,6 +84,8 @@ enum Command {
     Why(Box<Limited<why::Args>>),
     /// Show the contexts of a program as a tree, and which of them nobody can cancel
     Contexts(Limited<contexts::Args>),
+    /// Show the sync.Pools of a program: what lies in each, and what is wrong with it
+    Pools(Limited<pools::Args>),
     /// Watch all Go programs of this host, within a budget
     Agent(agent::Args),
     /// List the Go processes of this host, and what can be done with each
@@ -135,6 +139,7 @@ impl Command {
             Command::Leaks(limited) => limited.limits(limited.args.target.pids(), false),
             Command::Why(limited) => limited.limits(limited.args.target.pids(), false),
             Command::Contexts(limited) => limited.limits(limited.args.target.pids(), false),
+            Command::Pools(limited) => limited.limits(limited.args.target.pids(), false),
             Command::Agent(_) => return None,
             Command::Ps(limited) => limited.limits(&[], false),
             Command::Doctor(limited) => limited.limits(limited.args.pids(), false),
@@ -154,6 +159,7 @@ impl Command {
             Command::Leaks(limited) => (limited.args.target.is_none(), "sfgi leaks", CORE),
             Command::Why(limited) => (limited.args.target.is_none(), "sfgi why ADDR", CORE),
             Command::Contexts(limited) => (limited.args.target.is_none(), "sfgi contexts", CORE),
+            Command::Pools(limited) => (limited.args.target.is_none(), "sfgi pools", CORE),
             Command::Report(_)
             | Command::Export(_)
             | Command::Agent(_)
@@ -218,6 +224,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Leaks(limited) => leaks::run(&limited.args),
         Command::Why(limited) => why::run(&limited.args).map(|()| Outcome::Done),
         Command::Contexts(limited) => contexts::run(&limited.args).map(|()| Outcome::Done),
+        Command::Pools(limited) => pools::run(&limited.args).map(|()| Outcome::Done),
         Command::Agent(args) => agent::run(&args).map(Outcome::Said),
         Command::Ps(limited) => ps::run(&limited.args).map(|()| Outcome::Done),
         Command::Doctor(limited) => doctor::run(&limited.args).map(|()| Outcome::Done),

@@ -197,6 +197,9 @@ impl Question<'_> {
             if let Some(contexts) = &group.contexts {
                 return Ok((Vec::new(), vec![contexts.address]));
             }
+            if let Some(pool) = &group.pools {
+                return Ok((Vec::new(), vec![pool.example]));
+            }
             ensure!(
                 !group.goids.is_empty(),
                 "{}: group {finding} is of timers, which the runtime keeps",

@@ -13,6 +13,7 @@ mod json;
 pub mod leaks;
 mod number;
 mod perfetto;
+pub mod pools;
 pub mod pprof;
 mod printer;
 #[cfg(test)]

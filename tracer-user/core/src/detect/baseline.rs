@@ -33,6 +33,11 @@ impl Fingerprint {
         Fingerprint::of_all([class, "context", of, root])
     }
 
+    /// The fingerprint of a pool: the class, and by what the pool is known.
+    pub(super) fn of_pools(class: &str, known_by: &str) -> Fingerprint {
+        Fingerprint::of_all([class, "pool", known_by])
+    }
+
     /// The id of one of several leaks with the same functions; the first (0) keeps this one.
     pub(super) fn numbered(self, number: u64) -> Fingerprint {
         if number == 0 { self } else { Fingerprint((self.0 ^ number).wrapping_mul(PRIME)) }

@@ -3,10 +3,11 @@
 use super::{
     cycles::Cycle,
     known::{Known, Shape, Thresholds},
+    pools::PoolTrouble,
 };
 use crate::budget;
 use crate::{
-    goruntime::{Release, State, WaitReason},
+    goruntime::{Release, State, WaitReason, calls_finalizers},
     heap::{Facts, TimerKind, TimerSite},
     snapshot::{Goroutine, Object, ObjectKind},
 };
@@ -79,6 +80,12 @@ pub(super) struct Condition {
     pub(super) growing_children: bool,
     /// It is about contexts that end by themselves, but late; not goroutines.
     pub(super) far_deadline: bool,
+    /// It is locked to a thread.
+    locked: bool,
+    /// It runs a finalizer or a cleanup.
+    pub(super) finalizers: bool,
+    /// It is about a `sync.Pool` that this is wrong with, not about goroutines.
+    pub(super) pool: Option<PoolTrouble>,
 }
 
 impl Condition {
@@ -121,6 +128,8 @@ impl Condition {
             && !self.lost_context
             && !self.growing_children
             && !self.far_deadline
+            && self.pool.is_none()
+            && (!self.finalizers || shape.functions.iter().any(|name| calls_finalizers(name)))
             && self.wait_reason.as_ref().is_none_or(|words| words.hold(&shape.reason))
             && self.main.is_none_or(|main| main == shape.main)
             && self.creator.as_ref().is_none_or(|pattern| {
@@ -159,6 +168,7 @@ impl Condition {
             && self.holds_of_objects(known, shape, goroutine, facts)
             && (!self.ignores_context || facts.ignores_context)
             && (!self.cuts_context || facts.cuts_context)
+            && (!self.locked || goroutine.locked)
             && (!self.stable || (facts.looks > 1 && facts.moved == 0))
             && (!self.lived || (facts.looks > 1 && facts.looks as usize >= known.observed.looks.len()))
             && self.looks.is_none_or(|looks| facts.looks >= looks)

@@ -84,6 +84,7 @@ pub fn troubled_contexts(
             growth: *growth,
             timers: None,
             contexts: Some(site.clone()),
+            pools: None,
             ring: Vec::new(),
             evidence,
         })

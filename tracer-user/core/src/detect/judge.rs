@@ -154,6 +154,7 @@ impl Judge<'_> {
         let line = shape.wait_site.as_ref().map_or(0, |(_, line)| *line);
         let key = (id, verdict, rule.id.clone(), shape.site.0, line);
         let growth = self.growth_of(shape);
+        let behind = rule.condition.finalizers.then(|| behind(self.known.observed, shape));
         let (group, _) = self.groups.entry(key.clone()).or_insert_with(|| {
             self.order.push(key);
             let group = Group {
@@ -166,8 +167,9 @@ impl Judge<'_> {
                 growth: None,
                 timers: None,
                 contexts: None,
+                pools: None,
                 ring: Vec::new(),
-                evidence: Vec::new(),
+                evidence: behind.into_iter().collect(),
             };
             (group, shape.reason.clone())
         });
@@ -199,7 +201,10 @@ impl Judge<'_> {
             group.members.sort_by_key(|index| self.known.goroutine(*index).map(|one| one.goid));
             group.count = group.members.len() as u64;
             group.age = range(group.members.iter().filter_map(|index| self.known.age(*index)));
-            group.evidence = evidence(&self.known, &group, &reason);
+            let mut said = evidence(&self.known, &group, &reason);
+            let at = said.len().min(1);
+            said.splice(at..at, std::mem::take(&mut group.evidence));
+            group.evidence = said;
             if group.rule.condition.is_about_cycles()
                 && let Some(first) = group.members.first()
             {
@@ -209,6 +214,19 @@ impl Judge<'_> {
         }
         closed
     }
+}
+
+/// What a goroutine that calls finalizers or cleanups runs, and what waits behind that.
+fn behind(observed: &Observed, shape: &Shape) -> String {
+    let own = shape.functions.iter().rev().find(|name| !name.starts_with("runtime."));
+    let runs = own.map_or_else(|| "it runs one".to_owned(), |own| format!("it runs {own}"));
+    let cleanups = shape.functions.iter().any(|name| &**name == "runtime.runCleanups");
+    let (waiting, what) = match observed.due {
+        None => return runs,
+        Some(due) if cleanups => (due.cleanups, "cleanups"),
+        Some(due) => (due.finalizers.saturating_sub(1), "finalizers"),
+    };
+    format!("{runs}, and {waiting} {what} are due that have not begun")
 }
 
 fn range(ages: impl Iterator<Item = Age>) -> Option<(Age, Age)> {
@@ -272,6 +290,7 @@ fn timer_group(index: u32, site: &TimerSite, function: &str, rule: &Arc<Rule>) -
         growth: None,
         timers: Some(index),
         contexts: None,
+        pools: None,
         ring: Vec::new(),
         evidence,
     }

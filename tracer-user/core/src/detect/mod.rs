@@ -15,6 +15,7 @@ mod growth;
 mod history;
 mod judge;
 mod known;
+mod pools;
 mod report;
 mod rules;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use growth::Growth;
 pub use history::{Age, Counts, History, Measure};
 pub use judge::detect;
 pub use known::{Lookup, Scope, Thresholds};
+pub use pools::{PoolSite, PoolTrouble, troubled_pools};
 pub use report::{Group, Report};
 pub(crate) use rules::parse_alone;
 pub use rules::{Failure, Formal, Rule, Rules, RulesError, Severity, Verdict};

@@ -7,6 +7,7 @@ use super::{
     growth::Growth,
     history::{Age, Measure},
     known::Known,
+    pools::PoolSite,
     rules::{Rule, Verdict},
 };
 use crate::{
@@ -64,6 +65,8 @@ pub struct Group {
     pub timers: Option<u32>,
     /// For contexts that nobody can cancel.
     pub contexts: Option<ContextSite>,
+    /// For a pool that something is wrong with.
+    pub pools: Option<PoolSite>,
     /// The cycle that the first one waits in, from its own wait on; empty: it waits in none, or the rule is about
     /// something else.
     pub ring: Vec<Edge>,

@@ -13,11 +13,14 @@ use std::{
 };
 
 /// The built-in catalogue: the files' names, for messages, and their texts.
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 12] = [
     ("channels.toml", include_str!("rules/channels.toml")),
     ("sync.toml", include_str!("rules/sync.toml")),
     ("contexts.toml", include_str!("rules/contexts.toml")),
     ("coroutines.toml", include_str!("rules/coroutines.toml")),
+    ("finalizers.toml", include_str!("rules/finalizers.toml")),
+    ("pools.toml", include_str!("rules/pools.toml")),
+    ("threads.toml", include_str!("rules/threads.toml")),
     ("timers.toml", include_str!("rules/timers.toml")),
     ("connections.toml", include_str!("rules/connections.toml")),
     ("resident.toml", include_str!("rules/resident.toml")),

@@ -210,6 +210,11 @@ impl Release {
         if self.since(26) { 24 } else { 8 }
     }
 
+    /// A cleanup is taken out of the queue before it is called, and not behind (`mcleanup.go`: `runCleanups`, 1.26).
+    pub(crate) const fn takes_cleanups_out_first(self) -> bool {
+        self.since(26)
+    }
+
     /// Offset of `_defer.link` (`runtime2.go`): `{ started, heap, openDefer bool; sp, pc, fn, _panic, link }` up
     /// to 1.21, `{ heap, rangefunc bool; sp, pc, fn, link, head }` since 1.22.
     pub(crate) const fn defer_link(self) -> usize {

@@ -25,6 +25,11 @@ pub fn starts_system<'n>(start: &str, mut stack: impl Iterator<Item = &'n str>) 
     start.starts_with("runtime.")
 }
 
+/// Whether a function is that of a goroutine which calls finalizers or cleanups.
+pub fn calls_finalizers(func: &str) -> bool {
+    CALLERS.contains(&func)
+}
+
 /// Packages that a probe's stack walk passes through.
 const PACKAGES: [&str; 6] = ["runtime", "syscall", "time", "io", "os", "net"];
 /// Import paths that a probe's stack walk passes through, with everything below them.

@@ -12,6 +12,6 @@ mod wait_reason;
 pub use facts::Release;
 pub(crate) use facts::{HeapBitmap, SpecialKinds};
 pub(crate) use functions::is_plumbing_package;
-pub use functions::{is_plumbing, starts_system};
+pub use functions::{calls_finalizers, is_plumbing, starts_system};
 pub use state::State;
 pub use wait_reason::{WaitReason, WaitReasons};

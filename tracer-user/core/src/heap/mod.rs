@@ -23,6 +23,7 @@
 //! Here a failed read means that something moved; it is repeated, or becomes a doubt.
 
 mod candidates;
+mod due;
 mod marker;
 mod observe;
 mod pass;
@@ -35,6 +36,7 @@ mod timers;
 mod waits;
 
 pub use candidates::can_be_leaked;
+pub use due::{Due, due};
 pub use observe::{ObserveError, Options, Progress, Registers, observe};
 pub use relations::{DeadSet, Holders};
 pub use spans::{Usage, usage};
@@ -79,6 +81,8 @@ pub struct Observed {
     pub timers: Vec<TimerSite>,
     /// Garbage collections that the target has ended; before the first one its runtime knows no ages. `None`: not known.
     pub collections: Option<u64>,
+    /// Finalizers and cleanups that are due. `None`: not known.
+    pub due: Option<Due>,
     /// Number of passes; 0: nothing is proven.
     pub passes: u32,
     /// Bytes of the heap that the last pass read, and its duration in nanoseconds.

@@ -5,7 +5,7 @@ use super::references::Depths;
 use super::relations::{self, Holders, Related};
 use super::timers;
 use super::waits::Waits;
-use super::{Facts, Look, Observation, Observed, usage};
+use super::{Facts, Look, Observation, Observed, due, usage};
 use crate::budget;
 use crate::goruntime::State;
 use crate::memory::{FreezeError, Frozen, Sampler, ThreadRegisters};
@@ -362,6 +362,7 @@ impl<'s, 'a> Looks<'s, 'a> {
             holders,
             waits,
             timers,
+            due: due(&view),
             collections: usage(&view).map(|usage| usage.cycles),
             passes: proof.passes(),
             scanned: proof.scanned(),

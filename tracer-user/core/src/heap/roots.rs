@@ -26,29 +26,29 @@ const SPECIAL: usize = 64;
 /// Specials that are read together.
 const BATCH: usize = 1 << 14;
 /// Most blocks of one queue: six million finalizers that are due.
-const MAX_BLOCKS: usize = 1 << 16;
+pub(super) const MAX_BLOCKS: usize = 1 << 16;
 /// Offset of `cleanupQueue.all` (`mcleanup.go`, 1.25 to 1.27; the runtime pads the fields before it to a cache line).
-const ALL_CLEANUPS: u64 = 128;
+pub(super) const ALL_CLEANUPS: u64 = 128;
 
 /// Blocks in which finalizers and cleanups that are due wait for their goroutine. All blocks are in one list, also those
 /// that a goroutine works on, and an entry is counted until it has been run.
-struct Blocks {
+pub(super) struct Blocks {
     /// Bytes of a block.
-    size: usize,
+    pub(super) size: usize,
     /// Offsets of the next block, of the number of entries (four bytes) and of the first entry.
-    next: usize,
-    count: usize,
-    first: usize,
+    pub(super) next: usize,
+    pub(super) count: usize,
+    pub(super) first: usize,
     /// Bytes of an entry.
-    entry: usize,
+    pub(super) entry: usize,
 }
 
 impl Blocks {
     /// `finblock { alllink, next, cnt, fin }` with entries `{ fn, arg, nret, fint, ot }` (`mfinal.go`, 1.19 to 1.27).
-    const FINALIZERS: Blocks = Blocks { size: 4064, next: 0, count: 16, first: 24, entry: 40 };
+    pub(super) const FINALIZERS: Blocks = Blocks { size: 4064, next: 0, count: 16, first: 24, entry: 40 };
 
     /// `cleanupBlock { lfnode, alllink, n, cleanups }` (`mcleanup.go`, since 1.25).
-    fn cleanups(release: Release) -> Blocks {
+    pub(super) fn cleanups(release: Release) -> Blocks {
         Blocks { size: 512, next: 16, count: 24, first: 32, entry: release.cleanup_size() }
     }
 }

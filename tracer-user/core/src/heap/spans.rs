@@ -38,6 +38,8 @@ const MAX_CLAIM: u64 = 4;
 const MORE_CLAIM: u64 = 256 << 20;
 /// `mspan`s beyond what the memory of the target has room for, because the kernel counts that with a delay.
 const MORE_SPANS: u64 = 1 << 16;
+/// How often the array of spans is looked for.
+const ATTEMPTS: usize = 4;
 /// `mspan`s that are read together.
 const BATCH: u64 = 1 << 16;
 /// `mSpanInUse` of `mspan.state`: objects of the collector's heap.
@@ -171,6 +173,18 @@ impl Spans {
 
     /// Reads `allspans` again and adds spans that came into use where none was before.
     pub(crate) fn extend(&mut self, view: &View, globals: &Globals) -> Result<(), HeapError> {
+        for _ in 1..ATTEMPTS {
+            match self.extend_once(view, globals) {
+                // A heap that grows has a larger array made, and the one that was just found is unmapped
+                // (`src/runtime/mheap.go`: `recordspan`).
+                Err(HeapError::Unreadable(Fault::Unmapped(_))) => {}
+                result => return result,
+            }
+        }
+        self.extend_once(view, globals)
+    }
+
+    fn extend_once(&mut self, view: &View, globals: &Globals) -> Result<(), HeapError> {
         let fields = Fields::of(view).ok_or(HeapError::NoHeap)?;
         let heap = globals.mheap.ok_or(HeapError::NoHeap)?.wrapping_add(view.bias);
         let slice = view.at(heap, "mheap", "allspans").ok_or(HeapError::NoHeap)?;

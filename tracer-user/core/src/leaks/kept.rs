@@ -2,14 +2,15 @@
 
 use super::{
     children::{Children, Present},
+    pooled,
     view::LeakView,
 };
 use crate::{
     clock,
-    detect::{ContextSite, ContextTrouble, Growth, Verdict},
+    detect::{ContextSite, ContextTrouble, Growth, PoolSite, Verdict},
     heap::Observed,
     memory::ThreadRegisters,
-    objects::{Above, Context, Contexts, Known, Objects, Reading, settled},
+    objects::{Above, Context, Contexts, Known, Objects, Pool, Pools, Reading, settled},
     snapshot::{Clock, View},
 };
 use hashbrown::{HashMap, HashSet};
@@ -52,6 +53,10 @@ pub(super) struct Kept {
     /// Lost contexts, those that become more, and those that end late, by their type and by what keeps them; the most
     /// first. Of those that become more with how.
     pub(super) contexts: Vec<(ContextSite, Option<Growth>)>,
+    /// Objects in all pools; `None`: not known.
+    pub(super) pool_objects: Option<u64>,
+    /// Pools that something is wrong with, or why they are not known.
+    pub(super) pools: Result<Vec<PoolSite>, String>,
     /// What keeps alive what goroutines wait for, by its address.
     ways: HashMap<u64, String>,
 }
@@ -75,6 +80,8 @@ impl Kept {
             ignoring: HashSet::new(),
             cutting: HashSet::new(),
             contexts: Vec::new(),
+            pool_objects: None,
+            pools: Ok(Vec::new()),
             ways: HashMap::new(),
         };
         let known = Rc::new(Known::of(view.binary, exe.and_then(|exe| exe.try_clone().ok())));
@@ -85,6 +92,11 @@ impl Kept {
         let objects = match settled(view, stopped, &mut read) {
             Ok((objects, contexts)) => {
                 kept.learn(view, &objects, &contexts, children);
+                let pools = objects.pools(stopped, false);
+                let count = |pools: &Pools| pools.list.iter().map(Pool::count).sum();
+                kept.pool_objects = pools.as_ref().ok().map(count);
+                kept.pools =
+                    pools.map(|pools| pooled::sites(&objects, &pools)).map_err(|error| error.to_string());
                 Some(objects)
             }
             Err(error) => {

@@ -6,6 +6,7 @@
 
 mod children;
 mod kept;
+mod pooled;
 mod search;
 mod view;
 

@@ -9,7 +9,7 @@ use crate::{
     binary::GoBinary,
     detect::{
         Baseline, Group, History, Lookup, Report, Rules, Scope, Thresholds, Verdict, detect,
-        troubled_contexts,
+        troubled_contexts, troubled_pools,
     },
     goruntime::{Release, WaitReason},
     heap::{self, ObserveError, Observed, Options, Progress, Registers},
@@ -69,6 +69,10 @@ pub struct Leaks {
     pub scanned: u64,
     /// Why contexts, and what keeps objects alive, were not looked at, as a clause; `None`: they were, or nobody wanted it.
     pub objects_doubt: Option<String>,
+    /// Why pools were not looked at, as a clause; `None`: they were, or nobody wanted it.
+    pub pools_doubt: Option<String>,
+    /// Objects in all pools; `None`: not known, or nobody wanted it.
+    pub pool_objects: Option<u64>,
 }
 
 impl Earlier {
@@ -129,6 +133,8 @@ impl<'a> Search<'a> {
         {
             let sure = kept.sure && observed.doubt.is_none();
             report.add(troubled_contexts(&kept.contexts, sure, kept.age(), self.rules));
+            let pools = kept.pools.as_deref().unwrap_or_default();
+            report.add(troubled_pools(pools, kept.age(), self.rules));
         }
         let accepted = self.sift(&mut report);
         let pinned = if self.pinned {
@@ -146,11 +152,16 @@ impl<'a> Search<'a> {
             kept.tell(&mut groups);
         }
         let objects_doubt = kept.as_ref().and_then(|kept| kept.doubt.clone());
+        let pool_objects = kept.as_ref().and_then(|kept| kept.pool_objects);
+        let pools_doubt = kept.as_ref().and_then(|kept| kept.pools.as_ref().err().cloned());
         if let Some(earlier) = earlier {
             earlier.kept = kept;
         }
         let observed = observation.observed;
-        Ok(Found { leaks: Leaks { observed, groups, accepted, scanned, objects_doubt }, names })
+        Ok(Found {
+            leaks: Leaks { observed, groups, accepted, scanned, objects_doubt, pools_doubt, pool_objects },
+            names,
+        })
     }
 
     fn kept<'v>(

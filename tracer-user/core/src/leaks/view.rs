@@ -2,7 +2,8 @@
 
 use crate::{
     detect::{
-        Age, ContextSite, ContextTrouble, Fingerprint, Group, Growth, Lookup as _, Report, Rule, Verdict,
+        Age, ContextSite, ContextTrouble, Fingerprint, Group, Growth, Lookup as _, PoolSite, PoolTrouble,
+        Report, Rule, Verdict,
     },
     goruntime::State,
     heap::{Edge, Observed, Sign, TimerKind},
@@ -59,6 +60,8 @@ pub struct LeakView {
     pub timers: Option<Timers>,
     /// Of contexts that nobody can cancel.
     pub contexts: Option<ContextSite>,
+    /// Of a pool that something is wrong with.
+    pub pools: Option<PoolSite>,
     /// The cycle that the first member waits in, from its own wait on; empty: none, or it is not told of cycles.
     pub ring: Vec<Turn>,
     /// What keeps alive what the first member waits for: a way on one line; `None`: nothing does, or it is not known.
@@ -205,7 +208,7 @@ fn view(mut group: Group, observed: &Observed, pinned_bytes: u64, names: &mut Na
         count: group.count,
         age: group.age,
         growth: group.growth,
-        pinned_bytes,
+        pinned_bytes: group.pools.as_ref().map_or(pinned_bytes, |pool| pool.bytes),
         goids: group.members.iter().filter_map(goroutine).map(|one| one.goid).collect(),
         state: first.map(|first| first.state),
         reason: first.map(|first| names.reason(first).to_owned()).unwrap_or_default(),
@@ -220,6 +223,7 @@ fn view(mut group: Group, observed: &Observed, pinned_bytes: u64, names: &mut Na
             kind: timers.kind,
         }),
         contexts: group.contexts,
+        pools: group.pools,
         kept_by: None,
         ring,
         evidence,
@@ -249,9 +253,9 @@ fn awaited(snapshot: &Snapshot, members: &[u32]) -> Option<Awaited> {
 }
 
 impl LeakView {
-    /// Whether its members are goroutines; they are timers or contexts otherwise.
+    /// Whether its members are goroutines; they are timers, contexts or objects of a pool otherwise.
     pub fn is_of_goroutines(&self) -> bool {
-        self.timers.is_none() && self.contexts.is_none()
+        self.timers.is_none() && self.contexts.is_none() && self.pools.is_none()
     }
 
     /// How many more goroutines the creation site makes than end, a second.
@@ -315,6 +319,9 @@ impl Serialize for AsJson<'_> {
         }
         if let Some(contexts) = &this.contexts {
             map.serialize_entry("contexts", &ContextsJson::of(contexts))?;
+        }
+        if let Some(pool) = &this.pools {
+            map.serialize_entry("pool", &PoolJson::of(pool))?;
         }
         if !this.ring.is_empty() {
             let turns: Vec<TurnJson<'_>> = this.ring.iter().map(TurnJson::of).collect();
@@ -404,6 +411,39 @@ impl ContextsJson<'_> {
             parent: &site.parent,
             parent_address: format!("{:#x}", site.parent_address),
             kept_by: &site.kept_by,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct PoolJson<'a> {
+    trouble: PoolTrouble,
+    name: &'a str,
+    new: &'a str,
+    r#type: &'a str,
+    address: String,
+    example: String,
+    count: u64,
+    objects: u64,
+    fields: &'a [String],
+    room_bytes: u64,
+    median_room_bytes: u64,
+}
+
+impl PoolJson<'_> {
+    fn of(site: &PoolSite) -> PoolJson<'_> {
+        PoolJson {
+            trouble: site.trouble,
+            name: &site.name,
+            new: &site.new,
+            r#type: &site.of,
+            address: format!("{:#x}", site.address),
+            example: format!("{:#x}", site.example),
+            count: site.count,
+            objects: site.objects,
+            fields: &site.fields,
+            room_bytes: site.bytes,
+            median_room_bytes: site.median,
         }
     }
 }

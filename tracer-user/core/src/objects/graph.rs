@@ -7,6 +7,7 @@
 
 use super::ObjectsError;
 use super::recent::Recent;
+use super::sweep::Sweep;
 use super::typing::{Part, Typing, number};
 use crate::budget;
 use crate::heap::{ObjectId, Source, Span, Spans, most_read, words};
@@ -15,8 +16,8 @@ use crate::snapshot::View;
 use hashbrown::HashMap;
 
 /// Bytes that are read at once, and pieces of them.
-const BATCH_BYTES: usize = 1 << 20;
-const BATCH: usize = 1024;
+pub(super) const BATCH_BYTES: usize = 1 << 20;
+pub(super) const BATCH: usize = 1024;
 /// Stands for no object and no root.
 const NONE: u32 = u32::MAX;
 /// Numbers from here on are those of roots, lower ones those of objects.
@@ -44,7 +45,7 @@ pub(super) enum Parent {
 
 /// What led to an object.
 #[derive(Clone, Copy)]
-struct Links {
+pub(super) struct Links {
     /// First: an object, or [`ROOT`] and the number of a root.
     first: u32,
     /// As well: with [`FAR`] from another root, if anything did.
@@ -57,18 +58,18 @@ struct Links {
 
 /// The objects of one target, and what leads to each.
 pub(super) struct Graph<'a> {
-    view: View<'a>,
+    pub(super) view: View<'a>,
     pub(super) spans: Spans,
     /// By object.
-    links: Vec<Links>,
+    pub(super) links: Vec<Links>,
     roots: Vec<Source>,
     numbers: HashMap<Source, u32>,
     /// By object, a bit: it is not looked through ([`crate::heap::structs`]).
-    never: Vec<u64>,
+    pub(super) never: Vec<u64>,
     /// Objects that were reached and not looked through yet.
     next: Vec<u32>,
     /// Objects that a root refers to.
-    seeds: Vec<u32>,
+    pub(super) seeds: Vec<u32>,
     /// Objects and bytes that were reached.
     pub(super) reached: (u64, u64),
     read: u64,
@@ -469,61 +470,20 @@ impl<'a> Graph<'a> {
     /// # Errors
     /// As [`Graph::run`].
     pub(super) fn only_through(&self, objects: &[u32]) -> Result<(u64, u64), ObjectsError> {
-        budget::check(self.links.len() / 8)?;
-        let mut marks = vec![0_u64; self.links.len().div_ceil(64)];
-        let mut mark = |object: u32| {
-            let (word, bit) = (object as usize / 64, 1_u64 << (object % 64));
-            let new = self.is_reached(object) && marks.get(word).is_some_and(|bits| bits & bit == 0);
-            if new && let Some(bits) = marks.get_mut(word) {
-                *bits |= bit;
-            }
-            new
-        };
-        objects.iter().for_each(|object| {
-            mark(*object);
-        });
-        let (mut count, mut size) = (0, 0);
-        let mut next: Vec<u32> = self.seeds.iter().copied().filter(|seed| mark(*seed)).collect();
-        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
-        while !next.is_empty() {
-            next.sort_unstable();
-            let mut later = Vec::new();
-            let mut ranges: Vec<Range> = Vec::new();
-            let mut flush = |ranges: &mut Vec<Range>, later: &mut Vec<u32>| -> Result<(), ObjectsError> {
-                self.view.memory.scatter(ranges, &mut bytes, &mut whole)?;
-                for word in words(&bytes) {
-                    if let Some(child) = self.at(word).filter(|child| mark(*child)) {
-                        budget::reserve(later, 1)?;
-                        later.push(child);
-                    }
-                }
-                ranges.clear();
-                Ok(())
-            };
-            let mut total = 0;
-            for object in &next {
-                let Some((_, span, addr)) = self.place(*object) else { continue };
-                count += 1;
-                size += span.size;
-                let never =
-                    self.never.get(*object as usize / 64).is_some_and(|bits| bits >> (object % 64) & 1 != 0);
-                if span.noscan || never {
-                    continue;
-                }
-                for from in (0..span.size).step_by(BATCH_BYTES) {
-                    let len = (span.size - from).min(BATCH_BYTES as u64) as usize;
-                    ranges.push(Range { addr: addr + from, len });
-                    total += len;
-                    if total >= BATCH_BYTES || ranges.len() >= BATCH {
-                        flush(&mut ranges, &mut later)?;
-                        total = 0;
-                    }
-                }
-            }
-            flush(&mut ranges, &mut later)?;
-            next = later;
-        }
+        let mut sweep = Sweep::without(self, objects)?;
+        let (count, size) = sweep.all()?;
         Ok((self.reached.0.saturating_sub(count), self.reached.1.saturating_sub(size)))
+    }
+
+    /// Of each of these objects what it leads to, itself included, and nothing but these objects does: objects and
+    /// bytes. What several lead to counts for the first of them. An estimate, too.
+    ///
+    /// # Errors
+    /// As [`Graph::run`].
+    pub(super) fn only_through_each(&self, objects: &[u32]) -> Result<Vec<(u64, u64)>, ObjectsError> {
+        let mut sweep = Sweep::without(self, objects)?;
+        sweep.all()?;
+        objects.iter().map(|object| sweep.within(*object)).collect()
     }
 
     /// Objects and bytes that were reached, and how many of these have a type.

@@ -22,11 +22,14 @@ mod form;
 mod graph;
 mod itabs;
 mod pointers;
+mod pools;
 mod recent;
+mod sweep;
 mod typing;
 mod ways;
 
 pub use contexts::{Above, Context, ContextKind, Contexts, settled};
+pub use pools::{Filled, Holds, OfP, Place, Pool, Pooled, Pools, Twice};
 pub use ways::{Described, Hop, Root, RootKind, Way};
 
 use crate::binary::{self, CodeTypes, Globals, GoBinary, MAX_TYPE_BYTES, Member, Types, Variables};

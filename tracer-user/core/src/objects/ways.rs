@@ -230,7 +230,7 @@ impl Objects<'_> {
     }
 
     /// The function of the closure at an address; `None`: its first word is no function's entry.
-    fn closure(&self, addr: u64) -> Option<String> {
+    pub(super) fn closure(&self, addr: u64) -> Option<String> {
         let entry = self.view.word(addr)?.wrapping_sub(self.view.bias);
         let function = self.view.binary.functions().function_at(entry)?;
         (function.entry == entry).then(|| function.name.to_owned())

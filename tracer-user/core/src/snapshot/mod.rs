@@ -8,12 +8,14 @@ mod raw;
 mod take;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod types;
 mod unwind;
 
 pub use objects::{has_object, parking_function, waited_for};
 pub(crate) use raw::{Offsets, Raw};
 pub use take::{Options, Reading, SnapshotError, take, take_only};
+pub use threads::{ThreadCounts, threads};
 pub use types::{Goroutine, Object, ObjectKind, Pc, Sampled, Snapshot, StackId, Stacks, Trust, Wait, Wants};
 pub(crate) use unwind::{Frame, Registers, Unwinder};
 

@@ -8,7 +8,7 @@ use super::{
 use crate::agent::{
     Config,
     config::{Plan, Raise},
-    picture::{Identity, Memory, NameFrom, ProcessPicture, Scan, SiteGrowth},
+    picture::{Identity, Memory, NameFrom, ProcessPicture, Runtime, Scan, SiteGrowth},
     watch::{Failure, TargetSpec, scan::Told},
 };
 use sfgi_core::{event::Mode, leaks::LeakView};
@@ -72,6 +72,8 @@ pub(super) struct TargetState {
     leaks: Arc<[LeakView]>,
     leaks_unix_ns: u64,
     leaks_doubt: Option<Arc<str>>,
+    pool_objects: Option<u64>,
+    runtime: Runtime,
     growth: Vec<SiteGrowth>,
     memory: Memory,
     scans: u64,
@@ -124,6 +126,8 @@ impl TargetState {
             leaks_doubt: None,
             growth: Vec::new(),
             memory: Memory::default(),
+            runtime: Runtime::default(),
+            pool_objects: None,
             scans: 0,
             scan_cpu_seconds: 0.0,
             error: None,
@@ -294,6 +298,7 @@ impl TargetState {
             self.leaks = leaks.groups.into();
             self.leaks_unix_ns = told.scan.unix_ns;
             self.leaks_doubt = leaks.doubt.map(Into::into);
+            self.pool_objects = leaks.pool_objects;
         } else if told.suspicious || !told.growth.is_empty() {
             let earliest = self.last_look.map_or(now, |last| last + look_pause);
             self.look_due = Some(self.look_due.map_or(earliest, |due| due.min(earliest)));
@@ -302,7 +307,7 @@ impl TargetState {
         } else if self.look_due.is_none() {
             self.look_due = Some(now + look_pause);
         }
-        (self.growth, self.memory) = (told.growth, told.memory);
+        (self.growth, self.memory, self.runtime) = (told.growth, told.memory, told.runtime);
         // Only every fourth scan packs what is to be kept.
         self.kept = told.kept.or(self.kept.take());
         self.wish = Wish::of(&self.growth, &self.leaks);
@@ -341,6 +346,8 @@ impl TargetState {
             leaks_doubt: self.leaks_doubt.clone(),
             growth: self.growth.clone(),
             memory: self.memory,
+            runtime: self.runtime,
+            pool_objects: self.pool_objects,
             events: self.probes.events(top).map(Arc::new),
             scans: self.scans,
             scan_cpu_seconds: self.scan_cpu_seconds,

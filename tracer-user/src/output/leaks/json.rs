@@ -2,7 +2,7 @@
 //!
 //! ```json
 //! {"schema":"sfgi.leaks/1","pid":4711,"exe":"/usr/bin/shop","go_version":"go1.26.6","scanned":812,"scan_ms":1.5,"passes":4,
-//!  "heap_bytes":52428800,"heap_ms":41.0,"frozen_ms":12.0,"lost_events":0,"gc_cycles":7,"doubt":"…","incomplete":"…","objects_doubt":"…","accepted":3,
+//!  "heap_bytes":52428800,"heap_ms":41.0,"frozen_ms":12.0,"lost_events":0,"gc_cycles":7,"doubt":"…","incomplete":"…","objects_doubt":"…","pools_doubt":"…","accepted":3,
 //!  "summary":{"proven":1,"likely":0,"suspect":0},
 //!  "leaks":[
 //!  {"goid":7,"verdict":"proven","class":"send-without-receiver","rule":"send-without-receiver","severity":"error",
@@ -26,7 +26,7 @@
 //! in no list. `summary` counts goroutines. `waiting_is` is `about` (the runtime's own count, too long by up to the time
 //! between two garbage collections) or `at_least` (watched for so long). `object` is the first thing that a goroutine
 //! waits for, `waits_for` are all, as in `sfgi.dump/1`; `group` and `set` are indices into the lists. The id of a group is the same
-//! in another run. A group of timers has a `timers` (`func`, `kind`) and no goids. `pinned_bytes` is an estimate of the heap that only its
+//! in another run. A group of timers has a `timers` (`func`, `kind`) and no goids, one of a pool's objects a `pool`. `pinned_bytes` is an estimate of the heap that only its
 //! goroutines reach. In a set, `holder` has the object on its stack: that it could end the wait is inferred.
 
 use super::{Document, LEAKS_SCHEMA};
@@ -70,6 +70,8 @@ struct Head<'a> {
     incomplete: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     objects_doubt: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pools_doubt: Option<&'a str>,
     #[serde(skip_serializing_if = "is_zero")]
     accepted: u64,
     summary: Summary,
@@ -217,6 +219,7 @@ impl Entries<'_> {
             doubt: observed.doubt.as_deref(),
             incomplete: leaks.incomplete(),
             objects_doubt: leaks.objects_doubt.as_deref(),
+            pools_doubt: leaks.pools_doubt.as_deref(),
             accepted: leaks.accepted_count(),
             summary: Summary {
                 proven: leaks.goroutines_of(Verdict::Proven),

@@ -2,7 +2,10 @@
 //! found something, a result for each group. The id of a group is its partial fingerprint, by which a code host knows a
 //! leak again.
 
-use super::{Document, text::unlooked};
+use super::{
+    Document,
+    text::{unlooked, unlooked_pools},
+};
 use crate::output::traceback::clean;
 use serde_json::{Value, json};
 use sfgi_core::{detect::Rule, leaks::LeakView, names::Site};
@@ -29,6 +32,7 @@ pub fn write_sarif(mut out: impl Write, document: &Document<'_>) -> io::Result<(
         leaks.observed.doubt.as_ref().map(|doubt| format!("nothing counts as proven: {doubt}")),
         leaks.incomplete(),
         leaks.objects_doubt.as_deref().map(unlooked),
+        leaks.pools_doubt.as_deref().map(unlooked_pools),
     ];
     let notes: Vec<Value> = notes
         .into_iter()
@@ -75,10 +79,11 @@ fn descriptor(rule: &Rule) -> Value {
 }
 
 fn result(group: &LeakView, rule: usize) -> Value {
-    let (what, frames) = match (&group.timers, &group.contexts) {
-        (Some(_), _) => ("timers", &[][..]),
-        (None, Some(_)) => ("contexts", &[][..]),
-        (None, None) => ("goroutines", &group.stack[..]),
+    let (what, frames) = match (&group.timers, &group.contexts, &group.pools) {
+        (Some(_), ..) => ("timers", &[][..]),
+        (None, Some(_), _) => ("contexts", &[][..]),
+        (None, None, Some(_)) => ("pooled objects", &[][..]),
+        (None, None, None) => ("goroutines", &group.stack[..]),
     };
     let text = format!(
         "{} {what} ({}): {}. {}.",

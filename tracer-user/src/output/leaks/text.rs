@@ -71,7 +71,7 @@ impl<'a, W: Write> LeakText<'a, W> {
         self.set(group)?;
         writeln!(self.out, "  fix: {}", clean(&group.rule.fix))?;
         self.stack(group)?;
-        if group.awaited.is_some() || group.contexts.is_some() {
+        if group.awaited.is_some() || group.contexts.is_some() || group.pools.is_some() {
             writeln!(self.out, "  why: sfgi why --finding {}", group.id)?;
         }
         writeln!(self.out)
@@ -94,6 +94,11 @@ impl<'a, W: Write> LeakText<'a, W> {
         }
         if let Some(contexts) = &group.contexts {
             write!(self.out, "  {}", clean(&contexts.of))?;
+        }
+        if let Some(pool) = &group.pools {
+            let names = [&pool.name, &pool.new, &pool.of];
+            let name = names.into_iter().find(|name| !name.is_empty()).map_or("", String::as_str);
+            write!(self.out, "  {}", clean(name))?;
         }
         if let Some((func, offset)) = &group.created_at {
             write!(self.out, "  created by {}+{offset:#x}", printed(func, release))?;
@@ -204,6 +209,10 @@ pub fn summary(leaks: &Leaks) -> String {
         0 => {}
         contexts => text += &format!("; {} of these are contexts", count(contexts)),
     }
+    match leaks.groups.iter().filter(|group| group.pools.is_some()).map(|group| group.count).sum() {
+        0 => {}
+        objects => text += &format!("; {} of these are pooled objects", count(objects)),
+    }
     match leaks.accepted_count() {
         0 => {}
         accepted => text += &format!("; {} accepted by the baseline", count(accepted)),
@@ -221,6 +230,7 @@ pub fn summary(leaks: &Leaks) -> String {
         text += &format!("; incomplete: {incomplete}");
     }
     text.extend(leaks.objects_doubt.as_ref().map(|doubt| format!("; {}", unlooked(doubt))));
+    text.extend(leaks.pools_doubt.as_ref().map(|doubt| format!("; {}", unlooked_pools(doubt))));
     text
 }
 
@@ -229,6 +239,11 @@ pub(super) fn unlooked(doubt: &str) -> String {
     format!(
         "contexts and what keeps objects alive were not looked at: {doubt}; sfgi contexts and sfgi why do it"
     )
+}
+
+/// Why pools are missing, in words.
+pub(super) fn unlooked_pools(doubt: &str) -> String {
+    format!("pools were not looked at: {doubt}; sfgi pools does it")
 }
 
 /// The progress of a search, in words.

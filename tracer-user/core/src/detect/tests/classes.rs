@@ -5,8 +5,9 @@ use super::{
     world::{NOW, SECOND, World, channel, timer, waits},
 };
 use crate::{
+    detect::Scope,
     goruntime::State,
-    heap::{DeadSet, Edge, Facts, Sign, TimerKind, TimerSite, Waits},
+    heap::{DeadSet, Due, Edge, Facts, Sign, TimerKind, TimerSite, Waits},
     snapshot::{Goroutine, ObjectKind, Wants},
 };
 
@@ -398,4 +399,27 @@ fn live_signs() {
     world.add(3, "sync.Cond.Wait", &["sync.(*Cond).Wait", "main.f"], |_, _, facts| facts.moved = 5);
     assert_eq!(world.found(), []);
     assert_eq!(world.found_younger(5), found("suspect", "spurious-wakeups", 3));
+}
+
+#[test]
+fn finalizers_that_do_not_end() {
+    for (start, due, said) in [
+        ("runtime.runfinq", 21, "it runs main.finish, and 20 finalizers are due that have not begun"),
+        ("runtime.runFinalizers", 1, "it runs main.finish, and 0 finalizers are due that have not begun"),
+        ("runtime.runCleanups", 0, "it runs main.finish, and 7 cleanups are due that have not begun"),
+    ] {
+        let mut world = World::new();
+        world.add(
+            1,
+            "chan send",
+            &["runtime.chansend1", "main.finish", "runtime.call16", start],
+            |_, _, _| {},
+        );
+        world.observed.due = Some(Due { finalizers: due, cleanups: 7 });
+        assert_eq!(world.found(), [], "{start}: a young one");
+        assert_eq!(world.found_younger(5), found("likely", "finalizer-stuck", 1));
+        let report = world.detect_with(&Scope::default(), 5 * SECOND);
+        let evidence = &report.groups[0].evidence;
+        assert!(evidence.contains(&said.to_owned()), "{evidence:?}");
+    }
 }

@@ -4,7 +4,7 @@ use crate::detect::{Failure, Rules, Severity, Verdict};
 use std::{collections::HashSet, fmt, str::FromStr};
 
 /// The class ids that are promised.
-const CLASSES: [&str; 26] = [
+const CLASSES: [&str; 31] = [
     "nil-channel",
     "select-no-cases",
     "send-without-receiver",
@@ -23,8 +23,13 @@ const CLASSES: [&str; 26] = [
     "context-ignored",
     "context-lost",
     "coroutine-never-stopped",
+    "thread-growth",
     "timer-never-stopped",
     "connection-never-closed",
+    "finalizer-stuck",
+    "pool-bloat",
+    "pool-dirty",
+    "pool-double-put",
     "sdk-resident",
     "pseudo-idle-spin",
     "stuck-syscall",

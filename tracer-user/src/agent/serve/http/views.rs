@@ -233,6 +233,12 @@ pub(super) struct Process {
     doubt: Option<String>,
     /// The heap in use, in bytes, as the runtime counts it.
     heap_bytes: Option<u64>,
+    /// Finalizers and cleanups that are due and have not ended.
+    finalizer_queue: Option<u64>,
+    /// Objects in its `sync.Pool`s, as of the last look at objects.
+    pool_objects: Option<u64>,
+    /// Threads of the process.
+    threads: Option<u64>,
     /// The memory limit of the control group, in bytes.
     memory_limit_bytes: Option<u64>,
     /// When the last scan ended, in milliseconds since 1970.
@@ -317,6 +323,9 @@ impl Process {
             findings: process.leaks.len() as u64,
             doubt: process.leaks_doubt.as_deref().map(tame),
             heap_bytes: process.memory.heap_bytes,
+            finalizer_queue: process.runtime.due,
+            pool_objects: process.pool_objects,
+            threads: process.runtime.threads,
             memory_limit_bytes: process.memory.limit_bytes,
             scanned_unix_ms: scan.map(|scan| scan.unix_ns / 1_000_000),
             scan_seconds: scan.map(|scan| scan.wall_seconds),

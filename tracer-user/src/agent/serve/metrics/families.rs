@@ -132,6 +132,23 @@ fn processes<'a>(out: &mut Families<'a>, picture: &'a Picture) {
     one(out, (Gauge, "sfgi_memory_limit_bytes", "Memory limit of its control group."), |p| {
         p.memory.limit_bytes.map(|bytes| bytes as f64)
     });
+    one(
+        out,
+        (Gauge, "sfgi_finalizer_queue", "Finalizers and cleanups that are due and have not ended."),
+        |p| p.runtime.due.map(|due| due as f64),
+    );
+    one(out, (Gauge, "sfgi_pool_objects", "Objects in sync.Pools, as of the last look at objects."), |p| {
+        p.pool_objects.map(|objects| objects as f64)
+    });
+    let about = (Gauge, "sfgi_threads", "Threads by what they do; other: those that run no Go.");
+    each(out, picture, about, |process, sink| {
+        let Some(counts) = process.runtime.thread_counts else { return };
+        for (state, count) in counts.by_state() {
+            sink.number(count as f64, [label("state", state)]);
+        }
+        let other = process.runtime.threads.map(|all| all.saturating_sub(counts.all()) as f64);
+        sink.maybe(other, [label("state", "other")]);
+    });
     one(out, (Gauge, "sfgi_process_failed", "1 where something is wrong with watching the process."), |p| {
         Some(f64::from(u8::from(p.error.is_some())))
     });
@@ -247,7 +264,7 @@ fn leaks<'a>(out: &mut Families<'a>, picture: &'a Picture) {
     };
     sums(
         "sfgi_leaked_goroutines",
-        "Goroutines (timers, contexts) in findings, by class and verdict.",
+        "Goroutines (timers, contexts, pooled objects) in findings, by class and verdict.",
         |sum, group| {
             *sum += group.count as f64;
         },

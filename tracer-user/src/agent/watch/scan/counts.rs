@@ -2,13 +2,14 @@
 
 use crate::agent::{
     config::Host,
-    picture::{Memory, Scan, SiteCount, StateCount, Top},
+    picture::{Memory, Runtime, Scan, SiteCount, StateCount, Top},
     watch::target::Target,
 };
 use sfgi_core::{
     heap,
     names::{Names, Site},
     process::rss_bytes,
+    snapshot,
     snapshot::{Snapshot, StackId, Trust, View},
 };
 use std::{cmp::Reverse, collections::HashMap, fs, hash::Hash, path::Path, sync::Arc};
@@ -121,6 +122,17 @@ pub(super) fn memory(target: &Target, view: &View, host: &Host) -> Memory {
         limit_bytes,
         cgroup_bytes,
     }
+}
+
+/// What its runtime has to do, and its threads.
+pub(super) fn runtime(target: &Target, view: &View) -> Runtime {
+    let status = fs::read(format!("/proc/{}/status", target.pid()));
+    let threads = status.ok().and_then(|status| {
+        // As bytes: the name, in the first line, may be no UTF-8.
+        let status = String::from_utf8_lossy(&status);
+        status.lines().find_map(|line| line.strip_prefix("Threads:"))?.trim().parse().ok()
+    });
+    Runtime { due: heap::due(view).map(heap::Due::all), threads, thread_counts: snapshot::threads(view) }
 }
 
 /// The lowest memory limit from the group up to the root, and the usage of the group that has it: the one that kills

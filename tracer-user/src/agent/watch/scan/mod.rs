@@ -14,7 +14,7 @@ use super::{
 };
 use crate::agent::{
     Config,
-    picture::{Memory, Scan, SiteGrowth},
+    picture::{Memory, Runtime, Scan, SiteGrowth},
 };
 use serde::{Deserialize, Serialize};
 use sfgi_core::{
@@ -46,6 +46,7 @@ const MAX_STACK: usize = 64;
 pub(crate) struct Told {
     pub(crate) scan: Scan,
     pub(crate) memory: Memory,
+    pub(crate) runtime: Runtime,
     pub(crate) growth: Vec<SiteGrowth>,
     /// `None`: it was a poll, which does not read the heap.
     pub(crate) leaks: Option<Leaks>,
@@ -81,6 +82,8 @@ pub(crate) struct Leaks {
     pub(crate) doubt: Option<String>,
     /// How many goroutines were judged.
     pub(crate) scanned: u64,
+    /// Objects in pools; `None`: no objects were read.
+    pub(crate) pool_objects: Option<u64>,
 }
 
 /// Reads all goroutines of a target.
@@ -102,9 +105,10 @@ pub(crate) fn poll(target: &Target, past: &mut Past, config: &Config) -> Result<
         past.learn(&mut snapshot, fresh, &mut names);
     }
     let used = counts::memory(target, &view, &config.host);
+    let runtime = counts::runtime(target, &view);
     target.still_the_same()?;
     let waits = past.places(&mut snapshot);
-    let mut told = tell(used, &snapshot, &mut names, waits, config);
+    let mut told = tell((used, runtime), &snapshot, &mut names, waits, config);
     let reasons = view.binary.wait_reasons();
     told.suspicious = past.poll(snapshot, reasons, config);
     told.growth = past.growth(&mut names);
@@ -122,18 +126,24 @@ pub(crate) fn look(target: &Target, past: &mut Past, config: &Config) -> Result<
     let view = opened.view(&memory);
     let Found { mut leaks, mut names } = search(target, &opened, &view, Some(past), config)?;
     let used = counts::memory(target, &view, &config.host);
+    let runtime = counts::runtime(target, &view);
     target.still_the_same()?;
     let (observed, mut groups) = (&leaks.observed, mem::take(&mut leaks.groups));
     groups.truncate(MAX_GROUPS);
     groups.iter_mut().for_each(|group| group.shorten(MAX_GOIDS, MAX_STACK));
     // The search has read every stack, so the places need no cache.
     let waits = counts::waits(&observed.snapshot, &mut names);
-    let mut told = tell(used, &observed.snapshot, &mut names, waits, config);
+    let mut told = tell((used, runtime), &observed.snapshot, &mut names, waits, config);
     past.looked(observed, view.binary.wait_reasons(), config);
     past.date(&mut groups, told.scan.unix_ns);
     told.growth = past.growth(&mut names);
     told.kept = past.keep(target.run());
-    told.leaks = Some(Leaks { groups, doubt: observed.doubt.clone(), scanned: leaks.scanned });
+    told.leaks = Some(Leaks {
+        groups,
+        doubt: observed.doubt.clone(),
+        scanned: leaks.scanned,
+        pool_objects: leaks.pool_objects,
+    });
     (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
     Ok(told)
 }
@@ -163,7 +173,7 @@ pub(crate) fn search(
 
 /// The part of the result that polls and looks have in common.
 fn tell(
-    memory: Memory,
+    (memory, runtime): (Memory, Runtime),
     snapshot: &Snapshot,
     names: &mut Names,
     waits: Vec<(Site, u64)>,
@@ -171,7 +181,7 @@ fn tell(
 ) -> Told {
     let mut scan = counts::count(snapshot, names, waits, config.metrics.sites);
     scan.unix_ns = unix_ns();
-    Told { scan, memory, growth: Vec::new(), leaks: None, suspicious: false, kept: None }
+    Told { scan, memory, runtime, growth: Vec::new(), leaks: None, suspicious: false, kept: None }
 }
 
 /// The wall clock: nanoseconds since 1970; 0 for a clock before that.
