@@ -6,6 +6,7 @@ mod contexts;
 mod doctor;
 mod dump;
 mod export;
+mod fds;
 mod leaks;
 mod objects;
 mod ps;
@@ -54,6 +55,7 @@ EXAMPLES
   sfgi leaks -p 1234                     which goroutines are leaked, why, and what to do
   sfgi why -p 1234 0xc000012120          what keeps this object alive
   sfgi contexts -p 1234                  the tree of contexts, and which nobody can cancel
+  sfgi fds -p 1234                       open descriptors, who waits for each, what keeps it open
   sfgi agent                             all Go programs of this host, for 2 % of a core
   sfgi doctor -p 1234                    which probes would be used, where, at what cost"
 )]
@@ -82,6 +84,8 @@ enum Command {
     Why(Box<Limited<why::Args>>),
     /// Show the contexts of a program as a tree, and which of them nobody can cancel
     Contexts(Limited<contexts::Args>),
+    /// Show the open descriptors of a program, who waits for each, and which Go object has it
+    Fds(Limited<fds::Args>),
     /// Watch all Go programs of this host, within a budget
     Agent(agent::Args),
     /// List the Go processes of this host, and what can be done with each
@@ -135,13 +139,14 @@ impl Command {
             Command::Leaks(limited) => limited.limits(limited.args.target.pids(), false),
             Command::Why(limited) => limited.limits(limited.args.target.pids(), false),
             Command::Contexts(limited) => limited.limits(limited.args.target.pids(), false),
+            Command::Fds(limited) => limited.limits(limited.args.pids(), false),
             Command::Agent(_) => return None,
             Command::Ps(limited) => limited.limits(&[], false),
             Command::Doctor(limited) => limited.limits(limited.args.pids(), false),
         })
     }
 
-    /// For a command that needs a process and was given none: how it is called, and what `-p PID` can be replaced by.
+    /// For a command that needs a process and was given none: how it is called, and what `-p PID` can be replaced by, if anything.
     /// `None`: the command has a target, or needs none.
     fn without_target(&self) -> Option<(&'static str, &'static str)> {
         const LAUNCH: &str = "-- CMD";
@@ -154,6 +159,7 @@ impl Command {
             Command::Leaks(limited) => (limited.args.target.is_none(), "sfgi leaks", CORE),
             Command::Why(limited) => (limited.args.target.is_none(), "sfgi why ADDR", CORE),
             Command::Contexts(limited) => (limited.args.target.is_none(), "sfgi contexts", CORE),
+            Command::Fds(limited) => (limited.args.has_no_target(), "sfgi fds", ""),
             Command::Report(_)
             | Command::Export(_)
             | Command::Agent(_)
@@ -192,9 +198,8 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> ExitCode {
     // clap would only say that an argument is missing. Who calls `sfgi trace` alone needs the PID, so show the list.
     if let Some((call, other)) = cli.command.without_target() {
-        say(format_args!(
-            "of which process? Call {call} -p PID, or {call} {other}. The Go processes of this host:"
-        ));
+        let or = if other.is_empty() { String::new() } else { format!(", or {call} {other}") };
+        say(format_args!("of which process? Call {call} -p PID{or}. The Go processes of this host:"));
         raw("\n");
         ps::to_stderr();
         return ExitCode::from(USAGE);
@@ -218,6 +223,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Leaks(limited) => leaks::run(&limited.args),
         Command::Why(limited) => why::run(&limited.args).map(|()| Outcome::Done),
         Command::Contexts(limited) => contexts::run(&limited.args).map(|()| Outcome::Done),
+        Command::Fds(limited) => fds::run(&limited.args).map(|()| Outcome::Done),
         Command::Agent(args) => agent::run(&args).map(Outcome::Said),
         Command::Ps(limited) => ps::run(&limited.args).map(|()| Outcome::Done),
         Command::Doctor(limited) => doctor::run(&limited.args).map(|()| Outcome::Done),

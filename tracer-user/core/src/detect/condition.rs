@@ -2,6 +2,7 @@
 
 use super::{
     cycles::Cycle,
+    fds::FdTrouble,
     known::{Known, Shape, Thresholds},
 };
 use crate::budget;
@@ -79,6 +80,8 @@ pub(super) struct Condition {
     pub(super) growing_children: bool,
     /// It is about contexts that end by themselves, but late; not goroutines.
     pub(super) far_deadline: bool,
+    /// It is about descriptors of which this is so, not goroutines.
+    pub(super) descriptor: Option<FdTrouble>,
 }
 
 impl Condition {
@@ -121,6 +124,7 @@ impl Condition {
             && !self.lost_context
             && !self.growing_children
             && !self.far_deadline
+            && self.descriptor.is_none()
             && self.wait_reason.as_ref().is_none_or(|words| words.hold(&shape.reason))
             && self.main.is_none_or(|main| main == shape.main)
             && self.creator.as_ref().is_none_or(|pattern| {
@@ -185,6 +189,12 @@ impl Condition {
         };
         let channel = |channel: &Channel| known.objects(goroutine).any(|object| channel.holds(object));
         (self.object.is_empty() || self.object.iter().any(kind)) && self.channel.as_ref().is_none_or(channel)
+    }
+
+    /// Whether so many that are so old (nanoseconds) are what it asks for.
+    pub(super) fn holds_of_fds(&self, thresholds: &Thresholds, count: u64, age_ns: u64) -> bool {
+        let old = self.age.is_none_or(|age| age_ns >= age.of(thresholds.min_age_ns()));
+        old && count >= self.count.of(thresholds.min_count)
     }
 
     pub(super) fn old_enough(&self, known: &Known<'_>, index: u32) -> bool {

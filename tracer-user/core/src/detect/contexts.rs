@@ -84,6 +84,7 @@ pub fn troubled_contexts(
             growth: *growth,
             timers: None,
             contexts: Some(site.clone()),
+            fds: None,
             ring: Vec::new(),
             evidence,
         })

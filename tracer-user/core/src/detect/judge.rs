@@ -166,6 +166,7 @@ impl Judge<'_> {
                 growth: None,
                 timers: None,
                 contexts: None,
+                fds: None,
                 ring: Vec::new(),
                 evidence: Vec::new(),
             };
@@ -272,6 +273,7 @@ fn timer_group(index: u32, site: &TimerSite, function: &str, rule: &Arc<Rule>) -
         growth: None,
         timers: Some(index),
         contexts: None,
+        fds: None,
         ring: Vec::new(),
         evidence,
     }

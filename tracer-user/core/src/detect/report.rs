@@ -4,6 +4,7 @@ use super::{
     baseline::Fingerprint,
     condition::Need,
     contexts::ContextSite,
+    fds::FdSite,
     growth::Growth,
     history::{Age, Measure},
     known::Known,
@@ -64,6 +65,8 @@ pub struct Group {
     pub timers: Option<u32>,
     /// For contexts that nobody can cancel.
     pub contexts: Option<ContextSite>,
+    /// For descriptors.
+    pub fds: Option<FdSite>,
     /// The cycle that the first one waits in, from its own wait on; empty: it waits in none, or the rule is about
     /// something else.
     pub ring: Vec<Edge>,

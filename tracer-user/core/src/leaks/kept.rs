@@ -2,14 +2,17 @@
 
 use super::{
     children::{Children, Present},
+    fds::{FdObjects, KnownFd},
     view::LeakView,
 };
 use crate::{
     clock,
     detect::{ContextSite, ContextTrouble, Growth, Verdict},
+    fds::Fds,
     heap::Observed,
     memory::ThreadRegisters,
-    objects::{Above, Context, Contexts, Known, Objects, Reading, settled},
+    objects::{Above, Context, Contexts, Files, Known, Objects, Reading, settled},
+    process::Process,
     snapshot::{Clock, View},
 };
 use hashbrown::{HashMap, HashSet};
@@ -26,6 +29,8 @@ const MAX_GROUPS: usize = 64;
 const MAX_SITES: usize = 64;
 /// Goroutines that are remembered between two readings.
 const MAX_GOIDS: usize = 1 << 17;
+/// Descriptors that nothing leads to.
+const MAX_DROPPED: usize = 1 << 16;
 /// A deadline so far away is far, and so many contexts with one are told of.
 const FAR: Duration = Duration::from_secs(3600);
 const MANY_FAR: u64 = 100;
@@ -54,6 +59,15 @@ pub(super) struct Kept {
     pub(super) contexts: Vec<(ContextSite, Option<Growth>)>,
     /// What keeps alive what goroutines wait for, by its address.
     ways: HashMap<u64, String>,
+    /// What objects tell of descriptors.
+    pub(super) fds: FdObjects,
+}
+
+/// The process whose descriptors are of interest, and what the passes over its heap have reached.
+#[derive(Clone, Copy)]
+pub(super) struct Descriptors<'d> {
+    pub(super) process: &'d Process,
+    pub(super) reached: &'d dyn Fn(u64) -> Option<bool>,
 }
 
 impl Kept {
@@ -66,6 +80,7 @@ impl Kept {
         stopped: bool,
         without: &HashSet<u64>,
         children: Option<&mut Children>,
+        descriptors: Option<Descriptors<'_>>,
     ) -> (Kept, Option<Objects<'a>>) {
         let mut kept = Kept {
             began: Instant::now(),
@@ -76,13 +91,27 @@ impl Kept {
             cutting: HashSet::new(),
             contexts: Vec::new(),
             ways: HashMap::new(),
+            fds: FdObjects::default(),
         };
         let known = Rc::new(Known::of(view.binary, exe.and_then(|exe| exe.try_clone().ok())));
-        let mut read = || {
+        let before = descriptors.and_then(|descriptors| Fds::of(descriptors.process).ok());
+        // The objects that have descriptors, by all readings so far, and how many these are.
+        let mut found: Option<(Files, u32)> = None;
+        let read = |found: &mut Option<(Files, u32)>| {
             let (known, progress) = (Rc::clone(&known), &mut |_, _| {});
-            Objects::read(*view, Reading { known, registers, stopped, most: MAX_OBJECTS, without, progress })
+            let reading = Reading { known, registers, stopped, most: MAX_OBJECTS, without, progress };
+            let mut objects = Objects::read(*view, reading)?;
+            if before.is_some() {
+                let mut files = objects.files(stopped)?;
+                let readings = found.take().map_or(1, |(earlier, readings)| {
+                    files.confirm(&earlier);
+                    readings + 1
+                });
+                *found = Some((files, readings));
+            }
+            Ok(objects)
         };
-        let objects = match settled(view, stopped, &mut read) {
+        let mut objects = match settled(view, stopped, &mut || read(&mut found)) {
             Ok((objects, contexts)) => {
                 kept.learn(view, &objects, &contexts, children);
                 Some(objects)
@@ -92,6 +121,19 @@ impl Kept {
                 None
             }
         };
+        // What was handed on while all was read seems dropped, too.
+        if objects.is_some()
+            && !stopped
+            && found.as_ref().is_some_and(|(files, n)| *n == 1 && files.has_dropped())
+        {
+            drop(objects);
+            objects = read(&mut found).ok();
+        }
+        if let (Some(descriptors), Some(before), Some(objects), Some((files, _))) =
+            (descriptors, &before, &objects, found)
+        {
+            kept.learn_fds(view, objects, files, before, descriptors);
+        }
         kept.took = kept.began.elapsed();
         (kept, objects)
     }
@@ -116,6 +158,30 @@ impl Kept {
         let keepers = keepers(contexts);
         let growing = children.map(|children| children.extend(clock::now(), present(contexts, &keepers)));
         self.contexts = sites(objects, contexts, &keepers, far, &growing.unwrap_or_default());
+    }
+
+    /// Takes in the objects that have descriptors; `before`: what was open when they were read.
+    fn learn_fds(
+        &mut self,
+        view: &View<'_>,
+        objects: &Objects<'_>,
+        mut files: Files,
+        before: &Fds,
+        descriptors: Descriptors<'_>,
+    ) {
+        let (Ok(now), Ok(())) = (Fds::of(descriptors.process), files.refresh(view)) else { return };
+        self.fds.sure = files.doubt.is_none();
+        let kept: HashSet<u32> = files.list.iter().filter(|file| file.kept).map(|file| file.number).collect();
+        let dropped = files.list.iter().filter(|file| !file.kept && !kept.contains(&file.number));
+        for file in dropped.take(MAX_DROPPED) {
+            let same = |fds: &Fds| fds.get(file.number).map(|fd| fd.raw.clone());
+            let Some(raw) = same(before).filter(|raw| same(&now).as_ref() == Some(raw)) else { continue };
+            let sure = (descriptors.reached)(file.addr) == Some(false);
+            let mut known = KnownFd::of(objects, file, &raw, false);
+            known.sure = sure;
+            self.fds.dropped.push(known);
+        }
+        self.fds.learn(objects, &files.list, &now);
     }
 
     /// Whether it is too early for another reading.

@@ -2,7 +2,8 @@
 
 use crate::{
     detect::{
-        Age, ContextSite, ContextTrouble, Fingerprint, Group, Growth, Lookup as _, Report, Rule, Verdict,
+        Age, ContextSite, ContextTrouble, FdSite, FdTrouble, Fingerprint, Group, Growth, Lookup as _, Report,
+        Rule, Verdict,
     },
     goruntime::State,
     heap::{Edge, Observed, Sign, TimerKind},
@@ -18,7 +19,7 @@ const TOLD_TURNS: usize = 6;
 /// Holders of a lock that sentences tell.
 const TOLD_HOLDERS: usize = 3;
 
-/// A group of leaked goroutines, of timers or of contexts, with names in place of addresses. Text, JSON, SARIF, `top`, the agent's
+/// A group of leaked goroutines, of timers, contexts or descriptors, with names in place of addresses. Text, JSON, SARIF, `top`, the agent's
 /// pages, metrics and records each show a part of it; as JSON it is a group of `sfgi.leaks/1`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeakView {
@@ -59,6 +60,8 @@ pub struct LeakView {
     pub timers: Option<Timers>,
     /// Of contexts that nobody can cancel.
     pub contexts: Option<ContextSite>,
+    /// Of descriptors.
+    pub fds: Option<FdSite>,
     /// The cycle that the first member waits in, from its own wait on; empty: none, or it is not told of cycles.
     pub ring: Vec<Turn>,
     /// What keeps alive what the first member waits for: a way on one line; `None`: nothing does, or it is not known.
@@ -220,6 +223,7 @@ fn view(mut group: Group, observed: &Observed, pinned_bytes: u64, names: &mut Na
             kind: timers.kind,
         }),
         contexts: group.contexts,
+        fds: group.fds,
         kept_by: None,
         ring,
         evidence,
@@ -249,9 +253,19 @@ fn awaited(snapshot: &Snapshot, members: &[u32]) -> Option<Awaited> {
 }
 
 impl LeakView {
-    /// Whether its members are goroutines; they are timers or contexts otherwise.
+    /// Whether its members are goroutines.
     pub fn is_of_goroutines(&self) -> bool {
-        self.timers.is_none() && self.contexts.is_none()
+        self.things() == "goroutines"
+    }
+
+    /// What its members are.
+    pub fn things(&self) -> &'static str {
+        match self {
+            LeakView { timers: Some(_), .. } => "timers",
+            LeakView { contexts: Some(_), .. } => "contexts",
+            LeakView { fds: Some(_), .. } => "descriptors",
+            _ => "goroutines",
+        }
     }
 
     /// How many more goroutines the creation site makes than end, a second.
@@ -315,6 +329,9 @@ impl Serialize for AsJson<'_> {
         }
         if let Some(contexts) = &this.contexts {
             map.serialize_entry("contexts", &ContextsJson::of(contexts))?;
+        }
+        if let Some(fds) = &this.fds {
+            map.serialize_entry("descriptors", &FdsJson::of(fds))?;
         }
         if !this.ring.is_empty() {
             let turns: Vec<TurnJson<'_>> = this.ring.iter().map(TurnJson::of).collect();
@@ -404,6 +421,47 @@ impl ContextsJson<'_> {
             parent: &site.parent,
             parent_address: format!("{:#x}", site.parent_address),
             kept_by: &site.kept_by,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FdsJson<'a> {
+    trouble: FdTrouble,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    origin: &'a str,
+    count: u64,
+    /// One of them.
+    fd: u32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    r#type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    kept_by: &'a str,
+    unread_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+}
+
+impl FdsJson<'_> {
+    fn of(site: &FdSite) -> FdsJson<'_> {
+        FdsJson {
+            trouble: site.trouble,
+            kind: &site.kind,
+            origin: &site.origin,
+            count: site.count,
+            fd: site.number,
+            name: &site.name,
+            r#type: &site.of,
+            address: (site.address != 0).then(|| format!("{:#x}", site.address)),
+            kept_by: &site.kept_by,
+            unread_bytes: site.unread,
+            limit: (site.limit != 0).then_some(site.limit),
         }
     }
 }

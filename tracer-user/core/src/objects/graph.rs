@@ -69,6 +69,8 @@ pub(super) struct Graph<'a> {
     next: Vec<u32>,
     /// Objects that a root refers to.
     seeds: Vec<u32>,
+    /// By object, a bit: more than finalizers and cleanups lead to it ([`Graph::keep`]). Empty until that is known.
+    kept: Vec<u64>,
     /// Objects and bytes that were reached.
     pub(super) reached: (u64, u64),
     read: u64,
@@ -93,6 +95,7 @@ impl<'a> Graph<'a> {
             never: vec![0; bits.div_ceil(64)],
             next: Vec::new(),
             seeds: Vec::new(),
+            kept: Vec::new(),
             reached: (0, 0),
             read: 0,
             most_read: most_read(view.memory),
@@ -154,7 +157,9 @@ impl<'a> Graph<'a> {
             return scan && self.never.get(at / 64).is_none_or(|bits| bits >> (object % 64) & 1 == 0);
         }
         let mut more = by;
-        if by.hops < links.hops {
+        // A finalizer is told of only where nothing else leads to an object.
+        let is_kept = is_marked(&self.kept, object);
+        if by.hops < links.hops && !is_kept {
             // Objects are not looked through quite in the order of their distance.
             more = Links { other: links.other, ..*links };
             *links = Links { other: links.other, ..by };
@@ -167,6 +172,35 @@ impl<'a> Graph<'a> {
             }
         }
         false
+    }
+
+    /// Notes that what was reached so far is kept by more than what roots are noted from now on.
+    ///
+    /// # Errors
+    /// The budget does not allow a bit for each object.
+    pub(super) fn keep(&mut self) -> Result<(), ObjectsError> {
+        budget::check(self.links.len() / 8)?;
+        let bits = |links: &[Links]| {
+            links.iter().rev().fold(0, |bits, links| bits << 1 | u64::from(links.first != NONE))
+        };
+        self.kept = self.links.chunks(64).map(bits).collect();
+        Ok(())
+    }
+
+    /// Whether more than finalizers and cleanups lead to an object.
+    pub(super) fn is_kept(&self, object: u32) -> bool {
+        is_marked(&self.kept, object)
+    }
+
+    /// Which objects are kept if these are, too, besides those that are kept anyway.
+    ///
+    /// # Errors
+    /// As [`Graph::run`].
+    pub(super) fn also_kept(&self, seeds: Vec<u32>) -> Result<impl Fn(u32) -> bool + use<>, ObjectsError> {
+        budget::check(self.kept.len() * size_of::<u64>())?;
+        let mut marks = self.kept.clone();
+        self.spread(&mut marks, seeds, &|_| true)?;
+        Ok(move |object: u32| is_marked(&marks, object))
     }
 
     /// Goes on until nothing new is reached, and finds the types of what is. `progress` gets the bytes read so far.
@@ -471,19 +505,22 @@ impl<'a> Graph<'a> {
     pub(super) fn only_through(&self, objects: &[u32]) -> Result<(u64, u64), ObjectsError> {
         budget::check(self.links.len() / 8)?;
         let mut marks = vec![0_u64; self.links.len().div_ceil(64)];
-        let mut mark = |object: u32| {
-            let (word, bit) = (object as usize / 64, 1_u64 << (object % 64));
-            let new = self.is_reached(object) && marks.get(word).is_some_and(|bits| bits & bit == 0);
-            if new && let Some(bits) = marks.get_mut(word) {
-                *bits |= bit;
-            }
-            new
-        };
-        objects.iter().for_each(|object| {
-            mark(*object);
-        });
+        for object in objects {
+            mark(&mut marks, *object);
+        }
+        let (count, size) = self.spread(&mut marks, self.seeds.clone(), &|object| self.is_reached(object))?;
+        Ok((self.reached.0.saturating_sub(count), self.reached.1.saturating_sub(size)))
+    }
+
+    /// Marks these objects and all that they lead to, of those that count; returns how many had no mark, and their bytes.
+    fn spread(
+        &self,
+        marks: &mut [u64],
+        mut next: Vec<u32>,
+        counts: &dyn Fn(u32) -> bool,
+    ) -> Result<(u64, u64), ObjectsError> {
+        next.retain(|seed| counts(*seed) && mark(marks, *seed));
         let (mut count, mut size) = (0, 0);
-        let mut next: Vec<u32> = self.seeds.iter().copied().filter(|seed| mark(*seed)).collect();
         let (mut bytes, mut whole) = (Vec::new(), Vec::new());
         while !next.is_empty() {
             next.sort_unstable();
@@ -492,7 +529,7 @@ impl<'a> Graph<'a> {
             let mut flush = |ranges: &mut Vec<Range>, later: &mut Vec<u32>| -> Result<(), ObjectsError> {
                 self.view.memory.scatter(ranges, &mut bytes, &mut whole)?;
                 for word in words(&bytes) {
-                    if let Some(child) = self.at(word).filter(|child| mark(*child)) {
+                    if let Some(child) = self.at(word).filter(|child| counts(*child) && mark(marks, *child)) {
                         budget::reserve(later, 1)?;
                         later.push(child);
                     }
@@ -505,9 +542,7 @@ impl<'a> Graph<'a> {
                 let Some((_, span, addr)) = self.place(*object) else { continue };
                 count += 1;
                 size += span.size;
-                let never =
-                    self.never.get(*object as usize / 64).is_some_and(|bits| bits >> (object % 64) & 1 != 0);
-                if span.noscan || never {
+                if span.noscan || is_marked(&self.never, *object) {
                     continue;
                 }
                 for from in (0..span.size).step_by(BATCH_BYTES) {
@@ -523,7 +558,7 @@ impl<'a> Graph<'a> {
             flush(&mut ranges, &mut later)?;
             next = later;
         }
-        Ok((self.reached.0.saturating_sub(count), self.reached.1.saturating_sub(size)))
+        Ok((count, size))
     }
 
     /// Objects and bytes that were reached, and how many of these have a type.
@@ -536,4 +571,19 @@ impl<'a> Graph<'a> {
         }
         share
     }
+}
+
+/// Whether an object has its bit.
+fn is_marked(marks: &[u64], object: u32) -> bool {
+    marks.get(object as usize / 64).is_some_and(|bits| bits >> (object % 64) & 1 != 0)
+}
+
+/// Gives an object its bit; whether it had none.
+fn mark(marks: &mut [u64], object: u32) -> bool {
+    let bit = 1_u64 << (object % 64);
+    marks.get_mut(object as usize / 64).is_some_and(|bits| {
+        let new = *bits & bit == 0;
+        *bits |= bit;
+        new
+    })
 }

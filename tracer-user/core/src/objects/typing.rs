@@ -13,7 +13,7 @@
 //! What the collector's bitmap contradicts ([`super::pointers`]) is no such object.
 
 use super::contexts::ContextKind;
-use super::edges::{Edge, Layouts, To};
+use super::edges::{Edge, Edges, Layouts, To};
 use super::form::{Form, Rank, Shape, fits_slot};
 use super::itabs::Itabs;
 use super::pointers::Pointers;
@@ -24,7 +24,7 @@ use crate::budget::{self, Exhausted};
 use crate::heap::{ObjectId, Place, Span, Spans, words};
 use crate::snapshot::View;
 use hashbrown::{HashMap, HashSet};
-use std::{mem, ops::Range};
+use std::{mem, ops::Range, rc::Rc};
 
 /// Most values within objects that are followed by themselves, and about what one of them costs us.
 const MAX_PARTS: usize = 1 << 20;
@@ -188,6 +188,11 @@ impl<'a> Typing<'a> {
     /// Objects whose type became known after they had been looked through, and values within objects; each once.
     pub(super) fn left(&mut self) -> (Vec<u32>, Vec<Part>) {
         (mem::take(&mut self.late), mem::take(&mut self.parts))
+    }
+
+    /// The pointers of a type.
+    pub(super) fn edges(&self, of: TypeId) -> Rc<Edges> {
+        self.layouts.get(&self.types, of)
     }
 
     /// Whether the type of an object has a pointer at so many bytes in one of its values. What only looks like one does

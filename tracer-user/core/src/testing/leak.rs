@@ -28,6 +28,7 @@ pub fn leak(class: &str, title: &str, fix: &str) -> LeakView {
         set: None,
         timers: None,
         contexts: None,
+        fds: None,
         ring: Vec::new(),
         kept_by: None,
         evidence: Vec::new(),

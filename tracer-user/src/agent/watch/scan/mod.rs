@@ -155,6 +155,7 @@ pub(crate) fn search(
         thresholds: config.leaks.thresholds(),
         pinned: past.is_some(),
         exe: exe.as_ref(),
+        process: Some(&target.process),
         ..Search::new(&config.leaks.catalogue, &scope)
     };
     let earlier = past.map(|past| &mut past.earlier);
