@@ -46,6 +46,8 @@ pub struct FdSite {
     pub kept_by: String,
     /// Bytes that came and that nobody has read, of all.
     pub unread: u64,
+    /// How many of the connections that the peer has closed were read to that end.
+    pub read_to_end: u64,
     /// Of those near the limit: how many there may be; 0 of others.
     pub limit: u64,
 }
@@ -87,6 +89,13 @@ pub fn troubled_fds(findings: &[FdFinding], thresholds: &Thresholds, rules: &Rul
             evidence.push(format!("so at every one of {looks} looks, for at least {between}"));
         }
         evidence.extend(growth.map(|growth| growing(growth, "are opened than closed")));
+        if site.trouble == FdTrouble::PeerClosed {
+            evidence.push(match site.read_to_end {
+                0 => "none of them was read to its end".to_owned(),
+                all if all == site.count => "they were read to their end, and not closed".to_owned(),
+                some => format!("{some} of them were read to their end, and not closed"),
+            });
+        }
         if site.unread > 0 {
             evidence.push(format!("{} bytes of them were never read", site.unread));
         }
@@ -95,7 +104,13 @@ pub fn troubled_fds(findings: &[FdFinding], thresholds: &Thresholds, rules: &Rul
         }
         let age = |ns: u64| Age { ns, measure: Measure::AtLeast };
         Some(Group {
-            id: Fingerprint::of_fds(&rule.class, &site.kind, &site.origin, &site.of),
+            // The object is known only of some looks, but where it is what it is about.
+            id: Fingerprint::of_fds(
+                &rule.class,
+                &site.kind,
+                &site.origin,
+                if site.trouble == FdTrouble::Unreachable { &site.of } else { "" },
+            ),
             verdict,
             rule: Arc::clone(rule),
             members: Vec::new(),
@@ -122,8 +137,11 @@ fn said(site: &FdSite) -> String {
         (of, "") => format!("one is {number}, the {of} at {address:#x}"),
         (of, name) => format!("one is {number}, {name}, the {of} at {address:#x}"),
     };
-    let noun = if *kind == "tcp" { "connections" } else { "descriptors" };
-    let kind = if noun == "connections" { "" } else { kind };
+    let (one_noun, several) =
+        if *kind == "tcp" { ("connection", "connections") } else { ("descriptor", "descriptors") };
+    let noun = if *count == 1 { one_noun } else { several };
+    let kind = if *kind == "tcp" { "" } else { kind };
+    let them = if *count == 1 { "it" } else { "them" };
     let what = format!("{count}{} {noun}{}", space(kind), space(origin));
     match trouble {
         FdTrouble::PeerClosed => {
@@ -133,7 +151,7 @@ fn said(site: &FdSite) -> String {
         }
         FdTrouble::Unreachable => {
             format!(
-                "{what}: no variable, no goroutine and no object that these lead to refers to them, so only a finalizer would close them, after a collection; {one}"
+                "{what}: no variable, no goroutine and no object that these lead to refers to {them}, so only a finalizer would close {them}, after a collection; {one}"
             )
         }
         FdTrouble::Growing => format!("{what} are open; {one}"),
@@ -157,6 +175,7 @@ mod tests {
             address: 0xc000,
             kept_by: "main.conns → []".to_owned(),
             unread: 12,
+            read_to_end: 1,
             limit: 0,
         };
         let age_ns = age_s.map(|s| (s * 1_000_000_000, s * 1_000_000_000));
@@ -197,6 +216,7 @@ mod tests {
             [
                 "3 connections accepted at port 8080: the peer has closed (CLOSE_WAIT), and no goroutine waits to read or to write; one is 7, a → b, the net.TCPConn at 0xc000",
                 "so at every one of 2 looks, for at least 6m40s",
+                "1 of them were read to their end, and not closed",
                 "12 bytes of them were never read",
                 "descriptor 7 is kept alive by main.conns → []",
             ]

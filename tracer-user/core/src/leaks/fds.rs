@@ -4,7 +4,7 @@ use super::children::{Children, Present};
 use crate::detect::{FdFinding, FdSite, FdTrouble};
 use crate::fds::{Fd, Fds, Owner};
 use crate::objects::{FileObject, Objects, RootKind};
-use crate::process::{FdKind, RawFd, SocketState};
+use crate::process::{FdKind, Process, RawFd, SocketState};
 use crate::snapshot::View;
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
@@ -183,8 +183,12 @@ impl FdLooks {
             finding.site.count += 1;
             finding.looks = finding.looks.min(looks);
             finding.age_ns = finding.age_ns.map(|(youngest, oldest)| (youngest.min(age), oldest.max(age)));
-            finding.site.unread +=
-                fds.socket(fd).and_then(|socket| socket.queues).map_or(0, |queues| queues.0);
+            // The end itself counts as a byte until it is read (`net/ipv4/tcp_ipv4.c`: `get_tcp4_sock`).
+            match fds.socket(fd).and_then(|socket| socket.queues) {
+                Some((0, _)) => finding.site.read_to_end += 1,
+                Some((bytes, _)) => finding.site.unread += bytes - 1,
+                None => {}
+            }
             let known = objects.and_then(|objects| objects.known.get(&fd.raw.inode));
             if finding.site.of.is_empty()
                 && let Some(known) = known.filter(|known| known.is(fd))
@@ -231,6 +235,7 @@ fn site(trouble: FdTrouble, fds: &Fds, fd: &Fd, origin: String) -> FdSite {
         address: 0,
         kept_by: String::new(),
         unread: 0,
+        read_to_end: 0,
         limit: 0,
     }
 }
@@ -267,11 +272,12 @@ fn near_limit(fds: &Fds) -> Option<FdFinding> {
     Some(bare(site))
 }
 
-/// Descriptors of a target, with who waits for each if that is of any use.
-pub(super) fn read(process: &crate::process::Process, view: &View<'_>) -> Option<Fds> {
+/// Descriptors of a target, with who waits for each if there are so many connections that their peers have closed.
+pub(super) fn read(process: &Process, view: &View<'_>, least: u64) -> Option<Fds> {
     let mut fds = Fds::of(process).ok()?;
-    // It takes a look at the poller, which waits meanwhile: only where there is a connection to ask about.
-    if fds.list.iter().any(|fd| fds.is_closed_by_its_peer(fd)) {
+    // The program's poller waits meanwhile, so it is done only where something may come of it.
+    let closed = fds.list.iter().filter(|fd| fds.is_closed_by_its_peer(fd)).count() as u64;
+    if closed >= least.max(1) {
         fds.read_polls(process, view);
     }
     Some(fds)

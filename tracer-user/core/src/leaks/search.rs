@@ -191,7 +191,7 @@ impl<'a> Search<'a> {
     fn look(&self, view: &View<'_>, looks: &mut FdLooks) -> Option<Fds> {
         // A question for certain goroutines is none for descriptors.
         let process = self.process.filter(|_| self.scope.goids.is_empty())?;
-        let fds = fds::read(process, view)?;
+        let fds = fds::read(process, view, self.thresholds.min_count)?;
         looks.look(&fds, view.now_ns());
         Some(fds)
     }

@@ -445,6 +445,8 @@ struct FdsJson<'a> {
     kept_by: &'a str,
     unread_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    read_to_end: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
 }
 
@@ -461,6 +463,7 @@ impl FdsJson<'_> {
             address: (site.address != 0).then(|| format!("{:#x}", site.address)),
             kept_by: &site.kept_by,
             unread_bytes: site.unread,
+            read_to_end: (site.trouble == FdTrouble::PeerClosed).then_some(site.read_to_end),
             limit: (site.limit != 0).then_some(site.limit),
         }
     }

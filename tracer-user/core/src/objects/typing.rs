@@ -233,11 +233,8 @@ impl<'a> Typing<'a> {
             if !matches!(spans.find(first), Place::Outside) || spans.object(word).is_none() {
                 continue;
             }
-            let concrete = if self.types.may_be_at(first) {
-                self.types.at(first)
-            } else {
-                self.itabs.at(&self.view, &self.types, first)
-            };
+            // Since 1.27 itabs lie among the descriptors (`src/runtime/symtab.go`: `moduledata.itaboffset`).
+            let concrete = self.types.at(first).or_else(|| self.itabs.at(&self.view, &self.types, first));
             if let Some(concrete) = concrete {
                 self.concrete(spans, concrete, word, rank);
             }

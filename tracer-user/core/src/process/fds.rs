@@ -167,7 +167,8 @@ impl Process {
     /// What an epoll instance of this process, by the number of its descriptor, watches. Handed over one by one; returns
     /// whether that was all.
     ///
-    /// The kernel holds the instance while it writes the list, about a microsecond for each entry, and `epoll_wait` waits.
+    /// The kernel holds the instance while it writes the list (`fs/eventpoll.c`: `ep_show_fdinfo`), some microseconds for each
+    /// entry, and `epoll_wait` of the program waits.
     ///
     /// # Errors
     /// It is none, has been closed, or may not be looked into.

@@ -86,7 +86,7 @@ pub struct Socket {
     /// `None`: it has none, or is no TCP or UDP socket.
     pub local: Option<SocketAddr>,
     pub peer: Option<SocketAddr>,
-    /// Bytes that came and were not read, and bytes that the peer has not acknowledged (of UDP: that were not sent). Of a
+    /// Bytes that came and were not read (the end of what came counts as one until it is read), and bytes that the peer has not acknowledged (of UDP: that were not sent). Of a
     /// listener, connections that wait to be accepted, and 0. `None`: the kernel does not say.
     pub queues: Option<(u64, u64)>,
     /// Of a Unix socket: its name, with `@` for the byte 0 of an abstract one; empty: it has none.
@@ -268,7 +268,7 @@ mod tests {
             "",
             "  sl  local_address rem_address   st tx_queue",
             "1: 0:0 0:0 01",
-            "1: é:1 2:2 3 4:5 6 7 8 9 10",
+            "1: é:1 2:2 3 4:5 6 x 8 9 10",
         ] {
             assert_eq!(parse_inet(line, FdKind::Tcp), None, "{line}");
             assert_eq!(parse_unix(line), None, "{line}");

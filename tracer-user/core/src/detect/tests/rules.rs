@@ -4,7 +4,7 @@ use crate::detect::{Failure, Rules, Severity, Verdict};
 use std::{collections::HashSet, fmt, str::FromStr};
 
 /// The class ids that are promised.
-const CLASSES: [&str; 26] = [
+const CLASSES: [&str; 30] = [
     "nil-channel",
     "select-no-cases",
     "send-without-receiver",
@@ -24,7 +24,11 @@ const CLASSES: [&str; 26] = [
     "context-lost",
     "coroutine-never-stopped",
     "timer-never-stopped",
+    "conn-peer-closed",
     "connection-never-closed",
+    "fd-growth",
+    "fd-near-limit",
+    "fd-unreachable",
     "sdk-resident",
     "pseudo-idle-spin",
     "stuck-syscall",
