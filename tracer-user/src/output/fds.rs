@@ -4,15 +4,14 @@ use super::{count, duration, is_false, one_line};
 use serde::Serialize;
 use sfgi_core::{
     binary::TypeId,
-    fds::{Deadline, Fd, Fds, Owner, Waiter},
+    fds::{Deadline, Fd, FdCount, Fds, Owner, Waiter},
     names::{Names, Site},
     objects::{FileObject, Files, Objects, RootKind},
-    process::{FdKind, SocketState},
     snapshot::Snapshot,
 };
 use std::{
+    borrow::Cow,
     cmp::Reverse,
-    collections::BTreeMap,
     io::{self, Write},
     path::Path,
 };
@@ -47,7 +46,7 @@ pub struct FdTable<'a> {
 struct Document<'a> {
     schema: &'static str,
     pid: u32,
-    exe: std::borrow::Cow<'a, str>,
+    exe: Cow<'a, str>,
     go_version: &'a str,
     /// How many descriptors there are, and how many of these are not in the list.
     descriptors: u64,
@@ -66,10 +65,16 @@ struct Document<'a> {
 
 #[derive(Serialize)]
 struct KindCount {
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<&'static str>,
+    kind: Cow<'static, str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    state: Cow<'static, str>,
     count: u64,
+}
+
+impl KindCount {
+    fn of(FdCount { kind, state, count }: FdCount) -> KindCount {
+        KindCount { kind, state, count }
+    }
 }
 
 /// A descriptor.
@@ -182,10 +187,6 @@ impl FdTable<'_> {
         self.file(fd).is_some_and(|file| !file.kept)
     }
 
-    fn state(&self, fd: &Fd) -> Option<SocketState> {
-        self.fds.socket(fd).map(|socket| socket.state)
-    }
-
     /// What is wrong first, then by number.
     fn order(&self) -> Vec<&Fd> {
         let mut order: Vec<&Fd> = self.fds.list.iter().collect();
@@ -193,21 +194,6 @@ impl FdTable<'_> {
             (Reverse(self.is_unreachable(fd)), Reverse(self.fds.is_left(fd)), fd.raw.number)
         });
         order
-    }
-
-    fn kinds(&self) -> Vec<KindCount> {
-        let mut kinds: BTreeMap<(FdKind, Option<SocketState>), u64> = BTreeMap::new();
-        for fd in &self.fds.list {
-            *kinds.entry((fd.raw.kind, self.state(fd))).or_default() += 1;
-        }
-        let mut kinds: Vec<_> = kinds.into_iter().collect();
-        kinds.sort_by_key(|((kind, _), count)| (*kind, Reverse(*count)));
-        let count = |((kind, state), count): ((FdKind, Option<SocketState>), u64)| KindCount {
-            kind: kind.word(),
-            state: state.map(SocketState::word),
-            count,
-        };
-        kinds.into_iter().map(count).collect()
     }
 
     fn count_of(&self, what: impl Fn(&Fd) -> bool) -> u64 {
@@ -309,7 +295,7 @@ impl FdTable<'_> {
             descriptors: self.fds.count(),
             left_out: self.fds.left_out,
             limit: self.fds.most,
-            kinds: self.kinds(),
+            kinds: self.fds.counts().into_iter().map(KindCount::of).collect(),
             peer_closed: self.count_of(|fd| self.fds.is_left(fd)),
             unreachable: self.objects.map(|_| self.count_of(|fd| self.is_unreachable(fd))),
             notes: &self.notes,
@@ -357,15 +343,15 @@ impl FdTable<'_> {
 
     /// How many there are of what.
     fn summary(&self) -> String {
-        let mut kinds: Vec<(&str, u64, Vec<String>)> = Vec::new();
-        for KindCount { kind, state, count: number } in self.kinds() {
-            let state = state.map(|state| format!("{} {state}", count(number)));
+        let mut kinds: Vec<(String, u64, Vec<String>)> = Vec::new();
+        for FdCount { kind, state, count: number } in self.fds.counts() {
+            let state = (!state.is_empty()).then(|| format!("{} {state}", count(number)));
             match kinds.last_mut().filter(|(last, ..)| *last == kind) {
                 Some((_, all, states)) => {
                     *all += number;
                     states.extend(state);
                 }
-                None => kinds.push((kind, number, state.into_iter().collect())),
+                None => kinds.push((kind.into(), number, state.into_iter().collect())),
             }
         }
         let kinds = kinds.into_iter().map(|(kind, number, states)| match &states[..] {

@@ -20,6 +20,10 @@ use crate::process::{FdKind, FdsError, Process, RawFd, RawFds, Socket, SocketSta
 use crate::snapshot::{Snapshot, View};
 use hashbrown::HashMap;
 use polls::Found;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 /// Whose a descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,16 @@ pub struct Fd {
     pub raw: RawFd,
     pub poll: Option<Poll>,
     pub owner: Owner,
+}
+
+/// How many descriptors there are of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdCount {
+    /// [`FdKind::word`].
+    pub kind: Cow<'static, str>,
+    /// [`SocketState::word`]; empty: it is no socket, or its state is not known.
+    pub state: Cow<'static, str>,
+    pub count: u64,
 }
 
 /// The descriptors of a program.
@@ -87,6 +101,23 @@ impl Fds {
             }
         }
         self.take(&found);
+    }
+
+    /// How many there are of each kind, and of sockets of each state; of a kind the most first.
+    pub fn counts(&self) -> Vec<FdCount> {
+        let mut counts: BTreeMap<(FdKind, Option<SocketState>), u64> = BTreeMap::new();
+        for fd in &self.list {
+            let state = self.socket(fd).map(|socket| socket.state);
+            *counts.entry((fd.raw.kind, state)).or_default() += 1;
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by_key(|((kind, _), count)| (*kind, Reverse(*count)));
+        let count = |((kind, state), count): ((FdKind, Option<SocketState>), u64)| FdCount {
+            kind: kind.word().into(),
+            state: state.map_or("", SocketState::word).into(),
+            count,
+        };
+        counts.into_iter().map(count).collect()
     }
 
     /// How many there are.

@@ -12,7 +12,7 @@ use crate::{
         Baseline, Group, History, Lookup, Report, Rules, Scope, Thresholds, Verdict, detect,
         troubled_contexts, troubled_fds,
     },
-    fds::Fds,
+    fds::{FdCount, Fds},
     goruntime::{Release, WaitReason},
     heap::{self, Observation, ObserveError, Observed, Options, Progress, Registers},
     names::Names,
@@ -75,6 +75,8 @@ pub struct Leaks {
     pub scanned: u64,
     /// Why contexts, and what keeps objects alive, were not looked at, as a clause; `None`: they were, or nobody wanted it.
     pub objects_doubt: Option<String>,
+    /// The open descriptors; empty where they were not looked at.
+    pub descriptors: Vec<FdCount>,
 }
 
 impl Earlier {
@@ -142,9 +144,12 @@ impl<'a> Search<'a> {
             let sure = kept.sure && observed.doubt.is_none();
             report.add(troubled_contexts(&kept.contexts, sure, kept.age(), self.rules));
         }
-        if self.scope.goids.is_empty() {
-            let looks = earlier.as_mut().map_or(&mut own, |earlier| &mut earlier.fds);
-            report.add(self.fds(view, looks, kept.as_ref(), first, observed.doubt.is_none()));
+        let looks = earlier.as_mut().map_or(&mut own, |earlier| &mut earlier.fds);
+        let now = self.look(view, looks);
+        if let Some(fds) = &now {
+            let mut findings = looks.findings(fds, kept.as_ref().map(|kept| &kept.fds), view.now_ns(), first);
+            findings.iter_mut().for_each(|finding| finding.sure &= observed.doubt.is_none());
+            report.add(troubled_fds(&findings, &self.thresholds, self.rules));
         }
         let accepted = self.sift(&mut report);
         let pinned = if self.pinned {
@@ -166,7 +171,9 @@ impl<'a> Search<'a> {
             earlier.kept = kept;
         }
         let observed = observation.observed;
-        Ok(Found { leaks: Leaks { observed, groups, accepted, scanned, objects_doubt }, names })
+        let descriptors = now.map(|fds| fds.counts()).unwrap_or_default();
+        let leaks = Leaks { observed, groups, accepted, scanned, objects_doubt, descriptors };
+        Ok(Found { leaks, names })
     }
 
     fn kept<'v>(
@@ -194,21 +201,6 @@ impl<'a> Search<'a> {
         let fds = fds::read(process, view, self.thresholds.min_count)?;
         looks.look(&fds, view.now_ns());
         Some(fds)
-    }
-
-    /// Looks at the descriptors, and judges them. `sure`: nothing is in doubt of what the passes over the heap have reached.
-    fn fds(
-        &self,
-        view: &View<'_>,
-        looks: &mut FdLooks,
-        kept: Option<&Kept>,
-        first: bool,
-        sure: bool,
-    ) -> Vec<Group> {
-        let Some(now) = self.look(view, looks) else { return Vec::new() };
-        let mut findings = looks.findings(&now, kept.map(|kept| &kept.fds), view.now_ns(), first);
-        findings.iter_mut().for_each(|finding| finding.sure &= sure);
-        troubled_fds(&findings, &self.thresholds, self.rules)
     }
 
     /// Takes out the groups that are not wanted; returns those that the baseline accepts.

@@ -122,7 +122,14 @@ fn written(observed: Observed, show: impl FnOnce(&mut Vec<u8>, &Document<'_>, &m
     let report = detect(&observed, &rules, &Scope::default(), &Thresholds::default(), &mut names);
     let scanned = report.scanned;
     let groups = views(report, &observed, &[4096, 0, 1 << 20], &mut names);
-    let leaks = Leaks { observed, groups, accepted: Vec::new(), scanned, objects_doubt: None };
+    let leaks = Leaks {
+        observed,
+        groups,
+        accepted: Vec::new(),
+        scanned,
+        objects_doubt: None,
+        descriptors: Vec::new(),
+    };
     let go_version = &binary.version().raw;
     let document = Document { pid: Some(4711), exe: Path::new("/srv/shop"), go_version, leaks: &leaks };
     let mut out = Vec::new();
