@@ -37,7 +37,8 @@ collection), then connections that the peer has closed and nobody reads. Below e
 stands the Go object that has it, what holds that, and what keeps it alive. RECV-Q of a listener is
 how many connections wait to be accepted.
 
-Objects take a pass over the heap, two where something seems unreachable; --quick does without them.
+Objects take a pass over the heap, three or more where something seems unreachable; --quick does
+without them.
 
 EXAMPLES
   sfgi fds -p 1234                          all that is wrong, and the first of the others

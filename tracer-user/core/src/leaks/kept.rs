@@ -11,7 +11,7 @@ use crate::{
     fds::Fds,
     heap::Observed,
     memory::ThreadRegisters,
-    objects::{Above, Context, Contexts, Files, Known, Objects, Reading, settled},
+    objects::{Above, Context, Contexts, Files, Known, Objects, Reading, Settling, settled},
     process::Process,
     snapshot::{Clock, View},
 };
@@ -95,23 +95,17 @@ impl Kept {
         };
         let known = Rc::new(Known::of(view.binary, exe.and_then(|exe| exe.try_clone().ok())));
         let before = descriptors.and_then(|descriptors| Fds::of(descriptors.process).ok());
-        // The objects that have descriptors, by all readings so far, and how many these are.
-        let mut found: Option<(Files, u32)> = None;
-        let read = |found: &mut Option<(Files, u32)>| {
+        let mut settling = Settling::default();
+        let read = |settling: &mut Settling| {
             let (known, progress) = (Rc::clone(&known), &mut |_, _| {});
             let reading = Reading { known, registers, stopped, most: MAX_OBJECTS, without, progress };
             let mut objects = Objects::read(*view, reading)?;
             if before.is_some() {
-                let mut files = objects.files(stopped)?;
-                let readings = found.take().map_or(1, |(earlier, readings)| {
-                    files.confirm(&earlier);
-                    readings + 1
-                });
-                *found = Some((files, readings));
+                settling.add(objects.files(stopped)?);
             }
             Ok(objects)
         };
-        let mut objects = match settled(view, stopped, &mut || read(&mut found)) {
+        let mut objects = match settled(view, stopped, &mut || read(&mut settling)) {
             Ok((objects, contexts)) => {
                 kept.learn(view, &objects, &contexts, children);
                 Some(objects)
@@ -121,18 +115,12 @@ impl Kept {
                 None
             }
         };
-        // What was handed on while all was read seems dropped, too.
-        if objects.is_some()
-            && !stopped
-            && found.as_ref().is_some_and(|(files, n)| *n == 1 && files.has_dropped())
-        {
+        while objects.is_some() && !stopped && settling.wants_more() {
             drop(objects);
-            objects = read(&mut found).ok();
+            objects = read(&mut settling).ok();
         }
-        if let (Some(descriptors), Some(before), Some(objects), Some((files, _))) =
-            (descriptors, &before, &objects, found)
-        {
-            kept.learn_fds(view, objects, files, before, descriptors);
+        if let (Some(descriptors), Some(before), Some(objects)) = (descriptors, &before, &objects) {
+            kept.learn_fds(view, objects, settling.files(), before, descriptors);
         }
         kept.took = kept.began.elapsed();
         (kept, objects)

@@ -18,6 +18,9 @@ use crate::memory::{Fault, Range, read_each};
 use crate::snapshot::View;
 use hashbrown::{HashMap, HashSet};
 
+/// Readings in a row that must change nothing, and most readings.
+const QUIET: u32 = 2;
+const MAX_READINGS: u32 = 8;
 /// Objects that are read together.
 const BATCH: usize = 1024;
 /// Most objects with a descriptor, and of objects that have those.
@@ -86,13 +89,13 @@ pub struct Files {
 }
 
 impl Files {
-    /// Whether there are some that nothing seems to lead to.
-    pub fn has_dropped(&self) -> bool {
-        self.list.iter().any(|file| !file.kept)
+    /// How many there are that nothing seems to lead to.
+    fn dropped(&self) -> usize {
+        self.list.iter().filter(|file| !file.kept).count()
     }
 
-    /// Takes only those for dropped that seemed so in a reading before, too.
-    pub fn confirm(&mut self, before: &Files) {
+    /// Takes only those for dropped that seemed so before, too.
+    fn confirm(&mut self, before: &Files) {
         let dropped = before.list.iter().filter(|file| !file.kept);
         let dropped: HashSet<(u64, u32)> = dropped.map(|file| (file.addr, file.number)).collect();
         for file in &mut self.list {
@@ -132,8 +135,42 @@ impl Files {
     }
 }
 
-/// Reads all objects by `read`, and those among them that have descriptors. If there are some that nothing seems to lead to, all
-/// is read once more: what was handed on while it was read seems so, too.
+/// What several readings found together.
+///
+/// # Dropped for certain
+/// What is handed to and fro while all is read (a file in a pool) may be missed by a reading, though each looks at all stacks once
+/// more. What nothing leads to stays so. So an object is dropped if no reading found a way to it: there are readings until two in a
+/// row have found none to any that is left.
+#[derive(Debug, Default)]
+pub struct Settling {
+    files: Files,
+    readings: u32,
+    /// Readings in a row that changed nothing.
+    quiet: u32,
+}
+
+impl Settling {
+    /// Takes in what a reading found.
+    pub fn add(&mut self, mut files: Files) {
+        let before = self.files.dropped();
+        if self.readings > 0 {
+            files.confirm(&self.files);
+        }
+        self.quiet = if self.readings > 0 && files.dropped() == before { self.quiet + 1 } else { 0 };
+        (self.files, self.readings) = (files, self.readings + 1);
+    }
+
+    /// Whether another reading may change what is said.
+    pub fn wants_more(&self) -> bool {
+        self.files.dropped() > 0 && self.quiet < QUIET && self.readings < MAX_READINGS
+    }
+
+    pub fn files(self) -> Files {
+        self.files
+    }
+}
+
+/// Reads all objects by `read`, and those among them that have descriptors; again as long as that may change which are dropped.
 ///
 /// # Errors
 /// As `read`, and as [`Objects::files`].
@@ -141,15 +178,14 @@ pub fn settled_files<'a>(
     stopped: bool,
     read: &mut dyn FnMut() -> Result<Objects<'a>, ObjectsError>,
 ) -> Result<(Objects<'a>, Files), ObjectsError> {
-    let mut objects = read()?;
-    let mut files = objects.files(stopped)?;
-    if !stopped && files.has_dropped() {
-        drop(objects);
-        objects = read()?;
-        let before = std::mem::replace(&mut files, objects.files(stopped)?);
-        files.confirm(&before);
+    let mut settling = Settling::default();
+    loop {
+        let mut objects = read()?;
+        settling.add(objects.files(stopped)?);
+        if stopped || !settling.wants_more() {
+            return Ok((objects, settling.files()));
+        }
     }
-    Ok((objects, files))
 }
 
 /// Where a struct has what of a `poll.FD`; offsets in bytes.
@@ -441,5 +477,46 @@ fn interfaces(
         if offsets.len() >= MAX_OF_ONE * 4 {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three descriptors, some of which a reading found no way to.
+    fn reading(dropped: &[u32]) -> Files {
+        let file = |number| FileObject {
+            addr: u64::from(number) << 8,
+            of: TypeId(0),
+            number,
+            poll: 0,
+            kept: !dropped.contains(&number),
+            holders: Vec::new(),
+        };
+        Files { list: (1..4).map(file).collect(), ..Files::default() }
+    }
+
+    /// What is dropped in the end, and after how many readings that is known.
+    fn settled(readings: &[&[u32]]) -> (Vec<u32>, usize) {
+        let mut settling = Settling::default();
+        let mut made = 0;
+        for dropped in readings {
+            settling.add(reading(dropped));
+            made += 1;
+            if !settling.wants_more() {
+                break;
+            }
+        }
+        let files = settling.files().list.into_iter().filter(|file| !file.kept);
+        (files.map(|file| file.number).collect(), made)
+    }
+
+    #[test]
+    fn what_any_reading_found_a_way_to_is_not_dropped() {
+        assert_eq!(settled(&[&[], &[1]]), (vec![], 1));
+        assert_eq!(settled(&[&[1, 2], &[2, 3], &[2], &[2], &[2]]), (vec![2], 4));
+        assert_eq!(settled(&[&[1], &[1], &[1], &[]]), (vec![1], 3));
+        assert_eq!(settled(&[&[1], &[2], &[1]]), (vec![], 2));
     }
 }

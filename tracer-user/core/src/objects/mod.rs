@@ -28,7 +28,7 @@ mod typing;
 mod ways;
 
 pub use contexts::{Above, Context, ContextKind, Contexts, settled};
-pub use files::{FileObject, Files, settled_files};
+pub use files::{FileObject, Files, Settling, settled_files};
 pub use ways::{Described, Hop, Root, RootKind, Way};
 
 use crate::binary::{self, CodeTypes, Globals, GoBinary, MAX_TYPE_BYTES, Member, Types, Variables};
