@@ -9,6 +9,7 @@ mod contexts;
 mod doctor;
 mod dump;
 mod export;
+mod fds;
 mod harness;
 mod hostile;
 mod leaks;
@@ -40,6 +41,7 @@ fn main() -> Result<ExitCode> {
         doctor::tests(),
         dump::tests(),
         export::tests(),
+        fds::tests(),
         hostile::tests(),
         leaks::tests(),
         memory::tests(),

@@ -13,6 +13,7 @@ pub mod budget;
 pub mod clock;
 pub mod detect;
 pub mod event;
+pub mod fds;
 pub mod files;
 pub mod goruntime;
 pub mod heap;

@@ -8,6 +8,7 @@ use crate::output::clean;
 use serde::{Deserialize, Serialize, Serializer};
 use sfgi_core::{
     event::Mode,
+    fds::FdCount,
     leaks::{AsJson, LeakView},
     names::Site,
     snapshot::ThreadCounts,
@@ -280,6 +281,8 @@ pub struct Scan {
     pub waits: Top,
     /// The longest known wait, as the runtime counts it.
     pub oldest_seconds: f64,
+    /// Open descriptors by kind and state.
+    pub descriptors: Vec<FdCount>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

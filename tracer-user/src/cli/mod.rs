@@ -6,6 +6,7 @@ mod contexts;
 mod doctor;
 mod dump;
 mod export;
+mod fds;
 mod leaks;
 mod objects;
 mod pools;
@@ -56,6 +57,7 @@ EXAMPLES
   sfgi why -p 1234 0xc000012120          what keeps this object alive
   sfgi contexts -p 1234                  the tree of contexts, and which nobody can cancel
   sfgi pools -p 1234                     what lies in each sync.Pool, and what is wrong with it
+  sfgi fds -p 1234                       open descriptors, who waits for each, what keeps it open
   sfgi agent                             all Go programs of this host, for 2 % of a core
   sfgi doctor -p 1234                    which probes would be used, where, at what cost"
 )]
@@ -86,6 +88,8 @@ enum Command {
     Contexts(Limited<contexts::Args>),
     /// Show the sync.Pools of a program: what lies in each, and what is wrong with it
     Pools(Limited<pools::Args>),
+    /// Show the open descriptors of a program, who waits for each, and which Go object has it
+    Fds(Limited<fds::Args>),
     /// Watch all Go programs of this host, within a budget
     Agent(agent::Args),
     /// List the Go processes of this host, and what can be done with each
@@ -140,13 +144,14 @@ impl Command {
             Command::Why(limited) => limited.limits(limited.args.target.pids(), false),
             Command::Contexts(limited) => limited.limits(limited.args.target.pids(), false),
             Command::Pools(limited) => limited.limits(limited.args.target.pids(), false),
+            Command::Fds(limited) => limited.limits(limited.args.pids(), false),
             Command::Agent(_) => return None,
             Command::Ps(limited) => limited.limits(&[], false),
             Command::Doctor(limited) => limited.limits(limited.args.pids(), false),
         })
     }
 
-    /// For a command that needs a process and was given none: how it is called, and what `-p PID` can be replaced by.
+    /// For a command that needs a process and was given none: how it is called, and what `-p PID` can be replaced by, if anything.
     /// `None`: the command has a target, or needs none.
     fn without_target(&self) -> Option<(&'static str, &'static str)> {
         const LAUNCH: &str = "-- CMD";
@@ -160,6 +165,7 @@ impl Command {
             Command::Why(limited) => (limited.args.target.is_none(), "sfgi why ADDR", CORE),
             Command::Contexts(limited) => (limited.args.target.is_none(), "sfgi contexts", CORE),
             Command::Pools(limited) => (limited.args.target.is_none(), "sfgi pools", CORE),
+            Command::Fds(limited) => (limited.args.has_no_target(), "sfgi fds", ""),
             Command::Report(_)
             | Command::Export(_)
             | Command::Agent(_)
@@ -198,9 +204,8 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> ExitCode {
     // clap would only say that an argument is missing. Who calls `sfgi trace` alone needs the PID, so show the list.
     if let Some((call, other)) = cli.command.without_target() {
-        say(format_args!(
-            "of which process? Call {call} -p PID, or {call} {other}. The Go processes of this host:"
-        ));
+        let or = if other.is_empty() { String::new() } else { format!(", or {call} {other}") };
+        say(format_args!("of which process? Call {call} -p PID{or}. The Go processes of this host:"));
         raw("\n");
         ps::to_stderr();
         return ExitCode::from(USAGE);
@@ -225,6 +230,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Why(limited) => why::run(&limited.args).map(|()| Outcome::Done),
         Command::Contexts(limited) => contexts::run(&limited.args).map(|()| Outcome::Done),
         Command::Pools(limited) => pools::run(&limited.args).map(|()| Outcome::Done),
+        Command::Fds(limited) => fds::run(&limited.args).map(|()| Outcome::Done),
         Command::Agent(args) => agent::run(&args).map(Outcome::Said),
         Command::Ps(limited) => ps::run(&limited.args).map(|()| Outcome::Done),
         Command::Doctor(limited) => doctor::run(&limited.args).map(|()| Outcome::Done),

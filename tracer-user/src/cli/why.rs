@@ -183,7 +183,8 @@ impl Question<'_> {
             Some(process) => registers(process),
             None => Registers::Unknown,
         };
-        let search = Search { pinned: false, ..Search::new(&rules, &scope) };
+        let process = self.opened.process.as_ref();
+        let search = Search { pinned: false, process, ..Search::new(&rules, &scope) };
         // A group that only other options show must be found, too.
         let (min_age, min_count) = (Duration::from_secs(1), 1);
         let any = Search { thresholds: Thresholds { min_age, min_count }, ..search };
@@ -199,6 +200,14 @@ impl Question<'_> {
             }
             if let Some(pool) = &group.pools {
                 return Ok((Vec::new(), vec![pool.example]));
+            }
+            if let Some(fds) = &group.fds {
+                ensure!(
+                    fds.address != 0,
+                    "{}: group {finding} is of descriptors without a known object: see sfgi fds",
+                    self.name()
+                );
+                return Ok((Vec::new(), vec![fds.address]));
             }
             ensure!(
                 !group.goids.is_empty(),

@@ -7,6 +7,7 @@
 pub mod contexts;
 mod csv;
 pub mod dump;
+pub mod fds;
 mod gotrace;
 pub mod graph;
 mod json;

@@ -38,6 +38,11 @@ impl Fingerprint {
         Fingerprint::of_all([class, "pool", known_by])
     }
 
+    /// The fingerprint of descriptors: their class and kind, where they come from and what they are.
+    pub(super) fn of_fds(class: &str, kind: &str, origin: &str, of: &str) -> Fingerprint {
+        Fingerprint::of_all([class, "descriptor", kind, origin, of])
+    }
+
     /// The id of one of several leaks with the same functions; the first (0) keeps this one.
     pub(super) fn numbered(self, number: u64) -> Fingerprint {
         if number == 0 { self } else { Fingerprint((self.0 ^ number).wrapping_mul(PRIME)) }

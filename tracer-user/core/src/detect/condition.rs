@@ -2,6 +2,7 @@
 
 use super::{
     cycles::Cycle,
+    fds::FdTrouble,
     known::{Known, Shape, Thresholds},
     pools::PoolTrouble,
 };
@@ -86,6 +87,8 @@ pub(super) struct Condition {
     pub(super) finalizers: bool,
     /// It is about a `sync.Pool` that this is wrong with, not about goroutines.
     pub(super) pool: Option<PoolTrouble>,
+    /// It is about descriptors of which this is so, not goroutines.
+    pub(super) descriptor: Option<FdTrouble>,
 }
 
 impl Condition {
@@ -130,6 +133,7 @@ impl Condition {
             && !self.far_deadline
             && self.pool.is_none()
             && (!self.finalizers || shape.functions.iter().any(|name| calls_finalizers(name)))
+            && self.descriptor.is_none()
             && self.wait_reason.as_ref().is_none_or(|words| words.hold(&shape.reason))
             && self.main.is_none_or(|main| main == shape.main)
             && self.creator.as_ref().is_none_or(|pattern| {
@@ -195,6 +199,12 @@ impl Condition {
         };
         let channel = |channel: &Channel| known.objects(goroutine).any(|object| channel.holds(object));
         (self.object.is_empty() || self.object.iter().any(kind)) && self.channel.as_ref().is_none_or(channel)
+    }
+
+    /// Whether so many that are so old (nanoseconds) are what it asks for.
+    pub(super) fn holds_of_fds(&self, thresholds: &Thresholds, count: u64, age_ns: u64) -> bool {
+        let old = self.age.is_none_or(|age| age_ns >= age.of(thresholds.min_age_ns()));
+        old && count >= self.count.of(thresholds.min_count)
     }
 
     pub(super) fn old_enough(&self, known: &Known<'_>, index: u32) -> bool {

@@ -85,6 +85,7 @@ pub fn troubled_contexts(
             timers: None,
             contexts: Some(site.clone()),
             pools: None,
+            fds: None,
             ring: Vec::new(),
             evidence,
         })

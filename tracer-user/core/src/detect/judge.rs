@@ -168,6 +168,7 @@ impl Judge<'_> {
                 timers: None,
                 contexts: None,
                 pools: None,
+                fds: None,
                 ring: Vec::new(),
                 evidence: behind.into_iter().collect(),
             };
@@ -291,6 +292,7 @@ fn timer_group(index: u32, site: &TimerSite, function: &str, rule: &Arc<Rule>) -
         timers: Some(index),
         contexts: None,
         pools: None,
+        fds: None,
         ring: Vec::new(),
         evidence,
     }

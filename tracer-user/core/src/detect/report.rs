@@ -4,6 +4,7 @@ use super::{
     baseline::Fingerprint,
     condition::Need,
     contexts::ContextSite,
+    fds::FdSite,
     growth::Growth,
     history::{Age, Measure},
     known::Known,
@@ -67,6 +68,8 @@ pub struct Group {
     pub contexts: Option<ContextSite>,
     /// For a pool that something is wrong with.
     pub pools: Option<PoolSite>,
+    /// For descriptors.
+    pub fds: Option<FdSite>,
     /// The cycle that the first one waits in, from its own wait on; empty: it waits in none, or the rule is about
     /// something else.
     pub ring: Vec<Edge>,

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// The built-in catalogue: the files' names, for messages, and their texts.
-const BUILT_IN: [(&str, &str); 12] = [
+const BUILT_IN: [(&str, &str); 13] = [
     ("channels.toml", include_str!("rules/channels.toml")),
     ("sync.toml", include_str!("rules/sync.toml")),
     ("contexts.toml", include_str!("rules/contexts.toml")),
@@ -23,6 +23,7 @@ const BUILT_IN: [(&str, &str); 12] = [
     ("threads.toml", include_str!("rules/threads.toml")),
     ("timers.toml", include_str!("rules/timers.toml")),
     ("connections.toml", include_str!("rules/connections.toml")),
+    ("descriptors.toml", include_str!("rules/descriptors.toml")),
     ("resident.toml", include_str!("rules/resident.toml")),
     ("running.toml", include_str!("rules/running.toml")),
     ("suspects.toml", include_str!("rules/suspects.toml")),

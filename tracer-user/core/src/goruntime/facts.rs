@@ -100,6 +100,26 @@ impl Release {
     }
 }
 
+/// The network poller.
+impl Release {
+    /// The address of the `pollDesc` that the runtime noted with a descriptor in its epoll instance, as the kernel shows it.
+    /// Up to 1.20 it is the address itself, then a tagged pointer (`netpoll_epoll.go`: `netpollopen`, 1.21): 19 bits of a tag
+    /// (`tagptr_64bit.go`), of which addresses have 48, or since 1.25 24 bits, because records are aligned to 512 bytes.
+    pub(crate) const fn poll_of(self, data: u64) -> u64 {
+        let data = data.cast_signed();
+        match self.minor {
+            ..21 => data.cast_unsigned(),
+            21..25 => (data >> 19 << 3).cast_unsigned(),
+            25.. => (data >> 24 << 9).cast_unsigned(),
+        }
+    }
+
+    /// What wakes the poller is noted as 0, not as the address of a variable (`netpoll_epoll.go`: `netpollinit`, 1.27).
+    pub(crate) const fn wakes_its_poller_by_0(self) -> bool {
+        self.since(27)
+    }
+}
+
 /// System calls and the scheduler.
 impl Release {
     /// `reentersyscall` and `exitsyscall` swap the status word themselves, without `casgstatus` (`proc.go`, 1.26).

@@ -277,6 +277,11 @@ impl<'a> Marker<'a> {
         }
     }
 
+    /// Whether the object at an address was reached; `None`: there is none.
+    pub(super) fn has_reached(&self, addr: u64) -> Option<bool> {
+        Some(self.is_marked(self.spans.object(addr)?))
+    }
+
     fn is_marked(&self, object: ObjectId) -> bool {
         let word = self.bit(object).and_then(|(word, bit)| Some(self.marks.get(word)?.load(Relaxed) & bit));
         word.is_some_and(|word| word != 0)

@@ -146,6 +146,12 @@ pub struct Observation<'a> {
 }
 
 impl Observation<'_> {
+    /// Whether the last pass has reached the object at an address; `None`: there is none, or no pass was made. Before
+    /// [`Observation::pinned`], which goes on from there.
+    pub fn is_reached(&self, addr: u64) -> Option<bool> {
+        self.marker.as_ref()?.has_reached(addr)
+    }
+
     /// Estimates the bytes of the heap that are reachable only through the goroutines of each group (indices into
     /// [`Snapshot::goroutines`]), without their stacks. What several groups share is counted for the first of them.
     pub fn pinned(&mut self, groups: &[Vec<u32>]) -> Vec<u64> {

@@ -2,15 +2,18 @@
 
 use super::{
     children::{Children, Present},
+    fds::{FdObjects, KnownFd},
     pooled,
     view::LeakView,
 };
 use crate::{
     clock,
     detect::{ContextSite, ContextTrouble, Growth, PoolSite, Verdict},
+    fds::Fds,
     heap::Observed,
     memory::ThreadRegisters,
-    objects::{Above, Context, Contexts, Known, Objects, Pool, Pools, Reading, settled},
+    objects::{Above, Context, Contexts, Files, Known, Objects, Pool, Pools, Reading, Settling, settled},
+    process::Process,
     snapshot::{Clock, View},
 };
 use hashbrown::{HashMap, HashSet};
@@ -27,6 +30,8 @@ const MAX_GROUPS: usize = 64;
 const MAX_SITES: usize = 64;
 /// Goroutines that are remembered between two readings.
 const MAX_GOIDS: usize = 1 << 17;
+/// Descriptors that nothing leads to.
+const MAX_DROPPED: usize = 1 << 16;
 /// A deadline so far away is far, and so many contexts with one are told of.
 const FAR: Duration = Duration::from_secs(3600);
 const MANY_FAR: u64 = 100;
@@ -59,6 +64,15 @@ pub(super) struct Kept {
     pub(super) pools: Result<Vec<PoolSite>, String>,
     /// What keeps alive what goroutines wait for, by its address.
     ways: HashMap<u64, String>,
+    /// What objects tell of descriptors.
+    pub(super) fds: FdObjects,
+}
+
+/// The process whose descriptors are of interest, and what the passes over its heap have reached.
+#[derive(Clone, Copy)]
+pub(super) struct Descriptors<'d> {
+    pub(super) process: &'d Process,
+    pub(super) reached: &'d dyn Fn(u64) -> Option<bool>,
 }
 
 impl Kept {
@@ -71,6 +85,7 @@ impl Kept {
         stopped: bool,
         without: &HashSet<u64>,
         children: Option<&mut Children>,
+        descriptors: Option<Descriptors<'_>>,
     ) -> (Kept, Option<Objects<'a>>) {
         let mut kept = Kept {
             began: Instant::now(),
@@ -83,13 +98,21 @@ impl Kept {
             pool_objects: None,
             pools: Ok(Vec::new()),
             ways: HashMap::new(),
+            fds: FdObjects::default(),
         };
         let known = Rc::new(Known::of(view.binary, exe.and_then(|exe| exe.try_clone().ok())));
-        let mut read = || {
+        let before = descriptors.and_then(|descriptors| Fds::of(descriptors.process).ok());
+        let mut settling = Settling::default();
+        let read = |settling: &mut Settling| {
             let (known, progress) = (Rc::clone(&known), &mut |_, _| {});
-            Objects::read(*view, Reading { known, registers, stopped, most: MAX_OBJECTS, without, progress })
+            let reading = Reading { known, registers, stopped, most: MAX_OBJECTS, without, progress };
+            let mut objects = Objects::read(*view, reading)?;
+            if before.is_some() {
+                settling.add(objects.files(stopped)?);
+            }
+            Ok(objects)
         };
-        let objects = match settled(view, stopped, &mut read) {
+        let mut objects = match settled(view, stopped, &mut || read(&mut settling)) {
             Ok((objects, contexts)) => {
                 kept.learn(view, &objects, &contexts, children);
                 let pools = objects.pools(stopped, false);
@@ -104,6 +127,13 @@ impl Kept {
                 None
             }
         };
+        while objects.is_some() && !stopped && settling.wants_more() {
+            drop(objects);
+            objects = read(&mut settling).ok();
+        }
+        if let (Some(descriptors), Some(before), Some(objects)) = (descriptors, &before, &objects) {
+            kept.learn_fds(view, objects, settling.files(), before, descriptors);
+        }
         kept.took = kept.began.elapsed();
         (kept, objects)
     }
@@ -128,6 +158,30 @@ impl Kept {
         let keepers = keepers(contexts);
         let growing = children.map(|children| children.extend(clock::now(), present(contexts, &keepers)));
         self.contexts = sites(objects, contexts, &keepers, far, &growing.unwrap_or_default());
+    }
+
+    /// Takes in the objects that have descriptors; `before`: what was open when they were read.
+    fn learn_fds(
+        &mut self,
+        view: &View<'_>,
+        objects: &Objects<'_>,
+        mut files: Files,
+        before: &Fds,
+        descriptors: Descriptors<'_>,
+    ) {
+        let (Ok(now), Ok(())) = (Fds::of(descriptors.process), files.refresh(view)) else { return };
+        self.fds.sure = files.doubt.is_none();
+        let kept: HashSet<u32> = files.list.iter().filter(|file| file.kept).map(|file| file.number).collect();
+        let dropped = files.list.iter().filter(|file| !file.kept && !kept.contains(&file.number));
+        for file in dropped.take(MAX_DROPPED) {
+            let same = |fds: &Fds| fds.get(file.number).map(|fd| fd.raw.clone());
+            let Some(raw) = same(before).filter(|raw| same(&now).as_ref() == Some(raw)) else { continue };
+            let sure = (descriptors.reached)(file.addr) == Some(false);
+            let mut known = KnownFd::of(objects, file, &raw, false);
+            known.sure = sure;
+            self.fds.dropped.push(known);
+        }
+        self.fds.learn(objects, &files.list, &now);
     }
 
     /// Whether it is too early for another reading.

@@ -5,6 +5,7 @@
 //! a part of.
 
 mod children;
+mod fds;
 mod kept;
 mod pooled;
 mod search;

@@ -2,19 +2,22 @@
 
 use super::{
     children::Children,
-    kept::Kept,
+    fds::{self, FdLooks},
+    kept::{Descriptors, Kept},
     view::{LeakView, views},
 };
 use crate::{
     binary::GoBinary,
     detect::{
         Baseline, Group, History, Lookup, Report, Rules, Scope, Thresholds, Verdict, detect,
-        troubled_contexts, troubled_pools,
+        troubled_contexts, troubled_fds, troubled_pools,
     },
+    fds::{FdCount, Fds},
     goruntime::{Release, WaitReason},
-    heap::{self, ObserveError, Observed, Options, Progress, Registers},
+    heap::{self, Observation, ObserveError, Observed, Options, Progress, Registers},
     names::Names,
     objects::Objects,
+    process::Process,
     snapshot::{Clock, Goroutine, Pc, View},
 };
 use std::{fs::File, mem, sync::Arc, time::Duration};
@@ -41,6 +44,8 @@ pub struct Search<'a> {
     pub objects: bool,
     /// The executable, for the names of variables; `None`: the binary has them, or nobody does.
     pub exe: Option<&'a File>,
+    /// The process, for its descriptors; `None`: they are not looked at, as of a core file.
+    pub process: Option<&'a Process>,
 }
 
 /// What earlier searches of the same target told.
@@ -49,6 +54,7 @@ pub struct Earlier {
     pub history: History,
     kept: Option<Kept>,
     children: Children,
+    fds: FdLooks,
 }
 
 /// What a search found, and the names to show it with.
@@ -73,6 +79,8 @@ pub struct Leaks {
     pub pools_doubt: Option<String>,
     /// Objects in all pools; `None`: not known, or nobody wanted it.
     pub pool_objects: Option<u64>,
+    /// The open descriptors; empty where they were not looked at.
+    pub descriptors: Vec<FdCount>,
 }
 
 impl Earlier {
@@ -95,6 +103,7 @@ impl<'a> Search<'a> {
             pinned: true,
             objects: true,
             exe: None,
+            process: None,
         }
     }
 
@@ -110,6 +119,11 @@ impl<'a> Search<'a> {
         mut earlier: Option<&mut Earlier>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Found, ObserveError> {
+        // A single search looks at descriptors before and behind all else, one of many each time.
+        let (mut own, first) = (FdLooks::default(), earlier.is_none());
+        if first {
+            self.look(view, &mut own);
+        }
         let mut observation = heap::observe(view, &self.options, registers, progress)?;
         // Before the judgement: age, growth and repetition come from all looks.
         if let Some(earlier) = &mut earlier {
@@ -119,7 +133,7 @@ impl<'a> Search<'a> {
         let mut objects = None;
         if kept.is_none() && self.objects && self.options.heap {
             let children = earlier.as_mut().map(|earlier| &mut earlier.children);
-            let (read, of) = self.kept(view, &observation.observed, registers, children);
+            let (read, of) = self.kept(view, &observation, registers, children);
             (kept, objects) = (Some(read), of);
         }
         if let Some(kept) = &kept {
@@ -135,6 +149,13 @@ impl<'a> Search<'a> {
             report.add(troubled_contexts(&kept.contexts, sure, kept.age(), self.rules));
             let pools = kept.pools.as_deref().unwrap_or_default();
             report.add(troubled_pools(pools, kept.age(), self.rules));
+        }
+        let looks = earlier.as_mut().map_or(&mut own, |earlier| &mut earlier.fds);
+        let now = self.look(view, looks);
+        if let Some(fds) = &now {
+            let mut findings = looks.findings(fds, kept.as_ref().map(|kept| &kept.fds), view.now_ns(), first);
+            findings.iter_mut().for_each(|finding| finding.sure &= observed.doubt.is_none());
+            report.add(troubled_fds(&findings, &self.thresholds, self.rules));
         }
         let accepted = self.sift(&mut report);
         let pinned = if self.pinned {
@@ -158,25 +179,45 @@ impl<'a> Search<'a> {
             earlier.kept = kept;
         }
         let observed = observation.observed;
-        Ok(Found {
-            leaks: Leaks { observed, groups, accepted, scanned, objects_doubt, pools_doubt, pool_objects },
-            names,
-        })
+        let descriptors = now.map(|fds| fds.counts()).unwrap_or_default();
+        let leaks = Leaks {
+            observed,
+            groups,
+            accepted,
+            scanned,
+            objects_doubt,
+            pools_doubt,
+            pool_objects,
+            descriptors,
+        };
+        Ok(Found { leaks, names })
     }
 
     fn kept<'v>(
         &self,
         view: &View<'v>,
-        observed: &Observed,
+        observation: &Observation<'_>,
         registers: &mut Registers<'_>,
         children: Option<&mut Children>,
     ) -> (Kept, Option<Objects<'v>>) {
+        let observed = &observation.observed;
         // What nobody can wake keeps nothing alive that could wake it.
         let dead =
             observed.snapshot.goroutines.iter().zip(&observed.facts).filter(|(_, facts)| facts.unreachable);
         let without = dead.map(|(goroutine, _)| goroutine.goid).collect();
         let stopped = view.clock == Clock::Stopped;
-        Kept::read(view, self.exe, &registers.take(), stopped, &without, children)
+        let reached = |addr| observation.is_reached(addr);
+        let descriptors = self.process.map(|process| Descriptors { process, reached: &reached });
+        Kept::read(view, self.exe, &registers.take(), stopped, &without, children, descriptors)
+    }
+
+    /// Looks at the descriptors.
+    fn look(&self, view: &View<'_>, looks: &mut FdLooks) -> Option<Fds> {
+        // A question for certain goroutines is none for descriptors.
+        let process = self.process.filter(|_| self.scope.goids.is_empty())?;
+        let fds = fds::read(process, view, self.thresholds.min_count)?;
+        looks.look(&fds, view.now_ns());
+        Some(fds)
     }
 
     /// Takes out the groups that are not wanted; returns those that the baseline accepts.
@@ -191,12 +232,12 @@ impl<'a> Search<'a> {
 }
 
 impl Leaks {
-    /// Goroutines, timers and contexts with this verdict.
+    /// Goroutines, timers, contexts and descriptors with this verdict.
     pub fn count_of(&self, verdict: Verdict) -> u64 {
         self.groups.iter().filter(|group| group.verdict == verdict).map(|group| group.count).sum()
     }
 
-    /// Goroutines with this verdict, without timers and contexts.
+    /// Goroutines with this verdict, without anything else.
     pub fn goroutines_of(&self, verdict: Verdict) -> u64 {
         let groups = self.groups.iter().filter(|group| group.verdict == verdict && group.is_of_goroutines());
         groups.map(|group| group.count).sum()

@@ -2,8 +2,8 @@
 
 use crate::{
     detect::{
-        Age, ContextSite, ContextTrouble, Fingerprint, Group, Growth, Lookup as _, PoolSite, PoolTrouble,
-        Report, Rule, Verdict,
+        Age, ContextSite, ContextTrouble, FdSite, FdTrouble, Fingerprint, Group, Growth, Lookup as _,
+        PoolSite, PoolTrouble, Report, Rule, Verdict,
     },
     goruntime::State,
     heap::{Edge, Observed, Sign, TimerKind},
@@ -19,7 +19,7 @@ const TOLD_TURNS: usize = 6;
 /// Holders of a lock that sentences tell.
 const TOLD_HOLDERS: usize = 3;
 
-/// A group of leaked goroutines, of timers or of contexts, with names in place of addresses. Text, JSON, SARIF, `top`, the agent's
+/// A group of leaked goroutines, of timers, contexts or descriptors, with names in place of addresses. Text, JSON, SARIF, `top`, the agent's
 /// pages, metrics and records each show a part of it; as JSON it is a group of `sfgi.leaks/1`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeakView {
@@ -62,6 +62,8 @@ pub struct LeakView {
     pub contexts: Option<ContextSite>,
     /// Of a pool that something is wrong with.
     pub pools: Option<PoolSite>,
+    /// Of descriptors.
+    pub fds: Option<FdSite>,
     /// The cycle that the first member waits in, from its own wait on; empty: none, or it is not told of cycles.
     pub ring: Vec<Turn>,
     /// What keeps alive what the first member waits for: a way on one line; `None`: nothing does, or it is not known.
@@ -224,6 +226,7 @@ fn view(mut group: Group, observed: &Observed, pinned_bytes: u64, names: &mut Na
         }),
         contexts: group.contexts,
         pools: group.pools,
+        fds: group.fds,
         kept_by: None,
         ring,
         evidence,
@@ -253,9 +256,20 @@ fn awaited(snapshot: &Snapshot, members: &[u32]) -> Option<Awaited> {
 }
 
 impl LeakView {
-    /// Whether its members are goroutines; they are timers, contexts or objects of a pool otherwise.
+    /// Whether its members are goroutines.
     pub fn is_of_goroutines(&self) -> bool {
-        self.timers.is_none() && self.contexts.is_none() && self.pools.is_none()
+        self.things() == "goroutines"
+    }
+
+    /// What its members are.
+    pub fn things(&self) -> &'static str {
+        match self {
+            LeakView { timers: Some(_), .. } => "timers",
+            LeakView { contexts: Some(_), .. } => "contexts",
+            LeakView { fds: Some(_), .. } => "descriptors",
+            LeakView { pools: Some(_), .. } => "pooled objects",
+            _ => "goroutines",
+        }
     }
 
     /// How many more goroutines the creation site makes than end, a second.
@@ -322,6 +336,9 @@ impl Serialize for AsJson<'_> {
         }
         if let Some(pool) = &this.pools {
             map.serialize_entry("pool", &PoolJson::of(pool))?;
+        }
+        if let Some(fds) = &this.fds {
+            map.serialize_entry("descriptors", &FdsJson::of(fds))?;
         }
         if !this.ring.is_empty() {
             let turns: Vec<TurnJson<'_>> = this.ring.iter().map(TurnJson::of).collect();
@@ -444,6 +461,50 @@ impl PoolJson<'_> {
             fields: &site.fields,
             room_bytes: site.bytes,
             median_room_bytes: site.median,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FdsJson<'a> {
+    trouble: FdTrouble,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    origin: &'a str,
+    count: u64,
+    /// One of them.
+    fd: u32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    r#type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    kept_by: &'a str,
+    unread_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_to_end: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+}
+
+impl FdsJson<'_> {
+    fn of(site: &FdSite) -> FdsJson<'_> {
+        FdsJson {
+            trouble: site.trouble,
+            kind: &site.kind,
+            origin: &site.origin,
+            count: site.count,
+            fd: site.number,
+            name: &site.name,
+            r#type: &site.of,
+            address: (site.address != 0).then(|| format!("{:#x}", site.address)),
+            kept_by: &site.kept_by,
+            unread_bytes: site.unread,
+            read_to_end: (site.trouble == FdTrouble::PeerClosed).then_some(site.read_to_end),
+            limit: (site.limit != 0).then_some(site.limit),
         }
     }
 }

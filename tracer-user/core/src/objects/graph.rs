@@ -70,6 +70,8 @@ pub(super) struct Graph<'a> {
     next: Vec<u32>,
     /// Objects that a root refers to.
     pub(super) seeds: Vec<u32>,
+    /// By object, a bit: more than finalizers and cleanups lead to it ([`Graph::keep`]). Empty until that is known.
+    kept: Vec<u64>,
     /// Objects and bytes that were reached.
     pub(super) reached: (u64, u64),
     read: u64,
@@ -94,6 +96,7 @@ impl<'a> Graph<'a> {
             never: vec![0; bits.div_ceil(64)],
             next: Vec::new(),
             seeds: Vec::new(),
+            kept: Vec::new(),
             reached: (0, 0),
             read: 0,
             most_read: most_read(view.memory),
@@ -155,7 +158,9 @@ impl<'a> Graph<'a> {
             return scan && self.never.get(at / 64).is_none_or(|bits| bits >> (object % 64) & 1 == 0);
         }
         let mut more = by;
-        if by.hops < links.hops {
+        // A finalizer is told of only where nothing else leads to an object.
+        let is_kept = is_marked(&self.kept, object);
+        if by.hops < links.hops && !is_kept {
             // Objects are not looked through quite in the order of their distance.
             more = Links { other: links.other, ..*links };
             *links = Links { other: links.other, ..by };
@@ -168,6 +173,35 @@ impl<'a> Graph<'a> {
             }
         }
         false
+    }
+
+    /// Notes that what was reached so far is kept by more than what roots are noted from now on.
+    ///
+    /// # Errors
+    /// The budget does not allow a bit for each object.
+    pub(super) fn keep(&mut self) -> Result<(), ObjectsError> {
+        budget::check(self.links.len() / 8)?;
+        let bits = |links: &[Links]| {
+            links.iter().rev().fold(0, |bits, links| bits << 1 | u64::from(links.first != NONE))
+        };
+        self.kept = self.links.chunks(64).map(bits).collect();
+        Ok(())
+    }
+
+    /// Whether more than finalizers and cleanups lead to an object.
+    pub(super) fn is_kept(&self, object: u32) -> bool {
+        is_marked(&self.kept, object)
+    }
+
+    /// Which objects are kept if these are, too, besides those that are kept anyway.
+    ///
+    /// # Errors
+    /// As [`Graph::run`].
+    pub(super) fn also_kept(&self, seeds: Vec<u32>) -> Result<impl Fn(u32) -> bool + use<>, ObjectsError> {
+        budget::check(self.kept.len() * size_of::<u64>())?;
+        let mut marks = self.kept.clone();
+        self.spread(&mut marks, seeds, &|_| true)?;
+        Ok(move |object: u32| is_marked(&marks, object))
     }
 
     /// Goes on until nothing new is reached, and finds the types of what is. `progress` gets the bytes read so far.
@@ -475,6 +509,55 @@ impl<'a> Graph<'a> {
         Ok((self.reached.0.saturating_sub(count), self.reached.1.saturating_sub(size)))
     }
 
+    /// Marks these objects and all that they lead to, of those that count; returns how many had no mark, and their bytes.
+    fn spread(
+        &self,
+        marks: &mut [u64],
+        mut next: Vec<u32>,
+        counts: &dyn Fn(u32) -> bool,
+    ) -> Result<(u64, u64), ObjectsError> {
+        next.retain(|seed| counts(*seed) && mark(marks, *seed));
+        let (mut count, mut size) = (0, 0);
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        while !next.is_empty() {
+            next.sort_unstable();
+            let mut later = Vec::new();
+            let mut ranges: Vec<Range> = Vec::new();
+            let mut flush = |ranges: &mut Vec<Range>, later: &mut Vec<u32>| -> Result<(), ObjectsError> {
+                self.view.memory.scatter(ranges, &mut bytes, &mut whole)?;
+                for word in words(&bytes) {
+                    if let Some(child) = self.at(word).filter(|child| counts(*child) && mark(marks, *child)) {
+                        budget::reserve(later, 1)?;
+                        later.push(child);
+                    }
+                }
+                ranges.clear();
+                Ok(())
+            };
+            let mut total = 0;
+            for object in &next {
+                let Some((_, span, addr)) = self.place(*object) else { continue };
+                count += 1;
+                size += span.size;
+                if span.noscan || is_marked(&self.never, *object) {
+                    continue;
+                }
+                for from in (0..span.size).step_by(BATCH_BYTES) {
+                    let len = (span.size - from).min(BATCH_BYTES as u64) as usize;
+                    ranges.push(Range { addr: addr + from, len });
+                    total += len;
+                    if total >= BATCH_BYTES || ranges.len() >= BATCH {
+                        flush(&mut ranges, &mut later)?;
+                        total = 0;
+                    }
+                }
+            }
+            flush(&mut ranges, &mut later)?;
+            next = later;
+        }
+        Ok((count, size))
+    }
+
     /// Of each of these objects what it leads to, itself included, and nothing but these objects does: objects and
     /// bytes. What several lead to counts for the first of them. An estimate, too.
     ///
@@ -496,4 +579,19 @@ impl<'a> Graph<'a> {
         }
         share
     }
+}
+
+/// Whether an object has its bit.
+fn is_marked(marks: &[u64], object: u32) -> bool {
+    marks.get(object as usize / 64).is_some_and(|bits| bits >> (object % 64) & 1 != 0)
+}
+
+/// Gives an object its bit; whether it had none.
+fn mark(marks: &mut [u64], object: u32) -> bool {
+    let bit = 1_u64 << (object % 64);
+    marks.get_mut(object as usize / 64).is_some_and(|bits| {
+        let new = *bits & bit == 0;
+        *bits |= bit;
+        new
+    })
 }

@@ -18,6 +18,7 @@
 
 mod contexts;
 mod edges;
+mod files;
 mod form;
 mod graph;
 mod itabs;
@@ -29,6 +30,7 @@ mod typing;
 mod ways;
 
 pub use contexts::{Above, Context, ContextKind, Contexts, settled};
+pub use files::{FileObject, Files, Settling, settled_files};
 pub use pools::{Filled, Holds, OfP, Place, Pool, Pooled, Pools, Twice};
 pub use ways::{Described, Hop, Root, RootKind, Way};
 
@@ -140,6 +142,8 @@ pub struct Objects<'a> {
     on_stacks: Vec<(u32, u32)>,
     /// Why types are missing; `None`: they were read.
     untyped: Option<String>,
+    /// Goroutines that were no roots.
+    without_roots: usize,
 }
 
 /// What the executable of a target tells, found once for several readings of the same target.
@@ -225,13 +229,24 @@ impl<'a> Objects<'a> {
             typing.runtimes(&graph.spans, of, addr);
         }
         typing.code(&graph.spans, reading.known.code.get_or_init(|| typing.code_types()));
-        let mut objects =
-            Objects { view, graph, typing, known: reading.known, snapshot, on_stacks: Vec::new(), untyped };
+        let mut objects = Objects {
+            view,
+            graph,
+            typing,
+            known: reading.known,
+            snapshot,
+            on_stacks: Vec::new(),
+            untyped,
+            without_roots: reading.without.len(),
+        };
         objects.variables()?;
-        objects.roots(globals, &opaque)?;
+        let late = objects.roots(globals, &opaque)?;
         objects.goroutines(reading.registers, reading.stopped, reading.without)?;
         let all = objects.graph.spans.scannable();
         let progress = reading.progress;
+        objects.graph.run(&mut objects.typing, &mut |read| progress(read, all))?;
+        objects.graph.keep()?;
+        late.into_iter().try_for_each(|(word, source)| objects.graph.root(word, source))?;
         objects.graph.run(&mut objects.typing, &mut |read| progress(read, all))?;
         objects.graph.plain(&mut objects.typing)?;
         Ok(objects)
@@ -297,7 +312,12 @@ impl<'a> Objects<'a> {
         Ok(())
     }
 
-    fn roots(&mut self, globals: &Globals, opaque: &[(u64, u64)]) -> Result<(), ObjectsError> {
+    /// Notes the roots that are not on stacks; returns those that only run when an object is to be freed: finalizers and cleanups.
+    fn roots(
+        &mut self,
+        globals: &Globals,
+        opaque: &[(u64, u64)],
+    ) -> Result<Vec<(u64, Source)>, ObjectsError> {
         let (mut found, mut finalizers) = (Found::default(), Vec::new());
         let spans = &self.graph.spans;
         let typing = &self.typing;
@@ -318,7 +338,10 @@ impl<'a> Objects<'a> {
         for (object, pointer) in finalizers {
             self.typing.finalizer(&self.graph.spans, object, pointer);
         }
-        found.all()?.into_iter().try_for_each(|(word, source)| self.graph.root(word, source))
+        let is_late = |(_, source): &(u64, Source)| matches!(source, Source::Finalizer(_) | Source::Cleanup);
+        let (late, now): (Vec<_>, Vec<_>) = found.all()?.into_iter().partition(is_late);
+        now.into_iter().try_for_each(|(word, source)| self.graph.root(word, source))?;
+        Ok(late)
     }
 
     fn goroutines(

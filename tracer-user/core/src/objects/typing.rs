@@ -13,7 +13,7 @@
 //! What the collector's bitmap contradicts ([`super::pointers`]) is no such object.
 
 use super::contexts::ContextKind;
-use super::edges::{Edge, Layouts, To};
+use super::edges::{Edge, Edges, Layouts, To};
 use super::form::{Form, Rank, Shape, fits_slot};
 use super::itabs::Itabs;
 use super::pointers::Pointers;
@@ -24,7 +24,7 @@ use crate::budget::{self, Exhausted};
 use crate::heap::{ObjectId, Place, Span, Spans, words};
 use crate::snapshot::View;
 use hashbrown::{HashMap, HashSet};
-use std::{mem, ops::Range};
+use std::{mem, ops::Range, rc::Rc};
 
 /// Most values within objects that are followed by themselves, and about what one of them costs us.
 const MAX_PARTS: usize = 1 << 20;
@@ -190,6 +190,11 @@ impl<'a> Typing<'a> {
         (mem::take(&mut self.late), mem::take(&mut self.parts))
     }
 
+    /// The pointers of a type.
+    pub(super) fn edges(&self, of: TypeId) -> Rc<Edges> {
+        self.layouts.get(&self.types, of)
+    }
+
     /// Whether the type of an object has a pointer at so many bytes in one of its values. What only looks like one does
     /// not keep anything alive for the collector.
     pub(super) fn may_point(&self, form: Form, within: u64) -> bool {
@@ -228,11 +233,8 @@ impl<'a> Typing<'a> {
             if !matches!(spans.find(first), Place::Outside) || spans.object(word).is_none() {
                 continue;
             }
-            let concrete = if self.types.may_be_at(first) {
-                self.types.at(first)
-            } else {
-                self.itabs.at(&self.view, &self.types, first)
-            };
+            // Since 1.27 itabs lie among the descriptors (`src/runtime/symtab.go`: `moduledata.itaboffset`).
+            let concrete = self.types.at(first).or_else(|| self.itabs.at(&self.view, &self.types, first));
             if let Some(concrete) = concrete {
                 self.concrete(spans, concrete, word, rank);
             }

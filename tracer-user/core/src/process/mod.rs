@@ -2,9 +2,13 @@
 //! Reads `/proc` and writes nothing. [`crate::memory::Live`] reads its memory.
 
 mod cgroup;
+mod fds;
+mod sockets;
 pub mod threads;
 
 pub use cgroup::Group;
+pub use fds::{EpollEntry, FdKind, FdsError, RawFd, RawFds};
+pub use sockets::{Socket, SocketState, Sockets};
 pub use threads::Thread;
 
 use crate::clock;

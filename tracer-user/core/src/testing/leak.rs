@@ -29,6 +29,7 @@ pub fn leak(class: &str, title: &str, fix: &str) -> LeakView {
         timers: None,
         contexts: None,
         pools: None,
+        fds: None,
         ring: Vec::new(),
         kept_by: None,
         evidence: Vec::new(),

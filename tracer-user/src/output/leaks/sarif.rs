@@ -79,12 +79,8 @@ fn descriptor(rule: &Rule) -> Value {
 }
 
 fn result(group: &LeakView, rule: usize) -> Value {
-    let (what, frames) = match (&group.timers, &group.contexts, &group.pools) {
-        (Some(_), ..) => ("timers", &[][..]),
-        (None, Some(_), _) => ("contexts", &[][..]),
-        (None, None, Some(_)) => ("pooled objects", &[][..]),
-        (None, None, None) => ("goroutines", &group.stack[..]),
-    };
+    let what = group.things();
+    let frames = if group.is_of_goroutines() { &group.stack[..] } else { &[] };
     let text = format!(
         "{} {what} ({}): {}. {}.",
         group.count,

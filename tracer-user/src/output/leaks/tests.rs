@@ -130,6 +130,7 @@ fn written(observed: Observed, show: impl FnOnce(&mut Vec<u8>, &Document<'_>, &m
         objects_doubt: None,
         pools_doubt: None,
         pool_objects: None,
+        descriptors: Vec::new(),
     };
     let go_version = &binary.version().raw;
     let document = Document { pid: Some(4711), exe: Path::new("/srv/shop"), go_version, leaks: &leaks };

@@ -74,6 +74,9 @@ impl<'a, W: Write> LeakText<'a, W> {
         if group.awaited.is_some() || group.contexts.is_some() || group.pools.is_some() {
             writeln!(self.out, "  why: sfgi why --finding {}", group.id)?;
         }
+        if group.fds.is_some() {
+            writeln!(self.out, "  see: sfgi fds")?;
+        }
         writeln!(self.out)
     }
 
@@ -99,6 +102,10 @@ impl<'a, W: Write> LeakText<'a, W> {
             let names = [&pool.name, &pool.new, &pool.of];
             let name = names.into_iter().find(|name| !name.is_empty()).map_or("", String::as_str);
             write!(self.out, "  {}", clean(name))?;
+        }
+        if let Some(fds) = &group.fds {
+            let what = [&*fds.kind, &fds.origin, &fds.of].into_iter().find(|text| !text.is_empty());
+            write!(self.out, "  {}", clean(what.unwrap_or_default()))?;
         }
         if let Some((func, offset)) = &group.created_at {
             write!(self.out, "  created by {}+{offset:#x}", printed(func, release))?;
@@ -205,13 +212,12 @@ pub fn summary(leaks: &Leaks) -> String {
         };
         format!("found: {verdicts} in {groups}; {looked}")
     };
-    match leaks.groups.iter().filter(|group| group.contexts.is_some()).map(|group| group.count).sum() {
-        0 => {}
-        contexts => text += &format!("; {} of these are contexts", count(contexts)),
-    }
-    match leaks.groups.iter().filter(|group| group.pools.is_some()).map(|group| group.count).sum() {
-        0 => {}
-        objects => text += &format!("; {} of these are pooled objects", count(objects)),
+    for things in ["contexts", "descriptors", "pooled objects"] {
+        let of_these = leaks.groups.iter().filter(|group| group.things() == things);
+        match of_these.map(|group| group.count).sum() {
+            0 => {}
+            number => text += &format!("; {} of these are {things}", count(number)),
+        }
     }
     match leaks.accepted_count() {
         0 => {}

@@ -4,7 +4,7 @@ use crate::detect::{Failure, Rules, Severity, Verdict};
 use std::{collections::HashSet, fmt, str::FromStr};
 
 /// The class ids that are promised.
-const CLASSES: [&str; 31] = [
+const CLASSES: [&str; 35] = [
     "nil-channel",
     "select-no-cases",
     "send-without-receiver",
@@ -25,11 +25,15 @@ const CLASSES: [&str; 31] = [
     "coroutine-never-stopped",
     "thread-growth",
     "timer-never-stopped",
+    "conn-peer-closed",
     "connection-never-closed",
     "finalizer-stuck",
     "pool-bloat",
     "pool-dirty",
     "pool-double-put",
+    "fd-growth",
+    "fd-near-limit",
+    "fd-unreachable",
     "sdk-resident",
     "pseudo-idle-spin",
     "stuck-syscall",

@@ -294,7 +294,7 @@ impl Objects<'_> {
     }
 
     /// Reads objects, and hands each with its bytes over; what cannot be read is left out.
-    fn read_objects(
+    pub(super) fn read_objects(
         &self,
         objects: &[u32],
         then: &mut dyn FnMut(usize, u64, &[u8]),

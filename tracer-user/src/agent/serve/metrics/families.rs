@@ -25,6 +25,7 @@ pub fn families<'a>(about: &About<'a>) -> Vec<Family<'a>> {
     node(&mut out, about.picture);
     processes(&mut out, about.picture);
     goroutines(&mut out, about.picture);
+    descriptors(&mut out, about.picture);
     leaks(&mut out, about.picture);
     alerts(&mut out, about.alerts);
     probes(&mut out, about.picture);
@@ -222,6 +223,15 @@ fn goroutines<'a>(out: &mut Families<'a>, picture: &'a Picture) {
     });
 }
 
+fn descriptors<'a>(out: &mut Families<'a>, picture: &'a Picture) {
+    let about = (Gauge, "sfgi_descriptors", "Open descriptors by kind and TCP state, as of the last scan.");
+    each(out, picture, about, |process, sink| {
+        for row in process.scan.iter().flat_map(|scan| &scan.descriptors) {
+            sink.number(row.count as f64, [label("kind", &*row.kind), label("state", &*row.state)]);
+        }
+    });
+}
+
 fn sites<'a>(sink: &mut Sink<'_, 'a>, top: &'a Top) {
     for SiteCount { site, count } in &top.rows {
         sink.number(*count as f64, place(&site.func, &site.file, site.line));
@@ -264,7 +274,7 @@ fn leaks<'a>(out: &mut Families<'a>, picture: &'a Picture) {
     };
     sums(
         "sfgi_leaked_goroutines",
-        "Goroutines (timers, contexts, pooled objects) in findings, by class and verdict.",
+        "Goroutines (timers, contexts, descriptors, pooled objects) in findings, by class and verdict.",
         |sum, group| {
             *sum += group.count as f64;
         },

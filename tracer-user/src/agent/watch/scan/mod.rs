@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use sfgi_core::{
     clock,
     detect::Scope,
+    fds::Fds,
     heap::Registers,
     leaks::{Found, LeakView, Search},
     memory::{Live, Sampler},
@@ -111,6 +112,7 @@ pub(crate) fn poll(target: &Target, past: &mut Past, config: &Config) -> Result<
     let mut told = tell((used, runtime), &snapshot, &mut names, waits, config);
     let reasons = view.binary.wait_reasons();
     told.suspicious = past.poll(snapshot, reasons, config);
+    told.scan.descriptors = Fds::of(&target.process).map(|fds| fds.counts()).unwrap_or_default();
     told.growth = past.growth(&mut names);
     told.kept = past.keep(target.run());
     (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
@@ -136,6 +138,7 @@ pub(crate) fn look(target: &Target, past: &mut Past, config: &Config) -> Result<
     let mut told = tell((used, runtime), &observed.snapshot, &mut names, waits, config);
     past.looked(observed, view.binary.wait_reasons(), config);
     past.date(&mut groups, told.scan.unix_ns);
+    told.scan.descriptors = mem::take(&mut leaks.descriptors);
     told.growth = past.growth(&mut names);
     told.kept = past.keep(target.run());
     told.leaks = Some(Leaks {
@@ -165,6 +168,7 @@ pub(crate) fn search(
         thresholds: config.leaks.thresholds(),
         pinned: past.is_some(),
         exe: exe.as_ref(),
+        process: Some(&target.process),
         ..Search::new(&config.leaks.catalogue, &scope)
     };
     let earlier = past.map(|past| &mut past.earlier);
