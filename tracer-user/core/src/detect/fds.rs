@@ -119,6 +119,7 @@ pub fn troubled_fds(findings: &[FdFinding], thresholds: &Thresholds, rules: &Rul
             growth: *growth,
             timers: None,
             contexts: None,
+            pools: None,
             fds: Some(site.clone()),
             ring: Vec::new(),
             evidence,

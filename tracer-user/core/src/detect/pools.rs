@@ -66,6 +66,7 @@ pub fn troubled_pools(sites: &[PoolSite], age: Duration, rules: &Rules) -> Vec<G
             growth: None,
             timers: None,
             contexts: None,
+            fds: None,
             pools: Some(site.clone()),
             ring: Vec::new(),
             evidence,
