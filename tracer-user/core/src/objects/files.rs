@@ -165,6 +165,7 @@ impl Settling {
         self.files.dropped() > 0 && self.quiet < QUIET && self.readings < MAX_READINGS
     }
 
+    /// What all readings found together.
     pub fn files(self) -> Files {
         self.files
     }
