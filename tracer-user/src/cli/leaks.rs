@@ -151,6 +151,7 @@ impl<'a> Run<'a> {
             least: self.args.min_verdict,
             baseline: Some(&self.baseline),
             options: self.args.options(),
+            process: self.opened.process.as_ref(),
             ..Search::new(&self.rules, &self.scope)
         };
         let mut line = Progress::new();

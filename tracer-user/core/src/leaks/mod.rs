@@ -6,6 +6,7 @@
 
 mod children;
 mod kept;
+mod outside;
 mod search;
 mod view;
 

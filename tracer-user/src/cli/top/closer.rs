@@ -110,7 +110,7 @@ fn search(opened: &Opened, tell: &impl Fn(LeakSearch)) -> Result<LeakSearch> {
     let (rules, scope) = (Rules::built_in()?, Scope::default());
     // The pane does not show what groups pin, and computing it takes another walk over the heap.
     let options = heap::Options { threads, ..OPTIONS };
-    let search = Search { options, pinned: false, ..Search::new(&rules, &scope) };
+    let search = Search { options, pinned: false, process: Some(process), ..Search::new(&rules, &scope) };
     let mut found = search.run(&view, &opened.binary, &mut registers, None, &mut |how_far| {
         tell(LeakSearch::Searching(progress(how_far)));
     })?;

@@ -51,6 +51,9 @@ pub(crate) struct Told {
     pub(crate) leaks: Option<Leaks>,
     /// Goroutines have waited for long that had not at the last look at the heap, so a look may find more.
     pub(crate) suspicious: bool,
+    /// The very goroutines that had waited for so long (nanoseconds) at the last look at the heap still wait, and no others;
+    /// `None`: not so.
+    pub(crate) still_ns: Option<u64>,
     /// What the store is to keep for the next agent; `None`: the last one still holds.
     pub(crate) kept: Option<Arc<[u8]>>,
 }
@@ -106,7 +109,7 @@ pub(crate) fn poll(target: &Target, past: &mut Past, config: &Config) -> Result<
     let waits = past.places(&mut snapshot);
     let mut told = tell(used, &snapshot, &mut names, waits, config);
     let reasons = view.binary.wait_reasons();
-    told.suspicious = past.poll(snapshot, reasons, config);
+    (told.suspicious, told.still_ns) = past.poll(snapshot, reasons, config);
     told.growth = past.growth(&mut names);
     told.kept = past.keep(target.run());
     (told.scan.wall_seconds, told.scan.cpu_seconds) = began.passed();
@@ -155,6 +158,7 @@ pub(crate) fn search(
         thresholds: config.leaks.thresholds(),
         pinned: past.is_some(),
         exe: exe.as_ref(),
+        process: Some(&target.process),
         ..Search::new(&config.leaks.catalogue, &scope)
     };
     let earlier = past.map(|past| &mut past.earlier);
@@ -171,7 +175,7 @@ fn tell(
 ) -> Told {
     let mut scan = counts::count(snapshot, names, waits, config.metrics.sites);
     scan.unix_ns = unix_ns();
-    Told { scan, memory, growth: Vec::new(), leaks: None, suspicious: false, kept: None }
+    Told { scan, memory, growth: Vec::new(), leaks: None, suspicious: false, still_ns: None, kept: None }
 }
 
 /// The wall clock: nanoseconds since 1970; 0 for a clock before that.
