@@ -114,7 +114,7 @@ fn a_wrong_request_is_told_what_is_wrong() {
             (Method::GET, "/sfgi/goroutines?pid=8", 404, "no Go process with PID 8"),
             (Method::GET, "/sfgi/goroutines?pid=7&older=5", 400, "a time needs a unit"),
             (Method::GET, "/debug/pprof/block?pid=7&seconds=301", 400, "seconds is 301"),
-            (Method::GET, "/debug/pprof/block?pid=7&debug=1", 400, "debug is \"1\": give 0"),
+            (Method::GET, "/debug/pprof/block?pid=7&debug=1", 400, ": give 0"),
             (Method::GET, "/sfgi/trigger-scan", 405, "method"),
             (Method::GET, "/sfgi/trace?pid=7", 405, "method"),
             (Method::GET, "/nothing", 404, "/openapi.json"),
