@@ -56,6 +56,8 @@ pub enum Variant {
     Trimpath,
     /// As for a debugger: not optimised, nothing inlined (`-gcflags='all=-N -l'`).
     Unoptimised,
+    /// With a `go.mod` that says `go 1.23`, so that nothing behaves as in older releases (Go 1.23+).
+    NewModule,
     /// Stripped, as a release of the next series that nobody knows would build it: with fields in the runtime's structs
     /// that no release has ([`NEW_FIELDS`]).
     Unknown,
@@ -104,6 +106,7 @@ impl fmt::Display for Variant {
             Variant::Race => "race",
             Variant::Trimpath => "trimpath",
             Variant::Unoptimised => "unoptimised",
+            Variant::NewModule => "new-module",
             Variant::Unknown => "unknown",
         })
     }
@@ -167,6 +170,11 @@ pub fn build_for(name: &str, go: &Go, variant: Variant, arch: Option<&str>) -> R
         }
         Variant::Unoptimised => {
             command.arg("-gcflags=all=-N -l");
+        }
+        Variant::NewModule => {
+            let module = dir.join("new.mod");
+            fs::write(&module, "module fixtures\n\ngo 1.23\n")?;
+            command.arg(format!("-modfile={}", module.display()));
         }
         Variant::Unknown => {
             command.arg("-overlay").arg(with_new_fields(go, &dir)?);

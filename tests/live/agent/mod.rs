@@ -13,6 +13,7 @@ mod memory;
 mod metrics;
 mod otlp;
 mod requests;
+mod same;
 mod signs;
 mod watch;
 mod web;
@@ -36,6 +37,7 @@ pub(crate) fn tests() -> Vec<Test> {
         metrics::tests(),
         otlp::tests(),
         requests::tests(),
+        same::tests(),
         signs::tests(),
         watch::tests(),
         web::tests(),

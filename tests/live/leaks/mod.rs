@@ -2,6 +2,7 @@ mod classes;
 mod cli;
 mod finalizers;
 mod healthy;
+mod lasting;
 mod oracle;
 mod rings;
 mod threads;
@@ -14,6 +15,7 @@ pub(crate) fn tests() -> Vec<Test> {
         cli::tests(),
         finalizers::tests(),
         healthy::tests(),
+        lasting::tests(),
         oracle::tests(),
         rings::tests(),
         threads::tests(),

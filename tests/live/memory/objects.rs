@@ -166,7 +166,7 @@ fn facts(kind: &ObjectKind, waiters: usize) -> (BTreeMap<&'static str, String>, 
             facts.insert("locked", locked.to_string());
             "mutex"
         }
-        ObjectKind::RwMutex { writer, readers } => {
+        ObjectKind::RwMutex { writer, readers, .. } => {
             facts.extend([("writer", writer.to_string()), ("readers", readers.to_string())]);
             "rwmutex"
         }

@@ -8,6 +8,11 @@ pub fn now() -> u64 {
     read(ClockId::Monotonic)
 }
 
+/// Time since boot, time in suspension included, nanoseconds: what `/proc` counts by.
+pub fn since_boot() -> u64 {
+    read(ClockId::Boottime)
+}
+
 /// CPU time of the calling thread of sfgi (not of the target), nanoseconds.
 pub fn thread_cpu() -> u64 {
     read(ClockId::ThreadCPUTime)

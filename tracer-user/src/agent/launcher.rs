@@ -68,6 +68,8 @@ pub(crate) struct Ended {
     pub(crate) pid: u32,
     /// Its exit code; `None`: a signal killed it.
     pub(crate) code: Option<i32>,
+    /// The signal that killed it; `None`: it ended by itself.
+    pub(crate) signal: Option<i32>,
     /// CPU time that it used, nanoseconds.
     pub(crate) cpu_ns: u64,
 }
@@ -385,7 +387,8 @@ fn reap(server: Pid, workers: &mut BTreeSet<u32>, to: &OwnedFd) -> Option<ExitCo
         }
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
         if workers.remove(&pid) {
-            let ended = Ended { pid, code: status.exit_status(), cpu_ns };
+            let ended =
+                Ended { pid, code: status.exit_status(), signal: status.terminating_signal(), cpu_ns };
             // The server may have ended, too.
             let _ = send(to.as_fd(), &Sent::Ended(ended), None);
         }

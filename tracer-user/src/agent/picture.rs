@@ -114,6 +114,10 @@ pub struct ProcessPicture {
     pub leaks: Arc<[LeakView]>,
     /// When that look ended: nanoseconds since 1970; 0: there was no look yet.
     pub leaks_unix_ns: u64,
+    /// How much longer they have been waiting since that look, as far as scans have seen them still wait, nanoseconds.
+    pub leaks_aged_ns: u64,
+    /// How long a goroutine must have been waiting at that look for scans to see whether it still does, nanoseconds.
+    pub leaks_followed_ns: u64,
     /// Why nothing counts as proven in `leaks`, or why there was no look at the heap.
     pub leaks_doubt: Option<Arc<str>>,
     /// Creation sites that grow for certain.
@@ -134,6 +138,15 @@ pub struct ProcessPicture {
     /// What the next agent needs to know of the target, for [`super::start`]: bytes that only the core can read.
     #[serde(skip)]
     pub kept: Option<Arc<[u8]>>,
+}
+
+impl ProcessPicture {
+    /// The longest time that one of a group is known to have been waiting by now, in seconds; `None`: none is known.
+    pub fn waiting_seconds(&self, group: &LeakView) -> Option<f64> {
+        let (shortest, longest) = group.age?;
+        let since = if shortest.ns >= self.leaks_followed_ns { self.leaks_aged_ns } else { 0 };
+        Some(longest.ns.saturating_add(since) as f64 / 1e9)
+    }
 }
 
 fn leaks<S: Serializer>(leaks: &[LeakView], to: S) -> Result<S::Ok, S::Error> {

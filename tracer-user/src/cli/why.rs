@@ -17,9 +17,12 @@ use clap::{ArgGroup, Args as ClapArgs, ValueEnum};
 use hashbrown::HashSet;
 use sfgi_core::{
     detect::{Fingerprint, Rules, Scope, Thresholds},
+    heap,
     heap::Registers,
-    leaks::{Earlier, Search},
+    leaks::{Earlier, Search, Turn},
     memory::Sampler,
+    model::Wakers,
+    names::Names,
     objects::Objects,
     process::Process,
     snapshot::{self, Options, Snapshot, View},
@@ -27,8 +30,12 @@ use sfgi_core::{
 use std::{
     io::{BufWriter, Write},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
+
+/// Goroutines that are named as those who could end the waits that were asked about.
+const MAX_HOLDERS: usize = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -119,6 +126,7 @@ impl Question<'_> {
             None => (args.goid.into_iter().collect(), args.addr.clone()),
         };
         let mut asked = Asked::default();
+        let holders = self.holders(view, &goids);
         let without = || {
             asked = self.asked(view, &goids, &addrs)?;
             Ok(std::mem::take(&mut asked.without))
@@ -133,6 +141,7 @@ impl Question<'_> {
             exe: &self.opened.name,
             go_version: &self.opened.binary.version().raw,
             goid: asked.goid,
+            holders,
             found,
             share: objects.share(),
             frozen_ns: whole.frozen_ns(),
@@ -174,6 +183,22 @@ impl Question<'_> {
         let measure = !self.args.no_retained && objects.is_reached(addr);
         let retained = if measure { Some(objects.retained(&[addr])?) } else { None };
         Ok(Kept { object, retained, ways, unkept: unkept.to_owned() })
+    }
+
+    /// Who could end the waits of these goroutines, as far as their locks, code and stacks tell: what keeps a lock alive is
+    /// not who holds it.
+    fn holders(&self, view: &View<'_>, goids: &[u64]) -> Vec<Turn> {
+        if goids.is_empty() {
+            return Vec::new();
+        }
+        let options = Options { stacks: true, args: false, labels: false, objects: true, most: 0 };
+        let Ok(snapshot) = snapshot::take(view, options, &mut |_, _| {}) else { return Vec::new() };
+        let Ok(waits) = heap::waits(view, &snapshot, &Wakers::default()) else { return Vec::new() };
+        let mut names = Names::new(Arc::clone(&self.opened.binary), view.bias, &snapshot);
+        let asked =
+            |index: u32| snapshot.goroutines.get(index as usize).is_some_and(|one| goids.contains(&one.goid));
+        let edges = waits.edges.iter().filter(|edge| asked(edge.waiter)).take(MAX_HOLDERS);
+        edges.filter_map(|edge| Turn::of(edge, &snapshot, &mut names)).collect()
     }
 
     /// The goroutines of a group that `sfgi leaks` finds, or the address of one of its contexts.

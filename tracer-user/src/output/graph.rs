@@ -4,7 +4,7 @@ use super::{count, one_line};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sfgi_core::{
-    heap::{Sign, Waits},
+    heap::Waits,
     leaks::{Place, Turn, TurnJson},
     names::{Names, Site},
     snapshot::{Goroutine, Snapshot},
@@ -236,17 +236,7 @@ impl Node {
 
 /// What a wait is for, and how it is known who could end it.
 fn label(turn: &Turn) -> [String; 2] {
-    [format!("waits {} {}", turn.wants.verb(), turn.object), format!("by its {}", by(turn.sign))]
-}
-
-fn by(sign: Sign) -> &'static str {
-    match sign {
-        Sign::Unlock => "deferred Unlock",
-        Sign::Queue => "place in the queue",
-        Sign::History => "history (inferred)",
-        Sign::Code => "code (inferred)",
-        Sign::Stack => "stack (inferred)",
-    }
+    [format!("waits {} {}", turn.wants.verb(), turn.object), format!("by {}", turn.by())]
 }
 
 /// As it stands between quotes: both languages know backslashes and the entities of HTML.

@@ -2,7 +2,10 @@
 
 use super::{bytes, count, one_line};
 use serde::Serialize;
-use sfgi_core::objects::{Described, Hop, Root, RootKind, Share, Way};
+use sfgi_core::{
+    leaks::{Turn, TurnJson},
+    objects::{Described, Hop, Root, RootKind, Share, Way},
+};
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -23,6 +26,8 @@ pub struct Why<'a> {
     pub go_version: &'a str,
     /// The goroutine whose awaited objects these are.
     pub goid: Option<u64>,
+    /// Who could end the waits of the goroutines that were asked about.
+    pub holders: Vec<Turn>,
     pub found: Vec<Kept>,
     pub share: Share,
     /// Nanoseconds that the program was stopped; `None`: it ran.
@@ -54,6 +59,8 @@ struct Document<'a> {
     frozen_ns: Option<u64>,
     typed: Share,
     notes: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    holders: Vec<TurnJson<'a>>,
     objects: Vec<JsonKept<'a>>,
 }
 
@@ -126,6 +133,7 @@ impl Why<'_> {
             frozen_ns: self.frozen_ns,
             typed: self.share,
             notes: &self.notes,
+            holders: self.holders.iter().map(TurnJson::of).collect(),
             objects: objects.collect(),
         };
         serde_json::to_writer(&mut out, &document)?;
@@ -138,6 +146,12 @@ impl Why<'_> {
     /// # Errors
     /// The output cannot be written.
     pub fn write_text(&self, mut out: impl Write) -> io::Result<()> {
+        for turn in &self.holders {
+            writeln!(out, "{}", one_line(&turn.sentence()))?;
+        }
+        if !self.holders.is_empty() {
+            writeln!(out)?;
+        }
         for kept in self.found.iter().take(MAX_TEXT) {
             writeln!(out, "{}", heading(kept))?;
             if kept.ways.is_empty() {
@@ -288,6 +302,7 @@ mod tests {
             unkept: unkept.to_owned(),
         };
         Why {
+            holders: Vec::new(),
             pid: Some(7),
             exe,
             go_version: HOSTILE,

@@ -43,6 +43,19 @@ impl Fingerprint {
         Fingerprint::of_all([class, "descriptor", kind, origin, of])
     }
 
+    /// The fingerprint of what was found in several parts; of one part it is that of the part.
+    pub(super) fn of_parts(class: &str, mut parts: Vec<Fingerprint>) -> Fingerprint {
+        parts.sort_unstable();
+        parts.dedup();
+        match parts.as_slice() {
+            [one] => *one,
+            parts => {
+                let texts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+                Fingerprint::of_all([class, "parts"].into_iter().chain(texts.iter().map(String::as_str)))
+            }
+        }
+    }
+
     /// The id of one of several leaks with the same functions; the first (0) keeps this one.
     pub(super) fn numbered(self, number: u64) -> Fingerprint {
         if number == 0 { self } else { Fingerprint((self.0 ^ number).wrapping_mul(PRIME)) }

@@ -8,10 +8,11 @@ use super::{
 };
 use crate::budget;
 use crate::{
-    goruntime::{Release, State, WaitReason, calls_finalizers},
+    goruntime::{State, WaitReason, calls_finalizers},
     heap::{Facts, TimerKind, TimerSite},
     snapshot::{Goroutine, Object, ObjectKind},
 };
+use hashbrown::HashSet;
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub(super) struct Condition {
     channel: Option<Channel>,
     /// It waits in a cycle of this kind.
     cycle: Option<Cycles>,
+    /// It is in no cycle, but waits for somebody who is, or who waits for such.
+    behind: bool,
     /// It belongs to a set of unreachable goroutines that wait for each other, or does not.
     set: Option<bool>,
     /// At least so many are alike.
@@ -67,6 +70,9 @@ pub(super) struct Condition {
     pub(super) orphans: Option<Count>,
     /// No other goroutine of the same `go` statement works: of a pool that is in use some are idle.
     idle_siblings: bool,
+    /// Not all goroutines of the same `go` statement were made when the program started: those may be meant to live as long
+    /// as it does.
+    late: bool,
     /// Each of them waits for an object of its own.
     own: bool,
     /// It is about timers, not goroutines.
@@ -105,9 +111,25 @@ impl Condition {
         self.verdict == Need::Proven && !asks
     }
 
-    /// Whether the goroutines of the same `go` statement are as idle as it asks for.
+    /// Whether the goroutines of the same `go` statement are as idle, and as late, as it asks for.
     pub(super) fn holds_of_siblings(&self, known: &Known<'_>, shape: &Shape) -> bool {
-        !self.idle_siblings || !known.works(shape.site)
+        (!self.idle_siblings || !known.works(shape.site)) && (!self.late || !known.made_at_start(shape.site))
+    }
+
+    /// Whether it is about calls that last, of the system or into C, and leaves out one with these functions on its stack.
+    pub(super) fn spares_call(&self, functions: &[Arc<str>]) -> bool {
+        let spares = |name: &Arc<str>| self.not_frames.iter().any(|pattern| pattern.0.is_match(name));
+        self.state == [StateName::Syscall] && functions.iter().any(spares)
+    }
+
+    /// Whether it is about calls that last, and the main goroutine may be in one.
+    pub(super) fn spares_main_in_call(&self) -> bool {
+        self.state == [StateName::Syscall] && self.main == Some(false)
+    }
+
+    /// Whether it asks how often looks found that a goroutine had run, or wanted to.
+    pub(super) fn is_about_running(&self) -> bool {
+        self.moved.is_some() || self.busy.is_some()
     }
 
     /// Whether it asks for a cycle of waits.
@@ -169,6 +191,7 @@ impl Condition {
         (waived || self.verdict == Need::Any || facts.unreachable)
             && self.set.is_none_or(|set| set == facts.set.is_some())
             && self.cycle.is_none_or(|cycles| cycles.hold(known.cycles.kind(index)))
+            && (!self.behind || known.cycles.is_behind(index))
             && self.holds_of_objects(known, shape, goroutine, facts)
             && (!self.ignores_context || facts.ignores_context)
             && (!self.cuts_context || facts.cuts_context)
@@ -195,7 +218,7 @@ impl Condition {
                 WaitReason::ChanReceiveNilChan | WaitReason::ChanSendNilChan
             ),
             Kind::None => goroutine.waits.is_empty(),
-            kind => known.objects(goroutine).any(|object| kind.is(object, known.release)),
+            kind => known.objects(goroutine).any(|object| kind.is(object, &known.observed.timer_like)),
         };
         let channel = |channel: &Channel| known.objects(goroutine).any(|object| channel.holds(object));
         (self.object.is_empty() || self.object.iter().any(kind)) && self.channel.as_ref().is_none_or(channel)
@@ -315,20 +338,13 @@ enum Kind {
     Timer,
 }
 
-/// Bytes of a `time.Time`, which timers send.
-const TIME_BYTES: u16 = 24;
-
 impl Kind {
-    /// Whether an object is of this kind; `release` is that of the program.
-    fn is(self, object: &Object, release: Release) -> bool {
+    /// Whether an object is of this kind. `timer_like`: see [`Observed::timer_like`](crate::heap::Observed::timer_like).
+    fn is(self, object: &Object, timer_like: &HashSet<u64>) -> bool {
         match object.kind {
-            ObjectKind::Channel { timer, cap, element_size, .. } => match self {
+            ObjectKind::Channel { timer, .. } => match self {
                 Kind::Channel => true,
-                Kind::Timer => {
-                    // Where `hchan` has no timer field, a buffer for one `time.Time` is taken for a timer's.
-                    let guessed = !release.channels_know_their_timer() && cap == 1;
-                    timer || guessed && element_size == TIME_BYTES
-                }
+                Kind::Timer => timer || timer_like.contains(&object.addr),
                 _ => false,
             },
             ObjectKind::Mutex { .. } => self == Kind::Mutex,

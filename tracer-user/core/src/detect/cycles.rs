@@ -37,6 +37,10 @@ pub(super) struct Cycles {
     /// Members of cycles of which every wait is known for certain, and none of which has moved between looks.
     sure: HashSet<u32>,
     edges: Vec<Edge>,
+    /// By member, the number of its part.
+    parts: HashMap<u32, usize>,
+    /// Those who are in no cycle and wait, by others or at once, for a member of one.
+    behind: HashSet<u32>,
 }
 
 impl Cycles {
@@ -75,7 +79,19 @@ impl Cycles {
                 kinds.extend(kind.map(|kind| (*member, kind)));
             }
         }
-        Cycles { kinds, sure, edges }
+        let behind = behind(&edges, &kinds);
+        Cycles { kinds, sure, edges, parts: part_of, behind }
+    }
+
+    /// The number of the part that a goroutine belongs to: it waits, by others or at once, for every other member of that,
+    /// and every other for it.
+    pub(super) fn part(&self, goroutine: u32) -> Option<usize> {
+        self.parts.get(&goroutine).copied()
+    }
+
+    /// Whether a goroutine is in no cycle itself, but waits for one.
+    pub(super) fn is_behind(&self, goroutine: u32) -> bool {
+        self.behind.contains(&goroutine)
     }
 
     /// Whether a goroutine waits in a cycle of which every wait is known for certain, and that stood in all looks: it
@@ -112,6 +128,24 @@ pub fn rings(snapshot: &Snapshot, waits: &Waits) -> Vec<Ring> {
         Some(Ring { kind: kind(snapshot, &edges)?, edges })
     };
     parts(&graph(&edges)).into_iter().filter_map(ring).collect()
+}
+
+/// From the members of cycles against the edges.
+fn behind(edges: &[Edge], members: &HashMap<u32, Cycle>) -> HashSet<u32> {
+    let mut waiters: HashMap<u32, Vec<u32>> = HashMap::new();
+    for edge in edges {
+        waiters.entry(edge.holder).or_default().push(edge.waiter);
+    }
+    let mut behind = HashSet::new();
+    let mut next: Vec<u32> = members.keys().copied().collect();
+    while let Some(holder) = next.pop() {
+        for waiter in waiters.get(&holder).into_iter().flatten() {
+            if !members.contains_key(waiter) && behind.insert(*waiter) {
+                next.push(*waiter);
+            }
+        }
+    }
+    behind
 }
 
 /// A shortest cycle of a set, in the order waiter → holder; empty where there is none. Only the first members of a

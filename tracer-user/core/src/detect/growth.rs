@@ -1,9 +1,10 @@
 //! Whether a creation site makes goroutines faster than they end.
 //!
 //! The slope over the looks is that of least squares, with a t-test. Counts that wander look like a slope to that
-//! test, so the steps from look to look are tested as well, and the lower of both confidences counts. A site whose
-//! goroutines come and go under a rising load does not leak: nearly all goroutines that any look found must still be
-//! there.
+//! test, so the steps from look to look are tested as well, and the lower of both confidences counts. Looks come in
+//! bunches, with pauses between them, and a test of steps only holds for steps of about the same length: so the short
+//! ones and the long ones are tested apart. A site whose goroutines come and go under a rising load does not leak: nearly
+//! all goroutines that any look found must still be there.
 
 use crate::heap::{Look, Observed};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,8 @@ const MIN_GAIN: u64 = 3;
 const MIN_CONFIDENCE: f64 = 0.99;
 /// The part of all sightings, over all looks, that must be of goroutines that are still there.
 const MIN_SURVIVAL: f64 = 0.9;
+/// A step is long if it lasts at least one in so many of the longest.
+const LONG: u64 = 4;
 
 /// A creation site: `gopc` and `startpc`.
 pub(super) type Site = (u64, u64);
@@ -109,11 +112,37 @@ fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     Some((slope, student_below(ratio(slope, error), n - 2.0)))
 }
 
-/// The probability that the steps between the points rise in the mean. A step over a gap is left out: what came in it
-/// may have come at once.
+/// The probability that the steps between the points rise in the mean: by those within a bunch of looks, or by those from
+/// bunch to bunch. One long step among many short ones would hide that each of them rises, and the short ones between two
+/// long ones that these do. A step over a gap is left out: what came in it may have come at once.
 fn of_steps(points: &[Point]) -> f64 {
-    let pairs = points.iter().zip(points.iter().skip(1)).filter(|(_, next)| !next.after_gap);
-    let steps: Vec<f64> = pairs.map(|(one, next)| next.count as f64 - one.count as f64).collect();
+    let length = |one: &Point, next: &Point| next.at_ns.saturating_sub(one.at_ns);
+    let pairs = || points.iter().zip(points.iter().skip(1)).filter(|(_, next)| !next.after_gap);
+    let rise = |one: &Point, next: &Point| next.count as f64 - one.count as f64;
+    let longest = pairs().map(|(one, next)| length(one, next)).max().unwrap_or(0);
+    let is_long = |ns: u64| ns >= longest / LONG;
+    let short = pairs().filter(|(one, next)| !is_long(length(one, next)));
+    let short: Vec<f64> = short.map(|(one, next)| rise(one, next)).collect();
+    // Of each bunch the first look stands for all.
+    let (mut long, mut from) = (Vec::new(), points.first());
+    for point in points.iter().skip(1) {
+        match from {
+            _ if point.after_gap => from = Some(point),
+            Some(one) if is_long(length(one, point)) => {
+                long.push(rise(one, point));
+                from = Some(point);
+            }
+            _ => {}
+        }
+    }
+    rising(&short).max(rising(&long))
+}
+
+/// The probability that the mean of these is above 0; one half for too few: two may be equal by chance.
+fn rising(steps: &[f64]) -> f64 {
+    if steps.len() < MIN_LOOKS - 1 {
+        return 0.5;
+    }
     let n = steps.len() as f64;
     let mean = steps.iter().sum::<f64>() / n;
     let variance = steps.iter().map(|step| (step - mean).powi(2)).sum::<f64>() / (n - 1.0);
@@ -247,6 +276,30 @@ mod tests {
         // A pool that was started meanwhile.
         assert_eq!(around([20, 20, 20, 20, 120, 120, 120]), None);
         assert_eq!(around([20, 21, 20, 21, 120, 121, 120]), None);
+    }
+
+    /// Looks of `--watch`: a bunch of them, fifty milliseconds apart, then a pause.
+    fn rounds(rounds: u64, count: impl Fn(u64) -> u64) -> Option<Growth> {
+        let looks = (0..rounds).flat_map(|round| (0..21).map(move |look| round * 6000 + look * 50));
+        of(looks.map(|ms| (ms * SECOND / 1000, count(ms))), u64::MAX)
+    }
+
+    #[test]
+    fn a_steady_leak_grows_in_each_round() {
+        for number in 1..12 {
+            let growth = rounds(number, |ms| 10 + ms / 25).unwrap_or_else(|| panic!("not in round {number}"));
+            assert!((growth.per_s - 40.0).abs() < 0.5, "{number}: {growth:?}");
+        }
+        // So slow that only the pauses show it.
+        assert_eq!(rounds(3, |ms| 10 + ms / 2000), None);
+        assert!((6..12).all(|number| rounds(number, |ms| 10 + ms / 2000).is_some()));
+    }
+
+    #[test]
+    fn a_pool_that_was_started_between_two_rounds_does_not_grow() {
+        for number in 2..12 {
+            assert_eq!(rounds(number, |ms| if ms < 6000 { 20 } else { 120 }), None, "round {number}");
+        }
     }
 
     /// Values of the usual tables.

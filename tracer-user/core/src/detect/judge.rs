@@ -13,7 +13,10 @@ use crate::{
     clock::duration,
     heap::{Observed, TimerKind, TimerSite},
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// Judges the goroutines and timers in scope. The groups come the surest first, of those the most severe, of those
 /// the largest.
@@ -25,7 +28,7 @@ pub fn detect(
     lookup: &mut dyn Lookup,
 ) -> Report {
     let (shapes, scanned) = shapes(observed, scope, lookup);
-    let known = Known::new(observed, thresholds, lookup.release());
+    let known = Known::new(observed, thresholds);
     let mut judge =
         Judge { known, rules, growth: growth::find(observed), groups: HashMap::new(), order: Vec::new() };
     for shape in &shapes {
@@ -80,13 +83,15 @@ impl Judge<'_> {
             }
             let condition = &rule.condition;
             let suits = sure.is_some() || rule.gives > Verdict::Suspect;
-            let idle = sure.is_some() || condition.holds_of_siblings(&self.known, shape);
-            if !suits || !idle || !condition.holds_of_shape(shape) {
+            let siblings = || sure.is_some() || condition.holds_of_siblings(&self.known, shape);
+            if !suits || !condition.holds_of_shape(shape) || !siblings() {
                 continue;
             }
             // What is proven needs neither age nor number.
             let (chosen, others): (Vec<u32>, Vec<u32>) = rest.iter().partition(|index| {
                 condition.holds_of_one(&self.known, shape, **index, false)
+                    // Who waits for the end of the program may wait for it as long as it runs.
+                    && (sure.is_some() || condition.is_about_cycles() || !self.known.facts(**index).until_signal)
                     && (sure.is_some()
                         || condition.old_enough(&self.known, **index)
                         || condition.is_about_cycles() && self.known.cycles.is_sure(**index))
@@ -111,6 +116,8 @@ impl Judge<'_> {
         let (min_age_ns, min_count) = (self.known.thresholds.min_age_ns(), self.known.thresholds.min_count);
         let grows = self.growth_of(shape).is_some();
         let old = |known: &Known<'_>, index: u32| known.age(index).is_some_and(|age| age.ns >= min_age_ns);
+        // So is one that is in use: those that work wait in the same place when they have nothing to do.
+        let in_use = !grows && self.known.is_in_use(shape);
         let many = rest.iter().filter(|index| old(&self.known, **index)).count() as u64 >= min_count;
         let rules = self.rules;
         for rule in rules.iter() {
@@ -122,7 +129,8 @@ impl Judge<'_> {
             } else {
                 rule.gives == Verdict::Suspect
             };
-            if rest.is_empty() || !suits || !condition.holds_of_shape(shape) {
+            let spared = in_use && !condition.is_about_running();
+            if rest.is_empty() || !suits || spared || !condition.holds_of_shape(shape) {
                 continue;
             }
             let (chosen, others): (Vec<u32>, Vec<u32>) = rest.iter().partition(|index| {
@@ -194,26 +202,30 @@ impl Judge<'_> {
 
     fn close(mut self) -> Vec<Group> {
         let ids = self.ids();
-        let mut closed = Vec::with_capacity(self.order.len());
+        let mut found = Vec::with_capacity(self.order.len());
         for key in &self.order {
             let Some((mut group, reason)) = self.groups.remove(key) else { continue };
             let (id, _, _, site, line) = key;
             group.id = ids.get(&(*id, *site, *line)).copied().unwrap_or(*id);
-            group.members.sort_by_key(|index| self.known.goroutine(*index).map(|one| one.goid));
+            found.push((group, reason));
+        }
+        let known = &self.known;
+        let close = |(mut group, reason): (Group, String)| {
+            group.members.sort_by_key(|index| known.goroutine(*index).map(|one| one.goid));
             group.count = group.members.len() as u64;
-            group.age = range(group.members.iter().filter_map(|index| self.known.age(*index)));
-            let mut said = evidence(&self.known, &group, &reason);
+            group.age = range(group.members.iter().filter_map(|index| known.age(*index)));
+            let mut said = evidence(known, &group, &reason);
             let at = said.len().min(1);
             said.splice(at..at, std::mem::take(&mut group.evidence));
             group.evidence = said;
             if group.rule.condition.is_about_cycles()
                 && let Some(first) = group.members.first()
             {
-                group.ring = self.known.cycles.round(*first);
+                group.ring = known.cycles.round(*first);
             }
-            closed.push(group);
-        }
-        closed
+            group
+        };
+        whole_rings(known, found).into_iter().map(close).collect()
     }
 }
 
@@ -228,6 +240,52 @@ fn behind(observed: &Observed, shape: &Shape) -> String {
         Some(due) => (due.finalizers.saturating_sub(1), "finalizers"),
     };
     format!("{runs}, and {waiting} {what} are due that have not begun")
+}
+
+/// Puts groups together that are parts of the same rings: the members of a ring wait in different places, and it is one
+/// finding all the same.
+fn whole_rings(known: &Known<'_>, found: Vec<(Group, String)>) -> Vec<(Group, String)> {
+    // By rule, verdict and part, the place of the finding.
+    let mut places: HashMap<(String, Verdict, usize), usize> = HashMap::new();
+    let mut whole: Vec<Option<(Group, String, Vec<Fingerprint>)>> = Vec::with_capacity(found.len());
+    for (mut group, reason) in found {
+        let mut ids = vec![group.id];
+        let parts: HashSet<usize> = match group.rule.condition.is_about_cycles() {
+            true => group.members.iter().filter_map(|index| known.cycles.part(*index)).collect(),
+            false => HashSet::new(),
+        };
+        let key = |part: usize| (group.rule.id.clone(), group.verdict, part);
+        let keys: Vec<_> = parts.into_iter().map(key).collect();
+        let mut at: Vec<usize> = keys.iter().filter_map(|key| places.get(key).copied()).collect();
+        at.sort_unstable();
+        at.dedup();
+        // What this group holds together joins the first.
+        let mut reason = reason;
+        for (mut other, of_other, other_ids) in
+            at.iter().rev().filter_map(|at| whole.get_mut(*at).and_then(Option::take))
+        {
+            other.members.append(&mut group.members);
+            other.growth = other.growth.or(group.growth);
+            (group, reason) = (other, of_other);
+            ids.extend(other_ids);
+        }
+        let place = at.first().copied().unwrap_or(whole.len());
+        if at.len() > 1 {
+            for to in places.values_mut().filter(|to| at.contains(to)) {
+                *to = place;
+            }
+        }
+        places.extend(keys.into_iter().map(|key| (key, place)));
+        match whole.get_mut(place) {
+            Some(empty) => *empty = Some((group, reason, ids)),
+            None => whole.push(Some((group, reason, ids))),
+        }
+    }
+    let close = |(mut group, reason, ids): (Group, String, Vec<Fingerprint>)| {
+        group.id = Fingerprint::of_parts(&group.rule.class, ids);
+        (group, reason)
+    };
+    whole.into_iter().flatten().map(close).collect()
 }
 
 fn range(ages: impl Iterator<Item = Age>) -> Option<(Age, Age)> {

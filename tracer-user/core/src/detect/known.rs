@@ -4,12 +4,13 @@
 
 use super::{cycles::Cycles, growth::Site, history::Age};
 use crate::{
-    goruntime::{Release, State, WaitReason},
+    goruntime::{State, WaitReason},
     heap::{Facts, Observed},
     snapshot::{Goroutine, Object, Pc, StackId, Trust},
 };
 use regex::Regex;
 use std::{
+    cell::OnceCell,
     collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
@@ -32,17 +33,28 @@ const SERVICES: [&str; 8] = [
 ];
 
 /// Functions of pools that belong to a running client or server: idle connections, and one opener for each database.
-const POOLS: [&str; 9] = [
+const POOLS: [&str; 5] = [
     "net/http.(*persistConn).readLoop",
     "net/http.(*persistConn).writeLoop",
-    "net/http.(*http2ClientConn).readLoop",
-    "net/http.(*http2clientConnReadLoop).run",
-    "net/http.(*http2serverConn).readFrames",
-    "net/http.(*http2serverConn).serve",
     "net/http.(*conn).readRequest",
     "net/http.(*connReader).backgroundRead",
     "database/sql.(*DB).connectionOpener",
 ];
+
+/// The same of HTTP/2, behind the name of its package and "(*" ([`in_http2`]).
+const HTTP2_POOLS: [&str; 4] =
+    ["ClientConn).readLoop", "clientConnReadLoop).run", "serverConn).readFrames", "serverConn).serve"];
+
+/// What follows the name of the package of HTTP/2 in the name of a method; `None`: it is of another package. Up to Go 1.26
+/// that is a part of `net/http` in which all names begin with `http2` (`src/net/http/h2_bundle.go`), since 1.27
+/// `net/http/internal/http2`; programs may have one of their own.
+fn in_http2(name: &str) -> Option<&str> {
+    let packages = ["net/http.(*http2", "net/http/internal/http2.(*", "golang.org/x/net/http2.(*"];
+    packages.into_iter().find_map(|package| {
+        let (before, method) = name.split_once(package)?;
+        (before.is_empty() || before.ends_with("/vendor/")).then_some(method)
+    })
+}
 
 /// Names for the addresses of a snapshot.
 pub trait Lookup {
@@ -55,8 +67,6 @@ pub trait Lookup {
     fn creator(&mut self, goroutine: &Goroutine) -> Option<Arc<str>>;
     /// The function at an address.
     fn function(&mut self, addr: u64) -> Option<Arc<str>>;
-    /// The program's release of Go.
-    fn release(&self) -> Release;
     /// Why it waits; [`WaitReason::Zero`] where it does not wait.
     fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason;
     /// Why it waits, in the runtime's words; empty where it does not wait.
@@ -192,13 +202,16 @@ impl Shape {
     /// Whether they belong to a service that runs as long as the program: a goroutine of it that can still be woken
     /// does not leak.
     pub(super) fn serves(&self) -> bool {
-        self.functions.iter().any(|name| SERVICES.contains(&&**name))
+        serves(&self.functions)
     }
 
     /// Whether they belong to an idle pool, of which age and number say nothing.
     pub(super) fn pools(&self) -> bool {
         let mut names = self.functions.iter().map(|name| &**name);
-        if names.any(|name| POOLS.contains(&name)) {
+        let pools = |name: &str| {
+            POOLS.contains(&name) || in_http2(name).is_some_and(|method| HTTP2_POOLS.contains(&method))
+        };
+        if names.any(pools) {
             return true;
         }
         // A server's connection between two requests waits in a Peek of its own.
@@ -206,6 +219,11 @@ impl Shape {
         let caller = serve.and_then(|at| at.checked_sub(1)).and_then(|at| self.functions.get(at));
         caller.is_some_and(|name| &**name == "bufio.(*Reader).Peek")
     }
+}
+
+/// Whether one of these functions belongs to a service that runs as long as the program.
+pub(super) fn serves(functions: &[Arc<str>]) -> bool {
+    functions.iter().any(|name| SERVICES.contains(&&**name))
 }
 
 /// Whether a goroutine cannot leak or cannot be judged: the runtime's own, the main one parked for good, one that was
@@ -235,28 +253,80 @@ fn working(observed: &Observed) -> HashSet<Site> {
     working.map(|(goroutine, _)| (goroutine.gopc, goroutine.startpc)).collect()
 }
 
+/// What is made within this part of the program's life, one in so many, is made at its start.
+const START: u64 = 10;
+/// So many goroutines a program must have made for the order in which they were made to tell anything: a program with many
+/// processors jumps some thousand ids when it starts.
+const ENOUGH: u64 = 10_000;
+
+/// `go` statements of which all goroutines that live were made at the start of the program, and none while it was looked
+/// at: they may be meant to live as long as it does.
+///
+/// Nothing records when a goroutine was made. But ids are given out in order, in small batches: it was made before any later
+/// one began to wait, and, in a program that has made many, long ago if most ids are behind its own.
+fn at_start(observed: &Observed) -> HashSet<Site> {
+    let looks = observed.looks.len();
+    let (mut last, mut later): (HashMap<Site, u64>, HashSet<Site>) = Default::default();
+    // By id, from when on it is known to have waited.
+    let mut waits: Vec<(u64, u64)> = Vec::with_capacity(observed.facts.len());
+    for (goroutine, facts) in observed.snapshot.goroutines.iter().zip(&observed.facts) {
+        let site = (goroutine.gopc, goroutine.startpc);
+        let of = last.entry(site).or_default();
+        *of = (*of).max(goroutine.goid);
+        if looks > 1 && (facts.looks as usize) < looks {
+            later.insert(site);
+        }
+        let since = [goroutine.waiting_since_ns, facts.since_ns].into_iter().filter(|ns| *ns != 0).min();
+        waits.extend(since.map(|since| (goroutine.goid, since)));
+    }
+    waits.sort_unstable();
+    let made = waits.last().map_or(0, |(goid, _)| *goid);
+    // When the first of it and all later ones waited.
+    let mut earliest: Vec<u64> = waits.iter().map(|(_, since)| *since).collect();
+    let mut first = u64::MAX;
+    for since in earliest.iter_mut().rev() {
+        first = first.min(*since);
+        *since = first;
+    }
+    let (now_ns, started_ns) = (observed.snapshot.taken_ns.1, observed.started_ns);
+    let is_early = |goid: u64| {
+        let own = waits.binary_search_by_key(&goid, |(other, _)| *other).ok();
+        let own = own.and_then(|at| waits.get(at)).map(|(_, since)| *since);
+        let behind = waits.partition_point(|(other, _)| *other < goid.saturating_add(GOID_GAP));
+        let by_ns = own.into_iter().chain(earliest.get(behind).copied()).min();
+        let by_time = started_ns.zip(by_ns).is_some_and(|(started, by)| {
+            by.saturating_sub(started) <= now_ns.saturating_sub(started) / START
+        });
+        by_time || made >= ENOUGH && goid <= made / START
+    };
+    last.into_iter()
+        .filter(|(site, goid)| !later.contains(site) && is_early(*goid))
+        .map(|(site, _)| site)
+        .collect()
+}
+
 /// What is known of all goroutines together.
 pub(super) struct Known<'a> {
     pub(super) observed: &'a Observed,
     pub(super) thresholds: &'a Thresholds,
     pub(super) cycles: Cycles,
-    /// The program's release of Go.
-    pub(super) release: Release,
     /// `go` statements of which a goroutine works.
     working: HashSet<Site>,
+    /// Of [`at_start`], once it is asked for: most programs have nothing of which that matters.
+    at_start: OnceCell<HashSet<Site>>,
     goids: HashSet<u64>,
     /// Stands in for the facts of an index without any.
     unknown: Facts,
 }
 
 impl<'a> Known<'a> {
-    pub(super) fn new(observed: &'a Observed, thresholds: &'a Thresholds, release: Release) -> Known<'a> {
+    pub(super) fn new(observed: &'a Observed, thresholds: &'a Thresholds) -> Known<'a> {
         Known {
             observed,
             thresholds,
             cycles: Cycles::of(observed),
-            release,
             working: working(observed),
+            at_start: OnceCell::new(),
             goids: observed.snapshot.goroutines.iter().map(|goroutine| goroutine.goid).collect(),
             unknown: Facts::default(),
         }
@@ -265,6 +335,16 @@ impl<'a> Known<'a> {
     /// Whether a goroutine of this `go` statement has run again and again from look to look.
     pub(super) fn works(&self, site: Site) -> bool {
         self.working.contains(&site)
+    }
+
+    /// Whether one that waits where all of these wait has run again and again.
+    pub(super) fn is_in_use(&self, shape: &Shape) -> bool {
+        shape.members.iter().any(|index| self.facts(*index).moved >= WORKS)
+    }
+
+    /// Whether all goroutines of this `go` statement were made when the program started, as far as can be told.
+    pub(super) fn made_at_start(&self, site: Site) -> bool {
+        self.at_start.get_or_init(|| at_start(self.observed)).contains(&site)
     }
 
     pub(super) fn goroutine(&self, index: u32) -> Option<&'a Goroutine> {

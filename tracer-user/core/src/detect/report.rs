@@ -44,8 +44,8 @@ impl Report {
     }
 }
 
-/// Goroutines with the same creation site, wait site and stack, of the same class and verdict; or timers that
-/// do the same.
+/// Goroutines with the same creation site, wait site and stack, of the same class and verdict; all that wait in the same
+/// rings; or timers that do the same.
 #[derive(Debug)]
 pub struct Group {
     /// The same for the same leak in another run and another build, as long as its functions keep their names.
@@ -92,8 +92,10 @@ pub(super) fn evidence(known: &Known<'_>, group: &Group, reason: &str) -> Vec<St
     let Some(first) = group.members.first().copied() else { return Vec::new() };
     let mut said = Vec::new();
     said.push(proof(known, first, reason));
+    said.extend(lasts(known, group, first));
     said.extend(dead_set(known, first));
     said.extend(age(known, group));
+    said.extend(wakes(known, group));
     said.extend(group.growth.map(|growth| growing(growth, "come from the same go statement than end")));
     said.extend(watched(known, group));
     said.extend(orphans(known, group));
@@ -159,6 +161,21 @@ fn holders(known: &Known<'_>, first: u32) -> Option<String> {
     (!parts.is_empty()).then(|| format!("{} leads to what it waits for", parts.join(", ")))
 }
 
+/// Why a suspect may be meant to last as long as the program.
+fn lasts(known: &Known<'_>, group: &Group, first: u32) -> Option<String> {
+    if group.verdict != Verdict::Suspect {
+        return None;
+    }
+    if known.facts(first).until_signal {
+        return Some(
+            "it waits for a context of signal.NotifyContext, which ends with the program".to_owned(),
+        );
+    }
+    let goroutine = known.goroutine(first)?;
+    let early = known.made_at_start((goroutine.gopc, goroutine.startpc));
+    early.then(|| "all of this go statement were made when the program started".to_owned())
+}
+
 fn dead_set(known: &Known<'_>, first: u32) -> Option<String> {
     let set = known.observed.sets.get(known.facts(first).set? as usize)?;
     let size = set.members.len();
@@ -178,6 +195,20 @@ fn age(known: &Known<'_>, group: &Group) -> Option<String> {
         _ => format!(", {old} of {} for {} or more", group.count, duration(known.thresholds.min_age_ns())),
     };
     Some(format!("waiting {waiting}{aged}"))
+}
+
+/// When they wake, of goroutines that sleep.
+fn wakes(known: &Known<'_>, group: &Group) -> Option<String> {
+    let now_ns = known.observed.snapshot.taken_ns.1;
+    let wakes = group.members.iter().map(|index| known.facts(*index).wakes_ns).filter(|wakes| *wakes != 0);
+    let wakes = wakes.map(|wakes| wakes.saturating_sub(now_ns));
+    let range = wakes.map(|ns| (ns, ns)).reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)));
+    let (first, last) = range.map(|(first, last)| (duration(first), duration(last)))?;
+    Some(match group.members.len() {
+        1 => format!("it sleeps, and wakes in {first}"),
+        _ if first == last => format!("they sleep, and wake in {first}"),
+        _ => format!("they sleep, and wake in {first} to {last}"),
+    })
 }
 
 /// `about 5m00s`, `at least 3.10s`.

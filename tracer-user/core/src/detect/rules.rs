@@ -2,6 +2,7 @@
 
 use super::condition::Condition;
 use super::cycles::Cycle;
+use super::known::serves;
 use crate::files::{self, FileError};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -287,6 +288,17 @@ impl Rules {
     fn in_order(mut rules: Vec<Arc<Rule>>) -> Rules {
         rules.sort_by_key(|rule| Reverse(rule.priority));
         Rules(rules)
+    }
+
+    /// Whether a call, of the system or into C, is meant to last, by the functions on the stack and whether it is the main
+    /// goroutine that is in it: then no rule says anything of it. Who looks at calls without a search asks here, so that
+    /// everything calls the same stuck.
+    pub fn means_call_to_last(&self, functions: &[Arc<str>], main: bool) -> bool {
+        let spares = |rule: &Arc<Rule>| {
+            let condition = &rule.condition;
+            condition.spares_call(functions) || main && condition.spares_main_in_call()
+        };
+        serves(functions) || self.iter().any(spares)
     }
 
     /// The highest priority first; rules of the same priority in the order of their files.

@@ -184,9 +184,15 @@ impl Release {
         self.since(24)
     }
 
-    /// `hchan.timer` points to the timer that sends to the channel (`chan.go`, 1.23).
-    pub const fn channels_know_their_timer(self) -> bool {
+    /// `hchan.timer` points to the timer that sends to the channel (`chan.go`, 1.23), unless the setting `asynctimerchan`
+    /// says otherwise ([`Release::hides_timers_of_channels`]).
+    pub(super) const fn channels_know_their_timer(self) -> bool {
         self.since(23)
+    }
+
+    /// There is a setting `asynctimerchan` (`src/internal/godebugs/table.go`: changed in 1.23, removed in 1.27).
+    pub(super) const fn has_asynctimerchan(self) -> bool {
+        self.since(23) && !self.since(27)
     }
 
     /// `mspan.nelems` and `mspan.freeindex` have two bytes (`mheap.go`, 1.22).

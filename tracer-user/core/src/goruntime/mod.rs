@@ -3,6 +3,7 @@
 
 mod facts;
 mod functions;
+mod godebug;
 pub(crate) mod layouts;
 mod state;
 pub mod tracebacks;
@@ -13,5 +14,6 @@ pub use facts::Release;
 pub(crate) use facts::{HeapBitmap, SpecialKinds};
 pub(crate) use functions::is_plumbing_package;
 pub use functions::{calls_finalizers, is_plumbing, starts_system};
+pub use godebug::Godebug;
 pub use state::State;
 pub use wait_reason::{WaitReason, WaitReasons};

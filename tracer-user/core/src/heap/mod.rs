@@ -30,6 +30,7 @@ mod pass;
 mod references;
 mod relations;
 mod roots;
+mod sleepers;
 mod spans;
 mod stack;
 mod timers;
@@ -51,6 +52,7 @@ pub(crate) use spans::{HeapError, ObjectId, Place, Span, Spans, words};
 
 use crate::model::Wakers;
 use crate::snapshot::{Snapshot, View};
+use hashbrown::HashSet;
 use marker::Marker;
 
 /// Who waits for whom, from a snapshot with stacks and objects alone: no pass tells what can never happen. `wakers`: who woke
@@ -87,6 +89,11 @@ pub struct Observed {
     pub passes: u32,
     /// Bytes of the heap that the last pass read, and its duration in nanoseconds.
     pub scanned: (u64, u64),
+    /// When the process was started, `CLOCK_MONOTONIC` nanoseconds; `None`: not known.
+    pub started_ns: Option<u64>,
+    /// Addresses of channels that may be those of timers, by what they have room for, where nothing in them tells
+    /// ([`Release::hides_timers_of_channels`](crate::goruntime::Release::hides_timers_of_channels)); else none.
+    pub timer_like: HashSet<u64>,
     /// Duration of the whole observation, nanoseconds.
     pub took_ns: u64,
     /// How long the target was stopped (`--freeze`), nanoseconds; `None`: it was not stopped.
@@ -116,12 +123,17 @@ pub struct Facts {
     /// Awaited objects that its stack refers to, without those that it waits for itself: indices into
     /// [`Snapshot::objects`].
     pub holds: Vec<u32>,
+    /// When it wakes from `time.Sleep`, `CLOCK_MONOTONIC` nanoseconds; 0: it does not sleep, or that is not known.
+    pub wakes_ns: u64,
     /// Whether the channel that it waits for is the `Done` of a context.
     pub context: bool,
     /// Whether its stack has a context that has ended, and it waits for something else.
     pub ignores_context: bool,
     /// Whether it waits for the end of a context that was not made of the one that its stack has.
     pub cuts_context: bool,
+    /// Whether it waits for the end of a context of `signal.NotifyContext`, or of one made of such: it ends with the
+    /// program.
+    pub until_signal: bool,
 }
 
 /// The counts of one look.

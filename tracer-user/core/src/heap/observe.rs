@@ -3,6 +3,7 @@
 use super::pass::{self, Pass, Proof, Setting};
 use super::references::Depths;
 use super::relations::{self, Holders, Related};
+use super::sleepers;
 use super::timers;
 use super::waits::Waits;
 use super::{Facts, Look, Observation, Observed, due, usage};
@@ -346,6 +347,11 @@ impl<'s, 'a> Looks<'s, 'a> {
         };
         let timers = timers::sites(&timers, snapshot.taken_ns.1, |timer| proof.is_unheard(timer));
         let mut facts: Vec<Facts> = snapshot.goroutines.iter().map(|one| self.facts(one, &proof)).collect();
+        for (index, wakes_ns) in sleepers::wakes(&view, &snapshot) {
+            if let Some(facts) = facts.get_mut(index as usize) {
+                facts.wakes_ns = wakes_ns;
+            }
+        }
         let Related { sets, holders, waits } = match &reached {
             Some((marker, reached_by)) => {
                 relations::relate(&view, &snapshot, marker.spans(), reached_by, &mut facts)

@@ -242,11 +242,12 @@ impl<'a> References<'a> {
         self.live.each(raw.saved().registers(), &used, &also, sink);
     }
 
-    /// Notes the deferred calls of a goroutine that stood still, if they are wanted.
+    /// Notes the deferred calls of a goroutine that stood still and whose stack was just walked ([`References::precise`]), if
+    /// they are wanted.
     fn add_pending(&mut self, goroutine: u32, raw: &Raw, (base, bytes): (u64, &[u8]), g: &[u8]) {
         let Some(mut pending) = self.pending.take() else { return };
         let used = Used::new(base, bytes, raw.still.stack.0);
-        let mut found = self.live.pending(raw.saved().registers(), &used);
+        let mut found = self.live.pending(&used);
         self.defers(g, |_, bytes| {
             let (pc, closure) = (u64_at(bytes, DEFER_PC).unwrap_or(0), u64_at(bytes, DEFER_FN).unwrap_or(0));
             found.push((Pc::of_return(pc), closure));

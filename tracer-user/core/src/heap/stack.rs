@@ -139,12 +139,10 @@ impl<'a> LiveWords<'a> {
 
     /// The deferred calls that frames keep in their own variables and have still to make: where the frame goes on, and
     /// the closure that is called. Calls that are deferred in loops, and all where there are many, are listed in the `g`.
-    pub(super) fn pending(&mut self, registers: Registers, used: &Used<'_>) -> Vec<(Pc, u64)> {
-        let mut frames = Vec::new();
-        // Frames up to a broken one count.
-        let _ = self.unwinder.frames(&Bytes(used), registers, &mut frames);
+    /// `used` is the stack of the last [`LiveWords::each`], which has walked it; frames up to a broken one count.
+    pub(super) fn pending(&self, used: &Used<'_>) -> Vec<(Pc, u64)> {
         let mut found = Vec::new();
-        for frame in &frames {
+        for frame in &self.frames {
             let functions = self.binary.functions();
             let function = functions.function_at(frame.pc.lookup().wrapping_sub(self.bias));
             let table = function.and_then(|function| functions.funcdata(&function, FuncData::OpenDefers));

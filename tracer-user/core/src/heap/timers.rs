@@ -2,7 +2,8 @@
 //!
 //! They lie in a heap of each `p` (`src/runtime/time.go`): up to Go 1.22 a slice of pointers, since 1.23 of pairs of a
 //! pointer and a time. Since 1.23 a timer with a channel is among them only while a goroutine waits for the channel
-//! (`timer.needsAdd`): one that is forgotten costs nothing then, and is not found here. Timers that the runtime uses
+//! (`timer.needsAdd`): one that is forgotten costs nothing then, and is not found here; with `asynctimerchan=1` all are, as
+//! before. Timers that the runtime uses
 //! itself, for `time.Sleep` and for deadlines of connections, are left out.
 
 use super::roots::processors;

@@ -130,9 +130,9 @@ pub(super) fn held(view: &View<'_>, snapshot: &Snapshot, pending: &[Pending]) ->
         let Some(object) = objects.get(&lock).copied() else { continue };
         let is_held = match snapshot.objects.get(object as usize).map(|object| &object.kind) {
             Some(ObjectKind::Mutex { locked }) => *locked,
-            Some(ObjectKind::RwMutex { writer, readers }) => match unlocks.how {
-                Hold::Write => *writer,
-                Hold::Read => *readers > 0,
+            Some(ObjectKind::RwMutex { writer, reading, .. }) => match unlocks.how {
+                Hold::Write => *writer && *reading <= 0,
+                Hold::Read => *reading > 0,
             },
             _ => false,
         };

@@ -55,6 +55,8 @@ pub(super) struct Kept {
     /// Goroutines that wait for something else than the end of their context, and those that cut it off: by goid.
     ignoring: HashSet<u64>,
     cutting: HashSet<u64>,
+    /// Addresses of the `Done` channels of contexts that were made of those of `signal.NotifyContext`, and of these.
+    pub(super) until_signal: HashSet<u64>,
     /// Lost contexts, those that become more, and those that end late, by their type and by what keeps them; the most
     /// first. Of those that become more with how.
     pub(super) contexts: Vec<(ContextSite, Option<Growth>)>,
@@ -76,14 +78,16 @@ pub(super) struct Descriptors<'d> {
 }
 
 impl Kept {
-    /// Reads the objects of a target. The members of these groups are no roots: they cannot wake themselves. What cannot
-    /// be read says nothing, and leaves what was observed before as it is.
+    /// Reads the objects of a target. The members of these groups are no roots: they cannot wake themselves. `signals`: the
+    /// `Done` channels of contexts of `signal.NotifyContext`. What cannot be read says nothing, and leaves what was observed
+    /// before as it is.
     pub(super) fn read<'a>(
         view: &View<'a>,
         exe: Option<&File>,
         registers: &[ThreadRegisters],
         stopped: bool,
         without: &HashSet<u64>,
+        signals: &HashSet<u64>,
         children: Option<&mut Children>,
         descriptors: Option<Descriptors<'_>>,
     ) -> (Kept, Option<Objects<'a>>) {
@@ -94,6 +98,7 @@ impl Kept {
             sure: false,
             ignoring: HashSet::new(),
             cutting: HashSet::new(),
+            until_signal: HashSet::new(),
             contexts: Vec::new(),
             pool_objects: None,
             pools: Ok(Vec::new()),
@@ -114,7 +119,7 @@ impl Kept {
         };
         let mut objects = match settled(view, stopped, &mut || read(&mut settling)) {
             Ok((objects, contexts)) => {
-                kept.learn(view, &objects, &contexts, children);
+                kept.learn(view, &objects, &contexts, signals, children);
                 let pools = objects.pools(stopped, false);
                 let count = |pools: &Pools| pools.list.iter().map(Pool::count).sum();
                 kept.pool_objects = pools.as_ref().ok().map(count);
@@ -143,6 +148,7 @@ impl Kept {
         view: &View<'_>,
         objects: &Objects<'_>,
         contexts: &Contexts,
+        signals: &HashSet<u64>,
         children: Option<&mut Children>,
     ) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().filter(|_| view.clock == Clock::Live);
@@ -155,6 +161,7 @@ impl Kept {
         };
         self.sure = contexts.doubt.is_none();
         (self.ignoring, self.cutting) = (goids(&contexts.ignored), goids(&contexts.cut));
+        self.until_signal = made_of(&contexts.list, signals);
         let keepers = keepers(contexts);
         let growing = children.map(|children| children.extend(clock::now(), present(contexts, &keepers)));
         self.contexts = sites(objects, contexts, &keepers, far, &growing.unwrap_or_default());
@@ -228,6 +235,38 @@ impl Kept {
 fn way(objects: &Objects<'_>, addr: u64) -> Option<String> {
     let ways = objects.ways(addr, 1).ok()?;
     ways.first().map(ToString::to_string)
+}
+
+/// The `Done` channels of contexts that were made of those with these.
+fn made_of(list: &[Context], done: &HashSet<u64>) -> HashSet<u64> {
+    let above = |at: usize| match list.get(at)?.above {
+        Above::Context(index) => Some(index as usize),
+        _ => None,
+    };
+    let mut ends: HashMap<usize, bool> = HashMap::new();
+    ends.extend(
+        list.iter().enumerate().filter(|(_, one)| done.contains(&one.done)).map(|(at, _)| (at, true)),
+    );
+    if ends.is_empty() {
+        return HashSet::new();
+    }
+    let mut path = Vec::new();
+    for start in 0..list.len() {
+        let mut at = Some(start);
+        // Up to what is known; a hostile chain leads back to itself, to what is known as none by then.
+        let found = loop {
+            let Some(here) = at else { break false };
+            if let Some(known) = ends.get(&here) {
+                break *known;
+            }
+            ends.insert(here, false);
+            path.push(here);
+            at = above(here);
+        };
+        ends.extend(path.drain(..).map(|here| (here, found)));
+    }
+    let found = list.iter().enumerate().filter(|(at, _)| ends.get(at) == Some(&true));
+    found.map(|(_, context)| context.done).filter(|done| *done != 0).take(MAX_GOIDS).collect()
 }
 
 /// Whether a child may be forgotten: it has not ended, somebody may still end it, but no goroutine has it.
@@ -354,6 +393,27 @@ mod tests {
         ];
         let contexts = Contexts { list, ..Contexts::default() };
         assert_eq!(keepers(&contexts), [0, 1, 1, 1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_made_of_a_context_ends_with_it() {
+        use ContextKind::{Cancel, Other, Value};
+        let of = |addr, kind, above| Context { done: addr + 100, ..context(addr, kind, above, false) };
+        let list = vec![
+            of(1, Cancel, Above::Background),
+            of(2, Other, Above::Context(0)),
+            of(3, Value, Above::Context(1)),
+            of(4, Cancel, Above::Context(2)),
+            of(5, Cancel, Above::Background),
+            // Each above the other.
+            of(6, Value, Above::Context(6)),
+            of(7, Value, Above::Context(5)),
+        ];
+        let found = made_of(&list, &HashSet::from([101]));
+        let mut found: Vec<u64> = found.into_iter().collect();
+        found.sort_unstable();
+        assert_eq!(found, [101, 102, 103, 104]);
+        assert!(made_of(&list, &HashSet::from([0, 7])).is_empty());
     }
 
     #[test]

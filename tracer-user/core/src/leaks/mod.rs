@@ -7,6 +7,7 @@
 mod children;
 mod fds;
 mod kept;
+mod outside;
 mod pooled;
 mod search;
 mod view;

@@ -4,6 +4,7 @@ use super::{
     children::Children,
     fds::{self, FdLooks},
     kept::{Descriptors, Kept},
+    outside,
     view::{LeakView, views},
 };
 use crate::{
@@ -13,13 +14,14 @@ use crate::{
         troubled_contexts, troubled_fds, troubled_pools,
     },
     fds::{FdCount, Fds},
-    goruntime::{Release, WaitReason},
+    goruntime::{Godebug, WaitReason},
     heap::{self, Observation, ObserveError, Observed, Options, Progress, Registers},
     names::Names,
     objects::Objects,
     process::Process,
-    snapshot::{Clock, Goroutine, Pc, View},
+    snapshot::{Clock, Goroutine, Pc, Snapshot, View, of_one_time},
 };
+use hashbrown::{HashMap, HashSet};
 use std::{fs::File, mem, sync::Arc, time::Duration};
 
 /// The defaults for looking at a heap: four passes over a second, which `proven` takes at least, by one thread.
@@ -44,7 +46,7 @@ pub struct Search<'a> {
     pub objects: bool,
     /// The executable, for the names of variables; `None`: the binary has them, or nobody does.
     pub exe: Option<&'a File>,
-    /// The process, for its descriptors; `None`: they are not looked at, as of a core file.
+    /// The target, for what `/proc` tells of it; `None`: it is a core file.
     pub process: Option<&'a Process>,
 }
 
@@ -125,22 +127,29 @@ impl<'a> Search<'a> {
             self.look(view, &mut own);
         }
         let mut observation = heap::observe(view, &self.options, registers, progress)?;
+        observation.observed.started_ns = self.process.map(Process::started_ns);
+        if self.hides_timers(binary) {
+            observation.observed.timer_like = of_one_time(view, &observation.observed.snapshot);
+        }
         // Before the judgement: age, growth and repetition come from all looks.
         if let Some(earlier) = &mut earlier {
             earlier.history.extend(&mut observation.observed);
         }
+        let mut names = Names::new(Arc::clone(binary), view.bias, &observation.observed.snapshot);
+        let mut signals = signals(&observation.observed.snapshot, &mut names);
         let mut kept = earlier.as_mut().and_then(|earlier| earlier.kept.take()).filter(Kept::is_good);
         let mut objects = None;
         if kept.is_none() && self.objects && self.options.heap {
             let children = earlier.as_mut().map(|earlier| &mut earlier.children);
-            let (read, of) = self.kept(view, &observation, registers, children);
+            let (read, of) = self.kept(view, &observation, registers, &signals, children);
             (kept, objects) = (Some(read), of);
         }
         if let Some(kept) = &kept {
             kept.note(&mut observation.observed);
+            signals.extend(&kept.until_signal);
         }
+        until_signal(&mut observation.observed, &signals);
         let observed = &observation.observed;
-        let mut names = Names::new(Arc::clone(binary), view.bias, &observed.snapshot);
         let mut report = detect(observed, self.rules, self.scope, &self.thresholds, &mut names);
         if let Some(kept) = &kept
             && self.scope.goids.is_empty()
@@ -172,6 +181,9 @@ impl<'a> Search<'a> {
             }
             kept.tell(&mut groups);
         }
+        if let Some(process) = self.process {
+            outside::tell(process, view, &observation.observed, &mut names, &mut groups);
+        }
         let objects_doubt = kept.as_ref().and_then(|kept| kept.doubt.clone());
         let pool_objects = kept.as_ref().and_then(|kept| kept.pool_objects);
         let pools_doubt = kept.as_ref().and_then(|kept| kept.pools.as_ref().err().cloned());
@@ -193,11 +205,19 @@ impl<'a> Search<'a> {
         Ok(Found { leaks, names })
     }
 
+    fn hides_timers(&self, binary: &GoBinary) -> bool {
+        let environment = self.process.and_then(|process| process.variable("GODEBUG")).unwrap_or_default();
+        let default = binary.info().setting("DefaultGODEBUG").unwrap_or_default();
+        let godebug = Godebug { default, environment: &environment };
+        binary.version().release.hides_timers_of_channels(&godebug)
+    }
+
     fn kept<'v>(
         &self,
         view: &View<'v>,
         observation: &Observation<'_>,
         registers: &mut Registers<'_>,
+        signals: &HashSet<u64>,
         children: Option<&mut Children>,
     ) -> (Kept, Option<Objects<'v>>) {
         let observed = &observation.observed;
@@ -208,7 +228,7 @@ impl<'a> Search<'a> {
         let stopped = view.clock == Clock::Stopped;
         let reached = |addr| observation.is_reached(addr);
         let descriptors = self.process.map(|process| Descriptors { process, reached: &reached });
-        Kept::read(view, self.exe, &registers.take(), stopped, &without, children, descriptors)
+        Kept::read(view, self.exe, &registers.take(), stopped, &without, signals, children, descriptors)
     }
 
     /// Looks at the descriptors.
@@ -228,6 +248,28 @@ impl<'a> Search<'a> {
             mem::take(&mut report.groups).into_iter().partition(|group| baseline.accepts(group.id));
         report.groups = left;
         accepted
+    }
+}
+
+/// What a goroutine of `signal.NotifyContext` waits for (`src/os/signal/signal.go`): a signal, and the end of its context.
+fn signals(snapshot: &Snapshot, names: &mut Names) -> HashSet<u64> {
+    let mut known: HashMap<u64, bool> = HashMap::new();
+    let mut watches = |one: &Goroutine| {
+        *known.entry(one.gopc).or_insert_with(|| {
+            names.go_statement(one.gopc).is_some_and(|site| &*site.func == "os/signal.NotifyContext")
+        })
+    };
+    let waiting = snapshot.goroutines.iter().filter(|one| !one.waits.is_empty());
+    let waits = waiting.filter(|one| watches(one)).flat_map(|one| &one.waits);
+    waits.filter_map(|wait| Some(snapshot.objects.get(wait.object as usize)?.addr)).collect()
+}
+
+/// Notes which goroutines wait for one of these channels.
+fn until_signal(observed: &mut Observed, signals: &HashSet<u64>) {
+    let objects = &observed.snapshot.objects;
+    let is_one = |object: u32| objects.get(object as usize).is_some_and(|one| signals.contains(&one.addr));
+    for (goroutine, facts) in observed.snapshot.goroutines.iter().zip(&mut observed.facts) {
+        facts.until_signal = goroutine.waits.iter().any(|wait| is_one(wait.object));
     }
 }
 
@@ -275,10 +317,6 @@ impl Lookup for Names {
 
     fn function(&mut self, addr: u64) -> Option<Arc<str>> {
         self.lines(Pc::exact(addr)).last().map(|line| Arc::clone(&line.site.func))
-    }
-
-    fn release(&self) -> Release {
-        self.binary().version().release
     }
 
     fn wait_reason(&self, goroutine: &Goroutine) -> WaitReason {

@@ -131,28 +131,42 @@ impl Turn {
         };
         let (at, held_at) = (place(&self.at), place(&self.held_at));
         let waits = format!("goroutine {waiter} waits {} {object}{at}", wants.verb());
-        match self.sign {
-            Sign::Unlock if waiter == holder => {
+        match self.phrase() {
+            _ if self.sign == Sign::Unlock && waiter == holder => {
                 format!("{waits}, and holds it itself: its Unlock is deferred{held_at}")
             }
-            Sign::Unlock => {
-                format!("{waits}, and goroutine {holder} holds it: its Unlock is deferred{held_at}")
+            Phrase { before, after, .. } if self.sign.is_hint() => {
+                format!("{waits}, {before} goroutine {holder}{after}{held_at} (inferred)")
             }
-            Sign::Queue => format!("{waits}, behind goroutine {holder}, which waits to write to it"),
-            Sign::History => format!(
-                "{waits}, which goroutine {holder} ended for others before (inferred: it could end this one)"
-            ),
-            Sign::Code if object.kind.is_lock() => {
-                format!("{waits}, which goroutine {holder} has locked{held_at}, as its code says (inferred)")
-            }
-            Sign::Code => {
-                format!("{waits}, which goroutine {holder} uses later{held_at}, as its code says (inferred)")
-            }
-            Sign::Stack => format!(
-                "{waits}, which goroutine {holder} has on its stack (inferred: it could end the wait)"
-            ),
+            Phrase { before, after, .. } => format!("{waits}, {before} goroutine {holder}{after}{held_at}"),
         }
     }
+
+    /// How it is known who could end the wait, in a few words behind "by": for an arrow from one to the other.
+    pub fn by(&self) -> String {
+        let inferred = if self.sign.is_hint() { " (inferred)" } else { "" };
+        format!("{}{inferred}", self.phrase().by)
+    }
+
+    /// The one place where a sign has words.
+    fn phrase(&self) -> Phrase {
+        let (before, after, by) = match self.sign {
+            Sign::Unlock => ("and", " holds it: its Unlock is deferred", "its deferred Unlock"),
+            Sign::Queue => ("behind", ", which waits to write to it", "its place in the queue"),
+            Sign::History => ("which", " ended for others before", "its history"),
+            Sign::Code if self.object.kind.is_lock() => ("which", " has locked by its code", "its code"),
+            Sign::Code => ("which", " uses later by its code", "its code"),
+            Sign::Stack => ("which", " has on its stack", "its stack"),
+        };
+        Phrase { before, after, by }
+    }
+}
+
+/// The words of a [`Sign`]: what stands before and behind the goroutine that could end a wait, and in short.
+struct Phrase {
+    before: &'static str,
+    after: &'static str,
+    by: &'static str,
 }
 
 /// What the timers of a group run, and of which kind they are.
@@ -275,11 +289,6 @@ impl LeakView {
     /// How many more goroutines the creation site makes than end, a second.
     pub fn growth_per_s(&self) -> Option<f64> {
         self.growth.map(|growth| growth.per_s)
-    }
-
-    /// The longest time that one is known to have been waiting, in seconds.
-    pub fn oldest_seconds(&self) -> Option<f64> {
-        self.age.map(|(_, max)| max.ns as f64 / 1e9)
     }
 
     /// Cuts the lists whose size is the target's, for a holder of many views: so many `goids` and `lines` of the

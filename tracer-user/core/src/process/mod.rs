@@ -1,13 +1,17 @@
 //! A running process: its identity, its executable and the load bias of that, its CPU time, and whether it still lives.
 //! Reads `/proc` and writes nothing. [`crate::memory::Live`] reads its memory.
 
+mod calls;
 mod cgroup;
 mod fds;
+mod pipes;
 mod sockets;
 pub mod threads;
 
+pub use calls::{Argument, Call};
 pub use cgroup::Group;
 pub use fds::{EpollEntry, FdKind, FdsError, RawFd, RawFds};
+pub use pipes::{End, writers};
 pub use sockets::{Socket, SocketState, Sockets};
 pub use threads::Thread;
 
@@ -108,6 +112,38 @@ impl Process {
     /// When it was made, in clock ticks since boot (`starttime` of `/proc/PID/stat`). Does not change with an `exec`.
     pub fn start_time(&self) -> u64 {
         self.start_time
+    }
+
+    /// When it was made, `CLOCK_MONOTONIC` nanoseconds, to a hundredth of a second.
+    pub fn started_ns(&self) -> u64 {
+        let ticks = rustix::param::clock_ticks_per_second().max(1);
+        let after_boot = u128::from(self.start_time) * 1_000_000_000 / u128::from(ticks);
+        let age = clock::since_boot().saturating_sub(u64::try_from(after_boot).unwrap_or(u64::MAX));
+        clock::now().saturating_sub(age)
+    }
+
+    /// A variable of the environment that it was started with. `None`: it has no such variable, or that cannot be read.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let all = self.proc_text("environ").ok()?;
+        // Of several the first counts, as for Go (`src/syscall/env_unix.go: copyenv`).
+        let value = |one: &str| one.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+        all.split('\0').find_map(value)
+    }
+
+    /// What a descriptor of it leads to, as the kernel names it: a path, `socket:[4711]`, `pipe:[4712]`. `None`: it has no
+    /// such descriptor (any more), or we may not look.
+    pub fn file_name(&self, fd: u32) -> Option<String> {
+        let _reading = patience::reading(What::Proc);
+        let name = fs::read_link(proc_path(self.pid, "fd").join(fd.to_string())).ok()?;
+        Some(name.to_string_lossy().into_owned())
+    }
+
+    /// The name of another process (`/proc/PID/comm`), by its PID in our PID namespace. `None`: there is none.
+    pub fn name_of(pid: i32) -> Option<String> {
+        let _reading = patience::reading(What::Proc);
+        // As bytes: a name may be no UTF-8.
+        let name = fs::read(proc_path(pid, "comm")).ok()?;
+        Some(String::from_utf8_lossy(&name).trim_end().to_owned())
     }
 
     /// A file of its directory in `/proc` as text: at most the first 256 KiB, bytes that are no UTF-8 replaced.

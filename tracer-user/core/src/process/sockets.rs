@@ -4,10 +4,12 @@
 //! little more and is faster among very many sockets, but a netlink socket shows the namespace of who opened it: a program in
 //! a container would take `setns`, which takes `CAP_SYS_ADMIN`, and sfgi gives both up before it reads a target.
 
+use super::Process;
 use super::fds::{FdKind, FdsError};
 use crate::budget;
 use crate::patience::{self, What};
 use hashbrown::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -93,6 +95,20 @@ pub struct Socket {
     pub path: Box<str>,
 }
 
+impl fmt::Display for Socket {
+    /// `tcp 10.0.0.7:41522 → 10.0.0.9:5432`, `unix /run/shop.sock`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.word())?;
+        match (self.local, self.peer, &*self.path) {
+            (Some(local), Some(peer), _) => write!(f, " {local} → {peer}")?,
+            (Some(one), None, _) | (None, Some(one), _) => write!(f, " {one}")?,
+            (None, None, "") => f.write_str(", without a name")?,
+            (None, None, path) => write!(f, " {path}")?,
+        }
+        if self.state == SocketState::Listen { f.write_str(", which listens") } else { Ok(()) }
+    }
+}
+
 /// The sockets that were asked for, by inode.
 #[derive(Debug, Default)]
 pub struct Sockets(HashMap<u64, Option<Socket>>);
@@ -106,6 +122,14 @@ impl Sockets {
 
     pub(super) fn kind(&self, inode: u64) -> FdKind {
         self.get(inode).map_or(FdKind::Socket, |socket| socket.kind)
+    }
+}
+
+impl Process {
+    /// A socket of it, by its inode; `None`: nothing is known of it, as with [`Sockets::get`].
+    pub fn socket(&self, inode: u64) -> Option<Socket> {
+        let mut found = Tables::of(self.pid()).read(std::iter::once(inode)).ok()?;
+        found.0.remove(&inode).flatten()
     }
 }
 
@@ -236,6 +260,8 @@ fn parse_unix(line: &str) -> Option<(u64, Socket)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd as _;
 
     #[test]
     fn lines_are_read() {
@@ -273,5 +299,20 @@ mod tests {
             assert_eq!(parse_inet(line, FdKind::Tcp), None, "{line}");
             assert_eq!(parse_unix(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn our_own_connections_are_found() {
+        let ourselves = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let told = |fd: i32| {
+            let name = ourselves.file_name(fd.cast_unsigned()).unwrap();
+            let inode = name.strip_prefix("socket:[").unwrap().strip_suffix(']').unwrap().parse().unwrap();
+            ourselves.socket(inode).unwrap().to_string()
+        };
+        let (here, there) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        assert_eq!(told(client.as_raw_fd()), format!("tcp {here} → {there}"));
+        assert_eq!(told(listener.as_raw_fd()), format!("tcp {there}, which listens"));
     }
 }

@@ -4,6 +4,7 @@
 mod args;
 mod labels;
 mod objects;
+mod poll;
 mod raw;
 mod take;
 #[cfg(test)]
@@ -12,7 +13,9 @@ mod threads;
 mod types;
 mod unwind;
 
+pub(crate) use objects::of_one_time;
 pub use objects::{has_object, parking_function, waited_for};
+pub(crate) use poll::descriptor;
 pub(crate) use raw::{Offsets, Raw};
 pub use take::{Options, Reading, SnapshotError, take, take_only};
 pub use threads::{ThreadCounts, threads};

@@ -176,6 +176,26 @@ impl ObjectKind {
     pub fn is_lock(&self) -> bool {
         matches!(self, ObjectKind::Mutex { .. } | ObjectKind::RwMutex { .. })
     }
+
+    /// Who holds a `sync.RWMutex` and who waits for it, by its counters; empty for anything else.
+    fn holders(&self) -> String {
+        let ObjectKind::RwMutex { writer, readers, reading } = *self else { return String::new() };
+        let many = |number: i32, verb: &str| match number {
+            1 => format!("1 reader {verb}s"),
+            number => format!("{number} readers {verb}"),
+        };
+        // A lock that is unlocked too often has less than none.
+        match (writer, reading, readers.saturating_sub(reading)) {
+            (false, ..=0, _) => "unlocked".to_owned(),
+            (false, reading, _) => many(reading, "hold") + " it",
+            (true, ..=0, ..=0) => "a writer holds it".to_owned(),
+            (true, ..=0, waiting) => format!("a writer holds it, {}", many(waiting, "wait")),
+            (true, reading, ..=0) => many(reading, "hold") + " it, a writer waits",
+            (true, reading, waiting) => {
+                format!("{} it, a writer waits, and {}", many(reading, "hold"), many(waiting, "wait"))
+            }
+        }
+    }
 }
 
 impl Object {
@@ -198,10 +218,7 @@ impl fmt::Display for Object {
             ObjectKind::Mutex { locked } => {
                 write!(f, "sync.Mutex {addr:#x} ({})", if *locked { "locked" } else { "unlocked" })
             }
-            ObjectKind::RwMutex { writer, readers } => {
-                let writer = if *writer { "a writer" } else { "no writer" };
-                write!(f, "sync.RWMutex {addr:#x} ({writer}, {readers} readers)")
-            }
+            ObjectKind::RwMutex { .. } => write!(f, "sync.RWMutex {addr:#x} ({})", self.kind.holders()),
             ObjectKind::WaitGroup { counter } => write!(f, "sync.WaitGroup {addr:#x} (counter {counter})"),
             ObjectKind::Cond => write!(f, "sync.Cond {addr:#x}"),
             ObjectKind::Semaphore => write!(f, "semaphore {addr:#x}"),
@@ -254,6 +271,8 @@ pub enum ObjectKind {
         writer: bool,
         /// Readers that hold it, or wait for the writer.
         readers: i32,
+        /// Those of them that hold it.
+        reading: i32,
     },
     /// A `sync.WaitGroup`.
     WaitGroup {

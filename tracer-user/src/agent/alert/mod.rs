@@ -186,7 +186,8 @@ impl Alerts {
         let measured = Measured {
             count: group.count,
             growth_per_minute: group.growth_per_s().unwrap_or(0.0) * 60.0,
-            age: Duration::try_from_secs_f64(group.oldest_seconds().unwrap_or(0.0)).unwrap_or_default(),
+            age: Duration::try_from_secs_f64(process.waiting_seconds(group).unwrap_or(0.0))
+                .unwrap_or_default(),
             pinned: group.pinned_bytes,
             limit: process.memory.limit_bytes,
         };

@@ -186,7 +186,7 @@ impl Core {
             PoolNews::Report(report) => match self.pool.report(report) {
                 None => {}
                 Some(Lost::Sweeper) => self.pool.sweep(self.skipped.iter().copied().collect()),
-                Some(Lost::Prober { hung }) => self.prober_lost(hung),
+                Some(Lost::Prober { hung, why }) => self.prober_lost(hung, &why),
             },
             PoolNews::Swept(Sweeper::Swept(swept)) => self.swept(swept),
             PoolNews::Swept(Sweeper::Stuck(pid)) => {

@@ -77,7 +77,8 @@ impl Core {
     }
 
     /// The worker that probed is gone: every session begins anew, but those that may have been its end count as failed.
-    pub(super) fn prober_lost(&mut self, hung: bool) {
+    /// `why`: why it is gone, as a clause.
+    pub(super) fn prober_lost(&mut self, hung: bool, why: &str) {
         self.bpf_ns = (self.bpf_ns.0 + self.bpf_ns.1.unwrap_or(0), self.bpf_ns.1.map(|_| 0));
         let silence = self.config.scan.timeout;
         let ended = |state: &super::TargetState| {
@@ -85,7 +86,7 @@ impl Core {
             let failure = match (blamed, hung) {
                 (false, _) => None,
                 (true, true) => Some(Failure::Hangs),
-                (true, false) => Some(Failure::Other("the process that probed it was ended".to_owned())),
+                (true, false) => Some(Failure::Other(format!("the process that probed it was ended: {why}"))),
             };
             (state.target.id, News::Ended(failure))
         };

@@ -71,6 +71,8 @@ pub(super) struct TargetState {
     scan: Option<Arc<Scan>>,
     leaks: Arc<[LeakView]>,
     leaks_unix_ns: u64,
+    leaks_aged_ns: u64,
+    leaks_followed_ns: u64,
     leaks_doubt: Option<Arc<str>>,
     pool_objects: Option<u64>,
     runtime: Runtime,
@@ -123,6 +125,8 @@ impl TargetState {
             scan: None,
             leaks: Arc::default(),
             leaks_unix_ns: 0,
+            leaks_aged_ns: 0,
+            leaks_followed_ns: 0,
             leaks_doubt: None,
             growth: Vec::new(),
             memory: Memory::default(),
@@ -291,12 +295,16 @@ impl TargetState {
         self.scan_due = now + pause(self.plan.interval, self.costs.scan);
         // Twice the cost: looks get half of the share.
         let look_pause = pause(self.plan.interval * LOOK_PAUSE, 2.0 * self.costs.look);
+        if let Some(followed_ns) = told.still_ns {
+            self.leaks_aged_ns = told.scan.unix_ns.saturating_sub(self.leaks_unix_ns);
+            self.leaks_followed_ns = followed_ns;
+        }
         if let Some(leaks) = told.leaks {
             self.triggered = false;
             self.last_look = Some(now);
             self.look_due = Some(now + look_pause.max(self.plan.interval * LOOK_AT_LEAST));
             self.leaks = leaks.groups.into();
-            self.leaks_unix_ns = told.scan.unix_ns;
+            (self.leaks_unix_ns, self.leaks_aged_ns) = (told.scan.unix_ns, 0);
             self.leaks_doubt = leaks.doubt.map(Into::into);
             self.pool_objects = leaks.pool_objects;
         } else if told.suspicious || !told.growth.is_empty() {
@@ -343,6 +351,8 @@ impl TargetState {
             scan: self.scan.clone(),
             leaks: Arc::clone(&self.leaks),
             leaks_unix_ns: self.leaks_unix_ns,
+            leaks_aged_ns: self.leaks_aged_ns,
+            leaks_followed_ns: self.leaks_followed_ns,
             leaks_doubt: self.leaks_doubt.clone(),
             growth: self.growth.clone(),
             memory: self.memory,

@@ -233,7 +233,11 @@ impl Kind {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
     Sweeper,
-    Prober { hung: bool },
+    Prober {
+        hung: bool,
+        /// Why, as a clause.
+        why: String,
+    },
 }
 
 pub(crate) struct Pool {
@@ -600,7 +604,9 @@ impl Pool {
                 log::error!("no worker can be started: {why}");
                 match self.ordered.pop_front()? {
                     Purpose::Sweep => Some(Lost::Sweeper),
-                    Purpose::Probe => Some(Lost::Prober { hung: false }),
+                    Purpose::Probe => {
+                        Some(Lost::Prober { hung: false, why: format!("it cannot be started: {why}") })
+                    }
                     Purpose::Read(_) => None,
                     Purpose::Follow(following) => {
                         (following.done)(Err(Failure::Other(format!("no worker can be started: {why}"))));
@@ -738,7 +744,7 @@ impl Pool {
         }
         let lost = match worker.purpose {
             Kind::Sweeper => Some(Lost::Sweeper),
-            Kind::Prober => Some(Lost::Prober { hung }),
+            Kind::Prober => Some(Lost::Prober { hung, why: how(&ended) }),
             Kind::Reader(_) | Kind::Follower | Kind::Hook => None,
         };
         self.begin_waiting();
@@ -818,6 +824,19 @@ async fn converse(
                 return PoolNews::Free { pid, socket, used, end: Box::new(end) };
             }
         }
+    }
+}
+
+/// How a worker ended, as a clause.
+fn how(ended: &Ended) -> String {
+    match (ended.code, ended.signal) {
+        (Some(budget::EXIT_CODE), _) => "it had used up its memory: raise --memory".to_owned(),
+        (Some(code), _) => format!("it ended with exit code {code}"),
+        (None, Some(libc::SIGKILL)) => {
+            "it was killed (signal 9): by the kernel for want of memory, by the agent for its silence, or by hand".to_owned()
+        }
+        (None, Some(signal)) => format!("signal {signal} killed it"),
+        (None, None) => "nothing says why".to_owned(),
     }
 }
 
@@ -932,7 +951,7 @@ mod tests {
     }
 
     fn ends(pool: &mut Pool, pid: u32) {
-        pool.report(Report::Ended(Ended { pid, code: Some(0), cpu_ns: 0 }));
+        pool.report(Report::Ended(Ended { pid, code: Some(0), signal: None, cpu_ns: 0 }));
     }
 
     /// A stream for a client, and how it ends.

@@ -71,7 +71,7 @@ A rule file for --rules holds entries like this; what is left out under match is
   object = [\"channel\"]        # nil none mutex rwmutex waitgroup cond semaphore context timer
   channel = { cap = [1, 64], closed = false, senders = 0 }
   count = \"min\"               # or a number; age = \"min\" or \"30s\"; growth, stable, lived,
-                              # own, set, main, idle_siblings = true;
+                              # own, set, main, idle_siblings, late, behind = true;
                               # cycle = \"recursive\", \"recursive-read\", \"lock\",
                               # \"mixed\", \"other\", \"any\"; busy, yielding, moved = 0.5
                               # (part of the looks), looks = 4; orphans = \"min\" (made by so

@@ -84,9 +84,10 @@ impl Serialize for Waited<'_> {
                 return map.end();
             }
             ObjectKind::Mutex { locked } => map.serialize_entry("locked", locked)?,
-            ObjectKind::RwMutex { writer, readers } => {
+            ObjectKind::RwMutex { writer, readers, reading } => {
                 map.serialize_entry("writer", writer)?;
                 map.serialize_entry("readers", readers)?;
+                map.serialize_entry("reading", reading)?;
             }
             ObjectKind::WaitGroup { counter } => map.serialize_entry("counter", counter)?,
             ObjectKind::Cond | ObjectKind::Semaphore => {}

@@ -8,10 +8,9 @@ use crate::output::{
 use sfgi_core::{
     clock::duration,
     detect::{Fingerprint, Verdict},
-    heap::{Edge, Progress, Sign},
-    leaks::{LeakView, Leaks},
+    heap::Progress,
+    leaks::{LeakView, Leaks, Turn},
     names::Names,
-    snapshot::Snapshot,
 };
 use std::{
     collections::BTreeMap,
@@ -20,6 +19,8 @@ use std::{
 
 /// Goroutines named of a group, and edges of a set.
 const NAMED: usize = 10;
+/// Stacks that are shown of the members of a ring.
+const STACKS: usize = 4;
 
 /// Writes one report.
 pub struct LeakText<'a, W> {
@@ -145,8 +146,8 @@ impl<'a, W: Write> LeakText<'a, W> {
         }
         let Some(set) = group.set.and_then(|set| observed.sets.get(set as usize)) else { return Ok(()) };
         for edge in set.edges.iter().take(NAMED) {
-            if let Some(sentence) = edge_in_words(&observed.snapshot, edge) {
-                writeln!(self.out, "    {sentence}")?;
+            if let Some(turn) = Turn::of(edge, &observed.snapshot, self.names) {
+                writeln!(self.out, "    {}", clean(&turn.sentence()))?;
             }
         }
         match set.edges.len().saturating_sub(NAMED) {
@@ -155,40 +156,30 @@ impl<'a, W: Write> LeakText<'a, W> {
         }
     }
 
-    /// Writes the stack of the first goroutine, indented: all of a group have the same.
+    /// Writes the stack of the first goroutine, indented: all of a group have the same. Of a ring each has its own.
     fn stack(&mut self, group: &LeakView) -> io::Result<()> {
         let snapshot = &self.leaks.observed.snapshot;
-        let first = group.members.first().and_then(|first| snapshot.goroutines.get(*first as usize));
-        let Some(first) = first else { return Ok(()) };
+        let first = group.goids.first().copied();
+        let ring = group.ring.iter().map(|turn| turn.waiter).take(STACKS);
+        let shown: Vec<u64> =
+            if group.ring.is_empty() { first.into_iter().collect() } else { ring.collect() };
         // Tracebacks have one writer for all commands, so the stack is rendered into memory and indented here.
         let binary = self.names.shared_binary();
         let mut text = Vec::new();
-        Traceback::new(&binary, self.names.bias(), snapshot, snapshot.taken_ns.1).write(&mut text, first)?;
+        let mut traceback = Traceback::new(&binary, self.names.bias(), snapshot, snapshot.taken_ns.1);
+        for goid in shown {
+            let of = group.members.iter().filter_map(|member| snapshot.goroutines.get(*member as usize));
+            // Who is in a ring may be in a group of its own: by another verdict.
+            let of = of.chain(&snapshot.goroutines).find(|one| one.goid == goid);
+            if let Some(goroutine) = of {
+                traceback.write(&mut text, goroutine)?;
+            }
+        }
         for line in String::from_utf8_lossy(&text).lines() {
             writeln!(self.out, "    {line}")?;
         }
         Ok(())
     }
-}
-
-fn edge_in_words(snapshot: &Snapshot, edge: &Edge) -> Option<String> {
-    let goroutine = |index: u32| snapshot.goroutines.get(index as usize);
-    let (waiter, holder) = (goroutine(edge.waiter)?, goroutine(edge.holder)?);
-    let wants = waiter.waits.iter().find(|wait| wait.object == edge.object)?.wants;
-    let object = snapshot.objects.get(edge.object as usize)?;
-    let by = match edge.sign {
-        Sign::Unlock => "holds: its Unlock is deferred",
-        Sign::Queue => "waits to write to, so that readers wait behind it",
-        Sign::History => "ended for others before (inferred)",
-        Sign::Code => "could let go, by its code (inferred)",
-        Sign::Stack => "has on its stack (inferred: it could end the wait)",
-    };
-    Some(format!(
-        "goroutine {} waits {} {object}, which goroutine {} {by}",
-        waiter.goid,
-        wants.verb(),
-        holder.goid
-    ))
 }
 
 /// What was searched and what was found, in one line without a full stop.

@@ -41,6 +41,16 @@ impl Kind {
             Kind::Stuck => "stuck in a system call or in C",
         }
     }
+
+    /// The class of the catalogue of `sfgi leaks` that it is of; empty: only events or the runtime itself tell of it.
+    fn class(self) -> &'static str {
+        match self {
+            Kind::Illegal | Kind::Leaked => "",
+            Kind::Starved => "starved",
+            Kind::Unyielding => "never-yields",
+            Kind::Stuck => "stuck-syscall",
+        }
+    }
 }
 
 /// One kind of finding at one place.
@@ -48,6 +58,8 @@ impl Kind {
 pub struct Finding {
     pub target: usize,
     pub what: &'static str,
+    /// The class of the catalogue; empty: it is of none.
+    pub class: &'static str,
     /// The last goroutine that it happened to.
     pub goid: u64,
     /// How often a step showed it; 0: only looks found it.
@@ -122,7 +134,7 @@ impl Findings {
                 State::Leaked => Kind::Leaked,
                 _ => continue,
             };
-            if places.is_own(goroutine) {
+            if places.is_own(goroutine) || kind == Kind::Stuck && places.is_meant_to_last(goroutine) {
                 continue;
             }
             let place =
@@ -161,6 +173,7 @@ impl Findings {
             let finding = Finding {
                 target,
                 what: kind.what(),
+                class: kind.class(),
                 goid: sums.goid,
                 times: sums.times,
                 now: sums.now,
@@ -170,7 +183,7 @@ impl Findings {
                 note: sums.note.as_str().into(),
             };
             // The runtime's own never get here, so findings pass whatever the query says of them.
-            query.wants(target, false, &[&place.func, kind.what()]).then_some(finding)
+            query.wants(target, false, &[&place.func, kind.what(), kind.class()]).then_some(finding)
         });
         (list.collect(), self.more)
     }
@@ -180,6 +193,9 @@ impl Finding {
     /// The finding as one line, without a full stop.
     pub fn sentence(&self) -> String {
         let mut text = format!("{} {}", self.place, self.what);
+        if !self.class.is_empty() {
+            text += &format!(" ({})", self.class);
+        }
         if let Some(ns) = self.longest_ns {
             text += &format!(" for {}", duration(ns));
         }
@@ -195,5 +211,20 @@ impl Finding {
             text += &format!(", {} now", count(self.now));
         }
         text + &format!(", last goroutine {}", self.goid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sfgi_core::detect::Rules;
+
+    #[test]
+    fn classes_are_those_of_the_catalogue() {
+        let rules = Rules::built_in().unwrap();
+        for kind in [Kind::Illegal, Kind::Leaked, Kind::Starved, Kind::Unyielding, Kind::Stuck] {
+            let class = kind.class();
+            assert!(class.is_empty() || rules.iter().any(|rule| rule.class == class), "{class}");
+        }
     }
 }

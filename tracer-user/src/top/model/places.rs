@@ -4,18 +4,26 @@ use crate::output::printed;
 use hashbrown::HashMap;
 use sfgi_core::goruntime::Release;
 use sfgi_core::{
+    detect::Rules,
     event::Stack,
     goruntime::{State, starts_system},
     model::Goroutine,
     names::{Site, Symbols},
     session::Target,
 };
-use std::{hash::Hash, iter, sync::Arc};
+use std::{
+    hash::Hash,
+    iter,
+    sync::{Arc, LazyLock},
+};
 
 /// Addresses and stacks kept in each map. A hostile target can invent any number of them.
 const MAX_KEYS: usize = 1 << 16;
 /// Places kept, each with its name; the others are [`OTHER`].
 const MAX_PLACES: usize = 1 << 13;
+
+/// The catalogue of `sfgi leaks`. `None` cannot be: the tests read it.
+static RULES: LazyLock<Option<Rules>> = LazyLock::new(|| Rules::built_in().ok());
 
 /// Index into [`Places::list`].
 pub(super) type PlaceId = u32;
@@ -41,6 +49,8 @@ pub(super) struct Places {
     sites: HashMap<Site, PlaceId>,
     stacks: HashMap<Stack, PlaceId>,
     functions: HashMap<u64, PlaceId>,
+    /// By stack, whether a call from there is meant to last: of another goroutine than the main one, and of that.
+    lasting: HashMap<Stack, [bool; 2]>,
     statements: HashMap<u64, PlaceId>,
 }
 
@@ -54,6 +64,7 @@ impl Places {
             sites: HashMap::new(),
             stacks: HashMap::new(),
             functions: HashMap::new(),
+            lasting: HashMap::new(),
             statements: HashMap::new(),
         }
     }
@@ -99,8 +110,12 @@ impl Places {
     /// Looks up the place of every goroutine, for the methods that only read.
     pub(super) fn learn(&mut self, target: &mut Target) {
         // Collected first, because `target` cannot lend its goroutines and its symbols at once.
-        let (mut stacks, mut births) = (Vec::new(), Vec::new());
+        let (mut stacks, mut births, mut calls) = (Vec::new(), Vec::new(), Vec::new());
         for goroutine in target.goroutines().iter() {
+            let calls_now = goroutine.state == State::Syscall && !goroutine.site.is_empty();
+            if calls_now && calls.len() < MAX_KEYS && !self.lasting.contains_key(&goroutine.site) {
+                calls.push(goroutine.site);
+            }
             if stacks.len() < MAX_KEYS && !self.stacks.contains_key(&goroutine.site) {
                 stacks.push(goroutine.site);
             }
@@ -114,6 +129,15 @@ impl Places {
         let symbols = target.symbols();
         for stack in stacks {
             self.of_stack(symbols, stack);
+        }
+        for stack in calls {
+            let pcs = stack.pcs();
+            let frames = pcs.iter().flat_map(|pc| symbols.caller(*pc).to_vec());
+            let functions: Vec<Arc<str>> = frames.map(|site| site.func).collect();
+            let lasts = |main| RULES.as_ref().is_some_and(|rules| rules.means_call_to_last(&functions, main));
+            if self.lasting.len() < MAX_KEYS {
+                self.lasting.insert(stack, [lasts(false), lasts(true)]);
+            }
         }
         for birth in births {
             self.of_function(symbols, birth.startpc);
@@ -148,6 +172,12 @@ impl Places {
     /// Whether the goroutine is known to be the runtime's own.
     pub(super) fn is_own(&self, goroutine: &Goroutine) -> bool {
         goroutine.state != State::Unknown && self.get(self.function_of(goroutine)).system
+    }
+
+    /// Whether the call that a goroutine is in is meant to last, as far as it was learned.
+    pub(super) fn is_meant_to_last(&self, goroutine: &Goroutine) -> bool {
+        let main = goroutine.goid == 1;
+        self.lasting.get(&goroutine.site).is_some_and(|lasting| lasting[usize::from(main)])
     }
 
     fn intern(&mut self, site: Option<Site>) -> PlaceId {

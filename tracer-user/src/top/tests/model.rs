@@ -169,11 +169,34 @@ fn what_is_wrong_is_found() {
     let expected = [
         "store.(*Store).serve store.go:30 illegal transition (runnable → waiting: the runtime of Go 1.26 never \
          makes this change), once, last goroutine 9",
-        "store.(*Store).serve store.go:30 waited for a processor for 201ms, 2 times, last goroutine 8",
-        "store.(*Store).serve store.go:30 ran without yielding for 1.70s, once, last goroutine 7",
-        "main.load main.go:60 stuck in a system call or in C for 10.7s, 1 now, last goroutine 8",
+        "store.(*Store).serve store.go:30 waited for a processor (starved) for 201ms, 2 times, last goroutine 8",
+        "store.(*Store).serve store.go:30 ran without yielding (never-yields) for 1.70s, once, last goroutine 7",
+        "main.load main.go:60 stuck in a system call or in C (stuck-syscall) for 10.7s, 1 now, last goroutine 8",
     ];
     assert_eq!(sentences, expected);
+}
+
+/// As `sfgi leaks` does it: some calls last as long as the program.
+#[test]
+fn calls_that_are_meant_to_last_are_no_findings() {
+    let mut world = World::with(&[1234], Source::Probes { threads: true }, || {
+        let mut symbols = symbols();
+        symbols.tell_frames(200, site("os/signal.signal_recv", "/go/src/runtime/sigqueue.go", 152));
+        symbols.tell_frames(202, site("syscall.Syscall", "/go/src/syscall/syscall_linux.go", 73));
+        symbols.tell_frames(204, site("main.tail", "/src/shop/main.go", 70));
+        symbols
+    });
+    let calls = |goid: u32, pcs: &str| {
+        format!(
+            "100 m1 g{goid} casgstatus 6>1 {SERVE}\n101 m1 g{goid} casgstatus 1>2\n102 m1 g{goid} entersyscall pc={pcs}\n"
+        )
+    };
+    world.round(0, &(calls(7, "201") + &calls(8, "203,205")), 103);
+    world.round(0, "", 11_000);
+    world.tick(11_000);
+    let found: Vec<String> = world.picture(&Query::usual()).findings.iter().map(Finding::sentence).collect();
+    let tail = "main.tail main.go:70 stuck in a system call or in C (stuck-syscall) for 10.9s, 1 now, last goroutine 8";
+    assert_eq!(found, [tail]);
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn cycles_that_no_proof_covers() {
         "2 likely channel-cycle"
     );
     assert_eq!(found(&[(0, 0, 0, unlock)], &[lock(0)], &[LOCKED]), ["1 likely recursive-lock"]);
-    let rw = ObjectKind::RwMutex { writer: true, readers: 1 };
+    let rw = ObjectKind::RwMutex { writer: true, readers: 1, reading: 1 };
     let again = [(0, 0, 1, Sign::Queue), (1, 0, 0, unlock)];
     assert_eq!(found(&again, &[(0, Wants::RLock), lock(0)], &[rw]), ["2 likely recursive-read-lock"]);
 }
@@ -166,7 +166,7 @@ fn one_that_waits_for_a_cycle_is_not_in_it() {
     world.observed.waits = Waits::testing(3, edges.clone());
     world.observed.sets = vec![DeadSet { members: vec![2, 0, 1], edges }];
     let expected =
-        [("proven", "lock-order-cycle".to_owned(), 2), ("proven", "mutex-never-unlocked".to_owned(), 1)];
+        [("proven", "lock-order-cycle".to_owned(), 2), ("proven", "behind-deadlock".to_owned(), 1)];
     assert_eq!(world.found(), expected);
     let report = world.detect();
     let ring: Vec<u32> = report.groups[0].ring.iter().map(|edge| edge.waiter).collect();

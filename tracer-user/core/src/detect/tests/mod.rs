@@ -1,6 +1,7 @@
 //! What is said of observations made by hand.
 
 mod classes;
+mod lasting;
 mod rules;
 mod silent;
 mod verdicts;

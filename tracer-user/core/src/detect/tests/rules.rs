@@ -4,7 +4,9 @@ use crate::detect::{Failure, Rules, Severity, Verdict};
 use std::{collections::HashSet, fmt, str::FromStr};
 
 /// The class ids that are promised.
-const CLASSES: [&str; 35] = [
+const CLASSES: [&str; 37] = [
+    "behind-deadlock",
+    "exec-output-held",
     "nil-channel",
     "select-no-cases",
     "send-without-receiver",

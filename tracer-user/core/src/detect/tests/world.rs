@@ -1,6 +1,6 @@
 //! Observations made by hand.
 
-use crate::goruntime::{Release, WaitReason};
+use crate::goruntime::WaitReason;
 use crate::{
     detect::{Lookup, Report, Rules, Scope, Thresholds, detect},
     goruntime::State,
@@ -179,10 +179,6 @@ impl Lookup for Names<'_> {
 
     fn function(&mut self, addr: u64) -> Option<Arc<str>> {
         self.name(addr)
-    }
-
-    fn release(&self) -> Release {
-        Release::new(26)
     }
 
     fn reason(&self, goroutine: &Goroutine) -> &str {

@@ -4,7 +4,7 @@ use super::super::{Object, ObjectKind, Snapshot, View, Wait, Wants};
 use super::{Fields, MAX_SIZE, Sort, Waiting, records};
 use crate::binary::bytes::{array, u32_at, u64_at};
 use crate::memory::Range;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 /// Most cases of one select that are read.
 const MAX_CASES: usize = 4096;
@@ -236,6 +236,54 @@ fn read(view: &View, addrs: &[u64]) -> Vec<Option<Channel>> {
         Some(())
     });
     channels
+}
+
+/// Bytes of a `time.Time`, and its fields and the first of them (`src/time/time.go`, Go 1.19 to 1.27).
+const TIME_SIZE: u64 = 24;
+const TIME_FIELDS: u64 = 3;
+const TIME_FIELD: &[u8] = b"wall";
+/// Where a descriptor has the size, the kind and, of a struct, the address and number of its fields (`src/internal/abi/type.go:
+/// Type`, `StructType`); the kind of a struct among the lowest five bits.
+const DESCRIPTOR: usize = 72;
+const KIND: usize = 23;
+const FIELDS: usize = 56;
+const STRUCT: u8 = 25;
+/// Descriptors that are looked at: programs have few types of channels.
+const MAX_TYPES: usize = 1 << 10;
+
+/// Addresses of the channels of a snapshot that have room for one `time.Time`, as that of a timer has.
+pub(crate) fn of_one_time(view: &View, snapshot: &Snapshot) -> HashSet<u64> {
+    let mut known: HashMap<u64, bool> = HashMap::new();
+    let mut is_time = |object: &&Object| {
+        let ObjectKind::Channel { cap: 1, element_size, .. } = object.kind else { return false };
+        let fits = u64::from(element_size) == TIME_SIZE;
+        let Some(of) = fits.then(|| view.field(object.addr, "hchan", "elemtype")).flatten() else {
+            return false;
+        };
+        let room = known.len() < MAX_TYPES;
+        known.get(&of).copied().unwrap_or_else(|| {
+            let is_time = room && describes_time(view, of).unwrap_or(false);
+            known.insert(of, is_time);
+            is_time
+        })
+    };
+    snapshot.objects.iter().filter(|object| is_time(object)).map(|object| object.addr).collect()
+}
+
+/// Whether the descriptor at this address is that of `time.Time`: by its fields, because the text of a name hangs on a table
+/// of the module.
+fn describes_time(view: &View, addr: u64) -> Option<bool> {
+    let mut descriptor = [0; DESCRIPTOR];
+    view.memory.read(addr, &mut descriptor).ok()?;
+    let (fields, count) = (u64_at(&descriptor, FIELDS)?, u64_at(&descriptor, FIELDS + 8)?);
+    let is_struct = descriptor.get(KIND)? & 0x1f == STRUCT;
+    if u64_at(&descriptor, 0)? != TIME_SIZE || !is_struct || count != TIME_FIELDS {
+        return Some(false);
+    }
+    // A byte of flags and the length come before the text.
+    let mut name = [0; 2 + TIME_FIELD.len()];
+    view.memory.read(view.word(fields)?, &mut name).ok()?;
+    Some(usize::from(name[1]) == TIME_FIELD.len() && name.ends_with(TIME_FIELD))
 }
 
 /// Finds the direction of select cases, which neither the wait reason nor the `sudog` has: a case receives if the

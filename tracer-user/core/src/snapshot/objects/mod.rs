@@ -12,6 +12,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use channels::of_one_time;
 pub use sync::waited_for;
 
 use super::{Snapshot, View, Wants};

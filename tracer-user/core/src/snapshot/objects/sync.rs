@@ -17,6 +17,7 @@ const MUTEX_SEMA: u64 = 4;
 const RWMUTEX_WRITER_SEM: u64 = 8;
 const RWMUTEX_READER_SEM: u64 = 12;
 const RWMUTEX_READER_COUNT: usize = 16;
+const RWMUTEX_READER_WAIT: usize = 20;
 const WAITGROUP_SEMA: u64 = 8;
 /// Offset of the counter, the upper half of `WaitGroup.state`.
 const WAITGROUP_COUNTER: usize = 4;
@@ -73,7 +74,7 @@ impl Kind {
     fn len(self) -> usize {
         match self {
             Kind::Mutex => 4,
-            Kind::RwMutex => RWMUTEX_READER_COUNT + 4,
+            Kind::RwMutex => RWMUTEX_READER_WAIT + 4,
             Kind::WaitGroup => WAITGROUP_COUNTER + 4,
             Kind::Cond | Kind::Semaphore => 0,
         }
@@ -87,7 +88,9 @@ impl Kind {
             Kind::RwMutex => {
                 let count = number(RWMUTEX_READER_COUNT);
                 let readers = if count < 0 { count.wrapping_add(MAX_READERS) } else { count };
-                ObjectKind::RwMutex { writer: count < 0, readers }
+                // A writer counts down the readers that it waits for, which are those that hold the lock.
+                let reading = if count < 0 { number(RWMUTEX_READER_WAIT) } else { count };
+                ObjectKind::RwMutex { writer: count < 0, readers, reading }
             }
             Kind::WaitGroup => ObjectKind::WaitGroup { counter: number(WAITGROUP_COUNTER) },
             Kind::Cond => ObjectKind::Cond,

@@ -32,8 +32,42 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let query = Query::<T>::try_from_uri(&parts.uri);
-        let Query(params) = query.map_err(|error| Problem::bad(error.body_text()))?;
+        let Query(params) = query.map_err(|error| Problem::bad(refusal(&error.body_text())))?;
         Ok(Params(params))
+    }
+}
+
+/// What is wrong with a query, in our words: axum and serde speak of fields, variants and digits (`Failed to deserialize
+/// query string: pid: invalid digit found in string`).
+fn refusal(text: &str) -> String {
+    let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(text);
+    let quoted = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let (name, what) = match text.split_once(": ") {
+        Some((name, what)) if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') => {
+            (name, what)
+        }
+        _ => ("", text),
+    };
+    let names = quoted(what);
+    let (first, rest) = names.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    if what.starts_with("unknown field") {
+        let allowed = if rest.is_empty() { "this path takes none".to_owned() } else { rest.join(", ") };
+        let allowed = if rest.is_empty() { allowed } else { format!("those are {allowed}") };
+        format!("there is no parameter {first}: {allowed}")
+    } else if what.starts_with("missing field") {
+        format!("the parameter {first} is missing")
+    } else if what.starts_with("duplicate field") {
+        format!("the parameter {first} stands there twice")
+    } else if what.starts_with("unknown variant") {
+        format!("{name} is {first:?}: give {}", rest.join(", "))
+    } else if what.starts_with("invalid digit") || what.starts_with("cannot parse") {
+        format!("{name} is no whole number from 0 on")
+    } else if what.starts_with("number too large") {
+        format!("{name} is too large a number")
+    } else if what.starts_with("provided string was not") {
+        format!("{name} is neither true nor false")
+    } else {
+        text.to_owned()
     }
 }
 
@@ -378,4 +412,35 @@ fn hundred() -> usize {
 
 fn ten() -> u64 {
     10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::Uri;
+
+    fn said<T: DeserializeOwned>(query: &str) -> String {
+        let uri: Uri = format!("/x?{query}").parse().unwrap();
+        Query::<T>::try_from_uri(&uri).err().map(|error| refusal(&error.body_text())).unwrap_or_default()
+    }
+
+    #[test]
+    fn refusals_are_in_our_words() {
+        assert_eq!(said::<Nothing>("pid=1"), "there is no parameter pid: this path takes none");
+        let unknown = said::<GraphParams>("pid=1&form=dot");
+        assert_eq!(unknown, "there is no parameter form: those are pid, format");
+        assert_eq!(said::<GraphParams>(""), "the parameter pid is missing");
+        assert_eq!(said::<GraphParams>("pid=1&pid=2"), "the parameter pid stands there twice");
+        assert_eq!(said::<GraphParams>("pid=1&format=svg"), "format is \"svg\": give dot, mermaid, json");
+        assert_eq!(said::<GraphParams>("pid=x"), "pid is no whole number from 0 on");
+        assert_eq!(said::<GraphParams>("pid=-1"), "pid is no whole number from 0 on");
+        assert_eq!(said::<GraphParams>("pid=99999999999999999999"), "pid is too large a number");
+        assert_eq!(said::<GraphParams>("pid=0"), "pid: 0 is no PID: they are 1 to 4194304");
+        assert_eq!(said::<GoroutineParams>("pid=1&group=yes"), "group is neither true nor false");
+        assert!(
+            said::<LeakParams>("verdict=sure").contains("verdict"),
+            "{}",
+            said::<LeakParams>("verdict=sure")
+        );
+    }
 }

@@ -41,7 +41,8 @@ fn tame(text: &str) -> String {
 pub(super) struct Leak {
     /// The fingerprint of the group, which is the same in another run and another build.
     id: String,
-    /// The longest known wait of one of the goroutines, in seconds; null where none is known.
+    /// How long one of the goroutines is known to have been waiting by now, in seconds, of the longest; null where none is
+    /// known.
     duration: Option<f64>,
     /// Where the goroutines wait, the innermost frame first.
     stack_trace: Vec<Place>,
@@ -164,7 +165,7 @@ impl Leak {
         let rule = &group.rule;
         Leak {
             id: group.id.to_string(),
-            duration: group.oldest_seconds(),
+            duration: process.waiting_seconds(group),
             stack_trace: group.stack.iter().map(Place::from).collect(),
             verdict: group.verdict.to_string(),
             class: rule.class.clone(),

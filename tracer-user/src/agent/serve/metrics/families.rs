@@ -252,13 +252,13 @@ fn place<'a>(func: &'a str, file: &'a str, line: u32) -> [Label<'a>; 2] {
 type Class<'a> = (&'a str, &'static str, &'static str, &'static str);
 
 fn leaks<'a>(out: &mut Families<'a>, picture: &'a Picture) {
-    let mut sums = |name, help, add: fn(&mut f64, &LeakView)| {
+    let mut sums = |name, help, add: fn(&mut f64, &ProcessPicture, &LeakView)| {
         each(out, picture, (Gauge, name, help), |process, sink| {
             let mut classes: BTreeMap<Class<'_>, f64> = BTreeMap::new();
             for group in process.leaks.iter() {
                 let rule = &group.rule;
                 let key = (&*rule.class, group.verdict.word(), rule.failure.word(), rule.severity.word());
-                add(classes.entry(key).or_default(), group);
+                add(classes.entry(key).or_default(), process, group);
             }
             for ((class, verdict, kind, severity), value) in classes {
                 let severity = label("severity", severity);
@@ -275,18 +275,18 @@ fn leaks<'a>(out: &mut Families<'a>, picture: &'a Picture) {
     sums(
         "sfgi_leaked_goroutines",
         "Goroutines (timers, contexts, descriptors, pooled objects) in findings, by class and verdict.",
-        |sum, group| {
+        |sum, _, group| {
             *sum += group.count as f64;
         },
     );
-    sums("sfgi_findings", "Findings: groups of goroutines that are leaked in the same way.", |sum, _| {
+    sums("sfgi_findings", "Findings: groups of goroutines that are leaked in the same way.", |sum, _, _| {
         *sum += 1.0;
     });
-    sums("sfgi_leak_pinned_bytes", "Heap that only leaked goroutines hold: an estimate.", |sum, group| {
+    sums("sfgi_leak_pinned_bytes", "Heap that only leaked goroutines hold: an estimate.", |sum, _, group| {
         *sum += group.pinned_bytes as f64;
     });
-    sums("sfgi_leak_oldest_seconds", "The longest known wait in a finding.", |sum, group| {
-        *sum = sum.max(group.oldest_seconds().unwrap_or(0.0));
+    sums("sfgi_leak_oldest_seconds", "The longest known wait in a finding.", |sum, process, group| {
+        *sum = sum.max(process.waiting_seconds(group).unwrap_or(0.0));
     });
 }
 

@@ -53,6 +53,9 @@ pub(crate) struct Told {
     pub(crate) leaks: Option<Leaks>,
     /// Goroutines have waited for long that had not at the last look at the heap, so a look may find more.
     pub(crate) suspicious: bool,
+    /// The very goroutines that had waited for so long (nanoseconds) at the last look at the heap still wait, and no others;
+    /// `None`: not so.
+    pub(crate) still_ns: Option<u64>,
     /// What the store is to keep for the next agent; `None`: the last one still holds.
     pub(crate) kept: Option<Arc<[u8]>>,
 }
@@ -111,7 +114,7 @@ pub(crate) fn poll(target: &Target, past: &mut Past, config: &Config) -> Result<
     let waits = past.places(&mut snapshot);
     let mut told = tell((used, runtime), &snapshot, &mut names, waits, config);
     let reasons = view.binary.wait_reasons();
-    told.suspicious = past.poll(snapshot, reasons, config);
+    (told.suspicious, told.still_ns) = past.poll(snapshot, reasons, config);
     told.scan.descriptors = Fds::of(&target.process).map(|fds| fds.counts()).unwrap_or_default();
     told.growth = past.growth(&mut names);
     told.kept = past.keep(target.run());
@@ -185,7 +188,16 @@ fn tell(
 ) -> Told {
     let mut scan = counts::count(snapshot, names, waits, config.metrics.sites);
     scan.unix_ns = unix_ns();
-    Told { scan, memory, runtime, growth: Vec::new(), leaks: None, suspicious: false, kept: None }
+    Told {
+        scan,
+        memory,
+        runtime,
+        growth: Vec::new(),
+        leaks: None,
+        suspicious: false,
+        still_ns: None,
+        kept: None,
+    }
 }
 
 /// The wall clock: nanoseconds since 1970; 0 for a clock before that.

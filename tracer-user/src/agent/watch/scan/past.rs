@@ -112,8 +112,14 @@ impl Past {
         self.places.count(snapshot)
     }
 
-    /// Takes in a poll. Returns whether a look at the heap may find more than the last one.
-    pub(super) fn poll(&mut self, snapshot: Snapshot, reasons: &WaitReasons, config: &Config) -> bool {
+    /// Takes in a poll. Returns whether a look at the heap may find more than the last one; and if those that had waited for
+    /// long at that one still wait, and no others, how long that is (nanoseconds).
+    pub(super) fn poll(
+        &mut self,
+        snapshot: Snapshot,
+        reasons: &WaitReasons,
+        config: &Config,
+    ) -> (bool, Option<u64>) {
         let mut observed = Observed { looks: vec![look(&snapshot)], snapshot, ..Observed::default() };
         observed.facts = (observed.snapshot.goroutines.iter())
             .map(|goroutine| self.facts(goroutine, observed.snapshot.taken_ns.0))
@@ -122,7 +128,8 @@ impl Past {
         let suspects = suspects(&observed, reasons, config);
         self.looks = observed.looks;
         // Other goroutines wait for long than at the last look; the same ones would give the same result.
-        suspects.is_some() && suspects != self.looked_at
+        let same = suspects == self.looked_at;
+        (suspects.is_some() && !same, (suspects.is_some() && same).then(|| long_ns(config)))
     }
 
     /// Takes in a look at the heap. The search has added it to `history` already.
@@ -164,11 +171,16 @@ impl Past {
     }
 }
 
+/// How long a wait must last for a look at the heap, nanoseconds.
+fn long_ns(config: &Config) -> u64 {
+    let long = SUSPICIOUS.min(config.leaks.min_age).min(config.scan.interval);
+    u64::try_from(long.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A sum that stands for the set of goroutines that have waited for long; `None`: there are none.
 fn suspects(observed: &Observed, reasons: &WaitReasons, config: &Config) -> Option<u64> {
     let now_ns = observed.snapshot.taken_ns.1;
-    let long = SUSPICIOUS.min(config.leaks.min_age).min(config.scan.interval);
-    let long_ns = u64::try_from(long.as_nanos()).unwrap_or(u64::MAX);
+    let long_ns = long_ns(config);
     let mut sum = None;
     let all = observed.snapshot.goroutines.iter().zip(&observed.facts);
     for (goroutine, facts) in all.filter(|(goroutine, _)| !goroutine.system) {
