@@ -77,20 +77,27 @@ pub(super) struct Descriptors<'d> {
     pub(super) reached: &'d dyn Fn(u64) -> Option<bool>,
 }
 
+/// What of the goroutines of a target matters for its objects.
+#[derive(Clone, Copy)]
+pub(super) struct Among<'g> {
+    /// The registers of their threads.
+    pub(super) registers: &'g [ThreadRegisters],
+    /// Those that are no roots, because they cannot wake themselves.
+    pub(super) without: &'g HashSet<u64>,
+    /// The `Done` channels of contexts of `signal.NotifyContext`.
+    pub(super) signals: &'g HashSet<u64>,
+}
+
 impl Kept {
-    /// Reads the objects of a target. The members of these groups are no roots: they cannot wake themselves. `signals`: the
-    /// `Done` channels of contexts of `signal.NotifyContext`. What cannot be read says nothing, and leaves what was observed
-    /// before as it is.
+    /// Reads the objects of a target. What cannot be read says nothing, and leaves what was observed before as it is.
     pub(super) fn read<'a>(
         view: &View<'a>,
         exe: Option<&File>,
-        registers: &[ThreadRegisters],
-        stopped: bool,
-        without: &HashSet<u64>,
-        signals: &HashSet<u64>,
+        among: Among<'_>,
         children: Option<&mut Children>,
         descriptors: Option<Descriptors<'_>>,
     ) -> (Kept, Option<Objects<'a>>) {
+        let (Among { registers, without, signals }, stopped) = (among, view.clock == Clock::Stopped);
         let mut kept = Kept {
             began: Instant::now(),
             took: Duration::ZERO,

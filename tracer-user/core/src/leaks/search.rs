@@ -3,7 +3,7 @@
 use super::{
     children::Children,
     fds::{self, FdLooks},
-    kept::{Descriptors, Kept},
+    kept::{Among, Descriptors, Kept},
     outside,
     view::{LeakView, views},
 };
@@ -19,7 +19,7 @@ use crate::{
     names::Names,
     objects::Objects,
     process::Process,
-    snapshot::{Clock, Goroutine, Pc, Snapshot, View, of_one_time},
+    snapshot::{Goroutine, Pc, Snapshot, View, of_one_time},
 };
 use hashbrown::{HashMap, HashSet};
 use std::{fs::File, mem, sync::Arc, time::Duration};
@@ -225,10 +225,10 @@ impl<'a> Search<'a> {
         let dead =
             observed.snapshot.goroutines.iter().zip(&observed.facts).filter(|(_, facts)| facts.unreachable);
         let without = dead.map(|(goroutine, _)| goroutine.goid).collect();
-        let stopped = view.clock == Clock::Stopped;
         let reached = |addr| observation.is_reached(addr);
         let descriptors = self.process.map(|process| Descriptors { process, reached: &reached });
-        Kept::read(view, self.exe, &registers.take(), stopped, &without, signals, children, descriptors)
+        let among = Among { registers: &registers.take(), without: &without, signals };
+        Kept::read(view, self.exe, among, children, descriptors)
     }
 
     /// Looks at the descriptors.
