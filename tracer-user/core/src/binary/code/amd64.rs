@@ -65,7 +65,7 @@ pub(super) fn saves_first_argument(code: &[u8], entry: u64) -> bool {
         let of_stack = instruction.op0_register() == Register::RSP;
         match instruction.mnemonic() {
             Mnemonic::Push if depth == 0 => depth = 8,
-            // Some sizes are subtracted as the negative number, which is shorter.
+            // Instead of subtracting 128 a function adds -128, which is shorter.
             Mnemonic::Sub if of_stack && depth <= 8 => depth = depth.wrapping_add(instruction.immediate(1)),
             Mnemonic::Add if of_stack && depth <= 8 => depth = depth.wrapping_sub(instruction.immediate(1)),
             // Behind the function, where it calls for a larger stack, it saves its arguments, too: there is no frame there.
@@ -166,8 +166,8 @@ mod tests {
         // Up to Go 1.20: sub $0x60,%rsp; mov %rbp,0x58(%rsp); mov %rax,0x68(%rsp).
         let older = [0x48, 0x83, 0xec, 0x60, 0x48, 0x89, 0x6c, 0x24, 0x58, 0x48, 0x89, 0x44, 0x24, 0x68];
         assert!(saves_first_argument(&older, 0));
-        // sub $0xffffffffffffff80,%rsp; mov %rax,0x88(%rsp).
-        let large = [0x48, 0x83, 0xec, 0x80, 0x48, 0x89, 0x84, 0x24, 0x88, 0, 0, 0];
+        // add $0xffffffffffffff80,%rsp; mov %rax,0x88(%rsp).
+        let large = [0x48, 0x83, 0xc4, 0x80, 0x48, 0x89, 0x84, 0x24, 0x88, 0, 0, 0];
         assert!(saves_first_argument(&large, 0));
     }
 }
