@@ -331,11 +331,12 @@ fn told(report: &leaks::Report) -> Vec<(String, Verdict, u64)> {
 }
 
 fn leaks_says_what_is_wrong_and_nothing_else() -> Result<()> {
-    for go in Go::all().iter().filter(|go| [21, 24, 27].contains(&go.minor)) {
-        for variant in [Variant::Plain, Variant::PieStripped] {
+    // Each search takes its second.
+    for go in Go::all().iter().filter(|go| [21, 27].contains(&go.minor)) {
+        for variant in [if go.minor == 21 { Variant::Plain } else { Variant::PieStripped }] {
             let start = |args: &[&str]| fixture::start("descriptors", go, variant, args);
             let told = |target: &Process, more: &[&str]| -> Result<_> {
-                let args = [&["--observe", "1500ms"], more].concat();
+                let args = [&["--observe", "1100ms"], more].concat();
                 Ok(told(&leaks::json(target.pid(), &args)?))
             };
             let is = |class: &str, verdict, count| vec![(class.to_owned(), verdict, count)];
