@@ -34,8 +34,10 @@ const PAUSE: Duration = Duration::from_millis(1);
 const ATTEMPTS: usize = 3;
 /// Values that are read together.
 const BATCH: usize = 256;
-/// So many values must have been emptied to say that others were not.
-const LEAST_EMPTIED: u64 = 2;
+/// So many values must have been emptied to say that others were not, and so many times as many: a value that is emptied when it
+/// is taken may have had nothing in it at its last use.
+const LEAST_EMPTIED: u64 = 8;
+const TIMES_EMPTIED: u64 = 2;
 /// Pools for which is looked who keeps them, and ways that are looked at for each.
 const MAX_HELD: usize = 256;
 const WAYS: usize = 4;
@@ -169,7 +171,9 @@ impl Pool {
             return Vec::new();
         }
         let is_dirty = |one: &&Filled| {
-            one.holds.can_be_emptied() && one.emptied >= LEAST_EMPTIED && one.full <= one.emptied
+            one.holds.can_be_emptied()
+                && one.emptied >= LEAST_EMPTIED
+                && one.full.saturating_mul(TIMES_EMPTIED) <= one.emptied
         };
         self.filled.iter().filter(is_dirty).collect()
     }
@@ -439,18 +443,20 @@ mod tests {
             example: 1,
         };
         let dirty = |filled: Vec<Filled>| Pool { filled, ..Pool::default() }.dirty().len();
-        assert_eq!(dirty(vec![field(1, 5, 0, false)]), 1);
-        assert_eq!(dirty(vec![field(2, 2, 0, true)]), 1);
+        assert_eq!(dirty(vec![field(1, 9, 0, false)]), 1);
+        assert_eq!(dirty(vec![field(4, 8, 0, true)]), 1);
+        assert_eq!(dirty(vec![field(5, 8, 0, true)]), 0, "no rule, by so many");
+        assert_eq!(dirty(vec![field(2, 4, 0, true)]), 0, "too few to tell");
         assert_eq!(dirty(vec![field(3, 2, 0, true)]), 0, "emptied when they are taken");
         assert_eq!(dirty(vec![field(4, 0, 0, false)]), 0, "of a fixed length");
         assert_eq!(dirty(vec![field(1, 0, 5, false)]), 0, "made when it is needed");
         assert_eq!(dirty(vec![field(1, 1, 0, false)]), 0, "too few to tell");
         assert_eq!(
-            dirty(vec![field(1, 5, 0, false), field(6, 0, 0, true)]),
+            dirty(vec![field(1, 9, 0, false), field(11, 0, 0, true)]),
             0,
             "the other field is emptied late"
         );
-        let text = Filled { holds: Holds::Text, ..field(1, 5, 0, false) };
+        let text = Filled { holds: Holds::Text, ..field(1, 9, 0, false) };
         assert_eq!(dirty(vec![text]), 0, "what is set at each use is no remnant");
     }
 
