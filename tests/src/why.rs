@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::{
     crowd,
     fixture::{self, Variant},
+    leaks::Turn,
     process::Process,
     sfgi,
     toolchain::Go,
@@ -41,6 +42,9 @@ pub struct Why {
     pub typed: Share,
     /// What limits the answer.
     pub notes: Vec<String>,
+    /// The waits of the goroutines that were asked about, and who could end them.
+    #[serde(default)]
+    pub holders: Vec<Turn>,
     /// In the order in which they were asked for.
     pub objects: Vec<Kept>,
 }
