@@ -34,7 +34,9 @@ const SOON: Duration = Duration::from_secs(60);
 
 fn for_each_release(check: impl Fn(&Go, Variant) -> Result<()>) -> Result<()> {
     for go in Go::all().iter().filter(|go| RELEASES.contains(&go.minor)) {
-        for variant in [Variant::Plain, Variant::PieStripped] {
+        let variants =
+            if go.is_end() { vec![Variant::Plain, Variant::PieStripped] } else { vec![Variant::Plain] };
+        for variant in variants {
             check(go, variant).with_context(|| format!("go{} {variant}", go.version))?;
         }
     }

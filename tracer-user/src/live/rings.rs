@@ -29,6 +29,9 @@ const OTHER_NS: u64 = 100_000_000;
 /// A ring over anything but locks is told when a second look finds it so much later: what is known of who may use a channel is
 /// no more than a guess.
 const AGAIN_NS: u64 = 1_000_000_000;
+/// The longest pause between two looks: what holds up a ring from outside may let go without anybody waiting anew. The pause
+/// begins with [`AGAIN_NS`], and doubles as long as nobody does.
+const LONGEST_NS: u64 = 60_000_000_000;
 /// Looks take at most one `SHARE`th of the time, and at first, or after a rest, so much more.
 const SHARE: u64 = 20;
 const REST_NS: u64 = 100_000_000;
@@ -113,7 +116,9 @@ pub(crate) struct Rings {
     /// The last steps of goroutines that are there.
     last: HashMap<u64, VecDeque<Step>>,
     /// A look is due, whatever waits: the first, and one that is to see a ring again.
-    wanted_ts: Option<u64>,
+    wanted_ts: u64,
+    /// Until the next look that nothing else makes due, nanoseconds.
+    pause_ns: u64,
     /// What a look has found, until the events of its time are known.
     looked: Option<Looked>,
     /// Rings that were found and not told yet, with the time when.
@@ -134,7 +139,8 @@ impl Rings {
             locks: VecDeque::new(),
             others: VecDeque::new(),
             last: HashMap::new(),
-            wanted_ts: Some(0),
+            wanted_ts: 0,
+            pause_ns: AGAIN_NS,
             looked: None,
             seen: HashMap::new(),
             told: HashSet::new(),
@@ -185,7 +191,7 @@ impl Rings {
         let passed_ns = until_ts.saturating_sub(self.credit_ts);
         self.credit_ns = self.credit_ns.saturating_add(passed_ns / SHARE).min(REST_NS);
         self.credit_ts = until_ts;
-        let mut due = self.wanted_ts.is_some_and(|ts| ts <= until_ts);
+        let mut due = self.wanted_ts <= until_ts;
         for queue in [&mut self.locks, &mut self.others] {
             // What is found due stays in its queue until there is credit.
             while let Some(young) = queue.front().filter(|young| young.due_ts <= until_ts) {
@@ -205,13 +211,18 @@ impl Rings {
     /// Takes what a look has found, and what it was lent.
     pub(crate) fn take(&mut self, (looked, wakers): (Option<Looked>, Wakers)) {
         let now_ts = clock::now();
-        (self.wanted_ts, self.wakers) = (None, wakers);
+        self.wakers = wakers;
         let began_ts = looked.as_ref().map_or(now_ts, |looked| looked.began_ts);
         self.credit_ns = self.credit_ns.saturating_sub(now_ts.saturating_sub(began_ts));
         // A later look sees whoever waited before this one, too.
+        let mut anew = false;
         for queue in [&mut self.locks, &mut self.others] {
-            while queue.pop_front_if(|young| young.since_ts < began_ts).is_some() {}
+            while queue.pop_front_if(|young| young.since_ts < began_ts).is_some() {
+                anew = true;
+            }
         }
+        self.pause_ns = if anew { AGAIN_NS } else { (self.pause_ns * 2).min(LONGEST_NS) };
+        self.wanted_ts = now_ts.saturating_add(self.pause_ns);
         self.looked = looked;
     }
 
@@ -242,7 +253,7 @@ impl Rings {
                 deadlocks.extend(self.deadlock(&found, goroutines));
                 self.told.insert(found.key);
             } else {
-                self.wanted_ts = Some(self.wanted_ts.unwrap_or(u64::MAX).min(first_ts + AGAIN_NS));
+                self.wanted_ts = self.wanted_ts.min(first_ts + AGAIN_NS);
                 seen.insert(found.key, first_ts);
             }
         }

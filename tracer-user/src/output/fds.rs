@@ -495,7 +495,9 @@ impl Row {
     /// The object and what has it.
     fn more(&self) -> Option<String> {
         let Some(object) = &self.object else {
-            return (self.owner == "not_go").then(|| "not Go's: no poll.FD has it".to_owned());
+            // The runtime's poller does not serve descriptors of processes: `os.Process` has them bare.
+            let not_go = self.owner == "not_go" && self.kind != "pidfd";
+            return not_go.then(|| "not Go's: no poll.FD has it".to_owned());
         };
         let mut parts = vec![format!("{} {}", object.of, object.address)];
         parts.extend(self.holder.as_ref().map(|holder| format!("held by {holder}")));

@@ -99,13 +99,15 @@ impl<W: Write> Sink for Text<W> {
             || "from before the trace".to_owned(),
             |ts| format!("told {} after its last step", duration(deadlock.found_ts.saturating_sub(ts))),
         );
+        let sure = deadlock.members.iter().all(|member| !member.turn.sign.is_hint());
         writeln!(
             self.out,
-            "{on}{:>12.6} {pid}{:>8} {:>9}  DEADLOCK {}: {} ({known}){off}",
+            "{on}{:>12.6} {pid}{:>8} {:>9}  DEADLOCK {}: {}{} ({known}){off}",
             since(deadlock.since_ts.unwrap_or(deadlock.found_ts)),
             "-",
             "-",
             deadlock.class,
+            if sure { "" } else { "perhaps: " },
             cleaned(deadlock.title.trim_start_matches("deadlock: ").to_owned())
         )?;
         for (member, last) in deadlock.members.iter().zip(last) {

@@ -90,8 +90,8 @@ fn sentence(site: &PoolSite) -> String {
             fields.join(", ")
         ),
         PoolTrouble::Bloat => format!(
-            "{count} of {objects} objects have room for {bytes} bytes, as {example:#x} does; half of them have room \
-             for {median} or less"
+            "{count} of {objects} objects, such as {example:#x}, have room for {bytes} bytes together; half of them have \
+             room for {median} bytes or less"
         ),
     }
 }
