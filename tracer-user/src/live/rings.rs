@@ -71,13 +71,22 @@ struct Found {
     turns: Vec<Turn>,
 }
 
-/// Reads all goroutines and finds the rings among them; `None`: they cannot be read at the moment.
-pub(crate) fn look(view: &View<'_>, binary: &Arc<GoBinary>, wakers: &Wakers) -> Option<Looked> {
+/// Reads all goroutines and finds the rings among them; `None`: they cannot be read at the moment. Calls `further` whenever it got
+/// further.
+pub(crate) fn look(
+    view: &View<'_>,
+    binary: &Arc<GoBinary>,
+    wakers: &Wakers,
+    further: &dyn Fn(),
+) -> Option<Looked> {
     let options = Options { stacks: true, objects: true, ..Options::default() };
-    let snapshot = snapshot::take(view, options, &mut |_, _| {}).ok()?;
+    let snapshot = snapshot::take(view, options, &mut |_, _| further()).ok()?;
+    further();
     let waits = heap::waits(view, &snapshot, wakers).ok()?;
+    further();
     let mut names = None;
     let found = rings(&snapshot, &waits).into_iter().take(MAX_RINGS).map(|ring| {
+        further();
         let names = names.get_or_insert_with(|| Names::new(Arc::clone(binary), view.bias, &snapshot));
         Found::of(&ring, &snapshot, names)
     });
@@ -152,6 +161,13 @@ impl Rings {
     /// Who woke whom so far, for a look; [`Rings::take`] takes it back.
     pub(crate) fn lend(&mut self) -> Wakers {
         std::mem::take(&mut self.wakers)
+    }
+
+    /// Events were lost: nobody knows who has moved, so what was found is not told.
+    pub(crate) fn forget(&mut self) {
+        self.looked = None;
+        self.seen.clear();
+        self.wanted_ts = 0;
     }
 
     /// Takes what goroutines did.

@@ -112,6 +112,8 @@ pub(crate) struct LiveTarget {
     outside: Outside,
     /// `None`: rings are not looked for.
     rings: Option<Rings>,
+    /// Events were lost, and no snapshot has put right since what is known of goroutines.
+    unsure: bool,
     /// Reads the target's memory.
     aside: Aside,
     mode: Mode,
@@ -163,6 +165,7 @@ impl LiveTarget {
             session,
             outside: Outside::new(attach.stacks_ns, !from_birth),
             rings,
+            unsure: false,
             aside: Aside::default(),
             mode: attach.mode,
             forced: attach.set.is_some(),
@@ -272,19 +275,31 @@ impl LiveTarget {
     fn look_for_rings(&mut self, finish: bool, feed: &mut Feed<'_>) -> Result<()> {
         let Some(mut rings) = self.rings.take() else { return Ok(()) };
         rings.note(&feed.news.steps);
+        self.unsure &= feed.news.resync.is_none() || feed.news.lost != 0;
+        if self.unsure {
+            rings.forget();
+            self.rings = Some(rings);
+            return Ok(());
+        }
         let until = self.batch.complete_until;
         let (known, runs) = (feed.target.goroutines(), feed.target.runs() && !feed.target.has_pending());
         feed.news.deadlocks.extend(rings.confirmed(known, until));
         let process = self.process.clone().filter(|_| runs && !finish);
         if let Some(process) = process.filter(|_| rings.are_due(known, until)) {
             let (binary, bias, wakers) = (Arc::clone(&self.binary), feed.target.bias(), rings.lend());
-            let read = self.aside.patiently(
-                move |_| {
-                    let memory = Live::of(&process);
-                    (rings::look(&view(&memory, &binary, bias), &binary, &wakers), wakers)
-                },
-                || Ok(()),
-            )?;
+            let noted = feed.news.steps.len();
+            let read = move |progress: &AtomicU64| {
+                let memory = Live::of(&process);
+                let further = || {
+                    progress.fetch_add(1, Ordering::Relaxed);
+                };
+                (rings::look(&view(&memory, &binary, bias), &binary, &wakers, &further), wakers)
+            };
+            // Taken out, because draining takes the rest of this.
+            let mut aside = std::mem::take(&mut self.aside);
+            let read = aside.patiently(read, || self.drain(false, feed).map(|_| ()))?;
+            self.aside = aside;
+            rings.note(feed.news.steps.get(noted..).unwrap_or_default());
             match read {
                 Some(looked) => rings.take(looked),
                 None => {
@@ -312,6 +327,7 @@ impl LiveTarget {
         }
         if batch.lost != 0 {
             self.outside.lost();
+            self.unsure = true;
         }
         let input = Input::Events(batch);
         if feed.take(&input)? {

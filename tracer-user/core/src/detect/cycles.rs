@@ -122,12 +122,24 @@ pub struct Ring {
 /// A shortest cycle of each part of goroutines that are stuck and wait for each other.
 pub fn rings(snapshot: &Snapshot, waits: &Waits) -> Vec<Ring> {
     let edges: Vec<Edge> = waits.between_stuck().copied().collect();
-    let ring = |part: Vec<u32>| {
+    let parts = parts(&graph(&edges));
+    let part_of: HashMap<u32, usize> = (parts.iter().enumerate())
+        .flat_map(|(number, part)| part.iter().map(move |member| (*member, number)))
+        .collect();
+    // A walk looks at the edges of its part only: a program may have as many parts as edges.
+    let mut within: Vec<Vec<Edge>> = vec![Vec::new(); parts.len()];
+    for edge in &edges {
+        let (waiter, holder) = (part_of.get(&edge.waiter), part_of.get(&edge.holder));
+        if let Some(own) = waiter.filter(|part| holder == Some(part)).and_then(|part| within.get_mut(*part)) {
+            own.push(*edge);
+        }
+    }
+    let ring = |(part, edges): (&Vec<u32>, Vec<Edge>)| {
         let edges = part.iter().take(MAX_PART).map(|member| round(&edges, *member));
         let edges = edges.filter(|round| !round.is_empty()).min_by_key(Vec::len)?;
         Some(Ring { kind: kind(snapshot, &edges)?, edges })
     };
-    parts(&graph(&edges)).into_iter().filter_map(ring).collect()
+    parts.iter().zip(within).filter_map(ring).collect()
 }
 
 /// From the members of cycles against the edges.

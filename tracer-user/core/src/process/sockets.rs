@@ -149,12 +149,14 @@ impl Tables {
             sockets.0.insert(inode, None);
         }
         let (mut left, mut paths) = (sockets.0.len(), MAX_PATHS);
+        let mut twice = Vec::new();
         for (name, kind) in [
             ("tcp", FdKind::Tcp),
             ("tcp6", FdKind::Tcp),
-            ("unix", FdKind::Unix),
             ("udp", FdKind::Udp),
             ("udp6", FdKind::Udp),
+            // Last: names in it may have line feeds, so whoever shares the network namespace can write what looks like a line.
+            ("unix", FdKind::Unix),
         ] {
             if left == 0 {
                 break;
@@ -166,6 +168,13 @@ impl Tables {
                 };
                 let Some((inode, mut socket)) = found else { return };
                 if let Some(entry) = sockets.0.get_mut(&inode) {
+                    if kind == FdKind::Unix && entry.is_some() {
+                        // One of the two is made up, if both are of this table.
+                        if entry.as_ref().is_some_and(|known| known.kind == FdKind::Unix) {
+                            twice.push(inode);
+                        }
+                        return;
+                    }
                     left -= usize::from(entry.is_none());
                     match paths.checked_sub(socket.path.len()) {
                         Some(rest) => paths = rest,
@@ -174,6 +183,9 @@ impl Tables {
                     *entry = Some(socket);
                 }
             });
+        }
+        for inode in twice {
+            sockets.0.insert(inode, None);
         }
         Ok(sockets)
     }
