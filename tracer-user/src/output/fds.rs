@@ -495,9 +495,15 @@ impl Row {
     /// The object and what has it.
     fn more(&self) -> Option<String> {
         let Some(object) = &self.object else {
-            // The runtime's poller does not serve descriptors of processes: `os.Process` has them bare.
-            let not_go = self.owner == "not_go" && self.kind != "pidfd";
-            return not_go.then(|| "not Go's: no poll.FD has it".to_owned());
+            let text = match (self.owner, self.kind) {
+                // `os.Process` has it bare.
+                (_, "pidfd") => return None,
+                // The same file may have been closed and opened anew while the heap was read, by its old number.
+                ("not_go", "file") => "no poll.FD had it when the heap was read",
+                ("not_go", _) => "not Go's: no poll.FD has it",
+                _ => return None,
+            };
+            return Some(text.to_owned());
         };
         let mut parts = vec![format!("{} {}", object.of, object.address)];
         parts.extend(self.holder.as_ref().map(|holder| format!("held by {holder}")));

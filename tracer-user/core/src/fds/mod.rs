@@ -190,9 +190,7 @@ impl Fds {
         let was_open = |raw: &RawFd| {
             let index = before.list.binary_search_by_key(&raw.number, |fd| fd.number).ok();
             let fd = index.and_then(|index| before.list.get(index));
-            // A file has no inode here: the same one may have been opened anew, by its old number.
-            let told = raw.inode != 0 || raw.kind != FdKind::File;
-            told && fd.is_some_and(|fd| {
+            fd.is_some_and(|fd| {
                 (fd.inode, &fd.path, fd.kind.is_socket()) == (raw.inode, &raw.path, raw.kind.is_socket())
             })
         };

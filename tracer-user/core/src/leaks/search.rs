@@ -279,6 +279,12 @@ impl Leaks {
         self.groups.iter().filter(|group| group.verdict == verdict).map(|group| group.count).sum()
     }
 
+    /// Goroutines with this verdict, without anything else.
+    pub fn goroutines_of(&self, verdict: Verdict) -> u64 {
+        let groups = self.groups.iter().filter(|group| group.verdict == verdict && group.is_of_goroutines());
+        groups.map(|group| group.count).sum()
+    }
+
     /// Goroutines and timers that the baseline accepts.
     pub fn accepted_count(&self) -> u64 {
         self.accepted.iter().map(|group| group.count).sum()

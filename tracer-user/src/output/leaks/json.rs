@@ -23,7 +23,7 @@
 //! What does not apply or is not known is left out. `scanned` are the goroutines that were judged, without the runtime's own;
 //! `scan_ms` is how long the whole observation took, `heap_ms` the last pass over the heap, which read
 //! `heap_bytes`. `doubt` says why nothing counts as proven. `accepted` are goroutines that the baseline accepts: they are
-//! in no list. `summary` counts goroutines, and what findings are made of beside them. `waiting_is` is `about` (the runtime's own count, too long by up to the time
+//! in no list. `summary` counts goroutines. `waiting_is` is `about` (the runtime's own count, too long by up to the time
 //! between two garbage collections) or `at_least` (watched for so long). `object` is the first thing that a goroutine
 //! waits for, `waits_for` are all, as in `sfgi.dump/1`; `group` and `set` are indices into the lists. The id of a group is the same
 //! in another run. A group of timers has a `timers` (`func`, `kind`) and no goids, one of a pool's objects a `pool`. `pinned_bytes` is an estimate of the heap that only its
@@ -222,9 +222,9 @@ impl Entries<'_> {
             pools_doubt: leaks.pools_doubt.as_deref(),
             accepted: leaks.accepted_count(),
             summary: Summary {
-                proven: leaks.count_of(Verdict::Proven),
-                likely: leaks.count_of(Verdict::Likely),
-                suspect: leaks.count_of(Verdict::Suspect),
+                proven: leaks.goroutines_of(Verdict::Proven),
+                likely: leaks.goroutines_of(Verdict::Likely),
+                suspect: leaks.goroutines_of(Verdict::Suspect),
             },
         }
     }
