@@ -142,7 +142,7 @@ mod tests {
                 PoolTrouble::Bloat,
                 Verdict::Likely,
                 "pool-bloat",
-                "2 of 40 objects have room for 8388608 bytes",
+                "2 of 40 objects, such as 0xc000, have room for 8388608 bytes together",
             ),
         ] {
             let groups = troubled_pools(&[site(trouble)], Duration::from_secs(3), &rules);
