@@ -333,45 +333,44 @@ fn told(report: &leaks::Report) -> Vec<(String, Verdict, u64)> {
 fn leaks_says_what_is_wrong_and_nothing_else() -> Result<()> {
     // Each search takes its second.
     for go in Go::all().iter().filter(|go| [21, 27].contains(&go.minor)) {
-        for variant in [if go.minor == 21 { Variant::Plain } else { Variant::PieStripped }] {
-            let start = |args: &[&str]| fixture::start("descriptors", go, variant, args);
-            let told = |target: &Process, more: &[&str]| -> Result<_> {
-                let args = [&["--observe", "1100ms"], more].concat();
-                Ok(told(&leaks::json(target.pid(), &args)?))
-            };
-            let is = |class: &str, verdict, count| vec![(class.to_owned(), verdict, count)];
-            let whole = || -> Result<()> {
-                let mut target = start(&["-mode", "left", "-n", "7"])?;
+        let variant = if go.minor == 21 { Variant::Plain } else { Variant::PieStripped };
+        let start = |args: &[&str]| fixture::start("descriptors", go, variant, args);
+        let told = |target: &Process, more: &[&str]| -> Result<_> {
+            let args = [&["--observe", "1100ms"], more].concat();
+            Ok(told(&leaks::json(target.pid(), &args)?))
+        };
+        let is = |class: &str, verdict, count| vec![(class.to_owned(), verdict, count)];
+        let whole = || -> Result<()> {
+            let mut target = start(&["-mode", "left", "-n", "7"])?;
+            let found = told(&target, &[])?;
+            ensure!(found == is("conn-peer-closed", Verdict::Suspect, 7), "left: {found:?}");
+            let found = told(&target, &["--min-age", "1s"])?;
+            ensure!(found == is("conn-peer-closed", Verdict::Likely, 7), "left: {found:?}");
+            target.command("close", SOON)?;
+            let found = told(&target, &["--min-age", "1s"])?;
+            ensure!(found.is_empty(), "left and closed: {found:?}");
+            let mut target = start(&["-mode", "dropped", "-n", "6"])?;
+            let found = told(&target, &[])?;
+            ensure!(found == is("fd-unreachable", Verdict::Proven, 6), "dropped: {found:?}");
+            // Finalizers run.
+            target.command("gc", SOON)?;
+            target.command("gc", SOON)?;
+            let found = told(&target, &[])?;
+            ensure!(found.is_empty(), "collected: {found:?}");
+            for (limit, near) in [("50", true), ("100", false)] {
+                let target = start(&["-mode", "many", "-n", "42", "-limit", limit])?;
                 let found = told(&target, &[])?;
-                ensure!(found == is("conn-peer-closed", Verdict::Suspect, 7), "left: {found:?}");
-                let found = told(&target, &["--min-age", "1s"])?;
-                ensure!(found == is("conn-peer-closed", Verdict::Likely, 7), "left: {found:?}");
-                target.command("close", SOON)?;
-                let found = told(&target, &["--min-age", "1s"])?;
-                ensure!(found.is_empty(), "left and closed: {found:?}");
-                let mut target = start(&["-mode", "dropped", "-n", "6"])?;
-                let found = told(&target, &[])?;
-                ensure!(found == is("fd-unreachable", Verdict::Proven, 6), "dropped: {found:?}");
-                // Finalizers run.
-                target.command("gc", SOON)?;
-                target.command("gc", SOON)?;
-                let found = told(&target, &[])?;
-                ensure!(found.is_empty(), "collected: {found:?}");
-                for (limit, near) in [("50", true), ("100", false)] {
-                    let target = start(&["-mode", "many", "-n", "42", "-limit", limit])?;
-                    let found = told(&target, &[])?;
-                    let is_near =
-                        matches!(&found[..], [(class, Verdict::Likely, 45..)] if class == "fd-near-limit");
-                    ensure!(is_near == near && (near || found.is_empty()), "limit {limit}: {found:?}");
-                }
-                for mode in ["served", "closed"] {
-                    let found = told(&start(&["-mode", mode, "-n", "9"])?, &["--min-age", "1s"])?;
-                    ensure!(found.is_empty(), "{mode}: {found:?}");
-                }
-                Ok(())
-            };
-            whole().with_context(|| format!("go{} {variant}", go.version))?;
-        }
+                let is_near =
+                    matches!(&found[..], [(class, Verdict::Likely, 45..)] if class == "fd-near-limit");
+                ensure!(is_near == near && (near || found.is_empty()), "limit {limit}: {found:?}");
+            }
+            for mode in ["served", "closed"] {
+                let found = told(&start(&["-mode", mode, "-n", "9"])?, &["--min-age", "1s"])?;
+                ensure!(found.is_empty(), "{mode}: {found:?}");
+            }
+            Ok(())
+        };
+        whole().with_context(|| format!("go{} {variant}", go.version))?;
     }
     Ok(())
 }
