@@ -10,6 +10,7 @@ mod leaks;
 mod probe;
 mod process;
 mod replay;
+mod screen;
 mod snapshot;
 mod table;
 mod tracer;
