@@ -51,26 +51,14 @@ impl Cycles {
             let facts = observed.facts.get(edge.waiter as usize);
             facts.is_some_and(|facts| facts.looks > 1 && facts.moved == 0)
         };
-        let parts = parts(&graph(&edges));
-        let part_of: HashMap<u32, usize> = (parts.iter().enumerate())
-            .flat_map(|(number, part)| part.iter().map(move |member| (*member, number)))
-            .collect();
-        let mut within: Vec<Vec<Edge>> = vec![Vec::new(); parts.len()];
-        for edge in &edges {
-            let (waiter, holder) = (part_of.get(&edge.waiter), part_of.get(&edge.holder));
-            if let Some(own) =
-                waiter.filter(|part| holder == Some(part)).and_then(|part| within.get_mut(*part))
-            {
-                own.push(*edge);
-            }
-        }
-        for (part, own) in parts.iter().zip(within) {
-            let whole = kind(&observed.snapshot, &own);
+        let Parts { parts, of: part_of } = Parts::of(&edges);
+        for (part, own) in &parts {
+            let whole = kind(&observed.snapshot, own);
             for member in part {
                 let kind = if part.len() > MAX_PART {
                     whole
                 } else {
-                    let round = round(&own, *member);
+                    let round = round(own, *member);
                     if round.iter().all(|edge| !edge.sign.is_hint() && stands(edge)) {
                         sure.insert(*member);
                     }
@@ -111,6 +99,32 @@ impl Cycles {
     }
 }
 
+/// The parts of a graph of waits (see [`parts`]).
+struct Parts {
+    /// The members of each, and the edges between them: a walk looks at these only, because a program may have as many parts
+    /// as edges.
+    parts: Vec<(Vec<u32>, Vec<Edge>)>,
+    /// By member, the number of its part.
+    of: HashMap<u32, usize>,
+}
+
+impl Parts {
+    fn of(edges: &[Edge]) -> Parts {
+        let mut parts: Vec<_> = parts(&graph(edges)).into_iter().map(|part| (part, Vec::new())).collect();
+        let of: HashMap<u32, usize> = (parts.iter().enumerate())
+            .flat_map(|(number, (part, _))| part.iter().map(move |member| (*member, number)))
+            .collect();
+        for edge in edges {
+            let (waiter, holder) = (of.get(&edge.waiter), of.get(&edge.holder));
+            let part = waiter.filter(|part| holder == Some(part)).and_then(|part| parts.get_mut(*part));
+            if let Some((_, own)) = part {
+                own.push(*edge);
+            }
+        }
+        Parts { parts, of }
+    }
+}
+
 /// Goroutines that wait for each other in a cycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ring {
@@ -122,24 +136,12 @@ pub struct Ring {
 /// A shortest cycle of each part of goroutines that are stuck and wait for each other.
 pub fn rings(snapshot: &Snapshot, waits: &Waits) -> Vec<Ring> {
     let edges: Vec<Edge> = waits.between_stuck().copied().collect();
-    let parts = parts(&graph(&edges));
-    let part_of: HashMap<u32, usize> = (parts.iter().enumerate())
-        .flat_map(|(number, part)| part.iter().map(move |member| (*member, number)))
-        .collect();
-    // A walk looks at the edges of its part only: a program may have as many parts as edges.
-    let mut within: Vec<Vec<Edge>> = vec![Vec::new(); parts.len()];
-    for edge in &edges {
-        let (waiter, holder) = (part_of.get(&edge.waiter), part_of.get(&edge.holder));
-        if let Some(own) = waiter.filter(|part| holder == Some(part)).and_then(|part| within.get_mut(*part)) {
-            own.push(*edge);
-        }
-    }
-    let ring = |(part, edges): (&Vec<u32>, Vec<Edge>)| {
+    let ring = |(part, edges): (Vec<u32>, Vec<Edge>)| {
         let edges = part.iter().take(MAX_PART).map(|member| round(&edges, *member));
         let edges = edges.filter(|round| !round.is_empty()).min_by_key(Vec::len)?;
         Some(Ring { kind: kind(snapshot, &edges)?, edges })
     };
-    parts.iter().zip(within).filter_map(ring).collect()
+    Parts::of(&edges).parts.into_iter().filter_map(ring).collect()
 }
 
 /// From the members of cycles against the edges.

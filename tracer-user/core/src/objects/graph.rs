@@ -199,8 +199,7 @@ impl<'a> Graph<'a> {
     /// As [`Graph::run`].
     pub(super) fn also_kept(&self, seeds: Vec<u32>) -> Result<impl Fn(u32) -> bool + use<>, ObjectsError> {
         budget::check(self.kept.len() * size_of::<u64>())?;
-        let mut marks = self.kept.clone();
-        self.spread(&mut marks, seeds, &|_| true)?;
+        let marks = Sweep::beyond(self, self.kept.clone()).marks_from(seeds)?;
         Ok(move |object: u32| is_marked(&marks, object))
     }
 
@@ -509,55 +508,6 @@ impl<'a> Graph<'a> {
         Ok((self.reached.0.saturating_sub(count), self.reached.1.saturating_sub(size)))
     }
 
-    /// Marks these objects and all that they lead to, of those that count; returns how many had no mark, and their bytes.
-    fn spread(
-        &self,
-        marks: &mut [u64],
-        mut next: Vec<u32>,
-        counts: &dyn Fn(u32) -> bool,
-    ) -> Result<(u64, u64), ObjectsError> {
-        next.retain(|seed| counts(*seed) && mark(marks, *seed));
-        let (mut count, mut size) = (0, 0);
-        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
-        while !next.is_empty() {
-            next.sort_unstable();
-            let mut later = Vec::new();
-            let mut ranges: Vec<Range> = Vec::new();
-            let mut flush = |ranges: &mut Vec<Range>, later: &mut Vec<u32>| -> Result<(), ObjectsError> {
-                self.view.memory.scatter(ranges, &mut bytes, &mut whole)?;
-                for word in words(&bytes) {
-                    if let Some(child) = self.at(word).filter(|child| counts(*child) && mark(marks, *child)) {
-                        budget::reserve(later, 1)?;
-                        later.push(child);
-                    }
-                }
-                ranges.clear();
-                Ok(())
-            };
-            let mut total = 0;
-            for object in &next {
-                let Some((_, span, addr)) = self.place(*object) else { continue };
-                count += 1;
-                size += span.size;
-                if span.noscan || is_marked(&self.never, *object) {
-                    continue;
-                }
-                for from in (0..span.size).step_by(BATCH_BYTES) {
-                    let len = (span.size - from).min(BATCH_BYTES as u64) as usize;
-                    ranges.push(Range { addr: addr + from, len });
-                    total += len;
-                    if total >= BATCH_BYTES || ranges.len() >= BATCH {
-                        flush(&mut ranges, &mut later)?;
-                        total = 0;
-                    }
-                }
-            }
-            flush(&mut ranges, &mut later)?;
-            next = later;
-        }
-        Ok((count, size))
-    }
-
     /// Of each of these objects what it leads to, itself included, and nothing but these objects does: objects and
     /// bytes. What several lead to counts for the first of them. An estimate, too.
     ///
@@ -582,12 +532,12 @@ impl<'a> Graph<'a> {
 }
 
 /// Whether an object has its bit.
-fn is_marked(marks: &[u64], object: u32) -> bool {
+pub(super) fn is_marked(marks: &[u64], object: u32) -> bool {
     marks.get(object as usize / 64).is_some_and(|bits| bits >> (object % 64) & 1 != 0)
 }
 
 /// Gives an object its bit; whether it had none.
-fn mark(marks: &mut [u64], object: u32) -> bool {
+pub(super) fn mark(marks: &mut [u64], object: u32) -> bool {
     let bit = 1_u64 << (object % 64);
     marks.get_mut(object as usize / 64).is_some_and(|bits| {
         let new = *bits & bit == 0;

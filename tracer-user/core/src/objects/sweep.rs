@@ -2,7 +2,7 @@
 //! keep alive.
 
 use super::ObjectsError;
-use super::graph::{BATCH, BATCH_BYTES, Graph};
+use super::graph::{BATCH, BATCH_BYTES, Graph, is_marked, mark};
 use crate::budget;
 use crate::heap::words;
 use crate::memory::Range;
@@ -12,6 +12,8 @@ pub(super) struct Sweep<'g, 'a> {
     graph: &'g Graph<'a>,
     /// By object, a bit.
     marks: Vec<u64>,
+    /// It meets only what the graph has reached.
+    reached: bool,
     bytes: Vec<u8>,
     whole: Vec<bool>,
 }
@@ -21,22 +23,28 @@ impl<'g, 'a> Sweep<'g, 'a> {
     pub(super) fn without(graph: &'g Graph<'a>, objects: &[u32]) -> Result<Sweep<'g, 'a>, ObjectsError> {
         budget::check(graph.links.len() / 8)?;
         let marks = vec![0; graph.links.len().div_ceil(64)];
-        let mut sweep = Sweep { graph, marks, bytes: Vec::new(), whole: Vec::new() };
+        let mut sweep = Sweep { graph, marks, reached: true, bytes: Vec::new(), whole: Vec::new() };
         for object in objects {
             sweep.meets(*object);
         }
         Ok(sweep)
     }
 
-    /// Whether an object was reached, and is met for the first time.
+    /// One for which the objects with these marks are met already, and that goes to whatever object it comes by.
+    pub(super) fn beyond(graph: &'g Graph<'a>, marks: Vec<u64>) -> Sweep<'g, 'a> {
+        Sweep { graph, marks, reached: false, bytes: Vec::new(), whole: Vec::new() }
+    }
+
+    /// Whether an object is met for the first time, if it counts.
     fn meets(&mut self, object: u32) -> bool {
-        let (word, bit) = (object as usize / 64, 1_u64 << (object % 64));
-        let Some(bits) = self.marks.get_mut(word) else { return false };
-        let new = *bits & bit == 0 && self.graph.is_reached(object);
-        if new {
-            *bits |= bit;
-        }
-        new
+        (!self.reached || self.graph.is_reached(object)) && mark(&mut self.marks, object)
+    }
+
+    /// Goes through these objects and what they lead to; returns the marks of all that is met.
+    pub(super) fn marks_from(mut self, mut seeds: Vec<u32>) -> Result<Vec<u64>, ObjectsError> {
+        seeds.retain(|seed| self.meets(*seed));
+        self.drain(seeds)?;
+        Ok(self.marks)
     }
 
     /// Goes through everything that roots lead to; returns how many objects were met, and their bytes.
@@ -61,8 +69,7 @@ impl<'g, 'a> Sweep<'g, 'a> {
                 let Some((_, span, addr)) = self.graph.place(*object) else { continue };
                 count += 1;
                 size += span.size;
-                let never = self.graph.never.get(*object as usize / 64);
-                if span.noscan || never.is_some_and(|bits| bits >> (object % 64) & 1 != 0) {
+                if span.noscan || is_marked(&self.graph.never, *object) {
                     continue;
                 }
                 for from in (0..span.size).step_by(BATCH_BYTES) {
