@@ -155,7 +155,7 @@ impl<'a> Graph<'a> {
             *links = by;
             self.reached.0 += 1;
             self.reached.1 += size;
-            return scan && self.never.get(at / 64).is_none_or(|bits| bits >> (object % 64) & 1 == 0);
+            return scan && !is_marked(&self.never, object);
         }
         let mut more = by;
         // A finalizer is told of only where nothing else leads to an object.
